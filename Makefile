@@ -1,0 +1,38 @@
+# make run: the demo on http://127.0.0.1:8181/    make test: the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test lint types clean
+
+run: $(VENV)/run
+	$(BIN)/python run_server.py $(ARGS)
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/lint
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run: requirements.txt | $(BIN)/python
+	$(BIN)/pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/test: setup.py pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)/lint: setup.py pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[test,lint]'
+	touch $@

@@ -1,0 +1,64 @@
+"""One frozen dataclass: every limit and timeout, its default, and why it exists.
+
+``WebSocketServer(address, app, config=Config(...))`` sets them for a server, and
+``WebSocketHandler(producer, max_message_size=...)`` overrides them for its sessions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Config"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Limits and timeouts of a session. ``None`` switches a limit off.
+
+    A value that makes no sense raises ``ValueError`` (``TypeError`` for the wrong type, or for an
+    option that does not exist) where it is set.
+    """
+
+    max_message_size: int | None = 1 << 20
+    """Bytes in a message, all fragments together. A longer one is refused with 1009 when its
+    frame's header arrives, before any of that frame is kept: it bounds a session's memory."""
+
+    max_fragments: int | None = 4096
+    """Frames in a message, empty ones counted; one more closes with 1008. An endless message of
+    empty fragments would cost time without ever reaching ``max_message_size``."""
+
+    close_timeout: float | None = 10.0
+    """Seconds that ``close()`` waits for the peer's Close, and then for the end of its TCP stream:
+    a peer that never answers must not hold the session."""
+
+    write_high_water: int | None = 1 << 20
+    """Bytes that may wait in a session's outbox before a sender waits for the peer to read."""
+
+    write_timeout: float | None = 10.0
+    """Seconds for which the outbox may stand still: a peer that has stopped reading is dropped."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field.name, getattr(self, field.name), whole="int" in str(field.type))
+
+    def replace(self, **options: Any) -> Config:
+        """A copy with other values for ``options``."""
+        known = [field.name for field in dataclasses.fields(self)]
+        for name in options:
+            if name not in known:
+                raise TypeError(f"no option {name!r}; there are: {', '.join(known)}")
+        return dataclasses.replace(self, **options)
+
+
+def _check(name: str, value: Any, whole: bool) -> None:
+    if value is None:
+        return
+    kind = "a whole number" if whole else "a number of seconds"
+    allowed = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        raise TypeError(f"{name} must be {kind} or None, not {value!r}")
+    if value <= 0 or not math.isfinite(value):
+        raise ValueError(f"{name} must be {kind} above 0, or None for no limit, not {value!r}")

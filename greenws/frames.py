@@ -1,0 +1,187 @@
+"""Frames on the wire (RFC 6455, section 5.2): a parser and an encoder.
+
+The parser works on a window of somebody else's buffer, and copies only what is unread when the
+owner wants its buffer back (``keep``): an idle connection owns no memory. A payload is handed on in
+the pieces in which it arrives, because text must fail on its first bad byte, and because nothing
+may be allocated from a length that was only announced.
+
+Runs as it stands and compiles as it stands; imports nothing that knows a socket.
+"""
+
+from __future__ import annotations
+
+from .exceptions import ProtocolError
+from .masking import apply_mask, rotate_mask
+
+__all__ = ["FrameParser", "encode_frame", "encode_header"]
+
+_NOTHING = bytearray()  # stands for "no buffer", and is never written to
+
+
+class FrameParser:
+    """Splits a byte stream into frame headers and unmasked pieces of payload.
+
+    ``expect_mask`` is True at a server, which must refuse an unmasked frame, and False at a client,
+    which must refuse a masked one (RFC 6455, section 5.1).
+    """
+
+    def __init__(self, expect_mask: bool) -> None:
+        self.expect_mask = expect_mask
+        # the window of unread bytes
+        self.data = _NOTHING
+        self.position = 0
+        self.end = 0
+        self.owned = True
+        # the frame at hand, as its header announced it
+        self.final = True
+        self.opcode = 0
+        self.length = 0
+        self.mask = b""
+        self.remaining = 0
+
+    def feed(self, data: bytearray, size: int) -> None:
+        """Takes the first ``size`` bytes of ``data``, borrowed until ``keep()``."""
+        if self.position == self.end:
+            self.data = data
+            self.position = 0
+            self.end = size
+            self.owned = False
+        else:
+            self.keep()
+            del self.data[: self.position]
+            self.data += memoryview(data)[:size]
+            self.position = 0
+            self.end = len(self.data)
+
+    def keep(self) -> None:
+        """Gives the borrowed buffer back, or an empty one of its own up."""
+        if self.position == self.end:
+            self.data = _NOTHING
+            self.position = 0
+            self.end = 0
+            self.owned = True
+        elif not self.owned:
+            self.data = self.data[self.position : self.end]
+            self.end -= self.position
+            self.position = 0
+            self.owned = True
+
+    def next_header(self) -> bool:
+        """Parses the next header; False if it is not all there yet.
+
+        Raises:
+            ProtocolError: on the first byte that the peer may not send.
+        """
+        data = self.data
+        position = self.position
+        available = self.end - position
+        if available < 2:
+            if available:
+                _check_first(data[position])
+            return False
+        first = data[position]
+        second = data[position + 1]
+        _check_first(first)
+        masked = second > 127
+        length = second & 127
+        if masked is not self.expect_mask:
+            raise ProtocolError(
+                "a server must not mask its frames" if masked else "a client must mask its frames"
+            )
+        if length > 125 and first & 8:
+            raise ProtocolError("a control frame holds at most 125 bytes")
+
+        size = 2
+        if length == 126:
+            size = 4
+        elif length == 127:
+            size = 10
+        if available < size + 4 * masked:
+            return False
+        if length == 126:
+            length = data[position + 2] << 8 | data[position + 3]
+            if length < 126:
+                raise ProtocolError(f"a length of {length} must be sent in 7 bits")
+        elif length == 127:
+            length = int.from_bytes(data[position + 2 : position + 10], "big")
+            if length >> 63:
+                raise ProtocolError("the most significant bit of a 64-bit length must be 0")
+            if length < 65536:
+                raise ProtocolError(f"a length of {length} must be sent in 16 bits or fewer")
+        position += size
+        if masked:
+            self.mask = bytes(data[position : position + 4])
+            position += 4
+        self.position = position
+        self.final = first > 127
+        self.opcode = first & 15
+        self.length = length
+        self.remaining = length
+        return True
+
+    def has_payload(self) -> bool:
+        """Whether the whole rest of the payload at hand is there."""
+        return self.end - self.position >= self.remaining
+
+    def take(self) -> bytes:
+        """What is there of the payload at hand, unmasked."""
+        size = self.end - self.position
+        if size > self.remaining:
+            size = self.remaining
+        if size == 0:
+            return b""
+        piece = self.data[self.position : self.position + size]
+        self.position += size
+        self.remaining -= size
+        if not self.expect_mask:
+            return bytes(piece)
+        payload = apply_mask(piece, self.mask)
+        if self.remaining:
+            self.mask = rotate_mask(self.mask, size)
+        return payload
+
+    def has_frame(self) -> bool:
+        """Whether another whole frame stands in the window, behind the one at hand."""
+        position = self.position + self.remaining
+        available = self.end - position
+        if available < 2:
+            return False
+        length = self.data[position + 1] & 127
+        size = 6 if self.expect_mask else 2
+        if length == 126:
+            size += 2
+            if available >= 4:
+                length = self.data[position + 2] << 8 | self.data[position + 3]
+        elif length == 127:
+            size += 8
+            length = int.from_bytes(self.data[position + 2 : position + 10], "big")
+        return available >= size + length
+
+
+def _check_first(first: int) -> None:
+    """Refuses what no first byte may say: reserved bits, reserved opcodes, fragmented control."""
+    if first & 0x70:
+        raise ProtocolError("reserved bits must be 0: no extension was negotiated")
+    opcode = first & 15
+    if opcode & 7 > 2:
+        raise ProtocolError(f"opcode {opcode} is reserved")
+    if opcode & 8 and first < 128:
+        raise ProtocolError("a control frame must not be fragmented")
+
+
+def encode_header(opcode: int, final: bool, length: int, mask: bytes = b"") -> bytes:
+    """The header of a frame; with ``mask`` (4 bytes), as a client sends it."""
+    first = opcode | 128 if final else opcode
+    masked = 128 if mask else 0
+    if length < 126:
+        return bytes((first, masked | length)) + mask
+    if length < 65536:
+        return bytes((first, masked | 126, length >> 8, length & 255)) + mask
+    return bytes((first, masked | 127)) + length.to_bytes(8, "big") + mask
+
+
+def encode_frame(opcode: int, final: bool, payload: bytes | memoryview, mask: bytes = b"") -> bytes:
+    """A whole frame in one piece."""
+    if mask:
+        payload = apply_mask(payload, mask)
+    return encode_header(opcode, final, len(payload), mask) + payload

@@ -1,0 +1,1 @@
+"""One small module for each program that greenws works with."""

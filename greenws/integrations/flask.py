@@ -1,0 +1,44 @@
+"""Flask views that return a ``WebSocketHandler``, under an ordinary rule.
+
+Flask routes with werkzeug, which answers 400 to an upgrade request on any rule that is not marked
+``websocket=True``, before the view is asked. ``@app.get("/echo")`` must be enough: the view decides
+what it answers, and RFC 9110 (section 7.8) lets a server ignore ``Upgrade`` anyway.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from werkzeug.routing import MapAdapter, WebsocketMismatch
+
+__all__ = ["install"]
+
+
+def install() -> None:
+    """Lets upgrade requests reach rules without ``websocket=True``, where no rule with it matches.
+
+    Done by ``import greenws``, once in a process.
+    """
+    original = MapAdapter.match
+    if getattr(original, "_by_greenws", False):
+        return
+
+    @functools.wraps(original)
+    def match(
+        self: MapAdapter,
+        path_info: str | None = None,
+        method: str | None = None,
+        return_rule: bool = False,
+        query_args: Any = None,
+        websocket: bool | None = None,
+    ) -> Any:
+        try:
+            return original(self, path_info, method, return_rule, query_args, websocket)
+        except WebsocketMismatch:
+            if websocket is not None or not self.websocket:
+                raise
+            return original(self, path_info, method, return_rule, query_args, False)
+
+    match._by_greenws = True  # type: ignore[attr-defined]
+    MapAdapter.match = match  # type: ignore[method-assign]

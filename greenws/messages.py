@@ -1,0 +1,124 @@
+"""Frames into fragments and messages: their order, their limits, and UTF-8 as it arrives.
+
+A *fragment* is the payload of one frame, decoded; a message is one or more of them. What is
+announced is checked before it is taken (RFC 6455, section 5.4), and text fails on its first bad
+byte (section 8.1), wherever the frames and the segments are cut.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+
+from .config import Config
+from .exceptions import InvalidPayload, MessageTooBig, PolicyViolation, ProtocolError
+
+__all__ = ["FragmentAssembler", "Utf8Decoder"]
+
+_TEXT = 1
+_CONTINUATION = 0
+
+
+class Utf8Decoder:
+    """Incremental UTF-8; a code point that is cut keeps its head for the next piece."""
+
+    def __init__(self) -> None:
+        self.head = b""
+
+    def decode(self, piece: bytes, end: bool) -> str:
+        """The characters that ``piece`` completes; ``end`` forbids a cut one behind them.
+
+        Raises:
+            InvalidPayload: as soon as no continuation could be UTF-8.
+        """
+        if self.head:
+            piece = self.head + piece
+        try:
+            text, taken = codecs.utf_8_decode(piece, "strict", end)
+        except UnicodeDecodeError as error:
+            raise InvalidPayload(f"text is not UTF-8: {error.reason}") from None
+        self.head = head = piece[taken:]
+        # The codec waits for the third byte of a surrogate, which the second has given away.
+        if len(head) > 1 and head[0] == 0xED and head[1] >= 0xA0:
+            raise InvalidPayload("text is not UTF-8: a surrogate")
+        return text
+
+
+class FragmentAssembler:
+    """Takes frames in pieces, and gives fragments."""
+
+    def __init__(self, config: Config) -> None:
+        self._max_size = -1 if config.max_message_size is None else config.max_message_size
+        self._max_fragments = -1 if config.max_fragments is None else config.max_fragments
+        # the message at hand
+        self.open = False
+        self._is_text = False
+        self._size = 0
+        self._count = 0
+        self._decoder: Utf8Decoder | None = None
+        # the frame at hand, as far as it arrived; None while that is nothing
+        self._text: io.StringIO | None = None
+        self._bytes: bytearray | None = None
+
+    def begin(self, opcode: int, final: bool, length: int) -> None:
+        """Takes the header of a data frame.
+
+        Raises:
+            ProtocolError: a continuation of nothing, or a new message inside another.
+            MessageTooBig: the announced length goes beyond ``max_message_size``.
+            PolicyViolation: one fragment more than ``max_fragments``.
+        """
+        if opcode == _CONTINUATION:
+            if not self.open:
+                raise ProtocolError("a continuation frame that continues nothing")
+            self._count += 1
+            self._size += length
+        else:
+            if self.open:
+                raise ProtocolError("a new message inside a fragmented one")
+            self._is_text = opcode == _TEXT
+            self._count = 1
+            self._size = length
+        if 0 <= self._max_size < self._size:
+            raise MessageTooBig(f"message larger than max_message_size ({self._max_size} bytes)")
+        if 0 <= self._max_fragments < self._count:
+            raise PolicyViolation(f"more than max_fragments ({self._max_fragments}) in a message")
+        self.open = not final
+
+    def add(self, piece: bytes) -> None:
+        """Takes a piece of the frame that is not its last."""
+        if self._is_text:
+            if self._text is None:
+                self._text = io.StringIO()
+            self._text.write(self._decode(piece, False))
+        else:
+            if self._bytes is None:
+                self._bytes = bytearray()
+            self._bytes += piece
+
+    def end(self, piece: bytes) -> str | bytes:
+        """Takes the last piece of the frame, which may be all of it; returns the fragment."""
+        if self._is_text:
+            if self._decoder is None and not self.open:
+                try:
+                    return str(piece, "utf-8")
+                except UnicodeDecodeError as error:
+                    raise InvalidPayload(f"text is not UTF-8: {error.reason}") from None
+            text = self._decode(piece, not self.open)
+            if not self.open:
+                self._decoder = None
+            if self._text is not None:
+                self._text.write(text)
+                text = self._text.getvalue()
+                self._text = None
+            return text
+        if self._bytes is not None:
+            self._bytes += piece
+            piece = bytes(self._bytes)
+            self._bytes = None
+        return piece
+
+    def _decode(self, piece: bytes, end: bool) -> str:
+        if self._decoder is None:
+            self._decoder = Utf8Decoder()
+        return self._decoder.decode(piece, end)

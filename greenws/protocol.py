@@ -1,0 +1,281 @@
+"""The state machine of one connection, server or client: bytes in, fragments and bytes out.
+
+No socket, no clock, no greenlet. It is *pulled*: ``feed()`` lends it bytes, and every
+``next_event()`` gives one event in the order of arrival, so that what came before an error is
+delivered, and what a handler does not ask for is not parsed. Pings and Closes are answered here;
+the answers stand in ``replies``, for whoever owns the socket to send.
+
+    OPEN ──── close() ────> CLOSING ── peer's Close ──> CLOSED
+      └─── peer's Close (answered), protocol error (told), end of stream ──┘
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+
+from .config import Config
+from .exceptions import ConnectionClosed, InvalidPayload, ProtocolError
+from .frames import FrameParser, encode_frame, encode_header
+from .messages import FragmentAssembler
+from .opcodes import CloseCode, is_receivable, is_sendable
+
+__all__ = ["CLOSED", "CLOSING", "OPEN", "Ping", "Protocol"]
+
+# states
+OPEN = 0
+CLOSING = 1  # our Close is sent, the peer's has not come
+CLOSED = 2
+
+# events: the opcode of what came; plain numbers, because they are compared for every frame
+_CONTINUATION = 0
+_TEXT = 1
+_BINARY = 2
+_CLOSE = 8
+_PING = 9
+_PONG = 10
+_NOTHING = -1
+
+_MAX_REASON = 123  # bytes: what a control frame leaves beside the code
+_MAX_PINGS = 256  # sent and unanswered; the oldest are forgotten
+
+
+class Ping:
+    """A ping that was sent. ``wanted`` says whether its pong is for the reader of the socket."""
+
+    def __init__(self, payload: bytes, wanted: bool) -> None:
+        self.payload = payload
+        self.wanted = wanted
+        self.answered = False
+
+
+class Protocol:
+    """One end of a WebSocket connection, after its opening handshake."""
+
+    def __init__(self, config: Config, client: bool = False) -> None:
+        self.client = client
+        self.state = OPEN
+        self.close_code = 0  # 0 until the state is CLOSED
+        self.close_reason = ""
+        # read state
+        self._parser = FrameParser(not client)
+        self._assembler = FragmentAssembler(config)
+        self._in_payload = False
+        self.data: str | bytes = b""
+        self.final = True
+        # write state
+        self.replies: list[bytes] = []
+        self.sending = 0  # the opcode of a message that we began and did not finish
+        self._pings: deque[Ping] = deque(maxlen=_MAX_PINGS)
+        self._sent_code = 0
+        self._sent_reason = ""
+
+    # -- input
+
+    def feed(self, data: bytearray, size: int) -> None:
+        """Lends the first ``size`` bytes of ``data``, until ``next_event()`` returns."""
+        if self.state != CLOSED:
+            self._parser.feed(data, size)
+
+    def feed_eof(self) -> None:
+        """The byte stream is over. Without a Close before it, that is 1006 (section 7.1.5)."""
+        if self.state != CLOSED:
+            self._close(CloseCode.ABNORMAL, "")
+
+    def next_event(self) -> int:
+        """What came next, as its opcode; INVALID (-1) if more bytes are needed.
+
+        CONTINUATION, TEXT, BINARY: a fragment, in ``data`` and ``final``. PONG: to a ping whose
+        sender wanted it, payload in ``data``. CLOSE: the connection is over (again and again).
+        """
+        try:
+            event = self._next_event()
+        except ProtocolError as error:
+            self._fail(error)
+            event = _CLOSE
+        self._parser.keep()
+        return event
+
+    def has_frame(self) -> bool:
+        """Whether a whole frame more has been fed already."""
+        return self._parser.position != self._parser.end and self._parser.has_frame()
+
+    def _next_event(self) -> int:
+        parser = self._parser
+        while self.state != CLOSED:
+            if not self._in_payload:
+                if not parser.next_header():
+                    return _NOTHING
+                if parser.opcode < 8:
+                    self._assembler.begin(parser.opcode, parser.final, parser.length)
+                self._in_payload = True
+            complete = parser.has_payload()
+            opcode = parser.opcode
+            if opcode < 8:
+                if not complete:
+                    self._assembler.add(parser.take())
+                    return _NOTHING
+                self._in_payload = False
+                self.data = self._assembler.end(parser.take())
+                self.final = parser.final
+                return opcode
+            if not complete:
+                return _NOTHING
+            self._in_payload = False
+            payload = parser.take()
+            if opcode == _PING:
+                if self.state == OPEN:
+                    self.replies.append(self._frame(_PONG, payload))
+            elif opcode == _CLOSE:
+                self._receive_close(payload)
+            elif self._answers(payload):
+                self.data = payload
+                self.final = True
+                return _PONG
+        return _CLOSE
+
+    def _answers(self, payload: bytes) -> bool:
+        """Takes a pong; whether a reader wants it.
+
+        A peer that was pinged often may answer only the last one (section 5.5.3), so an answer
+        settles the pings before it too. An unsolicited pong means nothing.
+        """
+        for index in range(len(self._pings) - 1, -1, -1):
+            ping = self._pings[index]
+            if ping.payload == payload:
+                for _ in range(index + 1):
+                    self._pings.popleft().answered = True
+                return ping.wanted
+        return False
+
+    def _receive_close(self, payload: bytes) -> None:
+        code: int = CloseCode.NO_STATUS_RECEIVED
+        reason = ""
+        if len(payload) == 1:
+            raise ProtocolError("the body of a Close is empty, or begins with a code of 2 bytes")
+        if payload:
+            code = int.from_bytes(payload[:2], "big")
+            if not is_receivable(code):
+                raise ProtocolError(f"close code {code} must not be sent")
+            try:
+                reason = payload[2:].decode()
+            except UnicodeDecodeError:
+                raise InvalidPayload("the reason of a Close is not UTF-8") from None
+        if self.state == OPEN:
+            # Section 5.5.1: the answer repeats the code that came.
+            self.replies.append(self._frame(_CLOSE, payload[:2]))
+        self._close(code, reason)
+
+    def _fail(self, error: ProtocolError) -> None:
+        """Section 7.1.7: tell the peer why, and treat whatever follows as if it had not come."""
+        reason = str(error)
+        if self.state == OPEN:
+            self.replies.append(self._frame(_CLOSE, _close_body(error.close_code, reason)))
+        self._close(error.close_code, reason)
+
+    def _close(self, code: int, reason: str) -> None:
+        self.state = CLOSED
+        self.close_code = int(code)
+        self.close_reason = reason
+        self._pings.clear()
+        parser = self._parser
+        parser.position = parser.end
+
+    # -- output
+
+    def begin_message(self, opcode: int, final: bool) -> int:
+        """The opcode for the next data frame: a message that is open is continued.
+
+        Raises:
+            ConnectionClosed: a Close was sent or received.
+            RuntimeError: a message of the other type is open.
+        """
+        if self.state != OPEN:
+            raise self.closed_error()
+        if self.sending == 0:
+            self.sending = 0 if final else opcode
+            return opcode
+        if self.sending != opcode:
+            raise RuntimeError(
+                "a fragmented message of the other type (text, binary) is open; "
+                "send its last fragment with final=True first"
+            )
+        if final:
+            self.sending = 0
+        return _CONTINUATION
+
+    def encode(self, opcode: int, final: bool, payload: bytes | memoryview) -> bytes:
+        """A data frame in one piece, for ``begin_message``'s opcode."""
+        if self.client:
+            return encode_frame(opcode, final, payload, os.urandom(4))
+        return encode_header(opcode, final, len(payload)) + payload
+
+    def header(self, opcode: int, final: bool, length: int) -> bytes:
+        """A server's frame but for its payload, which may be too large to copy."""
+        return encode_header(opcode, final, length)
+
+    def ping(self, payload: bytes, wanted: bool) -> tuple[Ping, bytes]:
+        """A ping to send, and its record.
+
+        Raises:
+            ConnectionClosed: a Close was sent or received.
+            ValueError: ``payload`` is longer than 125 bytes.
+        """
+        frame = self._control(_PING, payload)
+        ping = Ping(payload, wanted)
+        self._pings.append(ping)
+        return ping, frame
+
+    def pong(self, payload: bytes) -> bytes:
+        """A pong to send, solicited or not. Raises like :meth:`ping`."""
+        return self._control(_PONG, payload)
+
+    def close(self, code: int, reason: str) -> bytes:
+        """Our Close to send; empty if one was sent or received already.
+
+        ``code`` 1005 sends a Close without a body.
+
+        Raises:
+            ValueError: ``code`` may not be sent, or ``reason`` is longer than 123 bytes.
+        """
+        if code == CloseCode.NO_STATUS_RECEIVED:
+            if reason:
+                raise ValueError("a Close without a code (1005) cannot carry a reason")
+            body = b""
+        else:
+            if not is_sendable(code, self.client):
+                raise ValueError(
+                    f"close code {code} may not be sent; use 1000, 1001, 1011 or 3000 to 4999"
+                )
+            size = len(reason.encode())
+            if size > _MAX_REASON:
+                raise ValueError(f"a reason holds at most {_MAX_REASON} bytes, this one is {size}")
+            body = _close_body(code, reason)
+        if self.state != OPEN:
+            return b""
+        self.state = CLOSING
+        self._sent_code = int(code)
+        self._sent_reason = reason
+        return self._frame(_CLOSE, body)
+
+    def closed_error(self) -> ConnectionClosed:
+        """What a send or ``receive()`` raises on a connection that is over."""
+        if self.state == CLOSED:
+            return ConnectionClosed(self.close_code, self.close_reason)
+        return ConnectionClosed(self._sent_code, self._sent_reason)
+
+    def _control(self, opcode: int, payload: bytes) -> bytes:
+        if self.state != OPEN:
+            raise self.closed_error()
+        if len(payload) > 125:
+            raise ValueError(f"a ping or pong holds at most 125 bytes, not {len(payload)}")
+        return self._frame(opcode, payload)
+
+    def _frame(self, opcode: int, payload: bytes) -> bytes:
+        return encode_frame(opcode, True, payload, os.urandom(4) if self.client else b"")
+
+
+def _close_body(code: int, reason: str) -> bytes:
+    body = reason.encode()[:_MAX_REASON]
+    # A cut inside a code point would not be UTF-8.
+    return code.to_bytes(2, "big") + body.decode("utf-8", "ignore").encode()

@@ -1,0 +1,188 @@
+"""``Routes``, from a method and a URI to a WSGI application, and ``StaticFiles``.
+
+Matching is werkzeug's, and so is the serving of files.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from werkzeug import Request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.routing import Map, MapAdapter, RequestRedirect, Rule
+from werkzeug.utils import send_from_directory
+
+from .handshake import is_upgrade
+from .session import WebSocketHandler, WebSocketSessionHandler
+from .websocket import WebSocket
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+__all__ = ["Routes", "StaticFiles"]
+
+SessionFunction = TypeVar("SessionFunction", bound=Callable[..., object])
+
+
+class Routes:
+    """A WSGI application that hands each request to the handler of its route.
+
+    Variables of the URI are in ``environ["wsgiorg.routing_args"]``, and arrive as keyword arguments
+    of the functions under :meth:`websocket`. No route: 404; another method: 405.
+    """
+
+    def __init__(self) -> None:
+        self._map = Map()
+        self._wildcards: list[tuple[str, set[str] | None, WSGIApplication]] = []
+
+    def add(
+        self,
+        *,
+        uri: str,
+        handler: WSGIApplication,
+        method: str | Sequence[str] | None = "GET",
+    ) -> None:
+        """Adds a route to ``handler``, a WSGI application.
+
+        ``uri`` is werkzeug's: ``/user/<name>``, ``/room/<int:number>``. ``*`` matches every path
+        that no other route does, and ``/files/*`` every such path below ``/files/``, which the
+        handler then sees as its root. ``method`` is one or more of HTTP's (GET includes HEAD), and
+        None means any.
+
+        Raises:
+            TypeError: ``handler`` is not callable.
+            ValueError: ``uri`` does not begin with ``/`` (or is ``*``), or is malformed.
+        """
+        if not callable(handler):
+            raise TypeError(f"the handler of a route is a WSGI application, not {handler!r}")
+        methods = None if method is None else [method] if isinstance(method, str) else list(method)
+        if uri == "*":
+            uri = "/*"
+        if not uri.startswith("/"):
+            raise ValueError(f"a route's uri begins with '/' or is '*', not {uri!r}")
+        if uri.endswith("/*"):
+            allowed = None if methods is None else {name.upper() for name in methods}
+            if allowed is not None and "GET" in allowed:
+                allowed.add("HEAD")
+            self._wildcards.append((uri[:-1], allowed, handler))
+            self._wildcards.sort(key=lambda wildcard: len(wildcard[0]), reverse=True)
+        else:
+            self._map.add(Rule(uri, endpoint=handler, methods=methods))
+
+    def websocket(
+        self, uri: str, protocols: Iterable[str] = (), **options: Any
+    ) -> Callable[[SessionFunction], SessionFunction]:
+        """Makes a function the session handler of ``uri``::
+
+            @routes.websocket("/chat/<room>", protocols=["chat"])
+            def chat(request, socket, room):
+                for message in socket:
+                    socket.send(message)
+
+        With ``protocols``, the session speaks the first that the client prefers among them, and a
+        client that offers none of them is refused with 400. ``options`` as for
+        :class:`WebSocketHandler`.
+        """
+        if isinstance(protocols, str):
+            raise TypeError(f"protocols is a list of names, such as [{protocols!r}]")
+        accepted = list(protocols)
+
+        def decorate(function: SessionFunction) -> SessionFunction:
+            def produce(request: Request, offered: list[str]) -> WebSocketSessionHandler | None:
+                subprotocol = next((name for name in offered if name in accepted), None)
+                if accepted and subprotocol is None:
+                    return None
+                return _FunctionHandler(function, subprotocol)
+
+            self.add(uri=uri, handler=WebSocketHandler(produce, **options))
+            return function
+
+        return decorate
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            handler, variables = self._match(environ)
+        except HTTPException as error:
+            return error.get_response(environ)(environ, start_response)  # type: ignore[arg-type]
+        environ["wsgiorg.routing_args"] = ((), variables)
+        return handler(environ, start_response)
+
+    def _match(self, environ: WSGIEnvironment) -> tuple[WSGIApplication, dict[str, Any]]:
+        adapter = self._map.bind_to_environ(environ)
+        try:
+            # A route has one handler, whether the request asks for an upgrade or not.
+            return adapter.match(websocket=False)  # type: ignore[return-value]
+        except RequestRedirect:
+            if not is_upgrade(environ):
+                raise
+            return _match_without_redirect(adapter)
+        except (NotFound, MethodNotAllowed) as error:
+            handler = self._match_wildcard(environ)
+            if handler is None:
+                raise error
+            return handler, {}
+
+    def _match_wildcard(self, environ: WSGIEnvironment) -> WSGIApplication | None:
+        path = environ.get("PATH_INFO", "") or "/"
+        for prefix, methods, handler in self._wildcards:
+            if path.startswith(prefix):
+                if methods is not None and environ["REQUEST_METHOD"] not in methods:
+                    raise MethodNotAllowed(methods)
+                environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "") + prefix[:-1]
+                environ["PATH_INFO"] = path[len(prefix) - 1 :]
+                return handler
+        return None
+
+
+def _match_without_redirect(adapter: MapAdapter) -> tuple[WSGIApplication, dict[str, Any]]:
+    """A WebSocket client does not follow redirects, so it gets where one would lead."""
+    path = re.sub("/{2,}", "/", f"/{adapter.path_info}")
+    for candidate in (path, f"{path}/"):
+        try:
+            return adapter.match(candidate, websocket=False)  # type: ignore[return-value]
+        except RequestRedirect:
+            continue
+    raise NotFound
+
+
+class _FunctionHandler(WebSocketSessionHandler):
+    """The short form: a function as a session."""
+
+    def __init__(self, function: Callable[..., object], subprotocol: str | None) -> None:
+        self.socket_protocol = subprotocol
+        self._function = function
+
+    def handle_session(self, request: Request, socket: WebSocket) -> None:
+        variables = request.environ.get("wsgiorg.routing_args", ((), {}))[1]
+        self._function(request, socket, **variables)
+
+
+class StaticFiles:
+    """A WSGI application that serves the files under ``root``; a folder by its ``index.html``.
+
+    With conditional and range requests; nothing outside ``root`` is reached.
+
+    Raises:
+        ValueError: ``root`` is not a directory.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = os.path.abspath(root)
+        if not os.path.isdir(self.root):
+            raise ValueError(f"StaticFiles needs a directory, and {self.root!r} is none")
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        request = Request(environ)
+        try:
+            if request.method not in ("GET", "HEAD"):
+                raise MethodNotAllowed(["GET", "HEAD"])
+            path = request.path.lstrip("/")
+            if path == "" or path.endswith("/"):
+                path += "index.html"
+            response = send_from_directory(self.root, path, environ)
+        except HTTPException as error:
+            return error.get_response(environ)(environ, start_response)  # type: ignore[arg-type]
+        return response(environ, start_response)

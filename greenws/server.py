@@ -1,0 +1,177 @@
+"""The WSGI server that upgrades: ``WebSocketServer``, and ``UpgradeHandler`` for any pywsgi server.
+
+The upgrade is lazy. A request that no application could accept is refused here; any other goes to
+the application with a pending ``Upgrade`` in its environ, and nothing is sent until somebody
+accepts. Then nothing of HTTP is written to or read from that connection again, whatever the
+application returns or raises.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent.pywsgi import WSGIHandler
+from geventwebsocket.handler import Client
+from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
+from geventwebsocket.server import WebSocketServer as _OriginalServer
+
+from .config import Config
+from .exceptions import HandshakeError
+from .handshake import Offer, is_upgrade, parse_request
+from .integrations.gevent_websocket import GeventWebSocket
+from .session import ENVIRON_KEY, Upgrade, end_session, refusal, take_read_ahead
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+__all__ = ["UpgradeHandler", "WebSocketServer"]
+
+
+class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
+    """A ``handler_class`` for ``gevent.pywsgi.WSGIServer``, in gevent-websocket's place."""
+
+    eager = False
+    """Whether to accept before the application is called, as gevent-websocket does: for an
+    application that waits for something else before it uses its socket."""
+
+    _upgrade: Upgrade | None = None
+
+    def run_application(self) -> None:
+        hook = getattr(self.server, "pre_start_hook", None)
+        if not is_upgrade(self.environ) or (hook and hook(self)):
+            WSGIHandler.run_application(self)
+            return
+        # pywsgi gives an upgrade request the naked reader; what follows the head is not a body.
+        self.environ["wsgi.input"] = self.wsgi_input
+        try:
+            offer = parse_request(self.environ)
+        except HandshakeError as error:
+            self._refuse(error)
+            return
+        upgrade = self._upgrade = _HandlerUpgrade(offer, self)
+        self.websocket = GeventWebSocket(upgrade, self.environ, self)
+        self.environ[ENVIRON_KEY] = upgrade
+        self.environ["wsgi.websocket"] = self.websocket
+        self.environ["wsgi.websocket_version"] = "13"
+        clients = self._clients()
+        clients[self.client_address] = Client(self.client_address, self.websocket)
+        try:
+            self._run_upgrade(upgrade)
+        finally:
+            clients.pop(self.client_address, None)
+            self._upgrade = None
+            self.environ["wsgi.websocket"] = self.websocket.environ = None
+            self.websocket = None
+
+    def _run_upgrade(self, upgrade: Upgrade) -> None:
+        prevented = getattr(self, "prevent_wsgi_call", False)
+        if self.eager or prevented:
+            self.websocket.socket  # noqa: B018 - accepts
+        escaped: BaseException | None = None
+        try:
+            if not prevented:
+                WSGIHandler.run_application(self)
+        except BaseException as error:
+            if upgrade.socket is None:
+                raise
+            escaped = error
+        if upgrade.socket is None and self.status is None:
+            # Neither used nor answered: gevent-websocket's applications have it accepted all the
+            # same.
+            self.websocket.socket  # noqa: B018 - accepts
+        if upgrade.socket is not None:
+            end_session(upgrade.socket, escaped)
+
+    def _refuse(self, error: HandshakeError) -> None:
+        # Whatever follows a refused handshake may be meant for a WebSocket.
+        self.close_connection = True
+        self.application = refusal(error)
+        WSGIHandler.run_application(self)
+
+    def _clients(self) -> dict[Any, Client]:
+        """gevent-websocket's register of the open sockets of a server."""
+        if not hasattr(self.server, "clients"):
+            self.server.clients = {}
+        clients: dict[Any, Client] = self.server.clients
+        return clients
+
+    @property
+    def _is_upgraded(self) -> bool:
+        return self._upgrade is not None and self._upgrade.socket is not None
+
+    def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
+        if self._is_upgraded:
+            return self.write
+        return WSGIHandler.start_response(self, status, headers, exc_info)
+
+    def write(self, data: bytes) -> None:
+        if self._upgrade is not None and (self._upgrade.socket is not None or self.status is None):
+            return  # what an application returns beside its WebSocket
+        WSGIHandler.write(self, data)
+
+    def finalize_headers(self) -> None:
+        if self.code == 426:  # RFC 9110, 15.5.22; hop by hop, so not the application's to set
+            self.response_headers += [(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade")]
+        elif self.close_connection:
+            names = {name.lower() for name, _ in self.response_headers}
+            if b"connection" not in names:
+                self.response_headers.append((b"Connection", b"close"))
+        WSGIHandler.finalize_headers(self)
+
+    def log_request(self) -> None:
+        if self.status is not None or not self.close_connection:
+            WSGIHandler.log_request(self)
+
+
+class _HandlerUpgrade(Upgrade):
+    """The upgrade of the request that an ``UpgradeHandler`` is at."""
+
+    def __init__(self, offer: Offer, handler: UpgradeHandler) -> None:
+        super().__init__(offer, getattr(handler.server, "config", None) or Config())
+        self._handler = handler
+
+    def _take_socket(self) -> tuple[Any, bytes, bool]:
+        handler = self._handler
+        early = take_read_ahead(handler.rfile, handler.socket)
+        handler.rfile.close()
+        handler.close_connection = True
+        return handler.socket, early, False
+
+    def _remote_address(self) -> Any:
+        return self._handler.client_address
+
+
+class WebSocketServer(_OriginalServer):  # type: ignore[misc]
+    """A ``gevent.pywsgi.WSGIServer`` whose requests may become WebSockets.
+
+    ``WebSocketServer(("127.0.0.1", 8181), app).serve_forever()`` serves any WSGI application.
+    ``config`` sets the limits of its sessions; everything else (``log``, ``certfile``, ``keyfile``,
+    ``ssl_context``, ``spawn``, ``pre_start_hook``...) is as in ``WSGIServer`` and gevent-websocket.
+    """
+
+    handler_class = UpgradeHandler
+
+    def __init__(
+        self,
+        listener: Any,
+        application: WSGIApplication | None = None,
+        *args: Any,
+        config: Config | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.config = config or Config()
+        super().__init__(listener, application, *args, **kwargs)
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Stops accepting, closes every open session with 1001, and waits up to ``timeout`` seconds
+        (``stop_timeout``, 1) for them to end."""
+        self.close()
+        timeout = self.stop_timeout if timeout is None else timeout
+        sockets = [client.ws.socket for client in self.clients.values()]
+        for socket in sockets:
+            socket.start_closing(1001)
+        with gevent.Timeout(timeout, False):
+            while self.clients:
+                gevent.sleep(0.01)
+        super().stop(timeout)

@@ -1,0 +1,419 @@
+"""One socket on one hub: receiving, the outbox, and closing without a reset.
+
+Only ``receive``, ``wait_for_room`` and ``finish`` block, and only the greenlet that calls them.
+Everything else is non-blocking and never switches. Nobody but ``_flush`` and the first attempt of a
+send writes to the socket, and what the kernel did not take stands in the outbox: so frames cannot
+interleave, and a greenlet that is killed in a send leaves a whole frame behind, never half of one.
+
+Three things keep the path of a message short. The receive buffer is shared by all sockets of a hub.
+A read that came back short has drained the socket, so the next one waits at once instead of asking
+the kernel in vain. And the watcher and the timer of a wait stay armed between reads: the watcher is
+stopped when it fires while nobody reads, and a timer that fires early is set again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket as native
+import ssl
+import time
+from collections import deque
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from gevent import getcurrent
+from gevent import socket as gevent_socket
+from gevent.event import Event
+from gevent.hub import Hub
+
+__all__ = ["FOREVER", "POLL", "TIMED_OUT", "Transport"]
+
+# deadlines: times of time.monotonic(), or
+FOREVER = float("inf")
+POLL = 0.0
+
+TIMED_OUT = -1
+
+_BUFFER_SIZE = 1 << 16  # bytes that one receive takes at most
+_CORK_LIMIT = 1 << 16  # bytes held back at most, while the reader still has frames to handle
+_COPY_LIMIT = 1 << 14  # bytes up to which joining two buffers beats a second one
+_TLS_RECORD = 1 << 14
+_MAX_TURNS = 16  # receives in a row before the hub gets its turn
+
+# what the reader is woken by
+_ASLEEP = 0
+_READABLE = 1
+_DEADLINE = 2
+
+_BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+_buffers: WeakKeyDictionary[Hub, bytearray] = WeakKeyDictionary()
+
+
+class Transport:
+    """The byte stream under one WebSocket.
+
+    ``sock`` is a connected socket, gevent's or native, TLS or not. It is owned from here on, unless
+    it is ``borrowed`` from a server that closes it itself: then it is given back shut down, so that
+    whatever that server may still write goes nowhere. ``high_water`` and ``write_timeout`` are
+    those of :class:`greenws.Config`.
+    """
+
+    def __init__(
+        self,
+        sock: Any,
+        hub: Hub,
+        high_water: int | None = None,
+        write_timeout: float | None = None,
+        borrowed: bool = False,
+    ) -> None:
+        self._borrowed = borrowed
+        self._timeout: float | None = sock.gettimeout()
+        sock.settimeout(0.0)
+        self.hub = hub
+        self.closed = False
+        self.failure = ""  # why nothing can be written any more
+        self._sock = sock
+        self._tls = hasattr(sock, "pending")
+        # gevent's socket of a plain connection is a shell in Python around the one that works.
+        self._raw: Any = sock if self._tls else getattr(sock, "_sock", sock)
+        self._fileno: int = sock.fileno()
+        # read state
+        buffer = _buffers.get(hub)
+        if buffer is None:
+            buffer = _buffers[hub] = bytearray(_BUFFER_SIZE)
+        self.buffer = buffer
+        self._drained = True
+        self._turns = 0
+        self._reader: Any = None
+        self._wake = _ASLEEP
+        self._deadline = FOREVER
+        self._read_watcher: Any = None
+        self._watching = False
+        self._timer: Any = None
+        self._timer_due = FOREVER
+        # write state
+        self.backlog = 0  # bytes in the outbox
+        self._outbox: deque[bytearray | memoryview] = deque()
+        self._high_water = FOREVER if high_water is None else high_water
+        self._room: Event | None = None
+        self._write_watcher: Any = None
+        self._writing = False
+        self._write_timeout = write_timeout
+        self._progress = 0.0
+        self._stall_timer: Any = None
+        self._uncorking = False
+        self._finishing = False
+        self._shut = False
+
+    # -- reading
+
+    def receive(self, deadline: float) -> int:
+        """Blocks until bytes stand in ``buffer``, and says how many: 0 at the end of the stream.
+
+        TIMED_OUT if ``deadline`` passes first. The bytes must be taken out of ``buffer`` before
+        anything can switch.
+        """
+        if deadline == POLL:
+            return self.poll()
+        while not self.closed:
+            if self._drained or self._turns >= _MAX_TURNS:
+                self._turns = 0
+                if not self._wait_readable(deadline):
+                    return TIMED_OUT
+            self._turns += 1
+            size = self.poll()
+            if size != TIMED_OUT:
+                return size
+        return 0
+
+    def poll(self) -> int:
+        """:meth:`receive` without waiting: TIMED_OUT if nothing is there."""
+        if self.closed:
+            return 0
+        try:
+            size: int = self._raw.recv_into(self.buffer)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            self._drained = True
+            return TIMED_OUT
+        except ssl.SSLWantWriteError:  # TLS itself has something to say first
+            gevent_socket.wait_write(self._fileno)
+            return TIMED_OUT
+        except OSError as error:
+            self._fail(f"connection lost: {error}")
+            return 0
+        # TLS decrypts a record at a time, so a short read means nothing while more is pending.
+        self._drained = size < _BUFFER_SIZE and not (self._tls and self._raw.pending())
+        return size
+
+    def _wait_readable(self, deadline: float) -> bool:
+        """Blocks this greenlet until the socket is readable; False at the deadline."""
+        if deadline != FOREVER:
+            delay = deadline - time.monotonic()
+            if delay <= 0:
+                return False
+            if deadline < self._timer_due:
+                self._start_timer(delay, deadline)
+        if not self._watching:
+            if self._read_watcher is None:
+                self._read_watcher = self.hub.loop.io(self._fileno, 1)
+            self._read_watcher.start(self._on_readable)
+            self._watching = True
+        self._deadline = deadline
+        self._wake = _ASLEEP
+        self._reader = getcurrent()
+        try:
+            while self._wake == _ASLEEP:
+                self.hub.switch()
+        finally:
+            self._reader = None
+        return self._wake == _READABLE
+
+    def _start_timer(self, delay: float, due: float) -> None:
+        if self._timer is not None:
+            self._timer.close()
+        self._timer = self.hub.loop.timer(delay)
+        self._timer.start(self._on_timer)
+        self._timer_due = due
+
+    def _on_readable(self) -> None:
+        if self._reader is None:
+            self._read_watcher.stop()
+            self._watching = False
+        else:
+            self._wake_reader(_READABLE)
+
+    def _on_timer(self) -> None:
+        self._timer_due = FOREVER
+        if self._reader is None or self._deadline == FOREVER:
+            return
+        delay = self._deadline - time.monotonic()
+        if delay > 0:
+            self._start_timer(delay, self._deadline)
+        else:
+            self._wake_reader(_DEADLINE)
+
+    def _wake_reader(self, why: int) -> None:
+        """In the hub only."""
+        if self._reader is not None and self._wake == _ASLEEP:
+            self._wake = why
+            self._reader.switch()
+
+    # -- writing
+
+    def send(self, data: bytes) -> None:
+        """Sends ``data``, or puts what the kernel does not take into the outbox."""
+        if self.failure:
+            return
+        if self._outbox or self._tls:
+            self._append(data)
+            self.flush()
+            return
+        try:
+            sent = self._raw.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._fail(f"connection lost: {error}")
+            return
+        if sent < len(data):
+            self._append(memoryview(data)[sent:])
+            self._start_writing()
+
+    def send_large(self, header: bytes, payload: bytes | memoryview) -> None:
+        """:meth:`send` for a payload that is not worth a copy."""
+        if self.failure:
+            return
+        sent = 0
+        if not self._outbox and not self._tls:
+            try:
+                sent = self._raw.sendmsg((header, payload))
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                self._fail(f"connection lost: {error}")
+                return
+        if sent < len(header):
+            self._append(memoryview(header)[sent:])
+            sent = len(header)
+        rest = memoryview(payload)[sent - len(header) :]
+        if rest:
+            # The caller may change or resize what is mutable as soon as its send returns.
+            self._append(rest if rest.readonly else memoryview(bytes(rest)))
+        self.flush()
+
+    def hold(self, data: bytes) -> None:
+        """Corks ``data``: sends it with what follows, at the latest when the hub gets control."""
+        if self.failure:
+            return
+        self._append(data)
+        if self.backlog >= _CORK_LIMIT:
+            self.flush()
+        elif not self._uncorking:
+            self._uncorking = True
+            self.hub.loop.run_callback(self._uncork)
+
+    def flush(self) -> None:
+        """Sends what was held back, unless the hub is at it."""
+        if self._outbox and not self._writing:
+            self._flush()
+
+    def wait_for_room(self) -> None:
+        """Blocks while more than ``high_water`` bytes stand in the outbox."""
+        while self.backlog > self._high_water and not self.failure:
+            if self._room is None:
+                self._room = Event()
+            self._room.wait()
+
+    def _append(self, data: bytes | memoryview) -> None:
+        size = len(data)
+        self.backlog += size
+        if size > _COPY_LIMIT:
+            self._outbox.append(memoryview(data))
+            return
+        if self._outbox:
+            tail = self._outbox[-1]
+            if isinstance(tail, bytearray) and len(tail) < _CORK_LIMIT:
+                tail += data
+                return
+        self._outbox.append(bytearray(data))
+
+    def _flush(self) -> None:
+        outbox = self._outbox
+        while outbox:
+            head = outbox[0]
+            # An interrupted TLS write must be repeated with the same bytes, so they are cut alike.
+            chunk = head[:_TLS_RECORD] if self._tls and len(head) > _TLS_RECORD else head
+            try:
+                sent = self._raw.send(chunk)
+            except _BLOCKED:
+                sent = 0
+            except OSError as error:
+                self._fail(f"connection lost: {error}")
+                return
+            if sent == 0:
+                break
+            self._progress = time.monotonic()
+            self.backlog -= sent
+            if sent == len(head):
+                outbox.popleft()
+            elif isinstance(head, bytearray):
+                del head[:sent]
+            else:
+                outbox[0] = head[sent:]
+        if outbox:
+            self._start_writing()
+        elif self._writing:
+            self._stop_writing()
+        if self._finishing and not outbox:
+            self._shut_down()
+        if self._room is not None and self.backlog <= self._high_water:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        if self._room is not None:
+            room, self._room = self._room, None
+            room.set()
+
+    def _uncork(self) -> None:
+        self._uncorking = False
+        self.flush()
+
+    def _start_writing(self) -> None:
+        """Lets the hub flush the outbox, whenever the kernel takes more."""
+        if self._writing:
+            return
+        self._writing = True
+        self._progress = time.monotonic()
+        if self._write_watcher is None:
+            self._write_watcher = self.hub.loop.io(self._fileno, 2)
+        self._write_watcher.start(self._flush)
+        if self._write_timeout is not None:
+            self._start_stall_timer(self._write_timeout)
+
+    def _start_stall_timer(self, delay: float) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.close()
+        self._stall_timer = self.hub.loop.timer(delay)
+        self._stall_timer.start(self._on_stall)
+
+    def _on_stall(self) -> None:
+        assert self._write_timeout is not None
+        delay = self._progress + self._write_timeout - time.monotonic()
+        if delay > 0:
+            self._start_stall_timer(delay)
+        else:
+            self._fail(f"the peer read nothing for {self._write_timeout:g} s (write_timeout)")
+            self.close()
+
+    def _stop_writing(self) -> None:
+        self._writing = False
+        self._write_watcher.stop()
+        if self._stall_timer is not None:
+            self._stall_timer.close()
+            self._stall_timer = None
+
+    def _fail(self, why: str) -> None:
+        """Nothing can be written any more; what the peer sent before may still be read."""
+        if not self.failure:
+            self.failure = why
+        self._outbox.clear()
+        self.backlog = 0
+        if self._writing:
+            self._stop_writing()
+        self._make_room()
+
+    # -- the end
+
+    def finish_writing(self) -> None:
+        """Ends our half of the stream, behind what stands in the outbox."""
+        self._finishing = True
+        if self._outbox:
+            self.flush()
+        else:
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        if self._shut or self.closed:
+            return
+        self._shut = True
+        if not self.failure:
+            self.failure = "the stream was ended"
+        if self._tls:
+            with contextlib.suppress(OSError, ValueError):  # sends close_notify; waits for nothing
+                self._sock.unwrap()
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(native.SHUT_WR)
+
+    def finish(self, deadline: float) -> None:
+        """Ends our half, blocks until the peer has ended its own, and closes.
+
+        Closing with bytes unread would send a reset, which may destroy the Close that the peer has
+        not read yet (RFC 6455, section 7.1.1).
+        """
+        try:
+            self.finish_writing()
+            while self.receive(deadline) > 0:
+                pass
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Closes the socket, and wakes whoever waits for it. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        self._fail("the connection was closed")
+        for watcher in (self._read_watcher, self._write_watcher, self._timer, self._stall_timer):
+            if watcher is not None:
+                watcher.close()
+        self._watching = self._writing = False
+        self._read_watcher = self._write_watcher = self._timer = self._stall_timer = None
+        if self._borrowed:
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(native.SHUT_RDWR)
+            self._sock.settimeout(self._timeout)
+        else:
+            self._sock.close()
+        if self._reader is not None:
+            self.hub.loop.run_callback(self._wake_reader, _READABLE)

@@ -1,0 +1,630 @@
+"""``WebSocket``: the blocking calls, for a greenlet that reads and writes as if it were alone.
+
+There is no reader greenlet and no queue: a read pulls from the protocol, and the protocol is fed by
+whichever greenlet waits for the socket. Only one can. It is the *leader*; others that need
+something from the wire (``ping()`` for its pong, ``close()`` for the peer's Close, a reader while
+one of those leads) follow it, and take over when it leaves. What a leader meets that is not its own
+goes to the inbox, and the next read finds it there first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import gevent
+from gevent import getcurrent
+from gevent.event import Event
+from gevent.hub import Hub
+from gevent.monkey import get_original
+
+from .config import Config
+from .exceptions import ConcurrentReadError, ConnectionClosed, GreenwsError
+from .opcodes import CloseCode, OpcodeType
+from .protocol import CLOSED, OPEN, Protocol
+from .transport import FOREVER, POLL, Transport
+
+if TYPE_CHECKING:
+    from werkzeug import Request
+
+__all__ = ["NO_TIMEOUT", "Message", "WebSocket"]
+
+NO_TIMEOUT = -1
+"""For ``read_timeout_seconds``: wait for ever. ``None`` means the same."""
+
+_SMALL = 1 << 14  # bytes up to which a payload is joined to its header
+_LOOK_EVERY = 1.0  # seconds after which a send looks at the input
+_MAX_HANDED = 64  # calls from other threads that wait for the session's hub
+
+_TEXT = 1
+_BINARY = 2
+_CLOSE = 8
+_PONG = 10
+_NOTHING = -1
+
+_OPCODES = {int(opcode): opcode for opcode in OpcodeType}
+_QUIET = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED)
+
+_logger = logging.getLogger("greenws.websocket")
+
+_get_ident = get_original("_thread", "get_ident")
+_sleep = get_original("time", "sleep")
+
+
+class Message(NamedTuple):
+    """What a read brought.
+
+    ``data``: str from ``read_string_message()``, bytes from ``read_bytes_message()``; None if there
+    is nothing (``opcode`` INVALID: timed out, or the connection is over), or if a binary frame read
+    as a string is not UTF-8. ``final``: False for a fragment that another follows.
+    """
+
+    data: Any
+    opcode: OpcodeType
+    final: bool
+
+
+class _Unset:
+    def __repr__(self) -> str:
+        return "read_timeout_seconds"
+
+
+_UNSET = _Unset()
+_NO_MESSAGE = Message(None, OpcodeType.INVALID, True)
+
+
+class WebSocket:
+    """One WebSocket connection (RFC 6455), server or client.
+
+    Any number of greenlets may send. One may read at a time; a second gets ConcurrentReadError.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        config: Config,
+        *,
+        client: bool = False,
+        early: bytes = b"",
+        corking: bool = True,
+        subprotocol: str | None = None,
+        request: Request | None = None,
+        remote_address: Any = None,
+    ) -> None:
+        self.read_timeout_seconds: float | None = NO_TIMEOUT
+        """Seconds that a read may take as a whole; NO_TIMEOUT (-1) or None: for ever."""
+        self.subprotocol = subprotocol
+        self.request = request
+        self.remote_address = remote_address
+        self._transport = transport
+        self._protocol = Protocol(config, client)
+        self._max_inbox = FOREVER if config.max_message_size is None else config.max_message_size
+        self._close_timeout = config.close_timeout
+        self._close_deadline = FOREVER
+        self._thread = _get_ident()
+        self._corking = corking
+        # read state
+        self._reading = False
+        self._leading = False
+        self._followers: Event | None = None
+        self._inbox: deque[tuple[Any, int, bool]] = deque()
+        self._inbox_size = 0
+        self._looked = 0.0
+        # write state
+        self._sender: Any = None  # the greenlet whose fragmented message is open
+        self._sent: Event | None = None  # set when it is finished
+        # calls from other threads
+        self._handed: deque[tuple[Any, tuple[Any, ...]]] = deque()
+        self._taking = False
+        if early:
+            self._protocol.feed(bytearray(early), len(early))
+
+    # -- reading
+
+    def read_string_message(self) -> Message:
+        """The next fragment as ``Message(str, opcode, final)``; blocks until it is there.
+
+        ``Message(None, INVALID, True)`` after ``read_timeout_seconds`` (nothing is lost:
+        ``is_connected`` is still True, and the next read goes on), or when the connection is over.
+        ``Message(None, BINARY, final)`` for a binary frame that is not UTF-8. A pong comes as
+        ``Message(payload, PONG, True)`` if it answers ``send_ping()``.
+
+        Raises:
+            ConcurrentReadError: another greenlet is reading.
+        """
+        data, opcode, final = self._read_fragment()
+        if isinstance(data, bytes):
+            try:
+                data = data.decode()
+            except UnicodeDecodeError:
+                data = None
+        return Message(data, _OPCODES[opcode], final)
+
+    def read_bytes_message(self) -> Message:
+        """Like :meth:`read_string_message`, with bytes. Text comes as UTF-8, cut between
+        characters."""
+        data, opcode, final = self._read_fragment()
+        if isinstance(data, str):
+            data = data.encode()
+        return Message(data, _OPCODES[opcode], final)
+
+    def receive(self, timeout: float | None | _Unset = _UNSET) -> str | bytes:
+        """The next whole message: str for text, bytes for binary.
+
+        ``timeout`` in seconds bounds the whole call; None waits for ever, 0 takes only what is
+        there, and without it ``read_timeout_seconds`` holds. In the middle of a message of which
+        fragments were read, it gives the rest.
+
+        Raises:
+            TimeoutError: nothing is lost, the next read goes on from there.
+            ConnectionClosed: the connection is over; with its ``code`` and ``reason``.
+            ConcurrentReadError: another greenlet is reading.
+        """
+        seconds = self.read_timeout_seconds if isinstance(timeout, _Unset) else timeout
+        self._begin_read()
+        parts: list[tuple[Any, int, bool]] = []
+        try:
+            deadline = _deadline(seconds)
+            while True:
+                fragment = self._next_fragment(deadline)
+                opcode = fragment[1]
+                if opcode == _PONG:
+                    continue
+                if opcode == _NOTHING:
+                    raise TimeoutError(f"no message within {seconds} s")
+                if opcode == _CLOSE:
+                    raise self._protocol.closed_error()
+                if fragment[2] and not parts:
+                    data: str | bytes = fragment[0]
+                    return data
+                parts.append(fragment)
+                if fragment[2]:
+                    pieces = [part[0] for part in parts]
+                    parts = []
+                    return "".join(pieces) if isinstance(pieces[0], str) else b"".join(pieces)
+        finally:
+            self._reading = False
+            if parts:  # timed out, killed: the next read begins where this one did
+                for part in reversed(parts):
+                    self._put_back(part)
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        """Whole messages, as :meth:`receive` gives them, until the connection is closed.
+
+        Ends quietly if the peer closed with 1000, 1001 or no code at all (1005, a browser's plain
+        ``close()``), and raises ConnectionClosed otherwise; TimeoutError after
+        ``read_timeout_seconds``.
+        """
+        return self
+
+    def __next__(self) -> str | bytes:
+        try:
+            return self.receive()
+        except ConnectionClosed as error:
+            if error.code in _QUIET:
+                raise StopIteration from None
+            raise
+
+    def _read_fragment(self) -> tuple[Any, int, bool]:
+        self._begin_read()
+        try:
+            fragment = self._next_fragment(_deadline(self.read_timeout_seconds))
+        finally:
+            self._reading = False
+        if fragment[1] == _CLOSE:
+            return _NO_MESSAGE
+        return fragment
+
+    def _begin_read(self) -> None:
+        if self._reading:
+            raise ConcurrentReadError(
+                "another greenlet is reading this socket; only one may read at a time"
+            )
+        self._check_thread("read")
+        self._reading = True
+
+    def _next_fragment(self, deadline: float) -> tuple[Any, int, bool]:
+        """A fragment or pong; opcode INVALID at the deadline, CLOSE when the connection is over."""
+        protocol = self._protocol
+        while True:
+            if self._inbox:
+                fragment = self._inbox.popleft()
+                if fragment[0] is not None:
+                    self._inbox_size -= len(fragment[0])
+                return fragment
+            event = protocol.next_event()
+            if protocol.replies:
+                self._send_replies()
+            if event == _NOTHING:
+                if not self._pump(deadline):
+                    return _NO_MESSAGE
+            elif event == _CLOSE:
+                self._transport.finish_writing()
+                return (None, _CLOSE, True)
+            else:
+                return (protocol.data, event, protocol.final)
+
+    def _pump(self, deadline: float) -> bool:
+        """Blocks until the protocol was fed, by this greenlet or by another; False at the deadline.
+
+        Nothing may switch between its return and the next call of ``next_event()``.
+        """
+        if self._leading:
+            return self._follow(deadline)
+        transport = self._transport
+        transport.flush()
+        self._leading = True
+        try:
+            size = transport.receive(min(deadline, self._close_deadline))
+        finally:
+            self._leading = False
+            if self._followers is not None:
+                self._wake_followers()
+        if size > 0:
+            self._looked = transport.hub.loop.now()
+            self._protocol.feed(transport.buffer, size)
+        elif size == 0:
+            self._protocol.feed_eof()
+        elif self._close_deadline <= deadline:
+            transport.close()  # the peer did not answer our Close
+            self._protocol.feed_eof()
+        else:
+            return False
+        return True
+
+    def _follow(self, deadline: float) -> bool:
+        if self._followers is None:
+            self._followers = Event()
+        if deadline == FOREVER:
+            self._followers.wait()
+            return True
+        delay = deadline - time.monotonic()
+        return delay > 0 and self._followers.wait(delay)
+
+    def _wake_followers(self) -> None:
+        if self._followers is not None:
+            followers, self._followers = self._followers, None
+            followers.set()
+
+    def _absorb(self) -> None:
+        """Takes what the protocol has, for a greenlet that does not read: the inbox keeps it."""
+        protocol = self._protocol
+        while self._inbox_size <= self._max_inbox:
+            event = protocol.next_event()
+            if protocol.replies:
+                self._send_replies()
+            if event == _CLOSE:
+                self._transport.finish_writing()
+            if event == _CLOSE or event == _NOTHING:
+                break
+            self._inbox.append((protocol.data, event, protocol.final))
+            self._inbox_size += len(protocol.data)
+        self._wake_followers()
+
+    def _put_back(self, fragment: tuple[Any, int, bool]) -> None:
+        self._inbox.appendleft(fragment)
+        self._inbox_size += len(fragment[0])
+
+    # -- sending
+
+    def send(self, data: str | bytes | bytearray | memoryview) -> None:
+        """Sends a whole message: text for str, binary for anything bytes-like.
+
+        Blocks only while the peer reads so slowly that more than ``write_high_water`` bytes wait
+        for it, or while another greenlet's fragmented message is open.
+
+        Raises:
+            ConnectionClosed: the connection is over, or the peer read nothing for
+                ``write_timeout``.
+            TypeError: ``data`` is neither.
+            RuntimeError: this greenlet has begun a fragmented message and not finished it.
+        """
+        if isinstance(data, str):
+            self._send_data(_TEXT, data.encode(), True, True)
+        else:
+            self._send_data(_BINARY, _flat(data), True, True)
+
+    def send_string_message(self, string: str, final: bool = True) -> None:
+        """Sends text, or a fragment of it: ``final=False`` opens a message, later calls continue
+        it, and ``final=True`` ends it. Raises like :meth:`send`."""
+        if not isinstance(string, str):
+            raise TypeError(f"send_string_message() takes str, not {type(string).__name__}")
+        self._send_data(_TEXT, string.encode(), final, False)
+
+    def send_binary_message(self, data: bytes | bytearray | memoryview, final: bool = True) -> None:
+        """Sends bytes, or a fragment of them, as :meth:`send_string_message` sends text."""
+        if isinstance(data, str):
+            raise TypeError("send_binary_message() takes a bytes-like object, not str")
+        self._send_data(_BINARY, _flat(data), final, False)
+
+    def send_ping(self, data: bytes | str = b"") -> None:
+        """Sends a ping (at most 125 bytes). The reader gets its pong as a message.
+
+        Raises:
+            ConnectionClosed: the connection is over.
+            ValueError: ``data`` is too long.
+        """
+        payload = _control_payload(data)
+        if self._elsewhere():
+            self._hand_over(self.send_ping, payload)
+        else:
+            self._put(self._protocol.ping(payload, True)[1])
+
+    def send_pong(self, data: bytes | str = b"") -> None:
+        """Sends a pong that nobody asked for (RFC 6455, section 5.5.3). Raises like
+        :meth:`send_ping`."""
+        payload = _control_payload(data)
+        if self._elsewhere():
+            self._hand_over(self.send_pong, payload)
+        else:
+            self._put(self._protocol.pong(payload))
+
+    def ping(self, timeout: float | None = None) -> float:
+        """Pings the peer, blocks until it answers, and returns the seconds that took.
+
+        Another greenlet may read meanwhile; if none does, what arrives is kept for the next read.
+
+        Raises:
+            TimeoutError: no answer within ``timeout`` seconds (None: no limit), or more than
+                ``max_message_size`` bytes of messages stand unread before it.
+            ConnectionClosed: the connection is over.
+        """
+        self._check_thread("ping")
+        deadline = _deadline(timeout)
+        ping, frame = self._protocol.ping(os.urandom(8), False)
+        began = time.monotonic()
+        self._put(frame)
+        self._transport.flush()
+        while True:
+            self._absorb()
+            if ping.answered:
+                return time.monotonic() - began
+            if self._protocol.state == CLOSED:
+                raise self._protocol.closed_error()
+            if self._inbox_size > self._max_inbox and not self._reading:
+                raise TimeoutError("too many unread messages stand before the pong; read them")
+            if not self._pump(deadline):
+                raise TimeoutError(f"no pong within {timeout} s")
+
+    def _send_data(self, opcode: int, payload: Any, final: bool, whole: bool) -> None:
+        if self._elsewhere():
+            self._hand_over(self._send_as, getcurrent(), opcode, bytes(payload), final, whole)
+        else:
+            self._send_as(getcurrent(), opcode, payload, final, whole)
+
+    def _send_as(self, sender: Any, opcode: int, payload: Any, final: bool, whole: bool) -> None:
+        protocol = self._protocol
+        if self._sender is not None:
+            self._wait_turn(sender, whole)
+        opcode = protocol.begin_message(opcode, final)
+        if not final:
+            self._sender = sender
+        elif self._sender is not None:
+            self._finish_message()
+        transport = self._transport
+        if len(payload) <= _SMALL or protocol.client:
+            self._put(protocol.encode(opcode, final, payload))
+        else:
+            transport.send_large(protocol.header(opcode, final, len(payload)), payload)
+        if transport.backlog:
+            transport.wait_for_room()
+        if transport.failure:
+            raise self._lost()
+        if transport.hub.loop.now() - self._looked > _LOOK_EVERY and not self._leading:
+            self._look()
+
+    def _put(self, frame: bytes) -> None:
+        """Sends a frame, or holds it back while the reader has more frames to handle anyway."""
+        if self._corking and self._protocol.has_frame():
+            self._transport.hold(frame)
+        else:
+            self._transport.send(frame)
+
+    def _send_replies(self) -> None:
+        replies = self._protocol.replies
+        self._put(b"".join(replies))
+        replies.clear()
+
+    def _wait_turn(self, sender: Any, whole: bool) -> None:
+        """Until the fragmented message that another greenlet has begun is finished."""
+        while self._sender is not None and self._sender is not sender:
+            if self._sender.dead:
+                raise RuntimeError(
+                    "a greenlet began a fragmented message and ended before its last fragment; "
+                    "nothing can be sent behind it: close the socket"
+                )
+            if self._sent is None:
+                self._sent = Event()
+            self._sent.wait(1.0)
+        if self._sender is not None and whole:
+            raise RuntimeError(
+                "a fragmented message is open; send its last fragment with final=True first"
+            )
+
+    def _finish_message(self) -> None:
+        self._sender = None
+        if self._sent is not None:
+            sent, self._sent = self._sent, None
+            sent.set()
+
+    def _look(self) -> None:
+        """A handler that only sends answers pings and learns of a Close as well."""
+        transport = self._transport
+        self._looked = transport.hub.loop.now()
+        if self._inbox_size > self._max_inbox:
+            return
+        size = transport.poll()
+        if size > 0:
+            self._protocol.feed(transport.buffer, size)
+        elif size == 0:
+            self._protocol.feed_eof()
+        self._absorb()
+
+    def _lost(self) -> ConnectionClosed:
+        """Nothing can be written. Perhaps the peer has said why, and it was not read yet."""
+        protocol = self._protocol
+        if not self._leading and not self._transport.closed:
+            self._look()
+        if protocol.state == OPEN:
+            protocol.feed_eof()
+        if protocol.state == CLOSED and protocol.close_code == CloseCode.ABNORMAL:
+            return ConnectionClosed(CloseCode.ABNORMAL, self._transport.failure)
+        return protocol.closed_error()
+
+    # -- closing
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """The closing handshake (RFC 6455, section 7.1.2): sends Close, waits for the peer's, and
+        closes TCP. Idempotent.
+
+        Waits at most ``close_timeout``. A greenlet that reads meanwhile goes on until the peer's
+        Close; otherwise, what the peer still sends is dropped.
+
+        Raises:
+            ValueError: ``code`` may not be sent (1000 to 1014 but for 1004 to 1006 and 1010, and
+                3000 to 4999, may), or ``reason`` is longer than 123 bytes in UTF-8.
+        """
+        if self._elsewhere():
+            self._hand_over(self.start_closing, code, reason)
+            return
+        self.start_closing(code, reason)
+        transport = self._transport
+        if transport.closed:
+            return
+        try:
+            protocol = self._protocol
+            while protocol.state != CLOSED:
+                if self._reading:
+                    self._absorb()
+                else:
+                    self._discard()
+                if protocol.state != CLOSED:
+                    self._pump(FOREVER)
+            transport.finish_writing()
+            while self._leading and self._follow(self._close_deadline):
+                pass
+            if not self._leading:
+                self._leading = True
+                try:
+                    transport.finish(self._close_deadline)
+                finally:
+                    self._leading = False
+                    self._wake_followers()
+        finally:
+            transport.close()
+
+    def start_closing(self, code: int = 1000, reason: str = "") -> None:
+        """The first half of :meth:`close`: sends Close and does not wait. A read finishes it."""
+        frame = self._protocol.close(code, reason)
+        if self._close_deadline == FOREVER and self._close_timeout is not None:
+            self._close_deadline = time.monotonic() + self._close_timeout
+        if frame:
+            self._transport.send(frame)
+
+    def abandon(self, code: int) -> None:
+        """Ends the connection at once: sends Close and waits for nothing."""
+        self.start_closing(code)
+        self._transport.finish_writing()
+        self._transport.close()
+        self._protocol.feed_eof()
+
+    def _discard(self) -> None:
+        protocol = self._protocol
+        event = 0
+        while event != _NOTHING and event != _CLOSE:
+            event = protocol.next_event()
+        if protocol.replies:
+            self._send_replies()
+        self._inbox.clear()
+        self._inbox_size = 0
+
+    @property
+    def is_connected(self) -> bool:
+        """True until a Close was sent or received, or the connection was lost."""
+        return self._protocol.state == OPEN and not self._transport.failure
+
+    @property
+    def close_code(self) -> int | None:
+        """The code that ended the connection (RFC 6455, section 7.1.5): the peer's; or ours, if the
+        peer broke the protocol; 1005 for a Close without a code, 1006 for a connection lost
+        without a Close. None while it is not over."""
+        return self._protocol.close_code or None
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason beside :attr:`close_code`; empty if there was none."""
+        return self._protocol.close_reason if self._protocol.close_code else None
+
+    def __repr__(self) -> str:
+        state = "open" if self.is_connected else f"closed {self._protocol.close_code or ''}".strip()
+        return f"<{type(self).__name__} {self.remote_address} {state}>"
+
+    # -- other threads
+
+    def _elsewhere(self) -> bool:
+        return _get_ident() != self._thread
+
+    def _check_thread(self, what: str) -> None:
+        if self._elsewhere():
+            raise RuntimeError(f"only the thread of the session may {what}; others may send")
+
+    def _hand_over(self, call: Any, *args: Any) -> None:
+        """Lets the hub of the session make ``call``, behind those handed over before.
+
+        Waits only while the session does not keep up.
+        """
+        if not self.is_connected:
+            raise self._protocol.closed_error()
+        transport = self._transport
+        self._handed.append((call, args))
+        transport.hub.loop.run_callback_threadsafe(self._take_over)
+        sleep = gevent.sleep if isinstance(getcurrent().parent, Hub) else _sleep
+        while len(self._handed) > _MAX_HANDED and self.is_connected:
+            sleep(0.01)
+
+    def _take_over(self) -> None:
+        if self._handed and not self._taking:
+            self._taking = True
+            gevent.spawn(self._make_calls)
+
+    def _make_calls(self) -> None:
+        try:
+            while self._handed:
+                call, args = self._handed.popleft()
+                try:
+                    call(*args)
+                except (GreenwsError, RuntimeError) as error:
+                    _logger.debug("a send from another thread failed: %s", error)
+        finally:
+            self._taking = False
+
+
+def _deadline(seconds: float | None) -> float:
+    if seconds is None or seconds == NO_TIMEOUT:
+        return FOREVER
+    if seconds == 0:
+        return POLL
+    if not seconds > 0:
+        raise ValueError(f"a timeout is a number of seconds, 0 or more, or None; not {seconds!r}")
+    return time.monotonic() + seconds
+
+
+def _flat(data: Any) -> bytes | memoryview:
+    """A bytes-like object, byte by byte."""
+    if isinstance(data, bytes):
+        return data
+    try:
+        view = memoryview(data)
+    except TypeError:
+        raise TypeError(
+            f"a message is str or a bytes-like object, not {type(data).__name__}"
+        ) from None
+    return view.cast("B") if view.c_contiguous else view.tobytes()
+
+
+def _control_payload(data: bytes | str) -> bytes:
+    return data.encode() if isinstance(data, str) else bytes(_flat(data))

@@ -1,0 +1,47 @@
+from setuptools import setup
+
+setup(
+    name="greenws",
+    version="0.1.0",
+    description="WebSockets for any WSGI application, in plain blocking Python, on gevent",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=["greenws", "greenws.integrations"],
+    package_data={"greenws": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "gevent>=24.10",
+        "gevent-websocket>=0.10.1",
+        "werkzeug>=3.0",
+    ],
+    extras_require={
+        # Every client, server and framework that the tests set against greenws.
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "websockets>=14",
+            "wsproto>=1.2",
+            "websocket-client>=1.8",
+            "flask>=3.0",
+            "flask-login>=0.6.3",
+            "flask-socketio>=5.5",
+            "python-socketio[client]>=5.11",
+            "bottle>=0.13",
+            "bottle-websocket>=0.2.9",
+            "gunicorn>=23",
+            "waitress>=3",
+            "selenium>=4.20",
+            "trustme>=1.1",
+        ],
+        "lint": ["ruff>=0.6", "mypy>=1.11", "types-gevent"],
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Environment :: Web Environment",
+        "Framework :: Flask",
+        "Programming Language :: Python :: 3",
+        "Topic :: Internet :: WWW/HTTP :: WSGI :: Server",
+        "Typing :: Typed",
+    ],
+)

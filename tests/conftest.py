@@ -1,0 +1,129 @@
+"""Fixtures: a server on a free port, and the watch over what a test leaves behind."""
+
+from __future__ import annotations
+
+import gc
+import io
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+import greenws
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def require(condition: object, what: str) -> None:
+    """Skips a test on a machine that lacks something; in CI, where nothing may lack, fails it."""
+    if condition:
+        return
+    if os.environ.get("GREENWS_REQUIRE_ALL") == "1":
+        pytest.fail(f"{what} is missing, and GREENWS_REQUIRE_ALL is set")
+    pytest.skip(f"{what} is not installed")
+
+
+def require_program(*names: str) -> None:
+    """:func:`require` for programs on the PATH."""
+    for name in names:
+        require(shutil.which(name), name)
+
+
+def wait_until(condition: Callable[[], Any], timeout: float = 5.0) -> Any:
+    """Lets other greenlets run until ``condition()`` holds, and returns what it gave."""
+    deadline = time.monotonic() + timeout
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        gevent.sleep(0.002)
+    return result
+
+
+def live_greenlets() -> list[gevent.Greenlet]:
+    return [
+        thing for thing in gc.get_objects() if isinstance(thing, gevent.Greenlet) and not thing.dead
+    ]
+
+
+def open_descriptors() -> dict[str, str]:
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found[number] = os.readlink(f"/proc/self/fd/{number}")
+        except OSError:  # the descriptor of listdir itself
+            continue
+    return {number: target for number, target in found.items() if target.startswith("socket:")}
+
+
+class ErrorLog(logging.Handler):
+    """Errors that greenws logged. A test that expects some takes them off with ``take()``."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def take(self) -> list[logging.LogRecord]:
+        records, self.records = self.records, []
+        return records
+
+
+@pytest.fixture(autouse=True)
+def error_log() -> Iterator[ErrorLog]:
+    """Fails a test during which greenws logged an error that the test did not take."""
+    log = ErrorLog()
+    logger = logging.getLogger("greenws")
+    logger.addHandler(log)
+    yield log
+    logger.removeHandler(log)
+    assert [record.getMessage() for record in log.records] == []
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_over() -> Iterator[None]:
+    """Fails a test that leaves a greenlet or a socket behind, or an exception in the hub."""
+    hub = gevent.get_hub()
+    hub.exception_stream = stream = io.StringIO()
+    gc.collect()
+    greenlets = {id(greenlet) for greenlet in live_greenlets()}
+    descriptors = open_descriptors()
+    yield
+
+    def left() -> list[Any]:
+        extra: list[Any] = [g for g in live_greenlets() if id(g) not in greenlets]
+        extra += [f"{n} {t}" for n, t in open_descriptors().items() if descriptors.get(n) != t]
+        return extra
+
+    deadline = time.monotonic() + 3.0
+    while left() and time.monotonic() < deadline:
+        gevent.sleep(0.01)
+        gc.collect()
+    remains = left()
+    assert not remains, f"left over: {remains}"
+    assert stream.getvalue() == "", stream.getvalue()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., greenws.WebSocketServer]]:
+    """``serve(app, **options)`` starts a WebSocketServer on a free port; its address is
+    ``server.address``."""
+    servers: list[greenws.WebSocketServer] = []
+
+    def start(app: Any, *, cls: Any = greenws.WebSocketServer, **options: Any) -> Any:
+        options.setdefault("log", None)
+        server = cls(("127.0.0.1", 0), app, **options)
+        server.start()
+        server.address = ("127.0.0.1", server.server_port)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.stop(timeout=2)
