@@ -106,7 +106,7 @@ class Routes:
         try:
             handler, variables = self._match(environ)
         except HTTPException as error:
-            return error.get_response(environ)(environ, start_response)  # type: ignore[arg-type]
+            return error.get_response(environ)(environ, start_response)
         environ["wsgiorg.routing_args"] = ((), variables)
         return handler(environ, start_response)
 
@@ -184,5 +184,5 @@ class StaticFiles:
                 path += "index.html"
             response = send_from_directory(self.root, path, environ)
         except HTTPException as error:
-            return error.get_response(environ)(environ, start_response)  # type: ignore[arg-type]
+            return error.get_response(environ)(environ, start_response)
         return response(environ, start_response)

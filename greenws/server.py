@@ -8,6 +8,7 @@ application returns or raises.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -35,6 +36,7 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
     """Whether to accept before the application is called, as gevent-websocket does: for an
     application that waits for something else before it uses its socket."""
 
+    websocket: Any = None
     _upgrade: Upgrade | None = None
 
     def run_application(self) -> None:
@@ -61,7 +63,8 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         finally:
             clients.pop(self.client_address, None)
             self._upgrade = None
-            self.environ["wsgi.websocket"] = self.websocket.environ = None
+            self.environ["wsgi.websocket"] = None
+            self.websocket.environ = None
             self.websocket = None
 
     def _run_upgrade(self, upgrade: Upgrade) -> None:
@@ -171,7 +174,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         sockets = [client.ws.socket for client in self.clients.values()]
         for socket in sockets:
             socket.start_closing(1001)
-        with gevent.Timeout(timeout, False):
-            while self.clients:
-                gevent.sleep(0.01)
+        deadline = time.monotonic() + timeout
+        while self.clients and time.monotonic() < deadline:
+            gevent.sleep(0.01)
         super().stop(timeout)

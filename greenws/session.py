@@ -10,7 +10,7 @@ import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent._hub_local import get_hub_if_exists
@@ -44,7 +44,7 @@ _logger = logging.getLogger("greenws.session")
 class WebSocketSessionHandler(ABC):
     """One session. Its greenlet runs :meth:`handle_session`; the connection ends with it."""
 
-    socket_protocol: ClassVar[str | None] | str | None = None
+    socket_protocol: str | None = None
     """The subprotocol that this session speaks. A client that does not offer it is refused."""
 
     @abstractmethod
@@ -166,7 +166,7 @@ class WebSocketHandler:
             except HandshakeError as error:
                 return refusal(error)(environ, start_response)
             except HTTPException as error:
-                return error.get_response(environ)(environ, start_response)  # type: ignore[arg-type]
+                return error.get_response(environ)(environ, start_response)
             except Exception:
                 _logger.exception("cannot open a session for %r", request.path)
                 return InternalServerError()(environ, start_response)

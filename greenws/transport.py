@@ -169,6 +169,13 @@ class Transport:
             self._reader = None
         return self._wake == _READABLE
 
+    def hasten(self, deadline: float) -> None:
+        """Moves the deadline of a receive that is waiting forward."""
+        if self._reader is not None and deadline < self._deadline:
+            self._deadline = deadline
+            if deadline < self._timer_due:
+                self._start_timer(max(0.0, deadline - time.monotonic()), deadline)
+
     def _start_timer(self, delay: float, due: float) -> None:
         if self._timer is not None:
             self._timer.close()

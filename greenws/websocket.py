@@ -283,7 +283,7 @@ class WebSocket:
             self._followers.wait()
             return True
         delay = deadline - time.monotonic()
-        return delay > 0 and self._followers.wait(delay)
+        return delay > 0 and bool(self._followers.wait(delay))
 
     def _wake_followers(self) -> None:
         if self._followers is not None:
@@ -522,6 +522,7 @@ class WebSocket:
         frame = self._protocol.close(code, reason)
         if self._close_deadline == FOREVER and self._close_timeout is not None:
             self._close_deadline = time.monotonic() + self._close_timeout
+            self._transport.hasten(self._close_deadline)
         if frame:
             self._transport.send(frame)
 
@@ -566,7 +567,7 @@ class WebSocket:
     # -- other threads
 
     def _elsewhere(self) -> bool:
-        return _get_ident() != self._thread
+        return bool(_get_ident() != self._thread)
 
     def _check_thread(self, what: str) -> None:
         if self._elsewhere():

@@ -16,6 +16,8 @@ import gevent
 import pytest
 
 import greenws
+from greenws.transport import Transport
+from wire import Peer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -108,6 +110,27 @@ def nothing_left_over() -> Iterator[None]:
     remains = left()
     assert not remains, f"left over: {remains}"
     assert stream.getvalue() == "", stream.getvalue()
+
+
+@pytest.fixture
+def pair() -> Iterator[Callable[..., tuple[greenws.WebSocket, Peer]]]:
+    """``pair(**config)`` gives an open server-side WebSocket and the raw peer at its other end."""
+    made: list[tuple[greenws.WebSocket, Peer]] = []
+
+    def make(**options: Any) -> tuple[greenws.WebSocket, Peer]:
+        config = greenws.Config(**options)
+        ours, theirs = gevent.socket.socketpair()
+        transport = Transport(
+            ours, gevent.get_hub(), config.write_high_water, config.write_timeout
+        )
+        socket, peer = greenws.WebSocket(transport, config), Peer(theirs)
+        made.append((socket, peer))
+        return socket, peer
+
+    yield make
+    for socket, peer in made:
+        peer.close()
+        socket.abandon(1001)
 
 
 @pytest.fixture

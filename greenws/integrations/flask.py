@@ -20,7 +20,7 @@ def install() -> None:
 
     Done by ``import greenws``, once in a process.
     """
-    original = MapAdapter.match
+    original: Any = MapAdapter.match
     if getattr(original, "_by_greenws", False):
         return
 

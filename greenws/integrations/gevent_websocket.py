@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from geventwebsocket import handler as original_handler
 from geventwebsocket import server as original_server
 from geventwebsocket.exceptions import ProtocolError, WebSocketError
+from geventwebsocket.utf8validator import Utf8Validator
 from geventwebsocket.websocket import (
     MSG_ALREADY_CLOSED,
     MSG_CLOSED,
@@ -20,7 +21,6 @@ from geventwebsocket.websocket import (
     Header,
 )
 from geventwebsocket.websocket import WebSocket as _Original
-from geventwebsocket.utf8validator import Utf8Validator
 
 from ..exceptions import ConnectionClosed
 from ..opcodes import is_sendable
@@ -38,8 +38,6 @@ class GeventWebSocket(_Original):  # type: ignore[misc]
 
     Reading ``version``, ``path``, ``origin``, ``protocol`` or ``closed`` is not a use.
     """
-
-    __slots__ = ("_closed", "_upgrade")
 
     def __init__(self, upgrade: Upgrade, environ: dict[str, Any], handler: UpgradeHandler) -> None:
         # The original's own __init__ would take the socket and its reader.
@@ -167,8 +165,8 @@ def install() -> None:
     """
     from ..server import UpgradeHandler
 
-    original_handler.WebSocketHandler = UpgradeHandler
-    original_server.WebSocketHandler = UpgradeHandler
+    module: Any = original_handler
+    module.WebSocketHandler = UpgradeHandler
     original_server.WebSocketServer.handler_class = UpgradeHandler
     workers = sys.modules.get("geventwebsocket.gunicorn.workers")
     if workers is not None:

@@ -1,0 +1,943 @@
+"""The blocking calls, over a real socket whose other end is worked by hand."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+
+import gevent
+import pytest
+from conftest import wait_until
+from gevent.event import Event
+from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
+
+from greenws import (
+    NO_TIMEOUT,
+    ConcurrentReadError,
+    ConnectionClosed,
+    Message,
+    OpcodeType,
+    WebSocket,
+)
+
+NOTHING = Message(None, OpcodeType.INVALID, True)
+
+
+# -- reading fragments
+
+
+def test_a_text_frame_is_a_final_message(pair):
+    socket, peer = pair()
+    peer.send(frame(TEXT, "grüß".encode()))
+    assert socket.read_string_message() == ("grüß", OpcodeType.TEXT, True)
+
+
+def test_fragments_are_delivered_as_they_arrive(pair):
+    socket, peer = pair()
+    peer.send(frame(TEXT, b"one ", fin=False))
+    assert socket.read_string_message() == Message("one ", OpcodeType.TEXT, False)
+    peer.send(frame(CONTINUATION, b"two ", fin=False))
+    assert socket.read_string_message() == Message("two ", OpcodeType.CONTINUATION, False)
+    peer.send(frame(CONTINUATION, b"three"))
+    assert socket.read_string_message() == Message("three", OpcodeType.CONTINUATION, True)
+
+
+def test_a_text_fragment_keeps_a_cut_code_point_for_the_next(pair):
+    socket, peer = pair()
+    euro = "€".encode()
+    peer.send(frame(TEXT, b"5 " + euro[:1], fin=False))
+    assert socket.read_string_message().data == "5 "
+    peer.send(frame(CONTINUATION, euro[1:2], fin=False))
+    assert socket.read_string_message() == Message("", OpcodeType.CONTINUATION, False)
+    peer.send(frame(CONTINUATION, euro[2:] + b"!"))
+    assert socket.read_string_message() == Message("€!", OpcodeType.CONTINUATION, True)
+
+
+def test_the_tail_of_a_code_point_follows_in_whichever_read_comes_next(pair):
+    socket, peer = pair()
+    peer.send(frame(TEXT, b"a\xc3", fin=False) + frame(CONTINUATION, b"\xa9"))
+    assert socket.read_string_message().data == "a"
+    assert socket.read_bytes_message() == Message("é".encode(), OpcodeType.CONTINUATION, True)
+
+
+def test_bytes_and_strings_may_be_read_either_way(pair):
+    socket, peer = pair()
+    peer.send(frame(TEXT, "ä".encode()) + frame(BINARY, "ö".encode()) + frame(BINARY, b"\xff"))
+    assert socket.read_bytes_message() == Message("ä".encode(), OpcodeType.TEXT, True)
+    assert socket.read_string_message() == Message("ö", OpcodeType.BINARY, True)
+    assert socket.read_bytes_message() == Message(b"\xff", OpcodeType.BINARY, True)
+
+
+def test_a_binary_frame_that_is_not_utf8_is_none_as_a_string(pair):
+    socket, peer = pair()
+    peer.send(frame(BINARY, b"\xff\xfe") + frame(TEXT, b"next"))
+    assert socket.read_string_message() == Message(None, OpcodeType.BINARY, True)
+    assert socket.read_string_message().data == "next"
+
+
+def test_a_ping_is_answered_inside_the_read(pair):
+    socket, peer = pair()
+    reader = gevent.spawn(socket.read_string_message)
+    peer.send(frame(PING, b"are you there"))
+    assert peer.read_frame() == (True, PONG, b"are you there")
+    peer.send(frame(TEXT, b"x"))
+    assert reader.get().data == "x"
+
+
+def test_the_pong_to_send_ping_reaches_the_reader(pair):
+    socket, peer = pair()
+    socket.send_ping(b"1")
+    assert peer.read_frame() == (True, PING, b"1")
+    peer.send(frame(PONG, b"1"))
+    assert socket.read_string_message() == Message("1", OpcodeType.PONG, True)
+    socket.send_ping("two")
+    peer.send(frame(PONG, b"two"))
+    assert socket.read_bytes_message() == Message(b"two", OpcodeType.PONG, True)
+
+
+def test_an_unsolicited_pong_does_not_reach_the_reader(pair):
+    socket, peer = pair()
+    peer.send(frame(PONG, b"nobody asked") + frame(TEXT, b"x"))
+    assert socket.read_string_message().data == "x"
+
+
+# -- timeouts
+
+
+def test_a_timed_out_read_brings_nothing_and_leaves_the_socket_connected(pair):
+    socket, peer = pair()
+    socket.read_timeout_seconds = 0.02
+    began = time.monotonic()
+    assert socket.read_string_message() == NOTHING
+    assert 0.015 < time.monotonic() - began < 1
+    assert socket.is_connected
+    peer.send(frame(TEXT, b"late"))
+    assert socket.read_string_message().data == "late"
+
+
+@pytest.mark.parametrize("cut", [1, 2, 5, 6, 9])
+@pytest.mark.parametrize("how", ["read", "receive", "gevent"])
+def test_a_timeout_in_the_middle_of_a_frame_loses_nothing(pair, cut, how):
+    socket, peer = pair()
+    data = frame(TEXT, "héllo".encode())
+    peer.send(data[:cut])
+    if how == "read":
+        socket.read_timeout_seconds = 0.02
+        assert socket.read_string_message() == NOTHING
+        socket.read_timeout_seconds = None
+    elif how == "receive":
+        with pytest.raises(TimeoutError):
+            socket.receive(timeout=0.02)
+    else:
+        with gevent.Timeout(0.02, False):
+            socket.receive()
+    assert socket.is_connected
+    peer.send(data[cut:])
+    assert socket.read_string_message() == Message("héllo", OpcodeType.TEXT, True)
+
+
+@pytest.mark.parametrize("timeout", [0.02, gevent.Timeout])
+def test_a_timeout_between_fragments_loses_none(pair, timeout):
+    socket, peer = pair()
+    peer.send(frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b", fin=False))
+    if timeout is gevent.Timeout:
+        with gevent.Timeout(0.02, False):
+            socket.receive()
+    else:
+        with pytest.raises(TimeoutError):
+            socket.receive(timeout=timeout)
+    assert socket.read_string_message() == Message("a", OpcodeType.TEXT, False)
+    peer.send(frame(CONTINUATION, b"c"))
+    assert socket.receive() == "bc"
+
+
+def test_the_timeout_bounds_the_whole_read(pair):
+    socket, peer = pair()
+    socket.read_timeout_seconds = 0.1
+
+    def trickle():
+        for byte in frame(TEXT, b"x" * 100):
+            peer.send(bytes([byte]))
+            gevent.sleep(0.02)
+
+    trickling = gevent.spawn(trickle)
+    began = time.monotonic()
+    assert socket.read_string_message() == NOTHING
+    assert time.monotonic() - began < 0.5
+    trickling.kill()
+
+
+def test_a_shorter_timeout_after_a_longer_one_is_kept(pair):
+    socket, peer = pair()
+    with pytest.raises(TimeoutError):
+        socket.receive(timeout=0.05)
+    reader = gevent.spawn(socket.receive, 30)
+    gevent.sleep(0.01)
+    peer.send(frame(TEXT, b"x"))
+    assert reader.get() == "x"
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        socket.receive(timeout=0.03)
+    assert time.monotonic() - began < 1
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        socket.receive(timeout=0.06)
+    assert time.monotonic() - began > 0.05
+
+
+def test_a_timeout_of_zero_takes_only_what_is_there(pair):
+    socket, peer = pair()
+    with pytest.raises(TimeoutError):
+        socket.receive(timeout=0)
+    peer.send(frame(TEXT, b"x"))
+    assert wait_until(lambda: _poll(socket)) == "x"
+
+
+def _poll(socket: WebSocket):
+    try:
+        return socket.receive(timeout=0)
+    except TimeoutError:
+        return None
+
+
+@pytest.mark.parametrize("forever", [None, NO_TIMEOUT])
+def test_no_timeout_waits(pair, forever):
+    socket, peer = pair()
+    socket.read_timeout_seconds = forever
+    reader = gevent.spawn(socket.read_string_message)
+    gevent.sleep(0.05)
+    assert not reader.ready()
+    peer.send(frame(TEXT, b"x"))
+    assert reader.get().data == "x"
+
+
+def test_a_negative_timeout_is_refused(pair):
+    socket, _ = pair()
+    with pytest.raises(ValueError, match="-5"):
+        socket.receive(timeout=-5)
+    assert socket.is_connected
+
+
+# -- whole messages
+
+
+def test_receive_joins_fragments_in_their_native_type(pair):
+    socket, peer = pair()
+    peer.send(frame(TEXT, b"a", fin=False) + frame(PING) + frame(CONTINUATION, b"b"))
+    peer.send(frame(BINARY, b"\x00", fin=False) + frame(CONTINUATION, b"\xff"))
+    assert socket.receive() == "ab"
+    assert socket.receive() == b"\x00\xff"
+
+
+def test_receive_skips_pongs(pair):
+    socket, peer = pair()
+    socket.send_ping(b"1")
+    peer.send(frame(PONG, b"1") + frame(TEXT, b"x"))
+    assert socket.receive() == "x"
+
+
+def test_receive_uses_read_timeout_seconds(pair):
+    socket, _ = pair()
+    socket.read_timeout_seconds = 0.02
+    with pytest.raises(TimeoutError, match=r"0\.02"):
+        socket.receive()
+    with pytest.raises(TimeoutError):
+        next(iter(socket))
+
+
+@pytest.mark.parametrize("code", [1000, 1001, None])
+def test_iteration_ends_quietly_when_the_peer_closes(pair, code):
+    socket, peer = pair()
+    peer.send(frame(TEXT, b"a") + frame(BINARY, b"b") + close_frame(code))
+    assert list(socket) == ["a", b"b"]
+    assert socket.close_code == (code or 1005)
+
+
+@pytest.mark.parametrize("code", [1002, 1011, 4000])
+def test_iteration_raises_on_other_codes(pair, code):
+    socket, peer = pair()
+    peer.send(frame(TEXT, b"a") + close_frame(code, b"because"))
+    got = []
+    with pytest.raises(ConnectionClosed) as caught:
+        for message in socket:
+            got.append(message)
+    assert got == ["a"]
+    assert (caught.value.code, caught.value.reason) == (code, "because")
+
+
+def test_a_lost_connection_is_1006(pair):
+    socket, peer = pair()
+    peer.close()
+    with pytest.raises(ConnectionClosed) as caught:
+        socket.receive()
+    assert caught.value.code == 1006
+    assert (socket.close_code, socket.is_connected) == (1006, False)
+    assert socket.read_string_message() == NOTHING
+
+
+def test_a_stream_that_ends_in_the_middle_of_a_frame_is_1006(pair):
+    socket, peer = pair()
+    peer.send(frame(TEXT, b"hello")[:7])
+    peer.close()
+    assert socket.read_string_message() == NOTHING
+    assert socket.close_code == 1006
+
+
+def test_messages_before_a_protocol_error_are_delivered(pair):
+    socket, peer = pair()
+    peer.send(frame(TEXT, b"good") + frame(TEXT, b"bad", mask=None))
+    assert socket.receive() == "good"
+    with pytest.raises(ConnectionClosed) as caught:
+        socket.receive()
+    assert caught.value.code == 1002
+    assert "mask" in caught.value.reason
+    code, reason = peer.read_close()
+    assert code == 1002 and b"mask" in reason
+
+
+def test_text_fails_on_its_first_bad_byte(pair):
+    socket, peer = pair()
+    reader = gevent.spawn(socket.read_string_message)
+    peer.send(frame(TEXT, b"ok \xff" + b"x" * 1000)[:12])
+    assert peer.read_close()[0] == 1007
+    assert reader.get() == NOTHING
+
+
+def test_a_message_too_big_is_refused_by_its_announced_length(pair):
+    socket, peer = pair(max_message_size=1000)
+    reader = gevent.spawn(socket.read_string_message)
+    peer.send(frame(BINARY, b"", length=1001, length_bytes=2))
+    code, reason = peer.read_close()
+    assert code == 1009 and b"max_message_size" in reason
+    assert reader.get() == NOTHING
+
+
+def test_a_large_message_arrives_whole(pair):
+    socket, peer = pair()
+    payload = bytes(range(256)) * 4000
+    sender = gevent.spawn(peer.send, frame(BINARY, payload))
+    assert socket.receive() == payload
+    sender.get()
+
+
+def test_the_receive_buffer_is_not_shared_by_accident(pair):
+    first, peer1 = pair()
+    second, peer2 = pair()
+    peer1.send(frame(TEXT, b"one" * 10) + frame(TEXT, b"two" * 10) + frame(TEXT, b"three")[:8])
+    peer2.send(frame(TEXT, b"XXXX" * 50) * 3)
+    assert first.receive() == "one" * 10
+    assert second.receive() == "XXXX" * 50
+    assert first.receive() == "two" * 10
+    assert second.receive() == "XXXX" * 50
+    peer1.send(frame(TEXT, b"three")[8:])
+    assert first.receive() == "three"
+
+
+# -- one reader
+
+
+def test_a_second_reader_gets_a_clear_error(pair):
+    socket, peer = pair()
+    reader = gevent.spawn(socket.receive)
+    gevent.sleep(0)
+    for read in (socket.receive, socket.read_string_message, lambda: next(iter(socket))):
+        with pytest.raises(ConcurrentReadError, match="another greenlet is reading"):
+            read()
+    peer.send(frame(TEXT, b"mine"))
+    assert reader.get() == "mine"
+    peer.send(frame(TEXT, b"now me"))
+    assert socket.receive() == "now me"
+
+
+def test_a_killed_reader_leaves_the_socket_readable(pair):
+    socket, peer = pair()
+    reader = gevent.spawn(socket.receive)
+    gevent.sleep(0)
+    reader.kill()
+    peer.send(frame(TEXT, b"x"))
+    assert socket.receive() == "x"
+
+
+# -- sending
+
+
+def test_messages_go_out_in_their_type(pair):
+    socket, peer = pair()
+    socket.send("tëxt")
+    socket.send(b"bytes")
+    socket.send(bytearray(b"array"))
+    socket.send(memoryview(b"view")[1:])
+    socket.send("")
+    assert peer.read_frame() == (True, TEXT, "tëxt".encode())
+    assert [peer.read_frame() for _ in range(3)] == [
+        (True, BINARY, b"bytes"),
+        (True, BINARY, b"array"),
+        (True, BINARY, b"iew"),
+    ]
+    assert peer.read_frame() == (True, TEXT, b"")
+
+
+def test_views_of_other_shapes_are_sent_byte_by_byte(pair):
+    import array
+
+    socket, peer = pair()
+    numbers = array.array("H", [1, 2, 3])
+    socket.send(memoryview(numbers))
+    socket.send(memoryview(b"abcdef")[::2])
+    assert peer.read_frame()[2] == numbers.tobytes()
+    assert peer.read_frame()[2] == b"ace"
+
+
+def test_fragments_are_continued_and_ended(pair):
+    socket, peer = pair()
+    socket.send_string_message("a", final=False)
+    socket.send_string_message("b", final=False)
+    socket.send_ping(b"between")
+    socket.send_string_message("c")
+    socket.send_binary_message(b"d", final=False)
+    socket.send_binary_message(bytearray(b"e"))
+    socket.send_string_message("f")
+    assert [peer.read_frame() for _ in range(7)] == [
+        (False, TEXT, b"a"),
+        (False, CONTINUATION, b"b"),
+        (True, PING, b"between"),
+        (True, CONTINUATION, b"c"),
+        (False, BINARY, b"d"),
+        (True, CONTINUATION, b"e"),
+        (True, TEXT, b"f"),
+    ]
+
+
+def test_a_message_inside_ones_own_fragmented_message_is_an_error(pair):
+    socket, peer = pair()
+    socket.send_string_message("a", final=False)
+    with pytest.raises(RuntimeError, match="final=True"):
+        socket.send("whole")
+    with pytest.raises(RuntimeError, match="other type"):
+        socket.send_binary_message(b"x")
+    socket.send_string_message("b")
+    socket.send("whole")
+    assert [peer.read_frame()[2] for _ in range(3)] == [b"a", b"b", b"whole"]
+
+
+def test_other_greenlets_wait_for_the_end_of_a_fragmented_message(pair):
+    socket, peer = pair()
+    socket.send_string_message("a", final=False)
+    others = [gevent.spawn(socket.send, f"other {i}") for i in range(3)]
+    others.append(gevent.spawn(socket.send_string_message, "other 3"))
+    gevent.sleep(0.01)
+    assert not any(other.ready() for other in others)
+    socket.send_string_message("b")
+    gevent.joinall(others, timeout=2, raise_error=True)
+    frames = [peer.read_frame() for _ in range(6)]
+    assert frames[:2] == [(False, TEXT, b"a"), (True, CONTINUATION, b"b")]
+    assert sorted(f[2] for f in frames[2:]) == [b"other %d" % i for i in range(4)]
+
+
+def test_a_fragmented_message_whose_sender_died_is_reported(pair):
+    socket, _ = pair()
+    gevent.spawn(socket.send_string_message, "a", final=False).join()
+    with pytest.raises(RuntimeError, match="ended before its last fragment"):
+        socket.send("x")
+
+
+@pytest.mark.parametrize("wrong", [None, 5, ["a"], object()])
+def test_what_is_no_message_is_refused(pair, wrong):
+    socket, peer = pair()
+    with pytest.raises(TypeError, match=type(wrong).__name__):
+        socket.send(wrong)
+    with pytest.raises(TypeError):
+        socket.send_string_message(wrong)
+    with pytest.raises(TypeError):
+        socket.send_binary_message(wrong)
+    with pytest.raises(TypeError):
+        socket.send_string_message(b"bytes")
+    with pytest.raises(TypeError):
+        socket.send_binary_message("string")
+    socket.send("still fine")
+    assert peer.read_frame()[2] == b"still fine"
+
+
+def test_control_payloads_are_limited(pair):
+    socket, peer = pair()
+    for send in (socket.send_ping, socket.send_pong):
+        with pytest.raises(ValueError, match="125"):
+            send(b"x" * 126)
+    socket.send_pong(b"x" * 125)
+    assert peer.read_frame() == (True, PONG, b"x" * 125)
+
+
+def test_sends_on_a_closed_socket_raise(pair):
+    socket, peer = pair()
+    peer.send(close_frame(4001, b"bye"))
+    assert socket.read_string_message() == NOTHING
+    for send in (
+        lambda: socket.send("x"),
+        lambda: socket.send_string_message("x", final=False),
+        lambda: socket.send_binary_message(b"x"),
+        lambda: socket.send_ping(),
+        lambda: socket.send_pong(),
+        lambda: socket.ping(),
+    ):
+        with pytest.raises(ConnectionClosed) as caught:
+            send()
+        assert (caught.value.code, caught.value.reason) == (4001, "bye")
+
+
+def test_frames_of_many_greenlets_never_interleave(pair):
+    socket, peer = pair(write_high_water=10_000)
+    count, size = 20, 30_000
+
+    def send(index):
+        for _ in range(5):
+            socket.send(bytes([index]) * size)
+
+    senders = [gevent.spawn(send, index) for index in range(count)]
+    seen = [0] * count
+    for _ in range(count * 5):
+        _, _, payload = peer.read_frame()
+        assert payload == payload[:1] * size
+        seen[payload[0]] += 1
+    assert seen == [5] * count
+    gevent.joinall(senders, raise_error=True)
+
+
+def test_killed_senders_leave_whole_frames(pair):
+    socket, peer = pair(write_high_water=1000, write_timeout=None)
+    senders = [gevent.spawn(socket.send, bytes([i]) * 500_000) for i in range(10)]
+    gevent.sleep(0.01)
+    gevent.killall(senders[::2])
+    with gevent.Timeout(0.01, False):
+        socket.send(b"\xff" * 500_000)
+    senders.append(gevent.spawn(socket.send, b"last"))
+    frames = []
+    while not frames or frames[-1] != b"last":
+        frames.append(peer.read_frame()[2])
+    for payload in frames[:-1]:
+        assert payload == payload[:1] * 500_000
+    gevent.joinall(senders)
+
+
+def test_a_sender_waits_while_the_peer_does_not_read(pair):
+    socket, peer = pair(write_high_water=1 << 16)
+    sent = []
+
+    def send():
+        for i in range(100):
+            socket.send(b"x" * 100_000)
+            sent.append(i)
+
+    sender = gevent.spawn(send)
+    gevent.sleep(0.05)
+    assert not sender.ready() and len(sent) < 50
+    for _ in range(100):
+        assert len(peer.read_frame()[2]) == 100_000
+    sender.get(timeout=2)
+
+
+def test_a_peer_that_never_reads_is_dropped_after_write_timeout(pair):
+    socket, _ = pair(write_timeout=0.1, write_high_water=1)
+    reader = gevent.spawn(socket.read_string_message)
+    with pytest.raises(ConnectionClosed, match="write_timeout") as caught:
+        for _ in range(1000):
+            socket.send(b"x" * 100_000)
+    assert caught.value.code == 1006
+    assert reader.get(timeout=2) == NOTHING
+    assert not socket.is_connected
+
+
+def test_a_peer_that_reads_slowly_is_not_dropped(pair):
+    socket, peer = pair(write_timeout=0.2, write_high_water=1)
+    size = 3_000_000
+    sender = gevent.spawn(socket.send, b"x" * size)
+    got = 0
+    while got < size:
+        got += len(peer.sock.recv(size // 8))
+        gevent.sleep(0.05)
+    sender.get(timeout=2)
+
+
+def test_what_the_caller_changes_after_a_send_is_not_sent(pair):
+    socket, peer = pair(write_high_water=None)
+    data = bytearray(b"a" * 2_000_000)
+    socket.send(data)
+    data[:] = b"b" * len(data)
+    data.clear()  # resizable: no view of it is kept
+    assert peer.read_frame()[2] == b"a" * 2_000_000
+
+
+def test_a_send_to_a_peer_that_is_gone_raises(pair):
+    socket, peer = pair()
+    peer.reset()
+    with pytest.raises(ConnectionClosed) as caught:
+        for _ in range(100):
+            socket.send("x")
+            gevent.sleep(0)
+    assert caught.value.code == 1006
+
+
+def test_a_handler_that_only_sends_answers_pings_and_learns_of_the_close(pair):
+    socket, peer = pair()
+    peer.send(frame(PING, b"hello"))
+    socket._looked -= 10
+    socket.send("tick")
+    frames = {peer.read_frame()[1:] for _ in range(2)}
+    assert frames == {(TEXT, b"tick"), (PONG, b"hello")}
+    peer.send(close_frame(1001))
+    socket._looked -= 10
+    socket.send("tick")  # finds the Close
+    with pytest.raises(ConnectionClosed) as caught:
+        socket.send("tick")
+    assert caught.value.code == 1001
+
+
+def test_what_a_look_finds_is_kept_for_the_reader(pair):
+    socket, peer = pair()
+    peer.send(frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b"))
+    socket._looked -= 10
+    socket.send("tick")
+    assert socket.read_string_message() == Message("a", OpcodeType.TEXT, False)
+    assert socket.receive() == "b"
+
+
+# -- corking
+
+
+def test_answers_to_a_batch_go_out_together(pair):
+    socket, peer = pair()
+    peer.send(frame(TEXT, b"x" * 50) * 100)
+    sends = _count_sends(socket)
+    for _ in range(100):
+        socket.send(socket.receive())
+    assert sends() <= 2
+    for _ in range(100):
+        assert peer.read_frame() == (True, TEXT, b"x" * 50)
+
+
+def test_a_corked_message_goes_out_when_the_handler_waits_for_something_else(pair):
+    socket, peer = pair()
+    peer.send(frame(TEXT, b"1") + frame(TEXT, b"2"))
+    go_on = Event()
+
+    def handler():
+        socket.send(socket.receive())  # held back: another frame is there
+        go_on.wait()
+
+    running = gevent.spawn(handler)
+    began = time.monotonic()
+    assert peer.read_frame() == (True, TEXT, b"1")
+    assert time.monotonic() - began < 0.5
+    go_on.set()
+    running.get()
+
+
+def test_a_lone_message_is_sent_at_once(pair):
+    socket, peer = pair()
+    peer.send(frame(TEXT, b"1"))
+    message = socket.receive()
+    sends = _count_sends(socket)
+    socket.send(message)
+    assert sends() == 1
+
+
+def _count_sends(socket: WebSocket):
+    raw = socket._transport._raw
+    count = 0
+
+    class Counting:
+        def send(self, data):
+            nonlocal count
+            count += 1
+            return raw.send(data)
+
+        def __getattr__(self, name):
+            return getattr(raw, name)
+
+    socket._transport._raw = Counting()
+    return lambda: count
+
+
+# -- ping()
+
+
+def test_ping_returns_the_round_trip(pair):
+    socket, peer = pair()
+
+    def answer():
+        _, opcode, payload = peer.read_frame()
+        assert opcode == PING
+        gevent.sleep(0.02)
+        peer.send(frame(PONG, payload))
+
+    answering = gevent.spawn(answer)
+    assert 0.015 < socket.ping(timeout=2) < 1
+    answering.get()
+
+
+def test_ping_keeps_what_it_meets(pair):
+    socket, peer = pair()
+
+    def answer():
+        payload = peer.read_frame()[2]
+        peer.send(frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b") + frame(BINARY, b"c"))
+        peer.send(frame(PONG, payload))
+
+    answering = gevent.spawn(answer)
+    assert socket.ping(timeout=2) < 2
+    assert socket.receive() == "ab"
+    assert socket.receive() == b"c"
+    answering.get()
+
+
+def test_ping_while_another_greenlet_reads(pair):
+    socket, peer = pair()
+    reader = gevent.spawn(lambda: [socket.receive(), socket.receive()])
+    gevent.sleep(0)
+    pinging = gevent.spawn(socket.ping, 2)
+    payload = peer.read_frame()[2]
+    peer.send(frame(TEXT, b"a"))
+    gevent.sleep(0.01)
+    peer.send(frame(PONG, payload) + frame(TEXT, b"b"))
+    assert pinging.get() < 2
+    assert reader.get() == ["a", "b"]
+
+
+def test_a_reader_that_comes_while_ping_waits_gets_its_message(pair):
+    socket, peer = pair()
+    pinging = gevent.spawn(socket.ping, 5)
+    payload = peer.read_frame()[2]
+    reader = gevent.spawn(socket.receive)
+    gevent.sleep(0.01)
+    peer.send(frame(TEXT, b"a"))
+    assert reader.get(timeout=2) == "a"
+    assert not pinging.ready()
+    peer.send(frame(PONG, payload))
+    assert pinging.get(timeout=2) < 5
+
+
+def test_ping_goes_on_when_the_reader_leaves(pair):
+    socket, peer = pair()
+    reader = gevent.spawn(socket.receive)
+    gevent.sleep(0)
+    pinging = gevent.spawn(socket.ping, 5)
+    payload = peer.read_frame()[2]
+    reader.kill()
+    peer.send(frame(PONG, payload))
+    assert pinging.get(timeout=2) < 5
+
+
+def test_ping_times_out(pair):
+    socket, peer = pair()
+    with pytest.raises(TimeoutError, match="pong"):
+        socket.ping(timeout=0.02)
+    peer.send(frame(TEXT, b"x"))
+    assert socket.receive() == "x"
+
+
+def test_ping_keeps_no_more_than_max_message_size(pair):
+    socket, peer = pair(max_message_size=1000)
+    sender = gevent.spawn(peer.send, frame(BINARY, b"x" * 900) * 5)
+    with pytest.raises(TimeoutError, match="unread"):
+        socket.ping(timeout=5)
+    sender.get()
+    assert [len(socket.receive()) for _ in range(5)] == [900] * 5
+
+
+def test_ping_on_a_connection_that_closes_raises(pair):
+    socket, peer = pair()
+
+    def answer():
+        peer.read_frame()
+        peer.send(close_frame(1001))
+
+    answering = gevent.spawn(answer)
+    with pytest.raises(ConnectionClosed) as caught:
+        socket.ping(timeout=5)
+    assert caught.value.code == 1001
+    answering.get()
+
+
+# -- closing
+
+
+def test_close_sends_close_and_waits_for_the_peers(pair):
+    socket, peer = pair()
+    closing = gevent.spawn(socket.close, 4000, "enough")
+    assert peer.read_frame() == (True, CLOSE, b"\x0f\xa0enough")
+    assert not closing.ready()
+    peer.send(close_frame(4000))
+    assert peer.at_end()
+    peer.close()
+    closing.get(timeout=2)
+    assert (socket.close_code, socket.is_connected) == (4000, False)
+
+
+def test_close_is_idempotent(pair):
+    socket, peer = pair()
+    closing = [gevent.spawn(socket.close) for _ in range(3)]
+    assert peer.read_frame()[1] == CLOSE
+    peer.send(close_frame())
+    assert peer.at_end()
+    peer.close()
+    gevent.joinall(closing, timeout=2, raise_error=True)
+    assert all(greenlet.ready() for greenlet in closing)
+    socket.close()
+    assert socket.close_code == 1000
+
+
+def test_close_waits_no_longer_than_close_timeout(pair):
+    socket, peer = pair(close_timeout=0.05)
+    began = time.monotonic()
+    socket.close()
+    assert 0.04 < time.monotonic() - began < 1
+    assert socket.close_code == 1006
+    assert peer.read_close() == (1000, b"")
+
+
+def test_a_peer_that_answers_close_but_keeps_tcp_open_is_cut_off(pair):
+    socket, peer = pair(close_timeout=0.05)
+    peer.send(close_frame())
+    socket.close()
+    assert socket.close_code == 1000
+    assert peer.read_close() == (1000, b"")
+
+
+def test_messages_in_flight_when_we_close_are_dropped(pair):
+    socket, peer = pair()
+    peer.send(frame(TEXT, b"in flight") * 10 + frame(PING) + close_frame())
+    gevent.spawn(peer.close)
+    socket.close()
+    assert socket.close_code == 1000
+    assert socket.read_string_message() == NOTHING
+
+
+def test_close_while_another_greenlet_reads(pair):
+    socket, peer = pair()
+    reader = gevent.spawn(lambda: [socket.read_string_message() for _ in range(2)])
+    gevent.sleep(0)
+    closing = gevent.spawn(socket.close)
+    assert peer.read_frame()[1] == CLOSE
+    peer.send(frame(TEXT, b"one more") + close_frame())
+    assert reader.get(timeout=2) == [Message("one more", OpcodeType.TEXT, True), NOTHING]
+    assert peer.at_end()
+    peer.close()
+    closing.get(timeout=2)
+
+
+def test_a_reader_is_released_when_the_peer_does_not_answer_our_close(pair):
+    socket, _ = pair(close_timeout=0.05)
+    reader = gevent.spawn(socket.read_string_message)
+    gevent.sleep(0)
+    socket.start_closing()
+    assert reader.get(timeout=2) == NOTHING
+
+
+def test_the_peers_close_is_echoed(pair):
+    socket, peer = pair()
+    peer.send(close_frame(3999, "später".encode()))
+    assert socket.read_string_message() == NOTHING
+    assert (socket.close_code, socket.close_reason) == (3999, "später")
+    assert peer.read_close() == (3999, b"")
+
+
+def test_an_empty_close_is_1005(pair):
+    socket, peer = pair()
+    peer.send(close_frame(None))
+    assert socket.read_string_message() == NOTHING
+    assert (socket.close_code, socket.close_reason) == (1005, "")
+    assert peer.read_close() == (None, b"")
+
+
+@pytest.mark.parametrize("code", [0, 999, 1004, 1005.5, 1006, 1010, 1015, 2999, 5000])
+def test_codes_that_may_not_be_sent_are_refused(pair, code):
+    socket, _ = pair()
+    with pytest.raises(ValueError, match=str(code)):
+        socket.close(code)
+    assert socket.is_connected
+
+
+def test_a_reason_that_is_too_long_is_refused(pair):
+    socket, _ = pair()
+    with pytest.raises(ValueError, match="123"):
+        socket.close(1000, "ä" * 62)
+    assert socket.is_connected
+
+
+def test_close_after_the_outbox(pair):
+    socket, peer = pair(write_high_water=None)
+    socket.send(b"x" * 3_000_000)
+    closing = gevent.spawn(socket.close)
+    assert len(peer.read_frame()[2]) == 3_000_000
+    assert peer.read_frame()[1] == CLOSE
+    peer.send(close_frame())
+    peer.close()
+    closing.get(timeout=2)
+
+
+def test_before_it_is_over_there_is_no_code(pair):
+    socket, _ = pair()
+    assert (socket.close_code, socket.close_reason) == (None, None)
+
+
+# -- threads
+
+
+def test_other_threads_may_send_in_order(pair):
+    socket, peer = pair()
+    done = threading.Event()
+
+    def send():
+        for i in range(200):
+            socket.send(str(i))
+        socket.send_ping(b"p")
+        done.set()
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    assert [peer.read_frame()[2] for _ in range(200)] == [str(i).encode() for i in range(200)]
+    assert peer.read_frame()[1:] == (PING, b"p")
+    assert done.wait(2)
+    thread.join()
+
+
+def test_other_threads_may_not_read(pair):
+    socket, _ = pair()
+    errors = []
+
+    def read():
+        try:
+            socket.receive()
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    assert "thread" in errors[0]
+
+
+def test_another_thread_may_close(pair):
+    socket, peer = pair()
+    thread = threading.Thread(target=socket.close, args=(1001,))
+    thread.start()
+    assert peer.read_frame() == (True, CLOSE, b"\x03\xe9")
+    peer.send(close_frame(1001))
+    assert socket.read_string_message() == NOTHING
+    thread.join()
+
+
+# -- what programs do with the object
+
+
+def test_identity_hash_attributes_and_weak_references(pair):
+    socket, _ = pair()
+    other, _ = pair()
+    assert socket == socket and socket != other
+    assert {socket: "me"}[socket] == "me"
+    socket.user = "ada"
+    reference = weakref.ref(socket)
+    assert reference() is socket
+    gc.collect()
+    assert "open" in repr(socket)
