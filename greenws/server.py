@@ -113,6 +113,11 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
             return  # what an application returns beside its WebSocket
         WSGIHandler.write(self, data)
 
+    def process_result(self) -> None:
+        if self._is_upgraded and not hasattr(self.result, "__iter__"):
+            return
+        WSGIHandler.process_result(self)
+
     def finalize_headers(self) -> None:
         if self.code == 426:  # RFC 9110, 15.5.22; hop by hop, so not the application's to set
             self.response_headers += [(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade")]

@@ -14,10 +14,10 @@ from typing import Any
 
 import gevent
 import pytest
+from wire import Peer
 
 import greenws
 from greenws.transport import Transport
-from wire import Peer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -77,6 +77,14 @@ class ErrorLog(logging.Handler):
         return records
 
 
+class HubErrors(io.StringIO):
+    def take(self) -> str:
+        text = self.getvalue()
+        self.seek(0)
+        self.truncate()
+        return text
+
+
 @pytest.fixture(autouse=True)
 def error_log() -> Iterator[ErrorLog]:
     """Fails a test during which greenws logged an error that the test did not take."""
@@ -89,14 +97,15 @@ def error_log() -> Iterator[ErrorLog]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_over() -> Iterator[None]:
-    """Fails a test that leaves a greenlet or a socket behind, or an exception in the hub."""
+def hub_errors() -> Iterator[HubErrors]:
+    """Fails a test that leaves a greenlet or a socket behind, or that has the hub print a traceback
+    which the test did not take with ``take()``."""
     hub = gevent.get_hub()
-    hub.exception_stream = stream = io.StringIO()
+    hub.exception_stream = errors = HubErrors()
     gc.collect()
     greenlets = {id(greenlet) for greenlet in live_greenlets()}
     descriptors = open_descriptors()
-    yield
+    yield errors
 
     def left() -> list[Any]:
         extra: list[Any] = [g for g in live_greenlets() if id(g) not in greenlets]
@@ -109,7 +118,7 @@ def nothing_left_over() -> Iterator[None]:
         gc.collect()
     remains = left()
     assert not remains, f"left over: {remains}"
-    assert stream.getvalue() == "", stream.getvalue()
+    assert errors.take() == ""
 
 
 @pytest.fixture
@@ -120,9 +129,7 @@ def pair() -> Iterator[Callable[..., tuple[greenws.WebSocket, Peer]]]:
     def make(**options: Any) -> tuple[greenws.WebSocket, Peer]:
         config = greenws.Config(**options)
         ours, theirs = gevent.socket.socketpair()
-        transport = Transport(
-            ours, gevent.get_hub(), config.write_high_water, config.write_timeout
-        )
+        transport = Transport(ours, gevent.get_hub(), config.write_high_water, config.write_timeout)
         socket, peer = greenws.WebSocket(transport, config), Peer(theirs)
         made.append((socket, peer))
         return socket, peer

@@ -1,0 +1,185 @@
+"""``Routes`` and ``StaticFiles``, by their WSGI interface and, for upgrades, over a server."""
+
+from __future__ import annotations
+
+import pytest
+from werkzeug import Request, Response
+from werkzeug.test import Client
+from wire import CLOSE, TEXT, Peer, close_frame, frame
+
+from greenws import Routes, StaticFiles, WebSocketHandler
+
+
+def named(name):
+    @Request.application
+    def app(request):
+        variables = request.environ["wsgiorg.routing_args"][1]
+        path = f"{request.environ['SCRIPT_NAME']}|{request.path}"
+        return Response(f"{name} {variables} {path}")
+
+    return app
+
+
+@pytest.fixture
+def client():
+    routes = Routes()
+    routes.add(method="GET", uri="/", handler=named("front"))
+    routes.add(method="GET", uri="/user/<name>", handler=named("user"))
+    routes.add(method=["POST", "PUT"], uri="/user/<name>", handler=named("change"))
+    routes.add(method=None, uri="/any", handler=named("any"))
+    routes.add(uri="/folder/", handler=named("folder"))
+    routes.add(uri="*", handler=named("rest"))
+    routes.add(uri="/files/*", handler=named("files"))
+    return Client(routes)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "text"),
+    [
+        ("GET", "/", "front {} |/"),
+        ("GET", "/user/ada", "user {'name': 'ada'} |/user/ada"),
+        ("PUT", "/user/ada", "change {'name': 'ada'} |/user/ada"),
+        ("DELETE", "/any", "any {} |/any"),
+        ("GET", "/elsewhere/deep", "rest {} |/elsewhere/deep"),
+        ("GET", "/files/a/b.txt", "files {} /files|/a/b.txt"),
+        ("GET", "/files/", "files {} /files|/"),
+    ],
+)
+def test_a_request_reaches_its_handler(client, method, path, text):
+    response = client.open(path, method=method)
+    assert (response.status_code, response.text) == (200, text)
+
+
+def test_head_is_included_in_get(client):
+    assert client.head("/").status_code == 200
+    assert client.head("/elsewhere").status_code == 200
+
+
+def test_another_method_is_405(client):
+    response = client.post("/elsewhere")
+    assert response.status_code == 405
+    assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD"}
+
+
+def test_without_a_wildcard_the_rest_is_404_and_405():
+    routes = Routes()
+    routes.add(uri="/a", handler=named("a"))
+    client = Client(routes)
+    assert client.get("/b").status_code == 404
+    assert client.post("/a").status_code == 405
+
+
+def test_a_missing_slash_is_redirected(client):
+    response = client.get("/folder")
+    assert (response.status_code, response.headers["Location"]) == (308, "http://localhost/folder/")
+
+
+@pytest.mark.parametrize("uri", ["echo", "", "http://x/"])
+def test_a_uri_begins_with_a_slash(uri):
+    with pytest.raises(ValueError, match="begins with"):
+        Routes().add(uri=uri, handler=named("x"))
+
+
+def test_a_handler_is_callable():
+    with pytest.raises(TypeError, match="WSGI application"):
+        Routes().add(uri="/", handler="views.index")
+
+
+# -- upgrades
+
+
+def test_the_short_form(serve):
+    routes = Routes()
+
+    @routes.websocket("/chat/<room>/<int:number>", protocols=["chat", "chat2"])
+    def chat(request, socket, room, number):
+        for message in socket:
+            socket.send(f"{room} {number + 1} {socket.subprotocol} {message}")
+
+    assert chat.__name__ == "chat"
+    server = serve(routes)
+    with Peer.open(
+        server.address, "/chat/lobby/7", Sec_WebSocket_Protocol="other, chat2, chat"
+    ) as peer:
+        peer.send(frame(TEXT, b"hi"))
+        assert peer.read_frame() == (True, TEXT, b"lobby 8 chat2 hi")
+        peer.send(close_frame())
+        peer.read_close()
+    with Peer.connect(server.address) as peer:
+        assert peer.shake("/chat/lobby/seven").status == 404
+    for offered in (None, "other"):
+        with Peer.connect(server.address) as peer:
+            response = peer.shake("/chat/lobby/7", Sec_WebSocket_Protocol=offered)
+            assert response.status == 400
+
+
+def test_the_short_form_checks_its_options():
+    with pytest.raises(TypeError, match="list"):
+        Routes().websocket("/", protocols="chat")
+    with pytest.raises(TypeError, match="no option"):
+        Routes().websocket("/", max_size=1)(lambda request, socket: None)
+
+
+@pytest.mark.parametrize("path", ["/folder", "/folder/", "//folder/", "/plain", "//plain"])
+def test_an_upgrade_is_not_redirected(serve, path):
+    routes = Routes()
+    for uri in ("/folder/", "/plain"):
+        routes.websocket(uri)(lambda request, socket: socket.send("here"))
+    with Peer.open(serve(routes).address, path) as peer:
+        assert peer.read_frame() == (True, TEXT, b"here")
+        assert peer.read_frame()[1] == CLOSE
+        peer.send(close_frame())
+
+
+def test_a_plain_get_on_a_websocket_route_is_426():
+    routes = Routes()
+    routes.add(uri="/ws", handler=WebSocketHandler(lambda request, protocols: None))
+    response = Client(routes).get("/ws")
+    assert response.status_code == 426
+    assert response.headers["Sec-WebSocket-Version"] == "13"
+    assert "WebSocket endpoint" in response.text
+
+
+# -- files
+
+
+@pytest.fixture
+def files(tmp_path):
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (root / "index.html").write_text("<p>front")
+    (root / "sub" / "index.html").write_text("<p>sub")
+    (root / "app.js").write_text("js()")
+    (tmp_path / "secret.txt").write_text("secret")
+    return Client(StaticFiles(root))
+
+
+def test_files_are_served_with_their_type(files):
+    assert files.get("/").text == "<p>front"
+    assert files.get("/").mimetype == "text/html"
+    assert files.get("/app.js").mimetype in ("text/javascript", "application/javascript")
+    assert files.get("/sub/").text == "<p>sub"
+
+
+def test_conditional_and_range_requests(files):
+    first = files.get("/app.js")
+    again = files.get("/app.js", headers={"If-None-Match": first.headers["ETag"]})
+    assert again.status_code == 304
+    part = files.get("/app.js", headers={"Range": "bytes=0-1"})
+    assert (part.status_code, part.data) == (206, b"js")
+
+
+@pytest.mark.parametrize(
+    "path", ["/missing", "/../secret.txt", "/%2e%2e/secret.txt", "/sub/../../secret.txt", "/%2fetc/hosts"]
+)
+def test_nothing_else_is_reached(files, path):
+    assert files.get(path).status_code == 404
+
+
+def test_files_cannot_be_changed(files):
+    assert files.post("/app.js").status_code == 405
+
+
+def test_the_root_is_a_directory(tmp_path):
+    with pytest.raises(ValueError, match="missing"):
+        StaticFiles(tmp_path / "missing")

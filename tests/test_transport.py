@@ -1,0 +1,301 @@
+"""The byte stream under a socket: waits, the outbox, the order of closing; with faults injected."""
+
+from __future__ import annotations
+
+import socket as native
+import time
+
+import gevent
+import pytest
+from conftest import wait_until
+from gevent import socket
+
+from greenws.transport import FOREVER, POLL, TIMED_OUT, Transport
+
+
+class FaultySocket:
+    """A real socket that does in a send or a receive what a test says, once for each entry."""
+
+    def __init__(self, sock, sends=(), receives=()):
+        self._sock = sock
+        self.sends = list(sends)
+        self.receives = list(receives)
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+    def _next(self, faults):
+        fault = faults.pop(0) if faults else None
+        if isinstance(fault, BaseException):
+            raise fault
+        return fault
+
+    def send(self, data):
+        limit = self._next(self.sends)
+        return self._sock.send(bytes(data)[:limit])
+
+    def sendmsg(self, buffers):
+        return self.send(b"".join(bytes(buffer) for buffer in buffers))
+
+    def recv_into(self, buffer):
+        limit = self._next(self.receives)
+        return self._sock.recv_into(buffer, limit or 0)
+
+
+@pytest.fixture
+def make():
+    made = []
+
+    def start(*, faulty=None, **options):
+        ours, theirs = socket.socketpair()
+        theirs.settimeout(5)
+        transport = Transport(ours, gevent.get_hub(), **options)
+        if faulty is not None:
+            transport._raw = faulty(transport._raw)
+        made.append((transport, theirs))
+        return transport, theirs
+
+    yield start
+    for transport, theirs in made:
+        transport.close()
+        theirs.close()
+
+
+def received(transport, deadline=FOREVER):
+    size = transport.receive(deadline)
+    return bytes(transport.buffer[:size]) if size > 0 else size
+
+
+def read_all(sock, size):
+    data = b""
+    while len(data) < size:
+        data += sock.recv(65536)
+    return data
+
+
+def test_receive_blocks_until_bytes_are_there(make):
+    transport, peer = make()
+    reader = gevent.spawn(received, transport)
+    gevent.sleep(0.01)
+    assert not reader.ready()
+    peer.sendall(b"bytes")
+    assert reader.get() == b"bytes"
+
+
+def test_the_end_of_the_stream_is_zero(make):
+    transport, peer = make()
+    peer.shutdown(native.SHUT_WR)
+    assert [received(transport) for _ in range(2)] == [0, 0]
+
+
+def test_a_reset_is_the_end_of_the_stream(make):
+    transport, _ = make(faulty=lambda raw: FaultySocket(raw, receives=[ConnectionResetError()]))
+    assert transport.poll() == 0
+    assert "connection lost" in transport.failure
+
+
+def test_a_deadline_that_passes(make):
+    transport, _ = make()
+    began = time.monotonic()
+    assert received(transport, began + 0.03) == TIMED_OUT
+    assert 0.025 < time.monotonic() - began < 1
+    assert received(transport, began) == TIMED_OUT
+    assert received(transport, POLL) == TIMED_OUT
+
+
+def test_a_deadline_can_be_moved_forward(make):
+    transport, _ = make()
+    began = time.monotonic()
+    reader = gevent.spawn(received, transport)
+    gevent.sleep(0)
+    transport.hasten(began + 0.03)
+    assert reader.get(timeout=2) == TIMED_OUT
+
+
+def test_one_timer_serves_many_reads(make):
+    transport, peer = make()
+    timers = 0
+    original = transport._start_timer
+
+    def counting(delay, due):
+        nonlocal timers
+        timers += 1
+        original(delay, due)
+
+    transport._start_timer = counting
+    for _ in range(50):
+        gevent.spawn(peer.sendall, b"x")
+        assert received(transport, time.monotonic() + 10) == b"x"
+    assert timers == 1
+
+
+def test_a_drained_socket_is_not_asked_in_vain(make):
+    transport, peer = make(faulty=lambda raw: FaultySocket(raw))
+    calls = 0
+    original = transport.poll
+
+    def counting():
+        nonlocal calls
+        calls += 1
+        return original()
+
+    transport.poll = counting
+    for _ in range(10):
+        peer.sendall(b"x")
+        assert received(transport) == b"x"
+    assert calls == 10
+
+
+def test_others_run_while_a_socket_is_never_drained(make):
+    transport, peer = make()
+    feeding = gevent.spawn(_feed, peer)
+    turns = []
+    ticking = gevent.spawn(_tick, turns)
+    for _ in range(200):
+        assert received(transport)
+    assert turns
+    gevent.killall([feeding, ticking])
+
+
+def _feed(peer):
+    while True:
+        peer.sendall(b"x" * 1_000_000)
+
+
+def _tick(turns):
+    while True:
+        turns.append(1)
+        gevent.sleep(0)
+
+
+def test_closing_wakes_the_reader(make):
+    transport, _ = make()
+    reader = gevent.spawn(received, transport)
+    gevent.sleep(0)
+    transport.close()
+    assert reader.get(timeout=2) == 0
+
+
+@pytest.mark.parametrize(
+    "faults", [[1], [0], [BlockingIOError()], [1, BlockingIOError(), 2, 1], [3] * 5]
+)
+@pytest.mark.parametrize("large", [False, True])
+def test_short_writes_lose_and_double_nothing(make, faults, large):
+    transport, peer = make(faulty=lambda raw: FaultySocket(raw, sends=faults))
+    expected = b""
+    for i in range(5):
+        payload = bytes([65 + i]) * (40_000 if large else 7)
+        if large:
+            transport.send_large(b"header", payload)
+            expected += b"header"
+        else:
+            transport.send(payload)
+        expected += payload
+    assert read_all(peer, len(expected)) == expected
+    wait_until(lambda: transport.backlog == 0)
+
+
+def test_a_large_payload_is_not_copied_when_the_kernel_takes_part_of_it(make):
+    transport, _ = make()
+    payload = b"x" * 10_000_000
+    transport.send_large(b"h", payload)
+    (rest,) = transport._outbox
+    assert isinstance(rest, memoryview) and rest.obj is payload
+
+
+def test_what_is_held_goes_out_when_the_hub_gets_control(make):
+    transport, peer = make()
+    transport.hold(b"one ")
+    transport.hold(b"two")
+    with pytest.raises(BlockingIOError):
+        peer._sock.recv(100)
+    gevent.sleep(0)
+    assert peer.recv(100) == b"one two"
+
+
+def test_no_more_than_64_kib_are_held(make):
+    transport, peer = make()
+    for _ in range(9):
+        transport.hold(b"x" * 8000)
+    assert len(peer._sock.recv(100_000)) == 72_000
+
+
+def test_senders_wait_for_room_and_all_get_it(make):
+    transport, peer = make(high_water=1000)
+    transport.send(b"x" * 2_000_000)
+    waiting = [gevent.spawn(transport.wait_for_room) for _ in range(5)]
+    gevent.sleep(0.01)
+    assert not any(greenlet.ready() for greenlet in waiting)
+    read_all(peer, 2_000_000)
+    gevent.joinall(waiting, timeout=2, raise_error=True)
+    assert all(greenlet.ready() for greenlet in waiting)
+
+
+def test_a_stalled_peer_is_dropped(make):
+    transport, _ = make(write_timeout=0.05, high_water=1000)
+    transport.send(b"x" * 2_000_000)
+    transport.wait_for_room()
+    assert transport.closed and "write_timeout" in transport.failure
+
+
+def test_a_broken_pipe_is_a_failure_not_an_error(make):
+    transport, peer = make()
+    peer.close()
+    transport.send(b"x")
+    transport.send(b"y")
+    assert "connection lost" in transport.failure
+
+
+def test_what_the_peer_sent_before_it_left_can_still_be_read(make):
+    transport, peer = make()
+    peer.sendall(b"last words")
+    peer.close()
+    transport.send(b"x")
+    assert transport.failure
+    assert received(transport) == b"last words"
+
+
+def test_the_stream_is_ended_behind_the_outbox(make):
+    transport, peer = make()
+    transport.send(b"x" * 2_000_000)
+    transport.finish_writing()
+    data = read_all(peer, 2_000_000)
+    assert len(data) == 2_000_000
+    assert peer.recv(1) == b""
+
+
+def test_finish_reads_what_is_left_so_that_nothing_is_reset(make):
+    transport, peer = make()
+    peer.sendall(b"x" * 50_000)
+    transport.send(b"goodbye")
+    finishing = gevent.spawn(transport.finish, time.monotonic() + 5)
+    gevent.sleep(0.01)
+    peer.sendall(b"y" * 50_000)
+    assert peer.recv(100) == b"goodbye"
+    assert peer.recv(100) == b""
+    peer.close()
+    finishing.get(timeout=2)
+    assert transport.closed
+
+
+def test_finish_waits_no_longer_than_its_deadline(make):
+    transport, _ = make()
+    began = time.monotonic()
+    transport.finish(began + 0.03)
+    assert transport.closed and time.monotonic() - began < 1
+
+
+def test_a_borrowed_socket_is_given_back_shut_down(make):
+    ours, theirs = native.socketpair()
+    ours.settimeout(7)
+    transport = Transport(ours, gevent.get_hub(), borrowed=True)
+    assert ours.gettimeout() == 0
+    transport.send(b"x")
+    transport.close()
+    assert ours.gettimeout() == 7 and ours.fileno() > 0
+    with pytest.raises(BrokenPipeError):
+        ours.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    assert theirs.recv(100) == b"x"
+    assert theirs.recv(100) == b""
+    ours.close()
+    theirs.close()
