@@ -48,7 +48,9 @@ def wait_until(condition: Callable[[], Any], timeout: float = 5.0) -> Any:
 
 def live_greenlets() -> list[gevent.Greenlet]:
     return [
-        thing for thing in gc.get_objects() if isinstance(thing, gevent.Greenlet) and not thing.dead
+        thing
+        for thing in gc.get_objects()
+        if issubclass(type(thing), gevent.Greenlet) and not thing.dead
     ]
 
 

@@ -1,0 +1,534 @@
+"""The demo's pages in a real browser, Chromium, against run_server.py in a real process.
+
+The screenshots of ``test_the_page_looks_well_everywhere`` stay in pytest's temporary directory
+(``--basetemp`` chooses it): look at them after changing a style.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from conftest import require_program
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+from test_run_server import TIMEOUT, Demo, connect, running
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--lang=en-US",
+)
+SCREENS = {"phone": (390, 844), "desktop": (1280, 900)}
+MARKUP = """<img src=x onerror="document.title='hacked'"><script>document.title='hacked'</script>"""
+
+# Every visible text whose contrast is below WCAG's AA, as [text, ratio]. Colors may be oklch():
+# a canvas turns them into RGB.
+LOW_CONTRAST = """
+const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+function rgba(color) {
+  context.clearRect(0, 0, 1, 1);
+  context.fillStyle = color;
+  context.fillRect(0, 0, 1, 1);
+  return context.getImageData(0, 0, 1, 1).data;
+}
+function luminance(color) {
+  const [r, g, b] = [...rgba(color)].slice(0, 3).map((part) => {
+    const value = part / 255;
+    return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+}
+function background(node) {
+  for (; node; node = node.parentElement) {
+    const color = getComputedStyle(node).backgroundColor;
+    if (rgba(color)[3] === 255) return color;
+  }
+  return "white";
+}
+const found = [];
+function check(node, style, text) {
+  const [low, high] = [style.color, background(node)].map(luminance).sort((a, b) => a - b);
+  const ratio = (high + 0.05) / (low + 0.05);
+  const size = parseFloat(style.fontSize);
+  const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+  if (ratio < (large ? 3 : 4.5)) found.push([text, ratio]);
+}
+for (const node of document.body.querySelectorAll("*")) {
+  if (!node.checkVisibility({ visibilityProperty: true })) continue;
+  const own = [...node.childNodes].filter((child) => child.nodeType === Node.TEXT_NODE);
+  const text = own.map((child) => child.data.trim()).join(" ").trim();
+  if (text) check(node, getComputedStyle(node), text);
+  if (node.placeholder) check(node, getComputedStyle(node, "::placeholder"), node.placeholder);
+}
+return found;
+"""
+
+
+class Page:
+    """The demo's page in a browser of its own."""
+
+    def __init__(self, driver: webdriver.Chrome) -> None:
+        self.driver = driver
+        self.expected_errors: str | None = None  # a pattern, for a test that provokes some
+
+    def open(self, url: str) -> None:
+        self.emulate(*SCREENS["desktop"])
+        self.driver.get(url)
+
+    def emulate(
+        self, width: int, height: int, scheme: str = "light", motion: str = "reduce"
+    ) -> None:
+        """A screen of this size, and a person with these preferences.
+
+        Smooth scrolling would move things away from under a click: less motion is the default.
+        """
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        preferences = {"prefers-color-scheme": scheme, "prefers-reduced-motion": motion}
+        features = [{"name": name, "value": value} for name, value in preferences.items()]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def __call__(self, element_id: str) -> WebElement:
+        return self.driver.find_element(By.ID, element_id)
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+    def texts(self, selector: str) -> list[str]:
+        """The texts of all elements that match, taken at one moment."""
+        script = "return [...document.querySelectorAll(arguments[0])].map((n) => n.textContent)"
+        texts: list[str] = self.run(script, selector)
+        return texts
+
+    def wait_until(self, condition: Callable[[], Any], what: str) -> Any:
+        wait = WebDriverWait(self.driver, TIMEOUT, poll_frequency=0.05)
+        return wait.until(lambda _: condition(), what)
+
+    def wait_for_text(self, selector: str, text: str) -> None:
+        """Wait until some element that matches has exactly this text."""
+        self.wait_until(lambda: text in self.texts(selector), f"{selector} with {text!r}")
+
+    def wait_for_state(self, panel: str, text: str) -> None:
+        self.wait_for_text(f"#{panel}-state", text)
+
+    def wait_for_reconnecting(self) -> None:
+        pattern = r"reconnecting in \d+ s"
+        self.wait_until(lambda: re.fullmatch(pattern, self("chat-state").text), pattern)
+
+    def join(self, name: str) -> None:
+        self("chat-name").clear()
+        self("chat-name").send_keys(name, Keys.ENTER)
+        self.wait_for_state("chat", "connected")
+
+    def say(self, text: str) -> None:
+        self("chat-input").send_keys(text, Keys.ENTER)
+
+    def wait_for_message(self, name: str, text: str) -> None:
+        self.wait_until(lambda: (name, text) in self.messages(), f"{text!r} of {name}")
+
+    def messages(self) -> list[tuple[str, str]]:
+        # In one go: between two queries another message may come.
+        pairs = self.driver.execute_script(
+            """return [...document.querySelectorAll('#chat-log li[data-kind="message"]')].map(
+                (li) => ["name", "text"].map(
+                    (field) => li.querySelector(`[data-field=${field}]`).textContent));"""
+        )
+        return [(name, text) for name, text in pairs]
+
+    def members(self) -> list[str]:
+        return self.texts("#chat-members [data-field=name]")
+
+    def wait_for_members(self, *names: str) -> None:
+        self.wait_until(lambda: self.members() == list(names), f"members {names}")
+        assert self("chat-count").text == str(len(names))
+
+    def focused(self) -> str:
+        return str(self.driver.switch_to.active_element.get_attribute("id"))
+
+    def screenshot(self, path: Path) -> None:
+        options = {"format": "png", "captureBeyondViewport": True}
+        picture = self.driver.execute_cdp_cmd("Page.captureScreenshot", options)
+        path.write_bytes(base64.b64decode(picture["data"]))
+
+    def overflow(self) -> int:
+        """Pixels by which the page, or something in a log, is wider than its place."""
+        return int(
+            self.run("""
+            const nodes = [document.documentElement, ...document.querySelectorAll(".log")];
+            return Math.max(...nodes.map((node) => node.scrollWidth - node.clientWidth))""")
+        )
+
+    def errors(self) -> list[str]:
+        entries = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+        errors = [entry["message"] for entry in entries if entry["level"] != "INFO"]
+        if self.expected_errors is not None:
+            errors = [error for error in errors if not re.search(self.expected_errors, error)]
+        return errors
+
+
+@pytest.fixture
+def browse(tmp_path: Path) -> Iterator[Callable[..., Page]]:
+    """Opens the demo's page in a new browser. At the end no page may have logged an error."""
+    require_program("chromium", "chromedriver")
+    pages: list[Page] = []
+    with contextlib.ExitStack() as stack:
+
+        def open_browser(url: str, insecure: bool = False) -> Page:
+            options = webdriver.ChromeOptions()
+            options.binary_location = str(shutil.which("chromium"))
+            profile = tmp_path / f"profile-{len(pages)}"
+            for flag in (*FLAGS, f"--user-data-dir={profile}"):
+                options.add_argument(flag)
+            options.accept_insecure_certs = insecure
+            options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+            service = Service(executable_path=str(shutil.which("chromedriver")))
+            driver = webdriver.Chrome(options=options, service=service)
+            stack.callback(shutil.rmtree, profile, ignore_errors=True)
+            stack.callback(driver.quit)
+            driver.set_page_load_timeout(TIMEOUT)
+            page = Page(driver)
+            pages.append(page)
+            page.open(url)
+            return page
+
+        yield open_browser
+        assert [page.errors() for page in pages] == [[] for _ in pages]
+
+
+Browse = Callable[..., Page]
+
+
+@pytest.fixture
+def demo() -> Iterator[Demo]:
+    with running("--port", "0") as demo:
+        yield demo
+
+
+@pytest.fixture
+def page(browse: Browse, demo: Demo) -> Page:
+    return browse(demo.url + "/")
+
+
+def test_the_page_needs_nothing_from_elsewhere(page: Page, demo: Demo) -> None:
+    assert page.driver.title.startswith("greenws")
+    names = page.run("return performance.getEntriesByType('resource').map((r) => r.name)")
+    assert {name.rpartition("/")[2] for name in names} >= {"style.css", "echo.js", "chat.js"}
+    assert [name for name in names if not name.startswith(demo.url + "/")] == []
+    assert page("echo-url").text == demo.ws_url + "/echo"
+
+
+def test_echo_panel_connects_echoes_and_disconnects(page: Page) -> None:
+    assert page("echo-state").text == "disconnected"
+    assert not page("echo-send").is_enabled()
+    page("echo-toggle").click()
+    page.wait_for_state("echo", "connected")
+    assert page("echo-toggle").text == "Disconnect"
+    assert page.focused() == "echo-input"
+
+    page("echo-input").send_keys("hello", Keys.ENTER)
+    page.wait_for_text("#echo-log li[data-kind=received] [data-field=text]", "hello")
+    page("echo-input").send_keys(MARKUP)
+    page("echo-send").click()
+    page.wait_for_text("#echo-log li[data-kind=received] [data-field=text]", MARKUP)
+    assert page.texts("#echo-log li[data-kind=sent] [data-field=text]") == ["hello", MARKUP]
+    for took in page.texts("#echo-log li[data-kind=received] .meta"):
+        assert re.fullmatch(r"\d+\.\d ms", took)
+    assert page.texts("#echo-log img, #echo-log script") == []
+
+    page("echo-toggle").click()
+    page.wait_for_state("echo", "disconnected")
+    assert "Closed (1000)." in page.texts("#echo-log [data-field=text]")
+    assert not page("echo-send").is_enabled()
+    page("echo-toggle").click()
+    page.wait_for_state("echo", "connected")
+
+
+def test_echo_panel_tells_why_the_server_closed(page: Page, demo: Demo) -> None:
+    page("echo-toggle").click()
+    page.wait_for_state("echo", "connected")
+    assert demo.stop() == 0
+    page.wait_for_state("echo", "disconnected")
+    assert re.match(r"Closed \(1001\b", page.texts("#echo-log [data-field=text]")[-1])
+
+
+def test_two_browsers_chat_with_each_other(browse: Browse, demo: Demo) -> None:
+    ada, grace = browse(demo.url + "/"), browse(demo.url + "/")
+    ada.join("Ada")
+    ada.wait_for_members("Ada")
+    assert ada("chat-self").text == "Ada"
+    grace.join("Grace")
+    for each in (ada, grace):
+        each.wait_for_members("Ada", "Grace")
+    joined = "#chat-log li[data-kind=joined] [data-field=text]"
+    ada.wait_for_text(joined, "Grace joined")
+
+    ada.say("Hello, Grace.")
+    grace.wait_for_message("Ada", "Hello, Grace.")
+    grace("chat-input").send_keys("Hello, Ada.")
+    grace("chat-send").click()
+    ada.wait_for_message("Grace", "Hello, Ada.")
+    for each in (ada, grace):
+        assert each.messages() == [("Ada", "Hello, Grace."), ("Grace", "Hello, Ada.")]
+        assert each("chat-input").get_attribute("value") == ""
+        times = "return [...document.querySelectorAll('#chat-log time')].map((t) => t.dateTime)"
+        assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", time) for time in each.run(times))
+    assert ada.texts("#chat-log li[data-self] [data-field=text]") == ["Hello, Grace."]
+
+    grace("chat-leave").click()
+    ada.wait_for_text("#chat-log li[data-kind=left] [data-field=text]", "Grace left")
+    ada.wait_for_members("Ada")
+    assert grace("chat-state").text == "not joined"
+    assert grace.focused() == "chat-name"
+    assert grace("chat-name").get_attribute("value") == "Grace"
+
+
+def test_markup_is_shown_and_not_run(browse: Browse, demo: Demo) -> None:
+    ada, mallory = browse(demo.url + "/"), browse(demo.url + "/")
+    name = "<img src=x onerror=alert(1)>"
+    ada.join("Ada")
+    mallory.join(name)
+    mallory.say(MARKUP)
+    for each in (ada, mallory):
+        each.wait_for_message(name, MARKUP)
+        each.wait_for_members(name, "Ada")
+        assert each.run("return document.querySelectorAll('#chat img, #chat script').length") == 0
+        assert each.driver.title.startswith("greenws")
+    mallory("chat-leave").click()
+    left = "#chat-log li[data-kind=left] [data-field=text]"
+    ada.wait_for_text(left, f"{name} left")
+
+
+def test_a_taken_name_gets_a_number_and_a_notice(browse: Browse, demo: Demo) -> None:
+    first, second = browse(demo.url + "/"), browse(demo.url + "/")
+    first.join("Ada")
+    second.join("Ada")
+    notice = "#chat-log li[data-kind=notice] [data-field=text]"
+    second.wait_for_text(notice, "Ada is taken, so you are Ada (2).")
+    assert second("chat-self").text == "Ada (2)"
+    first.wait_for_members("Ada", "Ada (2)")
+
+
+def test_a_name_is_asked_for(page: Page) -> None:
+    page("chat-name").send_keys("   ", Keys.ENTER)
+    page.wait_for_text("#chat-join-error", "Please choose a name.")
+    assert page.focused() == "chat-name"
+    page.join("Ada")
+    page("chat-leave").click()
+    page("chat-name").clear()
+    page("chat-name").send_keys("\u200b", Keys.ENTER)  # the page lets it through, the room does not
+    page.wait_for_text("#chat-join-error", "A name needs 1 to 32 visible characters.")
+    assert page("chat-state").text == "not joined"
+
+
+def test_a_reload_comes_back_with_the_same_name(page: Page) -> None:
+    page.join("Ada")
+    page.say("before the reload")
+    page.wait_for_message("Ada", "before the reload")
+    page.driver.refresh()
+    page.wait_for_state("chat", "connected")
+    page.wait_for_members("Ada")
+    assert page.messages() == [("Ada", "before the reload")]
+    page("chat-leave").click()
+    page.driver.refresh()
+    assert page("chat-name").get_attribute("value") == "Ada"
+    assert page("chat-state").text == "not joined"
+
+
+def test_coming_back_shows_what_was_missed_and_repeats_nothing(page: Page, demo: Demo) -> None:
+    page.join("Ada")
+    with connect(demo.ws_url + "/chat", "chat") as grace:
+        grace.send(json.dumps({"type": "join", "name": "Grace"}))
+        page.wait_for_members("Ada", "Grace")
+        page.say("see you")
+        page.wait_for_message("Ada", "see you")
+        page("chat-leave").click()
+        while json.loads(grace.recv(timeout=TIMEOUT))["type"] != "left":
+            pass
+        grace.send(json.dumps({"type": "message", "text": "too late"}))
+        assert json.loads(grace.recv(timeout=TIMEOUT))["text"] == "too late"
+        page.join("Ada")
+        page.wait_for_message("Grace", "too late")
+        assert page.messages() == [("Ada", "see you"), ("Grace", "too late")]
+
+
+def test_the_keyboard_is_enough(page: Page) -> None:
+    def press(*keys: str) -> None:
+        page.driver.switch_to.active_element.send_keys(*keys)
+
+    press(Keys.TAB)
+    assert page.driver.switch_to.active_element.text == "Skip to the demos"
+    press(Keys.ENTER)
+    page.wait_until(lambda: page.focused() == "main", "the skip link's target")
+    press(Keys.TAB)
+    assert page.focused() == "chat-name"
+    outline = "return getComputedStyle(document.activeElement).outlineStyle"
+    assert page.run(outline) == "solid"
+    press("Ada", Keys.ENTER)
+    page.wait_for_state("chat", "connected")
+    page.wait_until(lambda: page.focused() == "chat-input", "the message field")
+    press("no mouse", Keys.ENTER)
+    page.wait_for_message("Ada", "no mouse")
+    assert page.focused() == "chat-input"
+    unnamed = """
+    return [...document.querySelectorAll("input, button, [role=log]")].filter(
+      (node) => !(node.labels?.length || node.ariaLabel || node.textContent.trim())
+    ).map((node) => node.outerHTML)"""
+    assert page.run(unnamed) == []
+
+
+def test_the_page_reconnects_when_the_server_is_back(browse: Browse, demo: Demo) -> None:
+    ada, grace = browse(demo.url + "/"), browse(demo.url + "/")
+    for each, name in ((ada, "Ada"), (grace, "Grace")):
+        each.expected_errors = "WebSocket connection to .* failed"
+        each.join(name)
+    ada.wait_for_members("Ada", "Grace")
+    ada.say("before")
+    grace.wait_for_message("Ada", "before")
+    port = str(demo.port)
+    assert demo.stop() == 0
+    for each in (ada, grace):
+        each.wait_for_reconnecting()
+        assert not each("chat-send").is_enabled()
+        assert each.members() == []
+    with running("--port", port) as again:
+        assert again.url == demo.url
+        for each in (ada, grace):
+            each.wait_for_state("chat", "connected")
+            each.wait_for_members("Ada", "Grace")
+        assert ada("chat-self").text == "Ada"
+        ada.say("after")
+        for each in (ada, grace):
+            each.wait_for_message("Ada", "after")
+            assert each.messages() == [("Ada", "before"), ("Ada", "after")]
+
+
+def test_reconnecting_can_be_hurried_and_given_up(page: Page, demo: Demo) -> None:
+    page.expected_errors = "WebSocket connection to .* failed"
+    page.join("Ada")
+    page.run("window.setInterval = () => 0")  # it would wait for ever, but for the button
+    port = str(demo.port)
+    assert demo.stop() == 0
+    page.wait_for_reconnecting()
+    with running("--port", port) as again:
+        assert again.url
+        page("chat-retry").click()
+        page.wait_for_state("chat", "connected")
+        assert again.stop() == 0
+    page.wait_for_reconnecting()
+    page("chat-leave").click()
+    page.wait_for_state("chat", "not joined")
+    assert not page("chat-retry").is_displayed()
+
+
+def test_newest_messages_stay_in_view_until_the_reader_scrolls_up(page: Page, demo: Demo) -> None:
+    page.join("Ada")
+    with connect(demo.ws_url + "/chat", "chat", max_queue=None) as grace:
+        grace.send(json.dumps({"type": "join", "name": "Grace"}))
+
+        def say(text: str) -> None:
+            grace.send(json.dumps({"type": "message", "text": text}))
+            page.wait_for_message("Grace", text)
+
+        below = "const l = document.getElementById('chat-log');"
+        below += "return l.scrollHeight - l.scrollTop - l.clientHeight"
+        for number in range(20):
+            say(f"message {number}")
+        assert page.run(below) < 2
+        page.run("document.getElementById('chat-log').scrollTop = 0")
+        page.wait_until(lambda: page.run(below) > 100, "a log that is scrolled up")
+        to_newest = page.driver.find_element(By.CSS_SELECTOR, "#chat .to-newest")
+        say("one more")
+        page.wait_until(to_newest.is_displayed, "the button to the newest message")
+        assert page.run("return document.getElementById('chat-log').scrollTop") == 0
+        to_newest.click()
+        page.wait_until(lambda: page.run(below) < 2, "the newest message")
+        assert not to_newest.is_displayed()
+
+
+def test_over_tls_the_page_speaks_wss(browse: Browse, tmp_path: Path) -> None:
+    certificate = trustme.CA().issue_cert("127.0.0.1")
+    certfile, keyfile = tmp_path / "cert.pem", tmp_path / "key.pem"
+    certificate.cert_chain_pems[0].write_to_path(certfile)
+    certificate.private_key_pem.write_to_path(keyfile)
+    arguments = ("--port", "0", "--certfile", str(certfile), "--keyfile", str(keyfile))
+    with running(*arguments) as demo:
+        page = browse(demo.url + "/", insecure=True)
+        assert page("echo-url").text == demo.ws_url + "/echo"
+        assert demo.ws_url.startswith("wss://")
+        page("echo-toggle").click()
+        page.wait_for_state("echo", "connected")
+        page("echo-input").send_keys("over TLS", Keys.ENTER)
+        page.wait_for_text("#echo-log li[data-kind=received] [data-field=text]", "over TLS")
+        page.join("Ada")
+
+
+def test_less_motion_is_respected(page: Page) -> None:
+    style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    page.run("document.getElementById('chat-state').dataset.state = 'connecting'")
+    page.emulate(*SCREENS["desktop"], motion="no-preference")
+    assert page.run(style, "html", "scrollBehavior") == "smooth"
+    assert page.run(style, ".button", "transitionDuration") != "0s"
+    page.emulate(*SCREENS["desktop"], motion="reduce")
+    assert page.run(style, "html", "scrollBehavior") == "auto"
+    assert page.run(style, ".button", "transitionDuration") == "0s"
+    dot = "return getComputedStyle(document.getElementById('chat-state'), '::before').animationName"
+    assert page.run(dot) == "none"
+    page.emulate(*SCREENS["desktop"], motion="no-preference")
+    assert page.run(dot) == "pulse"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("screen", SCREENS)
+def test_the_page_looks_well_everywhere(
+    screen: str, scheme: str, page: Page, demo: Demo, tmp_path: Path
+) -> None:
+    page.emulate(*SCREENS[screen], scheme=scheme)
+    page.screenshot(tmp_path / f"{screen}-{scheme}-start.png")
+    assert page.run(LOW_CONTRAST) == []
+    page("echo-toggle").click()
+    page.wait_for_state("echo", "connected")
+    for text in ("hello", "a longer text that takes more than one line of the log" * 2):
+        page("echo-input").send_keys(text, Keys.ENTER)
+        page.wait_for_text("#echo-log li[data-kind=received] [data-field=text]", text)
+    page.join("Grace")
+    names = ("Ada", "Linus", "A name of thirty-two characters!", "x" * 32)
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            member = stack.enter_context(connect(demo.ws_url + "/chat", "chat"))
+            for event in (
+                {"type": "join", "name": name},
+                {"type": "message", "text": f"This is {name}. " + "Some more words follow. " * 4},
+            ):
+                member.send(json.dumps(event))
+            page.wait_for_text("#chat-members [data-field=name]", name)
+        long_word = "w" * 200
+        page.say(f"My answer, with <b>markup</b> and {long_word}")
+        page.wait_until(lambda: len(page.messages()) == len(names) + 1, "all messages")
+        page.run("scrollTo(0, 0)")
+        page.screenshot(tmp_path / f"{screen}-{scheme}-busy.png")
+        assert page.run(LOW_CONTRAST) == []
+        assert page.overflow() <= 0
+        page.emulate(320, 640, scheme=scheme)
+        assert page.overflow() <= 0
+    background = "return getComputedStyle(document.body).backgroundColor"
+    light = sum(map(int, re.findall(r"\d+", page.run(background))[:3])) > 3 * 128
+    assert light == (scheme == "light")

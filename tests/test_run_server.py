@@ -1,0 +1,571 @@
+"""run_server.py as its users meet it: a process, its options, its output, and its two services."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+import trustme
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect as websockets_connect
+from websockets.typing import Subprotocol
+
+RUN_SERVER = Path(__file__).resolve().parent.parent / "run_server.py"
+TIMEOUT = 20.0  # seconds: long enough for a busy machine, and never waited for when all is well
+
+
+class Demo:
+    """run_server.py in a process of its own, whose lines of output can be waited for."""
+
+    def __init__(self, *arguments: str, cwd: Path | None = None) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(RUN_SERVER), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            cwd=cwd,
+        )
+        self.stdout: list[str] = []
+        self.stderr: list[str] = []
+        self._changed = threading.Condition()
+        self._readers = [
+            threading.Thread(target=self._read, args=pair, daemon=True)
+            for pair in ((self.process.stdout, self.stdout), (self.process.stderr, self.stderr))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, stream: IO[str], lines: list[str]) -> None:
+        with stream:
+            for line in stream:
+                with self._changed:
+                    lines.append(line.rstrip("\n"))
+                    self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+
+    def wait_for(self, lines: list[str], pattern: str) -> re.Match[str]:
+        """The first match in ``lines``, which is ``stdout`` or ``stderr`` of this object."""
+
+        def found() -> re.Match[str] | None:
+            return next(filter(None, (re.search(pattern, line) for line in lines)), None)
+
+        def ended() -> bool:
+            return not any(reader.is_alive() for reader in self._readers)
+
+        with self._changed:
+            self._changed.wait_for(lambda: found() or ended(), TIMEOUT)
+            match = found()
+        assert match, f"no line {pattern!r} in {self.stdout + self.stderr}"
+        return match
+
+    @property
+    def url(self) -> str:
+        """The address that it printed, without the slash at its end."""
+        return self.wait_for(self.stdout, r"https?://\S+(?=/ )").group()
+
+    @property
+    def ws_url(self) -> str:
+        return re.sub("^http", "ws", self.url)
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def exit_code(self) -> int:
+        code = self.process.wait(TIMEOUT)
+        for reader in self._readers:
+            reader.join(TIMEOUT)
+        return code
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.exit_code()
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.exit_code()
+
+
+@contextlib.contextmanager
+def running(*arguments: str, cwd: Path | None = None) -> Iterator[Demo]:
+    demo = Demo(*arguments, cwd=cwd)
+    try:
+        yield demo
+    finally:
+        demo.kill()
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run it to its end, which is expected to come by itself."""
+    command = [sys.executable, str(RUN_SERVER), *arguments]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=TIMEOUT)
+
+
+@pytest.fixture
+def demo() -> Iterator[Demo]:
+    with running("--port", "0") as demo:
+        yield demo
+        assert "Traceback" not in "\n".join(demo.stderr)
+
+
+@pytest.fixture
+def client(demo: Demo) -> Iterator[Callable[..., ClientConnection]]:
+    """Opens connections to the demo by path and subprotocol; they are closed with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def open_connection(path: str, protocol: str, **options: Any) -> ClientConnection:
+            url = demo.ws_url + path
+            return stack.enter_context(connect(url, protocol, close_timeout=1, **options))
+
+        yield open_connection
+
+
+def connect(url: str, protocol: str, **options: Any) -> ClientConnection:
+    """A client of the ``websockets`` package, which is to be entered as a context manager."""
+    connection: ClientConnection = websockets_connect(
+        url, subprotocols=[Subprotocol(protocol)], proxy=None, **options
+    )
+    return connection
+
+
+def closed_with(connection: ClientConnection) -> int | None:
+    """Read to the end, and tell the close code."""
+    with pytest.raises(ConnectionClosed):
+        while True:
+            connection.recv(timeout=TIMEOUT)
+    return connection.close_code
+
+
+# The command line
+
+
+def test_help_names_every_option_with_its_default() -> None:
+    result = run("--help")
+    assert result.returncode == 0
+    for option in ("--host", "--port", "--certfile", "--keyfile", "--log-level"):
+        assert option in result.stdout
+    for default in ("127.0.0.1", "8181", "info"):
+        assert default in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--certfile", "cert.pem"], "--certfile and --keyfile go together"),
+        (["--keyfile", "key.pem"], "--certfile and --keyfile go together"),
+        (["--certfile", "absent.pem", "--keyfile", "absent.key"], "absent.pem"),
+        (["--certfile", __file__, "--keyfile", "absent.key"], "absent.key"),
+        (["--certfile", __file__, "--keyfile", __file__], "cannot use"),
+        (["--port", "65536"], "'65536' is not a port"),
+        (["--port", "http"], "'http' is not a port"),
+        (["--log-level", "loud"], "loud"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(arguments: list[str], complaint: str) -> None:
+    result = run("--port", "0", *arguments)
+    assert result.returncode == 2
+    assert complaint in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_port_that_is_taken_is_one_line_and_exit_code_1() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = run("--port", str(port))
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr == f"cannot listen on 127.0.0.1:{port}: the port is taken\n"
+
+
+def test_a_host_that_does_not_exist_is_one_line_and_exit_code_1() -> None:
+    result = run("--host", "no-such-host.invalid", "--port", "0")
+    assert result.returncode == 1
+    assert result.stderr.startswith("cannot listen on no-such-host.invalid:0: ")
+    assert result.stderr.count("\n") == 1
+
+
+# Starting and stopping
+
+
+def test_it_prints_one_line_with_its_address(demo: Demo) -> None:
+    line = demo.wait_for(demo.stdout, ".*").group()
+    assert re.fullmatch(r"greenws demo on http://127\.0\.0\.1:[1-9]\d*/  \(Ctrl-C stops it\)", line)
+    assert demo.stop() == 0
+    assert demo.stdout == [line]
+
+
+def test_it_finds_its_pages_from_any_directory(tmp_path: Path) -> None:
+    with running("--port", "0", cwd=tmp_path) as demo:
+        with urllib.request.urlopen(demo.url + "/", timeout=TIMEOUT) as response:
+            assert response.headers.get_content_type() == "text/html"
+            page = response.read().decode()
+        files = re.findall(r'(?:href|src)="([^"#]+)"', page)
+        assert {"style.css", "chat.js", "echo.js", "favicon.svg"} <= set(files)
+        for name in files:
+            with urllib.request.urlopen(f"{demo.url}/{name}", timeout=TIMEOUT) as response:
+                assert response.status == 200
+                if name.endswith(".js"):
+                    assert response.headers.get_content_type() == "text/javascript"
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            urllib.request.urlopen(f"{demo.url}/run_server.py", timeout=TIMEOUT)
+        assert refusal.value.code == 404
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_closes_the_sessions_and_ends_it_cleanly(
+    number: signal.Signals, demo: Demo, client: Callable[..., ClientConnection]
+) -> None:
+    echo, chat = client("/echo", "echo"), client("/chat", "chat")
+    echo.send("before")
+    assert echo.recv(timeout=TIMEOUT) == "before"
+    chat.send(json.dumps({"type": "join", "name": "Ada"}))
+    assert json.loads(chat.recv(timeout=TIMEOUT))["type"] == "welcome"
+
+    demo.process.send_signal(number)
+
+    assert closed_with(echo) == 1001
+    assert closed_with(chat) == 1001
+    assert demo.exit_code() == 0
+    assert "Traceback" not in "\n".join(demo.stderr)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_without_sessions_ends_it_at_once(number: signal.Signals, demo: Demo) -> None:
+    assert demo.url
+    started = time.monotonic()
+    assert demo.stop(number) == 0
+    assert time.monotonic() - started < 5
+    assert "Traceback" not in "\n".join(demo.stderr)
+
+
+def test_tls_serves_https_and_wss(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certfile, keyfile = tmp_path / "cert.pem", tmp_path / "key.pem"
+    for blob in certificate.cert_chain_pems:
+        blob.write_to_path(certfile, append=True)
+    certificate.private_key_pem.write_to_path(keyfile)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+
+    arguments = ("--port", "0", "--certfile", str(certfile), "--keyfile", str(keyfile))
+    with running(*arguments) as demo:
+        assert demo.url.startswith("https://127.0.0.1:")
+        with urllib.request.urlopen(demo.url + "/", timeout=TIMEOUT, context=context) as response:
+            assert b"greenws" in response.read()
+        with connect(demo.ws_url + "/echo", "echo", ssl=context) as connection:
+            connection.send("over TLS")
+            assert connection.recv(timeout=TIMEOUT) == "over TLS"
+            demo.process.send_signal(signal.SIGTERM)
+            assert closed_with(connection) == 1001
+        assert demo.exit_code() == 0
+        assert "Traceback" not in "\n".join(demo.stderr)
+
+
+# The echo service
+
+
+def test_echo_sends_back_what_it_reads_and_logs_it(
+    demo: Demo, client: Callable[..., ClientConnection]
+) -> None:
+    echo = client("/echo", "echo")
+    assert echo.subprotocol == "echo"
+    for text in ("hello", "", "gr\u00fc\u00df \U0001f331", "x" * 70_000):
+        echo.send(text)
+        assert echo.recv(timeout=TIMEOUT) == text
+    demo.wait_for(demo.stderr, r"INFO greenws\.demo: Read msg: 'hello' op: TEXT fin: True$")
+
+
+def test_echo_keeps_the_fragments(demo: Demo, client: Callable[..., ClientConnection]) -> None:
+    echo = client("/echo", "echo", compression=None)
+    echo.send(["one ", "two ", "three"])
+    assert list(echo.recv_streaming())[:3] == ["one ", "two ", "three"]
+    demo.wait_for(demo.stderr, r"Read msg: 'one ' op: TEXT fin: False$")
+    demo.wait_for(demo.stderr, r"Read msg: 'three' op: CONTINUATION fin: ")
+
+
+def test_what_is_logged_is_escaped_and_cut(
+    demo: Demo, client: Callable[..., ClientConnection]
+) -> None:
+    echo = client("/echo", "echo")
+    echo.send("one\r\nERROR forged: line\x1b[31m")
+    echo.send("y" * 1000)
+    demo.wait_for(demo.stderr, r"Read msg: 'one\\r\\nERROR forged: line\\x1b\[31m' op: TEXT")
+    demo.wait_for(demo.stderr, r"Read msg: 'y{200}'\.\.\. op: TEXT fin: True$")
+
+
+def test_the_log_level_is_obeyed() -> None:
+    with running("--port", "0", "--log-level", "warning") as demo:
+        with connect(demo.ws_url + "/echo", "echo") as connection:
+            connection.send("quiet")
+            assert connection.recv(timeout=TIMEOUT) == "quiet"
+        assert demo.stop() == 0
+        assert demo.stderr == []
+
+
+@pytest.mark.parametrize("path", ["/echo", "/chat"])
+def test_a_client_without_the_subprotocol_is_refused(
+    path: str, client: Callable[..., ClientConnection]
+) -> None:
+    with pytest.raises(InvalidStatus) as refusal:
+        client(path, "other")
+    assert refusal.value.response.status_code == 400
+
+
+# The chat room
+
+
+class Member:
+    """One client of the chat, which speaks JSON objects."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+    def send(self, event: object) -> None:
+        self.connection.send(json.dumps(event))
+
+    def say(self, text: str) -> None:
+        self.send({"type": "message", "text": text})
+
+    def receive(self) -> dict[str, Any]:
+        event = json.loads(self.connection.recv(timeout=TIMEOUT))
+        assert isinstance(event, dict)
+        return event
+
+    def expect(self, **expected: Any) -> dict[str, Any]:
+        """The next event, which must have these values."""
+        event = self.receive()
+        assert expected.items() <= event.items(), event
+        return event
+
+    def join(self, name: str) -> dict[str, Any]:
+        """Join, and pass over the news of it; the welcome."""
+        self.send({"type": "join", "name": name})
+        welcome = self.expect(type="welcome")
+        self.expect(type="joined", name=welcome["name"])
+        return welcome
+
+
+@pytest.fixture
+def member(client: Callable[..., ClientConnection]) -> Callable[..., Member]:
+    """Opens a connection to the chat, and joins if there is a name."""
+
+    def make(name: str | None = None, **options: Any) -> Member:
+        member = Member(client("/chat", "chat", **options))
+        if name is not None:
+            member.join(name)
+        return member
+
+    return make
+
+
+MemberFactory = Callable[..., Member]
+
+
+def test_the_first_member_is_welcomed_to_an_empty_room(member: MemberFactory) -> None:
+    welcome = member().join("Ada")
+    assert welcome == {"type": "welcome", "name": "Ada", "members": ["Ada"], "history": []}
+
+
+def test_a_newcomer_is_announced_and_learns_who_is_here(member: MemberFactory) -> None:
+    ada = member("Ada")
+    welcome = member().join("Grace")
+    assert welcome["members"] == ["Ada", "Grace"]
+    ada.expect(type="joined", name="Grace")
+
+
+def test_somebody_who_has_not_joined_hears_nothing(member: MemberFactory) -> None:
+    onlooker, ada = member(), member("Ada")
+    ada.say("among ourselves")
+    ada.expect(type="message")
+    assert onlooker.join("Grace")["members"] == ["Ada", "Grace"]  # its first event of all
+
+
+def test_a_message_reaches_everybody_as_it_was_written(member: MemberFactory) -> None:
+    ada, grace = member("Ada"), member("Grace")
+    ada.expect(type="joined", name="Grace")
+    before = time.time() * 1000 - 1
+    for sender, name in ((ada, "Ada"), (grace, "Grace")):
+        text = f"<script>alert('{name}')</script> & \u00fc \U0001f331\nline"
+        sender.say(text)
+        events = [each.expect(type="message", name=name, text=text) for each in (ada, grace)]
+        assert events[0] == events[1]
+        assert before <= events[0]["time"] <= time.time() * 1000 + 60_000
+
+
+def test_leaving_is_announced_after_a_close_and_after_a_lost_connection(
+    member: MemberFactory,
+) -> None:
+    ada, grace, linus = member("Ada"), member("Grace"), member("Linus")
+    ada.expect(type="joined", name="Grace")
+    ada.expect(type="joined", name="Linus")
+    grace.connection.close()
+    ada.expect(type="left", name="Grace")
+    linus.connection.socket.shutdown(socket.SHUT_RDWR)
+    ada.expect(type="left", name="Linus")
+    ada.say("alone again")
+    ada.expect(type="message", text="alone again")
+    assert member().join("Grace")["members"] == ["Ada", "Grace"]
+
+
+def test_a_taken_name_gets_a_number_until_it_is_free(member: MemberFactory) -> None:
+    first, second = member(), member()
+    assert first.join("Ada")["name"] == "Ada"
+    assert second.join("ada")["name"] == "ada (2)"
+    assert member().join("ADA")["name"] == "ADA (3)"
+    first.expect(type="joined", name="ada (2)")
+    first.connection.close()
+    second.expect(type="joined", name="ADA (3)")
+    second.expect(type="left", name="Ada")
+    assert member().join("Ada")["name"] == "Ada"
+
+
+def test_a_long_taken_name_stays_within_the_limit(member: MemberFactory) -> None:
+    names = [member().join("n" * 32)["name"] for _ in range(3)]
+    assert names == ["n" * 32, "n" * 28 + " (2)", "n" * 28 + " (3)"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given"),
+    [
+        ("  Ada \t Lovelace\n", "Ada Lovelace"),
+        ("A\x00d\x1b[1ma\x7f", "Ad[1ma"),
+        ("\u202eAda\u200b\ufeff", "Ada"),
+        ("m" * 32, "m" * 32),
+        ("\u65e5\u672c\u8a9e \U0001f331", "\u65e5\u672c\u8a9e \U0001f331"),
+        ("<b>Ada</b>", "<b>Ada</b>"),
+    ],
+)
+def test_names_are_cleaned_of_what_cannot_be_seen(
+    wanted: str, given: str, member: MemberFactory
+) -> None:
+    assert member().join(wanted)["name"] == given
+
+
+BEFORE_JOINING: list[str | bytes] = [
+    "not json",
+    "",
+    "[]",
+    "null",
+    "17",
+    '"join"',
+    "{}",
+    '{"type": "join"',
+    '{"type": "unknown"}',
+    '{"type": ["join"]}',
+    '{"type": "message", "text": "too early"}',
+    '{"type": "join"}',
+    '{"type": "join", "name": null}',
+    '{"type": "join", "name": 7}',
+    '{"type": "join", "name": ["Ada"]}',
+    '{"type": "join", "name": ""}',
+    '{"type": "join", "name": " \\t "}',
+    '{"type": "join", "name": "\\u0000\\u001b\\u200b\\ud800"}',
+    '{"type": "join", "name": "' + "n" * 33 + '"}',
+    "[" * 100_000,
+    "1" * 100_000,
+    b"\xff\xfe\x00",
+    b"",
+]
+
+
+def test_bad_input_before_joining_is_an_error_and_not_the_end(member: MemberFactory) -> None:
+    ada = member()
+    for message in BEFORE_JOINING:
+        ada.connection.send(message)
+        error = ada.expect(type="error")
+        assert error["message"], message
+    assert ada.join("Ada")["members"] == ["Ada"]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "message"},
+        {"type": "message", "text": None},
+        {"type": "message", "text": ["list"]},
+        {"type": "message", "text": ""},
+        {"type": "message", "text": " \n\t"},
+        {"type": "message", "text": "x" * 2001},
+        {"type": "join", "name": "Another"},
+        {"type": "leave"},
+        {},
+    ],
+    ids=lambda event: str(event)[:50],
+)
+def test_bad_input_after_joining_reaches_nobody_else(event: object, member: MemberFactory) -> None:
+    ada, grace = member("Ada"), member("Grace")
+    ada.expect(type="joined", name="Grace")
+    ada.send(event)
+    assert ada.expect(type="error")["message"]
+    ada.say("x" * 2000)
+    for each in (ada, grace):
+        each.expect(type="message", name="Ada", text="x" * 2000)
+
+
+def test_half_a_surrogate_pair_breaks_nothing(member: MemberFactory) -> None:
+    ada, grace = member("Ada"), member("Grace")
+    ada.expect(type="joined", name="Grace")
+    ada.connection.send('{"type": "message", "text": "half \\ud83c of it"}')
+    for each in (ada, grace):
+        each.expect(type="message", text="half \ud83c of it")
+
+
+def test_a_newcomer_gets_the_last_50_messages_in_order(member: MemberFactory) -> None:
+    ada = member("Ada")
+    for number in range(55):
+        ada.say(f"message {number}")
+        ada.expect(type="message")
+    history = member().join("Grace")["history"]
+    assert [event["text"] for event in history] == [f"message {n}" for n in range(5, 55)]
+    assert {event["name"] for event in history} == {"Ada"}
+    assert all(a["time"] < b["time"] for a, b in itertools.pairwise(history))
+
+
+def test_a_member_who_does_not_read_holds_up_nobody(demo: Demo, member: MemberFactory) -> None:
+    narrow = socket.socket()
+    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    narrow.settimeout(TIMEOUT)
+    narrow.connect(("127.0.0.1", demo.port))
+    sloth = member("Sloth", sock=narrow, compression=None)
+    ada, grace = member("Ada"), member("Grace")
+    ada.expect(type="joined", name="Grace")
+    text = "\u00fc" * 2000  # 12,000 bytes as JSON
+
+    def seconds_for_a_message() -> float:
+        started = time.monotonic()
+        ada.say(text)
+        for each in (ada, grace):
+            each.expect(type="message", name="Ada", text=text)
+        return time.monotonic() - started
+
+    for _ in range(3000):  # 36 MB at most: more than kernel and outbox hold
+        waited = seconds_for_a_message()
+        if waited > 0.5:
+            break
+    else:
+        pytest.fail("the server never waited for the member who does not read")
+    assert waited < 5
+    assert max(seconds_for_a_message() for _ in range(20)) < 0.5
+    assert closed_with(sloth.connection) == 1008
+    ada.expect(type="left", name="Sloth")

@@ -1,0 +1,63 @@
+"""Many sessions at once, for a while: no error, and nothing is left in the server.
+
+``GREENWS_SOAK_SECONDS`` says for how long; in CI (``GREENWS_REQUIRE_ALL``) it is a minute.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import gevent
+from conftest import wait_until
+from processes import PROGRAMS, Process
+from wire import BINARY, TEXT, Peer, close_frame, frame
+
+SESSIONS = 200
+SECONDS = float(
+    os.environ.get("GREENWS_SOAK_SECONDS")
+    or ("60" if os.environ.get("GREENWS_REQUIRE_ALL") == "1" else "3")
+)
+
+
+def test_200_sessions_echo_without_an_error_and_leave_nothing_behind():
+    process = Process(PROGRAMS / "soak_server.py")
+    try:
+        process.wait_for_port()
+        before = state(process.address)
+        deadline = time.monotonic() + SECONDS
+        sessions = [gevent.spawn(run, process.address, i, deadline) for i in range(SESSIONS)]
+        gevent.sleep(SECONDS / 2)
+        during = state(process.address)
+        assert during["descriptors"] >= before["descriptors"] + SESSIONS
+        counts = [session.get(timeout=SECONDS + 30) for session in sessions]
+        assert min(counts) > 0
+        print(f"{sum(counts)} messages in {SECONDS:g} s over {SESSIONS} sessions")
+        wait_until(lambda: state(process.address) == before)
+        assert "Traceback" not in process.output
+    finally:
+        process.popen.terminate()
+        process.popen.wait()
+
+
+def run(address, index, deadline):
+    opcode = TEXT if index % 2 else BINARY
+    payload = f"session {index:03}: {'x' * 19}".encode()
+    assert len(payload) == 32
+    data = frame(opcode, payload)
+    count = 0
+    with Peer.open(address, "/echo") as peer:
+        while time.monotonic() < deadline:
+            peer.send(data)
+            assert peer.read_frame() == (True, opcode, payload)
+            count += 1
+        peer.send(close_frame())
+        assert peer.read_close() == (1000, b"")
+    return count
+
+
+def state(address):
+    with Peer.connect(address) as peer:
+        peer.send(b"GET /state HTTP/1.1\r\nHost: x\r\n\r\n")
+        return json.loads(peer.read_response().body)
