@@ -176,7 +176,10 @@ def _tokens(header: str) -> list[str]:
 def _parse_protocols(header: str | None) -> list[str]:
     if header is None:
         return []
-    protocols = [part.strip(" \t") for part in header.split(",")]
+    # Empty elements of a list mean nothing (RFC 9110, 5.6.1).
+    protocols = [name for part in header.split(",") if (name := part.strip(" \t"))]
+    if not protocols:
+        raise HandshakeError("Sec-WebSocket-Protocol names no subprotocol.")
     for protocol in protocols:
         if not _TOKEN.fullmatch(protocol):
             raise HandshakeError(f"Sec-WebSocket-Protocol: {protocol!r} is not a token.")

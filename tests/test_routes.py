@@ -170,7 +170,8 @@ def test_conditional_and_range_requests(files):
 
 
 @pytest.mark.parametrize(
-    "path", ["/missing", "/../secret.txt", "/%2e%2e/secret.txt", "/sub/../../secret.txt", "/%2fetc/hosts"]
+    "path",
+    ["/missing", "/../secret.txt", "/%2e%2e/secret.txt", "/sub/../../secret.txt", "/%2fetc/hosts"],
 )
 def test_nothing_else_is_reached(files, path):
     assert files.get(path).status_code == 404
