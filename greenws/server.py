@@ -57,12 +57,13 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         self.environ["wsgi.websocket"] = self.websocket
         self.environ["wsgi.websocket_version"] = "13"
         clients = self._clients()
-        clients[self.client_address] = Client(self.client_address, self.websocket)
+        clients[self._client_key] = Client(self.client_address, self.websocket)
         try:
             self._run_upgrade(upgrade)
         finally:
-            clients.pop(self.client_address, None)
-            self._upgrade = None
+            del clients[self._client_key]
+            if upgrade.socket is None:
+                self._upgrade = None
             self.environ["wsgi.websocket"] = None
             self.websocket.environ = None
             self.websocket = None
@@ -100,6 +101,15 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         return clients
 
     @property
+    def _client_key(self) -> Any:
+        # The clients of a unix socket have no address to tell them by.
+        return self.client_address or id(self)
+
+    @property
+    def active_client(self) -> Client:
+        return self._clients()[self._client_key]
+
+    @property
     def _is_upgraded(self) -> bool:
         return self._upgrade is not None and self._upgrade.socket is not None
 
@@ -119,16 +129,21 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         WSGIHandler.process_result(self)
 
     def finalize_headers(self) -> None:
-        if self.code == 426:  # RFC 9110, 15.5.22; hop by hop, so not the application's to set
-            self.response_headers += [(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade")]
-        elif self.close_connection:
-            names = {name.lower() for name, _ in self.response_headers}
-            if b"connection" not in names:
-                self.response_headers.append((b"Connection", b"close"))
+        # Both are hop by hop, so the server's to set and not the application's.
+        connection = []
+        if self.code == 426:  # RFC 9110, 15.5.22
+            self.response_headers.append((b"Upgrade", b"websocket"))
+            connection.append(b"Upgrade")
+        if self.close_connection:
+            connection.append(b"close")
+        if connection and not any(
+            name.lower() == b"connection" for name, _ in self.response_headers
+        ):
+            self.response_headers.append((b"Connection", b", ".join(connection)))
         WSGIHandler.finalize_headers(self)
 
     def log_request(self) -> None:
-        if self.status is not None or not self.close_connection:
+        if not self._is_upgraded:
             WSGIHandler.log_request(self)
 
 
@@ -176,9 +191,9 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         (``stop_timeout``, 1) for them to end."""
         self.close()
         timeout = self.stop_timeout if timeout is None else timeout
-        sockets = [client.ws.socket for client in self.clients.values()]
-        for socket in sockets:
-            socket.start_closing(1001)
+        for client in list(self.clients.values()):
+            if client.ws.accepted is not None:
+                client.ws.accepted.start_closing(1001)
         deadline = time.monotonic() + timeout
         while self.clients and time.monotonic() < deadline:
             gevent.sleep(0.01)

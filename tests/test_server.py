@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gevent
+import gevent.event
 import pytest
 import trustme
 from conftest import wait_until
@@ -496,3 +497,22 @@ def test_tls_that_is_cut_off_is_1006(serve, certificates):
         peer.send(frame(TEXT, b"cut")[:3])
         peer.close()
         assert wait_until(lambda: codes) == [1006]
+
+
+def test_stop_does_not_accept_what_was_pending(serve):
+    waiting = gevent.event.Event()
+
+    def app(environ, start_response):
+        waiting.wait(2)
+        start_response("401 Unauthorized", [("Content-Length", "0")])
+        return []
+
+    server = serve(app)
+    with Peer.connect(server.address) as peer:
+        peer.send(request())
+        wait_until(lambda: server.clients)
+        stopping = gevent.spawn(server.stop, 2)
+        gevent.sleep(0.01)
+        waiting.set()
+        assert peer.read_response().status == 401
+        stopping.get()

@@ -62,6 +62,11 @@ class GeventWebSocket(_Original):  # type: ignore[misc]
         return socket
 
     @property
+    def accepted(self) -> WebSocket | None:
+        """:attr:`socket`, or None as long as nothing has accepted the upgrade."""
+        return self._upgrade.socket
+
+    @property
     def closed(self) -> bool:
         socket = self._upgrade.socket
         return self._closed or (socket is not None and not socket.is_connected)
@@ -165,8 +170,7 @@ def install() -> None:
     """
     from ..server import UpgradeHandler
 
-    module: Any = original_handler
-    module.WebSocketHandler = UpgradeHandler
+    vars(original_handler)["WebSocketHandler"] = UpgradeHandler
     original_server.WebSocketServer.handler_class = UpgradeHandler
     workers = sys.modules.get("geventwebsocket.gunicorn.workers")
     if workers is not None:
