@@ -170,9 +170,8 @@ def install() -> None:
     """
     from ..server import UpgradeHandler
 
-    vars(original_handler)["WebSocketHandler"] = UpgradeHandler
+    original_handler.WebSocketHandler = UpgradeHandler
     original_server.WebSocketServer.handler_class = UpgradeHandler
-    workers = sys.modules.get("geventwebsocket.gunicorn.workers")
+    workers: Any = sys.modules.get("geventwebsocket.gunicorn.workers")
     if workers is not None:
-        workers.WebSocketHandler = UpgradeHandler
         workers.GeventWebSocketWorker.wsgi_handler = UpgradeHandler
