@@ -96,18 +96,22 @@ class FrameParser:
             size = 4
         elif length == 127:
             size = 10
-        if available < size + 4 * masked:
-            return False
         if length == 126:
+            if available < 4:
+                return False
             length = data[position + 2] << 8 | data[position + 3]
             if length < 126:
                 raise ProtocolError(f"a length of {length} must be sent in 7 bits")
         elif length == 127:
-            length = int.from_bytes(data[position + 2 : position + 10], "big")
-            if length >> 63:
+            if available > 2 and data[position + 2] > 127:
                 raise ProtocolError("the most significant bit of a 64-bit length must be 0")
-            if length < 65536:
-                raise ProtocolError(f"a length of {length} must be sent in 16 bits or fewer")
+            if available > 7 and not any(data[position + 2 : position + 8]):
+                raise ProtocolError("a length below 65536 must be sent in 16 bits or fewer")
+            if available < 10:
+                return False
+            length = int.from_bytes(data[position + 2 : position + 10], "big")
+        if masked and available < size + 4:
+            return False
         position += size
         if masked:
             self.mask = bytes(data[position : position + 4])

@@ -61,6 +61,7 @@ class Protocol:
         self._parser = FrameParser(not client)
         self._assembler = FragmentAssembler(config)
         self._in_payload = False
+        self._eof = False
         self.data: str | bytes = b""
         self.final = True
         # write state
@@ -78,9 +79,8 @@ class Protocol:
             self._parser.feed(data, size)
 
     def feed_eof(self) -> None:
-        """The byte stream is over. Without a Close before it, that is 1006 (section 7.1.5)."""
-        if self.state != CLOSED:
-            self._close(CloseCode.ABNORMAL, "")
+        """The byte stream is over. If what was fed holds no Close, that is 1006 (section 7.1.5)."""
+        self._eof = True
 
     def next_event(self) -> int:
         """What came next, as its opcode; INVALID (-1) if more bytes are needed.
@@ -92,6 +92,9 @@ class Protocol:
             event = self._next_event()
         except ProtocolError as error:
             self._fail(error)
+            event = _CLOSE
+        if event == _NOTHING and self._eof:
+            self._close(CloseCode.ABNORMAL, "")
             event = _CLOSE
         self._parser.keep()
         return event
@@ -190,7 +193,7 @@ class Protocol:
             ConnectionClosed: a Close was sent or received.
             RuntimeError: a message of the other type is open.
         """
-        if self.state != OPEN:
+        if self.state != OPEN or self._eof:
             raise self.closed_error()
         if self.sending == 0:
             self.sending = 0 if final else opcode
@@ -262,10 +265,12 @@ class Protocol:
         """What a send or ``receive()`` raises on a connection that is over."""
         if self.state == CLOSED:
             return ConnectionClosed(self.close_code, self.close_reason)
-        return ConnectionClosed(self._sent_code, self._sent_reason)
+        if self.state == CLOSING:
+            return ConnectionClosed(self._sent_code, self._sent_reason)
+        return ConnectionClosed(CloseCode.ABNORMAL)
 
     def _control(self, opcode: int, payload: bytes) -> bytes:
-        if self.state != OPEN:
+        if self.state != OPEN or self._eof:
             raise self.closed_error()
         if len(payload) > 125:
             raise ValueError(f"a ping or pong holds at most 125 bytes, not {len(payload)}")

@@ -469,11 +469,12 @@ class WebSocket:
         protocol = self._protocol
         if not self._leading and not self._transport.closed:
             self._look()
-        if protocol.state == OPEN:
-            protocol.feed_eof()
-        if protocol.state == CLOSED and protocol.close_code == CloseCode.ABNORMAL:
-            return ConnectionClosed(CloseCode.ABNORMAL, self._transport.failure)
-        return protocol.closed_error()
+        protocol.feed_eof()
+        self._absorb()
+        error = protocol.closed_error()
+        if error.code == CloseCode.ABNORMAL:
+            error = ConnectionClosed(error.code, self._transport.failure)
+        return error
 
     # -- closing
 
@@ -532,6 +533,7 @@ class WebSocket:
         self._transport.finish_writing()
         self._transport.close()
         self._protocol.feed_eof()
+        self._discard()
 
     def _discard(self) -> None:
         protocol = self._protocol

@@ -1,0 +1,119 @@
+"""Options: defaults, and what is refused where it is set."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from sansio import hub_errors as hub_errors
+
+from greenws.config import Config
+
+DEFAULTS = {
+    "max_message_size": 1 << 20,
+    "max_fragments": 4096,
+    "close_timeout": 10.0,
+    "write_high_water": 1 << 20,
+    "write_timeout": 10.0,
+}
+WHOLE = ["max_message_size", "max_fragments", "write_high_water"]
+SECONDS = ["close_timeout", "write_timeout"]
+EVERY = list(DEFAULTS)
+
+
+def test_defaults_are_those_of_the_design():
+    assert dataclasses.asdict(Config()) == DEFAULTS
+
+
+def test_every_option_is_tested_here():
+    assert [field.name for field in dataclasses.fields(Config)] == EVERY == [*DEFAULTS]
+    assert sorted(WHOLE + SECONDS) == sorted(EVERY)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_none_switches_any_limit_off(name):
+    assert getattr(Config(**{name: None}), name) is None
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_whole_number_above_zero_is_taken(name):
+    assert getattr(Config(**{name: 1}), name) == 1
+
+
+@pytest.mark.parametrize("name", SECONDS)
+def test_seconds_may_have_a_fraction(name):
+    assert getattr(Config(**{name: 0.25}), name) == 0.25
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("value", [1.0, 0.5, float("inf"), float("nan")])
+def test_counts_and_sizes_are_whole(name, value):
+    with pytest.raises(TypeError, match=f"^{name} must be a whole number or None, not "):
+        Config(**{name: value})
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("value", ["10", b"10", True, False, [], 1j, object()])
+def test_the_wrong_type_is_refused(name, value):
+    with pytest.raises(TypeError) as caught:
+        Config(**{name: value})
+    assert str(caught.value).startswith(f"{name} must be ")
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("value", [0, -1, -(1 << 70)])
+def test_nothing_and_less_than_nothing_are_refused(name, value):
+    with pytest.raises(ValueError) as caught:
+        Config(**{name: value})
+    message = str(caught.value)
+    assert name in message
+    assert "above 0" in message
+    assert "None for no limit" in message
+    assert repr(value) in message
+
+
+@pytest.mark.parametrize("name", SECONDS)
+@pytest.mark.parametrize("value", [0.0, -0.5, float("inf"), float("-inf"), float("nan")])
+def test_seconds_are_finite_and_above_zero(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be a number of seconds above 0"):
+        Config(**{name: value})
+
+
+def test_an_option_that_does_not_exist_is_a_type_error():
+    with pytest.raises(TypeError, match="max_size"):
+        Config(max_size=1)
+
+
+def test_replace_gives_a_copy_with_other_values():
+    config = Config(max_fragments=7)
+    other = config.replace(max_message_size=5, close_timeout=None)
+    assert (other.max_message_size, other.close_timeout, other.max_fragments) == (5, None, 7)
+    assert (config.max_message_size, config.close_timeout) == (1 << 20, 10.0)
+    assert config.replace() == config
+
+
+def test_replace_names_the_options_that_exist():
+    with pytest.raises(TypeError) as caught:
+        Config().replace(max_mesage_size=5)
+    assert "'max_mesage_size'" in str(caught.value)
+    assert ", ".join(EVERY) in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "error"), [(0, ValueError), ("5", TypeError)])
+def test_replace_checks_as_the_constructor_does(value, error):
+    with pytest.raises(error, match="max_fragments"):
+        Config().replace(max_fragments=value)
+
+
+def test_a_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().max_fragments = 1
+
+
+def test_every_option_says_why_it_exists():
+    with open(__import__("greenws.config", fromlist=["x"]).__file__, encoding="utf-8") as file:
+        source = file.read()
+    for name in EVERY:
+        after = source.split(f"    {name}: ", 1)[1].split("\n", 1)[1]
+        assert after.lstrip(" ").startswith('"""'), name
