@@ -153,15 +153,19 @@ def test_one_event_at_a_time_is_pulled(end):
 
 
 def test_bytes_fed_behind_bytes_not_yet_pulled_keep_their_order(end):
-    stream = b"".join(end.frame(BINARY, bytes([i]) * i) for i in range(40))
-    for position in range(0, len(stream), 11):
-        lent = lend(end.protocol, stream[position : position + 11])
-        if position % 3 == 0:
-            end.protocol.next_event()
-        else:  # what is not pulled stays
-            end.protocol._parser.keep()
-        lent[:] = b"\xee" * len(lent)
-    assert [event[1] for event in pull(end.protocol)][-1] == bytes([39]) * 39
+    expected = [(BINARY, bytes([i]) * i, True) for i in range(40)]
+    stream = b"".join(end.frame(BINARY, data) for _, data, _ in expected)
+    events, lent = [], []
+    for index, position in enumerate(range(0, len(stream), 11)):
+        lent.append(lend(end.protocol, stream[position : position + 11]))
+        if index % 3 == 0:  # one event, and the buffers are their lender's again
+            event = end.protocol.next_event()
+            for buffer in lent:
+                buffer[:] = b"\xee" * len(buffer)
+            lent = []
+            if event != NOTHING:
+                events.append((event, end.protocol.data, end.protocol.final))
+    assert events + list(pull(end.protocol)) == expected
 
 
 def test_every_cut_of_a_stream_gives_the_same_events(client):
