@@ -36,6 +36,9 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
     """Whether to accept before the application is called, as gevent-websocket does: for an
     application that waits for something else before it uses its socket."""
 
+    config = Config()
+    """The limits of the sessions of a server that is not a :class:`WebSocketServer`."""
+
     websocket: Any = None
     _upgrade: Upgrade | None = None
 
@@ -113,18 +116,24 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
     def _is_upgraded(self) -> bool:
         return self._upgrade is not None and self._upgrade.socket is not None
 
+    @property
+    def _is_beside_the_socket(self) -> bool:
+        """Whether what the application returns means nothing: it has upgraded, or it was asked to
+        and has not begun an HTTP response."""
+        return self._is_upgraded or (self._upgrade is not None and self.status is None)
+
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
         if self._is_upgraded:
             return self.write
         return WSGIHandler.start_response(self, status, headers, exc_info)
 
     def write(self, data: bytes) -> None:
-        if self._upgrade is not None and (self._upgrade.socket is not None or self.status is None):
-            return  # what an application returns beside its WebSocket
+        if self._is_beside_the_socket:
+            return
         WSGIHandler.write(self, data)
 
     def process_result(self) -> None:
-        if self._is_upgraded and not hasattr(self.result, "__iter__"):
+        if self._is_beside_the_socket and not hasattr(self.result, "__iter__"):
             return
         WSGIHandler.process_result(self)
 
@@ -151,7 +160,7 @@ class _HandlerUpgrade(Upgrade):
     """The upgrade of the request that an ``UpgradeHandler`` is at."""
 
     def __init__(self, offer: Offer, handler: UpgradeHandler) -> None:
-        super().__init__(offer, getattr(handler.server, "config", None) or Config())
+        super().__init__(offer, getattr(handler.server, "config", handler.config))
         self._handler = handler
 
     def _take_socket(self) -> tuple[Any, bytes, bool]:

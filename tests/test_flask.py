@@ -1,4 +1,4 @@
-"""Flask: views that return a ``WebSocketHandler``, on greenws's own server and under 'flask run'."""
+"""Flask: views that return a ``WebSocketHandler``, on our own server and under 'flask run'."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from geventwebsocket.websocket import (
 )
 from geventwebsocket.websocket import WebSocket as _Original
 
+from ..config import Config
 from ..exceptions import ConnectionClosed
 from ..opcodes import is_sendable
 from ..session import Upgrade
@@ -161,15 +162,18 @@ def _as_text(message: Any) -> str:
     return message if isinstance(message, str) else str(message or "")
 
 
-def install() -> None:
+def install(config: Config | None = None) -> None:
     """Puts ``UpgradeHandler`` in gevent-websocket's place, for programs that import its handler.
 
     Call it before they do: ``socketio.run(app)``, bottle-websocket, gunicorn's
     ``-k geventwebsocket.gunicorn.workers.GeventWebSocketWorker``. Modules of gevent-websocket that
-    are loaded already are changed too.
+    are loaded already are changed too. ``config`` sets the limits of their sessions, such as
+    ``max_message_size``, which gevent-websocket does not have.
     """
     from ..server import UpgradeHandler
 
+    if config is not None:
+        UpgradeHandler.config = config
     original_handler.WebSocketHandler = UpgradeHandler
     original_server.WebSocketServer.handler_class = UpgradeHandler
     workers: Any = sys.modules.get("geventwebsocket.gunicorn.workers")
