@@ -143,13 +143,13 @@ class Protocol:
         A peer that was pinged often may answer only the last one (section 5.5.3), so an answer
         settles the pings before it too. An unsolicited pong means nothing.
         """
-        for index in range(len(self._pings) - 1, -1, -1):
-            ping = self._pings[index]
+        if all(ping.payload != payload for ping in self._pings):
+            return False
+        while True:
+            ping = self._pings.popleft()
+            ping.answered = True
             if ping.payload == payload:
-                for _ in range(index + 1):
-                    self._pings.popleft().answered = True
                 return ping.wanted
-        return False
 
     def _receive_close(self, payload: bytes) -> None:
         code: int = CloseCode.NO_STATUS_RECEIVED

@@ -421,6 +421,18 @@ def test_has_frame_does_not_read_beyond_what_was_fed(options):
 
 
 @ROLES
+@pytest.mark.parametrize("size", [126, 65536])
+def test_has_frame_of_a_cut_header_in_a_buffer_without_a_byte_more(options, size):
+    head = frame(BINARY, b"", length=size, **options)
+    for end in range(len(head) + 1):
+        parser = parser_for(options)
+        parser.feed(bytearray(head[:end]), end)
+        assert not parser.has_frame(), end
+        parser.keep()
+        assert not parser.has_frame(), end
+
+
+@ROLES
 def test_has_frame_of_an_empty_parser_is_false(options):
     assert not parser_for(options).has_frame()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -260,9 +260,8 @@ def certificate(tmp_path: Path) -> Certificate:
 def test_tls(kind: str, certificate: Certificate):
     files = ["--certfile", str(certificate.certfile), "--keyfile", str(certificate.keyfile)]
     with gunicorn(*WORKERS[kind], *files) as process:
-        url: Callable[[str], str] = lambda path: process.url(path, "wss")  # noqa: E731
         options: dict[str, Any] = {"ssl": certificate.context}
-        with connect(url("/echo"), **options) as client:
+        with connect(process.url("/echo", "wss"), **options) as client:
             for message in ["hello", "x" * 200_000, b"y" * (1 << 20)]:
                 client.send(message)
                 assert client.recv(10) == message
@@ -272,11 +271,11 @@ def test_tls(kind: str, certificate: Certificate):
             assert [client.recv(10) for _ in pipeline] == pipeline
             client.close(4000)
         assert client.protocol.close_rcvd.code == 4000
-        with connect(url("/ping"), **options) as client:
+        with connect(process.url("/ping", "wss"), **options) as client:
             assert client.recv(10) == "INVALID True"
             assert client.recv(10) == "answered: True"
         with pytest.raises(websockets.InvalidStatus) as caught:
-            with connect(url("/secret"), **options):
+            with connect(process.url("/secret", "wss"), **options):
                 pass
         assert caught.value.response.status_code == 401
     process.assert_no_trouble()

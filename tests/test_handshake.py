@@ -198,7 +198,7 @@ def test_a_missing_version_is_called_missing_and_a_wrong_one_by_its_name():
         base64.b64encode(b"x" * 32).decode(),
         "dGhlIHNhbXBsZSBub25j!!==",
         "dGhlIHNhbXBs ZSBub25jZQ==",
-        "dGhlIHNhbXBsZSBub25jZ-_==",
+        "dGhlIHNhbXBsZSBub25j-_==",
         "dGhlIHNhbXBsZSBub25jZ\xe9==",
         KEY + "," + KEY,  # the header came twice
         KEY + KEY,

@@ -207,6 +207,8 @@ def test_has_frame_is_false_once_the_connection_is_over(end):
     lend(end.protocol, end.close_frame() + end.frame(TEXT, b"ignored"))
     assert end.protocol.next_event() == CLOSE
     assert not end.protocol.has_frame()
+    lend(end.protocol, end.frame(TEXT, b"ignored"))
+    assert not end.protocol.has_frame()
     other = End(end.client)
     lend(other.protocol, other.frame(TEXT, b"abc", length=100)[:-1])
     assert other.protocol.next_event() == NOTHING
@@ -389,6 +391,15 @@ def test_the_reader_gets_a_pong_only_to_a_ping_that_it_wanted(end):
     assert unwanted.answered
 
 
+def test_pings_with_the_same_payload_are_answered_one_by_one(end):
+    first, second = end.protocol.ping(b"", True)[0], end.protocol.ping(b"", True)[0]
+    assert end.drive(end.frame(PONG)) == [(PONG, b"", True)]
+    assert (first.answered, second.answered) == (True, False)
+    assert end.drive(end.frame(PONG)) == [(PONG, b"", True)]
+    assert second.answered
+    assert end.drive(end.frame(PONG)) == []
+
+
 def test_pongs_come_between_fragments_and_change_nothing_about_them(end):
     end.protocol.ping(b"p", True)
     stream = end.frame(TEXT, b"a", fin=False) + end.frame(PONG, b"p") + end.frame(CONTINUATION)
@@ -460,7 +471,7 @@ def test_every_close_code_is_judged(client):
 @pytest.mark.parametrize("payload", [b"\x03", b"\x00", b"\xff"])
 def test_a_close_of_one_byte_is_1002(end, payload):
     assert end.drive(end.frame(CLOSE, payload))[0][:2] == (CLOSE, 1002)
-    end.failed(1002)
+    assert "2 bytes" in end.failed(1002)
 
 
 @pytest.mark.parametrize("reason", INVALID_UTF8)
@@ -547,10 +558,10 @@ def test_a_violation_closes_with_1002_behind_what_came_before_it(end, violation,
 
 
 def test_the_reason_of_a_failure_fits_into_a_control_frame(end):
-    end.protocol._fail(ProtocolError("€" * 100))
+    end.protocol._fail(ProtocolError("a" + "€" * 100))
     ((opcode, payload),) = end.replies()
     assert opcode == CLOSE
-    assert payload == body(1002) + ("€" * 41).encode()
+    assert payload == body(1002) + ("a" + "€" * 40).encode()
 
 
 # -- the stream ends
@@ -597,6 +608,15 @@ def test_a_close_that_arrived_before_the_end_of_the_stream_counts(end):
     assert end.protocol.next_event() == TEXT
     end.protocol.feed_eof()
     assert list(pull(end.protocol)) == [(CLOSE, 1000, "done")]
+
+
+def test_nothing_is_sent_behind_the_end_of_the_stream(end):
+    lend(end.protocol, end.frame(TEXT, b"a"))
+    end.protocol.feed_eof()
+    with pytest.raises(ConnectionClosed) as caught:
+        end.protocol.begin_message(TEXT, True)
+    assert caught.value.code == 1006
+    assert list(pull(end.protocol)) == [(TEXT, "a", True), (CLOSE, 1006, "")]
 
 
 # -- we close

@@ -33,14 +33,18 @@ export class MessageLog {
       container.focus();
     });
     container.addEventListener("scroll", () => {
-      const { scrollHeight, scrollTop, clientHeight } = container;
-      this.following = scrollHeight - scrollTop - clientHeight < NEAR_BOTTOM;
+      this.look();
       if (this.following) this.toNewest.hidden = true;
     }, { passive: true });
     // The frame changes its size when a phone is turned, or its keyboard comes up.
     new ResizeObserver(() => {
       if (this.following) this.scrollToNewest();
     }).observe(container);
+  }
+
+  look() {
+    const { scrollHeight, scrollTop, clientHeight } = this.container;
+    this.following = scrollHeight - scrollTop - clientHeight < NEAR_BOTTOM;
   }
 
   scrollToNewest() {
@@ -51,6 +55,7 @@ export class MessageLog {
 
   add(kind, ...children) {
     const entry = element("li", { "data-kind": kind }, ...children);
+    this.look(); // the event of a scroll may still be on its way
     this.list.append(entry);
     if (this.list.childElementCount > MAX_ENTRIES) this.list.firstElementChild.remove();
     if (this.following) this.scrollToNewest();
