@@ -19,7 +19,7 @@ types: $(VENV)/lint
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) greenws/*.so $(filter-out greenws/_masking.c,$(wildcard greenws/*.c)) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -29,7 +29,10 @@ $(VENV)/run: requirements.txt | $(BIN)/python
 	$(BIN)/pip install --quiet -r requirements.txt
 	touch $@
 
-$(VENV)/test: setup.py pyproject.toml | $(BIN)/python
+# Editing a module that was compiled calls for compiling it again.
+COMPILED := $(wildcard greenws/*.py greenws/*.pxd greenws/_masking.c)
+
+$(VENV)/test: setup.py pyproject.toml $(COMPILED) | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@
 

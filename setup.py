@@ -1,4 +1,30 @@
-from setuptools import setup
+"""The package, and its extension modules where a compiler is at hand.
+
+The modules are the same Python files that run without it, compiled by Cython with the C types of
+the .pxd files beside them; and the twin of ``apply_mask`` in C. A machine without a compiler
+installs the pure form.
+"""
+
+from setuptools import Extension, setup
+
+COMPILED = ["frames", "messages", "protocol", "transport", "websocket"]
+
+
+def extensions():
+    masking = Extension(
+        "greenws._masking", ["greenws/_masking.c"], extra_compile_args=["-O3"], optional=True
+    )
+    try:
+        from Cython.Build import cythonize
+    except ImportError:  # building without isolation, without Cython
+        return [masking]
+    modules = cythonize(
+        [Extension(f"greenws.{name}", [f"greenws/{name}.py"], optional=True) for name in COMPILED],
+        # Annotations are for people and mypy: `str` must not refuse a subclass of it.
+        compiler_directives={"language_level": 3, "annotation_typing": False},
+    )
+    return [masking, *modules]
+
 
 setup(
     name="greenws",
@@ -8,7 +34,8 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=["greenws", "greenws.integrations"],
-    package_data={"greenws": ["py.typed"]},
+    package_data={"greenws": ["py.typed", "*.pxd"]},
+    ext_modules=extensions(),
     python_requires=">=3.10",
     install_requires=[
         "gevent>=24.10",

@@ -84,7 +84,7 @@ class FrameParser:
         _check_first(first)
         masked = second > 127
         length = second & 127
-        if masked is not self.expect_mask:
+        if masked != self.expect_mask:
             raise ProtocolError(
                 "a server must not mask its frames" if masked else "a client must mask its frames"
             )
@@ -134,12 +134,12 @@ class FrameParser:
             size = self.remaining
         if size == 0:
             return b""
-        piece = self.data[self.position : self.position + size]
+        start = self.position
         self.position += size
         self.remaining -= size
         if not self.expect_mask:
-            return bytes(piece)
-        payload = apply_mask(piece, self.mask)
+            return bytes(self.data[start : self.position])
+        payload = apply_mask(self.data, self.mask, start, size)
         if self.remaining:
             self.mask = rotate_mask(self.mask, size)
         return payload

@@ -74,7 +74,7 @@ class _Unset:
 
 
 _UNSET = _Unset()
-_NO_MESSAGE = Message(None, OpcodeType.INVALID, True)
+_NO_FRAGMENT = (None, _NOTHING, True)
 
 
 class WebSocket:
@@ -216,7 +216,7 @@ class WebSocket:
         finally:
             self._reading = False
         if fragment[1] == _CLOSE:
-            return _NO_MESSAGE
+            return _NO_FRAGMENT
         return fragment
 
     def _begin_read(self) -> None:
@@ -241,7 +241,7 @@ class WebSocket:
                 self._send_replies()
             if event == _NOTHING:
                 if not self._pump(deadline):
-                    return _NO_MESSAGE
+                    return _NO_FRAGMENT
             elif event == _CLOSE:
                 self._transport.finish_writing()
                 return (None, _CLOSE, True)

@@ -18,6 +18,7 @@ TESTS = Path(__file__).resolve().parent
 
 # Each module imports only from those above it. A new module takes its place here.
 ORDER = [
+    "form",
     "opcodes",
     "exceptions",
     "config",
@@ -162,6 +163,8 @@ def test_nothing_is_imported_past_the_import_statement(module):
     tree = ast.parse(path_of(module).read_text(encoding="utf-8"))
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     assert names & {"__import__", "importlib"} == set()
+    if module in ("form", "masking"):  # which choose the compiled modules, and the twin in C
+        return
     assert "importlib" not in {name.split(".")[0] for name, _ in imports(module)}
 
 
@@ -223,10 +226,9 @@ def test_a_module_defines_what_it_exports(module):
     names = getattr(imported, "__all__", [])
     missing = [name for name in names if not hasattr(imported, name)]
     assert missing == []
+    own = (imported.__name__, "greenws._masking")  # the twin of a function of masking.py
     foreign = [
-        name
-        for name in names
-        if getattr(getattr(imported, name), "__module__", imported.__name__) != imported.__name__
+        name for name in names if getattr(getattr(imported, name), "__module__", own[0]) not in own
     ]
     assert foreign == []
 

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from conftest import wait_until
 from gevent.pywsgi import WSGIServer
-from processes import Process
+from processes import PROGRAMS, Process
+from programs.echo_app import app as HANDLER
 from wire import TEXT, Peer, close_frame, frame
 
-from greenws import Config, Routes, UpgradeHandler, WebSocketHandler, WebSocketSessionHandler
-
-
-class Echo(WebSocketSessionHandler):
-    def handle_session(self, request: Any, socket: Any) -> None:
-        for message in socket:
-            socket.send(message)
-
-
-HANDLER = WebSocketHandler(lambda request, protocols: Echo())
+from greenws import Config, Routes, UpgradeHandler, WebSocketHandler
 
 
 def converse(peer: Peer, text: bytes) -> bytes:
@@ -32,39 +23,32 @@ def converse(peer: Peer, text: bytes) -> bytes:
 
 
 @pytest.fixture(scope="module", params=["waitress", "wsgiref"])
-def process(request: pytest.FixtureRequest) -> Iterator[Process]:
-    with Process("-m", "no_socket", request.param) as process:
-        process.name = request.param
-        yield process.wait_for_port()
+def other(request: pytest.FixtureRequest) -> Iterator[Process]:
+    with Process(PROGRAMS / f"{request.param}_server.py") as process:
+        process.wait_for_port()
+        process.name = {"waitress": "waitress", "wsgiref": "WSGIServer"}[request.param]
+        yield process
 
 
-def test_an_upgrade_without_a_socket_is_501(process):
-    with Peer.connect(process.address) as peer:
-        response = peer.shake("/echo")
+def test_an_upgrade_is_answered_with_501_and_advice(other):
+    with Peer.connect(other.address) as peer:
+        response = peer.shake()
     assert response.status == 501
     (line,) = response.body.decode().splitlines()
-    software = {"waitress": "waitress", "wsgiref": "WSGIServer/"}[process.name]
-    assert software in line
+    assert other.name in line
     assert "hands over no socket" in line
     for server in ("greenws.WebSocketServer", "gunicorn", "flask run"):
         assert server in line
-    process.wait_for("ERROR greenws.session: No WebSocket here: .* hands over no socket")
+    other.wait_for("hands over no socket")
+    assert "Traceback" not in other.output
 
 
-def test_plain_http_without_a_socket(process):
-    for path, status in [("/echo", 426), ("/hello", 200)]:
-        connection = http.client.HTTPConnection(*process.address, timeout=10)
-        connection.request("GET", path)
-        response = connection.getresponse()
-        body = response.read()
-        connection.close()
-        assert response.status == status
-        assert (b"Upgrade: websocket" in body) is (status == 426)
-
-
-def test_an_upgrade_of_a_plain_view_is_plain_http(process):
-    with Peer.connect(process.address) as peer:
-        assert peer.shake("/hello").status == 200
+def test_a_plain_request_is_answered_with_426(other):
+    with Peer.connect(other.address) as peer:
+        response = peer.shake(Upgrade=None, Connection=None)
+    assert response.status == 426
+    assert response.headers["sec-websocket-version"] == "13"
+    assert b"Upgrade: websocket" in response.body
 
 
 class TestPywsgi:
@@ -102,7 +86,7 @@ class TestPywsgi:
         wait_until(lambda: not server.clients)
 
     def test_its_config_is_that_of_the_handler(self, serve):
-        handler = WebSocketHandler(lambda request, protocols: Echo(), max_message_size=10)
+        handler = WebSocketHandler(HANDLER.handler_producer, max_message_size=10)
         server = serve(handler, cls=WSGIServer, handler_class=UpgradeHandler)
         with Peer.open(server.address) as peer:
             peer.send(frame(TEXT, b"eleven byte"))
@@ -185,6 +169,27 @@ def test_middleware(serve, order):
         assert response.status == 426
         assert response.headers["x-counted"] == "yes"
     assert [status.split()[0] for status in counting.statuses] == ["101", "404", "426"]
+
+
+def test_middleware_that_copies_the_environ_and_wraps_start_response(serve):
+    """Two layers that do both, and a client that sends its Close behind its message."""
+    statuses = []
+
+    def middleware(wrapped):
+        def call(environ, start_response):
+            def wrapped_start(status, headers, exc_info=None):
+                statuses.append(status)
+                return start_response(status, [*headers, ("X-Through", "yes")], exc_info)
+
+            yield from wrapped(dict(environ), wrapped_start)
+
+        return call
+
+    with Peer.open(serve(middleware(middleware(HANDLER))).address) as peer:
+        peer.send(frame(TEXT, b"x") + close_frame())
+        assert peer.read_frame() == (True, TEXT, b"x")
+        assert peer.read_close() == (1000, b"")
+    wait_until(lambda: statuses == ["101 Switching Protocols"] * 2)
 
 
 def test_middleware_that_answers_itself(serve):

@@ -1,0 +1,35 @@
+"""Which form of greenws runs: compiled where it was built, or pure Python.
+
+The compiled modules stand beside their sources under the same names, and Python prefers them.
+``GREENWS_PURE_PYTHON=1`` makes it take the sources.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
+from types import ModuleType
+
+__all__ = ["PURE"]
+
+PURE = os.environ.get("GREENWS_PURE_PYTHON", "") not in ("", "0")
+_FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+
+class _SourcesOnly(MetaPathFinder):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, module = name.rpartition(".")
+        source = os.path.join(_FOLDER, f"{module}.py")
+        if package != __package__ or not os.path.isfile(source):
+            return None
+        return spec_from_file_location(name, source)
+
+
+if PURE:
+    sys.meta_path.insert(0, _SourcesOnly())

@@ -1,0 +1,40 @@
+# C types for frames.py, where it is compiled.
+import cython
+
+
+cdef class FrameParser:
+    cdef public bint expect_mask
+    cdef public bytearray data
+    cdef public Py_ssize_t position
+    cdef public Py_ssize_t end
+    cdef public bint owned
+    cdef public bint final
+    cdef public int opcode
+    cdef public long long length
+    cdef public bytes mask
+    cdef public long long remaining
+
+    @cython.locals(left=Py_ssize_t)
+    cpdef void feed(self, bytearray data, Py_ssize_t size) except *
+    cpdef void keep(self) except *
+    @cython.locals(
+        data=bytearray, position=Py_ssize_t, available=Py_ssize_t, first=int, second=int,
+        masked=bint, length=cython.longlong, size=int,
+    )
+    cpdef bint next_header(self) except -1
+    cpdef bint has_payload(self)
+    @cython.locals(size=Py_ssize_t, payload=bytes)
+    cpdef bytes take(self)
+    @cython.locals(
+        data=bytearray, position=Py_ssize_t, available=Py_ssize_t, length=cython.longlong, size=int
+    )
+    cpdef bint has_frame(self) except -1
+
+
+@cython.locals(opcode=int)
+cdef void _check_first(int first) except *
+
+@cython.locals(first=int, masked=int)
+cpdef bytes encode_header(int opcode, bint final, long long length, bytes mask=*)
+
+cpdef bytes encode_frame(int opcode, bint final, payload, bytes mask=*)

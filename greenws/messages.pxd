@@ -1,0 +1,27 @@
+# C types for messages.py, where it is compiled.
+import cython
+
+
+cdef class Utf8Decoder:
+    cdef public bytes head
+
+    @cython.locals(head=bytes)
+    cpdef str decode(self, bytes piece, bint end)
+
+
+cdef class FragmentAssembler:
+    cdef long long _max_size
+    cdef long long _max_fragments
+    cdef public bint open
+    cdef bint _is_text
+    cdef long long _size
+    cdef long long _count
+    cdef Utf8Decoder _decoder
+    cdef object _text
+    cdef bytearray _bytes
+
+    cpdef void begin(self, int opcode, bint final, long long length) except *
+    cpdef void add(self, bytes piece) except *
+    @cython.locals(text=str)
+    cpdef object end(self, bytes piece)
+    cdef str _decode(self, bytes piece, bint end)

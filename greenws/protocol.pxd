@@ -1,0 +1,47 @@
+# C types for protocol.py, where it is compiled.
+import cython
+
+from .frames cimport FrameParser, encode_frame, encode_header
+from .messages cimport FragmentAssembler
+
+
+cdef class Ping:
+    cdef public bytes payload
+    cdef public bint wanted
+    cdef public bint answered
+
+
+cdef class Protocol:
+    cdef public bint client
+    cdef public int state
+    cdef public int close_code
+    cdef public str close_reason
+    cdef public FrameParser _parser
+    cdef FragmentAssembler _assembler
+    cdef bint _in_payload
+    cdef bint _eof
+    cdef public object data
+    cdef public bint final
+    cdef public list replies
+    cdef public int sending
+    cdef object _pings
+    cdef int _sent_code
+    cdef str _sent_reason
+
+    cpdef void feed(self, bytearray data, Py_ssize_t size) except *
+    cpdef void feed_eof(self) except *
+    @cython.locals(event=int)
+    cpdef int next_event(self) except -2
+    cpdef bint has_frame(self) except -1
+    @cython.locals(parser=FrameParser, complete=bint, opcode=int, payload=bytes)
+    cdef int _next_event(self) except -2
+    cdef bint _answers(self, bytes payload) except -1
+    cdef void _receive_close(self, bytes payload) except *
+    cpdef void _fail(self, error) except *
+    cdef void _close(self, int code, str reason) except *
+    cpdef int begin_message(self, int opcode, bint final) except -1
+    cpdef bytes encode(self, int opcode, bint final, payload)
+    cpdef bytes header(self, int opcode, bint final, long long length)
+    cpdef object closed_error(self)
+    cdef bytes _control(self, int opcode, bytes payload)
+    cdef bytes _frame(self, int opcode, bytes payload)

@@ -1,0 +1,78 @@
+"""The two forms: compiled where it was built, and pure Python on demand."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, require
+
+MODULES = ["frames", "messages", "protocol", "transport", "websocket"]
+
+PROGRAM = """
+import greenws, sys
+for name in {modules}:
+    print(sys.modules["greenws." + name].__file__)
+print(greenws.masking.apply_mask.__module__)
+"""
+
+
+def run(**env: str) -> list[str]:
+    command = [sys.executable, "-c", PROGRAM.format(modules=MODULES)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    return result.stdout.split()
+
+
+def built() -> bool:
+    return importlib.util.find_spec("greenws._masking") is not None
+
+
+def test_the_pure_form_on_demand():
+    *files, masking = run(GREENWS_PURE_PYTHON="1")
+    assert [file.endswith(".py") for file in files] == [True] * len(MODULES)
+    assert masking == "greenws.masking"
+
+
+@pytest.mark.parametrize("value", ["", "0"])
+def test_the_compiled_form_where_it_was_built(value):
+    require(built(), "the compiled form")
+    *files, masking = run(GREENWS_PURE_PYTHON=value)
+    assert [file.endswith(".py") for file in files] == [False] * len(MODULES)
+    assert masking == "greenws._masking"
+
+
+def test_the_form_that_these_tests_run_on():
+    import greenws.frames
+
+    compiled = built() and not greenws.form.PURE
+    assert greenws.frames.__file__.endswith(".py") is not compiled
+
+
+def test_a_build_that_is_broken_says_so(tmp_path):
+    package = tmp_path / "greenws"
+    shutil.copytree(ROOT / "greenws", package, ignore=shutil.ignore_patterns("*.so"))
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
+    (package / f"_masking{suffix}").write_bytes(b"not a library")
+    command = [sys.executable, "-c", "import greenws.masking"]
+    result = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True
+    )
+    assert result.returncode != 0 and "ImportError" in result.stderr
+
+
+def test_the_twin_is_asked_right():
+    require(built(), "the compiled form")
+    apply_mask = importlib.import_module("greenws._masking").apply_mask
+    assert apply_mask(bytearray(b"abcdefgh"), b"\x01\x02\x03\x04", 2, 3) == b"bff"
+    for wrong in ((b"a",), (b"a", b"123"), ("a", b"1234"), (b"a", b"1234", 1, 1), (b"a",) * 5):
+        with pytest.raises((TypeError, ValueError)):
+            apply_mask(*wrong)
+    for start, size in ((-1, 1), (0, -1), (0, 2), (2, 0)):
+        with pytest.raises(ValueError, match="outside"):
+            apply_mask(b"a", b"1234", start, size)
