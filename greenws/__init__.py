@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import form as _form  # first: it decides which modules the others are
+from . import form as form  # first: it decides which modules the others are
 from .config import Config
 from .exceptions import (
     ConcurrentReadError,
