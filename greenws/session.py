@@ -243,7 +243,7 @@ def _find_upgrade(environ: WSGIEnvironment) -> Upgrade:
         software = environ.get("SERVER_SOFTWARE") or "this server"
         advice = (
             "give it handler_class=greenws.UpgradeHandler, or run greenws.WebSocketServer"
-            if software.startswith("gevent/")
+            if software.startswith("gevent/") and "gunicorn" not in software
             else "run greenws.WebSocketServer, gunicorn (gevent or gthread workers) or 'flask run'"
         )
         message = f"No WebSocket here: {software} hands over no socket; {advice}."

@@ -612,6 +612,17 @@ def http_get(process: Process, path: str, status: int = 200) -> str:
     return body
 
 
+def rest_of(peer: Peer) -> bytes:
+    """Everything until the end of the stream, or until its reset."""
+    data = bytearray(peer.buffer)
+    try:
+        while chunk := peer.sock.recv(1 << 20):
+            data += chunk
+    except ConnectionResetError:
+        pass
+    return bytes(data)
+
+
 class TestFlaskRun:
     @pytest.fixture(autouse=True)
     def quiet(self, flask_run: Process) -> Iterator[None]:
@@ -681,6 +692,13 @@ class TestFlaskRun:
         with Peer.open(flask_run.address, "/echo") as peer:
             finish(peer)
 
+    def test_nothing_of_http_follows_a_session_that_was_cut_off(self, flask_run):
+        """No Close and no end of the stream went out before: the socket itself must be shut."""
+        with Peer.open(flask_run.address, "/flood") as peer:
+            eventually(lambda: http_get(flask_run, "/flooded"), "1")
+            eventually(lambda: http_get(flask_run, "/flooded"), "0")  # write_timeout
+            assert b"HTTP" not in rest_of(peer)
+
     def test_a_client_that_vanishes(self, flask_run):
         with Peer.open(flask_run.address, "/echo") as peer:
             peer.reset()
@@ -728,6 +746,22 @@ def test_flask_run_logs_an_error_of_a_session_once():
         process.wait_for("/hello")
         assert process.output.count("Traceback") == 1
         assert process.output.count("ValueError: of the handler") == 1
+
+
+def test_flask_run_with_its_debugger():
+    """The debugger is middleware around the application; errors of a session do not reach it."""
+    options = ["--debug", "--no-reload", "--port", "0"]
+    with Process("-m", "flask", "--app", "flask_app", "run", *options) as process:
+        process.wait_for_port()
+        with Peer.open(process.address, "/echo") as peer:
+            assert converse(peer, b"hello") == b"hello"
+            finish(peer)
+        with Peer.open(process.address, "/crash") as peer:
+            assert peer.read_frame() == (True, 8, b"\x03\xf3")
+            peer.send(close_frame(1011))
+            assert peer.at_end()
+        process.wait_for("ValueError: of the handler")
+        assert process.output.count("Traceback") == 1
 
 
 def test_flask_run_from_a_module_that_is_not_installed(tmp_path: Path):

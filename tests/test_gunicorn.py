@@ -183,6 +183,20 @@ def test_a_refusal_keeps_the_connection(worker):
         finish(peer)
 
 
+def test_nothing_of_http_follows_a_session_that_was_cut_off(worker):
+    """No Close and no end of the stream went out before: the socket itself must be shut."""
+    with Peer.open(worker.address, "/flood") as peer:
+        eventually(lambda: get(worker, "/flooded"), "1")
+        eventually(lambda: get(worker, "/flooded"), "0")  # write_timeout
+        data = bytearray(peer.buffer)
+        try:
+            while chunk := peer.sock.recv(1 << 20):
+                data += chunk
+        except ConnectionResetError:
+            pass
+    assert b"HTTP" not in data
+
+
 def test_clients_that_vanish(worker):
     for _ in range(3):
         Peer.open(worker.address, "/echo").reset()

@@ -11,6 +11,7 @@ from greenws import ConnectionClosed, WebSocket, WebSocketHandler, WebSocketSess
 app = flask.Flask(__name__)
 app.secret_key = "for the tests"
 listeners: list[WebSocket] = []
+flooded: list[WebSocket] = []
 
 
 class Echo(WebSocketSessionHandler):
@@ -46,6 +47,18 @@ class Goodbye(WebSocketSessionHandler):
         socket.close(4000, "enough")
 
 
+class Flood(WebSocketSessionHandler):
+    """Sends more than the kernel holds to a client that does not read."""
+
+    def handle_session(self, request: Request, socket: WebSocket) -> None:
+        flooded.append(socket)
+        try:
+            while True:
+                socket.send(bytes(1 << 20))
+        finally:
+            flooded.remove(socket)
+
+
 class Ping(WebSocketSessionHandler):
     """Waits with a timeout, a ping and its pong, in whatever this server runs its sessions in."""
 
@@ -73,6 +86,16 @@ def crash():
 @app.get("/goodbye")
 def goodbye():
     return WebSocketHandler(lambda request, offered: Goodbye())
+
+
+@app.get("/flood")
+def flood():
+    return WebSocketHandler(lambda request, offered: Flood(), write_timeout=0.3)
+
+
+@app.get("/flooded")
+def count_flooded():
+    return str(len(flooded))
 
 
 @app.get("/ping")
