@@ -22,6 +22,12 @@ from greenws.transport import Transport
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_finish() -> None:
+    """What all the imports made is not looked at again after every test."""
+    gc.collect()
+    gc.freeze()
+
+
 def require(condition: object, what: str) -> None:
     """Skips a test on a machine that lacks something; in CI, where nothing may lack, fails it."""
     if condition:
