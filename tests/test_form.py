@@ -60,9 +60,8 @@ def test_a_build_that_is_broken_says_so(tmp_path):
     suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
     (package / f"_masking{suffix}").write_bytes(b"not a library")
     command = [sys.executable, "-c", "import greenws.masking"]
-    result = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True
-    )
+    env = {**os.environ, "PYTHONPATH": "", "GREENWS_PURE_PYTHON": ""}
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert result.returncode != 0 and "ImportError" in result.stderr
 
 
