@@ -611,8 +611,11 @@ def test_refusals_of_the_handshake(changes, ours, theirs):
     # demands one.
     server = ServerProtocol(subprotocols=["a"] if "Sec_WebSocket_Protocol" in changes else None)
     server.receive_data(data)
-    (request,) = server.events_received()
-    code = server.accept(request).status_code
+    requests = server.events_received()
+    if not requests:  # older releases refuse in their HTTP parser, without a status of their own
+        assert theirs is not None and server.handshake_exc is not None
+        return
+    code = server.accept(requests[0]).status_code
     assert (None if code == 101 else code) == theirs
 
 
