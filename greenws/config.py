@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,5 +59,5 @@ def _check(name: str, value: Any, whole: bool) -> None:
     allowed = (int,) if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, allowed):
         raise TypeError(f"{name} must be {kind} or None, not {value!r}")
-    if value <= 0 or not math.isfinite(value):
+    if not 0 < value < 1 << 63:
         raise ValueError(f"{name} must be {kind} above 0, or None for no limit, not {value!r}")

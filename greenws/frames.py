@@ -146,6 +146,9 @@ class FrameParser:
 
     def has_frame(self) -> bool:
         """Whether another whole frame stands in the window, behind the one at hand."""
+        available = self.end - self.position
+        if available - 2 < self.remaining:
+            return False
         position = self.position + self.remaining
         available = self.end - position
         if available < 2:
@@ -158,8 +161,10 @@ class FrameParser:
                 length = self.data[position + 2] << 8 | self.data[position + 3]
         elif length == 127:
             size += 8
+            if available < 10 or self.data[position + 2] > 127:
+                return False
             length = int.from_bytes(self.data[position + 2 : position + 10], "big")
-        return available >= size + length
+        return available - size >= length
 
 
 def _check_first(first: int) -> None:

@@ -130,6 +130,9 @@ def client_request(host: str, target: str, key: str, protocols: Sequence[str] = 
     ]
     if protocols:
         lines.append(f"Sec-WebSocket-Protocol: {', '.join(protocols)}")
+    for line in lines:
+        if "\r" in line or "\n" in line:
+            raise ValueError(f"a handshake cannot carry the line break in {line!r}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 

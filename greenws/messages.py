@@ -72,15 +72,17 @@ class FragmentAssembler:
             if not self.open:
                 raise ProtocolError("a continuation frame that continues nothing")
             self._count += 1
-            self._size += length
         else:
             if self.open:
                 raise ProtocolError("a new message inside a fragmented one")
             self._is_text = opcode == _TEXT
             self._count = 1
-            self._size = length
-        if 0 <= self._max_size < self._size:
-            raise MessageTooBig(f"message larger than max_message_size ({self._max_size} bytes)")
+            self._size = 0
+        limit = self._max_size
+        if limit >= 0:
+            if length > limit - self._size:
+                raise MessageTooBig(f"message larger than max_message_size ({limit} bytes)")
+            self._size += length
         if 0 <= self._max_fragments < self._count:
             raise PolicyViolation(f"more than max_fragments ({self._max_fragments}) in a message")
         self.open = not final

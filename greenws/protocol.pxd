@@ -30,6 +30,7 @@ cdef class Protocol:
 
     cpdef void feed(self, bytearray data, Py_ssize_t size) except *
     cpdef void feed_eof(self) except *
+    cpdef void keep(self) except *
     @cython.locals(event=int)
     cpdef int next_event(self) except -2
     cpdef bint has_frame(self) except -1

@@ -99,6 +99,10 @@ class Protocol:
         self._parser.keep()
         return event
 
+    def keep(self) -> None:
+        """Takes what was lent into a buffer of its own."""
+        self._parser.keep()
+
     def has_frame(self) -> bool:
         """Whether a whole frame more has been fed already."""
         return self._parser.position != self._parser.end and self._parser.has_frame()

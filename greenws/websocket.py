@@ -232,6 +232,7 @@ class WebSocket:
         protocol = self._protocol
         while True:
             if self._inbox:
+                protocol.keep()
                 fragment = self._inbox.popleft()
                 if fragment[0] is not None:
                     self._inbox_size -= len(fragment[0])
@@ -303,6 +304,8 @@ class WebSocket:
                 break
             self._inbox.append((protocol.data, event, protocol.final))
             self._inbox_size += len(protocol.data)
+        else:
+            protocol.keep()  # the buffer is every socket's
         self._wake_followers()
 
     def _put_back(self, fragment: tuple[Any, int, bool]) -> None:

@@ -73,6 +73,14 @@ def test_nothing_and_less_than_nothing_are_refused(name, value):
     assert repr(value) in message
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_a_number_too_large_for_a_float_is_taken_or_refused(name):
+    try:
+        assert getattr(Config(**{name: 10**400}), name) == 10**400
+    except ValueError as error:
+        assert name in str(error)
+
+
 @pytest.mark.parametrize("name", SECONDS)
 @pytest.mark.parametrize("value", [0.0, -0.5, float("inf"), float("-inf"), float("nan")])
 def test_seconds_are_finite_and_above_zero(name, value):

@@ -433,6 +433,35 @@ def test_has_frame_of_a_cut_header_in_a_buffer_without_a_byte_more(options, size
 
 
 @ROLES
+@pytest.mark.parametrize("length", [1 << 62, (1 << 63) - 5, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+def test_has_frame_of_an_absurd_length_is_false(options, length):
+    good = frame(TEXT, b"a", **options)
+    absurd = frame(BINARY, b"abc", length=length, **options)
+    parser = parser_for(options)
+    lend(parser, absurd)
+    assert not parser.has_frame()
+    if length < 1 << 63:
+        assert parser.next_header()
+        assert not parser.has_frame()
+    for end in range(len(absurd) + 1):
+        parser = parser_for(options)
+        lend(parser, good + absurd[:end])
+        assert parser.next_header()
+        assert not parser.has_frame(), end
+        parser.take()
+        assert not parser.has_frame(), end
+        parser.keep()
+        assert not parser.has_frame(), end
+
+
+@ROLES
+def test_has_frame_does_not_look_at_a_length_that_was_not_fed(options):
+    parser = parser_for(options)
+    parser.feed(bytearray(frame(BINARY, b"", length=1 << 63, **options) + b"\xff" * 9), 2)
+    assert not parser.has_frame()
+
+
+@ROLES
 def test_has_frame_of_an_empty_parser_is_false(options):
     assert not parser_for(options).has_frame()
 

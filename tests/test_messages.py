@@ -320,6 +320,16 @@ def test_the_size_of_a_message_is_that_of_all_its_fragments():
         target.begin(CONTINUATION, True, 1)
 
 
+@pytest.mark.parametrize("before", [1, 10])
+def test_no_announced_size_is_so_large_that_it_passes_for_a_small_one(before):
+    # Where the sum is one of 64 bits, it would wrap.
+    for size in ((1 << 63) - 1, (1 << 63) - before, (1 << 63) - before - 1):
+        target = assembler(max_message_size=10)
+        fragment(target, BINARY, False, b"a" * before)
+        with pytest.raises(MessageTooBig):
+            target.begin(CONTINUATION, True, size)
+
+
 def test_the_size_of_text_is_in_bytes():
     target = assembler(max_message_size=10)
     assert message(target, TEXT, [["€€€".encode()]]) == ["€€€"]
@@ -360,6 +370,9 @@ def test_default_limits_hold():
 def test_none_switches_the_limits_off():
     target = assembler(max_message_size=None, max_fragments=None)
     target.begin(BINARY, True, (1 << 63) - 1)
+    target = assembler(max_message_size=None, max_fragments=None)
+    fragment(target, BINARY, False, b"a")
+    target.begin(CONTINUATION, True, (1 << 63) - 1)
     target = assembler(max_message_size=None, max_fragments=None)
     fragment(target, BINARY, False, b"")
     for _ in range(5000):

@@ -203,6 +203,26 @@ def test_has_frame_tells_whether_another_frame_was_fed(end):
     assert not end.protocol.has_frame()
 
 
+@pytest.mark.parametrize("length", [(1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+def test_has_frame_does_not_stumble_over_what_the_next_event_refuses(end, length):
+    lend(end.protocol, end.frame(TEXT, b"a") + end.frame(BINARY, b"abc", length=length))
+    assert end.protocol.next_event() == TEXT
+    assert not end.protocol.has_frame()
+    assert end.protocol.next_event() == CLOSE
+    end.failed(1009 if length < 1 << 63 else 1002)
+
+
+@pytest.mark.parametrize("limit", [(1 << 63) - 1, 1 << 63, 1 << 64])
+def test_a_limit_of_any_size_holds_or_is_refused_when_it_is_set(client, limit):
+    for name in ("max_message_size", "max_fragments"):
+        try:
+            options = Config(**{name: limit})
+        except ValueError:
+            continue
+        events = drive(Protocol(options, client), End(client).frame(TEXT, b"a"))
+        assert events == [(TEXT, "a", True)]
+
+
 def test_has_frame_is_false_once_the_connection_is_over(end):
     lend(end.protocol, end.close_frame() + end.frame(TEXT, b"ignored"))
     assert end.protocol.next_event() == CLOSE
@@ -261,6 +281,13 @@ def test_an_announced_size_above_the_limit_closes_before_any_payload(client):
         assert end.drive(header[:-1]) == []
         assert end.drive(header[-1:])[0][:2] == (CLOSE, 1009)
         assert "max_message_size (1000 bytes)" in end.failed(1009)
+
+
+def test_the_largest_length_behind_a_fragment_does_not_get_past_the_limit(client):
+    end = End(client, max_message_size=1000)
+    stream = end.frame(BINARY, b"abc", fin=False)
+    stream += end.frame(CONTINUATION, b"", length=(1 << 63) - 1)
+    assert [event[:2] for event in end.drive(stream)] == [(BINARY, b"abc"), (CLOSE, 1009)]
 
 
 def test_a_message_of_the_size_of_the_limit_is_delivered(client):

@@ -745,6 +745,27 @@ def test_ping_keeps_no_more_than_max_message_size(pair):
     assert [len(socket.receive()) for _ in range(5)] == [900] * 5
 
 
+def test_a_full_inbox_leaves_the_shared_buffer_alone(pair):
+    # Six frames that fill the receive buffer of the hub exactly, while one greenlet pings and
+    # another reads: what the inbox does not take must not be overwritten by the next receive.
+    socket, peer = pair(max_message_size=65_530)
+    for end in (peer.sock, socket._transport._raw):
+        end.setsockopt(gevent.socket.SOL_SOCKET, gevent.socket.SO_RCVBUF, 1 << 22)
+        end.setsockopt(gevent.socket.SOL_SOCKET, gevent.socket.SO_SNDBUF, 1 << 22)
+
+    def ping():
+        with pytest.raises((TimeoutError, ConnectionClosed)):
+            socket.ping(timeout=1)
+
+    pinging = gevent.spawn(ping)
+    gevent.sleep(0)
+    reader = gevent.spawn(lambda: [socket.receive()[:1] for _ in range(6)])
+    gevent.sleep(0)
+    peer.send(b"".join(frame(BINARY, bytes([65 + i]) * 65_528) for i in range(6)))
+    assert reader.get(timeout=5) == [b"A", b"B", b"C", b"D", b"E", b"F"]
+    pinging.kill()
+
+
 def test_ping_on_a_connection_that_closes_raises(pair):
     socket, peer = pair()
 
