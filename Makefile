@@ -1,9 +1,11 @@
 # make run: the demo on http://127.0.0.1:8181/    make test: the tests
+# make bench: all of benchmarks/, about an hour; a part of it:
+#   make bench CASES=32B-100 AGAINST=gevent-websocket ARGS="--rounds 3 --seconds 2"
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types clean
+.PHONY: run test lint types bench clean
 
 run: $(VENV)/run
 	$(BIN)/python run_server.py $(ARGS)
@@ -17,6 +19,11 @@ lint: $(VENV)/lint
 
 types: $(VENV)/lint
 	$(BIN)/mypy
+
+bench: $(VENV)/test
+	$(BIN)/python benchmarks/run.py --install
+	$(BIN)/python benchmarks/run.py $(if $(CASES),--cases $(CASES)) \
+		$(if $(AGAINST),--against $(AGAINST)) $(ARGS)
 
 clean:
 	rm -rf $(VENV) greenws/*.so $(filter-out greenws/_masking.c,$(wildcard greenws/*.c)) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,8 +1,8 @@
 """The greenws demo: an echo service, a chat room, and the pages that speak to them.
 
-    python run_server.py                          http://127.0.0.1:8181/
-    python run_server.py --host 0.0.0.0 --port 0  any address, any free port
-    python run_server.py --certfile cert.pem --keyfile key.pem    https and wss
+python run_server.py                          http://127.0.0.1:8181/
+python run_server.py --host 0.0.0.0 --port 0  any address, any free port
+python run_server.py --certfile cert.pem --keyfile key.pem    https and wss
 """
 
 from __future__ import annotations

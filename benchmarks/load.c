@@ -1,0 +1,1090 @@
+/* A load generator for WebSocket echo servers: one thread, epoll, libc (and OpenSSL for --tls).
+ *
+ *   cc -O2 -o load load.c                        plain TCP only
+ *   cc -O2 -DWITH_TLS -o load load.c -lssl -lcrypto
+ *
+ * echo       connect, keep --inflight messages under way on each connection, measure for a while
+ * handshake  connect, upgrade, close with 1000, wait for the end of TCP (20 ms); and again
+ * idle       connect, echo once, hold until stdin ends
+ *
+ * Prints one JSON object. Exits with 0; with 1 if the server did anything but echo (the object's
+ * "error" says what); with 2 for wrong arguments or a machine that does not allow it.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+#ifdef WITH_TLS
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#else
+typedef void SSL;
+#endif
+
+enum { ECHO_MODE, HANDSHAKE_MODE, IDLE_MODE };
+enum { FREE, CONNECTING, TLS_HANDSHAKE, UPGRADING, OPEN, CLOSING };
+enum { KEYS = 64, HEAD_MAX = 8192, BUFFER = 256 * 1024, EVENTS = 512 };
+enum { PORTS_PER_ADDRESS = 20000, HANDSHAKE_ADDRESSES = 50 };
+#define PATIENCE 20000000u /* nanoseconds from the server's Close to the end of its TCP */
+
+static struct {
+    const char *host, *path, *subprotocol;
+    int port, mode, connections, inflight, batch;
+    bool text, tls;
+    size_t size;
+    double duration, warmup, timeout;
+    long long min_messages;
+    pid_t watch;
+} opt = {
+    .host = "127.0.0.1", .path = "/", .connections = 1, .inflight = 1, .batch = 64, .size = 32,
+    .duration = 2, .warmup = 0.5, .timeout = 15,
+};
+
+typedef struct {
+    int fd, number;
+    uint8_t state;
+    bool wants_out;    /* EPOLLOUT is on */
+    SSL *ssl;
+    char *head;        /* of the response, until it is complete */
+    size_t head_length;
+    uint64_t begun;    /* connect() */
+    uint64_t closed;   /* the server's Close */
+    /* out: a slice under way, then a control frame, then what is owed */
+    const uint8_t *out;
+    size_t out_left;
+    uint32_t owed, next_out;
+    uint8_t control[131];
+    uint8_t control_length;
+    bool sending_control;
+    /* in */
+    uint8_t header[10], header_length, opcode;
+    bool final, in_payload, in_message, checked, peer_closed;
+    uint64_t frame_left, message_got, echoes;
+    uint32_t next_in;
+    uint8_t ping[125], ping_length;
+    uint64_t *stamps;  /* when each message under way was sent: a ring of --inflight */
+    uint32_t oldest, newest, under_way;
+} Connection;
+
+static struct { char request[1024]; size_t length; char accept[32]; } keys[KEYS];
+static Connection *connections;
+static int epoll_fd;
+static struct sockaddr_in server_address;
+static uint8_t buffer[BUFFER];
+
+/* The messages: `variants` payloads, and their frames in a row (the first ones again at the end, so
+ * that any run of up to --inflight frames is contiguous). */
+static uint8_t *payloads, *frames;
+static uint32_t variants, sample_every;
+static size_t frame_length;
+
+static bool measuring;
+static uint64_t opened, connecting, first_echoes, messages, bytes, verified, sampled, total_messages;
+static uint64_t last_progress, sequence, closed_by_us;
+static double connect_seconds;
+
+#define SUB_BITS 6 /* of the histogram: 64 buckets for each power of two, so within 1.6 % */
+static uint64_t histogram[64 << SUB_BITS], latency_max;
+
+static uint64_t now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void fail(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
+static void fail(const char *format, ...)
+{
+    char text[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    for (char *c = text; *c; c++)
+        if (!isprint((unsigned char)*c) || *c == '"' || *c == '\\')
+            *c = '\'';
+    printf("{\"messages\": %llu, \"verified\": %llu, \"errors\": 1, \"error\": \"%s\"}\n",
+           (unsigned long long)total_messages, (unsigned long long)verified, text);
+    fflush(stdout);
+    _exit(1);
+}
+
+static void refuse(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
+static void refuse(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fputs("load: ", stderr);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    va_end(arguments);
+    exit(2);
+}
+
+static void *allocate(size_t count, size_t size)
+{
+    void *memory = calloc(count ? count : 1, size);
+    if (memory == NULL)
+        refuse("not enough memory");
+    return memory;
+}
+
+/* ---- latency ---- */
+
+static void record(uint64_t nanoseconds)
+{
+    uint32_t index;
+    if (nanoseconds > latency_max)
+        latency_max = nanoseconds;
+    if (nanoseconds < (2u << SUB_BITS)) {
+        index = (uint32_t)nanoseconds;
+    } else {
+        uint32_t shift = 63 - SUB_BITS - (uint32_t)__builtin_clzll(nanoseconds);
+        index = (shift << SUB_BITS) + (uint32_t)(nanoseconds >> shift);
+    }
+    histogram[index]++;
+}
+
+static double percentile(double share)
+{
+    uint64_t total = 0, seen = 0;
+    for (size_t i = 0; i < sizeof histogram / sizeof *histogram; i++)
+        total += histogram[i];
+    for (size_t i = 0; i < sizeof histogram / sizeof *histogram; i++) {
+        seen += histogram[i];
+        if (total && (double)seen >= share * (double)total) {
+            if (i < (2u << SUB_BITS))
+                return (double)i / 1e3;
+            uint32_t shift = (uint32_t)(i >> SUB_BITS) - 1;
+            return ((double)(i - ((size_t)shift << SUB_BITS)) + 0.5) * (double)(1ull << shift) / 1e3;
+        }
+    }
+    return 0;
+}
+
+/* ---- CPU time of the server's process tree ---- */
+
+static double process_cpu(pid_t pid)
+{
+    char path[64], text[1024];
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *file = fopen(path, "r");
+    if (file == NULL)
+        return 0;
+    size_t length = fread(text, 1, sizeof text - 1, file);
+    fclose(file);
+    text[length] = 0;
+    unsigned long user = 0, system = 0;
+    long child_user = 0, child_system = 0;
+    char *rest = strrchr(text, ')');
+    if (rest != NULL)
+        (void)!sscanf(rest + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %ld %ld",
+                      &user, &system, &child_user, &child_system);
+    double tick = (double)sysconf(_SC_CLK_TCK);
+    double own = (double)(user + system) / tick;
+    /* The same sum from the scheduler's clock, which does not count in hundredths of a second. */
+    clockid_t id;
+    struct timespec t;
+    if (clock_getcpuclockid(pid, &id) == 0 && clock_gettime(id, &t) == 0)
+        own = (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+    return own + (double)(child_user + child_system) / tick;
+}
+
+static double tree_cpu(pid_t pid)
+{
+    char path[320];
+    double total = process_cpu(pid);
+    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+    DIR *tasks = opendir(path);
+    if (tasks == NULL)
+        return total;
+    for (struct dirent *task; (task = readdir(tasks)) != NULL;) {
+        if (!isdigit((unsigned char)task->d_name[0]))
+            continue;
+        snprintf(path, sizeof path, "/proc/%d/task/%s/children", (int)pid, task->d_name);
+        FILE *file = fopen(path, "r");
+        if (file == NULL)
+            continue;
+        for (int child; fscanf(file, "%d", &child) == 1;)
+            total += tree_cpu((pid_t)child);
+        fclose(file);
+    }
+    closedir(tasks);
+    return total;
+}
+
+static double own_cpu(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec)
+           + (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+}
+
+/* ---- the handshake ---- */
+
+static void sha1(const uint8_t *data, size_t length, uint8_t digest[20])
+{
+    uint32_t h[5] = {0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0};
+    uint8_t padded[192] = {0}; /* what is hashed here has 60 bytes */
+    size_t total = (length + 9 + 63) / 64 * 64;
+    if (total > sizeof padded)
+        abort();
+    memcpy(padded, data, length);
+    padded[length] = 0x80;
+    for (int i = 0; i < 8; i++)
+        padded[total - 1 - (size_t)i] = (uint8_t)((uint64_t)length * 8 >> (8 * i));
+    for (size_t block = 0; block < total; block += 64) {
+        uint32_t w[80], a = h[0], b = h[1], c = h[2], d = h[3], e = h[4];
+        for (int i = 0; i < 16; i++) {
+            const uint8_t *p = padded + block + 4 * i;
+            w[i] = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+        }
+        for (int i = 16; i < 80; i++) {
+            uint32_t x = w[i - 3] ^ w[i - 8] ^ w[i - 14] ^ w[i - 16];
+            w[i] = x << 1 | x >> 31;
+        }
+        for (int i = 0; i < 80; i++) {
+            uint32_t f, k;
+            if (i < 20) f = (b & c) | (~b & d), k = 0x5A827999;
+            else if (i < 40) f = b ^ c ^ d, k = 0x6ED9EBA1;
+            else if (i < 60) f = (b & c) | (b & d) | (c & d), k = 0x8F1BBCDC;
+            else f = b ^ c ^ d, k = 0xCA62C1D6;
+            uint32_t t = (a << 5 | a >> 27) + f + e + k + w[i];
+            e = d, d = c, c = b << 30 | b >> 2, b = a, a = t;
+        }
+        h[0] += a, h[1] += b, h[2] += c, h[3] += d, h[4] += e;
+    }
+    for (int i = 0; i < 20; i++)
+        digest[i] = (uint8_t)(h[i / 4] >> (24 - 8 * (i % 4)));
+}
+
+static void base64(const uint8_t *data, size_t length, char *text)
+{
+    static const char letters[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for (size_t i = 0; i < length; i += 3) {
+        uint32_t group = (uint32_t)data[i] << 16;
+        if (i + 1 < length) group |= (uint32_t)data[i + 1] << 8;
+        if (i + 2 < length) group |= data[i + 2];
+        *text++ = letters[group >> 18];
+        *text++ = letters[group >> 12 & 63];
+        *text++ = i + 1 < length ? letters[group >> 6 & 63] : '=';
+        *text++ = i + 2 < length ? letters[group & 63] : '=';
+    }
+    *text = 0;
+}
+
+static uint64_t random_state = 0x9E3779B97F4A7C15u;
+static uint32_t random32(void)
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return (uint32_t)(random_state >> 32);
+}
+
+static void make_keys(void)
+{
+    for (int i = 0; i < KEYS; i++) {
+        uint8_t nonce[16], digest[20];
+        char key[32], both[64];
+        for (size_t j = 0; j < sizeof nonce; j++)
+            nonce[j] = (uint8_t)random32();
+        base64(nonce, sizeof nonce, key);
+        snprintf(both, sizeof both, "%.24s258EAFA5-E914-47DA-95CA-C5AB0DC85B11", key);
+        sha1((const uint8_t *)both, strlen(both), digest);
+        base64(digest, sizeof digest, keys[i].accept);
+        int length = snprintf(
+            keys[i].request, sizeof keys[i].request,
+            "GET %s HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Key: %.24s\r\nSec-WebSocket-Version: 13\r\n%s%s%s\r\n",
+            opt.path, opt.host, opt.port, key,
+            opt.subprotocol ? "Sec-WebSocket-Protocol: " : "",
+            opt.subprotocol ? opt.subprotocol : "", opt.subprotocol ? "\r\n" : "");
+        if (length >= (int)sizeof keys[i].request)
+            refuse("--path and --subprotocol are too long");
+        keys[i].length = (size_t)length;
+    }
+}
+
+/* The value of a header in a response head that ends with a zero; false if it is not there. */
+static bool header_value(const char *head, const char *name, char *value, size_t room)
+{
+    size_t length = strlen(name);
+    for (const char *line = strstr(head, "\r\n"); line != NULL; line = strstr(line, "\r\n")) {
+        line += 2;
+        if (strncasecmp(line, name, length) != 0 || line[length] != ':')
+            continue;
+        line += length + 1;
+        line += strspn(line, " \t");
+        size_t end = strcspn(line, "\r");
+        while (end && (line[end - 1] == ' ' || line[end - 1] == '\t'))
+            end--;
+        snprintf(value, room, "%.*s", (int)end, line);
+        return true;
+    }
+    return false;
+}
+
+static void check_response(const Connection *c)
+{
+    char value[256];
+    const char *head = c->head;
+    if (strncmp(head, "HTTP/1.1 101", 12) != 0)
+        fail("the handshake was answered with '%.*s'", (int)strcspn(head, "\r"), head);
+    if (!header_value(head, "Upgrade", value, sizeof value) || strcasecmp(value, "websocket") != 0)
+        fail("the response to the handshake has no 'Upgrade: websocket'");
+    if (!header_value(head, "Connection", value, sizeof value) || !strcasestr(value, "upgrade"))
+        fail("the response to the handshake has no 'Connection: Upgrade'");
+    const char *accept = keys[c->number % KEYS].accept;
+    if (!header_value(head, "Sec-WebSocket-Accept", value, sizeof value) || strcmp(value, accept))
+        fail("the response to the handshake has a wrong Sec-WebSocket-Accept");
+    if (header_value(head, "Sec-WebSocket-Extensions", value, sizeof value) && *value)
+        fail("the server uses an extension that was not offered: %s", value);
+    bool chosen = header_value(head, "Sec-WebSocket-Protocol", value, sizeof value);
+    if (opt.subprotocol ? !chosen || strcmp(value, opt.subprotocol) : chosen)
+        fail("the server chose the subprotocol '%s'", chosen ? value : "(none)");
+}
+
+/* ---- the messages ---- */
+
+static size_t put_header(uint8_t *to, int opcode, size_t length, const uint8_t mask[4])
+{
+    size_t n = 2;
+    to[0] = (uint8_t)(0x80 | opcode);
+    if (length < 126) {
+        to[1] = (uint8_t)(0x80 | length);
+    } else if (length < 65536) {
+        to[1] = 0x80 | 126;
+        to[n++] = (uint8_t)(length >> 8);
+        to[n++] = (uint8_t)length;
+    } else {
+        to[1] = 0x80 | 127;
+        for (int i = 7; i >= 0; i--)
+            to[n++] = (uint8_t)((uint64_t)length >> (8 * i));
+    }
+    memcpy(to + n, mask, 4);
+    return n + 4;
+}
+
+static size_t put_frame(uint8_t *to, int opcode, const uint8_t *payload, size_t length)
+{
+    uint32_t random = random32() | 0x01010101; /* no zero bytes */
+    uint8_t mask[4];
+    memcpy(mask, &random, 4);
+    size_t n = put_header(to, opcode, length, mask);
+    for (size_t i = 0; i < length; i++)
+        to[n + i] = payload[i] ^ mask[i % 4];
+    return n + length;
+}
+
+static void make_messages(void)
+{
+    variants = opt.size > 65536 ? 2 : 16;
+    sample_every = opt.size >= 65536 ? 8 : 256;
+    size_t header = opt.size < 126 ? 6 : opt.size < 65536 ? 8 : 14;
+    frame_length = header + opt.size;
+    payloads = allocate(variants, opt.size);
+    frames = allocate(variants + (size_t)opt.inflight, frame_length);
+    for (uint32_t v = 0; v < variants; v++) {
+        uint8_t *payload = payloads + v * opt.size;
+        for (size_t i = 0; i < opt.size; i++)
+            payload[i] = opt.text ? (uint8_t)(' ' + random32() % 95) : (uint8_t)random32();
+        put_frame(frames + v * frame_length, opt.text ? 1 : 2, payload, opt.size);
+    }
+    for (uint32_t v = variants; v < variants + (uint32_t)opt.inflight; v++)
+        memcpy(frames + v * frame_length, frames + (v - variants) * frame_length, frame_length);
+}
+
+/* ---- connections ---- */
+
+#ifdef WITH_TLS
+static SSL_CTX *tls_context;
+#endif
+
+enum { BLOCKED = -1, BROKEN = -2 };
+
+static ssize_t receive(Connection *c)
+{
+#ifdef WITH_TLS
+    if (c->ssl != NULL) {
+        ERR_clear_error();
+        int n = SSL_read(c->ssl, buffer, sizeof buffer);
+        if (n > 0)
+            return n;
+        int error = SSL_get_error(c->ssl, n);
+        if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE)
+            return BLOCKED;
+        return error == SSL_ERROR_ZERO_RETURN ? 0 : BROKEN;
+    }
+#endif
+    ssize_t n = recv(c->fd, buffer, sizeof buffer, 0);
+    if (n >= 0)
+        return n;
+    return errno == EAGAIN || errno == EINTR ? BLOCKED : BROKEN;
+}
+
+static ssize_t transmit(Connection *c, const uint8_t *data, size_t length)
+{
+#ifdef WITH_TLS
+    if (c->ssl != NULL) {
+        ERR_clear_error();
+        int n = SSL_write(c->ssl, data, length > 1 << 30 ? 1 << 30 : (int)length);
+        if (n > 0)
+            return n;
+        int error = SSL_get_error(c->ssl, n);
+        return error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE ? BLOCKED : BROKEN;
+    }
+#endif
+    ssize_t n = send(c->fd, data, length, MSG_NOSIGNAL);
+    if (n >= 0)
+        return n;
+    return errno == EAGAIN || errno == EINTR ? BLOCKED : BROKEN;
+}
+
+static void watch(Connection *c, int operation, bool out)
+{
+    struct epoll_event event = {.events = EPOLLIN | (out ? EPOLLOUT : 0u), .data.ptr = c};
+    if (epoll_ctl(epoll_fd, operation, c->fd, &event) != 0)
+        refuse("epoll_ctl: %s", strerror(errno));
+    c->wants_out = out;
+}
+
+static void drop(Connection *c)
+{
+#ifdef WITH_TLS
+    if (c->ssl != NULL)
+        SSL_free(c->ssl);
+    c->ssl = NULL;
+#endif
+    close(c->fd);
+    free(c->head);
+    c->head = NULL;
+    c->state = FREE;
+}
+
+static void start(Connection *c)
+{
+    int one = 1;
+    uint64_t *stamps = c->stamps;
+    int number = c->number;
+    memset(c, 0, sizeof *c);
+    c->stamps = stamps;
+    c->number = number;
+    c->next_out = c->next_in = (uint32_t)number % variants;
+    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (c->fd < 0)
+        refuse("socket: %s", strerror(errno));
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    bool loopback = (ntohl(server_address.sin_addr.s_addr) >> 24) == 127;
+    bool many = opt.connections > PORTS_PER_ADDRESS || opt.mode == HANDSHAKE_MODE;
+    if (loopback && many) { /* one source address has 28,000 ports, which rest after use */
+        uint32_t which = opt.mode == HANDSHAKE_MODE
+                             ? (uint32_t)(sequence++ % HANDSHAKE_ADDRESSES)
+                             : (uint32_t)number / PORTS_PER_ADDRESS;
+        struct sockaddr_in source = {.sin_family = AF_INET,
+                                     .sin_addr.s_addr = htonl(0x7F000001u + which)};
+#ifdef IP_BIND_ADDRESS_NO_PORT
+        setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
+#endif
+        if (bind(c->fd, (struct sockaddr *)&source, sizeof source) != 0)
+            refuse("bind: %s", strerror(errno));
+    }
+    c->head = allocate(HEAD_MAX, 1);
+    c->begun = now();
+    c->state = CONNECTING;
+    connecting++;
+    if (connect(c->fd, (struct sockaddr *)&server_address, sizeof server_address) != 0
+        && errno != EINPROGRESS)
+        fail("connect: %s", strerror(errno));
+    watch(c, EPOLL_CTL_ADD, true);
+}
+
+/* Sends what there is to send, as far as the socket takes it. */
+static void flush(Connection *c)
+{
+    for (;;) {
+        if (c->out_left == 0) {
+            c->sending_control = false;
+            if (c->control_length) {
+                c->out = c->control;
+                c->out_left = c->control_length;
+                c->control_length = 0;
+                c->sending_control = true;
+            } else if (c->owed) {
+                uint64_t time = now();
+                c->out = frames + c->next_out * frame_length;
+                c->out_left = c->owed * frame_length;
+                c->next_out = (c->next_out + c->owed) % variants;
+                c->under_way += c->owed;
+                for (; c->owed; c->owed--) {
+                    c->stamps[c->newest] = time;
+                    c->newest = c->newest + 1 == (uint32_t)opt.inflight ? 0 : c->newest + 1;
+                }
+            } else {
+                if (c->wants_out)
+                    watch(c, EPOLL_CTL_MOD, false);
+                return;
+            }
+        }
+        ssize_t n = transmit(c, c->out, c->out_left);
+        if (n == BROKEN)
+            fail("the server closed a connection while it was sent to");
+        if (n != BLOCKED) {
+            c->out += n;
+            c->out_left -= (size_t)n;
+        }
+        if (c->out_left) {
+            if (!c->wants_out)
+                watch(c, EPOLL_CTL_MOD, true);
+            return;
+        }
+    }
+}
+
+static void upgraded(Connection *c)
+{
+    check_response(c);
+    free(c->head);
+    c->head = NULL;
+    c->state = OPEN;
+    connecting--;
+    opened++;
+    if (opt.mode == HANDSHAKE_MODE) {
+        static const uint8_t normal[2] = {1000 >> 8, 1000 & 0xFF};
+        if (measuring)
+            record(now() - c->begun);
+        c->control_length = (uint8_t)put_frame(c->control, 8, normal, 2);
+        c->state = CLOSING;
+    } else if (opt.mode == IDLE_MODE) {
+        c->owed = 1;
+    } /* echo: nobody sends before all are open, since that would hold up the opening */
+}
+
+static void message_complete(Connection *c, uint64_t time)
+{
+    if (c->message_got != opt.size)
+        fail("an echo has %llu bytes instead of %zu", (unsigned long long)c->message_got, opt.size);
+    if (c->echoes++ == 0)
+        first_echoes++;
+    total_messages++;
+    verified += c->checked;
+    c->next_in = c->next_in + 1 == variants ? 0 : c->next_in + 1;
+    if (measuring) {
+        messages++;
+        record(time - c->stamps[c->oldest]);
+    }
+    c->under_way--;
+    c->oldest = c->oldest + 1 == (uint32_t)opt.inflight ? 0 : c->oldest + 1;
+    if (opt.mode == ECHO_MODE)
+        c->owed++;
+    c->in_message = false;
+}
+
+static void control_complete(Connection *c)
+{
+    if (c->opcode == 8) {
+        if (c->state != CLOSING)
+            fail("the server closed with code %d",
+                 c->ping_length >= 2 ? c->ping[0] << 8 | c->ping[1] : 1005);
+        c->peer_closed = true;
+        c->closed = last_progress;
+    } else if (c->opcode == 9 && c->state == OPEN) {
+        if (c->sending_control) /* the last one is still under way: answering it is enough */
+            return;
+        c->control_length = (uint8_t)put_frame(c->control, 10, c->ping, c->ping_length);
+    }
+}
+
+/* The head of a frame is complete. */
+static void frame_begins(Connection *c)
+{
+    const uint8_t *h = c->header;
+    c->header_length = 0;
+    c->opcode = h[0] & 15;
+    c->final = h[0] >> 7;
+    c->frame_left = h[1] & 127;
+    if (c->frame_left == 126) {
+        c->frame_left = (uint64_t)h[2] << 8 | h[3];
+    } else if (c->frame_left == 127) {
+        c->frame_left = 0;
+        for (int i = 2; i < 10; i++)
+            c->frame_left = c->frame_left << 8 | h[i];
+    }
+    if ((h[0] & 0x70) || (h[1] & 0x80))
+        fail("a frame of the server has reserved bits or a mask");
+    if (c->opcode >= 8) {
+        if (c->opcode > 10 || !c->final || c->frame_left > 125)
+            fail("the server sent a malformed control frame");
+        c->ping_length = 0;
+        return;
+    }
+    int wanted = c->in_message ? 0 : opt.text ? 1 : 2;
+    if (c->opcode != wanted)
+        fail("a frame has opcode %d instead of %d", c->opcode, wanted);
+    if (!c->in_message) {
+        if (c->under_way == 0)
+            fail("the server sent a message that nobody had sent");
+        c->in_message = true;
+        c->message_got = 0;
+        c->checked = c->echoes == 0 || ++sampled % sample_every == 0;
+    }
+    if (c->message_got + c->frame_left > opt.size)
+        fail("an echo has %llu bytes or more instead of %zu",
+             (unsigned long long)(c->message_got + c->frame_left), opt.size);
+}
+
+static void consume(Connection *c, const uint8_t *data, size_t length, uint64_t time)
+{
+    while (length) {
+        if (!c->in_payload) {
+            uint8_t need = 2;
+            while (length) {
+                c->header[c->header_length++] = *data++, length--;
+                if (c->header_length >= 2) {
+                    uint8_t size = c->header[1] & 127;
+                    need = size == 126 ? 4 : size == 127 ? 10 : 2;
+                }
+                if (c->header_length == need)
+                    break;
+            }
+            if (c->header_length < need)
+                return;
+            frame_begins(c);
+            c->in_payload = true;
+        }
+        size_t part = length < c->frame_left ? length : (size_t)c->frame_left;
+        if (c->opcode >= 8) {
+            memcpy(c->ping + c->ping_length, data, part);
+            c->ping_length = (uint8_t)(c->ping_length + part);
+        } else {
+            if (c->checked && part
+                && memcmp(data, payloads + c->next_in * opt.size + c->message_got, part) != 0)
+                fail("an echo differs from what was sent");
+            c->message_got += part;
+            if (measuring)
+                bytes += part;
+        }
+        data += part;
+        length -= part;
+        c->frame_left -= part;
+        if (c->frame_left)
+            return;
+        c->in_payload = false;
+        if (c->opcode >= 8)
+            control_complete(c);
+        else if (c->final)
+            message_complete(c, time);
+    }
+}
+
+static void cycle_complete(Connection *c)
+{
+    total_messages++;
+    if (measuring)
+        messages++;
+    drop(c);
+    start(c);
+}
+
+static void ended(Connection *c)
+{
+    if (opt.mode == HANDSHAKE_MODE && c->state == CLOSING && c->peer_closed) {
+        cycle_complete(c);
+        return;
+    }
+    fail("the server closed a connection%s", c->state == UPGRADING ? " during the handshake" : "");
+}
+
+static void readable(Connection *c)
+{
+    for (int round = 0; c->ssl != NULL || round < 8; round++) { /* TLS: OpenSSL may hold some */
+        ssize_t n = receive(c);
+        if (n == BLOCKED)
+            break;
+        if (n == 0 || n == BROKEN) {
+            ended(c);
+            return;
+        }
+        last_progress = now();
+        const uint8_t *data = buffer;
+        size_t length = (size_t)n;
+        if (c->state == UPGRADING) {
+            size_t old = c->head_length;
+            size_t room = HEAD_MAX - 1 - old, take = length < room ? length : room;
+            memcpy(c->head + old, data, take);
+            c->head_length += take;
+            c->head[c->head_length] = 0;
+            char *end = strstr(c->head, "\r\n\r\n");
+            if (end == NULL) {
+                if (take < length || c->head_length == HEAD_MAX - 1)
+                    fail("the response to the handshake does not end");
+                continue;
+            }
+            size_t used = (size_t)(end + 4 - c->head) - old;
+            data += used;
+            length -= used;
+            end[2] = 0;
+            upgraded(c);
+        }
+        consume(c, data, length, last_progress);
+        if (c->ssl == NULL && (size_t)n < sizeof buffer)
+            break; /* a short read: the socket is empty */
+    }
+    if (c->state == OPEN || c->state == CLOSING)
+        if (c->owed || c->control_length)
+            flush(c);
+}
+
+static void request(Connection *c)
+{
+    c->state = UPGRADING;
+    c->out = (const uint8_t *)keys[c->number % KEYS].request;
+    c->out_left = keys[c->number % KEYS].length;
+    flush(c);
+}
+
+static void handle(Connection *c, uint32_t events)
+{
+    if (c->state == FREE)
+        return;
+    if (c->state == CONNECTING) {
+        int error = 0;
+        socklen_t length = sizeof error;
+        getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &length);
+        if (error)
+            fail("connect: %s", strerror(error));
+        last_progress = now();
+        c->state = TLS_HANDSHAKE;
+#ifdef WITH_TLS
+        if (opt.tls) {
+            c->ssl = SSL_new(tls_context);
+            if (c->ssl == NULL || SSL_set_fd(c->ssl, c->fd) != 1)
+                refuse("SSL_new failed");
+            SSL_set_connect_state(c->ssl);
+        }
+#endif
+    }
+    if (c->state == TLS_HANDSHAKE) {
+#ifdef WITH_TLS
+        if (c->ssl != NULL) {
+            ERR_clear_error();
+            int result = SSL_do_handshake(c->ssl);
+            if (result != 1) {
+                int error = SSL_get_error(c->ssl, result);
+                if (error != SSL_ERROR_WANT_READ && error != SSL_ERROR_WANT_WRITE)
+                    fail("the TLS handshake failed");
+                if (c->wants_out != (error == SSL_ERROR_WANT_WRITE))
+                    watch(c, EPOLL_CTL_MOD, error == SSL_ERROR_WANT_WRITE);
+                return;
+            }
+            last_progress = now();
+        }
+#endif
+        request(c);
+        return;
+    }
+    if (events & EPOLLOUT)
+        flush(c);
+    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+        readable(c);
+}
+
+static void turn(int milliseconds)
+{
+    struct epoll_event events[EVENTS];
+    int count = epoll_wait(epoll_fd, events, EVENTS, milliseconds);
+    if (count < 0 && errno != EINTR)
+        refuse("epoll_wait: %s", strerror(errno));
+    for (int i = 0; i < count; i++)
+        if (events[i].data.ptr != NULL)
+            handle(events[i].data.ptr, events[i].events);
+    static uint64_t looked;
+    uint64_t time = now();
+    if (opt.mode == HANDSHAKE_MODE && time - looked > PATIENCE / 4) {
+        looked = time; /* a server that leaves it to the client to close TCP */
+        for (int i = 0; i < opt.connections; i++) {
+            Connection *c = &connections[i];
+            if (c->state == CLOSING && c->peer_closed && time - c->closed > PATIENCE) {
+                if (measuring)
+                    closed_by_us++;
+                cycle_complete(c);
+            }
+        }
+    }
+    if (opt.mode == IDLE_MODE && first_echoes == (uint64_t)opt.connections)
+        return; /* silence is what it is for */
+    if (time > last_progress && (double)(time - last_progress) > opt.timeout * 1e9)
+        fail("no answer for %g seconds (%llu of %d connections are open)", opt.timeout,
+             (unsigned long long)opened, opt.connections);
+}
+
+/* ---- the run ---- */
+
+static double since(uint64_t time)
+{
+    return (double)(now() - time) / 1e9;
+}
+
+static void connect_all(void)
+{
+    uint64_t begun = last_progress = now();
+    int next = 0;
+    bool cycling = opt.mode == HANDSHAKE_MODE; /* there `opened` goes on counting */
+    while (next < opt.connections || (!cycling && opened < (uint64_t)opt.connections)) {
+        while (next < opt.connections && (cycling || connecting < (uint64_t)opt.batch))
+            start(&connections[next++]);
+        turn(100);
+    }
+    connect_seconds = since(begun);
+    last_progress = now();
+    for (int i = 0; i < opt.connections && opt.mode == ECHO_MODE; i++) {
+        connections[i].owed = (uint32_t)opt.inflight;
+        flush(&connections[i]);
+    }
+}
+
+/* True while a phase has to go on: it lasts `seconds`, longer (up to ten times) if it must. */
+static bool goes_on(uint64_t begun, double seconds, bool enough)
+{
+    double passed = since(begun);
+    return passed < seconds || (!enough && passed < 10 * seconds + 5);
+}
+
+static void say_goodbye(void)
+{
+    static const uint8_t normal[2] = {1000 >> 8, 1000 & 0xFF};
+    for (int i = 0; i < opt.connections; i++) {
+        Connection *c = &connections[i];
+        if (c->state == OPEN && c->out_left == 0) {
+            size_t length = put_frame(c->control, 8, normal, 2);
+            transmit(c, c->control, length);
+        }
+        if (c->state != FREE)
+            drop(c);
+    }
+}
+
+static void echo_or_handshake(void)
+{
+    uint64_t begun = now();
+    uint64_t wanted = (uint64_t)opt.connections;
+    while (goes_on(begun, opt.warmup,
+                   (opt.mode == ECHO_MODE ? first_echoes : total_messages) >= wanted))
+        turn(10);
+    if (opt.mode == ECHO_MODE && first_echoes < wanted)
+        fail("only %llu of %d connections had an echo in the warm-up",
+             (unsigned long long)first_echoes, opt.connections);
+
+    double load_cpu = own_cpu(), server_cpu = opt.watch ? tree_cpu(opt.watch) : 0;
+    measuring = true;
+    begun = now();
+    while (goes_on(begun, opt.duration, messages >= (uint64_t)opt.min_messages))
+        turn(10);
+    double seconds = since(begun);
+    if (opt.watch)
+        server_cpu = tree_cpu(opt.watch) - server_cpu;
+    load_cpu = own_cpu() - load_cpu;
+    measuring = false;
+    if (messages == 0)
+        fail("nothing came back in %.1f seconds", seconds);
+    printf("{\"mode\": \"%s\", \"connections\": %d, \"inflight\": %d, \"size\": %zu, "
+           "\"kind\": \"%s\", \"tls\": %s, \"seconds\": %.6f, \"connect_seconds\": %.6f, "
+           "\"messages\": %llu, \"bytes\": %llu, \"verified\": %llu, \"errors\": 0, "
+           "\"messages_per_second\": %.1f, \"latency_us\": {\"p50\": %.2f, \"p99\": %.2f, "
+           "\"p99.9\": %.2f, \"max\": %.2f}, \"load_cpu_share\": %.4f",
+           opt.mode == ECHO_MODE ? "echo" : "handshake", opt.connections, opt.inflight, opt.size,
+           opt.text ? "text" : "binary", opt.tls ? "true" : "false", seconds, connect_seconds,
+           (unsigned long long)messages, (unsigned long long)bytes, (unsigned long long)verified,
+           (double)messages / seconds, percentile(0.5), percentile(0.99), percentile(0.999),
+           (double)latency_max / 1e3, load_cpu / seconds);
+    if (opt.mode == HANDSHAKE_MODE)
+        printf(", \"closed_by_client\": %llu", (unsigned long long)closed_by_us);
+    if (opt.watch)
+        printf(", \"server_cpu_seconds\": %.6f", server_cpu);
+    printf("}\n");
+    fflush(stdout);
+    say_goodbye();
+}
+
+static void idle(void)
+{
+    uint64_t begun = now();
+    while (first_echoes < (uint64_t)opt.connections)
+        turn(100);
+    printf("{\"mode\": \"idle\", \"connections\": %d, \"tls\": %s, \"connect_seconds\": %.6f, "
+           "\"echo_seconds\": %.6f, \"verified\": %llu, \"errors\": 0}\n",
+           opt.connections, opt.tls ? "true" : "false", connect_seconds, since(begun),
+           (unsigned long long)verified);
+    fflush(stdout);
+    fcntl(STDIN_FILENO, F_SETFL, fcntl(STDIN_FILENO, F_GETFL) | O_NONBLOCK);
+    for (;;) {
+        char ignored[64];
+        ssize_t n = read(STDIN_FILENO, ignored, sizeof ignored);
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+            break;
+        turn(20);
+    }
+    say_goodbye();
+}
+
+static void raise_limit(void)
+{
+    struct rlimit limit;
+    rlim_t wanted = (rlim_t)opt.connections + 64;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = wanted;
+    if (limit.rlim_max < wanted)
+        limit.rlim_max = wanted;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        refuse("%d connections need as many open files, and this machine allows fewer "
+               "(ulimit -n)", opt.connections);
+}
+
+static const char usage[] =
+    "usage: load --port N [options]\n"
+    "  --host ADDRESS        127.0.0.1\n"
+    "  --port N\n"
+    "  --path PATH           /\n"
+    "  --subprotocol NAME    offered, and then expected\n"
+    "  --mode MODE           echo, handshake or idle\n"
+    "  --connections N       1\n"
+    "  --inflight N          1; messages under way on each connection\n"
+    "  --size BYTES          32\n"
+    "  --kind KIND           binary or text\n"
+    "  --duration SECONDS    2\n"
+    "  --warmup SECONDS      0.5\n"
+    "  --min-messages N      go on (up to ten times as long) until there are as many\n"
+    "  --batch N             64; connections that are being opened at once\n"
+    "  --timeout SECONDS     15; give up when nothing has come for so long\n"
+    "  --watch PID           measure the CPU time of this process and of its children\n"
+    "  --tls                 without checking the certificate\n"
+    "  --features            print what this build can do\n";
+
+static double number(const char *name, const char *text, double least, double most)
+{
+    char *end;
+    double value = strtod(text, &end);
+    if (*end || end == text || !(value >= least && value <= most))
+        refuse("--%s is a number from %g to %g, not '%s'", name, least, most, text);
+    return value;
+}
+
+static void parse_options(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"host", 1, 0, 'h'}, {"port", 1, 0, 'p'}, {"path", 1, 0, 'a'}, {"subprotocol", 1, 0, 's'},
+        {"mode", 1, 0, 'm'}, {"connections", 1, 0, 'c'}, {"inflight", 1, 0, 'i'},
+        {"size", 1, 0, 'z'}, {"kind", 1, 0, 'k'}, {"duration", 1, 0, 'd'}, {"warmup", 1, 0, 'w'},
+        {"min-messages", 1, 0, 'n'}, {"batch", 1, 0, 'b'}, {"timeout", 1, 0, 't'},
+        {"watch", 1, 0, 'o'}, {"tls", 0, 0, 'T'}, {"features", 0, 0, 'F'}, {"help", 0, 0, 'H'},
+        {0, 0, 0, 0},
+    };
+    int letter, at = 0;
+    while ((letter = getopt_long(argc, argv, "", options, &at)) != -1) {
+        const char *name = letter == '?' ? "" : options[at].name;
+        switch (letter) {
+        case 'h': opt.host = optarg; break;
+        case 'p': opt.port = (int)number(name, optarg, 1, 65535); break;
+        case 'a': opt.path = optarg; break;
+        case 's': opt.subprotocol = optarg; break;
+        case 'm':
+            if (!strcmp(optarg, "echo")) opt.mode = ECHO_MODE;
+            else if (!strcmp(optarg, "handshake")) opt.mode = HANDSHAKE_MODE;
+            else if (!strcmp(optarg, "idle")) opt.mode = IDLE_MODE;
+            else refuse("--mode is echo, handshake or idle, not '%s'", optarg);
+            break;
+        case 'c': opt.connections = (int)number(name, optarg, 1, 1e6); break;
+        case 'i': opt.inflight = (int)number(name, optarg, 1, 65536); break;
+        case 'z': opt.size = (size_t)number(name, optarg, 0, 1 << 30); break;
+        case 'k':
+            if (strcmp(optarg, "text") && strcmp(optarg, "binary"))
+                refuse("--kind is text or binary, not '%s'", optarg);
+            opt.text = !strcmp(optarg, "text");
+            break;
+        case 'd': opt.duration = number(name, optarg, 0.01, 1e6); break;
+        case 'w': opt.warmup = number(name, optarg, 0, 1e6); break;
+        case 'n': opt.min_messages = (long long)number(name, optarg, 0, 1e15); break;
+        case 'b': opt.batch = (int)number(name, optarg, 1, 1e6); break;
+        case 't': opt.timeout = number(name, optarg, 0.1, 1e6); break;
+        case 'o': opt.watch = (pid_t)number(name, optarg, 1, 1e9); break;
+        case 'T': opt.tls = true; break;
+        case 'F':
+#ifdef WITH_TLS
+            puts("tls");
+#endif
+            exit(0);
+        case 'H': fputs(usage, stdout); exit(0);
+        default: fputs(usage, stderr); exit(2);
+        }
+    }
+    if (optind < argc || opt.port == 0) {
+        fputs(usage, stderr);
+        exit(2);
+    }
+    server_address.sin_family = AF_INET;
+    server_address.sin_port = htons((uint16_t)opt.port);
+    if (inet_pton(AF_INET, opt.host, &server_address.sin_addr) != 1)
+        refuse("--host is an IPv4 address, not '%s'", opt.host);
+    if (opt.mode == IDLE_MODE)
+        opt.inflight = 1;
+}
+
+int main(int argc, char **argv)
+{
+    parse_options(argc, argv);
+    signal(SIGPIPE, SIG_IGN);
+    raise_limit();
+#ifdef WITH_TLS
+    if (opt.tls) {
+        tls_context = SSL_CTX_new(TLS_client_method());
+        if (tls_context == NULL)
+            refuse("OpenSSL does not start");
+        SSL_CTX_set_read_ahead(tls_context, 1);
+        SSL_CTX_set_mode(tls_context, SSL_MODE_ENABLE_PARTIAL_WRITE
+                                          | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
+                                          | SSL_MODE_RELEASE_BUFFERS);
+    }
+#else
+    if (opt.tls)
+        refuse("built without TLS");
+#endif
+    make_keys();
+    make_messages();
+    epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (epoll_fd < 0)
+        refuse("epoll_create1: %s", strerror(errno));
+    connections = allocate((size_t)opt.connections, sizeof *connections);
+    uint64_t *stamps = allocate((size_t)opt.connections * (size_t)opt.inflight, sizeof *stamps);
+    for (int i = 0; i < opt.connections; i++) {
+        connections[i].number = i;
+        connections[i].stamps = stamps + (size_t)i * (size_t)opt.inflight;
+    }
+    connect_all();
+    if (opt.mode == IDLE_MODE)
+        idle();
+    else
+        echo_or_handshake();
+    return 0;
+}

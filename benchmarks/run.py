@@ -1,0 +1,908 @@
+#!/usr/bin/env python3
+"""greenws against other WebSocket servers: the CPU time that each spends on a message.
+
+A load generator in C (load.c) on one core, one server on another; ours and its rivals take turns.
+See README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import platform
+import resource
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+SERVERS_DIR = HERE / "servers"
+LOAD = HERE / "build" / "load"
+START_TIMEOUT = 20.0  # seconds
+SATURATED = 0.9  # of a core: beyond it, the generator and not the server sets the pace
+GIVE_UP_AFTER = 2  # failures of a server in a case
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    what: str
+    mode: str = "echo"  # or handshake, idle
+    connections: int = 100
+    inflight: int = 1
+    size: int = 32
+    kind: str = "binary"
+    tls: bool = False
+
+    @property
+    def unit(self) -> str:
+        """Of the figure by which servers are compared; less is better."""
+        return {
+            "echo": "µs of CPU per message",
+            "handshake": "µs of CPU per handshake",
+            "idle": "kB per idle connection",
+        }[self.mode]
+
+
+CASES = {
+    case.name: case
+    for case in [
+        Case("32B-1", "32 bytes, 1 connection", connections=1),
+        Case("32B-100", "32 bytes, 100 connections"),
+        Case("32B-1000", "32 bytes, 1,000 connections", connections=1000),
+        Case("32B-10000", "32 bytes, 10,000 connections", connections=10_000),
+        Case("32B-100x16", "32 bytes, 100 connections, 16 in flight on each", inflight=16),
+        Case("4KiB-100", "4 KiB, 100 connections", size=4096),
+        Case("1MiB-8", "1 MiB, 8 connections", connections=8, size=1 << 20),
+        Case("text-32B-100", "32 bytes of text, 100 connections", kind="text"),
+        Case("text-4KiB-100", "4 KiB of text, 100 connections", size=4096, kind="text"),
+        Case("tls-32B-100", "32 bytes over TLS, 100 connections", tls=True),
+        Case("handshakes", "connect, upgrade, close; 32 at a time", "handshake", connections=32),
+        Case("idle-memory", "5,000 idle connections", "idle", connections=5000),
+    ]
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    name: str
+    command: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict)
+    tls: bool = False
+
+
+def bun() -> str:
+    """Bun's binary: npm's, where that was installed with it, or one on the PATH."""
+    folders = [*HERE.glob("node_modules/@oven/bun-*/bin/bun"), HERE / "node_modules/.bin/bun"]
+    return str(next((path for path in folders if path.exists()), "bun"))
+
+
+def python_server(name: str, program: str, tls: bool = False, **env: str) -> Server:
+    return Server(name, (sys.executable, str(SERVERS_DIR / program)), env, tls)
+
+
+def known_servers() -> dict[str, Server]:
+    ours = python_server("greenws", "greenws_server.py", tls=True, PYTHONPATH=str(ROOT))
+    servers = [
+        ours,
+        replace(ours, name="greenws-pure", env={**ours.env, "GREENWS_PURE_PYTHON": "1"}),
+        python_server("gevent-websocket", "gevent_websocket_server.py"),
+        python_server("flask-sock", "flask_sock_server.py"),
+        python_server("websockets-asyncio", "websockets_asyncio_server.py"),
+        python_server("websockets-sync", "websockets_sync_server.py"),
+        python_server("aiohttp", "aiohttp_server.py"),
+        python_server("picows", "picows_server.py", tls=True),
+        Server("node-ws", ("node", str(SERVERS_DIR / "ws_server.mjs")), tls=True),
+        Server("bun", (bun(), str(SERVERS_DIR / "bun_server.js")), tls=True),
+    ]
+    return {server.name: server for server in servers}
+
+
+def find_server(name: str, servers: dict[str, Server]) -> Server:
+    """A server by its name; ``greenws@DIRECTORY`` is the greenws of another checkout."""
+    if name in servers:
+        return servers[name]
+    kind, at, directory = name.partition("@")
+    if at and kind in ("greenws", "greenws-pure"):
+        path = Path(directory).resolve()
+        if not (path / "greenws").is_dir():
+            raise SystemExit(f"there is no greenws in {directory}")
+        server = servers[kind]
+        return replace(
+            server,
+            name=f"{kind}@{path.name}",
+            env={**server.env, "PYTHONPATH": str(path)},
+        )
+    raise SystemExit(f"no server {name!r}; there are: {', '.join(servers)}, greenws@DIRECTORY")
+
+
+class Failure(Exception):
+    """A server that does not start or does not echo. The message says so to the user."""
+
+
+# --- the pieces ----------------------------------------------------------------------------------
+
+
+def build_load() -> Path:
+    """Compiles load.c where it is newer than its binary; with TLS, where OpenSSL's headers are."""
+    source = HERE / "load.c"
+    if LOAD.exists() and LOAD.stat().st_mtime > source.stat().st_mtime:
+        return LOAD
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
+    if not compiler:
+        raise SystemExit("the load generator is C, and there is no compiler (gcc or cc)")
+    LOAD.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=LOAD.parent) as folder:
+        target = Path(folder) / "load"
+        base = [*compiler.split(), "-O2", "-std=gnu11", "-o", str(target), str(source)]
+        with_tls = subprocess.run(
+            [*base, "-DWITH_TLS", "-lssl", "-lcrypto"], capture_output=True, check=False
+        )
+        if with_tls.returncode != 0:
+            plain = subprocess.run(base, capture_output=True, text=True, check=False)
+            if plain.returncode != 0:
+                raise SystemExit(f"load.c does not compile:\n{plain.stderr}")
+        target.replace(LOAD)
+    return LOAD
+
+
+def load_has_tls() -> bool:
+    output = subprocess.run([str(LOAD), "--features"], capture_output=True, text=True, check=True)
+    return "tls" in output.stdout.split()
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed P-256 certificate for the TLS case."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+        + ["-nodes", "-days", "2", "-subj", "/CN=localhost"]
+        + ["-keyout", str(key), "-out", str(certificate)],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
+
+
+def pin(core: int | None) -> None:
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+
+
+def raise_file_limit() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class Running:
+    """A server that listens."""
+
+    def __init__(self, server: Server, core: int | None, tls: tuple[Path, Path] | None) -> None:
+        self.port = 0
+        self.versions: dict[str, str] = {}
+        self._output = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - closed in stop()
+        command = [*server.command, "--port", "0"]
+        if tls:
+            command += ["--certfile", str(tls[0]), "--keyfile", str(tls[1])]
+
+        def prepare() -> None:
+            pin(core)
+            raise_file_limit()
+
+        env = {**os.environ, "PYTHONUNBUFFERED": "1", **server.env}
+        if "GREENWS_PURE_PYTHON" not in server.env:
+            env.pop("GREENWS_PURE_PYTHON", None)
+        try:
+            self.popen = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                env=env,
+                start_new_session=True,
+                preexec_fn=prepare,
+            )
+        except OSError as error:
+            self._output.close()
+            raise Failure(f"it cannot be started: {error.strerror}") from None
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            ended = self.popen.poll() is not None
+            for line in self.lines():
+                if line.startswith("versions "):
+                    self.versions = json.loads(line.removeprefix("versions "))
+                elif line.startswith("listening "):
+                    self.port = int(line.split()[1])
+                    return
+            if ended:
+                raise Failure(f"it did not start: {self.last_words()}")
+            if time.monotonic() > deadline:
+                raise Failure(f"it did not listen within {START_TIMEOUT:g} seconds")
+            time.sleep(0.01)
+
+    def lines(self) -> list[str]:
+        size = os.fstat(self._output.fileno()).st_size
+        text = os.pread(self._output.fileno(), size, 0).decode(errors="replace")
+        return text[: text.rfind("\n") + 1].splitlines()
+
+    def errors(self) -> list[str]:
+        return [line.strip() for line in self.lines() if "Error" in line]
+
+    def last_words(self) -> str:
+        lines = [line.strip() for line in self.lines() if line.strip()]
+        return (self.errors() or lines or [f"exit code {self.popen.returncode}"])[-1]
+
+    def stop(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        self.popen.wait()
+        self._output.close()
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+
+def process_tree(pid: int) -> Iterator[int]:
+    yield pid
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            children = (task / "children").read_text().split()
+        except OSError:
+            continue
+        for child in children:
+            yield from process_tree(int(child))
+
+
+def memory_kb(pid: int) -> float:
+    """Of a process tree: what pages it has, those that are shared by parts."""
+    total = 0.0
+    for process in process_tree(pid):
+        for name, label in (("smaps_rollup", "Pss:"), ("status", "VmRSS:")):
+            try:
+                text = Path(f"/proc/{process}/{name}").read_text()
+                total += next(float(s.split()[1]) for s in text.splitlines() if s.startswith(label))
+                break
+            except (OSError, StopIteration):
+                continue
+    return total
+
+
+@dataclass
+class Options:
+    seconds: float
+    warmup: float
+    server_core: int | None
+    load_core: int | None
+    certificate: tuple[Path, Path] | None
+
+
+def load_command(case: Case, port: int, **more: object) -> list[str]:
+    arguments = {
+        "port": port,
+        "mode": case.mode,
+        "connections": case.connections,
+        "inflight": case.inflight,
+        "size": case.size,
+        "kind": case.kind,
+        **more,
+    }
+    command = [str(LOAD)]
+    for name, value in arguments.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    return [*command, "--tls"] if case.tls else command
+
+
+def parse_load(output: str, errors: str, code: int) -> dict[str, Any]:
+    try:
+        result = json.loads(output)
+    except ValueError:
+        raise Failure(f"the load generator failed ({code}): {errors.strip()}") from None
+    if code != 0 or result["errors"]:
+        raise Failure(result.get("error") or f"the load generator ended with {code}")
+    return dict(result)
+
+
+def run_load(case: Case, port: int, options: Options, **more: object) -> dict[str, Any]:
+    finished = subprocess.run(
+        load_command(case, port, **more),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: pin(options.load_core),
+    )
+    return parse_load(finished.stdout, finished.stderr, finished.returncode)
+
+
+def measure(case: Case, server: Server, options: Options) -> dict[str, Any]:
+    """One server, freshly started, in one case.
+
+    Raises:
+        Failure: it did not start, or did something else than to echo.
+    """
+    tls = options.certificate if case.tls else None
+    with Running(server, options.server_core, tls) as running:
+        try:
+            if case.mode == "idle":
+                result = measure_idle(case, running, options)
+            else:
+                result = measure_cpu(case, running, options)
+        except Failure as failure:
+            died = "the server died: " if running.popen.poll() is not None else ""
+            if died or running.errors():
+                raise Failure(f"{failure} ({died}{running.last_words()})") from None
+            raise
+    return {"versions": running.versions, **result}
+
+
+def measure_cpu(case: Case, running: Running, options: Options) -> dict[str, Any]:
+    echo = case.mode == "echo"
+    result = run_load(
+        case,
+        running.port,
+        options,
+        duration=options.seconds,
+        warmup=options.warmup,
+        watch=running.popen.pid,
+        min_messages=2 * case.connections * case.inflight if echo else 0,
+    )
+    # Bytes, so that a large message which is half way through at the end counts as a half.
+    count = result["bytes"] / case.size if echo else result["messages"]
+    result["figure"] = result["server_cpu_seconds"] / count * 1e6
+    if echo:
+        result["megabytes_per_second"] = result["bytes"] / result["seconds"] / 1e6
+    result["server_cpu_share"] = result["server_cpu_seconds"] / result["seconds"]
+    return result
+
+
+def measure_idle(case: Case, running: Running, options: Options) -> dict[str, Any]:
+    # What is imported and allocated once does not belong to a connection.
+    first = replace(case, mode="echo", connections=16)
+    run_load(first, running.port, options, duration=0.1, warmup=0.1)
+    time.sleep(1)
+    before = memory_kb(running.popen.pid)
+    load = subprocess.Popen(
+        load_command(case, running.port),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: pin(options.load_core),
+    )
+    assert load.stdin and load.stdout and load.stderr
+    with load:
+        line = load.stdout.readline()  # the generator itself gives up on a server that is silent
+        if not line or '"errors": 0' not in line:
+            load.stdin.close()
+            return parse_load(line, load.stderr.read(), load.wait())
+        time.sleep(2)
+        after = memory_kb(running.popen.pid)
+        load.stdin.close()
+        rest = load.stdout.read()
+        if load.wait() != 0:
+            raise Failure(json.loads(rest)["error"] if rest else load.stderr.read().strip())
+    result = json.loads(line)
+    result["figure"] = (after - before) * 1.024 / case.connections
+    result["memory_kb"] = {"before": before, "after": after}
+    return dict(result)
+
+
+# --- the run -------------------------------------------------------------------------------------
+
+
+def schedule(ours: str, rivals: list[str], backwards: bool) -> list[str]:
+    """One round: every rival stands right beside one of ours, whose figure is its measure."""
+    order = [ours]
+    for start in range(0, len(rivals), 2):
+        order += rivals[start : start + 2]
+        if start + 1 < len(rivals):
+            order.append(ours)
+    return order[::-1] if backwards else order
+
+
+def neighbour(order: list[str], index: int, ours: str) -> int:
+    return index - 1 if index and order[index - 1] == ours else index + 1
+
+
+class Progress:
+    """One line that is written over on a terminal, and a line for each step elsewhere."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done = 0
+        self.begun = time.monotonic()
+        self.terminal = sys.stderr.isatty()
+
+    def show(self, what: str) -> None:
+        left = ""
+        if self.done >= 3:
+            seconds = (time.monotonic() - self.begun) / self.done * (self.total - self.done)
+            left = f", {datetime.timedelta(seconds=round(seconds))} left"
+        text = f"[{self.done}/{self.total}{left}] {what}"
+        if self.terminal:
+            width = shutil.get_terminal_size().columns - 1
+            print("\r\x1b[K" + text[:width], end="", file=sys.stderr, flush=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def say(self, what: str) -> None:
+        """Something that stays."""
+        print(("\r\x1b[K" if self.terminal else "") + what, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self.terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def run_case(
+    case: Case,
+    ours: Server,
+    rivals: list[Server],
+    rounds: int,
+    options: Options,
+    progress: Progress,
+) -> dict[str, Any]:
+    servers = {server.name: server for server in [ours, *rivals]}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in servers}
+    ratios: dict[str, list[dict[str, float]]] = {server.name: [] for server in rivals}
+    failures: dict[str, list[str]] = {}
+    for number in range(rounds):
+        order = schedule(ours.name, [server.name for server in rivals], number % 2 == 1)
+        results: list[dict[str, Any] | None] = []
+        for name in order:
+            result = None
+            if len(failures.get(name, [])) < GIVE_UP_AFTER:
+                progress.show(f"{case.name}, round {number + 1} of {rounds}: {name}")
+                try:
+                    result = measure(case, servers[name], options)
+                except Failure as failure:
+                    failures.setdefault(name, []).append(str(failure))
+                    progress.say(f"FAILED: {name} in {case.name}: {failure}")
+                else:
+                    runs[name].append({"round": number, **result})
+                    if not progress.terminal:
+                        progress.say(f"    {result['figure']:.3f} {case.unit}")
+            progress.done += 1
+            results.append(result)
+        for index, name in enumerate(order):
+            if name == ours.name:
+                continue
+            their, our = results[index], results[neighbour(order, index, ours.name)]
+            if their and our:
+                ratio = {"figure": their["figure"] / our["figure"]}
+                if case.mode == "echo":
+                    ratio["p50"] = their["latency_us"]["p50"] / our["latency_us"]["p50"]
+                ratios[name].append(ratio)
+    return {
+        "what": case.what,
+        "unit": case.unit,
+        "mode": case.mode,
+        "size": case.size,
+        "servers": {name: summary(runs[name]) for name in servers if runs[name]},
+        "ratios": {name: ratio_summary(values) for name, values in ratios.items() if values},
+        "failures": failures,
+        "runs": runs,
+    }
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The medians of what the runs of one server have in common."""
+    result: dict[str, Any] = {}
+    for key in runs[0]:
+        values = [run[key] for run in runs]
+        if key == "latency_us":
+            result[key] = {name: statistics.median(v[name] for v in values) for name in values[0]}
+        elif isinstance(values[0], float):
+            result[key] = statistics.median(values)
+    return result
+
+
+def ratio_summary(values: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {
+        key: {
+            "median": statistics.median(value[key] for value in values),
+            "min": min(value[key] for value in values),
+            "max": max(value[key] for value in values),
+            "rounds": len(values),
+        }
+        for key in values[0]
+    }
+
+
+def describe_machine(options: Options) -> dict[str, Any]:
+    def first_line(*command: str, cwd: Path | None = None) -> str:
+        try:
+            output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=cwd)
+        except (OSError, subprocess.CalledProcessError):
+            return "unknown"
+        return (output.stdout.splitlines() or [""])[0]
+
+    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name")]
+    commit = first_line("git", "--no-optional-locks", "rev-parse", "--short", "HEAD", cwd=ROOT)
+    changed = first_line("git", "--no-optional-locks", "status", "--porcelain", "-uno", cwd=ROOT)
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "server_core": options.server_core,
+        "load_core": options.load_core,
+        "virtual": any("hypervisor" in line for line in cpuinfo if line.startswith("flags")),
+        "kernel": platform.release(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "load_average_before": os.getloadavg()[0],
+        "compiler": first_line(os.environ.get("CC") or "gcc", "--version"),
+        "commit": commit + (" and changes" if changed not in ("", "unknown") else ""),
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+def number(value: float) -> str:
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def markdown_table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(cells) + " |"
+
+    return [line(head), line(["---"] + ["---:"] * (len(head) - 1)), *map(line, rows)]
+
+
+def render(data: dict[str, Any]) -> str:
+    ours, machine = data["ours"], data["machine"]
+    cases = {name: case for name, case in data["cases"].items() if case["servers"]}
+    rivals = [name for name in data["against"] if any(name in c["ratios"] for c in cases.values())]
+    out = [f"How many times as much as {ours} each costs the machine (above 1: {ours} is cheaper)."]
+    out += [f"Median of {data['rounds']} rounds; in brackets the least and the most.", ""]
+    rows = []
+    for name, case in cases.items():
+        row = [name]
+        for rival in rivals:
+            ratio = case["ratios"].get(rival, {}).get("figure")
+            row.append("" if not ratio else brackets(ratio))
+        rows.append(row)
+    if rivals:
+        out += markdown_table(["case", *rivals], rows)
+    for name, case in cases.items():
+        out += ["", f"**{name}**: {case['what']}", ""]
+        out += details(case, ours)
+        for server, errors in case["failures"].items():
+            out.append(f"\n{server} failed {len(errors)} time(s): {errors[-1]}")
+    for name, case in data["cases"].items():
+        if not case["servers"]:
+            out += ["", f"**{name}**: nothing was measured. {json.dumps(case['failures'])}"]
+    out += ["", machine_line(machine, data), "", "Versions:", ""]
+    for server, versions in data["versions"].items():
+        out.append(f"- {server}: " + ", ".join(f"{k} {v}" for k, v in versions.items()))
+    for server, reason in data["left_out"].items():
+        out.append(f"- left out: {server} ({reason})")
+    return "\n".join(out) + "\n"
+
+
+def brackets(ratio: dict[str, float]) -> str:
+    return f"{number(ratio['median'])} ({number(ratio['min'])} to {number(ratio['max'])})"
+
+
+def details(case: dict[str, Any], ours: str) -> list[str]:
+    servers = case["servers"]
+    order = sorted(servers, key=lambda name: servers[name]["figure"])
+    rows = []
+    if case["mode"] == "idle":
+        for name in order:
+            rows.append([name, number(servers[name]["figure"]), ratio_cell(case, name, ours)])
+        return markdown_table(["server", case["unit"], "ratio"], rows)
+    echo = case["mode"] == "echo"
+    saturated = False
+    for name in order:
+        server = servers[name]
+        load = server["load_cpu_share"]
+        latency = server["latency_us"]
+        row = [name, number(server["figure"]), ratio_cell(case, name, ours)]
+        row.append(f"{server['messages_per_second']:,.0f}")
+        if echo:
+            row.append(number(server["megabytes_per_second"]))
+        row += [number(latency[key]) for key in ("p50", "p99", "p99.9")]
+        if echo:
+            ratio = case["ratios"].get(name, {}).get("p50")
+            row.append(number(ratio["median"]) if ratio else "")
+        row.append(f"{load:.0%}" + (" (!)" if load > SATURATED else ""))
+        saturated = saturated or load > SATURATED
+        rows.append(row)
+    what = "messages/s" if echo else "handshakes/s"
+    head = ["server", case["unit"], "ratio", what, *(["MB/s"] if echo else [])]
+    head += ["p50 µs", "p99 µs", "p99.9 µs", *(["p50 ratio"] if echo else []), "generator's CPU"]
+    lines = markdown_table(head, rows)
+    if saturated:
+        lines += ["", "(!) The load generator was saturated: rate and latency are its own there."]
+    return lines
+
+
+def ratio_cell(case: dict[str, Any], name: str, ours: str) -> str:
+    if name == ours:
+        return "1"
+    ratio = case["ratios"].get(name, {}).get("figure")
+    return brackets(ratio) if ratio else ""
+
+
+def machine_line(machine: dict[str, Any], data: dict[str, Any]) -> str:
+    if machine["server_core"] is None:
+        cores = "server and load not pinned"
+    else:
+        cores = f"server on core {machine['server_core']}, load on core {machine['load_core']}"
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores{' (virtual)' if machine['virtual'] else ''}, "
+        f"Linux {machine['kernel']}; {cores}; {data['rounds']} rounds of {data['seconds']:g} s, "
+        f"{data['warmup']:g} s of warm-up. greenws at {machine['commit']}, {machine['date']}."
+    )
+
+
+def plot(data: dict[str, Any], path: Path) -> bool:
+    """Draws a panel for each case. False where matplotlib is not installed."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError:
+        return False
+    cases = {name: case for name, case in data["cases"].items() if case["servers"]}
+    if not cases:
+        return False
+    columns = min(3, len(cases))
+    rows = -(-len(cases) // columns)
+    height = 0.9 + 0.27 * max(len(case["servers"]) for case in cases.values())
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(5.2 * columns, height * rows), squeeze=False
+    )
+    panels = list(axes.flat)
+    for panel in panels[len(cases) :]:
+        panel.axis("off")
+    for panel, case in zip(panels, cases.values(), strict=False):
+        servers = case["servers"]
+        names = sorted(servers, key=lambda name: servers[name]["figure"], reverse=True)
+        values = [servers[name]["figure"] for name in names]
+        colours = ["#2e7d32" if name == data["ours"] else "#9aa5b1" for name in names]
+        panel.barh(names, values, color=colours)
+        for index, (name, value) in enumerate(zip(names, values, strict=True)):
+            ratio = case["ratios"].get(name, {}).get("figure")
+            beside = f"  ({number(ratio['median'])}×)" if ratio else ""
+            panel.text(value, index, f" {number(value)}{beside}", va="center", fontsize=7)
+        if min(values) > 0 and max(values) / min(values) > 30:
+            panel.set_xscale("log")
+            panel.set_xlim(min(values) / 2, max(values) * 5)
+        else:
+            panel.set_xlim(0, max(values) * 1.35)
+        panel.set_title(f"{case['what']}\n{case['unit']}", fontsize=8)
+        panel.tick_params(labelsize=7)
+        for side in ("top", "right"):
+            panel.spines[side].set_visible(False)
+    figure.suptitle("What the server costs: less is better", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+    return True
+
+
+def write_report(data: dict[str, Any], base: Path) -> None:
+    base.parent.mkdir(parents=True, exist_ok=True)
+    base.with_suffix(".json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    table = render(data)
+    base.with_suffix(".md").write_text(table)
+    print(table)
+    written = [base.with_suffix(".json"), base.with_suffix(".md")]
+    if plot(data, base.with_suffix(".png")):
+        written.append(base.with_suffix(".png"))
+    else:
+        print("No plot: matplotlib is not installed, or nothing was measured.", file=sys.stderr)
+    print("Written:", ", ".join(os.path.relpath(path) for path in written), file=sys.stderr)
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+def install() -> None:
+    """Whatever of the rivals this machine can have."""
+    requirements = (HERE / "requirements.txt").read_text().splitlines()
+    for requirement in requirements:
+        if not requirement or requirement.startswith("#"):
+            continue
+        command = [sys.executable, "-m", "pip", "install", "--quiet", requirement]
+        if subprocess.run(command, check=False).returncode != 0:
+            print(f"cannot be installed, and is left out: {requirement}", file=sys.stderr)
+    if not shutil.which("npm"):
+        print("no npm, so Node's ws and Bun are left out", file=sys.stderr)
+        return
+    command = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--silent"]
+    if subprocess.run(command, cwd=HERE, check=False).returncode != 0:
+        print("npm failed, so Node's ws and Bun may be left out", file=sys.stderr)
+
+
+def names(text: str) -> list[str]:
+    return [name for name in text.replace(",", " ").split() if name]
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cases", type=names, metavar="NAMES", help=f"some of: {', '.join(CASES)}")
+    parser.add_argument(
+        "--against",
+        type=names,
+        metavar="NAMES",
+        help="some of: "
+        + ", ".join(name for name in known_servers() if name != "greenws")
+        + "; greenws@DIRECTORY is the greenws of another checkout",
+    )
+    parser.add_argument(
+        "--ours", default="greenws", metavar="NAME", help="what the others are compared with"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="of each case (5)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="measured in a round (2)")
+    parser.add_argument("--warmup", type=float, default=0.5, help="seconds before that (0.5)")
+    parser.add_argument("--server-core", type=int, metavar="N", help="the first there is")
+    parser.add_argument("--load-core", type=int, metavar="N", help="the second there is")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="of the report, without suffix (results/results, or results/partial for a part)",
+    )
+    parser.add_argument("--report", type=Path, metavar="JSON", help="only render this again")
+    parser.add_argument("--install", action="store_true", help="only install the rivals")
+    parser.add_argument("--build", action="store_true", help="only build load.c; prints its path")
+    arguments = parser.parse_args(argv)
+    unknown = [name for name in arguments.cases or [] if name not in CASES]
+    if unknown:
+        parser.error(f"no case {unknown[0]!r}; there are: {', '.join(CASES)}")
+    if arguments.rounds < 1 or arguments.seconds <= 0 or arguments.warmup < 0:
+        parser.error("--rounds, --seconds and --warmup are positive numbers")
+    return arguments
+
+
+def probe(servers: list[Server]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Starts each once: the versions of those that start, and why the others do not."""
+    versions, left_out = {}, {}
+    for server in servers:
+        try:
+            with Running(server, None, None) as running:
+                versions[server.name] = running.versions
+        except Failure as failure:
+            left_out[server.name] = str(failure)
+    return versions, left_out
+
+
+def choose_cores(arguments: argparse.Namespace) -> tuple[int | None, int | None]:
+    if not hasattr(os, "sched_getaffinity"):
+        return None, None
+    cores = sorted(os.sched_getaffinity(0))
+    chosen = [arguments.server_core, arguments.load_core]
+    if None in chosen and len(cores) < 2:
+        print("One core only: server and load share it, so nothing is pinned.", file=sys.stderr)
+        return None, None
+    return (
+        cores[0] if chosen[0] is None else chosen[0],
+        cores[1] if chosen[1] is None else chosen[1],
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
+    if arguments.install:
+        install()
+        return 0
+    if arguments.report:
+        data = json.loads(arguments.report.read_text())
+        write_report(data, (arguments.output or arguments.report).with_suffix(""))
+        return 0
+    build_load()
+    if arguments.build:
+        print(LOAD)
+        return 0
+
+    whole = not arguments.cases and not arguments.against
+    base = arguments.output or HERE / "results" / ("results" if whole else "partial")
+    servers = known_servers()
+    ours = find_server(arguments.ours, servers)
+    against = arguments.against or [name for name in servers if name != ours.name]
+    rivals = [server for name in against if (server := find_server(name, servers)) != ours]
+    cases = [CASES[name] for name in arguments.cases or CASES]
+
+    versions, left_out = probe([ours, *rivals])
+    if ours.name in left_out:
+        raise SystemExit(f"{ours.name}: {left_out[ours.name]}")
+    forms = {name: what.get("form") for name, what in versions.items()}
+    if ours.name == "greenws" and forms["greenws"] == "pure" and "greenws-pure" in versions:
+        del versions["greenws-pure"]
+        left_out["greenws-pure"] = "greenws is not compiled here, so it is the same"
+    for name, reason in left_out.items():
+        print(f"left out: {name}: {reason}", file=sys.stderr)
+    rivals = [server for server in rivals if server.name in versions]
+
+    server_core, load_core = choose_cores(arguments)
+    data: dict[str, Any] = {
+        "ours": ours.name,
+        "against": [server.name for server in rivals],
+        "rounds": arguments.rounds,
+        "seconds": arguments.seconds,
+        "warmup": arguments.warmup,
+        "left_out": left_out,
+        "versions": versions,
+        "cases": {},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        options = Options(arguments.seconds, arguments.warmup, server_core, load_core, None)
+        data["machine"] = describe_machine(options)
+        if any(case.tls for case in cases):
+            try:
+                if not load_has_tls():
+                    raise Failure("load.c was built without OpenSSL's headers (libssl-dev)")
+                options.certificate = make_certificate(Path(folder))
+            except (Failure, OSError, subprocess.CalledProcessError) as error:
+                print(f"left out: the cases with TLS: {error}", file=sys.stderr)
+                left_out["the cases with TLS"] = str(error)
+                cases = [case for case in cases if not case.tls]
+        pin(load_core)  # keeps this program off the server's core
+        taking_part = {
+            case.name: [server for server in rivals if server.tls or not case.tls] for case in cases
+        }
+        steps = {
+            case.name: len(schedule(ours.name, [s.name for s in taking_part[case.name]], False))
+            for case in cases
+        }
+        progress = Progress(arguments.rounds * sum(steps.values()))
+        try:
+            for case in cases:
+                data["cases"][case.name] = run_case(
+                    case, ours, taking_part[case.name], arguments.rounds, options, progress
+                )
+                warn_of_saturation(case, data["cases"][case.name], progress)
+        except KeyboardInterrupt:
+            progress.say("interrupted; what there is so far:")
+            base = arguments.output or HERE / "results" / "partial"
+        progress.end()
+    write_report(data, base)
+    failed = [name for name, case in data["cases"].items() if ours.name in case["failures"]]
+    if failed:
+        print(f"{ours.name} FAILED in: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed or not data["cases"] else 0
+
+
+def warn_of_saturation(case: Case, result: dict[str, Any], progress: Progress) -> None:
+    for name, server in result["servers"].items():
+        if server.get("load_cpu_share", 0) > SATURATED:
+            progress.say(
+                f"warning: in {case.name} against {name} the load generator used "
+                f"{server['load_cpu_share']:.0%} of its core, so rate and latency are its own"
+            )
+
+
+if __name__ == "__main__":
+    # Ends as Ctrl-C does, so that no server is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""aiohttp on uvloop."""
+
+from __future__ import annotations
+
+import asyncio
+
+import uvloop
+from aiohttp import WSMsgType, web
+from common import HOST, MAX_MESSAGE_SIZE, announce, parse_options
+
+
+async def echo(request: web.Request) -> web.WebSocketResponse:
+    socket = web.WebSocketResponse(compress=False, max_msg_size=MAX_MESSAGE_SIZE)
+    await socket.prepare(request)
+    async for message in socket:
+        if message.type == WSMsgType.BINARY:
+            await socket.send_bytes(message.data)
+        elif message.type == WSMsgType.TEXT:
+            await socket.send_str(message.data)
+    return socket
+
+
+async def main() -> None:
+    options = parse_options()
+    app = web.Application()
+    app.router.add_get("/", echo)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, HOST, options.port).start()
+    announce(runner.addresses[0][1], "aiohttp", "uvloop")
+    await asyncio.Future()
+
+
+uvloop.run(main())

@@ -1,0 +1,33 @@
+// Bun's own server (uWebSockets).
+import { parseArgs } from 'node:util'
+
+const { values: options } = parseArgs({
+  args: Bun.argv.slice(2),
+  options: {
+    port: { type: 'string', default: '0' },
+    certfile: { type: 'string' },
+    keyfile: { type: 'string' }
+  }
+})
+
+const server = Bun.serve({
+  hostname: '127.0.0.1',
+  port: Number(options.port),
+  tls: options.certfile
+    ? { cert: Bun.file(options.certfile), key: Bun.file(options.keyfile) }
+    : undefined,
+  fetch (request, server) {
+    if (server.upgrade(request)) return
+    return new Response('This is a WebSocket server.\n', { status: 426 })
+  },
+  websocket: {
+    perMessageDeflate: false,
+    maxPayloadLength: 16 << 20,
+    message (socket, message) {
+      socket.send(message)
+    }
+  }
+})
+
+console.log('versions', JSON.stringify({ Bun: Bun.version }))
+console.log('listening', server.port)

@@ -1,0 +1,53 @@
+"""What the echo servers share: their options, and the two lines that the runner waits for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import ssl
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+MAX_MESSAGE_SIZE = 16 << 20  # for the case with 1 MiB messages
+HOST = "127.0.0.1"
+
+
+def parse_options(tls: bool = False) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=0)
+    if tls:
+        parser.add_argument("--certfile")
+        parser.add_argument("--keyfile")
+    return parser.parse_args()
+
+
+def tls_context(options: argparse.Namespace) -> ssl.SSLContext | None:
+    if not options.certfile:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(options.certfile, options.keyfile)
+    return context
+
+
+def announce(port: int, *packages: str, **more: str) -> None:
+    """Prints the versions, then that the server listens."""
+    versions = dict(more)
+    for name in packages:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "?"
+    versions["Python"] = platform.python_version()
+    print("versions", json.dumps(versions), flush=True)
+    print("listening", port, flush=True)
+
+
+def announce_and_serve(server: object, *packages: str, **more: str) -> None:
+    """For a gevent server: starts it, so that the port is known, and serves."""
+    server.start()  # type: ignore[attr-defined]
+    announce(server.server_port, *packages, **more)  # type: ignore[attr-defined]
+    try:
+        server.serve_forever()  # type: ignore[attr-defined]
+    except KeyboardInterrupt:
+        sys.exit()

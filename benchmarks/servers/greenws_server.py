@@ -1,0 +1,34 @@
+"""greenws, as its README has it."""
+
+from __future__ import annotations
+
+from common import HOST, MAX_MESSAGE_SIZE, announce_and_serve, parse_options
+
+import greenws
+import greenws.protocol
+from greenws import Config, Routes, WebSocketServer
+
+routes = Routes()
+
+
+@routes.websocket("/")
+def echo(request: object, socket: greenws.WebSocket) -> None:
+    for message in socket:
+        socket.send(message)
+
+
+options = parse_options(tls=True)
+tls = {"certfile": options.certfile, "keyfile": options.keyfile} if options.certfile else {}
+announce_and_serve(
+    WebSocketServer(
+        (HOST, options.port),
+        routes,
+        log=None,
+        config=Config(max_message_size=MAX_MESSAGE_SIZE),
+        **tls,
+    ),
+    "gevent",
+    "werkzeug",
+    greenws=greenws.__version__,
+    form="compiled" if greenws.protocol.__file__.endswith(".so") else "pure",
+)

@@ -1,0 +1,37 @@
+// Node's ws, with bufferutil, which its documentation recommends.
+import { readFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import { createServer as createSecureServer } from 'node:https'
+import { createRequire } from 'node:module'
+import { parseArgs } from 'node:util'
+import { WebSocketServer } from 'ws'
+
+const { values: options } = parseArgs({
+  options: {
+    port: { type: 'string', default: '0' },
+    certfile: { type: 'string' },
+    keyfile: { type: 'string' }
+  }
+})
+const server = options.certfile
+  ? createSecureServer({ cert: readFileSync(options.certfile), key: readFileSync(options.keyfile) })
+  : createServer()
+
+new WebSocketServer({ server, perMessageDeflate: false, maxPayload: 16 << 20 })
+  .on('connection', (socket) => {
+    socket.on('error', console.error)
+    socket.on('message', (data, isBinary) => socket.send(data, { binary: isBinary }))
+  })
+
+const versions = { ws: readVersion('ws'), bufferutil: readVersion('bufferutil') }
+function readVersion (name) {
+  try {
+    return createRequire(import.meta.url)(`${name}/package.json`).version
+  } catch {
+    return 'none'
+  }
+}
+server.listen(Number(options.port), '127.0.0.1', 4096, () => {
+  console.log('versions', JSON.stringify({ ...versions, Node: process.versions.node }))
+  console.log('listening', server.address().port)
+})

@@ -1,0 +1,195 @@
+"""The benchmark works, and its load generator notices a server that does not echo."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import require_program
+from processes import TIMEOUT, Process
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+PROGRAM = """
+import sys
+from greenws import Routes, WebSocketServer
+
+routes = Routes()
+change = {
+    "/echo": lambda number, message: message,
+    "/flipped": lambda number, message: bytes([message[0] ^ 1]) + message[1:],
+    "/flipped-at-the-end": lambda number, message: message[:-1] + bytes([message[-1] ^ 128]),
+    "/short": lambda number, message: message[:-1] if number == 3 else message,
+    "/long": lambda number, message: message + b"!",
+    "/text": lambda number, message: "x" * len(message),
+    "/late-flip": lambda number, message: message if number < 50 else message[::-1],
+}
+
+def add(path, function):
+    @routes.websocket(path)
+    def session(request, socket):
+        for number, message in enumerate(socket):
+            socket.send(function(number, message))
+
+for path, function in change.items():
+    add(path, function)
+
+@routes.websocket("/twice")
+def twice(request, socket):
+    for message in socket:
+        socket.send(message)
+        socket.send(message)
+
+@routes.websocket("/closes")
+def closes(request, socket):
+    socket.receive()
+    socket.close(1011)
+
+@routes.websocket("/chat", protocols=["chat"])
+def chat(request, socket):
+    for message in socket:
+        socket.send(message)
+
+@routes.websocket("/fragments")
+def fragments(request, socket):
+    for message in socket:
+        socket.send_ping(b"are you there?")
+        socket.send_binary_message(message[:5], final=False)
+        socket.send_binary_message(b"", final=False)
+        socket.send_binary_message(message[5:], final=True)
+
+server = WebSocketServer(("127.0.0.1", 0), routes, log=None)
+server.start()
+print(f"ws://127.0.0.1:{server.server_port}", flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def load() -> str:
+    require_program("gcc")
+    command = [sys.executable, str(BENCHMARKS / "run.py"), "--build"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    program = tmp_path_factory.mktemp("benchmarks") / "echoes.py"
+    program.write_text(PROGRAM)
+    with Process(program) as process:
+        yield process.wait_for_port()
+
+
+def run(load: str, port: int, *arguments: object) -> tuple[int, dict[str, Any]]:
+    command = [load, "--port", port, "--duration", 0.3, "--warmup", 0.1, *arguments]
+    finished = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=2 * TIMEOUT
+    )
+    assert finished.stderr == ""
+    return finished.returncode, json.loads(finished.stdout)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--connections", 20],
+        ["--connections", 3, "--inflight", 16],
+        ["--connections", 3, "--size", 4096],
+        ["--connections", 2, "--size", 1 << 20],
+        ["--size", 0],
+        ["--size", 125],
+        ["--size", 126, "--inflight", 5],
+        ["--size", 65535],
+        ["--size", 65536],
+        ["--connections", 4, "--kind", "text"],
+        ["--path", "/fragments"],
+        ["--path", "/chat", "--subprotocol", "chat"],
+    ],
+    ids=lambda arguments: " ".join(map(str, arguments)) or "plain",
+)
+def test_echoes_are_counted(load: str, server: Process, arguments: list[object]) -> None:
+    code, result = run(
+        load, server.port, "--path", "/echo", "--watch", server.popen.pid, *arguments
+    )
+    assert (code, result["errors"]) == (0, 0), result
+    assert result["messages"] > 0
+    assert result["verified"] >= result["connections"]
+    assert abs(result["bytes"] / max(result["size"], 1) - result["messages"]) <= (
+        result["connections"] * result["inflight"] if result["size"] else result["messages"]
+    )
+    assert 0 < result["latency_us"]["p50"] <= result["latency_us"]["p99"]
+    assert 0 < result["server_cpu_seconds"] < 3 * result["seconds"]
+    assert 0 < result["load_cpu_share"] < 1.1
+
+
+def test_handshakes_are_counted(load: str, server: Process) -> None:
+    code, result = run(load, server.port, "--mode", "handshake", "--path", "/echo")
+    assert (code, result["errors"]) == (0, 0), result
+    assert result["messages"] > 0
+
+
+def test_idle_connections_are_held_until_stdin_ends(load: str, server: Process) -> None:
+    command = [load, "--port", str(server.port), "--path", "/echo"]
+    with subprocess.Popen(
+        [*command, "--mode", "idle", "--connections", "30"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin and process.stdout
+        result = json.loads(process.stdout.readline())
+        assert (result["connections"], result["verified"], result["errors"]) == (30, 30, 0)
+        assert process.poll() is None
+        process.stdin.close()
+        assert process.wait(TIMEOUT) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("/flipped", "differs from what was sent"),
+        ("/flipped-at-the-end", "differs from what was sent"),
+        ("/late-flip", "differs from what was sent"),
+        ("/short", "31 bytes"),
+        ("/long", "33 bytes"),
+        ("/text", "opcode 1"),
+        ("/twice", "nobody had sent"),
+        ("/closes", "1011"),
+        ("/nowhere", "404"),
+        ("/chat", "400"),
+    ],
+)
+def test_a_server_that_does_not_echo_is_noticed(
+    load: str, server: Process, path: str, what: str
+) -> None:
+    code, result = run(load, server.port, "--path", path)
+    assert code == 1
+    assert result["errors"] == 1
+    assert what in result["error"]
+
+
+def test_a_wrong_echo_of_a_large_message_is_noticed(load: str, server: Process) -> None:
+    code, result = run(load, server.port, "--path", "/flipped-at-the-end", "--size", 1 << 20)
+    assert (code, result["errors"]) == (1, 1)
+
+
+def test_the_runner_measures_and_reports(load: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "run.py"), "--cases", "32B-1"]
+    command += ["--against", "gevent-websocket", "--rounds", "1"]
+    command += ["--seconds", "0.2", "--warmup", "0.1", "--output", str(tmp_path / "report")]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=3 * TIMEOUT)
+    assert finished.returncode == 0, finished.stderr
+    assert "| 32B-1 |" in finished.stdout
+    data = json.loads((tmp_path / "report.json").read_text())
+    case = data["cases"]["32B-1"]
+    assert case["failures"] == {}
+    assert set(case["servers"]) == {"greenws", "gevent-websocket"}
+    assert case["ratios"]["gevent-websocket"]["figure"]["median"] > 0
+    assert data["machine"]["cpu"]
+    assert str(ROOT) not in json.dumps(data)
