@@ -876,6 +876,7 @@ def main(argv: list[str] | None = None) -> int:
             for case in cases
         }
         progress = Progress(arguments.rounds * sum(steps.values()))
+        interrupted = False
         try:
             for case in cases:
                 data["cases"][case.name] = run_case(
@@ -885,11 +886,14 @@ def main(argv: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             progress.say("interrupted; what there is so far:")
             base = arguments.output or HERE / "results" / "partial"
+            interrupted = True
         progress.end()
     write_report(data, base)
     failed = [name for name, case in data["cases"].items() if ours.name in case["failures"]]
     if failed:
         print(f"{ours.name} FAILED in: {', '.join(failed)}", file=sys.stderr)
+    if interrupted:
+        return 130
     return 1 if failed or not data["cases"] else 0
 
 

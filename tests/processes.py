@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ class Process:
         path = os.pathsep.join(
             [str(ROOT), str(PROGRAMS), *filter(None, [os.environ.get("PYTHONPATH")])]
         )
+        # gunicorn puts a control socket there, which must not be another gunicorn's.
+        self._runtime = tempfile.TemporaryDirectory(prefix="greenws-")
         self.popen = subprocess.Popen(
             [sys.executable, *map(str, arguments)],
             stdin=subprocess.DEVNULL,
@@ -41,7 +44,13 @@ class Process:
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             cwd=cwd,
-            env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **env},
+            env={
+                **os.environ,
+                "PYTHONPATH": path,
+                "PYTHONUNBUFFERED": "1",
+                "XDG_RUNTIME_DIR": self._runtime.name,
+                **env,
+            },
         )
         self.lines: list[str] = []
         self.port = 0
@@ -97,6 +106,7 @@ class Process:
                 self.popen.kill()
                 self.popen.wait()
         self._reader.join(5)
+        self._runtime.cleanup()
 
     def assert_no_trouble(self) -> None:
         """Fails if a line of the output speaks of an error."""

@@ -37,8 +37,7 @@ def test_200_sessions_echo_without_an_error_and_leave_nothing_behind():
         wait_until(lambda: state(process.address) == before)
         assert "Traceback" not in process.output
     finally:
-        process.popen.terminate()
-        process.popen.wait()
+        process.stop()
 
 
 def run(address, index, deadline):
