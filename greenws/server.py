@@ -67,6 +67,9 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
             del clients[self._client_key]
             if upgrade.socket is None:
                 self._upgrade = None
+            # The socket knows its request, and that the environ: a cycle.
+            self.environ.pop(ENVIRON_KEY, None)
+            upgrade.forget()
             self.environ["wsgi.websocket"] = None
             self.websocket.environ = None
             self.websocket = None
@@ -88,7 +91,10 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
             # same.
             self.websocket.socket  # noqa: B018 - accepts
         if upgrade.socket is not None:
-            end_session(upgrade.socket, escaped)
+            try:
+                end_session(upgrade.socket, escaped)
+            finally:
+                escaped = None
 
     def _refuse(self, error: HandshakeError) -> None:
         # Whatever follows a refused handshake may be meant for a WebSocket.
@@ -161,10 +167,15 @@ class _HandlerUpgrade(Upgrade):
 
     def __init__(self, offer: Offer, handler: UpgradeHandler) -> None:
         super().__init__(offer, getattr(handler.server, "config", handler.config))
-        self._handler = handler
+        self._handler: Any = handler  # None once the request is over
+
+    def forget(self) -> None:
+        self._handler = None
 
     def _take_socket(self) -> tuple[Any, bytes, bool]:
         handler = self._handler
+        if handler.headers_sent:
+            raise RuntimeError("the application has begun an HTTP response; too late to upgrade")
         early = take_read_ahead(handler.rfile, handler.socket)
         handler.rfile.close()
         handler.close_connection = True

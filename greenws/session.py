@@ -122,7 +122,9 @@ class _SocketUpgrade(Upgrade):
         return self._sock, early, True
 
     def _remote_address(self) -> Any:
-        return self._sock.getpeername()
+        with contextlib.suppress(OSError):  # the client is gone already; the first read says so
+            return self._sock.getpeername()
+        return None
 
 
 class WebSocketHandler:
@@ -155,7 +157,7 @@ class WebSocketHandler:
         Config().replace(**options)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        request = Request(environ)
+        request = Request(environ, populate_request=False)
         with _hub_of_this_thread(environ):
             try:
                 upgrade = _find_upgrade(environ)
@@ -175,7 +177,10 @@ class WebSocketHandler:
                 handler.handle_session(request, socket)
             except BaseException as error:
                 escaped = error
-            end_session(socket, escaped)
+            try:
+                end_session(socket, escaped)
+            finally:
+                escaped = None  # its traceback knows this frame: a cycle
         # Nothing of this is sent; frameworks that wait for it get what WSGI demands.
         start_response("101 Switching Protocols", [])
         return []

@@ -19,12 +19,14 @@ cdef class Transport:
     cdef object _reader
     cdef int _wake
     cdef double _deadline
+    cdef double _last_chance
     cdef object _read_watcher
     cdef bint _watching
     cdef object _timer
     cdef double _timer_due
     # write state
     cdef public long long backlog
+    cdef public bytes late
     cdef public object _outbox
     cdef double _high_water
     cdef object _room
@@ -48,6 +50,7 @@ cdef class Transport:
     cpdef void send(self, bytes data) except *
     @cython.locals(sent=Py_ssize_t)
     cpdef void send_large(self, bytes header, payload) except *
+    cpdef void reply(self, bytes data) except *
     cpdef void hold(self, bytes data) except *
     cpdef void flush(self) except *
     cpdef void wait_for_room(self) except *

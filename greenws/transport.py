@@ -88,12 +88,14 @@ class Transport:
         self._reader: Any = None
         self._wake = _ASLEEP
         self._deadline = FOREVER
+        self._last_chance = FOREVER
         self._read_watcher: Any = None
         self._watching = False
         self._timer: Any = None
         self._timer_due = FOREVER
         # write state
         self.backlog = 0  # bytes in the outbox
+        self.late = b""  # the answer to send when there is room
         self._outbox: deque[bytearray | memoryview] = deque()
         self._high_water = FOREVER if high_water is None else high_water
         self._room: Event | None = None
@@ -120,7 +122,12 @@ class Transport:
             if self._drained or self._turns >= _MAX_TURNS:
                 self._turns = 0
                 if not self._wait_readable(deadline):
-                    return TIMED_OUT
+                    if self._last_chance == self._deadline:
+                        return TIMED_OUT
+                    # What came in time counts, although this greenlet is late; once for a deadline.
+                    self._last_chance = self._deadline
+                    return self.poll()
+                deadline = self._deadline  # hasten() may have moved it
             self._turns += 1
             size = self.poll()
             if size != TIMED_OUT:
@@ -148,6 +155,7 @@ class Transport:
 
     def _wait_readable(self, deadline: float) -> bool:
         """Blocks this greenlet until the socket is readable; False at the deadline."""
+        self._deadline = deadline
         if deadline != FOREVER:
             delay = deadline - time.monotonic()
             if delay <= 0:
@@ -159,7 +167,6 @@ class Transport:
                 self._read_watcher = self.hub.loop.io(self._fileno, 1)
             self._read_watcher.start(self._on_readable)
             self._watching = True
-        self._deadline = deadline
         self._wake = _ASLEEP
         self._reader = getcurrent()
         try:
@@ -245,9 +252,17 @@ class Transport:
             sent = len(header)
         rest = memoryview(payload)[sent - len(header) :]
         if rest:
-            # The caller may change or resize what is mutable as soon as its send returns.
-            self._append(rest if rest.readonly else memoryview(bytes(rest)))
+            # The caller may change or resize what is mutable as soon as its send returns; a
+            # read-only view may be one of something mutable.
+            self._append(rest if isinstance(payload, bytes) else memoryview(bytes(rest)))
         self.flush()
+
+    def reply(self, data: bytes) -> None:
+        """:meth:`send` for an answer that a later one may replace while the outbox is full."""
+        if self.backlog > self._high_water:
+            self.late = data
+        else:
+            self.send(data)
 
     def hold(self, data: bytes) -> None:
         """Corks ``data``: sends it with what follows, at the latest when the hub gets control."""
@@ -308,6 +323,9 @@ class Transport:
                 del head[:sent]
             else:
                 outbox[0] = head[sent:]
+        if self.late and self.backlog <= self._high_water:
+            self._append(self.late)
+            self.late = b""
         if outbox:
             self._start_writing()
         elif self._writing:
@@ -365,6 +383,7 @@ class Transport:
         if not self.failure:
             self.failure = why
         self._outbox.clear()
+        self.late = b""
         self.backlog = 0
         if self._writing:
             self._stop_writing()
@@ -419,7 +438,7 @@ class Transport:
         if self._borrowed:
             with contextlib.suppress(OSError):
                 self._sock.shutdown(native.SHUT_RDWR)
-            self._sock.settimeout(self._timeout)
+                self._sock.settimeout(self._timeout)
         else:
             self._sock.close()
         if self._reader is not None:

@@ -28,7 +28,8 @@ cdef class WebSocket:
     cdef object _sender
     cdef object _sent
     cdef object _handed
-    cdef bint _taking
+    cdef dict _couriers
+    cdef long _carried
     cdef object __weakref__
     cdef dict __dict__
 
@@ -47,6 +48,8 @@ cdef class WebSocket:
     @cython.locals(protocol=Protocol, transport=Transport)
     cpdef void _send_as(self, sender, int opcode, payload, bint final, bint whole) except *
     cdef void _put(self, bytes frame) except *
+    cdef void _put_control(self, bytes frame) except *
+    @cython.locals(protocol=Protocol)
     cdef void _send_replies(self) except *
     cdef void _wait_turn(self, sender, bint whole) except *
     cdef void _finish_message(self) except *

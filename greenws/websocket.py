@@ -37,6 +37,7 @@ NO_TIMEOUT = -1
 """For ``read_timeout_seconds``: wait for ever. ``None`` means the same."""
 
 _SMALL = 1 << 14  # bytes up to which a payload is joined to its header
+_ENTRY = 64  # bytes that an entry of the inbox costs beside its payload, at least
 _LOOK_EVERY = 1.0  # seconds after which a send looks at the input
 _MAX_HANDED = 64  # calls from other threads that wait for the session's hub
 
@@ -118,8 +119,9 @@ class WebSocket:
         self._sender: Any = None  # the greenlet whose fragmented message is open
         self._sent: Event | None = None  # set when it is finished
         # calls from other threads
-        self._handed: deque[tuple[Any, tuple[Any, ...]]] = deque()
-        self._taking = False
+        self._handed: deque[tuple[Any, Any, tuple[Any, ...]]] = deque()
+        self._couriers: dict[Any, Any] = {}
+        self._carried = 0
         if early:
             self._protocol.feed(bytearray(early), len(early))
 
@@ -234,8 +236,7 @@ class WebSocket:
             if self._inbox:
                 protocol.keep()
                 fragment = self._inbox.popleft()
-                if fragment[0] is not None:
-                    self._inbox_size -= len(fragment[0])
+                self._inbox_size -= len(fragment[0]) + _ENTRY
                 return fragment
             event = protocol.next_event()
             if protocol.replies:
@@ -303,14 +304,13 @@ class WebSocket:
             if event == _CLOSE or event == _NOTHING:
                 break
             self._inbox.append((protocol.data, event, protocol.final))
-            self._inbox_size += len(protocol.data)
-        else:
-            protocol.keep()  # the buffer is every socket's
+            self._inbox_size += len(protocol.data) + _ENTRY
+        protocol.keep()  # where the inbox was full, what was fed still stands in the hub's buffer
         self._wake_followers()
 
     def _put_back(self, fragment: tuple[Any, int, bool]) -> None:
         self._inbox.appendleft(fragment)
-        self._inbox_size += len(fragment[0])
+        self._inbox_size += len(fragment[0]) + _ENTRY
 
     # -- sending
 
@@ -355,7 +355,7 @@ class WebSocket:
         if self._elsewhere():
             self._hand_over(self.send_ping, payload)
         else:
-            self._put(self._protocol.ping(payload, True)[1])
+            self._put_control(self._protocol.ping(payload, True)[1])
 
     def send_pong(self, data: bytes | str = b"") -> None:
         """Sends a pong that nobody asked for (RFC 6455, section 5.5.3). Raises like
@@ -364,7 +364,7 @@ class WebSocket:
         if self._elsewhere():
             self._hand_over(self.send_pong, payload)
         else:
-            self._put(self._protocol.pong(payload))
+            self._put_control(self._protocol.pong(payload))
 
     def ping(self, timeout: float | None = None) -> float:
         """Pings the peer, blocks until it answers, and returns the seconds that took.
@@ -427,13 +427,25 @@ class WebSocket:
         else:
             self._transport.send(frame)
 
+    def _put_control(self, frame: bytes) -> None:
+        self._put(frame)
+        if self._transport.failure:
+            raise self._lost()
+
     def _send_replies(self) -> None:
-        replies = self._protocol.replies
-        self._put(b"".join(replies))
+        protocol = self._protocol
+        replies = protocol.replies
+        if protocol.state == OPEN and self._transport.backlog:
+            self._transport.reply(replies[-1] if len(replies) == 1 else b"".join(replies))
+        else:
+            self._transport.late = b""  # nothing may stand behind a Close
+            self._put(b"".join(replies))
         replies.clear()
 
     def _wait_turn(self, sender: Any, whole: bool) -> None:
         """Until the fragmented message that another greenlet has begun is finished."""
+        if self._protocol.state != OPEN:
+            raise self._protocol.closed_error()
         while self._sender is not None and self._sender is not sender:
             if self._sender.dead:
                 raise RuntimeError(
@@ -443,6 +455,10 @@ class WebSocket:
             if self._sent is None:
                 self._sent = Event()
             self._sent.wait(1.0)
+            if self._protocol.state != OPEN:
+                raise self._protocol.closed_error()
+            if self._transport.failure:
+                raise self._lost()
         if self._sender is not None and whole:
             raise RuntimeError(
                 "a fragmented message is open; send its last fragment with final=True first"
@@ -472,8 +488,7 @@ class WebSocket:
         protocol = self._protocol
         if not self._leading and not self._transport.closed:
             self._look()
-        protocol.feed_eof()
-        self._absorb()
+        # What the peer sent before may still be unread: its end is for the next read to find.
         error = protocol.closed_error()
         if error.code == CloseCode.ABNORMAL:
             error = ConnectionClosed(error.code, self._transport.failure)
@@ -495,6 +510,9 @@ class WebSocket:
         if self._elsewhere():
             self._hand_over(self.start_closing, code, reason)
             return
+        if self._handed or self._couriers:  # what other threads have sent by now goes first
+            self._take_over()
+            gevent.joinall(list(self._couriers.values()), timeout=self._close_timeout)
         self.start_closing(code, reason)
         transport = self._transport
         if transport.closed:
@@ -528,6 +546,7 @@ class WebSocket:
             self._close_deadline = time.monotonic() + self._close_timeout
             self._transport.hasten(self._close_deadline)
         if frame:
+            self._transport.late = b""
             self._transport.send(frame)
 
     def abandon(self, code: int) -> None:
@@ -585,28 +604,41 @@ class WebSocket:
         """
         if not self.is_connected:
             raise self._protocol.closed_error()
-        transport = self._transport
-        self._handed.append((call, args))
-        transport.hub.loop.run_callback_threadsafe(self._take_over)
+        self._handed.append((getcurrent(), call, args))
+        try:
+            self._transport.hub.loop.run_callback_threadsafe(self._take_over)
+        except AttributeError:  # the session has ended meanwhile, and its hub with it
+            raise self._protocol.closed_error() from None
         sleep = gevent.sleep if isinstance(getcurrent().parent, Hub) else _sleep
-        while len(self._handed) > _MAX_HANDED and self.is_connected:
+        while len(self._handed) + self._carried > _MAX_HANDED and self.is_connected:
             sleep(0.01)
 
     def _take_over(self) -> None:
-        if self._handed and not self._taking:
-            self._taking = True
-            gevent.spawn(self._make_calls)
+        """Gives each sender a greenlet of its own: one that waits must not hold up the others."""
+        while self._handed:
+            sender, call, args = self._handed.popleft()
+            courier: Any = self._couriers.get(sender)
+            if courier is None:
+                calls: deque[Any] = deque()
+                courier = gevent.Greenlet(self._make_calls, sender, calls)
+                courier.calls = calls
+                self._couriers[sender] = courier
+                courier.start()
+            courier.calls.append((call, args))
+            self._carried += 1
 
-    def _make_calls(self) -> None:
+    def _make_calls(self, sender: Any, calls: Any) -> None:
         try:
-            while self._handed:
-                call, args = self._handed.popleft()
+            while calls:
+                call, args = calls.popleft()
+                self._carried -= 1
                 try:
                     call(*args)
-                except (GreenwsError, RuntimeError) as error:
+                except (GreenwsError, RuntimeError, ValueError) as error:
                     _logger.debug("a send from another thread failed: %s", error)
         finally:
-            self._taking = False
+            self._carried -= len(calls)
+            del self._couriers[sender]
 
 
 def _deadline(seconds: float | None) -> float:
@@ -633,4 +665,7 @@ def _flat(data: Any) -> bytes | memoryview:
 
 
 def _control_payload(data: bytes | str) -> bytes:
-    return data.encode() if isinstance(data, str) else bytes(_flat(data))
+    payload = data.encode() if isinstance(data, str) else bytes(_flat(data))
+    if len(payload) > 125:
+        raise ValueError(f"a ping or pong holds at most 125 bytes, not {len(payload)}")
+    return payload

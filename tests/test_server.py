@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import gevent
 import gevent.event
 import pytest
@@ -343,6 +346,38 @@ def test_a_killed_session_says_that_it_goes_away(serve):
     with Peer.open(serve(handler(session)).address) as peer:
         wait_until(lambda: greenlets)[0].kill()
         assert peer.read_frame() == (True, CLOSE, b"\x03\xe9")
+
+
+def test_an_http_response_that_was_begun_is_not_upgraded(serve, hub_errors):
+    def app(environ, start_response):
+        start_response("401 Unauthorized", [("Content-Length", "2")])(b"no")
+        environ["wsgi.websocket"].send("too late")
+        return []
+
+    with Peer.connect(serve(app).address) as peer:
+        response = peer.shake()
+        assert (response.status, response.body) == (401, b"no")
+        assert peer.at_end()
+    assert "too late to upgrade" in hub_errors.take()
+
+
+def test_a_session_leaves_no_cycle_behind(serve):
+    sockets = []
+
+    def session(request, socket):
+        sockets.append(weakref.ref(socket))
+        socket.receive()
+
+    server = serve(handler(session))
+    gc.collect()
+    gc.disable()
+    try:
+        with Peer.open(server.address) as peer:
+            peer.send(close_frame())
+            peer.read_close()
+        wait_until(lambda: sockets[0]() is None)
+    finally:
+        gc.enable()
 
 
 # -- the server

@@ -902,7 +902,156 @@ def test_before_it_is_over_there_is_no_code(pair):
     assert (socket.close_code, socket.close_reason) == (None, None)
 
 
+# -- the end of a connection, and what was still unread
+
+
+def test_a_failed_send_leaves_the_last_words_to_the_reader(pair):
+    socket, peer = pair()
+    peer.send(frame(TEXT, b"important") * 3 + close_frame(1000))
+    peer.close()
+    with pytest.raises(ConnectionClosed):
+        while True:
+            socket.send(b"x" * 100_000)
+    assert list(socket) == ["important"] * 3
+    assert socket.close_code == 1000
+
+
+def test_a_failed_send_leaves_the_last_words_to_a_reader_that_waits(pair):
+    socket, peer = pair()
+    reader = gevent.spawn(list, socket)
+    gevent.sleep(0)
+    peer.send(frame(TEXT, b"important") + close_frame(1000))
+    peer.close()
+    with pytest.raises(ConnectionClosed):
+        while True:
+            socket.send(b"x" * 100_000)
+    assert reader.get(timeout=2) == ["important"]
+
+
+@pytest.mark.parametrize("send", ["send_ping", "send_pong"])
+def test_pings_and_pongs_to_a_peer_that_is_gone_raise(pair, send):
+    socket, peer = pair()
+    peer.reset()
+    with pytest.raises(ConnectionClosed):
+        for _ in range(3):
+            getattr(socket, send)()
+
+
+def test_a_send_that_waits_for_anothers_message_learns_of_the_end(pair):
+    socket, peer = pair()
+    socket.send_string_message("begun", final=False)
+
+    def send():
+        with pytest.raises(ConnectionClosed):
+            socket.send("mine")
+
+    sending = gevent.spawn(send)
+    gevent.sleep(0)
+    peer.send(close_frame())
+    assert socket.read_string_message() == NOTHING
+    sending.get(timeout=3)
+    gevent.spawn(send).get(timeout=3)
+    with pytest.raises(ConnectionClosed):
+        socket.send("x")
+
+
+def test_a_close_that_came_in_time_counts_for_a_late_reader(pair):
+    socket, peer = pair(close_timeout=0.02)
+    socket.start_closing()
+    peer.send(close_frame())
+    gevent.sleep(0.05)
+    socket.close()
+    assert socket.close_code == 1000
+
+
+def test_a_flood_of_pings_does_not_fill_the_outbox(pair):
+    socket, peer = pair(write_high_water=100_000)
+    reader = gevent.spawn(socket.read_string_message)
+    flooding = gevent.spawn(_flood_of_pings, peer)
+    most = 0
+    for _ in range(100):
+        most = max(most, socket._transport.backlog)
+        gevent.sleep(0.002)
+    assert 0 < most < 1_000_000
+    flooding.kill()
+    reader.kill()
+
+
+def _flood_of_pings(peer):
+    data = frame(PING, b"x" * 125) * 500
+    while True:
+        peer.send(data)
+        gevent.sleep(0)
+
+
+def test_a_read_only_view_of_something_mutable_is_copied(pair):
+    socket, peer = pair(write_high_water=None)
+    data = bytearray(b"a" * 2_000_000)
+    socket.send(memoryview(data).toreadonly())
+    data[:] = b"b" * len(data)
+    assert peer.read_frame()[2] == b"a" * 2_000_000
+
+
 # -- threads
+
+
+def test_fragments_of_one_thread_and_messages_of_another(pair):
+    socket, peer = pair()
+    begun, sent = threading.Event(), threading.Event()
+
+    def fragments():
+        socket.send_string_message("a", final=False)
+        begun.set()
+        sent.wait(5)
+        socket.send_string_message("b")
+
+    def whole():
+        begun.wait(5)
+        socket.send("whole")
+        sent.set()
+
+    threads = [threading.Thread(target=target) for target in (fragments, whole)]
+    for thread in threads:
+        thread.start()
+    assert [peer.read_frame() for _ in range(3)] == [
+        (False, TEXT, b"a"),
+        (True, CONTINUATION, b"b"),
+        (True, TEXT, b"whole"),
+    ]
+    for thread in threads:
+        thread.join()
+
+
+def test_a_wrong_call_in_another_thread_raises_there_and_loses_nothing(pair):
+    socket, peer = pair()
+    errors = []
+
+    def send():
+        socket.send("1")
+        try:
+            socket.send_ping(b"x" * 126)
+        except ValueError as error:
+            errors.append(str(error))
+        socket.send("2")
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    assert [peer.read_frame()[2] for _ in range(2)] == [b"1", b"2"]
+    thread.join()
+    assert "125" in errors[0]
+
+
+def test_what_other_threads_sent_goes_before_our_close(pair):
+    socket, peer = pair()
+    thread = threading.Thread(target=lambda: [socket.send(str(i)) for i in range(5)])
+    thread.start()
+    thread.join()
+    closing = gevent.spawn(socket.close)
+    assert [peer.read_frame()[2] for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
+    assert peer.read_frame()[1] == CLOSE
+    peer.send(close_frame())
+    peer.close()
+    closing.get(timeout=2)
 
 
 def test_other_threads_may_send_in_order(pair):
