@@ -20,13 +20,12 @@ lint: $(VENV)/lint
 types: $(VENV)/lint
 	$(BIN)/mypy
 
-bench: $(VENV)/test
-	$(BIN)/python benchmarks/run.py --install
-	$(BIN)/python benchmarks/run.py $(if $(CASES),--cases $(CASES)) \
-		$(if $(AGAINST),--against $(AGAINST)) $(ARGS)
+bench: $(VENV)/bench
+	$(BIN)/python benchmarks/run.py $(if $(CASES),--cases "$(CASES)") \
+		$(if $(AGAINST),--against "$(AGAINST)") $(ARGS)
 
 clean:
-	rm -rf $(VENV) greenws/*.so $(filter-out greenws/_masking.c,$(wildcard greenws/*.c)) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) benchmarks/build benchmarks/node_modules greenws/*.so $(filter-out greenws/_masking.c,$(wildcard greenws/*.c)) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -45,4 +44,8 @@ $(VENV)/test: setup.py pyproject.toml $(COMPILED) | $(BIN)/python
 
 $(VENV)/lint: setup.py pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[test,lint]'
+	touch $@
+
+$(VENV)/bench: $(VENV)/test benchmarks/requirements.txt benchmarks/package.json
+	$(BIN)/python benchmarks/run.py --install
 	touch $@

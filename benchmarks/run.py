@@ -817,8 +817,8 @@ def main(argv: list[str] | None = None) -> int:
         install()
         return 0
     if arguments.report:
-        data = json.loads(arguments.report.read_text())
-        write_report(data, (arguments.output or arguments.report).with_suffix(""))
+        earlier = json.loads(arguments.report.read_text())
+        write_report(earlier, (arguments.output or arguments.report).with_suffix(""))
         return 0
     build_load()
     if arguments.build:
