@@ -29,8 +29,6 @@ CLOSED = 2
 
 # events: the opcode of what came; plain numbers, because they are compared for every frame
 _CONTINUATION = 0
-_TEXT = 1
-_BINARY = 2
 _CLOSE = 8
 _PING = 9
 _PONG = 10
