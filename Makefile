@@ -36,7 +36,7 @@ $(VENV)/run: requirements.txt | $(BIN)/python
 	touch $@
 
 # Editing a module that was compiled calls for compiling it again.
-COMPILED := $(wildcard greenws/*.py greenws/*.pxd greenws/_masking.c)
+COMPILED := $(wildcard greenws/*.py greenws/*.pxd greenws/*.h greenws/_masking.c)
 
 $(VENV)/test: setup.py pyproject.toml $(COMPILED) | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[test]'

@@ -5,21 +5,41 @@ the .pxd files beside them; and the twin of ``apply_mask`` in C. A machine witho
 installs the pure form.
 """
 
+import os
+import sys
+
 from setuptools import Extension, setup
 
-COMPILED = ["frames", "messages", "protocol", "transport", "websocket"]
+COMPILED = ["frames", "messages", "protocol", "polling", "transport", "websocket"]
 
 
 def extensions():
     masking = Extension(
-        "greenws._masking", ["greenws/_masking.c"], extra_compile_args=["-O3"], optional=True
+        "greenws._masking",
+        ["greenws/_masking.c"],
+        depends=["greenws/_masking.h"],
+        extra_compile_args=["-O3"],
+        optional=True,
     )
+    if sys.platform == "win32":  # sockets are no descriptors there
+        return [masking]
     try:
+        import greenlet
         from Cython.Build import cythonize
     except ImportError:  # building without isolation, without Cython
         return [masking]
     modules = cythonize(
-        [Extension(f"greenws.{name}", [f"greenws/{name}.py"], optional=True) for name in COMPILED],
+        [
+            Extension(
+                f"greenws.{name}",
+                [f"greenws/{name}.py"],
+                include_dirs=["greenws", os.path.dirname(greenlet.__file__)],
+                depends=["greenws/_masking.h", "greenws/_switching.h", "greenws/_syscalls.h"],
+                extra_compile_args=["-O3"],
+                optional=True,
+            )
+            for name in COMPILED
+        ],
         # Annotations are for people and mypy: `str` must not refuse a subclass of it.
         compiler_directives={"language_level": 3, "annotation_typing": False},
     )
@@ -34,7 +54,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=["greenws", "greenws.integrations"],
-    package_data={"greenws": ["py.typed", "*.pxd"]},
+    package_data={"greenws": ["py.typed", "*.pxd", "*.h"]},
     ext_modules=extensions(),
     python_requires=">=3.10",
     install_requires=[

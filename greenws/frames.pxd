@@ -1,6 +1,12 @@
 # C types for frames.py, where it is compiled.
 import cython
 
+from libc.stdint cimport uint32_t
+
+from . cimport masking
+
+ctypedef unsigned char *Octets
+
 
 cdef class FrameParser:
     cdef public bint expect_mask
@@ -11,22 +17,22 @@ cdef class FrameParser:
     cdef public bint final
     cdef public int opcode
     cdef public long long length
-    cdef public bytes mask
+    cdef uint32_t key
     cdef public long long remaining
 
     @cython.locals(left=Py_ssize_t)
     cpdef void feed(self, bytearray data, Py_ssize_t size) except *
-    cpdef void keep(self) except *
+    cpdef int keep(self) except -1
     @cython.locals(
-        data=bytearray, position=Py_ssize_t, available=Py_ssize_t, first=int, second=int,
+        data=Octets, position=Py_ssize_t, available=Py_ssize_t, first=int, second=int,
         masked=bint, length=cython.longlong, size=int,
     )
     cpdef bint next_header(self) except -1
     cpdef bint has_payload(self)
-    @cython.locals(size=Py_ssize_t, payload=bytes)
+    @cython.locals(size=Py_ssize_t, start=Py_ssize_t, payload=bytes)
     cpdef bytes take(self)
     @cython.locals(
-        data=bytearray, position=Py_ssize_t, available=Py_ssize_t, length=cython.longlong, size=int
+        data=Octets, position=Py_ssize_t, available=Py_ssize_t, length=cython.longlong, size=int
     )
     cpdef bint has_frame(self) except -1
 
@@ -38,3 +44,8 @@ cdef void _check_first(int first) except *
 cpdef bytes encode_header(int opcode, bint final, long long length, bytes mask=*)
 
 cpdef bytes encode_frame(int opcode, bint final, payload, bytes mask=*)
+
+@cython.locals(out=Octets, length=Py_ssize_t, i=int)
+cpdef Py_ssize_t write_frame(
+    bytearray buffer, Py_ssize_t position, int opcode, bint final, bytes payload
+) except -1

@@ -10,10 +10,15 @@ Runs as it stands and compiles as it stands; imports nothing that knows a socket
 
 from __future__ import annotations
 
-from .exceptions import ProtocolError
-from .masking import apply_mask, rotate_mask
+from typing import Any
 
-__all__ = ["FrameParser", "encode_frame", "encode_header"]
+from . import masking
+from .exceptions import ProtocolError
+
+__all__ = ["MAX_HEADER", "FrameParser", "encode_frame", "encode_header", "write_frame"]
+
+MAX_HEADER = 10
+"""Bytes of a header without a mask, at most."""
 
 _NOTHING = bytearray()  # stands for "no buffer", and is never written to
 
@@ -36,7 +41,7 @@ class FrameParser:
         self.final = True
         self.opcode = 0
         self.length = 0
-        self.mask = b""
+        self.key: Any = masking.read_key(bytearray(4), 0)
         self.remaining = 0
 
     def feed(self, data: bytearray, size: int) -> None:
@@ -81,9 +86,10 @@ class FrameParser:
             return False
         first = data[position]
         second = data[position + 1]
-        _check_first(first)
-        masked = second > 127
         length = second & 127
+        masked = second > 127
+        if first & 0x70 or first & 7 > 2 or (first & 8 and first < 128):
+            _check_first(first)
         if masked != self.expect_mask:
             raise ProtocolError(
                 "a server must not mask its frames" if masked else "a client must mask its frames"
@@ -94,15 +100,13 @@ class FrameParser:
         size = 2
         if length == 126:
             size = 4
-        elif length == 127:
-            size = 10
-        if length == 126:
             if available < 4:
                 return False
             length = data[position + 2] << 8 | data[position + 3]
             if length < 126:
                 raise ProtocolError(f"a length of {length} must be sent in 7 bits")
         elif length == 127:
+            size = 10
             if available > 2 and data[position + 2] > 127:
                 raise ProtocolError("the most significant bit of a 64-bit length must be 0")
             if available > 7 and not any(data[position + 2 : position + 8]):
@@ -114,7 +118,7 @@ class FrameParser:
             return False
         position += size
         if masked:
-            self.mask = bytes(data[position : position + 4])
+            self.key = masking.read_key(self.data, position)
             position += 4
         self.position = position
         self.final = first > 127
@@ -138,10 +142,10 @@ class FrameParser:
         self.position += size
         self.remaining -= size
         if not self.expect_mask:
-            return bytes(self.data[start : self.position])
-        payload = apply_mask(self.data, self.mask, start, size)
+            return masking.copy(self.data, start, size)
+        payload = masking.unmask(self.data, start, size, self.key)
         if self.remaining:
-            self.mask = rotate_mask(self.mask, size)
+            self.key = masking.turn_key(self.key, size)
         return payload
 
     def has_frame(self) -> bool:
@@ -153,17 +157,18 @@ class FrameParser:
         available = self.end - position
         if available < 2:
             return False
-        length = self.data[position + 1] & 127
+        data = self.data
+        length = data[position + 1] & 127
         size = 6 if self.expect_mask else 2
         if length == 126:
             size += 2
             if available >= 4:
-                length = self.data[position + 2] << 8 | self.data[position + 3]
+                length = data[position + 2] << 8 | data[position + 3]
         elif length == 127:
             size += 8
-            if available < 10 or self.data[position + 2] > 127:
+            if available < 10 or data[position + 2] > 127:
                 return False
-            length = int.from_bytes(self.data[position + 2 : position + 10], "big")
+            length = int.from_bytes(data[position + 2 : position + 10], "big")
         return available - size >= length
 
 
@@ -192,5 +197,27 @@ def encode_header(opcode: int, final: bool, length: int, mask: bytes = b"") -> b
 def encode_frame(opcode: int, final: bool, payload: bytes | memoryview, mask: bytes = b"") -> bytes:
     """A whole frame in one piece."""
     if mask:
-        payload = apply_mask(payload, mask)
+        payload = masking.apply_mask(payload, mask)
     return encode_header(opcode, final, len(payload), mask) + payload
+
+
+def write_frame(buffer: bytearray, position: int, opcode: int, final: bool, payload: bytes) -> int:
+    """Writes a whole frame, unmasked, into ``buffer``, which has room for MAX_HEADER bytes beside
+    the payload; returns the position behind it."""
+    out = buffer
+    length = len(payload)
+    out[position] = opcode | 128 if final else opcode
+    if length < 126:
+        out[position + 1] = length
+        position += 2
+    elif length < 65536:
+        out[position + 1] = 126
+        out[position + 2] = length >> 8
+        out[position + 3] = length & 255
+        position += 4
+    else:
+        out[position + 1] = 127
+        for i in range(8):
+            out[position + 2 + i] = length >> (56 - 8 * i) & 255
+        position += 10
+    return masking.place(buffer, position, payload)

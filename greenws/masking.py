@@ -1,6 +1,7 @@
-"""``apply_mask``: what a client does to every payload (RFC 6455, section 5.3), and undoes here.
+"""What a client does to every payload (RFC 6455, section 5.3), and undoes here; and plain copies.
 
-Pure Python; the one function that has a twin in C, which is taken where it was built.
+Pure Python. ``apply_mask`` has a twin in C, which is taken where it was built. The rest is for
+``frames.py``, which gets it as C from ``_masking.h`` where it is compiled.
 """
 
 from __future__ import annotations
@@ -11,32 +12,48 @@ from importlib import import_module
 
 from .form import PURE
 
-__all__ = ["apply_mask", "rotate_mask"]
+__all__ = ["apply_mask", "copy", "place", "read_key", "turn_key", "unmask"]
 
 
-def _apply_mask(
-    data: bytes | bytearray | memoryview, mask: bytes, start: int = 0, size: int | None = None
-) -> bytes:
-    if size is None:
-        size = len(data)
-    else:
-        data = data[start : start + size]
+def _apply_mask(data: bytes | bytearray | memoryview, mask: bytes) -> bytes:
+    size = len(data)
     # One XOR of two long integers costs far less than a loop over bytes.
     key = (mask * ((size >> 2) + 1))[:size]
     return (int.from_bytes(data, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")
 
 
-apply_mask: Callable[..., bytes] = _apply_mask
-"""``apply_mask(data, mask, start=0, size=None)``: ``data``, or ``size`` bytes of it from ``start``
-on, XOR the four bytes of ``mask``, repeated. The same call masks and unmasks. Whoever takes a
-payload in pieces turns the mask in between (:func:`rotate_mask`)."""
+apply_mask: Callable[[bytes | bytearray | memoryview, bytes], bytes] = _apply_mask
+"""``apply_mask(data, mask)``: ``data`` XOR the four bytes of ``mask``, repeated. The same call
+masks and unmasks."""
 
 if not PURE:
     with contextlib.suppress(ModuleNotFoundError):  # a twin that is there but broken says so
         apply_mask = import_module("greenws._masking").apply_mask
 
 
-def rotate_mask(mask: bytes, offset: int) -> bytes:
-    """``mask`` as it stands ``offset`` bytes into the payload."""
+def read_key(data: bytearray, position: int) -> bytes:
+    """The masking key at ``position``. What it is, only the functions here know."""
+    return bytes(data[position : position + 4])
+
+
+def turn_key(key: bytes, offset: int) -> bytes:
+    """``key`` as it stands ``offset`` bytes into the payload."""
     offset &= 3
-    return mask[offset:] + mask[:offset]
+    return key[offset:] + key[:offset]
+
+
+def unmask(data: bytearray, start: int, size: int, key: bytes) -> bytes:
+    """``size`` bytes of ``data`` from ``start`` on, unmasked."""
+    return _apply_mask(data[start : start + size], key)
+
+
+def copy(data: bytearray, start: int, size: int) -> bytes:
+    """``size`` bytes of ``data`` from ``start`` on, as they are."""
+    return bytes(data[start : start + size])
+
+
+def place(buffer: bytearray, position: int, data: bytes) -> int:
+    """Puts ``data`` into ``buffer``, which has room for it; returns the position behind it."""
+    end = position + len(data)
+    buffer[position:end] = data
+    return end

@@ -1,7 +1,7 @@
 # C types for protocol.py, where it is compiled.
 import cython
 
-from .frames cimport FrameParser, encode_frame, encode_header
+from .frames cimport FrameParser, encode_frame, encode_header, write_frame
 from .messages cimport FragmentAssembler
 
 
@@ -30,7 +30,7 @@ cdef class Protocol:
 
     cpdef void feed(self, bytearray data, Py_ssize_t size) except *
     cpdef void feed_eof(self) except *
-    cpdef void keep(self) except *
+    cpdef int keep(self) except -1
     @cython.locals(event=int)
     cpdef int next_event(self) except -2
     cpdef bint has_frame(self) except -1
@@ -42,6 +42,9 @@ cdef class Protocol:
     cdef void _close(self, int code, str reason) except *
     cpdef int begin_message(self, int opcode, bint final) except -1
     cpdef bytes encode(self, int opcode, bint final, payload)
+    cpdef Py_ssize_t write(
+        self, bytearray buffer, Py_ssize_t position, int opcode, bint final, bytes payload
+    ) except -1
     cpdef bytes header(self, int opcode, bint final, long long length)
     cpdef object closed_error(self)
     cdef bytes _control(self, int opcode, bytes payload)

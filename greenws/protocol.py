@@ -16,11 +16,11 @@ from collections import deque
 
 from .config import Config
 from .exceptions import ConnectionClosed, InvalidPayload, ProtocolError
-from .frames import FrameParser, encode_frame, encode_header
+from .frames import MAX_HEADER, FrameParser, encode_frame, encode_header, write_frame
 from .messages import FragmentAssembler
 from .opcodes import CloseCode, is_receivable, is_sendable
 
-__all__ = ["CLOSED", "CLOSING", "OPEN", "Ping", "Protocol"]
+__all__ = ["CLOSED", "CLOSING", "MAX_HEADER", "OPEN", "Ping", "Protocol"]
 
 # states
 OPEN = 0
@@ -60,19 +60,20 @@ class Protocol:
         self._assembler = FragmentAssembler(config)
         self._in_payload = False
         self._eof = False
-        self.data: str | bytes = b""
+        self.data: str | bytes | None = None
         self.final = True
         # write state
         self.replies: list[bytes] = []
         self.sending = 0  # the opcode of a message that we began and did not finish
-        self._pings: deque[Ping] = deque(maxlen=_MAX_PINGS)
+        self._pings: deque[Ping] | None = None
         self._sent_code = 0
         self._sent_reason = ""
 
     # -- input
 
     def feed(self, data: bytearray, size: int) -> None:
-        """Lends the first ``size`` bytes of ``data``, until ``next_event()`` returns."""
+        """Lends the first ``size`` bytes of ``data``, until ``next_event()`` gives INVALID or
+        CLOSE, or ``keep()`` is called."""
         if self.state != CLOSED:
             self._parser.feed(data, size)
 
@@ -91,10 +92,14 @@ class Protocol:
         except ProtocolError as error:
             self._fail(error)
             event = _CLOSE
-        if event == _NOTHING and self._eof:
-            self._close(CloseCode.ABNORMAL, "")
-            event = _CLOSE
-        self._parser.keep()
+        if event == _NOTHING:
+            if self._eof:
+                self._close(CloseCode.ABNORMAL, "")
+                event = _CLOSE
+            self._parser.keep()
+        if event == _NOTHING or event == _CLOSE:
+            self.data = None
+            self.final = True
         return event
 
     def keep(self) -> None:
@@ -145,7 +150,7 @@ class Protocol:
         A peer that was pinged often may answer only the last one (section 5.5.3), so an answer
         settles the pings before it too. An unsolicited pong means nothing.
         """
-        if all(ping.payload != payload for ping in self._pings):
+        if self._pings is None or all(ping.payload != payload for ping in self._pings):
             return False
         while True:
             ping = self._pings.popleft()
@@ -182,9 +187,10 @@ class Protocol:
         self.state = CLOSED
         self.close_code = int(code)
         self.close_reason = reason
-        self._pings.clear()
+        self._pings = None
         parser = self._parser
         parser.position = parser.end
+        parser.keep()
 
     # -- output
 
@@ -215,6 +221,13 @@ class Protocol:
             return encode_frame(opcode, final, payload, os.urandom(4))
         return encode_header(opcode, final, len(payload)) + payload
 
+    def write(
+        self, buffer: bytearray, position: int, opcode: int, final: bool, payload: bytes
+    ) -> int:
+        """Writes a server's data frame into ``buffer``, which has room for it (MAX_HEADER bytes and
+        ``payload``); returns the position behind it."""
+        return write_frame(buffer, position, opcode, final, payload)
+
     def header(self, opcode: int, final: bool, length: int) -> bytes:
         """A server's frame but for its payload, which may be too large to copy."""
         return encode_header(opcode, final, length)
@@ -228,6 +241,8 @@ class Protocol:
         """
         frame = self._control(_PING, payload)
         ping = Ping(payload, wanted)
+        if self._pings is None:
+            self._pings = deque(maxlen=_MAX_PINGS)
         self._pings.append(ping)
         return ping, frame
 

@@ -21,6 +21,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError
 from .config import Config
 from .exceptions import ConnectionClosed, HandshakeError
 from .handshake import Offer, accept_response, parse_request
+from .polling import drop_poller
 from .transport import Transport
 from .websocket import WebSocket
 
@@ -267,4 +268,5 @@ def _hub_of_this_thread(environ: WSGIEnvironment) -> Iterator[None]:
         if not had_hub:
             hub = get_hub_if_exists()
             if hub is not None:
+                drop_poller(hub)
                 hub.destroy()

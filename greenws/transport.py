@@ -5,26 +5,27 @@ Everything else is non-blocking and never switches. Nobody but ``_flush`` and th
 send writes to the socket, and what the kernel did not take stands in the outbox: so frames cannot
 interleave, and a greenlet that is killed in a send leaves a whole frame behind, never half of one.
 
-Three things keep the path of a message short. The receive buffer is shared by all sockets of a hub.
-A read that came back short has drained the socket, so the next one waits at once instead of asking
-the kernel in vain. And the watcher and the timer of a wait stay armed between reads: the watcher is
-stopped when it fires while nobody reads, and a timer that fires early is set again.
+What keeps the path of a message short: the receive buffer is shared by all sockets of a hub, and so
+is the cork, in which frames are written before they are sent. A read that came back short has
+drained the socket, so the next one waits at once instead of asking the kernel in vain. A timer
+stays armed between reads, and is set again if it fires early.
 """
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import socket as native
 import ssl
 import time
-from collections import deque
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from gevent import getcurrent
 from gevent import socket as gevent_socket
 from gevent.event import Event
 from gevent.hub import Hub
+
+from . import syscalls
+from .polling import READABLE, Waiter
 
 __all__ = ["FOREVER", "POLL", "TIMED_OUT", "Transport"]
 
@@ -34,23 +35,17 @@ POLL = 0.0
 
 TIMED_OUT = -1
 
-_BUFFER_SIZE = 1 << 16  # bytes that one receive takes at most
 _CORK_LIMIT = 1 << 16  # bytes held back at most, while the reader still has frames to handle
 _COPY_LIMIT = 1 << 14  # bytes up to which joining two buffers beats a second one
 _TLS_RECORD = 1 << 14
 _MAX_TURNS = 16  # receives in a row before the hub gets its turn
 
-# what the reader is woken by
-_ASLEEP = 0
-_READABLE = 1
-_DEADLINE = 2
+_DEADLINE = 2  # what the reader is woken by, beside READABLE
 
 _BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
-_buffers: WeakKeyDictionary[Hub, bytearray] = WeakKeyDictionary()
 
-
-class Transport:
+class Transport(Waiter):
     """The byte stream under one WebSocket.
 
     ``sock`` is a connected socket, gevent's or native, TLS or not. It is owned from here on, unless
@@ -67,36 +62,30 @@ class Transport:
         write_timeout: float | None = None,
         borrowed: bool = False,
     ) -> None:
+        super().__init__(hub, sock.fileno())
         self._borrowed = borrowed
         self._timeout: float | None = sock.gettimeout()
         sock.settimeout(0.0)
-        self.hub = hub
         self.closed = False
         self.failure = ""  # why nothing can be written any more
         self._sock = sock
         self._tls = hasattr(sock, "pending")
         # gevent's socket of a plain connection is a shell in Python around the one that works.
         self._raw: Any = sock if self._tls else getattr(sock, "_sock", sock)
-        self._fileno: int = sock.fileno()
+        plain = not self._tls and isinstance(self._raw, _socket.socket)
+        self._direct = plain and syscalls.AVAILABLE
         # read state
-        buffer = _buffers.get(hub)
-        if buffer is None:
-            buffer = _buffers[hub] = bytearray(_BUFFER_SIZE)
-        self.buffer = buffer
+        self.buffer = self.poller.buffer
         self._drained = True
         self._turns = 0
-        self._reader: Any = None
-        self._wake = _ASLEEP
         self._deadline = FOREVER
         self._last_chance = FOREVER
-        self._read_watcher: Any = None
-        self._watching = False
         self._timer: Any = None
         self._timer_due = FOREVER
         # write state
         self.backlog = 0  # bytes in the outbox
         self.late = b""  # the answer to send when there is room
-        self._outbox: deque[bytearray | memoryview] = deque()
+        self._outbox: list[bytearray | memoryview] | None = None
         self._high_water = FOREVER if high_water is None else high_water
         self._room: Event | None = None
         self._write_watcher: Any = None
@@ -104,7 +93,6 @@ class Transport:
         self._write_timeout = write_timeout
         self._progress = 0.0
         self._stall_timer: Any = None
-        self._uncorking = False
         self._finishing = False
         self._shut = False
 
@@ -120,6 +108,8 @@ class Transport:
             return self.poll()
         while not self.closed:
             if self._drained or self._turns >= _MAX_TURNS:
+                if not self._drained:  # others' turn: there will be no other event
+                    self.wake_soon()
                 self._turns = 0
                 if not self._wait_readable(deadline):
                     if self._last_chance == self._deadline:
@@ -138,19 +128,30 @@ class Transport:
         """:meth:`receive` without waiting: TIMED_OUT if nothing is there."""
         if self.closed:
             return 0
+        poller = self.poller
+        if poller.borrower is not None:
+            poller.borrower.keep()
+            poller.borrower = None
         try:
-            size: int = self._raw.recv_into(self.buffer)
+            if self._direct:
+                size = syscalls.receive(self.fileno, poller.buffer)
+            else:
+                size = self._raw.recv_into(poller.buffer)
         except (BlockingIOError, ssl.SSLWantReadError):
-            self._drained = True
-            return TIMED_OUT
+            size = TIMED_OUT
         except ssl.SSLWantWriteError:  # TLS itself has something to say first
-            gevent_socket.wait_write(self._fileno)
+            gevent_socket.wait_write(self.fileno)
             return TIMED_OUT
         except OSError as error:
             self._fail(f"connection lost: {error}")
             return 0
-        # TLS decrypts a record at a time, so a short read means nothing while more is pending.
-        self._drained = size < _BUFFER_SIZE and not (self._tls and self._raw.pending())
+        if size == TIMED_OUT:
+            self._drained = True
+            self.ends = False
+        else:
+            # Behind the end of the stream there is no other event to wait for; and TLS decrypts a
+            # record at a time, so that a short read says nothing.
+            self._drained = size < len(poller.buffer) and not self.ends and not self._tls
         return size
 
     def _wait_readable(self, deadline: float) -> bool:
@@ -162,23 +163,11 @@ class Transport:
                 return False
             if deadline < self._timer_due:
                 self._start_timer(delay, deadline)
-        if not self._watching:
-            if self._read_watcher is None:
-                self._read_watcher = self.hub.loop.io(self._fileno, 1)
-            self._read_watcher.start(self._on_readable)
-            self._watching = True
-        self._wake = _ASLEEP
-        self._reader = getcurrent()
-        try:
-            while self._wake == _ASLEEP:
-                self.hub.switch()
-        finally:
-            self._reader = None
-        return self._wake == _READABLE
+        return self.wait() == READABLE
 
     def hasten(self, deadline: float) -> None:
         """Moves the deadline of a receive that is waiting forward."""
-        if self._reader is not None and deadline < self._deadline:
+        if self.greenlet is not None and deadline < self._deadline:
             self._deadline = deadline
             if deadline < self._timer_due:
                 self._start_timer(max(0.0, deadline - time.monotonic()), deadline)
@@ -190,72 +179,116 @@ class Transport:
         self._timer.start(self._on_timer)
         self._timer_due = due
 
-    def _on_readable(self) -> None:
-        if self._reader is None:
-            self._read_watcher.stop()
-            self._watching = False
-        else:
-            self._wake_reader(_READABLE)
-
     def _on_timer(self) -> None:
         self._timer_due = FOREVER
-        if self._reader is None or self._deadline == FOREVER:
+        if self.greenlet is None or self._deadline == FOREVER:
             return
         delay = self._deadline - time.monotonic()
         if delay > 0:
             self._start_timer(delay, self._deadline)
         else:
-            self._wake_reader(_DEADLINE)
-
-    def _wake_reader(self, why: int) -> None:
-        """In the hub only."""
-        if self._reader is not None and self._wake == _ASLEEP:
-            self._wake = why
-            self._reader.switch()
+            self.wake(_DEADLINE)
 
     # -- writing
 
-    def send(self, data: bytes) -> None:
-        """Sends ``data``, or puts what the kernel does not take into the outbox."""
-        if self.failure:
-            return
-        if self._outbox or self._tls:
-            self._append(data)
+    def cork(self, size: int) -> int:
+        """Where in ``poller.cork`` the next ``size`` bytes are to be written, for :meth:`commit`;
+        -1 if they do not fit."""
+        poller = self.poller
+        if poller.corked is not self:
+            poller.uncork()
+        elif poller.held + size > _CORK_LIMIT:
             self.flush()
+        if size > _CORK_LIMIT or self.failure:
+            return -1
+        poller.corked = self
+        return poller.held
+
+    def commit(self, end: int, hold: bool) -> None:
+        """Takes what was written into the cork up to ``end``; sends it, or holds it back until more
+        follows, at the latest when the hub gets control."""
+        poller = self.poller
+        first = poller.held == 0
+        poller.held = end
+        if not hold:
+            self.flush()
+        elif first:
+            poller.uncork_soon()
+
+    def flush(self) -> None:
+        """Sends what was held back, unless the hub is at it."""
+        if self.poller.corked is self:
+            self._flush_cork()
+        elif self._outbox:
+            self._flush_unless_writing()
+
+    def _flush_cork(self) -> None:
+        poller = self.poller
+        size = poller.held
+        poller.held = 0
+        poller.corked = None
+        if self.failure or not size:
+            return
+        if not self._direct or self._outbox:
+            self._append(bytes(poller.cork[:size]))
+            self._flush_unless_writing()
             return
         try:
-            sent = self._raw.send(data)
-        except BlockingIOError:
-            sent = 0
+            sent = syscalls.send_start(self.fileno, poller.cork, size)
         except OSError as error:
             self._fail(f"connection lost: {error}")
             return
-        if sent < len(data):
-            self._append(memoryview(data)[sent:])
+        if sent != size:
+            self._append(bytes(poller.cork[max(sent, 0) : size]))
+            self._start_writing()
+
+    def send(self, data: bytes) -> None:
+        """Sends ``data``, or puts what the kernel does not take into the outbox."""
+        if self.poller.corked is self:
+            self._flush_cork()
+        if self.failure:
+            return
+        if not self._direct or self._outbox:
+            self._append(data)
+            self._flush_unless_writing()
+            return
+        try:
+            sent = syscalls.send(self.fileno, data)
+        except OSError as error:
+            self._fail(f"connection lost: {error}")
+            return
+        if sent != len(data):
+            self._append(memoryview(data)[max(sent, 0) :])
             self._start_writing()
 
     def send_large(self, header: bytes, payload: bytes | memoryview) -> None:
         """:meth:`send` for a payload that is not worth a copy."""
+        if self.poller.corked is self:
+            self._flush_cork()
         if self.failure:
             return
         sent = 0
         if not self._outbox and not self._tls:
             try:
-                sent = self._raw.sendmsg((header, payload))
+                if self._direct and isinstance(payload, bytes):
+                    sent = max(0, syscalls.send_both(self.fileno, header, payload))
+                else:
+                    sent = self._raw.sendmsg((header, payload))
             except BlockingIOError:
                 pass
             except OSError as error:
                 self._fail(f"connection lost: {error}")
                 return
         if sent < len(header):
-            self._append(memoryview(header)[sent:])
+            self._append(header[sent:])
             sent = len(header)
         rest = memoryview(payload)[sent - len(header) :]
         if rest:
             # The caller may change or resize what is mutable as soon as its send returns; a
             # read-only view may be one of something mutable.
             self._append(rest if isinstance(payload, bytes) else memoryview(bytes(rest)))
-        self.flush()
+        if self._outbox:
+            self._flush_unless_writing()
 
     def reply(self, data: bytes) -> None:
         """:meth:`send` for an answer that a later one may replace while the outbox is full."""
@@ -266,19 +299,13 @@ class Transport:
 
     def hold(self, data: bytes) -> None:
         """Corks ``data``: sends it with what follows, at the latest when the hub gets control."""
-        if self.failure:
-            return
-        self._append(data)
-        if self.backlog >= _CORK_LIMIT:
-            self.flush()
-        elif not self._uncorking:
-            self._uncorking = True
-            self.hub.loop.run_callback(self._uncork)
-
-    def flush(self) -> None:
-        """Sends what was held back, unless the hub is at it."""
-        if self._outbox and not self._writing:
-            self._flush()
+        position = self.cork(len(data))
+        if position < 0:
+            self.send(data)
+        else:
+            end = position + len(data)
+            self.poller.cork[position:end] = data
+            self.commit(end, True)
 
     def wait_for_room(self) -> None:
         """Blocks while more than ``high_water`` bytes stand in the outbox."""
@@ -290,6 +317,8 @@ class Transport:
     def _append(self, data: bytes | memoryview) -> None:
         size = len(data)
         self.backlog += size
+        if self._outbox is None:
+            self._outbox = []
         if size > _COPY_LIMIT:
             self._outbox.append(memoryview(data))
             return
@@ -300,8 +329,12 @@ class Transport:
                 return
         self._outbox.append(bytearray(data))
 
+    def _flush_unless_writing(self) -> None:
+        if not self._writing:
+            self._flush()
+
     def _flush(self) -> None:
-        outbox = self._outbox
+        outbox = self._outbox or []
         while outbox:
             head = outbox[0]
             # An interrupted TLS write must be repeated with the same bytes, so they are cut alike.
@@ -318,19 +351,21 @@ class Transport:
             self._progress = time.monotonic()
             self.backlog -= sent
             if sent == len(head):
-                outbox.popleft()
+                del outbox[0]
             elif isinstance(head, bytearray):
                 del head[:sent]
             else:
                 outbox[0] = head[sent:]
+        if not outbox:
+            self._outbox = None
         if self.late and self.backlog <= self._high_water:
             self._append(self.late)
             self.late = b""
-        if outbox:
+        if self._outbox:
             self._start_writing()
         elif self._writing:
             self._stop_writing()
-        if self._finishing and not outbox:
+        if self._finishing and not self._outbox:
             self._shut_down()
         if self._room is not None and self.backlog <= self._high_water:
             self._make_room()
@@ -340,10 +375,6 @@ class Transport:
             room, self._room = self._room, None
             room.set()
 
-    def _uncork(self) -> None:
-        self._uncorking = False
-        self.flush()
-
     def _start_writing(self) -> None:
         """Lets the hub flush the outbox, whenever the kernel takes more."""
         if self._writing:
@@ -351,7 +382,7 @@ class Transport:
         self._writing = True
         self._progress = time.monotonic()
         if self._write_watcher is None:
-            self._write_watcher = self.hub.loop.io(self._fileno, 2)
+            self._write_watcher = self.hub.loop.io(self.fileno, 2)
         self._write_watcher.start(self._flush)
         if self._write_timeout is not None:
             self._start_stall_timer(self._write_timeout)
@@ -382,7 +413,7 @@ class Transport:
         """Nothing can be written any more; what the peer sent before may still be read."""
         if not self.failure:
             self.failure = why
-        self._outbox.clear()
+        self._outbox = None
         self.late = b""
         self.backlog = 0
         if self._writing:
@@ -394,9 +425,8 @@ class Transport:
     def finish_writing(self) -> None:
         """Ends our half of the stream, behind what stands in the outbox."""
         self._finishing = True
-        if self._outbox:
-            self.flush()
-        else:
+        self.flush()
+        if not self._outbox:
             self._shut_down()
 
     def _shut_down(self) -> None:
@@ -430,16 +460,17 @@ class Transport:
             return
         self.closed = True
         self._fail("the connection was closed")
-        for watcher in (self._read_watcher, self._write_watcher, self._timer, self._stall_timer):
+        self.unwatch()
+        for watcher in (self._write_watcher, self._timer, self._stall_timer):
             if watcher is not None:
                 watcher.close()
-        self._watching = self._writing = False
-        self._read_watcher = self._write_watcher = self._timer = self._stall_timer = None
+        self._writing = False
+        self._write_watcher = self._timer = self._stall_timer = None
         if self._borrowed:
             with contextlib.suppress(OSError):
                 self._sock.shutdown(native.SHUT_RDWR)
                 self._sock.settimeout(self._timeout)
         else:
             self._sock.close()
-        if self._reader is not None:
-            self.hub.loop.run_callback(self._wake_reader, _READABLE)
+        if self.greenlet is not None:
+            self.wake_soon()

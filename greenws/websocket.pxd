@@ -1,6 +1,8 @@
 # C types for websocket.py, where it is compiled.
 import cython
 
+from . cimport switching
+from .polling cimport Poller
 from .protocol cimport Protocol
 from .transport cimport Transport
 
@@ -15,7 +17,7 @@ cdef class WebSocket:
     cdef double _max_inbox
     cdef object _close_timeout
     cdef double _close_deadline
-    cdef object _thread
+    cdef unsigned long _thread
     cdef bint _corking
     # read state
     cdef bint _reading
@@ -23,36 +25,45 @@ cdef class WebSocket:
     cdef object _followers
     cdef object _inbox
     cdef long long _inbox_size
-    cdef public double _looked
+    cdef public long _looked
     # write state
     cdef object _sender
     cdef object _sent
-    cdef object _handed
+    cdef list _handed
     cdef dict _couriers
     cdef long _carried
     cdef object __weakref__
     cdef dict __dict__
 
-    cdef tuple _read_fragment(self)
-    cdef void _begin_read(self) except *
+    cdef object _receive(self, seconds)
+    @cython.locals(final=bint)
+    cdef object _receive_rest(self, int event, double deadline, seconds)
+    cdef int _read_fragment(self) except -2
+    cdef object _take_data(self)
+    cdef int _begin_read(self) except -1
     @cython.locals(protocol=Protocol, event=int)
-    cdef tuple _next_fragment(self, double deadline)
+    cdef int _next_fragment(self, double deadline) except -2
     @cython.locals(transport=Transport, size=Py_ssize_t)
     cdef bint _pump(self, double deadline) except -1
+    @cython.locals(poller=Poller)
+    cdef int _feed(self, Py_ssize_t size) except -1
     cdef bint _follow(self, double deadline) except -1
     cdef void _wake_followers(self) except *
     @cython.locals(protocol=Protocol, event=int)
     cdef void _absorb(self) except *
     cdef void _put_back(self, tuple fragment) except *
-    cdef void _send_data(self, int opcode, payload, bint final, bint whole) except *
-    @cython.locals(protocol=Protocol, transport=Transport)
-    cpdef void _send_as(self, sender, int opcode, payload, bint final, bint whole) except *
-    cdef void _put(self, bytes frame) except *
+    cdef int _send_data(self, int opcode, payload, bint final, bint whole) except -1
+    cpdef int _send_as(self, sender, int opcode, payload, bint final, bint whole) except -1
+    @cython.locals(protocol=Protocol, transport=Transport, size=Py_ssize_t, position=Py_ssize_t,
+                   end=Py_ssize_t)
+    cdef int _send_frame(self, int opcode, payload, bint final) except -1
+    cdef int _put(self, bytes frame) except -1
     cdef void _put_control(self, bytes frame) except *
     @cython.locals(protocol=Protocol)
     cdef void _send_replies(self) except *
     cdef void _wait_turn(self, sender, bint whole) except *
     cdef void _finish_message(self) except *
+    @cython.locals(transport=Transport, size=Py_ssize_t)
     cdef void _look(self) except *
     cdef bint _elsewhere(self) except -1
     cdef void _check_thread(self, str what) except *

@@ -17,15 +17,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gevent
-from gevent import getcurrent
 from gevent.event import Event
 from gevent.hub import Hub
 from gevent.monkey import get_original
 
+from . import switching
 from .config import Config
 from .exceptions import ConcurrentReadError, ConnectionClosed, GreenwsError
 from .opcodes import CloseCode, OpcodeType
-from .protocol import CLOSED, OPEN, Protocol
+from .protocol import CLOSED, MAX_HEADER, OPEN, Protocol
 from .transport import FOREVER, POLL, Transport
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ NO_TIMEOUT = -1
 
 _SMALL = 1 << 14  # bytes up to which a payload is joined to its header
 _ENTRY = 64  # bytes that an entry of the inbox costs beside its payload, at least
-_LOOK_EVERY = 1.0  # seconds after which a send looks at the input
+_LOOK_EVERY = 2  # ticks, half seconds, after which a send looks at the input
 _MAX_HANDED = 64  # calls from other threads that wait for the session's hub
 
 _TEXT = 1
@@ -52,7 +52,8 @@ _QUIET = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED)
 
 _logger = logging.getLogger("greenws.websocket")
 
-_get_ident = get_original("_thread", "get_ident")
+switching.load()
+
 _sleep = get_original("time", "sleep")
 
 
@@ -75,7 +76,6 @@ class _Unset:
 
 
 _UNSET = _Unset()
-_NO_FRAGMENT = (None, _NOTHING, True)
 
 
 class WebSocket:
@@ -106,20 +106,20 @@ class WebSocket:
         self._max_inbox = FOREVER if config.max_message_size is None else config.max_message_size
         self._close_timeout = config.close_timeout
         self._close_deadline = FOREVER
-        self._thread = _get_ident()
+        self._thread = switching.thread()
         self._corking = corking
         # read state
         self._reading = False
         self._leading = False
         self._followers: Event | None = None
-        self._inbox: deque[tuple[Any, int, bool]] = deque()
+        self._inbox: deque[tuple[Any, int, bool]] | None = None
         self._inbox_size = 0
-        self._looked = 0.0
+        self._looked = 0
         # write state
         self._sender: Any = None  # the greenlet whose fragmented message is open
         self._sent: Event | None = None  # set when it is finished
         # calls from other threads
-        self._handed: deque[tuple[Any, Any, tuple[Any, ...]]] = deque()
+        self._handed: list[tuple[Any, Any, tuple[Any, ...]]] = []
         self._couriers: dict[Any, Any] = {}
         self._carried = 0
         if early:
@@ -138,21 +138,23 @@ class WebSocket:
         Raises:
             ConcurrentReadError: another greenlet is reading.
         """
-        data, opcode, final = self._read_fragment()
+        opcode = self._read_fragment()
+        data = self._take_data()
         if isinstance(data, bytes):
             try:
                 data = data.decode()
             except UnicodeDecodeError:
                 data = None
-        return Message(data, _OPCODES[opcode], final)
+        return Message(data, _OPCODES[opcode], self._protocol.final)
 
     def read_bytes_message(self) -> Message:
         """Like :meth:`read_string_message`, with bytes. Text comes as UTF-8, cut between
         characters."""
-        data, opcode, final = self._read_fragment()
+        opcode = self._read_fragment()
+        data = self._take_data()
         if isinstance(data, str):
             data = data.encode()
-        return Message(data, _OPCODES[opcode], final)
+        return Message(data, _OPCODES[opcode], self._protocol.final)
 
     def receive(self, timeout: float | None | _Unset = _UNSET) -> str | bytes:
         """The next whole message: str for text, bytes for binary.
@@ -166,33 +168,47 @@ class WebSocket:
             ConnectionClosed: the connection is over; with its ``code`` and ``reason``.
             ConcurrentReadError: another greenlet is reading.
         """
-        seconds = self.read_timeout_seconds if isinstance(timeout, _Unset) else timeout
+        return self._receive(self.read_timeout_seconds if isinstance(timeout, _Unset) else timeout)
+
+    def _receive(self, seconds: float | None) -> str | bytes:
         self._begin_read()
-        parts: list[tuple[Any, int, bool]] = []
         try:
             deadline = _deadline(seconds)
+            event = self._next_fragment(deadline)
+            while event == _PONG:
+                event = self._next_fragment(deadline)
+            if not self._protocol.final:
+                return self._receive_rest(event, deadline, seconds)
+        finally:
+            self._reading = False
+        if event == _NOTHING:
+            raise TimeoutError(f"no message within {seconds} s")
+        if event == _CLOSE:
+            raise self._protocol.closed_error()
+        data: str | bytes = self._take_data()
+        return data
+
+    def _receive_rest(self, event: int, deadline: float, seconds: float | None) -> str | bytes:
+        """Joins the fragments of a message whose first is at hand."""
+        parts = [(self._take_data(), event, False)]
+        try:
             while True:
-                fragment = self._next_fragment(deadline)
-                opcode = fragment[1]
-                if opcode == _PONG:
-                    continue
-                if opcode == _NOTHING:
+                event = self._next_fragment(deadline)
+                if event == _NOTHING:
                     raise TimeoutError(f"no message within {seconds} s")
-                if opcode == _CLOSE:
+                if event == _CLOSE:
                     raise self._protocol.closed_error()
-                if fragment[2] and not parts:
-                    data: str | bytes = fragment[0]
-                    return data
-                parts.append(fragment)
-                if fragment[2]:
+                if event == _PONG:
+                    continue
+                final = self._protocol.final
+                parts.append((self._take_data(), event, final))
+                if final:
                     pieces = [part[0] for part in parts]
                     parts = []
                     return "".join(pieces) if isinstance(pieces[0], str) else b"".join(pieces)
         finally:
-            self._reading = False
-            if parts:  # timed out, killed: the next read begins where this one did
-                for part in reversed(parts):
-                    self._put_back(part)
+            for part in reversed(parts):  # timed out, killed: the next read begins where this did
+                self._put_back(part)
 
     def __iter__(self) -> Iterator[str | bytes]:
         """Whole messages, as :meth:`receive` gives them, until the connection is closed.
@@ -205,50 +221,56 @@ class WebSocket:
 
     def __next__(self) -> str | bytes:
         try:
-            return self.receive()
+            return self._receive(self.read_timeout_seconds)
         except ConnectionClosed as error:
             if error.code in _QUIET:
                 raise StopIteration from None
             raise
 
-    def _read_fragment(self) -> tuple[Any, int, bool]:
+    def _read_fragment(self) -> int:
+        """The opcode of the next fragment, which :meth:`_take_data` gives; INVALID if there is
+        none."""
         self._begin_read()
         try:
-            fragment = self._next_fragment(_deadline(self.read_timeout_seconds))
+            event = self._next_fragment(_deadline(self.read_timeout_seconds))
         finally:
             self._reading = False
-        if fragment[1] == _CLOSE:
-            return _NO_FRAGMENT
-        return fragment
+        return _NOTHING if event == _CLOSE else event
+
+    def _take_data(self) -> Any:
+        data, self._protocol.data = self._protocol.data, None
+        return data
 
     def _begin_read(self) -> None:
         if self._reading:
             raise ConcurrentReadError(
                 "another greenlet is reading this socket; only one may read at a time"
             )
-        self._check_thread("read")
+        if switching.thread() != self._thread:
+            self._check_thread("read")
         self._reading = True
 
-    def _next_fragment(self, deadline: float) -> tuple[Any, int, bool]:
-        """A fragment or pong; opcode INVALID at the deadline, CLOSE when the connection is over."""
+    def _next_fragment(self, deadline: float) -> int:
+        """A fragment or pong, in the protocol's ``data`` and ``final``; INVALID at the deadline,
+        CLOSE when the connection is over."""
         protocol = self._protocol
         while True:
             if self._inbox:
-                protocol.keep()
-                fragment = self._inbox.popleft()
-                self._inbox_size -= len(fragment[0]) + _ENTRY
-                return fragment
+                data, event, final = self._inbox.popleft()
+                self._inbox_size -= len(data) + _ENTRY
+                protocol.data = data
+                protocol.final = final
+                return event
             event = protocol.next_event()
             if protocol.replies:
                 self._send_replies()
             if event == _NOTHING:
                 if not self._pump(deadline):
-                    return _NO_FRAGMENT
-            elif event == _CLOSE:
-                self._transport.finish_writing()
-                return (None, _CLOSE, True)
+                    return _NOTHING
             else:
-                return (protocol.data, event, protocol.final)
+                if event == _CLOSE:
+                    self._transport.finish_writing()
+                return event
 
     def _pump(self, deadline: float) -> bool:
         """Blocks until the protocol was fed, by this greenlet or by another; False at the deadline.
@@ -259,6 +281,7 @@ class WebSocket:
             return self._follow(deadline)
         transport = self._transport
         transport.flush()
+        self._protocol.keep()
         self._leading = True
         try:
             size = transport.receive(min(deadline, self._close_deadline))
@@ -267,8 +290,8 @@ class WebSocket:
             if self._followers is not None:
                 self._wake_followers()
         if size > 0:
-            self._looked = transport.hub.loop.now()
-            self._protocol.feed(transport.buffer, size)
+            self._looked = transport.poller.ticks
+            self._feed(size)
         elif size == 0:
             self._protocol.feed_eof()
         elif self._close_deadline <= deadline:
@@ -277,6 +300,11 @@ class WebSocket:
         else:
             return False
         return True
+
+    def _feed(self, size: int) -> None:
+        poller = self._transport.poller
+        self._protocol.feed(poller.buffer, size)
+        poller.borrower = self._protocol
 
     def _follow(self, deadline: float) -> bool:
         if self._followers is None:
@@ -303,12 +331,16 @@ class WebSocket:
                 self._transport.finish_writing()
             if event == _CLOSE or event == _NOTHING:
                 break
-            self._inbox.append((protocol.data, event, protocol.final))
-            self._inbox_size += len(protocol.data) + _ENTRY
-        protocol.keep()  # where the inbox was full, what was fed still stands in the hub's buffer
+            data = self._take_data()
+            if self._inbox is None:
+                self._inbox = deque()
+            self._inbox.append((data, event, protocol.final))
+            self._inbox_size += len(data) + _ENTRY
         self._wake_followers()
 
     def _put_back(self, fragment: tuple[Any, int, bool]) -> None:
+        if self._inbox is None:
+            self._inbox = deque()
         self._inbox.appendleft(fragment)
         self._inbox_size += len(fragment[0]) + _ENTRY
 
@@ -394,30 +426,42 @@ class WebSocket:
                 raise TimeoutError(f"no pong within {timeout} s")
 
     def _send_data(self, opcode: int, payload: Any, final: bool, whole: bool) -> None:
-        if self._elsewhere():
-            self._hand_over(self._send_as, getcurrent(), opcode, bytes(payload), final, whole)
+        if switching.thread() != self._thread:
+            sender = switching.current()
+            self._hand_over(self._send_as, sender, opcode, bytes(payload), final, whole)
+        elif final and self._sender is None:
+            self._send_frame(self._protocol.begin_message(opcode, True), payload, True)
         else:
-            self._send_as(getcurrent(), opcode, payload, final, whole)
+            self._send_as(switching.current(), opcode, payload, final, whole)
 
     def _send_as(self, sender: Any, opcode: int, payload: Any, final: bool, whole: bool) -> None:
-        protocol = self._protocol
         if self._sender is not None:
             self._wait_turn(sender, whole)
-        opcode = protocol.begin_message(opcode, final)
+        opcode = self._protocol.begin_message(opcode, final)
         if not final:
             self._sender = sender
         elif self._sender is not None:
             self._finish_message()
+        self._send_frame(opcode, payload, final)
+
+    def _send_frame(self, opcode: int, payload: Any, final: bool) -> None:
+        protocol = self._protocol
         transport = self._transport
-        if len(payload) <= _SMALL or protocol.client:
+        size = len(payload)
+        if size > _SMALL and not protocol.client:
+            transport.send_large(protocol.header(opcode, final, size), payload)
+        elif protocol.client or transport.backlog:
             self._put(protocol.encode(opcode, final, payload))
         else:
-            transport.send_large(protocol.header(opcode, final, len(payload)), payload)
+            position = transport.cork(MAX_HEADER + size)
+            if position >= 0:
+                end = protocol.write(transport.poller.cork, position, opcode, final, bytes(payload))
+                transport.commit(end, self._corking and protocol.has_frame())
         if transport.backlog:
             transport.wait_for_room()
         if transport.failure:
             raise self._lost()
-        if transport.hub.loop.now() - self._looked > _LOOK_EVERY and not self._leading:
+        if transport.poller.ticks - self._looked > _LOOK_EVERY and not self._leading:
             self._look()
 
     def _put(self, frame: bytes) -> None:
@@ -473,12 +517,12 @@ class WebSocket:
     def _look(self) -> None:
         """A handler that only sends answers pings and learns of a Close as well."""
         transport = self._transport
-        self._looked = transport.hub.loop.now()
+        self._looked = transport.poller.ticks
         if self._inbox_size > self._max_inbox:
             return
         size = transport.poll()
         if size > 0:
-            self._protocol.feed(transport.buffer, size)
+            self._feed(size)
         elif size == 0:
             self._protocol.feed_eof()
         self._absorb()
@@ -564,7 +608,7 @@ class WebSocket:
             event = protocol.next_event()
         if protocol.replies:
             self._send_replies()
-        self._inbox.clear()
+        self._inbox = None
         self._inbox_size = 0
 
     @property
@@ -591,7 +635,7 @@ class WebSocket:
     # -- other threads
 
     def _elsewhere(self) -> bool:
-        return bool(_get_ident() != self._thread)
+        return switching.thread() != self._thread
 
     def _check_thread(self, what: str) -> None:
         if self._elsewhere():
@@ -604,19 +648,19 @@ class WebSocket:
         """
         if not self.is_connected:
             raise self._protocol.closed_error()
-        self._handed.append((getcurrent(), call, args))
+        self._handed.append((switching.current(), call, args))
         try:
             self._transport.hub.loop.run_callback_threadsafe(self._take_over)
         except AttributeError:  # the session has ended meanwhile, and its hub with it
             raise self._protocol.closed_error() from None
-        sleep = gevent.sleep if isinstance(getcurrent().parent, Hub) else _sleep
+        sleep = gevent.sleep if isinstance(switching.current().parent, Hub) else _sleep
         while len(self._handed) + self._carried > _MAX_HANDED and self.is_connected:
             sleep(0.01)
 
     def _take_over(self) -> None:
         """Gives each sender a greenlet of its own: one that waits must not hold up the others."""
         while self._handed:
-            sender, call, args = self._handed.popleft()
+            sender, call, args = self._handed.pop(0)
             courier: Any = self._couriers.get(sender)
             if courier is None:
                 calls: deque[Any] = deque()
@@ -642,7 +686,7 @@ class WebSocket:
 
 
 def _deadline(seconds: float | None) -> float:
-    if seconds is None or seconds == NO_TIMEOUT:
+    if seconds is None or seconds == -1:  # NO_TIMEOUT
         return FOREVER
     if seconds == 0:
         return POLL

@@ -50,6 +50,7 @@ def drive(protocol: Protocol, *chunks: bytes) -> list[tuple[int, Any, Any]]:
         first = True
         for event in pull(protocol):
             if first:
+                protocol.keep()
                 buffer[:] = b"\xee" * len(buffer)
                 first = False
             events.append(event)

@@ -7,7 +7,8 @@ import os
 import pytest
 from sansio import hub_errors as hub_errors
 
-from greenws.masking import apply_mask, rotate_mask
+from greenws import masking
+from greenws.masking import apply_mask
 
 MASK = b"\x37\xfa\x21\x3d"
 
@@ -70,16 +71,28 @@ def test_the_input_is_not_changed():
     assert data == b"Hello"
 
 
-def test_rotate_mask_is_the_mask_at_an_offset():
+def test_a_key_turned_is_the_mask_at_an_offset():
+    data = bytearray(b"frame" + MASK + SOURCE)
     for offset in range(13):
-        rotated = rotate_mask(MASK, offset)
-        assert rotated == bytes(MASK[(offset + i) % 4] for i in range(4)), offset
-    assert rotate_mask(MASK, (1 << 40) + 3) == MASK[3:] + MASK[:3]
+        key = masking.turn_key(masking.read_key(data, 5), offset)
+        turned = bytes(MASK[(offset + i) % 4] for i in range(4))
+        assert masking.unmask(bytearray(4), 0, 4, key) == turned, offset
 
 
-def test_pieces_with_a_rotated_mask_are_the_whole():
+def test_pieces_with_a_turned_key_are_the_whole():
+    data = bytearray(MASK + SOURCE)
     for first in range(20):
         for length in range(first, 40):
-            mask = rotate_mask(MASK, first)
-            pieces = apply_mask(SOURCE[:first], MASK) + apply_mask(SOURCE[first:length], mask)
+            key = masking.read_key(data, 0)
+            pieces = masking.unmask(data, 4, first, key)
+            key = masking.turn_key(key, first)
+            pieces += masking.unmask(data, 4 + first, length - first, key)
             assert pieces == naive(SOURCE[:length], MASK), (first, length)
+
+
+def test_copies():
+    data = bytearray(SOURCE)
+    assert masking.copy(data, 10, 20) == SOURCE[10:30]
+    assert type(masking.copy(data, 0, 0)) is bytes
+    assert masking.place(data, 5, b"abc") == 8
+    assert data == SOURCE[:5] + b"abc" + SOURCE[8:]

@@ -160,6 +160,7 @@ def test_bytes_fed_behind_bytes_not_yet_pulled_keep_their_order(end):
         lent.append(lend(end.protocol, stream[position : position + 11]))
         if index % 3 == 0:  # one event, and the buffers are their lender's again
             event = end.protocol.next_event()
+            end.protocol.keep()
             for buffer in lent:
                 buffer[:] = b"\xee" * len(buffer)
             lent = []

@@ -656,6 +656,7 @@ def _count_sends(socket: WebSocket):
             return getattr(raw, name)
 
     socket._transport._raw = Counting()
+    socket._transport._direct = False
     return lambda: count
 
 

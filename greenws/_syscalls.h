@@ -1,0 +1,115 @@
+/* System calls on non-blocking sockets; syscalls.py says what each is for. */
+
+#ifndef GREENWS_SYSCALLS_H
+#define GREENWS_SYSCALLS_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <errno.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#ifdef __linux__
+#include <sys/epoll.h>
+#endif
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0
+#endif
+
+/* After a call that failed: 1 to repeat it, -1 if it would block, -2 with an exception set. */
+static inline int
+greenws_failed(void)
+{
+    if (errno == EINTR)
+        return PyErr_CheckSignals() < 0 ? -2 : 1;
+    if (errno == EAGAIN || errno == EWOULDBLOCK)
+        return -1;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return -2;
+}
+
+#define GREENWS_REPEAT(call)                                                                     \
+    for (;;) {                                                                                   \
+        Py_ssize_t done = (call);                                                                \
+        if (done >= 0)                                                                           \
+            return done;                                                                         \
+        int how = greenws_failed();                                                              \
+        if (how < 0)                                                                             \
+            return how;                                                                          \
+    }
+
+static inline Py_ssize_t
+greenws_receive(int fd, PyObject *buffer)
+{
+    GREENWS_REPEAT(recv(fd, PyByteArray_AS_STRING(buffer), PyByteArray_GET_SIZE(buffer),
+                        MSG_DONTWAIT))
+}
+
+static inline Py_ssize_t
+greenws_send_start(int fd, PyObject *buffer, Py_ssize_t size)
+{
+    GREENWS_REPEAT(send(fd, PyByteArray_AS_STRING(buffer), size, MSG_DONTWAIT | MSG_NOSIGNAL))
+}
+
+static inline Py_ssize_t
+greenws_send(int fd, PyObject *data)
+{
+    GREENWS_REPEAT(send(fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
+                        MSG_DONTWAIT | MSG_NOSIGNAL))
+}
+
+static inline Py_ssize_t
+greenws_send_both(int fd, PyObject *header, PyObject *payload)
+{
+    struct iovec pieces[2] = {
+        {PyBytes_AS_STRING(header), PyBytes_GET_SIZE(header)},
+        {PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload)},
+    };
+    struct msghdr message = {.msg_iov = pieces, .msg_iovlen = 2};
+    GREENWS_REPEAT(sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL))
+}
+
+#ifdef __linux__
+
+static inline PyObject *
+greenws_new_events(Py_ssize_t count)
+{
+    return PyByteArray_FromStringAndSize(NULL, count * (Py_ssize_t)sizeof(struct epoll_event));
+}
+
+static inline Py_ssize_t
+greenws_wait(PyObject *epoll, int fd, PyObject *events, Py_ssize_t count)
+{
+    (void)epoll;
+    GREENWS_REPEAT(epoll_wait(fd, (struct epoll_event *)PyByteArray_AS_STRING(events), (int)count,
+                              0))
+}
+
+static inline int
+greenws_event_fd(PyObject *events, Py_ssize_t index)
+{
+    return ((struct epoll_event *)PyByteArray_AS_STRING(events))[index].data.fd;
+}
+
+static inline int
+greenws_event_ends(PyObject *events, Py_ssize_t index)
+{
+    return (((struct epoll_event *)PyByteArray_AS_STRING(events))[index].events
+            & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+}
+
+#else /* polling.py does not call these where select has no epoll */
+
+static inline PyObject *
+greenws_new_events(Py_ssize_t count)
+{
+    return PyByteArray_FromStringAndSize(NULL, count);
+}
+
+#define greenws_wait(epoll, fd, events, count) ((Py_ssize_t)-1)
+#define greenws_event_fd(events, index) (0)
+#define greenws_event_ends(events, index) (0)
+
+#endif
+#endif

@@ -1,0 +1,6 @@
+# switching.py as C, for the compiled modules. Each calls load() once, when it is imported.
+cdef extern from "_switching.h":
+    int load "greenws_load"() except -1
+    object current "greenws_current"()
+    object switch "greenws_switch"(object greenlet)
+    unsigned long thread "greenws_thread"()

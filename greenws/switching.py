@@ -1,0 +1,36 @@
+"""Which greenlet and which thread runs, and giving control to another greenlet.
+
+The compiled modules get these as C from ``_switching.h``. ``switch`` skips what gevent's own
+``switch_out`` hooks would do, which no greenlet of gevent has a use for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gevent.monkey import get_original
+from greenlet import getcurrent
+
+__all__ = ["current", "load", "switch", "thread"]
+
+_get_ident = get_original("_thread", "get_ident")
+
+
+def load() -> None:
+    """Finds greenlet's C interface, where that is used."""
+
+
+def current() -> Any:
+    """The greenlet that runs."""
+    return getcurrent()
+
+
+def thread() -> int:
+    """The thread that runs, whatever was monkey-patched."""
+    ident: int = _get_ident()
+    return ident
+
+
+def switch(greenlet: Any) -> Any:
+    """Runs ``greenlet`` until something switches back here."""
+    return greenlet.switch()
