@@ -21,7 +21,7 @@ cdef class FrameParser:
     cdef public long long remaining
 
     @cython.locals(left=Py_ssize_t)
-    cpdef void feed(self, bytearray data, Py_ssize_t size) except *
+    cpdef int feed(self, bytearray data, Py_ssize_t size) except -1
     cpdef int keep(self) except -1
     @cython.locals(
         data=Octets, position=Py_ssize_t, available=Py_ssize_t, first=int, second=int,

@@ -2,6 +2,9 @@
 import cython
 
 
+cdef int _TEXT, _CONTINUATION
+
+
 cdef class Utf8Decoder:
     cdef public bytes head
 
@@ -20,7 +23,8 @@ cdef class FragmentAssembler:
     cdef object _text
     cdef bytearray _bytes
 
-    cpdef void begin(self, int opcode, bint final, long long length) except *
+    @cython.locals(limit=cython.longlong)
+    cpdef int begin(self, int opcode, bint final, long long length) except -1
     cpdef void add(self, bytes piece) except *
     @cython.locals(text=str)
     cpdef object end(self, bytes piece)

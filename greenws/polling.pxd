@@ -4,6 +4,9 @@ import cython
 from . cimport switching, syscalls
 
 
+cdef int _ASLEEP, _READABLE, _BATCH
+
+
 cdef class Poller:
     cdef public bytearray buffer
     cdef public object borrower

@@ -35,8 +35,9 @@ __all__ = [
 ]
 
 # what a waiting greenlet is woken by; a Waiter's owner may add its own
-ASLEEP = 0
-READABLE = 1
+# (the names with an underscore are C numbers where this is compiled)
+ASLEEP = _ASLEEP = 0
+READABLE = _READABLE = 1
 
 _BUFFER_SIZE = 1 << 16  # bytes that one receive takes at most
 _CORK_SIZE = 1 << 16  # bytes that may be held back
@@ -159,8 +160,8 @@ class EpollPoller(Poller):
                     waiter.ends = True
                 if waiter.greenlet is None:
                     waiter.pending = True
-                elif waiter.why == ASLEEP:
-                    waiter.why = READABLE
+                elif waiter.why == _ASLEEP:
+                    waiter.why = _READABLE
                     return waiter
         return None
 
@@ -221,7 +222,7 @@ class Waiter:
         self.fileno = fileno
         self.poller = poller_of(hub)
         self.greenlet: Any = None  # the one that waits
-        self.why = ASLEEP
+        self.why = _ASLEEP
         self.pending = False  # it was readable while nobody waited
         self.ends = False  # the peer has ended its stream, or the connection is lost
         self.watched = False
@@ -232,19 +233,19 @@ class Waiter:
         why. May say READABLE in vain."""
         if self.pending:
             self.pending = False
-            return READABLE
+            return _READABLE
         if not self.watched:
             self.poller.add(self)
             self.watched = True
         elif self.watcher is not None and not self.watcher.active:
             self.watcher.start(self.on_readable)
-        self.why = ASLEEP
+        self.why = _ASLEEP
         greenlet = switching.current()
         if greenlet is self.hub:
             raise BlockingSwitchOutError("a callback of the event loop cannot wait for a socket")
         self.greenlet = greenlet
         try:
-            while self.why == ASLEEP:
+            while self.why == _ASLEEP:
                 self.poller.switch(self)
         finally:
             self.greenlet = None
@@ -252,7 +253,7 @@ class Waiter:
 
     def wake(self, why: int) -> None:
         """In the hub: runs the greenlet that waits, if one does."""
-        if self.greenlet is not None and self.why == ASLEEP:
+        if self.greenlet is not None and self.why == _ASLEEP:
             self.why = why
             switching.switch(self.greenlet)
 
@@ -261,7 +262,7 @@ class Waiter:
         self.hub.loop.run_callback(self._on_turn)
 
     def _on_turn(self) -> None:
-        self.wake(READABLE)
+        self.wake(_READABLE)
 
     def on_readable(self) -> None:
         """In the hub: what a watcher calls."""
@@ -269,7 +270,7 @@ class Waiter:
             self.pending = True
             self.watcher.stop()
         else:
-            self.wake(READABLE)
+            self.wake(_READABLE)
 
     def unwatch(self) -> None:
         """To be called before the descriptor is closed."""

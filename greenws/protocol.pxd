@@ -5,6 +5,10 @@ from .frames cimport FrameParser, encode_frame, encode_header, write_frame
 from .messages cimport FragmentAssembler
 
 
+cdef int _OPEN, _CLOSING, _CLOSED
+cdef int _CONTINUATION, _CLOSE, _PING, _PONG, _NOTHING
+
+
 cdef class Ping:
     cdef public bytes payload
     cdef public bint wanted
@@ -28,7 +32,7 @@ cdef class Protocol:
     cdef int _sent_code
     cdef str _sent_reason
 
-    cpdef void feed(self, bytearray data, Py_ssize_t size) except *
+    cpdef int feed(self, bytearray data, Py_ssize_t size) except -1
     cpdef void feed_eof(self) except *
     cpdef int keep(self) except -1
     @cython.locals(event=int)

@@ -22,10 +22,10 @@ from .opcodes import CloseCode, is_receivable, is_sendable
 
 __all__ = ["CLOSED", "CLOSING", "MAX_HEADER", "OPEN", "Ping", "Protocol"]
 
-# states
-OPEN = 0
-CLOSING = 1  # our Close is sent, the peer's has not come
-CLOSED = 2
+# states; a name with an underscore is a C number where this is compiled
+OPEN = _OPEN = 0
+CLOSING = _CLOSING = 1  # our Close is sent, the peer's has not come
+CLOSED = _CLOSED = 2
 
 # events: the opcode of what came; plain numbers, because they are compared for every frame
 _CONTINUATION = 0
@@ -52,7 +52,7 @@ class Protocol:
 
     def __init__(self, config: Config, client: bool = False) -> None:
         self.client = client
-        self.state = OPEN
+        self.state = _OPEN
         self.close_code = 0  # 0 until the state is CLOSED
         self.close_reason = ""
         # read state
@@ -74,7 +74,7 @@ class Protocol:
     def feed(self, data: bytearray, size: int) -> None:
         """Lends the first ``size`` bytes of ``data``, until ``next_event()`` gives INVALID or
         CLOSE, or ``keep()`` is called."""
-        if self.state != CLOSED:
+        if self.state != _CLOSED:
             self._parser.feed(data, size)
 
     def feed_eof(self) -> None:
@@ -112,7 +112,7 @@ class Protocol:
 
     def _next_event(self) -> int:
         parser = self._parser
-        while self.state != CLOSED:
+        while self.state != _CLOSED:
             if not self._in_payload:
                 if not parser.next_header():
                     return _NOTHING
@@ -134,7 +134,7 @@ class Protocol:
             self._in_payload = False
             payload = parser.take()
             if opcode == _PING:
-                if self.state == OPEN:
+                if self.state == _OPEN:
                     self.replies.append(self._frame(_PONG, payload))
             elif opcode == _CLOSE:
                 self._receive_close(payload)
@@ -171,7 +171,7 @@ class Protocol:
                 reason = payload[2:].decode()
             except UnicodeDecodeError:
                 raise InvalidPayload("the reason of a Close is not UTF-8") from None
-        if self.state == OPEN:
+        if self.state == _OPEN:
             # Section 5.5.1: the answer repeats the code that came.
             self.replies.append(self._frame(_CLOSE, payload[:2]))
         self._close(code, reason)
@@ -179,12 +179,12 @@ class Protocol:
     def _fail(self, error: ProtocolError) -> None:
         """Section 7.1.7: tell the peer why, and treat whatever follows as if it had not come."""
         reason = str(error)
-        if self.state == OPEN:
+        if self.state == _OPEN:
             self.replies.append(self._frame(_CLOSE, _close_body(error.close_code, reason)))
         self._close(error.close_code, reason)
 
     def _close(self, code: int, reason: str) -> None:
-        self.state = CLOSED
+        self.state = _CLOSED
         self.close_code = int(code)
         self.close_reason = reason
         self._pings = None
@@ -201,7 +201,7 @@ class Protocol:
             ConnectionClosed: a Close was sent or received.
             RuntimeError: a message of the other type is open.
         """
-        if self.state != OPEN or self._eof:
+        if self.state != _OPEN or self._eof:
             raise self.closed_error()
         if self.sending == 0:
             self.sending = 0 if final else opcode
@@ -271,23 +271,23 @@ class Protocol:
             if size > _MAX_REASON:
                 raise ValueError(f"a reason holds at most {_MAX_REASON} bytes, this one is {size}")
             body = _close_body(code, reason)
-        if self.state != OPEN:
+        if self.state != _OPEN:
             return b""
-        self.state = CLOSING
+        self.state = _CLOSING
         self._sent_code = int(code)
         self._sent_reason = reason
         return self._frame(_CLOSE, body)
 
     def closed_error(self) -> ConnectionClosed:
         """What a send or ``receive()`` raises on a connection that is over."""
-        if self.state == CLOSED:
+        if self.state == _CLOSED:
             return ConnectionClosed(self.close_code, self.close_reason)
-        if self.state == CLOSING:
+        if self.state == _CLOSING:
             return ConnectionClosed(self._sent_code, self._sent_reason)
         return ConnectionClosed(CloseCode.ABNORMAL)
 
     def _control(self, opcode: int, payload: bytes) -> bytes:
-        if self.state != OPEN or self._eof:
+        if self.state != _OPEN or self._eof:
             raise self.closed_error()
         if len(payload) > 125:
             raise ValueError(f"a ping or pong holds at most 125 bytes, not {len(payload)}")

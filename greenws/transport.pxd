@@ -5,6 +5,10 @@ from . cimport syscalls
 from .polling cimport Poller, Waiter
 
 
+cdef double _FOREVER, _POLL
+cdef int _TIMED_OUT, _READABLE, _DEADLINE, _CORK_LIMIT, _COPY_LIMIT, _TLS_RECORD, _MAX_TURNS
+
+
 cdef class Transport(Waiter):
     cdef public bint closed
     cdef public str failure

@@ -29,17 +29,19 @@ from .polling import READABLE, Waiter
 
 __all__ = ["FOREVER", "POLL", "TIMED_OUT", "Transport"]
 
-# deadlines: times of time.monotonic(), or
-FOREVER = float("inf")
-POLL = 0.0
+# deadlines: times of time.monotonic(), or these
+# (a name with an underscore is a C number where this is compiled)
+FOREVER = _FOREVER = float("inf")
+POLL = _POLL = 0.0
 
-TIMED_OUT = -1
+TIMED_OUT = _TIMED_OUT = -1
 
 _CORK_LIMIT = 1 << 16  # bytes held back at most, while the reader still has frames to handle
 _COPY_LIMIT = 1 << 14  # bytes up to which joining two buffers beats a second one
 _TLS_RECORD = 1 << 14
 _MAX_TURNS = 16  # receives in a row before the hub gets its turn
 
+_READABLE = READABLE
 _DEADLINE = 2  # what the reader is woken by, beside READABLE
 
 _BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -78,15 +80,15 @@ class Transport(Waiter):
         self.buffer = self.poller.buffer
         self._drained = True
         self._turns = 0
-        self._deadline = FOREVER
-        self._last_chance = FOREVER
+        self._deadline = _FOREVER
+        self._last_chance = _FOREVER
         self._timer: Any = None
-        self._timer_due = FOREVER
+        self._timer_due = _FOREVER
         # write state
         self.backlog = 0  # bytes in the outbox
         self.late = b""  # the answer to send when there is room
         self._outbox: list[bytearray | memoryview] | None = None
-        self._high_water = FOREVER if high_water is None else high_water
+        self._high_water = _FOREVER if high_water is None else high_water
         self._room: Event | None = None
         self._write_watcher: Any = None
         self._writing = False
@@ -104,7 +106,7 @@ class Transport(Waiter):
         TIMED_OUT if ``deadline`` passes first. The bytes must be taken out of ``buffer`` before
         anything can switch.
         """
-        if deadline == POLL:
+        if deadline == _POLL:
             return self.poll()
         while not self.closed:
             if self._drained or self._turns >= _MAX_TURNS:
@@ -113,14 +115,14 @@ class Transport(Waiter):
                 self._turns = 0
                 if not self._wait_readable(deadline):
                     if self._last_chance == self._deadline:
-                        return TIMED_OUT
+                        return _TIMED_OUT
                     # What came in time counts, although this greenlet is late; once for a deadline.
                     self._last_chance = self._deadline
                     return self.poll()
                 deadline = self._deadline  # hasten() may have moved it
             self._turns += 1
             size = self.poll()
-            if size != TIMED_OUT:
+            if size != _TIMED_OUT:
                 return size
         return 0
 
@@ -138,14 +140,14 @@ class Transport(Waiter):
             else:
                 size = self._raw.recv_into(poller.buffer)
         except (BlockingIOError, ssl.SSLWantReadError):
-            size = TIMED_OUT
+            size = _TIMED_OUT
         except ssl.SSLWantWriteError:  # TLS itself has something to say first
             gevent_socket.wait_write(self.fileno)
-            return TIMED_OUT
+            return _TIMED_OUT
         except OSError as error:
             self._fail(f"connection lost: {error}")
             return 0
-        if size == TIMED_OUT:
+        if size == _TIMED_OUT:
             self._drained = True
             self.ends = False
         else:
@@ -157,13 +159,13 @@ class Transport(Waiter):
     def _wait_readable(self, deadline: float) -> bool:
         """Blocks this greenlet until the socket is readable; False at the deadline."""
         self._deadline = deadline
-        if deadline != FOREVER:
+        if deadline != _FOREVER:
             delay = deadline - time.monotonic()
             if delay <= 0:
                 return False
             if deadline < self._timer_due:
                 self._start_timer(delay, deadline)
-        return self.wait() == READABLE
+        return self.wait() == _READABLE
 
     def hasten(self, deadline: float) -> None:
         """Moves the deadline of a receive that is waiting forward."""
@@ -180,8 +182,8 @@ class Transport(Waiter):
         self._timer_due = due
 
     def _on_timer(self) -> None:
-        self._timer_due = FOREVER
-        if self.greenlet is None or self._deadline == FOREVER:
+        self._timer_due = _FOREVER
+        if self.greenlet is None or self._deadline == _FOREVER:
             return
         delay = self._deadline - time.monotonic()
         if delay > 0:

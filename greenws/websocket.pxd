@@ -7,6 +7,11 @@ from .protocol cimport Protocol
 from .transport cimport Transport
 
 
+cdef double _FOREVER, _POLL
+cdef int _OPEN, _CLOSED, _MAX_HEADER, _SMALL, _ENTRY, _LOOK_EVERY, _MAX_HANDED
+cdef int _TEXT, _BINARY, _CLOSE, _PONG, _NOTHING
+
+
 cdef class WebSocket:
     cdef public object read_timeout_seconds
     cdef public object subprotocol
@@ -70,3 +75,5 @@ cdef class WebSocket:
 
 
 cdef double _deadline(seconds) except -1
+
+cdef object _flat(data)

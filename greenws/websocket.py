@@ -41,6 +41,12 @@ _ENTRY = 64  # bytes that an entry of the inbox costs beside its payload, at lea
 _LOOK_EVERY = 2  # ticks, half seconds, after which a send looks at the input
 _MAX_HANDED = 64  # calls from other threads that wait for the session's hub
 
+# C numbers where this is compiled
+_FOREVER = FOREVER
+_POLL = POLL
+_OPEN = OPEN
+_CLOSED = CLOSED
+_MAX_HEADER = MAX_HEADER
 _TEXT = 1
 _BINARY = 2
 _CLOSE = 8
@@ -103,9 +109,9 @@ class WebSocket:
         self.remote_address = remote_address
         self._transport = transport
         self._protocol = Protocol(config, client)
-        self._max_inbox = FOREVER if config.max_message_size is None else config.max_message_size
+        self._max_inbox = _FOREVER if config.max_message_size is None else config.max_message_size
         self._close_timeout = config.close_timeout
-        self._close_deadline = FOREVER
+        self._close_deadline = _FOREVER
         self._thread = switching.thread()
         self._corking = corking
         # read state
@@ -282,6 +288,8 @@ class WebSocket:
         transport = self._transport
         transport.flush()
         self._protocol.keep()
+        if transport.poller.borrower is self._protocol:
+            transport.poller.borrower = None
         self._leading = True
         try:
             size = transport.receive(min(deadline, self._close_deadline))
@@ -309,7 +317,7 @@ class WebSocket:
     def _follow(self, deadline: float) -> bool:
         if self._followers is None:
             self._followers = Event()
-        if deadline == FOREVER:
+        if deadline == _FOREVER:
             self._followers.wait()
             return True
         delay = deadline - time.monotonic()
@@ -418,7 +426,7 @@ class WebSocket:
             self._absorb()
             if ping.answered:
                 return time.monotonic() - began
-            if self._protocol.state == CLOSED:
+            if self._protocol.state == _CLOSED:
                 raise self._protocol.closed_error()
             if self._inbox_size > self._max_inbox and not self._reading:
                 raise TimeoutError("too many unread messages stand before the pong; read them")
@@ -453,9 +461,10 @@ class WebSocket:
         elif protocol.client or transport.backlog:
             self._put(protocol.encode(opcode, final, payload))
         else:
-            position = transport.cork(MAX_HEADER + size)
+            position = transport.cork(_MAX_HEADER + size)
             if position >= 0:
-                end = protocol.write(transport.poller.cork, position, opcode, final, bytes(payload))
+                data = payload if isinstance(payload, bytes) else bytes(payload)
+                end = protocol.write(transport.poller.cork, position, opcode, final, data)
                 transport.commit(end, self._corking and protocol.has_frame())
         if transport.backlog:
             transport.wait_for_room()
@@ -479,7 +488,7 @@ class WebSocket:
     def _send_replies(self) -> None:
         protocol = self._protocol
         replies = protocol.replies
-        if protocol.state == OPEN and self._transport.backlog:
+        if protocol.state == _OPEN and self._transport.backlog:
             self._transport.reply(replies[-1] if len(replies) == 1 else b"".join(replies))
         else:
             self._transport.late = b""  # nothing may stand behind a Close
@@ -488,7 +497,7 @@ class WebSocket:
 
     def _wait_turn(self, sender: Any, whole: bool) -> None:
         """Until the fragmented message that another greenlet has begun is finished."""
-        if self._protocol.state != OPEN:
+        if self._protocol.state != _OPEN:
             raise self._protocol.closed_error()
         while self._sender is not None and self._sender is not sender:
             if self._sender.dead:
@@ -499,7 +508,7 @@ class WebSocket:
             if self._sent is None:
                 self._sent = Event()
             self._sent.wait(1.0)
-            if self._protocol.state != OPEN:
+            if self._protocol.state != _OPEN:
                 raise self._protocol.closed_error()
             if self._transport.failure:
                 raise self._lost()
@@ -563,13 +572,13 @@ class WebSocket:
             return
         try:
             protocol = self._protocol
-            while protocol.state != CLOSED:
+            while protocol.state != _CLOSED:
                 if self._reading:
                     self._absorb()
                 else:
                     self._discard()
-                if protocol.state != CLOSED:
-                    self._pump(FOREVER)
+                if protocol.state != _CLOSED:
+                    self._pump(_FOREVER)
             transport.finish_writing()
             while self._leading and self._follow(self._close_deadline):
                 pass
@@ -586,7 +595,7 @@ class WebSocket:
     def start_closing(self, code: int = 1000, reason: str = "") -> None:
         """The first half of :meth:`close`: sends Close and does not wait. A read finishes it."""
         frame = self._protocol.close(code, reason)
-        if self._close_deadline == FOREVER and self._close_timeout is not None:
+        if self._close_deadline == _FOREVER and self._close_timeout is not None:
             self._close_deadline = time.monotonic() + self._close_timeout
             self._transport.hasten(self._close_deadline)
         if frame:
@@ -614,7 +623,7 @@ class WebSocket:
     @property
     def is_connected(self) -> bool:
         """True until a Close was sent or received, or the connection was lost."""
-        return self._protocol.state == OPEN and not self._transport.failure
+        return self._protocol.state == _OPEN and not self._transport.failure
 
     @property
     def close_code(self) -> int | None:
@@ -687,9 +696,9 @@ class WebSocket:
 
 def _deadline(seconds: float | None) -> float:
     if seconds is None or seconds == -1:  # NO_TIMEOUT
-        return FOREVER
+        return _FOREVER
     if seconds == 0:
-        return POLL
+        return _POLL
     if not seconds > 0:
         raise ValueError(f"a timeout is a number of seconds, 0 or more, or None; not {seconds!r}")
     return time.monotonic() + seconds
