@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types bench clean
+.PHONY: run test lint types wheel bench clean
 
 run: $(VENV)/run
 	$(BIN)/python run_server.py $(ARGS)
@@ -19,6 +19,11 @@ lint: $(VENV)/lint
 
 types: $(VENV)/lint
 	$(BIN)/mypy
+
+# The sdist, and from it the wheel, which must hold the compiled modules.
+wheel: $(VENV)/lint
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -c "import glob, zipfile; names = zipfile.ZipFile(max(glob.glob('dist/*.whl'))).namelist(); assert any('websocket.cpython' in name for name in names), names"
 
 bench: $(VENV)/bench
 	$(BIN)/python benchmarks/run.py $(if $(CASES),--cases "$(CASES)") \

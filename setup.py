@@ -81,7 +81,7 @@ setup(
             "selenium>=4.20",
             "trustme>=1.1",
         ],
-        "lint": ["ruff>=0.6", "mypy>=1.11", "types-gevent"],
+        "lint": ["ruff>=0.6", "mypy>=1.11", "types-gevent", "build>=1.2"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",
