@@ -60,6 +60,7 @@ setup(
     install_requires=[
         "gevent>=24.10",
         "gevent-websocket>=0.10.1",
+        "httptools>=0.6.4",  # llhttp, the strict parser of HTTP requests
         "werkzeug>=3.0",
     ],
     extras_require={

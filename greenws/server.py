@@ -8,20 +8,27 @@ application returns or raises.
 
 from __future__ import annotations
 
+import errno
+import logging
 import time
+from http.client import HTTPMessage
 from typing import TYPE_CHECKING, Any
 
 import gevent
+from gevent import getcurrent
+from gevent.baseserver import BaseServer
 from gevent.pywsgi import WSGIHandler
 from geventwebsocket.handler import Client
 from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
 from geventwebsocket.server import WebSocketServer as _OriginalServer
 
 from .config import Config
-from .exceptions import HandshakeError
+from .exceptions import HandshakeError, RequestError
 from .handshake import Offer, is_upgrade, parse_request
+from .http import RequestHead, refuse
+from .http_stream import HttpStream, RequestBody
 from .integrations.gevent_websocket import GeventWebSocket
-from .session import ENVIRON_KEY, Upgrade, end_session, refusal, take_read_ahead
+from .session import ENVIRON_KEY, Upgrade, end_session, refusal
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -41,14 +48,95 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
 
     websocket: Any = None
     _upgrade: Upgrade | None = None
+    _head: RequestHead | None = None
+    _headers: Any = None
+    _deadline: float | None = None
+
+    def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
+        config = getattr(server, "config", self.config)
+        super().__init__(sock, address, server, rfile or HttpStream(sock, config))
+        if config.handshake_timeout is not None:
+            self._deadline = time.monotonic() + config.handshake_timeout
+
+    # -- reading requests, in the place of pywsgi's own parser
+
+    def handle_one_request(self) -> bool | None:
+        """Reads a request and answers it; True if another may follow on this connection."""
+        if self.rfile.closed:
+            return None
+        self.response_length = 0
+        try:
+            head = self._read_head()
+        except RequestError as error:
+            self._refuse_request(error)
+            return None
+        except OSError:
+            return None
+        if head is None:
+            return None
+        self._head = head
+        self._headers = None
+        self.command, self.path, self.request_version = head.method, head.target, head.version
+        self.requestline = head.line
+        self.content_length = head.content_length
+        self.close_connection = head.wants_close()
+        self.environ = self.get_environ()
+        self.application = self.server.application
+        self.handle_one_response()
+        if self.socket is None or self.rfile.closed:
+            return None
+        if self.wsgi_input.ends_the_connection:
+            self.rfile.linger()
+            return None
+        return None if self.close_connection else True
+
+    def _read_head(self) -> RequestHead | None:
+        deadline, self._deadline = self._deadline, None
+        idle: float | None = self.rfile.config.keep_alive_timeout
+        if idle is not None:
+            idle += time.monotonic()
+        head: RequestHead | None = self.rfile.read_head(deadline, idle)
+        return head
+
+    def _refuse_request(self, error: RequestError) -> None:
+        self.log_error("%s", f"(from {self.client_address}) {error.status}: {str(error)!r}")
+        try:
+            self.socket.sendall(refuse(error))
+        except OSError:
+            return
+        self.rfile.linger()
+
+    def get_environ(self) -> dict[str, Any]:
+        """The environ of the request, as pywsgi builds it."""
+        head = self._head
+        assert head is not None
+        environ: dict[str, Any] = self.server.get_environ()
+        if isinstance(self.client_address, tuple):
+            environ["REMOTE_ADDR"] = str(self.client_address[0])
+            environ["REMOTE_PORT"] = str(self.client_address[1])
+        head.add_to(environ)
+        expects = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
+        body = RequestBody(self.rfile, head, self.socket if expects else None)
+        self.wsgi_input = environ["wsgi.input"] = body
+        environ["wsgi.input_terminated"] = True
+        return environ
+
+    @property
+    def headers(self) -> Any:
+        """The request's headers, as pywsgi has them, for subclasses that look."""
+        if self._headers is None:
+            self._headers = HTTPMessage()
+            for name, value in self._head.headers if self._head is not None else ():
+                self._headers[name.decode("ascii")] = value.decode("latin-1")
+        return self._headers
+
+    # -- upgrading
 
     def run_application(self) -> None:
         hook = getattr(self.server, "pre_start_hook", None)
         if not is_upgrade(self.environ) or (hook and hook(self)):
             WSGIHandler.run_application(self)
             return
-        # pywsgi gives an upgrade request the naked reader; what follows the head is not a body.
-        self.environ["wsgi.input"] = self.wsgi_input
         try:
             offer = parse_request(self.environ)
         except HandshakeError as error:
@@ -97,8 +185,9 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
                 escaped = None
 
     def _refuse(self, error: HandshakeError) -> None:
-        # Whatever follows a refused handshake may be meant for a WebSocket.
+        # Whatever follows a refused handshake may be meant for a WebSocket, or be its body.
         self.close_connection = True
+        self.wsgi_input.drop()
         self.application = refusal(error)
         WSGIHandler.run_application(self)
 
@@ -149,7 +238,7 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         if self.code == 426:  # RFC 9110, 15.5.22
             self.response_headers.append((b"Upgrade", b"websocket"))
             connection.append(b"Upgrade")
-        if self.close_connection:
+        if self.close_connection or self.wsgi_input.ends_the_connection:
             connection.append(b"close")
         if connection and not any(
             name.lower() == b"connection" for name, _ in self.response_headers
@@ -176,7 +265,7 @@ class _HandlerUpgrade(Upgrade):
         handler = self._handler
         if handler.headers_sent:
             raise RuntimeError("the application has begun an HTTP response; too late to upgrade")
-        early = take_read_ahead(handler.rfile, handler.socket)
+        early = handler.rfile.take()
         handler.rfile.close()
         handler.close_connection = True
         return handler.socket, early, False
