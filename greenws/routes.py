@@ -16,7 +16,7 @@ from werkzeug.routing import Map, MapAdapter, RequestRedirect, Rule
 from werkzeug.utils import send_from_directory
 
 from .handshake import is_upgrade
-from .session import WebSocketHandler, WebSocketSessionHandler
+from .session import ENVIRON_KEY, WebSocketHandler, WebSocketSessionHandler
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -108,6 +108,9 @@ class Routes:
         except HTTPException as error:
             return error.get_response(environ)(environ, start_response)
         environ["wsgiorg.routing_args"] = ((), variables)
+        upgrade = environ.get(ENVIRON_KEY)
+        if upgrade is not None and upgrade.outermost is self:
+            upgrade.outermost = handler
         return handler(environ, start_response)
 
     def _match(self, environ: WSGIEnvironment) -> tuple[WSGIApplication, dict[str, Any]]:

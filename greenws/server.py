@@ -9,6 +9,7 @@ application returns or raises.
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import time
 from http.client import HTTPMessage
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 from gevent import getcurrent
 from gevent.baseserver import BaseServer
+from gevent.monkey import get_original
 from gevent.pywsgi import WSGIHandler
 from geventwebsocket.handler import Client
 from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
@@ -28,12 +30,32 @@ from .handshake import Offer, is_upgrade, parse_request
 from .http import RequestHead, refuse
 from .http_stream import HttpStream, RequestBody
 from .integrations.gevent_websocket import GeventWebSocket
-from .session import ENVIRON_KEY, Upgrade, end_session, refusal
+from .routes import Routes
+from .session import (
+    ENVIRON_KEY,
+    Upgrade,
+    WebSocketHandler,
+    WebSocketSessionHandler,
+    end_session,
+    refusal,
+    run_session,
+)
+from .websocket import WebSocket
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
+    from werkzeug import Request
 
 __all__ = ["UpgradeHandler", "WebSocketServer"]
+
+
+_logger = logging.getLogger("greenws.server")
+
+_ACCEPT_PAUSE = 0.1  # seconds without accepting when the process has run out of something
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_NativeSocket = get_original("socket", "socket")
+_EMPTY = io.BytesIO()  # the input of an upgrade request
+_OURS = (Routes.__call__, WebSocketHandler.__call__)  # and no subclass that does more
 
 
 class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
@@ -148,24 +170,29 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         self.environ["wsgi.websocket"] = self.websocket
         self.environ["wsgi.websocket_version"] = "13"
         clients = self._clients()
-        clients[self._client_key] = Client(self.client_address, self.websocket)
+        key = self._client_key
+        clients[key] = Client(self.client_address, self.websocket)
         try:
             self._run_upgrade(upgrade)
         finally:
-            del clients[self._client_key]
-            if upgrade.socket is None:
-                self._upgrade = None
+            del clients[key]
             # The socket knows its request, and that the environ: a cycle.
             self.environ.pop(ENVIRON_KEY, None)
             upgrade.forget()
             self.environ["wsgi.websocket"] = None
             self.websocket.environ = None
             self.websocket = None
+            if upgrade.socket is None:
+                self._upgrade = None
+            elif upgrade.session is not None:
+                self._leave_session(upgrade.socket, *upgrade.session)
 
     def _run_upgrade(self, upgrade: Upgrade) -> None:
         prevented = getattr(self, "prevent_wsgi_call", False)
         if self.eager or prevented:
             self.websocket.socket  # noqa: B018 - accepts
+        elif self._may_leave_session():
+            upgrade.outermost = self.application
         escaped: BaseException | None = None
         try:
             if not prevented:
@@ -173,16 +200,42 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         except BaseException as error:
             if upgrade.socket is None:
                 raise
+            upgrade.session = None
             escaped = error
         if upgrade.socket is None and self.status is None:
             # Neither used nor answered: gevent-websocket's applications have it accepted all the
             # same.
             self.websocket.socket  # noqa: B018 - accepts
-        if upgrade.socket is not None:
+        if upgrade.socket is not None and upgrade.session is None:
             try:
                 end_session(upgrade.socket, escaped)
             finally:
                 escaped = None
+
+    def _may_leave_session(self) -> bool:
+        """Whether the server calls an application of ours, and can run another greenlet for it."""
+        return (
+            isinstance(self.server, BaseServer)
+            and self.server._spawn is not None
+            and getattr(type(self.application), "__call__", None) in _OURS
+        )
+
+    def _leave_session(
+        self, socket: WebSocket, handler: WebSocketSessionHandler, request: Request
+    ) -> None:
+        """Has a fresh greenlet run the session, so that nothing of the request is kept for it.
+
+        A session may last for days, and most of them wait most of the time. It takes this
+        greenlet's place in the server's pool.
+        """
+        request.environ["wsgi.input"] = _EMPTY
+        self.socket = None  # the session's now
+        session = _Session(self.server, self.client_address, socket)
+        if self.server.pool is not None:
+            self.server.pool.discard(getcurrent())
+        greenlet = self.server._spawn(session.run, handler, request)
+        if isinstance(greenlet, gevent.Greenlet):
+            greenlet.rawlink(session.leave)  # one that is killed before it runs, too
 
     def _refuse(self, error: HandshakeError) -> None:
         # Whatever follows a refused handshake may be meant for a WebSocket, or be its body.
@@ -251,6 +304,64 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
             WSGIHandler.log_request(self)
 
 
+class _Session:
+    """A session that has left its request: what ``server.clients`` knows of it.
+
+    It looks like gevent-websocket's ``Client``, and its ``ws`` finds in it what it looks for in a
+    handler.
+    """
+
+    __slots__ = ("_key", "_socket", "_ws", "address", "server")
+
+    def __init__(self, server: Any, address: Any, socket: WebSocket) -> None:
+        self.server = server
+        self.address = address
+        self._key = address or id(self)
+        self._socket = socket
+        self._ws: GeventWebSocket | None = None
+        server.clients[self._key] = self
+
+    def run(self, handler: WebSocketSessionHandler, request: Request) -> None:
+        try:
+            run_session(handler, request, self._socket)
+        finally:
+            self._forget()
+
+    def leave(self, greenlet: object) -> None:
+        """Ends a session whose greenlet was killed before it ran."""
+        if self._forget():
+            self._socket.abandon(1001)
+
+    def _forget(self) -> bool:
+        self._ws = None
+        if self.server.clients.get(self._key) is not self:
+            return False
+        del self.server.clients[self._key]
+        return True
+
+    @property
+    def ws(self) -> GeventWebSocket:
+        """gevent-websocket's face of the socket, made when somebody asks for it."""
+        if self._ws is None:
+            upgrade = Upgrade(Offer("", []), self.server.config)
+            upgrade.socket = self._socket
+            assert self._socket.request is not None
+            self._ws = GeventWebSocket(upgrade, self._socket.request.environ, self)
+        return self._ws
+
+    @property
+    def application(self) -> Any:
+        return self.server.application
+
+    @property
+    def client_address(self) -> Any:
+        return self.address
+
+    @property
+    def active_client(self) -> _Session:
+        return self
+
+
 class _HandlerUpgrade(Upgrade):
     """The upgrade of the request that an ``UpgradeHandler`` is at."""
 
@@ -268,7 +379,11 @@ class _HandlerUpgrade(Upgrade):
         early = handler.rfile.take()
         handler.rfile.close()
         handler.close_connection = True
-        return handler.socket, early, False
+        sock = handler.socket
+        if self.outermost is not None and hasattr(sock, "detach") and not hasattr(sock, "pending"):
+            # The server closes its own object when the request is over.
+            sock = _NativeSocket(sock.family, sock.type, sock.proto, sock.detach())
+        return sock, early, False
 
     def _remote_address(self) -> Any:
         return self._handler.client_address
@@ -293,7 +408,39 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         self.config = config or Config()
+        self._exhausted = False
         super().__init__(listener, application, *args, **kwargs)
+
+    def do_read(self) -> Any:
+        """Accepts a connection; None if there is none, or nothing left to accept it with."""
+        try:
+            accepted = super().do_read()
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+            if not self._exhausted:
+                _logger.error("cannot accept connections for the time being: %s", error)
+                self._exhausted = True
+            # The listener stays readable: without a pause this would be a busy loop.
+            self.stop_accepting()
+            self._timer = self.loop.timer(_ACCEPT_PAUSE)
+            self._timer.start(self._start_accepting_if_started)
+            return None
+        if accepted and self._exhausted:
+            self._exhausted = False
+            _logger.warning("accepting connections again")
+        return accepted
+
+    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
+        """Shakes hands for TLS, within ``handshake_timeout``; the handler closes the socket."""
+        timeout = self.config.handshake_timeout
+        try:
+            with gevent.Timeout(timeout, TimeoutError(f"no TLS within {timeout} s")):
+                sock = self.wrap_socket(client_socket, **self.ssl_args)
+        except OSError as error:  # scanners, plain HTTP, a certificate that is not trusted
+            _logger.info("no TLS with %s: %s", address, error)
+            return
+        self.handle(sock, address)
 
     def stop(self, timeout: float | None = None) -> None:
         """Stops accepting, closes every open session with 1001, and waits up to ``timeout`` seconds
