@@ -81,7 +81,9 @@ setup(
             "waitress>=3",
             "selenium>=4.20",
             "trustme>=1.1",
+            "h11>=0.14",
         ],
+        "fuzz": ["atheris>=3; python_version < '3.14'", "h11>=0.14"],
         "lint": ["ruff>=0.6", "mypy>=1.11", "types-gevent"],
     },
     classifiers=[

@@ -13,13 +13,16 @@ import contextlib
 import time
 from typing import Any
 
-from gevent.pywsgi import Input, _InvalidClientInput
+from gevent import pywsgi
 
 from .config import Config
 from .exceptions import RequestError
 from .http import RequestHead, find_head, parse_chunk_size, parse_head, parse_trailer
 
 __all__ = ["HttpStream", "RequestBody"]
+
+_pywsgi: Any = pywsgi  # whose published types leave out what a subclass needs
+_InvalidClientInput = _pywsgi._InvalidClientInput
 
 _RECEIVE = 16384  # bytes; more than nearly every head, and than what a cheap allocation gives
 _CHUNK_LINE = 1024  # bytes: a size, and extensions that nobody uses
@@ -40,8 +43,9 @@ class HttpStream:
     def read_head(self, deadline: float | None, idle_deadline: float | None) -> RequestHead | None:
         """Blocks until a whole head is there; None if the peer leaves instead.
 
-        ``deadline`` (``time.monotonic()``) bounds all of it; where it is None, ``handshake_timeout``
-        counts from the first byte, and ``idle_deadline`` bounds the wait for that.
+        ``deadline`` (``time.monotonic()``) bounds all of it; where it is None,
+        ``handshake_timeout`` counts from the first byte, and ``idle_deadline`` bounds the wait for
+        that.
 
         Raises:
             RequestError: the head is refused, 408 if it is late.
@@ -163,7 +167,7 @@ class HttpStream:
         self.closed = True
 
 
-class RequestBody(Input):  # type: ignore[misc]
+class RequestBody(_pywsgi.Input):  # type: ignore[misc]
     """``wsgi.input``: the body of a request, by its length or in chunks."""
 
     __slots__ = ("_stream",)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import ssl
 import time
 from http.client import HTTPMessage
 from typing import TYPE_CHECKING, Any
@@ -122,8 +123,9 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
 
     def _refuse_request(self, error: RequestError) -> None:
         self.log_error("%s", f"(from {self.client_address}) {error.status}: {str(error)!r}")
+        sock: Any = self.socket
         try:
-            self.socket.sendall(refuse(error))
+            sock.sendall(refuse(error))
         except OSError:
             return
         self.rfile.linger()
@@ -151,6 +153,13 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
             for name, value in self._head.headers if self._head is not None else ():
                 self._headers[name.decode("ascii")] = value.decode("latin-1")
         return self._headers
+
+    def _sendall(self, data: bytes | bytearray) -> None:
+        try:
+            super()._sendall(data)
+        except ssl.SSLError as error:
+            # The client is gone, which pywsgi passes over in silence for plain connections only.
+            raise ConnectionResetError(errno.ECONNRESET, str(error)) from None
 
     # -- upgrading
 
@@ -214,10 +223,10 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
 
     def _may_leave_session(self) -> bool:
         """Whether the server calls an application of ours, and can run another greenlet for it."""
+        server: Any = self.server
+        kind: Any = type(self.application)
         return (
-            isinstance(self.server, BaseServer)
-            and self.server._spawn is not None
-            and getattr(type(self.application), "__call__", None) in _OURS
+            isinstance(server, BaseServer) and server._spawn is not None and kind.__call__ in _OURS
         )
 
     def _leave_session(
