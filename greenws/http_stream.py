@@ -170,7 +170,9 @@ class HttpStream:
 class RequestBody(_pywsgi.Input):  # type: ignore[misc]
     """``wsgi.input``: the body of a request, by its length or in chunks."""
 
-    __slots__ = ("_stream",)
+    chunk_length: int
+    position: int
+    _chunked_input_error: bool
 
     def __init__(self, stream: HttpStream, head: RequestHead, sock: Any) -> None:
         super().__init__(stream, head.content_length, sock, head.chunked)

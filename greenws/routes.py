@@ -109,7 +109,11 @@ class Routes:
             return error.get_response(environ)(environ, start_response)
         environ["wsgiorg.routing_args"] = ((), variables)
         upgrade = environ.get(ENVIRON_KEY)
-        if upgrade is not None and upgrade.outermost is self:
+        if (
+            upgrade is not None
+            and upgrade.outermost is self
+            and type(self).__call__ is Routes.__call__
+        ):
             upgrade.outermost = handler
         return handler(environ, start_response)
 

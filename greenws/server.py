@@ -31,11 +31,9 @@ from .handshake import Offer, is_upgrade, parse_request
 from .http import RequestHead, refuse
 from .http_stream import HttpStream, RequestBody
 from .integrations.gevent_websocket import GeventWebSocket
-from .routes import Routes
 from .session import (
     ENVIRON_KEY,
     Upgrade,
-    WebSocketHandler,
     WebSocketSessionHandler,
     end_session,
     refusal,
@@ -56,7 +54,6 @@ _ACCEPT_PAUSE = 0.1  # seconds without accepting when the process has run out of
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _NativeSocket = get_original("socket", "socket")
 _EMPTY = io.BytesIO()  # the input of an upgrade request
-_OURS = (Routes.__call__, WebSocketHandler.__call__)  # and no subclass that does more
 
 
 class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
@@ -200,7 +197,7 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         prevented = getattr(self, "prevent_wsgi_call", False)
         if self.eager or prevented:
             self.websocket.socket  # noqa: B018 - accepts
-        elif self._may_leave_session():
+        elif isinstance(self.server, BaseServer) and self._spawn is not None:
             upgrade.outermost = self.application
         escaped: BaseException | None = None
         try:
@@ -221,13 +218,11 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
             finally:
                 escaped = None
 
-    def _may_leave_session(self) -> bool:
-        """Whether the server calls an application of ours, and can run another greenlet for it."""
+    @property
+    def _spawn(self) -> Any:
+        """What the server runs its handlers with; None if that is its own greenlet."""
         server: Any = self.server
-        kind: Any = type(self.application)
-        return (
-            isinstance(server, BaseServer) and server._spawn is not None and kind.__call__ in _OURS
-        )
+        return server._spawn
 
     def _leave_session(
         self, socket: WebSocket, handler: WebSocketSessionHandler, request: Request
@@ -242,7 +237,7 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         session = _Session(self.server, self.client_address, socket)
         if self.server.pool is not None:
             self.server.pool.discard(getcurrent())
-        greenlet = self.server._spawn(session.run, handler, request)
+        greenlet = self._spawn(session.run, handler, request)
         if isinstance(greenlet, gevent.Greenlet):
             greenlet.rawlink(session.leave)  # one that is killed before it runs, too
 
@@ -389,7 +384,7 @@ class _HandlerUpgrade(Upgrade):
         handler.rfile.close()
         handler.close_connection = True
         sock = handler.socket
-        if self.outermost is not None and hasattr(sock, "detach") and not hasattr(sock, "pending"):
+        if self.leaves and not hasattr(sock, "pending"):
             # The server closes its own object when the request is over.
             sock = _NativeSocket(sock.family, sock.type, sock.proto, sock.detach())
         return sock, early, False

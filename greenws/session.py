@@ -62,9 +62,9 @@ class WebSocketSessionHandler(ABC):
 class Upgrade:
     """A client's handshake, until somebody accepts it. ``socket`` is None before that.
 
-    ``outermost`` is the application that the server itself calls, as long as nothing stands around
-    it that goes on when it returns. If that is a ``WebSocketHandler``, it leaves the session's
-    handler and request in ``session``, and the server runs them once the request is over.
+    ``outermost`` is the application that the server itself calls, or to which that one handed on
+    with nothing more to do. If that is a ``WebSocketHandler``, its session ``leaves`` the request:
+    it puts the session's handler and request into ``session``, and the server runs them later.
     """
 
     def __init__(self, offer: Offer, config: Config) -> None:
@@ -72,6 +72,7 @@ class Upgrade:
         self.config = config
         self.socket: WebSocket | None = None
         self.outermost: Any = None
+        self.leaves = False
         self.session: tuple[WebSocketSessionHandler, Request] | None = None
 
     def accept(
@@ -175,6 +176,10 @@ class WebSocketHandler:
                 config = upgrade.config
                 if self.options:
                     config = config.replace(**self.options)
+                # A subclass may go on when its session is over.
+                upgrade.leaves = (
+                    upgrade.outermost is self and type(self).__call__ is WebSocketHandler.__call__
+                )
                 socket = upgrade.accept(handler.socket_protocol, config, request)
             except HandshakeError as error:
                 return refusal(error)(environ, start_response)
@@ -183,7 +188,7 @@ class WebSocketHandler:
             except Exception:
                 _logger.exception("cannot open a session for %r", request.path)
                 return InternalServerError()(environ, start_response)
-            if upgrade.outermost is self:
+            if upgrade.leaves:
                 upgrade.session = (handler, request)
             else:
                 run_session(handler, request, socket)
