@@ -49,7 +49,8 @@ class RequestHead:
     """A request's head: what stands in it, and what body follows.
 
     ``target`` is in origin-form (or ``*``). ``content_length`` is None where no length is given,
-    and ``chunked`` says whether the body tells its own end.
+    and ``chunked`` says whether the body tells its own end. ``keep_alive``: whether the client
+    leaves the connection open behind the response (RFC 9112, section 9.3).
     """
 
     __slots__ = (
@@ -57,6 +58,7 @@ class RequestHead:
         "content_length",
         "headers",
         "host",
+        "keep_alive",
         "method",
         "target",
         "version",
@@ -70,6 +72,7 @@ class RequestHead:
         self.host: str | None = None
         self.content_length: int | None = None
         self.chunked = False
+        self.keep_alive = version == "HTTP/1.1"
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser."""
@@ -79,12 +82,6 @@ class RequestHead:
     def line(self) -> str:
         """The request line, fit for a log that puts it in quotes."""
         return f"{self.method} {self.target} {self.version}".replace('"', "%22")
-
-    def wants_close(self) -> bool:
-        """Whether the client has the connection closed behind the response (RFC 9112, 9.3)."""
-        options = b",".join([v for n, v in self.headers if n.lower() == b"connection"]).lower()
-        tokens = [token.strip(b" \t") for token in options.split(b",")]
-        return b"close" in tokens or (self.version == "HTTP/1.0" and b"keep-alive" not in tokens)
 
     def add_to(self, environ: dict[str, Any]) -> None:
         """Puts the request into ``environ`` as PEP 3333 says.
@@ -170,6 +167,7 @@ def parse_head(data: bytes, config: Config) -> RequestHead:
         raise RequestError(f"More than {config.max_headers} headers (max_headers).", 431)
     hosts = []
     codings = []
+    options = []
     for i, (name, value) in enumerate(head.headers):
         if value[-1:] in (b" ", b"\t"):
             value = value.rstrip(b" \t")
@@ -177,10 +175,16 @@ def parse_head(data: bytes, config: Config) -> RequestHead:
         size = len(name)  # telling most names apart at once
         if size == 4 and name.lower() == b"host":
             hosts.append(value)
+        elif size == 10 and name.lower() == b"connection":
+            options += _options(value)
         elif size == 14 and name.lower() == b"content-length":
             head.content_length = _parse_length(value)
         elif size == 17 and name.lower() == b"transfer-encoding":
             codings.append(value)
+    if b"close" in options:
+        head.keep_alive = False
+    elif b"keep-alive" in options:
+        head.keep_alive = True
     _check_host(head, target, hosts)
     if codings:
         _check_codings(head, codings)
@@ -212,6 +216,11 @@ def _parse_request_line(data: bytes | bytearray) -> tuple[RequestHead, bytes]:
         if method == b"OPTIONS" and absolute[2] is None:
             head.target = "*"  # RFC 9112, 3.2.4
     return head, target
+
+
+@lru_cache(maxsize=64)
+def _options(value: bytes) -> list[bytes]:
+    return [option.strip(b" \t") for option in value.lower().split(b",")]
 
 
 def _parse_length(value: bytes) -> int:

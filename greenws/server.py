@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import socket as native
 import ssl
 import time
 from http.client import HTTPMessage
@@ -52,7 +53,7 @@ _logger = logging.getLogger("greenws.server")
 
 _ACCEPT_PAUSE = 0.1  # seconds without accepting when the process has run out of something
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_NativeSocket = get_original("socket", "socket")
+_NativeSocket = get_original("socket", "SocketType")
 _EMPTY = io.BytesIO()  # the input of an upgrade request
 
 
@@ -99,7 +100,7 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         self.command, self.path, self.request_version = head.method, head.target, head.version
         self.requestline = head.line
         self.content_length = head.content_length
-        self.close_connection = head.wants_close()
+        self.close_connection = not head.keep_alive
         self.environ = self.get_environ()
         self.application = self.server.application
         self.handle_one_response()
@@ -197,7 +198,7 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         prevented = getattr(self, "prevent_wsgi_call", False)
         if self.eager or prevented:
             self.websocket.socket  # noqa: B018 - accepts
-        elif isinstance(self.server, BaseServer) and self._spawn is not None:
+        elif isinstance(self.server, BaseServer) and self._may_spawn:
             upgrade.outermost = self.application
         escaped: BaseException | None = None
         try:
@@ -219,10 +220,9 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
                 escaped = None
 
     @property
-    def _spawn(self) -> Any:
-        """What the server runs its handlers with; None if that is its own greenlet."""
+    def _may_spawn(self) -> bool:
         server: Any = self.server
-        return server._spawn
+        return server._spawn is not None  # as it is where handlers run in the hub
 
     def _leave_session(
         self, socket: WebSocket, handler: WebSocketSessionHandler, request: Request
@@ -235,11 +235,19 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         request.environ["wsgi.input"] = _EMPTY
         self.socket = None  # the session's now
         session = _Session(self.server, self.client_address, socket)
-        if self.server.pool is not None:
-            self.server.pool.discard(getcurrent())
-        greenlet = self._spawn(session.run, handler, request)
-        if isinstance(greenlet, gevent.Greenlet):
-            greenlet.rawlink(session.leave)  # one that is killed before it runs, too
+        server: Any = self.server
+        if server.pool is None and server._spawn != gevent.Greenlet.spawn:
+            greenlet = server._spawn(session.run, handler, request)
+            if not isinstance(greenlet, gevent.Greenlet):
+                return
+        else:
+            greenlet = _SessionGreenlet(session.run, handler, request)
+            if server.pool is None:
+                greenlet.start()
+            else:
+                server.pool.discard(getcurrent())
+                server.pool.start(greenlet)
+        greenlet.rawlink(session.leave)  # one that is killed before it runs, too
 
     def _refuse(self, error: HandshakeError) -> None:
         # Whatever follows a refused handshake may be meant for a WebSocket, or be its body.
@@ -306,6 +314,12 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
     def log_request(self) -> None:
         if not self._is_upgraded:
             WSGIHandler.log_request(self)
+
+
+class _SessionGreenlet(gevent.Greenlet):  # type: ignore[type-arg]
+    """Keeps no record of where it was spawned, which would be the same for every session."""
+
+    spawning_stack_limit = 0
 
 
 class _Session:
@@ -386,7 +400,7 @@ class _HandlerUpgrade(Upgrade):
         sock = handler.socket
         if self.leaves and not hasattr(sock, "pending"):
             # The server closes its own object when the request is over.
-            sock = _NativeSocket(sock.family, sock.type, sock.proto, sock.detach())
+            sock = _NativeSocket(sock.family, native.SOCK_STREAM, 0, sock.detach())
         return sock, early, False
 
     def _remote_address(self) -> Any:

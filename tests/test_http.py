@@ -122,7 +122,7 @@ def test_hosts(host):
 )
 def test_who_wants_the_connection_kept(line, connection, closes):
     headers = [] if connection is None else [b"Connection: " + connection]
-    assert parse_head(head(b"GET / HTTP/" + line, *headers), CONFIG).wants_close() is closes
+    assert parse_head(head(b"GET / HTTP/" + line, *headers), CONFIG).keep_alive is not closes
 
 
 def test_http_1_0_needs_no_host():
