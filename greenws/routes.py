@@ -176,7 +176,10 @@ class _FunctionHandler(WebSocketSessionHandler):
 
     def handle_session(self, request: Request, socket: WebSocket) -> None:
         variables = request.environ.get("wsgiorg.routing_args", ((), {}))[1]
-        self._function(request, socket, **variables)
+        if variables:
+            self._function(request, socket, **variables)
+        else:  # a plain call takes less of the stack, which is kept while the session waits
+            self._function(request, socket)
 
 
 class StaticFiles:
