@@ -60,6 +60,7 @@ setup(
     install_requires=[
         "gevent>=24.10",
         "gevent-websocket>=0.10.1",
+        "httptools>=0.6.4",  # llhttp, the strict parser of HTTP requests
         "werkzeug>=3.0",
     ],
     extras_require={
@@ -80,7 +81,9 @@ setup(
             "waitress>=3",
             "selenium>=4.20",
             "trustme>=1.1",
+            "h11>=0.14",
         ],
+        "fuzz": ["atheris>=3; python_version < '3.14'", "h11>=0.14"],
         "lint": ["ruff>=0.6", "mypy>=1.11", "types-gevent", "build>=1.2"],
     },
     classifiers=[

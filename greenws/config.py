@@ -39,6 +39,27 @@ class Config:
     write_timeout: float | None = 10.0
     """Seconds for which the outbox may stand still: a peer that has stopped reading is dropped."""
 
+    handshake_timeout: float | None = 10.0
+    """Seconds from the connection (or from the first byte of a later request) to the end of the
+    request's head, and for the handshake of TLS: a peer that sends a byte now and then must not
+    hold a connection (slow-loris). 408 after it. Of the server only, as all that follow."""
+
+    keep_alive_timeout: float | None = 75.0
+    """Seconds that a connection may stay open without a request; longer than the 60 s for which
+    nginx keeps one, so that the proxy is the first to close."""
+
+    body_timeout: float | None = 60.0
+    """Seconds for which a request's body may stand still."""
+
+    max_request_line: int | None = 8192
+    """Bytes in a request line; 414 beyond it. No browser sends longer ones."""
+
+    max_headers: int | None = 100
+    """Headers in a request; 431 beyond it. Each becomes an object, so bytes alone are no limit."""
+
+    max_header_size: int | None = 32768
+    """Bytes in a request's headers; 431 beyond it. They are kept until the request is over."""
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check(field.name, getattr(self, field.name), whole="int" in str(field.type))

@@ -1,6 +1,7 @@
 """The error tree: one root, and an error that goes on the wire carries what goes there.
 
     GreenwsError
+    ├── RequestError            a request that cannot be read; carries its HTTP status
     ├── HandshakeError          a refused handshake; carries the HTTP response (RFC 6455, 4.2.2)
     ├── ConnectionClosed        a send or ``receive()`` on a connection that is over
     ├── ConcurrentReadError     a second greenlet reads a socket that one is reading
@@ -28,11 +29,23 @@ __all__ = [
     "MessageTooBig",
     "PolicyViolation",
     "ProtocolError",
+    "RequestError",
 ]
 
 
 class GreenwsError(Exception):
     """The root of all errors that greenws raises itself."""
+
+
+class RequestError(GreenwsError):
+    """The bytes of a request are not HTTP/1.1 as it must be, or more than a limit allows.
+
+    ``status`` is the HTTP status code of the answer, and ``str(error)`` its one line.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class HandshakeError(GreenwsError):

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from .exceptions import HandshakeError
@@ -172,6 +173,7 @@ def _accept_value(key: str) -> str:
     return base64.b64encode(digest).decode()
 
 
+@lru_cache(maxsize=128)  # clients send the same few
 def _tokens(header: str) -> list[str]:
     return [token for part in header.lower().split(",") if (token := part.strip(" \t"))]
 

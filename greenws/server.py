@@ -8,25 +8,53 @@ application returns or raises.
 
 from __future__ import annotations
 
+import errno
+import io
+import logging
+import socket as native
+import ssl
 import time
+from http.client import HTTPMessage
 from typing import TYPE_CHECKING, Any
 
 import gevent
+from gevent import getcurrent
+from gevent.baseserver import BaseServer
+from gevent.monkey import get_original
 from gevent.pywsgi import WSGIHandler
 from geventwebsocket.handler import Client
 from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
 from geventwebsocket.server import WebSocketServer as _OriginalServer
 
 from .config import Config
-from .exceptions import HandshakeError
+from .exceptions import HandshakeError, RequestError
 from .handshake import Offer, is_upgrade, parse_request
+from .http import RequestHead, refuse
+from .http_stream import HttpStream, RequestBody
 from .integrations.gevent_websocket import GeventWebSocket
-from .session import ENVIRON_KEY, Upgrade, end_session, refusal, take_read_ahead
+from .session import (
+    ENVIRON_KEY,
+    Upgrade,
+    WebSocketSessionHandler,
+    end_session,
+    refusal,
+    run_session,
+)
+from .websocket import WebSocket
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
+    from werkzeug import Request
 
 __all__ = ["UpgradeHandler", "WebSocketServer"]
+
+
+_logger = logging.getLogger("greenws.server")
+
+_ACCEPT_PAUSE = 0.1  # seconds without accepting when the process has run out of something
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_NativeSocket = get_original("socket", "SocketType")
+_EMPTY = io.BytesIO()  # the input of an upgrade request
 
 
 class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
@@ -41,14 +69,103 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
 
     websocket: Any = None
     _upgrade: Upgrade | None = None
+    _head: RequestHead | None = None
+    _headers: Any = None
+    _deadline: float | None = None
+
+    def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
+        config = getattr(server, "config", self.config)
+        super().__init__(sock, address, server, rfile or HttpStream(sock, config))
+        if config.handshake_timeout is not None:
+            self._deadline = time.monotonic() + config.handshake_timeout
+
+    # -- reading requests, in the place of pywsgi's own parser
+
+    def handle_one_request(self) -> bool | None:
+        """Reads a request and answers it; True if another may follow on this connection."""
+        if self.rfile.closed:
+            return None
+        self.response_length = 0
+        try:
+            head = self._read_head()
+        except RequestError as error:
+            self._refuse_request(error)
+            return None
+        except OSError:
+            return None
+        if head is None:
+            return None
+        self._head = head
+        self._headers = None
+        self.command, self.path, self.request_version = head.method, head.target, head.version
+        self.requestline = head.line
+        self.content_length = head.content_length
+        self.close_connection = not head.keep_alive
+        self.environ = self.get_environ()
+        self.application = self.server.application
+        self.handle_one_response()
+        if self.socket is None or self.rfile.closed:
+            return None
+        if self.wsgi_input.ends_the_connection:
+            self.rfile.linger()
+            return None
+        return None if self.close_connection else True
+
+    def _read_head(self) -> RequestHead | None:
+        deadline, self._deadline = self._deadline, None
+        idle: float | None = self.rfile.config.keep_alive_timeout
+        if idle is not None:
+            idle += time.monotonic()
+        head: RequestHead | None = self.rfile.read_head(deadline, idle)
+        return head
+
+    def _refuse_request(self, error: RequestError) -> None:
+        self.log_error("%s", f"(from {self.client_address}) {error.status}: {str(error)!r}")
+        sock: Any = self.socket
+        try:
+            sock.sendall(refuse(error))
+        except OSError:
+            return
+        self.rfile.linger()
+
+    def get_environ(self) -> dict[str, Any]:
+        """The environ of the request, as pywsgi builds it."""
+        head = self._head
+        assert head is not None
+        environ: dict[str, Any] = self.server.get_environ()
+        if isinstance(self.client_address, tuple):
+            environ["REMOTE_ADDR"] = str(self.client_address[0])
+            environ["REMOTE_PORT"] = str(self.client_address[1])
+        head.add_to(environ)
+        expects = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
+        body = RequestBody(self.rfile, head, self.socket if expects else None)
+        self.wsgi_input = environ["wsgi.input"] = body
+        environ["wsgi.input_terminated"] = True
+        return environ
+
+    @property
+    def headers(self) -> Any:
+        """The request's headers, as pywsgi has them, for subclasses that look."""
+        if self._headers is None:
+            self._headers = HTTPMessage()
+            for name, value in self._head.headers if self._head is not None else ():
+                self._headers[name.decode("ascii")] = value.decode("latin-1")
+        return self._headers
+
+    def _sendall(self, data: bytes | bytearray) -> None:
+        try:
+            super()._sendall(data)
+        except ssl.SSLError as error:
+            # The client is gone, which pywsgi passes over in silence for plain connections only.
+            raise ConnectionResetError(errno.ECONNRESET, str(error)) from None
+
+    # -- upgrading
 
     def run_application(self) -> None:
         hook = getattr(self.server, "pre_start_hook", None)
         if not is_upgrade(self.environ) or (hook and hook(self)):
             WSGIHandler.run_application(self)
             return
-        # pywsgi gives an upgrade request the naked reader; what follows the head is not a body.
-        self.environ["wsgi.input"] = self.wsgi_input
         try:
             offer = parse_request(self.environ)
         except HandshakeError as error:
@@ -60,24 +177,29 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         self.environ["wsgi.websocket"] = self.websocket
         self.environ["wsgi.websocket_version"] = "13"
         clients = self._clients()
-        clients[self._client_key] = Client(self.client_address, self.websocket)
+        key = self._client_key
+        clients[key] = Client(self.client_address, self.websocket)
         try:
             self._run_upgrade(upgrade)
         finally:
-            del clients[self._client_key]
-            if upgrade.socket is None:
-                self._upgrade = None
+            del clients[key]
             # The socket knows its request, and that the environ: a cycle.
             self.environ.pop(ENVIRON_KEY, None)
             upgrade.forget()
             self.environ["wsgi.websocket"] = None
             self.websocket.environ = None
             self.websocket = None
+            if upgrade.socket is None:
+                self._upgrade = None
+            elif upgrade.session is not None:
+                self._leave_session(upgrade.socket, *upgrade.session)
 
     def _run_upgrade(self, upgrade: Upgrade) -> None:
         prevented = getattr(self, "prevent_wsgi_call", False)
         if self.eager or prevented:
             self.websocket.socket  # noqa: B018 - accepts
+        elif isinstance(self.server, BaseServer) and self._may_spawn:
+            upgrade.outermost = self.application
         escaped: BaseException | None = None
         try:
             if not prevented:
@@ -85,20 +207,52 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         except BaseException as error:
             if upgrade.socket is None:
                 raise
+            upgrade.session = None
             escaped = error
         if upgrade.socket is None and self.status is None:
             # Neither used nor answered: gevent-websocket's applications have it accepted all the
             # same.
             self.websocket.socket  # noqa: B018 - accepts
-        if upgrade.socket is not None:
+        if upgrade.socket is not None and upgrade.session is None:
             try:
                 end_session(upgrade.socket, escaped)
             finally:
                 escaped = None
 
+    @property
+    def _may_spawn(self) -> bool:
+        server: Any = self.server
+        return server._spawn is not None  # as it is where handlers run in the hub
+
+    def _leave_session(
+        self, socket: WebSocket, handler: WebSocketSessionHandler, request: Request
+    ) -> None:
+        """Has a fresh greenlet run the session, so that nothing of the request is kept for it.
+
+        A session may last for days, and most of them wait most of the time. It takes this
+        greenlet's place in the server's pool.
+        """
+        request.environ["wsgi.input"] = _EMPTY
+        self.socket = None  # the session's now
+        session = _Session(self.server, self.client_address, socket)
+        server: Any = self.server
+        if server.pool is None and server._spawn != gevent.Greenlet.spawn:
+            greenlet = server._spawn(session.run, handler, request)
+            if not isinstance(greenlet, gevent.Greenlet):
+                return
+        else:
+            greenlet = _SessionGreenlet(session.run, handler, request)
+            if server.pool is None:
+                greenlet.start()
+            else:
+                server.pool.discard(getcurrent())
+                server.pool.start(greenlet)
+        greenlet.rawlink(session.leave)  # one that is killed before it runs, too
+
     def _refuse(self, error: HandshakeError) -> None:
-        # Whatever follows a refused handshake may be meant for a WebSocket.
+        # Whatever follows a refused handshake may be meant for a WebSocket, or be its body.
         self.close_connection = True
+        self.wsgi_input.drop()
         self.application = refusal(error)
         WSGIHandler.run_application(self)
 
@@ -149,7 +303,7 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         if self.code == 426:  # RFC 9110, 15.5.22
             self.response_headers.append((b"Upgrade", b"websocket"))
             connection.append(b"Upgrade")
-        if self.close_connection:
+        if self.close_connection or self.wsgi_input.ends_the_connection:
             connection.append(b"close")
         if connection and not any(
             name.lower() == b"connection" for name, _ in self.response_headers
@@ -160,6 +314,70 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
     def log_request(self) -> None:
         if not self._is_upgraded:
             WSGIHandler.log_request(self)
+
+
+class _SessionGreenlet(gevent.Greenlet):  # type: ignore[type-arg]
+    """Keeps no record of where it was spawned, which would be the same for every session."""
+
+    spawning_stack_limit = 0
+
+
+class _Session:
+    """A session that has left its request: what ``server.clients`` knows of it.
+
+    It looks like gevent-websocket's ``Client``, and its ``ws`` finds in it what it looks for in a
+    handler.
+    """
+
+    __slots__ = ("_key", "_socket", "_ws", "address", "server")
+
+    def __init__(self, server: Any, address: Any, socket: WebSocket) -> None:
+        self.server = server
+        self.address = address
+        self._key = address or id(self)
+        self._socket = socket
+        self._ws: GeventWebSocket | None = None
+        server.clients[self._key] = self
+
+    def run(self, handler: WebSocketSessionHandler, request: Request) -> None:
+        try:
+            run_session(handler, request, self._socket)
+        finally:
+            self._forget()
+
+    def leave(self, greenlet: object) -> None:
+        """Ends a session whose greenlet was killed before it ran."""
+        if self._forget():
+            self._socket.abandon(1001)
+
+    def _forget(self) -> bool:
+        self._ws = None
+        if self.server.clients.get(self._key) is not self:
+            return False
+        del self.server.clients[self._key]
+        return True
+
+    @property
+    def ws(self) -> GeventWebSocket:
+        """gevent-websocket's face of the socket, made when somebody asks for it."""
+        if self._ws is None:
+            upgrade = Upgrade(Offer("", []), self.server.config)
+            upgrade.socket = self._socket
+            assert self._socket.request is not None
+            self._ws = GeventWebSocket(upgrade, self._socket.request.environ, self)
+        return self._ws
+
+    @property
+    def application(self) -> Any:
+        return self.server.application
+
+    @property
+    def client_address(self) -> Any:
+        return self.address
+
+    @property
+    def active_client(self) -> _Session:
+        return self
 
 
 class _HandlerUpgrade(Upgrade):
@@ -176,10 +394,14 @@ class _HandlerUpgrade(Upgrade):
         handler = self._handler
         if handler.headers_sent:
             raise RuntimeError("the application has begun an HTTP response; too late to upgrade")
-        early = take_read_ahead(handler.rfile, handler.socket)
+        early = handler.rfile.take()
         handler.rfile.close()
         handler.close_connection = True
-        return handler.socket, early, False
+        sock = handler.socket
+        if self.leaves and not hasattr(sock, "pending"):
+            # The server closes its own object when the request is over.
+            sock = _NativeSocket(sock.family, native.SOCK_STREAM, 0, sock.detach())
+        return sock, early, False
 
     def _remote_address(self) -> Any:
         return self._handler.client_address
@@ -204,7 +426,39 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         self.config = config or Config()
+        self._exhausted = False
         super().__init__(listener, application, *args, **kwargs)
+
+    def do_read(self) -> Any:
+        """Accepts a connection; None if there is none, or nothing left to accept it with."""
+        try:
+            accepted = super().do_read()
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+            if not self._exhausted:
+                _logger.error("cannot accept connections for the time being: %s", error)
+                self._exhausted = True
+            # The listener stays readable: without a pause this would be a busy loop.
+            self.stop_accepting()
+            self._timer = self.loop.timer(_ACCEPT_PAUSE)
+            self._timer.start(self._start_accepting_if_started)
+            return None
+        if accepted and self._exhausted:
+            self._exhausted = False
+            _logger.warning("accepting connections again")
+        return accepted
+
+    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
+        """Shakes hands for TLS, within ``handshake_timeout``; the handler closes the socket."""
+        timeout = self.config.handshake_timeout
+        try:
+            with gevent.Timeout(timeout, TimeoutError(f"no TLS within {timeout} s")):
+                sock = self.wrap_socket(client_socket, **self.ssl_args)
+        except OSError as error:  # scanners, plain HTTP, a certificate that is not trusted
+            _logger.info("no TLS with %s: %s", address, error)
+            return
+        self.handle(sock, address)
 
     def stop(self, timeout: float | None = None) -> None:
         """Stops accepting, closes every open session with 1001, and waits up to ``timeout`` seconds

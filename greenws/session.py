@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 __all__ = [
+    "ENVIRON_KEY",
     "Upgrade",
     "WebSocketHandler",
     "WebSocketSessionHandler",
     "end_session",
     "refusal",
+    "run_session",
     "take_read_ahead",
 ]
 
@@ -58,12 +60,20 @@ class WebSocketSessionHandler(ABC):
 
 
 class Upgrade:
-    """A client's handshake, until somebody accepts it. ``socket`` is None before that."""
+    """A client's handshake, until somebody accepts it. ``socket`` is None before that.
+
+    ``outermost`` is the application that the server itself calls, or to which that one handed on
+    with nothing more to do. If that is a ``WebSocketHandler``, its session ``leaves`` the request:
+    it puts the session's handler and request into ``session``, and the server runs them later.
+    """
 
     def __init__(self, offer: Offer, config: Config) -> None:
         self.offer = offer
         self.config = config
         self.socket: WebSocket | None = None
+        self.outermost: Any = None
+        self.leaves = False
+        self.session: tuple[WebSocketSessionHandler, Request] | None = None
 
     def accept(
         self,
@@ -158,14 +168,19 @@ class WebSocketHandler:
         Config().replace(**options)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        request = Request(environ, populate_request=False)
+        request = _LazyRequest(environ)
         with _hub_of_this_thread(environ):
             try:
                 upgrade = _find_upgrade(environ)
                 handler = self._produce(request, upgrade.offer)
-                socket = upgrade.accept(
-                    handler.socket_protocol, upgrade.config.replace(**self.options), request
+                config = upgrade.config
+                if self.options:
+                    config = config.replace(**self.options)
+                # A subclass may go on when its session is over.
+                upgrade.leaves = (
+                    upgrade.outermost is self and type(self).__call__ is WebSocketHandler.__call__
                 )
+                socket = upgrade.accept(handler.socket_protocol, config, request)
             except HandshakeError as error:
                 return refusal(error)(environ, start_response)
             except HTTPException as error:
@@ -173,15 +188,10 @@ class WebSocketHandler:
             except Exception:
                 _logger.exception("cannot open a session for %r", request.path)
                 return InternalServerError()(environ, start_response)
-            escaped: BaseException | None = None
-            try:
-                handler.handle_session(request, socket)
-            except BaseException as error:
-                escaped = error
-            try:
-                end_session(socket, escaped)
-            finally:
-                escaped = None  # its traceback knows this frame: a cycle
+            if upgrade.leaves:
+                upgrade.session = (handler, request)
+            else:
+                run_session(handler, request, socket)
         # Nothing of this is sent; frameworks that wait for it get what WSGI demands.
         start_response("101 Switching Protocols", [])
         return []
@@ -196,6 +206,33 @@ class WebSocketHandler:
                 f"not {handler!r}"
             )
         return handler
+
+
+class _LazyRequest(Request):
+    """A request that takes its environ apart when it is first asked something."""
+
+    def __init__(self, environ: WSGIEnvironment) -> None:
+        self.environ = environ
+
+    def __getattr__(self, name: str) -> Any:
+        # Nothing but what __init__ sets is missing from an instance.
+        if "headers" in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        super().__init__(self.environ, populate_request=False)
+        return getattr(self, name)
+
+
+def run_session(handler: WebSocketSessionHandler, request: Request, socket: WebSocket) -> None:
+    """Runs a session to its end, which is :func:`end_session`."""
+    escaped: BaseException | None = None
+    try:
+        handler.handle_session(request, socket)
+    except BaseException as error:
+        escaped = error
+    try:
+        end_session(socket, escaped)
+    finally:
+        escaped = None  # its traceback knows this frame: a cycle
 
 
 def end_session(socket: WebSocket, escaped: BaseException | None) -> None:

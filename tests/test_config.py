@@ -15,9 +15,28 @@ DEFAULTS = {
     "close_timeout": 10.0,
     "write_high_water": 1 << 20,
     "write_timeout": 10.0,
+    "handshake_timeout": 10.0,
+    "keep_alive_timeout": 75.0,
+    "body_timeout": 60.0,
+    "max_request_line": 8192,
+    "max_headers": 100,
+    "max_header_size": 32768,
 }
-WHOLE = ["max_message_size", "max_fragments", "write_high_water"]
-SECONDS = ["close_timeout", "write_timeout"]
+WHOLE = [
+    "max_message_size",
+    "max_fragments",
+    "write_high_water",
+    "max_request_line",
+    "max_headers",
+    "max_header_size",
+]
+SECONDS = [
+    "close_timeout",
+    "write_timeout",
+    "handshake_timeout",
+    "keep_alive_timeout",
+    "body_timeout",
+]
 EVERY = list(DEFAULTS)
 
 

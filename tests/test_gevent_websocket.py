@@ -415,9 +415,15 @@ def test_flask_socketio(how):
     assert "handler: UpgradeHandler" in server.output
 
 
+def answers(port: int) -> bool:
+    with gevent.socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_bottle_websocket():
     with Process(PROGRAMS / "bottle_server.py") as server:
         server.wait_for_port()
+        wait_until(lambda: answers(server.port))  # bottle says so before it listens
         with connect(server.url("/echo/ada")) as ws:
             ws.send("hi")
             assert ws.recv(timeout=5) == "ada: hi"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from werkzeug import Request, Response
-from werkzeug.test import Client
+from werkzeug.test import Client, EnvironBuilder
 from wire import CLOSE, TEXT, Peer, close_frame, frame
 
 from greenws import Routes, StaticFiles, WebSocketHandler
@@ -184,3 +184,42 @@ def test_files_cannot_be_changed(files):
 def test_the_root_is_a_directory(tmp_path):
     with pytest.raises(ValueError, match="missing"):
         StaticFiles(tmp_path / "missing")
+
+
+# -- literal routes, which do not ask the map
+
+
+def answer(text):
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return [text.encode()]
+
+    return application
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "text"),
+    [
+        ("GET", "/a", "literal"),
+        ("HEAD", "/a", "literal"),
+        ("POST", "/a", "posted"),
+        ("GET", "/b", "variable b"),
+        ("GET", "/any", "any"),
+        ("DELETE", "/any", "any"),
+        ("GET", "/second", "first"),
+    ],
+)
+@pytest.mark.parametrize("through_the_map", [False, True])
+def test_a_literal_route_is_the_one_that_the_map_would_find(method, path, text, through_the_map):
+    routes = Routes()
+    routes.add(uri="/<name>", handler=lambda e, s: answer(f"variable {e['PATH_INFO'][1:]}")(e, s))
+    routes.add(uri="/a", handler=answer("literal"))
+    routes.add(uri="/a", handler=answer("posted"), method="POST")
+    routes.add(uri="/any", handler=answer("any"), method=None)
+    routes.add(uri="/any", handler=answer("got"), method="GET")
+    routes.add(uri="/second", handler=answer("first"))
+    routes.add(uri="/second", handler=answer("second"))
+    if through_the_map:
+        routes._literal.clear()
+    environ = EnvironBuilder(path=path, method=method).get_environ()
+    assert b"".join(routes(environ, lambda status, headers: None)) == text.encode()

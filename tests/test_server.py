@@ -7,6 +7,7 @@ import weakref
 
 import gevent
 import gevent.event
+import gevent.pool
 import pytest
 import trustme
 from conftest import wait_until
@@ -378,6 +379,161 @@ def test_a_session_leaves_no_cycle_behind(serve):
         wait_until(lambda: sockets[0]() is None)
     finally:
         gc.enable()
+
+
+# -- a session that has left its request
+
+
+def handlers_alive():
+    return [thing for thing in gc.get_objects() if type(thing) is UpgradeHandler]
+
+
+def in_routes(application):
+    routes = Routes()
+    routes.add(uri="/*", handler=application)
+    return routes
+
+
+@pytest.mark.parametrize("wrap", [lambda app: app, in_routes])
+def test_an_idle_session_keeps_nothing_of_http(serve, wrap):
+    server = serve(wrap(handler(echo)))
+    with Peer.open(server.address, "/a?b=c") as peer:
+        wait_until(lambda: not handlers_alive())
+        assert [client.address for client in server.clients.values()]
+        peer.send(frame(TEXT, b"x"))
+        assert peer.read_frame() == (True, TEXT, b"x")
+    wait_until(lambda: not server.clients)
+
+
+@pytest.mark.parametrize("wrap", [lambda app: lambda e, s: app(e, s), lambda app: Middleware(app)])
+def test_under_a_middleware_the_session_runs_in_the_request(serve, wrap):
+    contexts = []
+
+    def session(request, socket):
+        contexts.append(Middleware.inside)
+        socket.receive()
+
+    with Peer.open(serve(in_routes(wrap(handler(session)))).address):
+        wait_until(lambda: contexts)
+        assert handlers_alive()
+
+
+class Middleware(Routes):
+    """More than its base does, around each request."""
+
+    inside = 0
+
+    def __init__(self, application):
+        super().__init__()
+        self.add(uri="/*", handler=application)
+
+    def __call__(self, environ, start_response):
+        Middleware.inside += 1
+        try:
+            return super().__call__(environ, start_response)
+        finally:
+            Middleware.inside -= 1
+
+
+def test_a_subclass_of_routes_is_a_middleware(serve):
+    seen = []
+
+    def session(request, socket):
+        seen.append(Middleware.inside)
+
+    with Peer.open(serve(Middleware(handler(session))).address) as peer:
+        assert peer.read_frame()[1] == CLOSE
+    assert seen == [1]
+
+
+def test_the_request_of_a_session_stays_usable(serve):
+    seen = []
+
+    def session(request, socket):
+        assert socket.request is request
+        gevent.sleep(0.01)
+        seen.append((request.path, request.args["b"], request.headers["X-A"], request.remote_addr))
+        seen.append((request.data, request.method, request.host, hasattr(request, "nonsense")))
+
+    with Peer.open(serve(handler(session)).address, "/a?b=c", X_A="1") as peer:
+        assert peer.read_frame()[1] == CLOSE
+    assert seen == [("/a", "c", "1", "127.0.0.1"), (b"", "GET", "example.com", False)]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_session_takes_its_place_in_the_pool(serve, size):
+    pool = gevent.pool.Pool(size)
+    server = serve(handler(echo), spawn=pool)
+    peers = [Peer.open(server.address) for _ in range(size)]
+    assert len(pool) == size
+    with Peer.connect(server.address) as waiting:
+        waiting.send(request())
+        assert waiting.is_silent()
+        peers[0].send(close_frame())
+        assert peers[0].read_close()[0] == 1000
+        peers[0].close()
+        assert waiting.read_response().status == 101
+        assert len(pool) == size
+    for peer in peers:
+        peer.close()
+    wait_until(lambda: len(pool) == 0)
+    assert pool.free_count() == size
+
+
+def test_stop_kills_the_sessions_of_a_pool(serve):
+    ended = []
+
+    def session(request, socket):
+        try:
+            gevent.sleep(60)
+        except gevent.GreenletExit:
+            ended.append(True)
+            raise
+
+    server = serve(handler(session), spawn=5)
+    with Peer.open(server.address) as peer:
+        wait_until(lambda: server.clients)
+        server.stop(timeout=0.05)
+        assert ended == [True]
+        assert peer.read_frame()[1] == CLOSE
+
+
+def test_a_raw_greenlet_may_run_sessions(serve):
+    server = serve(handler(echo), spawn=gevent.spawn_raw)
+    with Peer.open(server.address) as peer:
+        peer.send(frame(TEXT, b"x"))
+        assert peer.read_frame() == (True, TEXT, b"x")
+    wait_until(lambda: not server.clients)
+
+
+def test_a_session_that_is_killed_before_it_runs_is_closed(serve):
+    ran = []
+    server = serve(handler(lambda request, socket: ran.append(True)))
+    spawn = gevent.Greenlet.spawn
+
+    def spawn_and_kill(function, *args):
+        greenlet = spawn(function, *args)
+        if function.__name__ == "run":
+            greenlet.kill(block=False)
+        return greenlet
+
+    server._spawn = spawn_and_kill
+    with Peer.open(server.address) as peer:
+        assert peer.read_frame() == (True, CLOSE, b"\x03\xe9")
+    assert ran == []
+    wait_until(lambda: not server.clients)
+
+
+def test_clients_of_the_server_can_be_sent_to(serve):
+    server = serve(handler(echo))
+    with Peer.open(server.address, "/here") as peer:
+        (client,) = wait_until(lambda: list(server.clients.values()))
+        client.ws.send("to everybody")
+        assert peer.read_frame() == (True, TEXT, b"to everybody")
+        assert client.ws.path == "/here"
+        assert client.ws.handler.active_client is client
+        assert client.ws.handler.server.clients is server.clients
+        assert client.ws.handler.client_address == client.address
 
 
 # -- the server

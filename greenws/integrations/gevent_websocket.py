@@ -8,7 +8,7 @@ frames when two greenlets send, a Close sent by the garbage collector) is not re
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from geventwebsocket import handler as original_handler
 from geventwebsocket import server as original_server
@@ -28,9 +28,6 @@ from ..opcodes import is_sendable
 from ..session import Upgrade
 from ..websocket import WebSocket
 
-if TYPE_CHECKING:
-    from ..server import UpgradeHandler
-
 __all__ = ["GeventWebSocket", "install"]
 
 
@@ -40,7 +37,7 @@ class GeventWebSocket(_Original):  # type: ignore[misc]
     Reading ``version``, ``path``, ``origin``, ``protocol`` or ``closed`` is not a use.
     """
 
-    def __init__(self, upgrade: Upgrade, environ: dict[str, Any], handler: UpgradeHandler) -> None:
+    def __init__(self, upgrade: Upgrade, environ: dict[str, Any], handler: Any) -> None:
         # The original's own __init__ would take the socket and its reader.
         self._upgrade = upgrade
         self._closed = False

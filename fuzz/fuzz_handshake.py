@@ -1,0 +1,102 @@
+"""Fuzzes what a client's first bytes meet: the request head, the environ, the opening handshake.
+
+The invariant: any bytes give a head, a refusal (RequestError, HandshakeError) or a wish for more,
+and nothing else is raised. What is taken, h11 takes too, with the same method, headers and framing.
+Bytes that come in two pieces give what they give in one.
+
+    pip install 'greenws[fuzz]'
+    python fuzz/fuzz_handshake.py -max_total_time=120
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+import h11
+
+from greenws.config import Config
+from greenws.exceptions import HandshakeError, RequestError
+from greenws.handshake import accept_response, parse_request
+from greenws.http import RequestHead, find_head, parse_head, refuse
+
+CONFIG = Config()
+SEEDS = [
+    b"GET /chat?a=b HTTP/1.1\r\nHost: example.com:80\r\nUpgrade: websocket\r\n"
+    b"Connection: keep-alive, Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: a, b\r\n\r\n",
+    b"POST http://x/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"POST / HTTP/1.0\r\nContent-Length: 12\r\nCookie: a=b\r\nCookie: c=d\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\nHost:\r\nX_Y: \xe9\r\n\r\n",
+]
+PIECES = [b"\r", b"\n", b"\r\n", b" ", b"\t", b":", b"\0", b"Content-Length: 1\r\n", b"Host: y\r\n"]
+
+
+def read(data: bytes, cut: int) -> RequestHead | RequestError | None:
+    """What ``data`` gives when it comes in two pieces."""
+    try:
+        size = find_head(data[:cut], 0, CONFIG) if cut else -1
+        if size < 0:
+            size = find_head(data, cut, CONFIG)
+        return None if size < 0 else parse_head(data[:size], CONFIG)
+    except RequestError as error:
+        return error
+
+
+def check(data: bytes) -> None:
+    """Fails unless the invariant holds for ``data``."""
+    head = read(data, 0)
+    other = read(data, len(data) // 2)
+    # In pieces, the first of several faults may be seen earlier than another.
+    assert type(head) is type(other) or isinstance(other, RequestError)
+    if isinstance(head, RequestError):
+        assert refuse(head).startswith(b"HTTP/1.1 %d " % head.status)
+    if not isinstance(head, RequestHead):
+        return
+    size = find_head(data, 0, CONFIG)
+    judge = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+    judge.receive_data(data[:size])
+    request = judge.next_event()  # raises where h11 refuses
+    assert isinstance(request, h11.Request)
+    assert request.method.decode() == head.method
+    assert list(request.headers) == [(name.lower(), value) for name, value in head.headers]
+    framing = dict(request.headers)
+    assert head.chunked == (b"transfer-encoding" in framing)
+    assert (head.content_length is None) == (b"content-length" not in framing)
+
+    environ: dict[str, object] = {}
+    head.add_to(environ)
+    assert all(isinstance(value, str) and "\r" not in value for value in environ.values() if value)
+    try:
+        offer = parse_request(environ)
+    except HandshakeError as error:
+        assert 400 <= error.status < 600
+    else:
+        assert accept_response(offer).startswith(b"HTTP/1.1 101 ")
+
+
+def mutations(seed: int, count: int) -> list[bytes]:
+    """The same inputs for the same ``seed``."""
+    generator = random.Random(seed)
+    found = []
+    for _ in range(count):
+        data = bytearray(generator.choice(SEEDS))
+        for _ in range(generator.randrange(1, 3)):
+            at = generator.randrange(len(data) + 1)
+            piece = generator.choice([*PIECES, bytes([generator.randrange(256)])])
+            data[at : at + generator.choice([0, 0, 1, 2, 8])] = piece
+        found.append(bytes(data))
+    return found
+
+
+if __name__ == "__main__":
+    import atheris
+
+    with tempfile.TemporaryDirectory() as corpus:
+        for i, seed in enumerate(SEEDS):
+            Path(corpus, str(i)).write_bytes(seed)
+        atheris.instrument_all()
+        atheris.Setup([*sys.argv, "-max_len=4096", corpus], check)
+        atheris.Fuzz()

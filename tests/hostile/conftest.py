@@ -1,0 +1,114 @@
+"""A server that is attacked, and what must hold after each attack."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+import trustme
+from conftest import wait_until
+from gevent import ssl
+from wire import CLOSE, TEXT, Peer, close_frame, frame
+
+import greenws
+from greenws import Config, Routes
+
+BODIES: list[bytes] = []
+
+
+def body(environ: Any, start_response: Any) -> list[bytes]:
+    """Reads the whole body, as most applications do, and remembers it."""
+    data = environ["wsgi.input"].read()
+    BODIES.append(environ["REQUEST_METHOD"].encode() + b" " + data)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"read %d" % len(data)]
+
+
+def make_routes() -> Routes:
+    routes = Routes()
+
+    @routes.websocket("/ws")
+    def echo(request: Any, socket: Any) -> None:
+        for message in socket:
+            socket.send(message)
+
+    routes.add(uri="/*", method=None, handler=body)
+    return routes
+
+
+class Target:
+    """The server under attack, with its log; ``errors`` is what it wrote for its operator."""
+
+    def __init__(self, server: Any, errors: io.StringIO, trusting: Any) -> None:
+        self.server = server
+        self.errors = errors
+        self._trusting = trusting
+        self.descriptors = len(os.listdir("/proc/self/fd"))
+
+    def connect(self) -> Peer:
+        peer = Peer.connect(self.server.address)
+        if self._trusting is not None:
+            peer.sock = self._trusting.wrap_socket(peer.sock, server_hostname="127.0.0.1")
+        return peer
+
+    def check_health(self) -> None:
+        """A fresh client is served at once, over HTTP and over a WebSocket."""
+        with gevent.Timeout(1.0), self.connect() as peer:
+            peer.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert peer.read_response().body == b"read 0"
+            assert peer.shake("/ws").status == 101
+            peer.send(frame(TEXT, b"well?"))
+            assert peer.read_frame() == (True, TEXT, b"well?")
+            peer.send(close_frame())
+            assert peer.read_frame()[1] == CLOSE
+
+    def lines(self) -> list[str]:
+        return self.errors.getvalue().splitlines()
+
+
+@pytest.fixture(params=["plain", "tls"])
+def attack(request: Any, certificates: Any) -> Iterator[Callable[..., Any]]:
+    """``with attack(**config) as target:`` and afterwards all is well."""
+
+    @contextlib.contextmanager
+    def under_attack(**options: Any) -> Iterator[Target]:
+        errors = io.StringIO()
+        tls = {"ssl_context": certificates[0]} if request.param == "tls" else {}
+        server = greenws.WebSocketServer(
+            ("127.0.0.1", 0),
+            make_routes(),
+            log=None,
+            error_log=errors,
+            config=Config(**options),
+            **tls,
+        )
+        server.start()
+        server.address = ("127.0.0.1", server.server_port)
+        BODIES.clear()
+        target = Target(server, errors, certificates[1] if tls else None)
+        try:
+            yield target
+            target.check_health()
+            wait_until(lambda: len(os.listdir("/proc/self/fd")) <= target.descriptors)
+            assert not server.clients
+            assert "Traceback" not in errors.getvalue()
+            assert errors.getvalue().isascii() and "\x1b" not in errors.getvalue()
+        finally:
+            server.stop(timeout=1)
+
+    yield under_attack
+
+
+@pytest.fixture(scope="session")
+def certificates() -> tuple[Any, Any]:
+    authority = trustme.CA()
+    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(served)
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(trusting)
+    return served, trusting
