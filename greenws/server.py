@@ -361,7 +361,7 @@ class _Session:
     def ws(self) -> GeventWebSocket:
         """gevent-websocket's face of the socket, made when somebody asks for it."""
         if self._ws is None:
-            upgrade = Upgrade(Offer("", []), self.server.config)
+            upgrade = Upgrade(Offer("", []), Config())  # accepted long ago
             upgrade.socket = self._socket
             assert self._socket.request is not None
             self._ws = GeventWebSocket(upgrade, self._socket.request.environ, self)

@@ -48,7 +48,10 @@ class Target:
         self.server = server
         self.errors = errors
         self._trusting = trusting
+        self.check_health()  # what a process opens once is open then
+        wait_until(lambda: not server.clients)
         self.descriptors = len(os.listdir("/proc/self/fd"))
+        BODIES.clear()
 
     def connect(self) -> Peer:
         peer = Peer.connect(self.server.address)
@@ -89,7 +92,6 @@ def attack(request: Any, certificates: Any) -> Iterator[Callable[..., Any]]:
         )
         server.start()
         server.address = ("127.0.0.1", server.server_port)
-        BODIES.clear()
         target = Target(server, errors, certificates[1] if tls else None)
         try:
             yield target
