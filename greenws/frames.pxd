@@ -7,14 +7,18 @@ from . cimport masking
 
 ctypedef unsigned char *Octets
 
+cdef int _RSV1
+
 
 cdef class FrameParser:
     cdef public bint expect_mask
+    cdef public bint allow_compressed
     cdef public bytearray data
     cdef public Py_ssize_t position
     cdef public Py_ssize_t end
     cdef public bint owned
     cdef public bint final
+    cdef public bint compressed
     cdef public int opcode
     cdef public long long length
     cdef uint32_t key
@@ -38,7 +42,7 @@ cdef class FrameParser:
 
 
 @cython.locals(opcode=int)
-cdef void _check_first(int first) except *
+cdef void _check_first(int first, bint allow_compressed) except *
 
 @cython.locals(first=int, masked=int)
 cpdef bytes encode_header(int opcode, bint final, long long length, bytes mask=*)

@@ -20,6 +20,7 @@ __all__ = ["MAX_HEADER", "FrameParser", "encode_frame", "encode_header", "write_
 MAX_HEADER = 10
 """Bytes of a header without a mask, at most."""
 
+_RSV1 = 0x40
 _NOTHING = bytearray()  # stands for "no buffer", and is never written to
 
 
@@ -27,11 +28,13 @@ class FrameParser:
     """Splits a byte stream into frame headers and unmasked pieces of payload.
 
     ``expect_mask`` is True at a server, which must refuse an unmasked frame, and False at a client,
-    which must refuse a masked one (RFC 6455, section 5.1).
+    which must refuse a masked one (RFC 6455, section 5.1). ``allow_compressed``: permessage-deflate
+    was negotiated, so the first frame of a message may have RSV1 set (RFC 7692, section 6).
     """
 
-    def __init__(self, expect_mask: bool) -> None:
+    def __init__(self, expect_mask: bool, allow_compressed: bool = False) -> None:
         self.expect_mask = expect_mask
+        self.allow_compressed = allow_compressed
         # the window of unread bytes
         self.data = _NOTHING
         self.position = 0
@@ -39,6 +42,7 @@ class FrameParser:
         self.owned = True
         # the frame at hand, as its header announced it
         self.final = True
+        self.compressed = False
         self.opcode = 0
         self.length = 0
         self.key: Any = masking.read_key(bytearray(4), 0)
@@ -82,14 +86,14 @@ class FrameParser:
         available = self.end - position
         if available < 2:
             if available:
-                _check_first(data[position])
+                _check_first(data[position], self.allow_compressed)
             return False
         first = data[position]
         second = data[position + 1]
         length = second & 127
         masked = second > 127
         if first & 0x70 or first & 7 > 2 or (first & 8 and first < 128):
-            _check_first(first)
+            _check_first(first, self.allow_compressed)
         if masked != self.expect_mask:
             raise ProtocolError(
                 "a server must not mask its frames" if masked else "a client must mask its frames"
@@ -122,6 +126,7 @@ class FrameParser:
             position += 4
         self.position = position
         self.final = first > 127
+        self.compressed = first & _RSV1 != 0
         self.opcode = first & 15
         self.length = length
         self.remaining = length
@@ -172,11 +177,13 @@ class FrameParser:
         return available - size >= length
 
 
-def _check_first(first: int) -> None:
+def _check_first(first: int, allow_compressed: bool) -> None:
     """Refuses what no first byte may say: reserved bits, reserved opcodes, fragmented control."""
-    if first & 0x70:
-        raise ProtocolError("reserved bits must be 0: no extension was negotiated")
     opcode = first & 15
+    if first & 0x70 and not allow_compressed:
+        raise ProtocolError("reserved bits must be 0: no extension was negotiated")
+    if first & 0x30 or (first & _RSV1 and (opcode == 0 or opcode & 8)):
+        raise ProtocolError("only the first frame of a message may be marked as compressed (RSV1)")
     if opcode & 7 > 2:
         raise ProtocolError(f"opcode {opcode} is reserved")
     if opcode & 8 and first < 128:
@@ -184,7 +191,10 @@ def _check_first(first: int) -> None:
 
 
 def encode_header(opcode: int, final: bool, length: int, mask: bytes = b"") -> bytes:
-    """The header of a frame; with ``mask`` (4 bytes), as a client sends it."""
+    """The header of a frame; with ``mask`` (4 bytes), as a client sends it.
+
+    ``opcode`` may have RSV1 (0x40) beside it.
+    """
     first = opcode | 128 if final else opcode
     masked = 128 if mask else 0
     if length < 126:

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from .config import Config
+from .deflate import Extensions, Parameters, accept_answer, parse_extensions
 from .exceptions import HandshakeError
 
 __all__ = [
@@ -33,11 +35,15 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
 class Offer:
-    """What a client asked for: ``key`` as it was sent, ``protocols`` in its order of preference."""
+    """What a client asked for: ``key`` as it was sent, ``protocols`` and ``extensions`` in its
+    order of preference."""
 
-    def __init__(self, key: str, protocols: list[str]) -> None:
+    def __init__(
+        self, key: str, protocols: list[str], extensions: Extensions | None = None
+    ) -> None:
         self.key = key
         self.protocols = protocols
+        self.extensions = extensions or []
 
 
 def is_upgrade(environ: Mapping[str, Any]) -> bool:
@@ -92,11 +98,19 @@ def parse_request(environ: Mapping[str, Any]) -> Offer:
             if key
             else "The Sec-WebSocket-Key header is missing."
         )
-    return Offer(key, _parse_protocols(environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL")))
+    return Offer(
+        key,
+        _parse_protocols(environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL")),
+        parse_extensions(environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS", "")),
+    )
 
 
-def accept_response(offer: Offer, subprotocol: str | None = None) -> bytes:
+def accept_response(
+    offer: Offer, subprotocol: str | None = None, deflate: Parameters | None = None
+) -> bytes:
     """The 101 that accepts ``offer`` (RFC 6455, section 4.2.2), head and all.
+
+    ``deflate``: what :func:`greenws.deflate.accept_offer` chose from ``offer.extensions``.
 
     Raises:
         HandshakeError: the client did not offer ``subprotocol``.
@@ -111,6 +125,8 @@ def accept_response(offer: Offer, subprotocol: str | None = None) -> bytes:
         if subprotocol not in offer.protocols:
             raise HandshakeError(f"The client does not offer the subprotocol {subprotocol!r}.")
         lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+    if deflate is not None:
+        lines.append(f"Sec-WebSocket-Extensions: {deflate}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
@@ -119,8 +135,17 @@ def new_key() -> str:
     return base64.b64encode(os.urandom(16)).decode()
 
 
-def client_request(host: str, target: str, key: str, protocols: Sequence[str] = ()) -> bytes:
-    """A client's opening handshake (RFC 6455, section 4.1) for ``target`` (path and query)."""
+def client_request(
+    host: str,
+    target: str,
+    key: str,
+    protocols: Sequence[str] = (),
+    extensions: str | None = None,
+) -> bytes:
+    """A client's opening handshake (RFC 6455, section 4.1) for ``target`` (path and query).
+
+    ``extensions``: what :func:`greenws.deflate.make_offer` offers.
+    """
     lines = [
         f"GET {target} HTTP/1.1",
         f"Host: {host}",
@@ -131,6 +156,8 @@ def client_request(host: str, target: str, key: str, protocols: Sequence[str] = 
     ]
     if protocols:
         lines.append(f"Sec-WebSocket-Protocol: {', '.join(protocols)}")
+    if extensions is not None:
+        lines.append(f"Sec-WebSocket-Extensions: {extensions}")
     for line in lines:
         if "\r" in line or "\n" in line:
             raise ValueError(f"a handshake cannot carry the line break in {line!r}")
@@ -138,11 +165,16 @@ def client_request(host: str, target: str, key: str, protocols: Sequence[str] = 
 
 
 def check_response(
-    status: int, headers: Mapping[str, str], key: str, protocols: Sequence[str] = ()
-) -> str | None:
-    """Checks a server's answer to ``key`` (section 4.1); returns the subprotocol it chose.
+    status: int,
+    headers: Mapping[str, str],
+    key: str,
+    protocols: Sequence[str] = (),
+    config: Config | None = None,
+) -> tuple[str | None, Parameters | None]:
+    """Checks a server's answer to ``key`` (section 4.1); returns the subprotocol that it chose, and
+    what it made of the extensions that ``config`` offers.
 
-    ``headers`` finds names in lower case.
+    ``headers`` finds names in lower case. Without ``config`` no extension was offered.
 
     Raises:
         HandshakeError: the server refused, or its answer proves that it did not understand.
@@ -155,12 +187,12 @@ def check_response(
         raise HandshakeError("The server's Connection header does not contain 'Upgrade'.")
     if headers.get("sec-websocket-accept", "").strip() != _accept_value(key):
         raise HandshakeError("The server's Sec-WebSocket-Accept does not answer the key.")
-    if headers.get("sec-websocket-extensions"):
-        raise HandshakeError("The server chose an extension that was not offered.")
+    extensions = parse_extensions(headers.get("sec-websocket-extensions", ""))
+    deflate = accept_answer(extensions, config or Config(deflate=False))
     subprotocol = headers.get("sec-websocket-protocol")
     if subprotocol is not None and subprotocol not in protocols:
         raise HandshakeError(f"The server chose a subprotocol not offered: {subprotocol!r}.")
-    return subprotocol
+    return subprotocol, deflate
 
 
 def _upgrade_required(message: str) -> HandshakeError:

@@ -2,15 +2,18 @@
 
 A *fragment* is the payload of one frame, decoded; a message is one or more of them. What is
 announced is checked before it is taken (RFC 6455, section 5.4), and text fails on its first bad
-byte (section 8.1), wherever the frames and the segments are cut.
+byte (section 8.1), wherever the frames and the segments are cut. What is compressed is inflated as
+it arrives.
 """
 
 from __future__ import annotations
 
 import codecs
 import io
+from typing import Any
 
 from .config import Config
+from .deflate import Deflate
 from .exceptions import InvalidPayload, MessageTooBig, PolicyViolation, ProtocolError
 
 __all__ = ["FragmentAssembler", "Utf8Decoder"]
@@ -47,21 +50,24 @@ class Utf8Decoder:
 class FragmentAssembler:
     """Takes frames in pieces, and gives fragments."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, deflate: Deflate | None = None) -> None:
+        self._deflate: Any = deflate
         self._max_size = -1 if config.max_message_size is None else config.max_message_size
         self._max_fragments = -1 if config.max_fragments is None else config.max_fragments
         # the message at hand
         self.open = False
         self._is_text = False
-        self._size = 0
+        self._compressed = False
+        self._size = 0  # as announced
+        self._inflated = 0
         self._count = 0
         self._decoder: Utf8Decoder | None = None
         # the frame at hand, as far as it arrived; None while that is nothing
         self._text: io.StringIO | None = None
         self._bytes: bytearray | None = None
 
-    def begin(self, opcode: int, final: bool, length: int) -> None:
-        """Takes the header of a data frame.
+    def begin(self, opcode: int, final: bool, length: int, compressed: bool = False) -> None:
+        """Takes the header of a data frame; ``compressed``: it begins a compressed message.
 
         Raises:
             ProtocolError: a continuation of nothing, or a new message inside another.
@@ -76,12 +82,16 @@ class FragmentAssembler:
             if self.open:
                 raise ProtocolError("a new message inside a fragmented one")
             self._is_text = opcode == _TEXT
+            self._compressed = compressed
+            self._inflated = 0
             self._count = 1
             self._size = 0
         limit = self._max_size
         if limit >= 0:
+            if self._compressed:  # deflate makes what it cannot compress a little larger
+                limit += (limit >> 2) + 64 * self._count
             if length > limit - self._size:
-                raise MessageTooBig(f"message larger than max_message_size ({limit} bytes)")
+                raise self._too_big()
             self._size += length
         if 0 <= self._max_fragments < self._count:
             raise PolicyViolation(f"more than max_fragments ({self._max_fragments}) in a message")
@@ -89,6 +99,8 @@ class FragmentAssembler:
 
     def add(self, piece: bytes) -> None:
         """Takes a piece of the frame that is not its last."""
+        if self._compressed:
+            piece = self._inflate(piece, False)
         if self._is_text:
             if self._text is None:
                 self._text = io.StringIO()
@@ -100,6 +112,8 @@ class FragmentAssembler:
 
     def end(self, piece: bytes) -> str | bytes:
         """Takes the last piece of the frame, which may be all of it; returns the fragment."""
+        if self._compressed:
+            piece = self._inflate(piece, not self.open)
         if self._is_text:
             if self._decoder is None and not self.open:
                 try:
@@ -119,6 +133,17 @@ class FragmentAssembler:
             piece = bytes(self._bytes)
             self._bytes = None
         return piece
+
+    def _inflate(self, piece: bytes, end: bool) -> bytes:
+        room = -1 if self._max_size < 0 else self._max_size - self._inflated
+        inflated: bytes = self._deflate.inflate(piece, end, room)
+        self._inflated += len(inflated)
+        if 0 <= self._max_size < self._inflated:
+            raise self._too_big()
+        return inflated
+
+    def _too_big(self) -> MessageTooBig:
+        return MessageTooBig(f"message larger than max_message_size ({self._max_size} bytes)")
 
     def _decode(self, piece: bytes, end: bool) -> str:
         if self._decoder is None:

@@ -6,7 +6,7 @@ from .messages cimport FragmentAssembler
 
 
 cdef int _OPEN, _CLOSING, _CLOSED
-cdef int _CONTINUATION, _CLOSE, _PING, _PONG, _NOTHING
+cdef int _CONTINUATION, _CLOSE, _PING, _PONG, _NOTHING, _RSV1
 
 
 cdef class Ping:
@@ -26,6 +26,7 @@ cdef class Protocol:
     cdef bint _eof
     cdef public object data
     cdef public bint final
+    cdef public object deflate
     cdef public list replies
     cdef public int sending
     cdef object _pings
@@ -45,6 +46,8 @@ cdef class Protocol:
     cpdef void _fail(self, error) except *
     cdef void _close(self, int code, str reason) except *
     cpdef int begin_message(self, int opcode, bint final) except -1
+    @cython.locals(first=bint)
+    cpdef tuple compress(self, int opcode, bint final, payload, wanted)
     cpdef bytes encode(self, int opcode, bint final, payload)
     cpdef Py_ssize_t write(
         self, bytearray buffer, Py_ssize_t position, int opcode, bint final, bytes payload

@@ -15,6 +15,7 @@ import os
 from collections import deque
 
 from .config import Config
+from .deflate import Deflate
 from .exceptions import ConnectionClosed, InvalidPayload, ProtocolError
 from .frames import MAX_HEADER, FrameParser, encode_frame, encode_header, write_frame
 from .messages import FragmentAssembler
@@ -34,6 +35,8 @@ _PING = 9
 _PONG = 10
 _NOTHING = -1
 
+_RSV1 = 0x40  # beside an opcode: the message is compressed
+
 _MAX_REASON = 123  # bytes: what a control frame leaves beside the code
 _MAX_PINGS = 256  # sent and unanswered; the oldest are forgotten
 
@@ -48,21 +51,27 @@ class Ping:
 
 
 class Protocol:
-    """One end of a WebSocket connection, after its opening handshake."""
+    """One end of a WebSocket connection, after its opening handshake.
 
-    def __init__(self, config: Config, client: bool = False) -> None:
+    ``deflate``: permessage-deflate, if that was negotiated.
+    """
+
+    def __init__(
+        self, config: Config, client: bool = False, deflate: Deflate | None = None
+    ) -> None:
         self.client = client
         self.state = _OPEN
         self.close_code = 0  # 0 until the state is CLOSED
         self.close_reason = ""
         # read state
-        self._parser = FrameParser(not client)
-        self._assembler = FragmentAssembler(config)
+        self._parser = FrameParser(not client, deflate is not None)
+        self._assembler = FragmentAssembler(config, deflate)
         self._in_payload = False
         self._eof = False
         self.data: str | bytes | None = None
         self.final = True
         # write state
+        self.deflate = deflate
         self.replies: list[bytes] = []
         self.sending = 0  # the opcode of a message that we began and did not finish
         self._pings: deque[Ping] | None = None
@@ -117,7 +126,9 @@ class Protocol:
                 if not parser.next_header():
                     return _NOTHING
                 if parser.opcode < 8:
-                    self._assembler.begin(parser.opcode, parser.final, parser.length)
+                    self._assembler.begin(
+                        parser.opcode, parser.final, parser.length, parser.compressed
+                    )
                 self._in_payload = True
             complete = parser.has_payload()
             opcode = parser.opcode
@@ -214,6 +225,18 @@ class Protocol:
         if final:
             self.sending = 0
         return _CONTINUATION
+
+    def compress(
+        self, opcode: int, final: bool, payload: bytes | memoryview, wanted: bool | None
+    ) -> tuple[int, bytes | memoryview]:
+        """``begin_message``'s opcode, marked with RSV1 (RFC 7692, section 6), and the payload,
+        compressed; or both as they are. Comes before ``encode()``, where there is ``deflate``."""
+        assert self.deflate is not None
+        first = opcode != _CONTINUATION
+        compressed = self.deflate.compress(payload, first, final, wanted)
+        if compressed is None:
+            return opcode, payload
+        return (opcode | _RSV1 if first else opcode), compressed
 
     def encode(self, opcode: int, final: bool, payload: bytes | memoryview) -> bytes:
         """A data frame in one piece, for ``begin_message``'s opcode."""

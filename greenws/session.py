@@ -19,6 +19,7 @@ from werkzeug import Request, Response
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from .config import Config
+from .deflate import Deflate, accept_offer
 from .exceptions import ConnectionClosed, HandshakeError
 from .handshake import Offer, accept_response, parse_request
 from .polling import drop_poller
@@ -89,8 +90,9 @@ class Upgrade:
         """
         if self.socket is not None:
             raise RuntimeError("this WebSocket was accepted already")
-        response = accept_response(self.offer, subprotocol)
         config = config or self.config
+        agreed = accept_offer(self.offer.extensions, config)
+        response = accept_response(self.offer, subprotocol, agreed)
         sock, early, borrowed = self._take_socket()
         transport = Transport(
             sock, gevent.get_hub(), config.write_high_water, config.write_timeout, borrowed
@@ -98,6 +100,7 @@ class Upgrade:
         self.socket = WebSocket(
             transport,
             config,
+            deflate=None if agreed is None else Deflate(agreed, config),
             early=early,
             corking=not borrowed,
             subprotocol=subprotocol,

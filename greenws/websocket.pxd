@@ -57,11 +57,13 @@ cdef class WebSocket:
     @cython.locals(protocol=Protocol, event=int)
     cdef void _absorb(self) except *
     cdef void _put_back(self, tuple fragment) except *
-    cdef int _send_data(self, int opcode, payload, bint final, bint whole) except -1
-    cpdef int _send_as(self, sender, int opcode, payload, bint final, bint whole) except -1
+    cdef int _send_data(self, int opcode, payload, bint final, bint whole, compress) except -1
+    cpdef int _send_as(
+        self, sender, int opcode, payload, bint final, bint whole, compress
+    ) except -1
     @cython.locals(protocol=Protocol, transport=Transport, size=Py_ssize_t, position=Py_ssize_t,
                    end=Py_ssize_t)
-    cdef int _send_frame(self, int opcode, payload, bint final) except -1
+    cdef int _send_frame(self, int opcode, payload, bint final, compress) except -1
     cdef int _put(self, bytes frame) except -1
     cdef void _put_control(self, bytes frame) except *
     @cython.locals(protocol=Protocol)

@@ -23,6 +23,7 @@ from gevent.monkey import get_original
 
 from . import switching
 from .config import Config
+from .deflate import Deflate
 from .exceptions import ConcurrentReadError, ConnectionClosed, GreenwsError
 from .opcodes import CloseCode, OpcodeType
 from .protocol import CLOSED, MAX_HEADER, OPEN, Protocol
@@ -96,6 +97,7 @@ class WebSocket:
         config: Config,
         *,
         client: bool = False,
+        deflate: Deflate | None = None,
         early: bytes = b"",
         corking: bool = True,
         subprotocol: str | None = None,
@@ -108,7 +110,7 @@ class WebSocket:
         self.request = request
         self.remote_address = remote_address
         self._transport = transport
-        self._protocol = Protocol(config, client)
+        self._protocol = Protocol(config, client, deflate)
         self._max_inbox = _FOREVER if config.max_message_size is None else config.max_message_size
         self._close_timeout = config.close_timeout
         self._close_deadline = _FOREVER
@@ -354,8 +356,14 @@ class WebSocket:
 
     # -- sending
 
-    def send(self, data: str | bytes | bytearray | memoryview) -> None:
+    def send(
+        self, data: str | bytes | bytearray | memoryview, *, compress: bool | None = None
+    ) -> None:
         """Sends a whole message: text for str, binary for anything bytes-like.
+
+        It is compressed if the peer agreed to that and it has ``deflate_threshold`` bytes or more.
+        ``compress=True``: whatever its size; False: never, as for a secret that stands beside text
+        which somebody else chose.
 
         Blocks only while the peer reads so slowly that more than ``write_high_water`` bytes wait
         for it, or while another greenlet's fragmented message is open.
@@ -367,22 +375,31 @@ class WebSocket:
             RuntimeError: this greenlet has begun a fragmented message and not finished it.
         """
         if isinstance(data, str):
-            self._send_data(_TEXT, data.encode(), True, True)
+            self._send_data(_TEXT, data.encode(), True, True, compress)
         else:
-            self._send_data(_BINARY, _flat(data), True, True)
+            self._send_data(_BINARY, _flat(data), True, True, compress)
 
-    def send_string_message(self, string: str, final: bool = True) -> None:
+    def send_string_message(
+        self, string: str, final: bool = True, *, compress: bool | None = None
+    ) -> None:
         """Sends text, or a fragment of it: ``final=False`` opens a message, later calls continue
-        it, and ``final=True`` ends it. Raises like :meth:`send`."""
+        it, and ``final=True`` ends it. ``compress`` as in :meth:`send`; the first fragment decides.
+        Raises like :meth:`send`."""
         if not isinstance(string, str):
             raise TypeError(f"send_string_message() takes str, not {type(string).__name__}")
-        self._send_data(_TEXT, string.encode(), final, False)
+        self._send_data(_TEXT, string.encode(), final, False, compress)
 
-    def send_binary_message(self, data: bytes | bytearray | memoryview, final: bool = True) -> None:
+    def send_binary_message(
+        self,
+        data: bytes | bytearray | memoryview,
+        final: bool = True,
+        *,
+        compress: bool | None = None,
+    ) -> None:
         """Sends bytes, or a fragment of them, as :meth:`send_string_message` sends text."""
         if isinstance(data, str):
             raise TypeError("send_binary_message() takes a bytes-like object, not str")
-        self._send_data(_BINARY, _flat(data), final, False)
+        self._send_data(_BINARY, _flat(data), final, False, compress)
 
     def send_ping(self, data: bytes | str = b"") -> None:
         """Sends a ping (at most 125 bytes). The reader gets its pong as a message.
@@ -433,16 +450,26 @@ class WebSocket:
             if not self._pump(deadline):
                 raise TimeoutError(f"no pong within {timeout} s")
 
-    def _send_data(self, opcode: int, payload: Any, final: bool, whole: bool) -> None:
+    def _send_data(
+        self, opcode: int, payload: Any, final: bool, whole: bool, compress: bool | None
+    ) -> None:
         if switching.thread() != self._thread:
-            sender = switching.current()
-            self._hand_over(self._send_as, sender, opcode, bytes(payload), final, whole)
+            sender, payload = switching.current(), bytes(payload)
+            self._hand_over(self._send_as, sender, opcode, payload, final, whole, compress)
         elif final and self._sender is None:
-            self._send_frame(self._protocol.begin_message(opcode, True), payload, True)
+            self._send_frame(self._protocol.begin_message(opcode, True), payload, True, compress)
         else:
-            self._send_as(switching.current(), opcode, payload, final, whole)
+            self._send_as(switching.current(), opcode, payload, final, whole, compress)
 
-    def _send_as(self, sender: Any, opcode: int, payload: Any, final: bool, whole: bool) -> None:
+    def _send_as(
+        self,
+        sender: Any,
+        opcode: int,
+        payload: Any,
+        final: bool,
+        whole: bool,
+        compress: bool | None,
+    ) -> None:
         if self._sender is not None:
             self._wait_turn(sender, whole)
         opcode = self._protocol.begin_message(opcode, final)
@@ -450,10 +477,12 @@ class WebSocket:
             self._sender = sender
         elif self._sender is not None:
             self._finish_message()
-        self._send_frame(opcode, payload, final)
+        self._send_frame(opcode, payload, final, compress)
 
-    def _send_frame(self, opcode: int, payload: Any, final: bool) -> None:
+    def _send_frame(self, opcode: int, payload: Any, final: bool, compress: bool | None) -> None:
         protocol = self._protocol
+        if protocol.deflate is not None:
+            opcode, payload = protocol.compress(opcode, final, payload, compress)
         transport = self._transport
         size = len(payload)
         if size > _SMALL and not protocol.client:

@@ -9,7 +9,7 @@ from sansio import hub_errors as hub_errors
 
 from greenws.config import Config
 
-DEFAULTS = {
+LIMITS = {
     "max_message_size": 1 << 20,
     "max_fragments": 4096,
     "close_timeout": 10.0,
@@ -22,6 +22,16 @@ DEFAULTS = {
     "max_headers": 100,
     "max_header_size": 32768,
 }
+# name: (default, least, most)
+RANGES = {
+    "deflate_threshold": (1024, 0, (1 << 63) - 1),
+    "deflate_level": (3, 1, 9),
+    "deflate_memory_level": (8, 1, 9),
+    "deflate_window_bits": (15, 8, 15),
+    "deflate_peer_window_bits": (15, 8, 15),
+}
+FLAGS = {"deflate": True, "deflate_takeover": False, "deflate_peer_takeover": False}
+DEFAULTS = LIMITS | FLAGS | {name: default for name, (default, _, _) in RANGES.items()}
 WHOLE = [
     "max_message_size",
     "max_fragments",
@@ -37,7 +47,7 @@ SECONDS = [
     "keep_alive_timeout",
     "body_timeout",
 ]
-EVERY = list(DEFAULTS)
+EVERY = list(LIMITS)
 
 
 def test_defaults_are_those_of_the_design():
@@ -45,7 +55,7 @@ def test_defaults_are_those_of_the_design():
 
 
 def test_every_option_is_tested_here():
-    assert [field.name for field in dataclasses.fields(Config)] == EVERY == [*DEFAULTS]
+    assert {field.name for field in dataclasses.fields(Config)} == set(DEFAULTS)
     assert sorted(WHOLE + SECONDS) == sorted(EVERY)
 
 
@@ -144,3 +154,24 @@ def test_every_option_says_why_it_exists():
     for name in EVERY:
         after = source.split(f"    {name}: ", 1)[1].split("\n", 1)[1]
         assert after.lstrip(" ").startswith('"""'), name
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_an_option_with_a_range_keeps_to_it(name):
+    _, least, most = RANGES[name]
+    for value in (least, most):
+        assert getattr(Config(**{name: value}), name) == value
+    for value in (least - 1, most + 1):
+        with pytest.raises(ValueError, match=f"^{name} must be {least} (to {most}|or more), not "):
+            Config(**{name: value})
+    for value in (None, True, 9.0, "9"):
+        with pytest.raises(TypeError, match=f"^{name} must be a whole number, not "):
+            Config(**{name: value})
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_a_flag_is_true_or_false(name):
+    assert getattr(Config(**{name: not FLAGS[name]}), name) is not FLAGS[name]
+    for value in (None, 0, 1, "yes"):
+        with pytest.raises(TypeError, match=f"^{name} must be True or False, not "):
+            Config(**{name: value})

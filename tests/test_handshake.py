@@ -9,6 +9,8 @@ import wire
 from sansio import environ_of
 from sansio import hub_errors as hub_errors
 
+from greenws.config import Config
+from greenws.deflate import Parameters, make_offer
 from greenws.exceptions import HandshakeError
 from greenws.handshake import (
     Offer,
@@ -64,9 +66,21 @@ def test_no_subprotocol_offered_is_an_empty_list():
     assert parse_request(environ()).protocols == []
 
 
-def test_extensions_are_ignored_and_not_answered():
-    offer = parse_request(environ(Sec_WebSocket_Extensions="permessage-deflate; client_max_window"))
+def test_extensions_are_answered_only_if_one_was_chosen():
+    offer = parse_request(environ(Sec_WebSocket_Extensions="permessage-deflate; a=b, c"))
+    assert offer.extensions == [("permessage-deflate", [("a", "b")]), ("c", [])]
     assert b"extensions" not in accept_response(offer).lower()
+    answer = accept_response(offer, deflate=Parameters(True, False, 9))
+    assert answer.endswith(
+        b"\r\nSec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; "
+        b"server_max_window_bits=9\r\n\r\n"
+    )
+
+
+def test_malformed_extensions_are_refused():
+    with pytest.raises(HandshakeError, match="Extensions is malformed") as caught:
+        parse_request(environ(Sec_WebSocket_Extensions="permessage-deflate; ="))
+    assert caught.value.status == 400
 
 
 @pytest.mark.parametrize(
@@ -281,10 +295,10 @@ def response(**changes) -> dict[str, str]:
 
 
 def test_the_answer_of_the_rfc_is_taken():
-    assert check_response(101, response(), KEY) is None
-    assert check_response(101, response(), KEY, ["chat"]) is None
+    assert check_response(101, response(), KEY) == (None, None)
+    assert check_response(101, response(), KEY, ["chat"]) == (None, None)
     chosen = response(sec_websocket_protocol="chat")
-    assert check_response(101, chosen, KEY, ["superchat", "chat"]) == "chat"
+    assert check_response(101, chosen, KEY, ["superchat", "chat"]) == ("chat", None)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +311,7 @@ def test_the_answer_of_the_rfc_is_taken():
     ],
 )
 def test_an_answer_may_be_written_otherwise(changes):
-    assert check_response(101, response(**changes), KEY) is None
+    assert check_response(101, response(**changes), KEY) == (None, None)
 
 
 @pytest.mark.parametrize("status", [200, 100, 204, 301, 400, 401, 404, 426, 500])
@@ -330,6 +344,18 @@ def test_another_status_is_a_refusal_and_is_passed_on(status):
 def test_an_answer_that_does_not_fit_the_request_is_refused(changes, match):
     with pytest.raises(HandshakeError, match=match):
         check_response(101, response(**changes), KEY, ["chat", "superchat"])
+
+
+def test_the_answer_to_an_offer_of_extensions_is_checked():
+    config = Config()
+    request = client_request("a", "/", KEY, extensions=make_offer(config)).decode()
+    assert "\r\nSec-WebSocket-Extensions: permessage-deflate; " in request
+    assert check_response(101, response(), KEY, config=config) == (None, None)
+    chosen = response(sec_websocket_extensions="permessage-deflate; server_no_context_takeover")
+    assert check_response(101, chosen, KEY, config=config) == (None, Parameters(True, True))
+    chosen = response(sec_websocket_extensions="permessage-deflate")
+    with pytest.raises(HandshakeError, match="server_no_context_takeover"):
+        check_response(101, chosen, KEY, config=config)
 
 
 def test_a_subprotocol_that_nobody_asked_for_is_refused():

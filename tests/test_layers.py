@@ -42,7 +42,7 @@ ORDER = [
     "server",
     "integrations.flask",
 ]
-PLANNED = {"deflate"}
+PLANNED: set[str] = set()
 
 # Down to protocol.py nothing knows a socket, a greenlet or a clock.
 NO_IO = ORDER[: ORDER.index("protocol") + 1]

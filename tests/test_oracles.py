@@ -523,7 +523,8 @@ def test_their_server_accepts_our_request_and_we_its_answer():
         assert server.state is WEBSOCKETS_OPEN
         answer = b"".join(server.data_to_send())
         status, headers = _parse_response(answer)
-        assert check_response(status, headers, key, protocols) == ("chat" if protocols else None)
+        chosen = "chat" if protocols else None
+        assert check_response(status, headers, key, protocols) == (chosen, None)
 
 
 @pytest.mark.parametrize("subprotocol", [None, "chat"])
@@ -565,7 +566,7 @@ def test_wsproto_shakes_hands_with_us_in_both_roles():
     status, headers = _parse_response(
         server.send(wsproto_events.AcceptConnection(subprotocol="chat"))
     )
-    assert check_response(status, headers, key, ["chat"]) == "chat"
+    assert check_response(status, headers, key, ["chat"]) == ("chat", None)
 
 
 # (what differs from a good request, our status, that of websockets)
