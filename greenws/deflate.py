@@ -30,7 +30,6 @@ Extensions = list[tuple[str, list[tuple[str, "str | None"]]]]
 _NAME = "permessage-deflate"
 _MOST_BITS = 15
 _TAIL = b"\x00\x00\xff\xff"  # of an empty block: what a sync flush ends with (section 7.2.1)
-_EMPTY = b"\x00"  # an empty block without its tail (section 7.2.3.6)
 _LAST_BLOCK = b"\x03\x00"  # empty, too, and the last of its stream
 _MAX_STREAMS = 256  # streams of deflate in a message; each starts an inflater
 _MAX_IDLE = 4  # compressors of a configuration that wait for the next message
@@ -254,8 +253,7 @@ class Deflate:
             _return_compressor(self._kind, compressor)
         else:
             self._compressor = compressor
-        # A flush behind a flush gives nothing.
-        return data[: -len(_TAIL)] or _EMPTY if final else data
+        return data[: -len(_TAIL)] if final else data
 
     def inflate(self, piece: bytes, end: bool, room: int) -> bytes:
         """What a piece of a message inflates to; ``end``: it is the last.

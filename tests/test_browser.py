@@ -262,6 +262,30 @@ def test_echo_panel_connects_echoes_and_disconnects(page: Page) -> None:
     page.wait_for_state("echo", "connected")
 
 
+def test_the_browser_exchanges_compressed_messages(page: Page, demo: Demo) -> None:
+    page.driver.set_script_timeout(TIMEOUT)
+    extensions, same = page.driver.execute_async_script(
+        """
+        const [url, done] = arguments;
+        const socket = new WebSocket(url, "echo");
+        const texts = ["greenws ".repeat(20000), "short", "", "grün ".repeat(500)];
+        const received = [];
+        socket.onopen = () => texts.forEach((text) => socket.send(text));
+        socket.onclose = () => done([socket.extensions, null]);
+        socket.onmessage = ({ data }) => {
+          received.push(data);
+          if (received.length < texts.length) return;
+          socket.onclose = null;
+          socket.close();
+          done([socket.extensions, received.every((text, i) => text === texts[i])]);
+        };
+        """,
+        demo.ws_url + "/echo",
+    )
+    assert extensions.startswith("permessage-deflate; server_no_context_takeover")
+    assert same is True
+
+
 def test_echo_panel_tells_why_the_server_closed(page: Page, demo: Demo) -> None:
     page("echo-toggle").click()
     page.wait_for_state("echo", "connected")

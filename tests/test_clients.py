@@ -7,6 +7,7 @@ run in the hub's thread pool.
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import subprocess
 import threading
@@ -25,6 +26,7 @@ import websockets
 from conftest import require, require_program, wait_until
 from gevent import ssl as gevent_ssl
 from processes import connect
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.sync.client import ClientConnection
 from werkzeug.exceptions import Unauthorized
 
@@ -42,6 +44,7 @@ class Played:
     """What a client saw while it played a script."""
 
     protocol: str | None = None
+    extensions: str = ""
     received: list[Payload] = field(default_factory=list)
     pongs: list[bytes] = field(default_factory=list)
     close: tuple[int, str] | None = None  # the server's code and reason, as the client knows them
@@ -56,11 +59,18 @@ Play = Callable[..., Played]
 
 
 def play_websockets(
-    url: str, script: Script, protocols: Any = None, ca: Any = None, headers: Any = None
+    url: str,
+    script: Script,
+    protocols: Any = None,
+    ca: Any = None,
+    headers: Any = None,
+    deflate: dict[str, Any] | None = None,
 ) -> Played:
     played = Played()
     context = ssl.create_default_context(cafile=ca) if ca else None
     options = {"subprotocols": protocols, "ssl": context, "additional_headers": headers}
+    if deflate is not None:
+        options["extensions"] = [ClientPerMessageDeflateFactory(**deflate)]
     try:
         with connect(url, **options) as client:
             _converse(client, script, played)
@@ -71,6 +81,7 @@ def play_websockets(
 
 def _converse(client: ClientConnection, script: Script, played: Played) -> None:
     played.protocol = client.subprotocol
+    played.extensions = ", ".join(extension.name for extension in client.protocol.extensions)
     closed = False
     for action, argument in script:
         if action == "send":
@@ -154,7 +165,12 @@ def play_websocket_client(
 
 
 def play_node(
-    url: str, script: Script, protocols: Any = None, ca: Any = None, headers: Any = None
+    url: str,
+    script: Script,
+    protocols: Any = None,
+    ca: Any = None,
+    headers: Any = None,
+    deflate: dict[str, Any] | None = None,
 ) -> Played:
     def pack(value: Any) -> Any:
         if isinstance(value, bytes):
@@ -169,6 +185,9 @@ def play_node(
         for action, argument in script
     ]
     options: dict[str, Any] = {"headers": headers or {}}
+    if deflate is not None:
+        camel = {re.sub("_(.)", lambda m: m[1].upper(), name): v for name, v in deflate.items()}
+        options["perMessageDeflate"] = {"threshold": 0, **camel}
     if headers and "Sec-WebSocket-Version" in headers:
         options["protocolVersion"] = int(headers["Sec-WebSocket-Version"])
     if ca:
@@ -186,6 +205,7 @@ def play_node(
     assert "error" not in result, result["error"]
     return Played(
         result["protocol"],
+        result["extensions"],
         [unpack(item) for item in result["received"]],
         [bytes.fromhex(item) for item in result["pongs"]],
         result["close"] and tuple(result["close"]),
@@ -351,6 +371,39 @@ def test_over_tls(play: Play, tls: Tls) -> None:
     assert played.received == PAYLOADS + pipeline
     assert played.pongs == [b"over tls"]
     assert played.close == (4000, "")
+
+
+@pytest.mark.parametrize("client", ["websockets", "node-ws"], indirect=True)
+@pytest.mark.parametrize("takeover", [False, True])
+@pytest.mark.parametrize(
+    "deflate",
+    [
+        {},
+        {"server_no_context_takeover": True, "client_no_context_takeover": True},
+        {"server_max_window_bits": 9, "client_max_window_bits": 10},
+    ],
+    ids=["default", "no_takeover", "windows"],
+)
+def test_compressed_messages(
+    play: Play, serve: Any, deflate: dict[str, Any], takeover: bool
+) -> None:
+    config = Config(deflate_takeover=takeover, deflate_peer_takeover=takeover, deflate_threshold=0)
+    server = serve(Services().routes, config=config)
+    script = [step for payload in PAYLOADS for step in [("send", payload), ("receive", 1)]]
+    parts = ["greenws " * 999, "", "grün" * 999, "", ""]
+    script += [("fragments", parts), ("ping", b"between"), ("receive", 1), *script[:6], CLOSE]
+    played = play(f"ws://127.0.0.1:{server.server_port}/echo", script, deflate=deflate)
+    assert played.extensions == "permessage-deflate"
+    assert played.received == [*PAYLOADS, "".join(parts), *PAYLOADS[:3]]
+    assert played.pongs == [b"between"]
+    assert played.close == (1000, "")
+    fragmented = [("fragments", parts), ("fragments", [b"\x01" * 70000, b"\x02", b""])]
+    played = play(
+        f"ws://127.0.0.1:{server.server_port}/fragments",
+        [*fragmented, *fragmented, ("receive", 4), CLOSE],
+        deflate=deflate,
+    )
+    assert played.received == ["".join(parts), b"\x01" * 70000 + b"\x02"] * 2
 
 
 def test_fragments_of_the_client_are_one_message(play: Play, url: str) -> None:

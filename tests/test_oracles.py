@@ -15,6 +15,11 @@ from sansio import INVALID_UTF8, VALID_UTF8, cut, drive, environ_of, octets
 from sansio import hub_errors as hub_errors
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidHandshake
+from websockets.extensions.permessage_deflate import (
+    ClientPerMessageDeflateFactory,
+    ServerPerMessageDeflateFactory,
+)
+from websockets.extensions.permessage_deflate import PerMessageDeflate as WebsocketsDeflate
 from websockets.frames import Opcode
 from websockets.protocol import OPEN as WEBSOCKETS_OPEN
 from websockets.protocol import Protocol as WebsocketsProtocol
@@ -26,8 +31,10 @@ from wsproto import ConnectionType, WSConnection
 from wsproto import events as wsproto_events
 from wsproto.connection import Connection
 from wsproto.connection import ConnectionState as WsprotoState
+from wsproto.extensions import PerMessageDeflate as WsprotoDeflate
 
 from greenws.config import Config
+from greenws.deflate import Deflate, Parameters, accept_offer, make_offer
 from greenws.exceptions import HandshakeError
 from greenws.handshake import (
     accept_response,
@@ -49,8 +56,10 @@ class Ours:
     A pong is ("pong", payload); ours are not told unless they answer a ping, so they are left out.
     """
 
-    def __init__(self, client: bool) -> None:
-        self.protocol = Protocol(Config(max_message_size=None, max_fragments=None), client)
+    def __init__(self, client: bool, agreed: Parameters | None = None) -> None:
+        config = Config(max_message_size=None, max_fragments=None, deflate_threshold=0)
+        deflate = None if agreed is None else Deflate(agreed, config, client)
+        self.protocol = Protocol(config, client, deflate)
         self.kind = ""
 
     def receive(self, *chunks: bytes) -> list[tuple]:
@@ -65,8 +74,10 @@ class Ours:
         return events
 
     def send(self, kind: str, payload: bytes, final: bool = True) -> bytes:
-        opcode = TEXT if kind == "text" else BINARY
-        return self.protocol.encode(self.protocol.begin_message(opcode, final), final, payload)
+        opcode = self.protocol.begin_message(TEXT if kind == "text" else BINARY, final)
+        if self.protocol.deflate is not None:
+            opcode, payload = self.protocol.compress(opcode, final, payload, None)
+        return self.protocol.encode(opcode, final, payload)
 
     def ping(self, payload: bytes) -> bytes:
         return self.protocol.ping(payload, False)[1]
@@ -79,9 +90,14 @@ class Ours:
 
 
 class Websockets:
-    def __init__(self, client: bool) -> None:
+    def __init__(self, client: bool, agreed: Parameters | None = None) -> None:
         side = Side.CLIENT if client else Side.SERVER
         self.protocol = WebsocketsProtocol(side, max_size=None)
+        if agreed is not None:
+            ours, theirs = (agreed[1::2], agreed[0::2]) if client else (agreed[0::2], agreed[1::2])
+            self.protocol.extensions = [
+                WebsocketsDeflate(theirs[0], ours[0], theirs[1] or 15, ours[1] or 15)
+            ]
         self.kind = ""
         self.open = False
 
@@ -133,8 +149,13 @@ class Websockets:
 
 
 class Wsproto:
-    def __init__(self, client: bool) -> None:
-        self.connection = Connection(ConnectionType.CLIENT if client else ConnectionType.SERVER)
+    def __init__(self, client: bool, agreed: Parameters | None = None) -> None:
+        extensions = []
+        if agreed is not None:
+            extensions.append(WsprotoDeflate())
+            extensions[0].finalize(str(agreed))
+        role = ConnectionType.CLIENT if client else ConnectionType.SERVER
+        self.connection = Connection(role, extensions)
 
     def receive(self, *chunks: bytes) -> list[tuple]:
         events: list[tuple] = []
@@ -228,15 +249,17 @@ _CLOSES = st.one_of(
 )
 
 
-def talk(sender, stream, close) -> tuple[bytes, list[tuple], list[bytes]]:
-    """What ``sender`` makes of ``stream``, pings between its fragments and a Close at its end."""
+def talk(sender, stream, close, between: bool = True) -> tuple[bytes, list[tuple], list[bytes]]:
+    """What ``sender`` makes of ``stream``, pings ``between`` its fragments and a Close at its
+    end."""
     data, expected, sent_pings = b"", [], []
     for (kind, parts), ping in stream:
         encoded = [part.encode() if kind == "text" else part for part in parts]
         for index, part in enumerate(encoded):
             data += sender.send(kind, part, index == len(encoded) - 1)
-            data += sender.ping(ping)
-            sent_pings.append(ping)
+            if between or index == len(encoded) - 1:
+                data += sender.ping(ping)
+                sent_pings.append(ping)
         data += sender.pong(ping)
         expected.append((kind, b"".join(encoded)))
     if close is not None:
@@ -506,6 +529,115 @@ def _is_early(client: bool, data: bytes, ours: list[tuple], theirs: list[tuple])
     assert verdict(theirs) is None, (ours, theirs)
     later = Wsproto(client).receive(data + bytes(14))
     return verdict(later) == verdict(ours)
+
+
+# -- permessage-deflate
+
+AGREED = [
+    Parameters(True, True),
+    Parameters(False, False),
+    Parameters(True, False, 15, 15),
+    Parameters(False, True, 9, 9),
+]
+AGREEMENTS = pytest.mark.parametrize("agreed", AGREED, ids=str)
+
+
+@ORACLES
+@ROLES
+@AGREEMENTS
+@settings(settings.get_profile("sansio"), max_examples=25)
+@given(stream=_STREAMS, cuts=st.lists(st.integers(0, 200), max_size=4))
+def test_what_they_compress_we_inflate(oracle, client, agreed, stream, cuts):
+    data, expected, sent_pings = talk(oracle(not client, agreed), stream, (1000, ""))
+    for chunks in ([data], cut(data, [min(position, len(data)) for position in cuts])):
+        ours = Ours(client, agreed)
+        assert messages(ours.receive(*chunks)) == expected
+        replies = oracle(not client, agreed).receive(b"".join(ours.protocol.replies))
+        assert [event[1] for event in replies if event[0] == "pong"] == sent_pings
+
+
+@ORACLES
+@ROLES
+@AGREEMENTS
+@settings(settings.get_profile("sansio"), max_examples=25)
+@given(stream=_STREAMS, cuts=st.lists(st.integers(0, 200), max_size=4))
+def test_what_we_compress_they_inflate(oracle, client, agreed, stream, cuts):
+    # wsproto forgets that a message is compressed when a ping comes between its fragments.
+    between = oracle is not Wsproto
+    data, expected, sent_pings = talk(Ours(client, agreed), stream, (1000, ""), between)
+    for chunks in ([data], cut(data, [min(position, len(data)) for position in cuts])):
+        events = oracle(not client, agreed).receive(*chunks)
+        assert messages(events) == expected
+        assert pings(events) == sent_pings
+
+
+@pytest.mark.parametrize("server", [{}, {"server_max_window_bits": 10}, {"require": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"deflate_takeover": True, "deflate_peer_takeover": True},
+        {"deflate_window_bits": 10, "deflate_peer_window_bits": 11},
+    ],
+    ids=str,
+)
+def test_their_server_answers_our_offer_as_our_client_expects(options, server):
+    if server == {"require": True}:
+        server = {"client_max_window_bits": 12, "require_client_max_window_bits": True}
+    config = Config(**options)
+    theirs = ServerProtocol(extensions=[ServerPerMessageDeflateFactory(**server)])
+    key = new_key()
+    theirs.receive_data(client_request("example.com", "/", key, (), make_offer(config)))
+    (request,) = theirs.events_received()
+    theirs.send_response(theirs.accept(request))
+    status, headers = _parse_response(b"".join(theirs.data_to_send()))
+    _, agreed = check_response(status, headers, key, (), config)
+    (extension,) = theirs.extensions
+    assert agreed is not None
+    assert extension.local_no_context_takeover == agreed.server_no_context_takeover
+    assert extension.local_max_window_bits == (agreed.server_max_window_bits or 15)
+    # What they allow us is more than we use, or just that.
+    assert extension.remote_max_window_bits >= (agreed.client_max_window_bits or 15)
+    assert agreed.client_no_context_takeover >= extension.remote_no_context_takeover
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        {},
+        {"server_no_context_takeover": True, "client_no_context_takeover": True},
+        {"server_max_window_bits": 8, "client_max_window_bits": 9},
+        {"server_max_window_bits": 15, "client_max_window_bits": 15},
+        {"client_max_window_bits": None},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"deflate_takeover": True, "deflate_peer_takeover": True},
+        {"deflate_window_bits": 10, "deflate_peer_window_bits": 11},
+    ],
+    ids=str,
+)
+def test_their_client_takes_our_answer_to_its_offer(options, client):
+    theirs = ClientProtocol(
+        parse_uri("ws://example.com/"), extensions=[ClientPerMessageDeflateFactory(**client)]
+    )
+    theirs.send_request(theirs.connect())
+    offer = parse_request(environ_of(b"".join(theirs.data_to_send())))
+    agreed = accept_offer(offer.extensions, Config(**options))
+    theirs.receive_data(accept_response(offer, deflate=agreed))
+    assert theirs.handshake_exc is None
+    if agreed is None:  # a window that this client cannot limit
+        assert (client, theirs.extensions) == ({"client_max_window_bits": None}, [])
+        return
+    (extension,) = theirs.extensions
+    assert extension.remote_no_context_takeover == agreed.server_no_context_takeover
+    assert extension.local_no_context_takeover == agreed.client_no_context_takeover
+    assert extension.remote_max_window_bits == (agreed.server_max_window_bits or 15)
+    assert extension.local_max_window_bits == (agreed.client_max_window_bits or 15)
 
 
 # -- the opening handshake

@@ -6,7 +6,7 @@ import WebSocket from "ws";
 const chunks = [];
 for await (const chunk of process.stdin) chunks.push(chunk);
 const { url, protocols, options, script } = JSON.parse(Buffer.concat(chunks));
-const result = { protocol: null, received: [], pongs: [], close: null, refused: null };
+const result = { protocol: null, extensions: "", received: [], pongs: [], close: null, refused: null };
 
 const socket = new WebSocket(url, protocols, { perMessageDeflate: false, ...options });
 const waiting = []; // whoever waits for something to happen
@@ -45,6 +45,7 @@ socket.on("unexpected-response", async (request, response) => {
 socket.on("open", () => {
   opened = true;
   result.protocol = socket.protocol || null;
+  result.extensions = socket.extensions;
   happened();
 });
 
