@@ -24,7 +24,7 @@ cdef class FragmentAssembler:
     cdef long long _count
     cdef Utf8Decoder _decoder
     cdef object _text
-    cdef bytearray _bytes
+    cdef object _bytes
 
     @cython.locals(limit=cython.longlong)
     cpdef int begin(self, int opcode, bint final, long long length, bint compressed=*) except -1

@@ -64,7 +64,7 @@ class FragmentAssembler:
         self._decoder: Utf8Decoder | None = None
         # the frame at hand, as far as it arrived; None while that is nothing
         self._text: io.StringIO | None = None
-        self._bytes: bytearray | None = None
+        self._bytes: io.BytesIO | None = None
 
     def begin(self, opcode: int, final: bool, length: int, compressed: bool = False) -> None:
         """Takes the header of a data frame; ``compressed``: it begins a compressed message.
@@ -107,8 +107,8 @@ class FragmentAssembler:
             self._text.write(self._decode(piece, False))
         else:
             if self._bytes is None:
-                self._bytes = bytearray()
-            self._bytes += piece
+                self._bytes = io.BytesIO()
+            self._bytes.write(piece)
 
     def end(self, piece: bytes) -> str | bytes:
         """Takes the last piece of the frame, which may be all of it; returns the fragment."""
@@ -129,8 +129,8 @@ class FragmentAssembler:
                 self._text = None
             return text
         if self._bytes is not None:
-            self._bytes += piece
-            piece = bytes(self._bytes)
+            self._bytes.write(piece)
+            piece = self._bytes.getvalue()
             self._bytes = None
         return piece
 

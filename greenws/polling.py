@@ -39,7 +39,7 @@ __all__ = [
 ASLEEP = _ASLEEP = 0
 READABLE = _READABLE = 1
 
-_BUFFER_SIZE = 1 << 16  # bytes that one receive takes at most
+_BUFFER_SIZE = 1 << 18  # bytes that one receive takes at most
 _CORK_SIZE = 1 << 16  # bytes that may be held back
 _BATCH = 256  # events
 _TICK = 0.5  # seconds
