@@ -1,11 +1,12 @@
 # make run: the demo on http://127.0.0.1:8181/    make test: the tests
 # make bench: all of benchmarks/, about an hour; a part of it:
 #   make bench CASES=32B-100 AGAINST=gevent-websocket ARGS="--rounds 3 --seconds 2"
+# make fuzz SECONDS=120: the targets of fuzz/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types wheel bench clean
+.PHONY: run test lint types wheel bench fuzz clean
 
 run: $(VENV)/run
 	$(BIN)/python run_server.py $(ARGS)
@@ -29,6 +30,12 @@ bench: $(VENV)/bench
 	$(BIN)/python benchmarks/run.py $(if $(CASES),--cases "$(CASES)") \
 		$(if $(AGAINST),--against "$(AGAINST)") $(ARGS)
 
+# Each target for so long. Of the pure form: atheris sees the branches of Python only.
+SECONDS := 120
+fuzz: $(VENV)/fuzz
+	for target in fuzz/fuzz_*.py; do GREENWS_PURE_PYTHON=1 $(BIN)/python $$target \
+		-max_total_time=$(SECONDS) -artifact_prefix=fuzz/ -verbosity=0 || exit 1; done
+
 clean:
 	rm -rf $(VENV) benchmarks/build benchmarks/node_modules greenws/*.so $(filter-out greenws/_masking.c,$(wildcard greenws/*.c)) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -49,6 +56,10 @@ $(VENV)/test: setup.py pyproject.toml $(COMPILED) | $(BIN)/python
 
 $(VENV)/lint: setup.py pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[test,lint]'
+	touch $@
+
+$(VENV)/fuzz: setup.py pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[test,fuzz]'
 	touch $@
 
 $(VENV)/bench: $(VENV)/test benchmarks/requirements.txt benchmarks/package.json

@@ -3,19 +3,12 @@
 The invariant: any bytes give a head, a refusal (RequestError, HandshakeError) or a wish for more,
 and nothing else is raised. What is taken, h11 takes too, with the same method, headers and framing.
 Bytes that come in two pieces give what they give in one.
-
-    pip install 'greenws[fuzz]'
-    python fuzz/fuzz_handshake.py -max_total_time=120
 """
 
 from __future__ import annotations
 
-import random
-import sys
-import tempfile
-from pathlib import Path
-
 import h11
+from engine import fuzz
 
 from greenws.config import Config
 from greenws.exceptions import HandshakeError, RequestError
@@ -77,26 +70,5 @@ def check(data: bytes) -> None:
         assert accept_response(offer).startswith(b"HTTP/1.1 101 ")
 
 
-def mutations(seed: int, count: int) -> list[bytes]:
-    """The same inputs for the same ``seed``."""
-    generator = random.Random(seed)
-    found = []
-    for _ in range(count):
-        data = bytearray(generator.choice(SEEDS))
-        for _ in range(generator.randrange(1, 3)):
-            at = generator.randrange(len(data) + 1)
-            piece = generator.choice([*PIECES, bytes([generator.randrange(256)])])
-            data[at : at + generator.choice([0, 0, 1, 2, 8])] = piece
-        found.append(bytes(data))
-    return found
-
-
 if __name__ == "__main__":
-    import atheris
-
-    with tempfile.TemporaryDirectory() as corpus:
-        for i, seed in enumerate(SEEDS):
-            Path(corpus, str(i)).write_bytes(seed)
-        atheris.instrument_all()
-        atheris.Setup([*sys.argv, "-max_len=4096", corpus], check)
-        atheris.Fuzz()
+    fuzz(check, SEEDS)

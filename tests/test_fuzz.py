@@ -3,28 +3,81 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
+import pytest
 from conftest import ROOT
 from sansio import hub_errors as hub_errors
 
 sys.path.insert(0, str(ROOT / "fuzz"))
 
+import engine  # noqa: E402
+import fuzz_deflate  # noqa: E402
+import fuzz_frames  # noqa: E402
 import fuzz_handshake  # noqa: E402
 
 from greenws.http import RequestHead  # noqa: E402
 
 
-def test_the_seeds_of_the_handshake_are_taken():
-    # A fuzzer that only ever sees refusals shows nothing.
-    for seed in fuzz_handshake.SEEDS:
-        assert isinstance(fuzz_handshake.read(seed, 0), RequestHead)
-        fuzz_handshake.check(seed)
+def is_head(data: bytes) -> bool:
+    return isinstance(fuzz_handshake.read(data, 0), RequestHead)
 
 
-def test_the_handshake_withstands_mutations():
-    inputs = fuzz_handshake.mutations(seed=1, count=3000)
-    taken = 0
+def has_message(data: bytes) -> bool:
+    events, _ = fuzz_frames.read(data[1:], bool(data[0] & 1), bool(data[0] & 2), 7)
+    return any(event[0] in (0, 1, 2) for event in events)
+
+
+def is_sound(data: bytes) -> bool:
+    """Whether a header makes sense, or a payload inflates."""
+    if data[0] % 3 == fuzz_deflate.HEADER:
+        return "malformed" not in outcome(fuzz_deflate.parse_extensions, data[1:].decode("latin-1"))
+    return isinstance(fuzz_deflate.inflate(data[1:], 5, False), bytes)
+
+
+def outcome(function: Callable[..., Any], *arguments: Any) -> str:
+    try:
+        return str(function(*arguments))
+    except fuzz_deflate.HandshakeError as error:
+        return str(error)
+
+
+TARGETS = pytest.mark.parametrize(
+    ("target", "is_good"),
+    [(fuzz_handshake, is_head), (fuzz_frames, has_message), (fuzz_deflate, is_sound)],
+)
+
+
+@TARGETS
+def test_the_invariant_holds(target: ModuleType, is_good: Callable[[bytes], bool]) -> None:
+    target.check(b"")
+    for seed in target.SEEDS:
+        target.check(seed)
+    inputs = engine.mutations(target.SEEDS, 1, 2000, getattr(target, "PIECES", ()))
     for data in inputs:
-        fuzz_handshake.check(data)
-        taken += isinstance(fuzz_handshake.read(data, 0), RequestHead)
-    assert 200 < taken < 2800
+        target.check(data)
+    # A fuzzer that only ever sees refusals, or none, shows nothing.
+    assert 100 < sum(is_good(data) for data in inputs if data) < 1950
+
+
+def test_the_seeds_of_the_handshake_are_taken() -> None:
+    assert all(is_head(seed) for seed in fuzz_handshake.SEEDS)
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "broken"),
+    [
+        (fuzz_handshake, "find_head", lambda *_: 1 / 0),
+        (fuzz_frames, "read", lambda data, client, compressed, size: ([(8, size)], b"")),
+        (fuzz_deflate, "inflate", lambda data, size, takeover: bytes(size)),
+    ],
+)
+def test_a_fault_is_noticed(
+    target: ModuleType, name: str, broken: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target, name, broken)
+    with pytest.raises((AssertionError, ZeroDivisionError)):
+        for data in target.SEEDS:
+            target.check(data)
