@@ -1,4 +1,4 @@
-# make run: the demo on http://127.0.0.1:8181/    make test: the tests
+# make run: the demo on http://127.0.0.1:8181/    make test: the tests    make sanitize: with ASan
 # make bench: all of benchmarks/, about an hour; a part of it:
 #   make bench CASES=32B-100 AGAINST=gevent-websocket ARGS="--rounds 3 --seconds 2"
 # make fuzz SECONDS=120: the targets of fuzz/
@@ -6,13 +6,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types wheel bench fuzz clean
+.PHONY: run test sanitize fuzz lint types wheel bench clean
 
 run: $(VENV)/run
 	$(BIN)/python run_server.py $(ARGS)
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest $(ARGS)
+
+# The compiled form under AddressSanitizer and UBSan; needs gcc.
+sanitize: $(VENV)/test
+	tests/sanitize $(ARGS)
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .

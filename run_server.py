@@ -11,7 +11,6 @@ import argparse
 import errno
 import json
 import logging
-import signal
 import sys
 import time
 from collections import deque
@@ -206,8 +205,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     tls = {"ssl_context": options.tls} if options.tls else {}
     server = WebSocketServer((options.host, options.port), make_routes(), **tls)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        gevent.signal_handler(number, server.stop)
     host = f"[{options.host}]" if ":" in options.host else options.host
     try:
         server.start()
@@ -216,7 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cannot listen on {host}:{options.port}: {reason}", file=sys.stderr)
         return 1
     scheme = "https" if options.tls else "http"
-    print(f"greenws demo on {scheme}://{host}:{server.server_port}/  (Ctrl-C stops it)", flush=True)
+    line = f"greenws demo on {scheme}://{host}:{server.server_port}/  (Ctrl-C stops it)"
+    gevent.spawn(print, line, flush=True)  # runs when serve_forever() waits, and handles signals
     server.serve_forever()
     return 0
 

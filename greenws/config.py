@@ -7,10 +7,21 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Config"]
+__all__ = ["ACCESS_FIELDS", "Config", "SERVER_ONLY"]
+
+
+_ACCESS_LOG = (
+    '%(address)s "%(path)s" %(subprotocol)s closed %(code)s by %(closed_by)s after '
+    "%(seconds).3f s, in %(messages_in)d (%(bytes_in)d bytes), "
+    "out %(messages_out)d (%(bytes_out)d bytes)"
+)
 
 
 @dataclass(frozen=True)
@@ -39,36 +50,9 @@ class Config:
     write_timeout: float | None = 10.0
     """Seconds for which the outbox may stand still: a peer that has stopped reading is dropped."""
 
-    deflate: bool = True
-    """Whether to compress messages for peers that can inflate them (permessage-deflate, RFC 7692).
-    Where a secret stands beside text that an attacker chose, the compressed length may give it
-    away: send such messages with ``compress=False``."""
-
-    deflate_threshold: int = field(default=1024, metadata={"range": (0, (1 << 63) - 1)})
-    """Bytes from which a message is compressed, or a message sent in fragments if its first one has
-    as many: what fits into one packet anyway is not worth the time."""
-
-    deflate_level: int = field(default=3, metadata={"range": (1, 9)})
-    """How hard zlib tries. All other sessions stand still meanwhile; on JSON, 3 takes a third of
-    the time of zlib's own 6 for an eighth more bytes."""
-
-    deflate_memory_level: int = field(default=8, metadata={"range": (1, 9)})
-    """Memory of a compressor beside its window: 512 bytes, doubled so many times. It counts for
-    each session only with ``deflate_takeover``."""
-
-    deflate_window_bits: int = field(default=15, metadata={"range": (8, 15)})
-    """How far back we refer when compressing: 256 bytes to 32 KiB, as a power of two."""
-
-    deflate_peer_window_bits: int = field(default=15, metadata={"range": (8, 15)})
-    """How far back the peer may refer. With less than 15, messages of a client that cannot limit
-    its window are not compressed."""
-
-    deflate_takeover: bool = False
-    """Whether a message we send may refer to those before it. Small, similar messages shrink
-    further; each session keeps a compressor, 256 KiB with the other options at their defaults."""
-
-    deflate_peer_takeover: bool = False
-    """Whether a message of the peer's may refer to those before it: 40 KiB for each session."""
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
     handshake_timeout: float | None = 10.0
     """Seconds from the connection (or from the first byte of a later request) to the end of the
@@ -91,6 +75,17 @@ class Config:
     max_header_size: int | None = 32768
     """Bytes in a request's headers; 431 beyond it. They are kept until the request is over."""
 
+    max_connections: int | None = 10_000
+    """Connections of the server, HTTP and WebSocket together; 503 beyond it. Each costs a
+    descriptor and memory, and more than a process can bear would end all of them."""
+
+    max_connections_per_address: int | None = None
+    """Connections from one address; 503 beyond it. Off: many people may share one. With
+    ``trusted_proxies``, it counts the sessions of an address that the proxies name."""
+
+    shutdown_grace: float | None = 10.0
+    """Seconds that ``stop()`` gives to the requests and sessions that are open."""
+
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)
@@ -100,6 +95,14 @@ class Config:
                 _check_range(option.name, value, *option.metadata["range"])
             else:
                 _check(option.name, value, whole="int" in str(option.type))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "allowed_origins":
+                object.__setattr__(self, field.name, _check_origins(value))
+            elif field.name == "access_log":
+                _check_access_log(value)
+            else:
+                _check(field.name, value, whole="int" in str(field.type))
 
     def replace(self, **options: Any) -> Config:
         """A copy with other values for ``options``."""
@@ -110,17 +113,18 @@ class Config:
         return dataclasses.replace(self, **options)
 
 
-def _check_flag(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, not {value!r}")
-
-
-def _check_range(name: str, value: Any, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if not least <= value <= most:
-        allowed = f"{least} to {most}" if most < 1 << 62 else f"{least} or more"
-        raise ValueError(f"{name} must be {allowed}, not {value!r}")
+        for option in dataclasses.fields(self):
+            value = getattr(self, option.name)
+            if option.name == "allowed_origins":
+                object.__setattr__(self, option.name, _check_origins(value))
+            elif option.name == "access_log":
+                _check_access_log(value)
+            elif option.type == "bool":
+                _check_flag(option.name, value)
+            elif "range" in option.metadata:
+                _check_range(option.name, value, *option.metadata["range"])
+            else:
+                _check(option.name, value, whole="int" in str(option.type))
 
 
 def _check(name: str, value: Any, whole: bool) -> None:

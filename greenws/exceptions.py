@@ -52,15 +52,21 @@ class HandshakeError(GreenwsError):
     """The opening handshake was refused (RFC 6455, sections 4.1 and 4.2).
 
     ``status`` is the HTTP status code of the answer, ``headers`` what it must carry besides, and
-    ``str(error)`` its one line, for the person at the other end.
+    ``str(error)`` its one line, for the person at the other end. ``reason`` is one word for a
+    counter.
     """
 
     def __init__(
-        self, message: str, status: int = 400, headers: Sequence[tuple[str, str]] = ()
+        self,
+        message: str,
+        status: int = 400,
+        headers: Sequence[tuple[str, str]] = (),
+        reason: str = "malformed",
     ) -> None:
         super().__init__(message)
         self.status = status
         self.headers = list(headers)
+        self.reason = reason
 
 
 class ConnectionClosed(GreenwsError):

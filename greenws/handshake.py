@@ -70,6 +70,7 @@ def parse_request(environ: Mapping[str, Any]) -> Offer:
             f"A WebSocket handshake is a GET request, not {environ['REQUEST_METHOD']}.",
             405,
             [("Allow", "GET")],
+            "method",
         )
     if not is_upgrade(environ):
         if "websocket" in _tokens(environ.get("HTTP_UPGRADE", "")):
@@ -123,7 +124,9 @@ def accept_response(
     ]
     if subprotocol is not None:
         if subprotocol not in offer.protocols:
-            raise HandshakeError(f"The client does not offer the subprotocol {subprotocol!r}.")
+            raise HandshakeError(
+                f"The client does not offer the subprotocol {subprotocol!r}.", reason="subprotocol"
+            )
         lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
     if deflate is not None:
         lines.append(f"Sec-WebSocket-Extensions: {deflate}")
@@ -197,7 +200,7 @@ def check_response(
 
 def _upgrade_required(message: str) -> HandshakeError:
     # The server adds the Upgrade and Connection that belong to a 426: a WSGI application may not.
-    return HandshakeError(message, 426, [("Sec-WebSocket-Version", _VERSION)])
+    return HandshakeError(message, 426, [("Sec-WebSocket-Version", _VERSION)], "version")
 
 
 def _accept_value(key: str) -> str:

@@ -21,6 +21,7 @@ cdef class Poller:
     cpdef void add(self, Waiter waiter) except *
     cpdef void remove(self, Waiter waiter) except *
     cpdef int switch(self, Waiter waiter) except -1
+    @cython.locals(corked=Waiter)
     cpdef int uncork(self) except -1
     cpdef int uncork_soon(self) except -1
     cdef void _open(self, loop) except *

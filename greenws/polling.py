@@ -82,8 +82,9 @@ class Poller:
 
     def uncork(self) -> None:
         """Sends what is held back."""
-        if self.corked is not None:
-            self.corked.flush()
+        corked = self.corked  # which may have no other reference, and lets go of this one
+        if corked is not None:
+            corked.flush()
 
     def uncork_soon(self) -> None:
         """Sends what is held back as soon as the hub gets control."""

@@ -14,6 +14,8 @@ cdef class Ping:
     cdef public bint wanted
     cdef public bint answered
 
+    cpdef void answer(self) except *
+
 
 cdef class Protocol:
     cdef public bint client
@@ -24,24 +26,32 @@ cdef class Protocol:
     cdef FragmentAssembler _assembler
     cdef bint _in_payload
     cdef bint _eof
+    cdef str _eof_reason
+    cdef public bint closed_here
+    cdef public object limiter
+    cdef public long long messages_in
+    cdef public long long messages_out
     cdef public object data
     cdef public bint final
     cdef public object deflate
     cdef public list replies
     cdef public int sending
-    cdef object _pings
+    cdef list _pings
     cdef int _sent_code
     cdef str _sent_reason
 
     cpdef int feed(self, bytearray data, Py_ssize_t size) except -1
-    cpdef void feed_eof(self) except *
+    cpdef void feed_eof(self, str reason=*) except *
     cpdef int keep(self) except -1
     @cython.locals(event=int)
     cpdef int next_event(self) except -2
     cpdef bint has_frame(self) except -1
     @cython.locals(parser=FrameParser, complete=bint, opcode=int, payload=bytes)
     cdef int _next_event(self) except -2
+    @cython.locals(ping=Ping)
     cdef bint _answers(self, bytes payload) except -1
+    cdef void _check_rate(self) except *
+    cdef void _record(self, Ping ping) except *
     cdef void _receive_close(self, bytes payload) except *
     cpdef void _fail(self, error) except *
     cdef void _close(self, int code, str reason) except *

@@ -12,11 +12,11 @@ the answers stand in ``replies``, for whoever owns the socket to send.
 from __future__ import annotations
 
 import os
-from collections import deque
+from typing import Any
 
 from .config import Config
 from .deflate import Deflate
-from .exceptions import ConnectionClosed, InvalidPayload, ProtocolError
+from .exceptions import ConnectionClosed, InvalidPayload, PolicyViolation, ProtocolError
 from .frames import MAX_HEADER, FrameParser, encode_frame, encode_header, write_frame
 from .messages import FragmentAssembler
 from .opcodes import CloseCode, is_receivable, is_sendable
@@ -49,6 +49,10 @@ class Ping:
         self.wanted = wanted
         self.answered = False
 
+    def answer(self) -> None:
+        """Its pong has come."""
+        self.answered = True
+
 
 class Protocol:
     """One end of a WebSocket connection, after its opening handshake.
@@ -68,13 +72,18 @@ class Protocol:
         self._assembler = FragmentAssembler(config, deflate)
         self._in_payload = False
         self._eof = False
+        self._eof_reason = ""
+        self.closed_here = False  # whether it was we who closed, or refused to go on
         self.data: str | bytes | None = None
         self.final = True
+        self.limiter: Any = None  # its take() says whether one more message or ping may come now
+        self.messages_in = 0  # whole ones
         # write state
         self.deflate = deflate
+        self.messages_out = 0
         self.replies: list[bytes] = []
         self.sending = 0  # the opcode of a message that we began and did not finish
-        self._pings: deque[Ping] | None = None
+        self._pings: list[Ping] | None = None
         self._sent_code = 0
         self._sent_reason = ""
 
@@ -86,8 +95,11 @@ class Protocol:
         if self.state != _CLOSED:
             self._parser.feed(data, size)
 
-    def feed_eof(self) -> None:
-        """The byte stream is over. If what was fed holds no Close, that is 1006 (section 7.1.5)."""
+    def feed_eof(self, reason: str = "") -> None:
+        """The byte stream is over. If what was fed holds no Close, that is 1006 (section 7.1.5);
+        ``reason`` is what is known of it."""
+        if not self._eof:
+            self._eof_reason = reason
         self._eof = True
 
     def next_event(self) -> int:
@@ -103,7 +115,7 @@ class Protocol:
             event = _CLOSE
         if event == _NOTHING:
             if self._eof:
-                self._close(CloseCode.ABNORMAL, "")
+                self._close(CloseCode.ABNORMAL, self._eof_reason)
                 event = _CLOSE
             self._parser.keep()
         if event == _NOTHING or event == _CLOSE:
@@ -139,12 +151,18 @@ class Protocol:
                 self._in_payload = False
                 self.data = self._assembler.end(parser.take())
                 self.final = parser.final
+                if parser.final:
+                    self.messages_in += 1
+                    if self.limiter is not None:
+                        self._check_rate()
                 return opcode
             if not complete:
                 return _NOTHING
             self._in_payload = False
             payload = parser.take()
             if opcode == _PING:
+                if self.limiter is not None:
+                    self._check_rate()
                 if self.state == _OPEN:
                     self.replies.append(self._frame(_PONG, payload))
             elif opcode == _CLOSE:
@@ -164,10 +182,16 @@ class Protocol:
         if self._pings is None or all(ping.payload != payload for ping in self._pings):
             return False
         while True:
-            ping = self._pings.popleft()
-            ping.answered = True
+            ping = self._pings.pop(0)
+            ping.answer()
             if ping.payload == payload:
+                if not self._pings:
+                    self._pings = None
                 return ping.wanted
+
+    def _check_rate(self) -> None:
+        if not self.limiter.take():
+            raise PolicyViolation(str(self.limiter))
 
     def _receive_close(self, payload: bytes) -> None:
         code: int = CloseCode.NO_STATUS_RECEIVED
@@ -191,6 +215,7 @@ class Protocol:
         """Section 7.1.7: tell the peer why, and treat whatever follows as if it had not come."""
         reason = str(error)
         if self.state == _OPEN:
+            self.closed_here = True
             self.replies.append(self._frame(_CLOSE, _close_body(error.close_code, reason)))
         self._close(error.close_code, reason)
 
@@ -215,7 +240,10 @@ class Protocol:
         if self.state != _OPEN or self._eof:
             raise self.closed_error()
         if self.sending == 0:
-            self.sending = 0 if final else opcode
+            if final:
+                self.messages_out += 1
+            else:
+                self.sending = opcode
             return opcode
         if self.sending != opcode:
             raise RuntimeError(
@@ -223,6 +251,7 @@ class Protocol:
                 "send its last fragment with final=True first"
             )
         if final:
+            self.messages_out += 1
             self.sending = 0
         return _CONTINUATION
 
@@ -264,10 +293,21 @@ class Protocol:
         """
         frame = self._control(_PING, payload)
         ping = Ping(payload, wanted)
-        if self._pings is None:
-            self._pings = deque(maxlen=_MAX_PINGS)
-        self._pings.append(ping)
+        self._record(ping)
         return ping, frame
+
+    def send_ping(self, ping: Ping) -> bytes:
+        """The frame of a ``ping`` that the caller has made. Raises like :meth:`ping`."""
+        frame = self._control(_PING, ping.payload)
+        self._record(ping)
+        return frame
+
+    def _record(self, ping: Ping) -> None:
+        if self._pings is None:
+            self._pings = []
+        elif len(self._pings) == _MAX_PINGS:
+            del self._pings[0]
+        self._pings.append(ping)
 
     def pong(self, payload: bytes) -> bytes:
         """A pong to send, solicited or not. Raises like :meth:`ping`."""
@@ -297,6 +337,7 @@ class Protocol:
         if self.state != _OPEN:
             return b""
         self.state = _CLOSING
+        self.closed_here = True
         self._sent_code = int(code)
         self._sent_reason = reason
         return self._frame(_CLOSE, body)

@@ -8,24 +8,31 @@ application returns or raises.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import logging
+import signal
 import socket as native
 import ssl
 import time
+from collections.abc import Iterator
 from http.client import HTTPMessage
 from typing import TYPE_CHECKING, Any
 
 import gevent
+import gevent.ssl
 from gevent import getcurrent
 from gevent.baseserver import BaseServer
+from gevent.event import Event
 from gevent.monkey import get_original
 from gevent.pywsgi import WSGIHandler
 from geventwebsocket.handler import Client
 from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
 from geventwebsocket.server import WebSocketServer as _OriginalServer
+from werkzeug.middleware.proxy_fix import ProxyFix
 
+from .admission import Admission
 from .config import Config
 from .exceptions import HandshakeError, RequestError
 from .handshake import Offer, is_upgrade, parse_request
@@ -40,6 +47,7 @@ from .session import (
     refusal,
     run_session,
 )
+from .stats import Session, Stats
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -53,6 +61,10 @@ _logger = logging.getLogger("greenws.server")
 
 _ACCEPT_PAUSE = 0.1  # seconds without accepting when the process has run out of something
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_TOO_MANY = {
+    "connections": "The server has as many connections as it takes (max_connections).",
+    "address": "There are too many connections from this address (max_connections_per_address).",
+}
 _NativeSocket = get_original("socket", "SocketType")
 _EMPTY = io.BytesIO()  # the input of an upgrade request
 
@@ -72,6 +84,9 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
     _head: RequestHead | None = None
     _headers: Any = None
     _deadline: float | None = None
+    client_address: Any
+    has_left = False
+    """Whether a session has left its request: the connection is in other hands."""
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
         config = getattr(server, "config", self.config)
@@ -100,7 +115,7 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         self.command, self.path, self.request_version = head.method, head.target, head.version
         self.requestline = head.line
         self.content_length = head.content_length
-        self.close_connection = not head.keep_alive
+        self.close_connection = not head.keep_alive or self._is_stopping
         self.environ = self.get_environ()
         self.application = self.server.application
         self.handle_one_response()
@@ -141,7 +156,43 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         body = RequestBody(self.rfile, head, self.socket if expects else None)
         self.wsgi_input = environ["wsgi.input"] = body
         environ["wsgi.input_terminated"] = True
+        fix = getattr(self.server, "proxy_fix", None)
+        if fix is not None:
+            fix(environ, None)
         return environ
+
+    @property
+    def _is_stopping(self) -> bool:
+        return bool(getattr(self.server, "is_stopping", False))
+
+    @property
+    def remote_address(self) -> Any:
+        """The client's address; port 0 where proxies that are trusted say who the client is."""
+        environ = self.environ
+        if environ is not None and "werkzeug.proxy_fix.orig" in environ:
+            host = environ.get("REMOTE_ADDR")
+            if host != environ["werkzeug.proxy_fix.orig"].get("REMOTE_ADDR"):
+                return (host, 0)
+        return self.client_address
+
+    def handle_one_response(self) -> None:
+        admission = getattr(self.server, "admission", None)
+        if admission is None:
+            super().handle_one_response()
+            return
+        admission.begin_work()
+        try:
+            super().handle_one_response()
+        finally:
+            admission.end_work()
+
+    def format_request(self) -> str:
+        peer, self.client_address = self.client_address, self.remote_address
+        try:
+            line: str = super().format_request()
+        finally:
+            self.client_address = peer
+        return line
 
     @property
     def headers(self) -> Any:
@@ -167,11 +218,15 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
             WSGIHandler.run_application(self)
             return
         try:
+            if self._is_stopping:
+                raise _stopping()
             offer = parse_request(self.environ)
+            address = self._claim_address()
         except HandshakeError as error:
+            self._count_refusal(error.reason)
             self._refuse(error)
             return
-        upgrade = self._upgrade = _HandlerUpgrade(offer, self)
+        upgrade = self._upgrade = _HandlerUpgrade(offer, self, address)
         self.websocket = GeventWebSocket(upgrade, self.environ, self)
         self.environ[ENVIRON_KEY] = upgrade
         self.environ["wsgi.websocket"] = self.websocket
@@ -181,6 +236,9 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         clients[key] = Client(self.client_address, self.websocket)
         try:
             self._run_upgrade(upgrade)
+        except HandshakeError as error:
+            upgrade.refusal = error.reason
+            self._refuse(error)
         finally:
             del clients[key]
             # The socket knows its request, and that the environ: a cycle.
@@ -191,6 +249,8 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
             self.websocket = None
             if upgrade.socket is None:
                 self._upgrade = None
+                self._count_refusal(upgrade.refusal or "application")
+                upgrade.release()
             elif upgrade.session is not None:
                 self._leave_session(upgrade.socket, *upgrade.session)
 
@@ -219,6 +279,21 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
             finally:
                 escaped = None
 
+    def _claim_address(self) -> str | None:
+        """Counts the session of a client behind trusted proxies; the server counts the others."""
+        admission = getattr(self.server, "admission", None)
+        if admission is None or self.server.proxy_fix is None:
+            return None
+        address = str(self.environ.get("REMOTE_ADDR", ""))
+        if not admission.claim(address):
+            raise HandshakeError(_TOO_MANY["address"], 503, reason="address")
+        return address
+
+    def _count_refusal(self, reason: str) -> None:
+        stats = getattr(self.server, "stats", None)
+        if stats is not None:
+            stats.refused[reason] += 1
+
     @property
     def _may_spawn(self) -> bool:
         server: Any = self.server
@@ -234,6 +309,7 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         """
         request.environ["wsgi.input"] = _EMPTY
         self.socket = None  # the session's now
+        self.has_left = True
         session = _Session(self.server, self.client_address, socket)
         server: Any = self.server
         if server.pool is None and server._spawn != gevent.Greenlet.spawn:
@@ -329,7 +405,7 @@ class _Session:
     handler.
     """
 
-    __slots__ = ("_key", "_socket", "_ws", "address", "server")
+    __slots__ = ("_admission", "_key", "_socket", "_ws", "address", "server")
 
     def __init__(self, server: Any, address: Any, socket: WebSocket) -> None:
         self.server = server
@@ -338,23 +414,35 @@ class _Session:
         self._socket = socket
         self._ws: GeventWebSocket | None = None
         server.clients[self._key] = self
+        self._admission = getattr(server, "admission", None)
+        if self._admission is not None:
+            self._admission.begin_work()
 
     def run(self, handler: WebSocketSessionHandler, request: Request) -> None:
+        greenlet = getcurrent()
+        if self._admission is not None:
+            self._admission.greenlets.add(greenlet)
         try:
             run_session(handler, request, self._socket)
         finally:
+            if self._admission is not None:
+                self._admission.greenlets.discard(greenlet)
             self._forget()
 
     def leave(self, greenlet: object) -> None:
         """Ends a session whose greenlet was killed before it ran."""
         if self._forget():
-            self._socket.abandon(1001)
+            with contextlib.suppress(gevent.GreenletExit):
+                end_session(self._socket, gevent.GreenletExit())
 
     def _forget(self) -> bool:
         self._ws = None
         if self.server.clients.get(self._key) is not self:
             return False
         del self.server.clients[self._key]
+        if self._admission is not None:
+            self._admission.end_work()
+            self._admission.leave(self.server.address_of(self.address))
         return True
 
     @property
@@ -383,9 +471,27 @@ class _Session:
 class _HandlerUpgrade(Upgrade):
     """The upgrade of the request that an ``UpgradeHandler`` is at."""
 
-    def __init__(self, offer: Offer, handler: UpgradeHandler) -> None:
+    def __init__(self, offer: Offer, handler: UpgradeHandler, claimed: str | None) -> None:
         super().__init__(offer, getattr(handler.server, "config", handler.config))
         self._handler: Any = handler  # None once the request is over
+        self._server: Any = handler.server
+        self._claimed = claimed
+
+    def accept(self, *args: Any, **options: Any) -> WebSocket:
+        if getattr(self._server, "is_stopping", False):
+            raise _stopping()
+        return super().accept(*args, **options)
+
+    def _record(self, socket: WebSocket, config: Config) -> Session:
+        path = self._handler.path.partition("?")[0]  # what stands in a query may be secret
+        stats = getattr(self._server, "stats", None)
+        release = self.release if self._claimed is not None else None
+        return Session(socket, path, config, stats, release)
+
+    def release(self) -> None:
+        """The client's place is free for another."""
+        if self._claimed is not None:
+            self._server.admission.release(self._claimed)
 
     def forget(self) -> None:
         self._handler = None
@@ -404,18 +510,30 @@ class _HandlerUpgrade(Upgrade):
         return sock, early, False
 
     def _remote_address(self) -> Any:
-        return self._handler.client_address
+        return self._handler.remote_address
+
+
+def _stopping() -> HandshakeError:
+    return HandshakeError("The server is about to stop.", 503, reason="stopping")
 
 
 class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     """A ``gevent.pywsgi.WSGIServer`` whose requests may become WebSockets.
 
     ``WebSocketServer(("127.0.0.1", 8181), app).serve_forever()`` serves any WSGI application.
-    ``config`` sets the limits of its sessions; everything else (``log``, ``certfile``, ``keyfile``,
-    ``ssl_context``, ``spawn``, ``pre_start_hook``...) is as in ``WSGIServer`` and gevent-websocket.
+    ``config`` sets the limits of its sessions. ``trusted_proxies`` says how many proxies stand in
+    front of it, whose ``X-Forwarded-For``, ``-Proto`` and ``-Host`` are believed; 0, and those
+    headers mean nothing. Everything else (``log``, ``certfile``, ``keyfile``, ``ssl_context``,
+    ``spawn``, ``pre_start_hook``...) is as in ``WSGIServer`` and gevent-websocket.
+
+    Raises:
+        TypeError, ValueError: an option makes no sense.
     """
 
     handler_class = UpgradeHandler
+
+    stats: Stats
+    """What has happened since it was made, in numbers."""
 
     def __init__(
         self,
@@ -423,10 +541,17 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         application: WSGIApplication | None = None,
         *args: Any,
         config: Config | None = None,
+        trusted_proxies: int = 0,
         **kwargs: Any,
     ) -> None:
         self.config = config or Config()
+        self.stats = Stats()
+        self.admission = Admission(self.config)
+        self.proxy_fix = _make_proxy_fix(trusted_proxies)
         self._exhausted = False
+        self._full = False
+        self._stopping: Event | None = None
+        _prepare_tls(kwargs)
         super().__init__(listener, application, *args, **kwargs)
 
     def do_read(self) -> Any:
@@ -449,7 +574,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             _logger.warning("accepting connections again")
         return accepted
 
-    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
+    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> bool:
         """Shakes hands for TLS, within ``handshake_timeout``; the handler closes the socket."""
         timeout = self.config.handshake_timeout
         try:
@@ -457,18 +582,151 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
                 sock = self.wrap_socket(client_socket, **self.ssl_args)
         except OSError as error:  # scanners, plain HTTP, a certificate that is not trusted
             _logger.info("no TLS with %s: %s", address, error)
-            return
-        self.handle(sock, address)
+            return False
+        return self.handle(sock, address)
 
-    def stop(self, timeout: float | None = None) -> None:
-        """Stops accepting, closes every open session with 1001, and waits up to ``timeout`` seconds
-        (``stop_timeout``, 1) for them to end."""
-        self.close()
-        timeout = self.stop_timeout if timeout is None else timeout
-        for client in list(self.clients.values()):
-            if client.ws.accepted is not None:
-                client.ws.accepted.start_closing(1001)
-        deadline = time.monotonic() + timeout
-        while self.clients and time.monotonic() < deadline:
-            gevent.sleep(0.01)
-        super().stop(timeout)
+    def init_socket(self) -> None:
+        super().init_socket()
+        self._handle = self._admit
+
+    def address_of(self, address: Any) -> str | None:
+        """By what the connections of an address are counted; None if not by that of the peer."""
+        return address[0] if isinstance(address, tuple) and self.proxy_fix is None else None
+
+    def _admit(self, sock: Any, address: Any) -> None:
+        """Serves a connection, unless there are too many."""
+        admission = self.admission
+        counted = self.address_of(address)
+        reason = admission.enter(counted)
+        if reason:
+            self._turn_away(sock, reason)
+            return
+        self._full = False
+        greenlet = getcurrent()
+        admission.greenlets.add(greenlet)
+        has_left: object = False
+        try:
+            serve = self.wrap_socket_and_handle if self.ssl_args else self.handle
+            has_left = serve(sock, address)
+        finally:
+            admission.greenlets.discard(greenlet)
+            if not has_left:
+                admission.leave(counted)
+
+    def _turn_away(self, sock: Any, reason: str) -> None:
+        self.stats.refused[reason] += 1
+        if reason == "connections" and not self._full:
+            self._full = True
+            _logger.warning("%s", _TOO_MANY[reason])
+        if not self.ssl_args:  # there, the answer would cost a handshake
+            with contextlib.suppress(OSError):
+                sock.sendall(refuse(RequestError(_TOO_MANY[reason], 503)))
+                HttpStream(sock, self.config).linger()
+
+    def handle(self, sock: Any, address: Any) -> bool:
+        """Serves a connection; whether it is in other hands now."""
+        handler = self.handler_class(sock, address, self)
+        handler.handle()
+        return bool(getattr(handler, "has_left", False))
+
+    # -- stopping
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether ``stop()`` is at work: no upgrade is accepted, no connection kept alive."""
+        return self._stopping is not None
+
+    def stop(self, timeout: float | None = None, *, grace: float | None = None) -> None:
+        """Stops accepting, and closes every session with 1001; blocks until all of them and all
+        requests have ended, and ends by force what has not within ``grace`` seconds.
+
+        ``timeout`` is what gevent calls ``grace``; without either it is ``shutdown_grace``.
+        """
+        if self._stopping is not None:  # another greenlet is at it
+            self._stopping.wait()
+            return
+        if grace is None:
+            grace = self.config.shutdown_grace if timeout is None else timeout
+        stopping = self._stopping = Event()
+        try:
+            self.close()
+            for socket in self.stats.open_sockets:
+                socket.start_closing(1001)
+            if not self.admission.wait_until_quiet(grace):
+                _logger.warning(
+                    "%d requests and sessions did not end within %g s (shutdown_grace)",
+                    self.admission.busy,
+                    grace,
+                )
+            self.admission.end_all()
+            super().stop(0)
+        finally:
+            self._stopping = None
+            stopping.set()
+
+    def serve_forever(
+        self, stop_timeout: float | None = None, *, handle_signals: bool = True
+    ) -> None:
+        """Serves until :meth:`stop` is called, or SIGTERM or SIGINT comes; then returns.
+
+        The first signal stops as :meth:`stop` does, with ``stop_timeout`` as its grace; a second
+        ends the process at once. ``handle_signals=False`` leaves signals alone, and so does a
+        server outside the main thread; a signal that the program handles itself is left to it.
+        """
+        with _signals(self, stop_timeout) if handle_signals else contextlib.nullcontext():
+            super().serve_forever(stop_timeout)
+
+
+@contextlib.contextmanager
+def _signals(server: WebSocketServer, grace: float | None) -> Iterator[None]:
+    """Stops ``server`` at the first SIGTERM or SIGINT; the second has its default effect."""
+    before = {}
+    watchers: list[Any] = []
+
+    def stop(number: int) -> None:
+        _logger.info("%s: stopping", signal.Signals(number).name)
+        forget()
+        server.stop(grace)
+
+    def forget() -> None:
+        # With the last watcher of a signal its default action is back, without Python in between.
+        while watchers:
+            watchers.pop().cancel()
+
+    if gevent.get_hub().loop.default:  # no other gets signals
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                before[number] = signal.getsignal(number)
+                watchers.append(gevent.signal_handler(number, stop, number))
+    try:
+        yield
+    finally:
+        forget()
+        for number, action in before.items():
+            signal.signal(number, action)
+
+
+def _make_proxy_fix(hops: int) -> ProxyFix | None:
+    """What rewrites an environ by the headers of ``hops`` proxies."""
+    if isinstance(hops, bool) or not isinstance(hops, int) or hops < 0:
+        raise ValueError(
+            f"trusted_proxies is the number of proxies in front of the server, not {hops!r}"
+        )
+    if hops == 0:
+        return None
+    return ProxyFix(lambda environ, start_response: [], hops, hops, hops)
+
+
+def _prepare_tls(options: dict[str, Any]) -> None:
+    """Makes the context that ``certfile`` and ``keyfile`` ask for, and has it speak HTTP/1.1."""
+    if "certfile" in options and "ssl_context" not in options:
+        context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(options.pop("certfile"), options.pop("keyfile", None))
+        options["ssl_context"] = context
+    if "ssl_context" in options:
+        if not isinstance(options["ssl_context"], gevent.ssl.SSLContext):
+            raise TypeError(
+                "ssl_context must be a gevent.ssl.SSLContext: one of Python's own would stop all "
+                f"greenlets for each handshake; not {options['ssl_context']!r}"
+            )
+        options["ssl_context"].set_alpn_protocols(["http/1.1"])

@@ -18,11 +18,14 @@ from geventwebsocket.exceptions import WebSocketError
 from werkzeug import Request, Response
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from .config import Config
+from .config import SERVER_ONLY, Config
 from .deflate import Deflate, accept_offer
 from .exceptions import ConnectionClosed, HandshakeError
 from .handshake import Offer, accept_response, parse_request
+from .keepalive import start_pulse
+from .origin import check_origin
 from .polling import drop_poller
+from .stats import Session
 from .transport import Transport
 from .websocket import WebSocket
 
@@ -75,6 +78,7 @@ class Upgrade:
         self.outermost: Any = None
         self.leaves = False
         self.session: tuple[WebSocketSessionHandler, Request] | None = None
+        self.refusal = ""  # why it was refused, for a counter
 
     def accept(
         self,
@@ -108,7 +112,13 @@ class Upgrade:
             remote_address=self._remote_address(),
         )
         transport.send(response)
+        transport.sent = 0  # that was HTTP
+        start_pulse(self.socket, transport.hub, config)
+        self.socket.record = self._record(self.socket, config)
         return self.socket
+
+    def _record(self, socket: WebSocket, config: Config) -> Session:
+        return Session(socket, "", config)
 
     def _take_socket(self) -> tuple[Any, bytes, bool]:
         """The socket, what was read from it behind the handshake, and whether it is borrowed."""
@@ -134,6 +144,10 @@ class _SocketUpgrade(Upgrade):
         else:
             early = take_read_ahead(source, self._sock)
         return self._sock, early, True
+
+    def _record(self, socket: WebSocket, config: Config) -> Session:
+        path = self._environ.get("SCRIPT_NAME", "") + self._environ.get("PATH_INFO", "")
+        return Session(socket, path, config)
 
     def _remote_address(self) -> Any:
         with contextlib.suppress(OSError):  # the client is gone already; the first read says so
@@ -166,6 +180,8 @@ class WebSocketHandler:
                 "WebSocketHandler takes a function (request, protocols) that returns a "
                 f"WebSocketSessionHandler, not {handler_producer!r}"
             )
+        for name in SERVER_ONLY.intersection(options):
+            raise TypeError(f"{name} is the server's: WebSocketServer(config=Config({name}=...))")
         self.handler_producer = handler_producer
         self.options = options
         Config().replace(**options)
@@ -175,16 +191,19 @@ class WebSocketHandler:
         with _hub_of_this_thread(environ):
             try:
                 upgrade = _find_upgrade(environ)
-                handler = self._produce(request, upgrade.offer)
                 config = upgrade.config
                 if self.options:
                     config = config.replace(**self.options)
+                check_origin(environ, config.allowed_origins or ("self",))
+                handler = self._produce(request, upgrade.offer)
                 # A subclass may go on when its session is over.
                 upgrade.leaves = (
                     upgrade.outermost is self and type(self).__call__ is WebSocketHandler.__call__
                 )
                 socket = upgrade.accept(handler.socket_protocol, config, request)
             except HandshakeError as error:
+                if ENVIRON_KEY in environ:
+                    environ[ENVIRON_KEY].refusal = error.reason
                 return refusal(error)(environ, start_response)
             except HTTPException as error:
                 return error.get_response(environ)(environ, start_response)
@@ -202,7 +221,7 @@ class WebSocketHandler:
     def _produce(self, request: Request, offer: Offer) -> WebSocketSessionHandler:
         handler = self.handler_producer(request, list(offer.protocols))
         if handler is None:
-            raise HandshakeError("WebSocket protocols not supported.")
+            raise HandshakeError("WebSocket protocols not supported.", reason="subprotocol")
         if not callable(getattr(handler, "handle_session", None)):
             raise TypeError(
                 "the handler producer must return a WebSocketSessionHandler or None, "
@@ -243,6 +262,17 @@ def end_session(socket: WebSocket, escaped: BaseException | None) -> None:
 
     Raises ``escaped`` again if it is meant to end the greenlet or the process.
     """
+    try:
+        _close(socket, escaped)
+    finally:
+        if socket.pulse is not None:
+            socket.pulse.stop()
+        if socket.record is not None:
+            socket.record.end()
+            socket.record = None
+
+
+def _close(socket: WebSocket, escaped: BaseException | None) -> None:
     if escaped is None or isinstance(escaped, (ConnectionClosed, WebSocketError)):
         socket.close()
     elif isinstance(escaped, (gevent.GreenletExit, KeyboardInterrupt, SystemExit)):

@@ -10,6 +10,8 @@ cdef int _TIMED_OUT, _READABLE, _DEADLINE, _CORK_LIMIT, _COPY_LIMIT, _TLS_RECORD
 
 
 cdef class Transport(Waiter):
+    cdef public long long received
+    cdef public long long sent
     cdef public bint closed
     cdef public str failure
     cdef bint _borrowed

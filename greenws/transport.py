@@ -15,14 +15,17 @@ from __future__ import annotations
 
 import _socket
 import contextlib
+import select
 import socket as native
 import ssl
 import time
 from typing import Any
 
+from gevent import getcurrent
 from gevent import socket as gevent_socket
 from gevent.event import Event
 from gevent.hub import Hub
+from gevent.monkey import get_original
 
 from . import syscalls
 from .polling import READABLE, Waiter
@@ -43,6 +46,8 @@ _MAX_TURNS = 16  # receives in a row before the hub gets its turn
 
 _READABLE = READABLE
 _DEADLINE = 2  # what the reader is woken by, beside READABLE
+
+_poll = get_original("select", "poll")
 
 _BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -68,6 +73,8 @@ class Transport(Waiter):
         self._borrowed = borrowed
         self._timeout: float | None = sock.gettimeout()
         sock.settimeout(0.0)
+        self.received = 0  # bytes, as of now
+        self.sent = 0  # bytes, what stands in the outbox included
         self.closed = False
         self.failure = ""  # why nothing can be written any more
         self._sock = sock
@@ -142,7 +149,8 @@ class Transport(Waiter):
         except (BlockingIOError, ssl.SSLWantReadError):
             size = _TIMED_OUT
         except ssl.SSLWantWriteError:  # TLS itself has something to say first
-            gevent_socket.wait_write(self.fileno)
+            if getcurrent() is not self.hub:
+                gevent_socket.wait_write(self.fileno)
             return _TIMED_OUT
         except OSError as error:
             self._fail(f"connection lost: {error}")
@@ -151,10 +159,17 @@ class Transport(Waiter):
             self._drained = True
             self.ends = False
         else:
+            self.received += size
             # Behind the end of the stream there is no other event to wait for; and TLS decrypts a
             # record at a time, so that a short read says nothing.
             self._drained = size < len(poller.buffer) and not self.ends and not self._tls
         return size
+
+    def has_input(self) -> bool:
+        """Whether the kernel holds input, or the end of it, that nobody has received yet."""
+        inquiry = _poll()
+        inquiry.register(self.fileno, select.POLLIN)
+        return bool(inquiry.poll(0))
 
     def _wait_readable(self, deadline: float) -> bool:
         """Blocks this greenlet until the socket is readable; False at the deadline."""
@@ -231,6 +246,7 @@ class Transport(Waiter):
         poller.corked = None
         if self.failure or not size:
             return
+        self.sent += size
         if not self._direct or self._outbox:
             self._append(bytes(poller.cork[:size]))
             self._flush_unless_writing()
@@ -250,6 +266,7 @@ class Transport(Waiter):
             self._flush_cork()
         if self.failure:
             return
+        self.sent += len(data)
         if not self._direct or self._outbox:
             self._append(data)
             self._flush_unless_writing()
@@ -269,6 +286,7 @@ class Transport(Waiter):
             self._flush_cork()
         if self.failure:
             return
+        self.sent += len(header) + len(payload)
         sent = 0
         if not self._outbox and not self._tls:
             try:
@@ -361,6 +379,7 @@ class Transport(Waiter):
         if not outbox:
             self._outbox = None
         if self.late and self.backlog <= self._high_water:
+            self.sent += len(self.late)
             self._append(self.late)
             self.late = b""
         if self._outbox:
@@ -456,12 +475,12 @@ class Transport(Waiter):
         finally:
             self.close()
 
-    def close(self) -> None:
+    def close(self, why: str = "the connection was closed") -> None:
         """Closes the socket, and wakes whoever waits for it. Idempotent."""
         if self.closed:
             return
         self.closed = True
-        self._fail("the connection was closed")
+        self._fail(why)
         self.unwatch()
         for watcher in (self._write_watcher, self._timer, self._stall_timer):
             if watcher is not None:

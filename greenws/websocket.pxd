@@ -24,6 +24,8 @@ cdef class WebSocket:
     cdef double _close_deadline
     cdef unsigned long _thread
     cdef bint _corking
+    cdef public object pulse
+    cdef public object record
     # read state
     cdef bint _reading
     cdef bint _leading

@@ -26,13 +26,14 @@ from .config import Config
 from .deflate import Deflate
 from .exceptions import ConcurrentReadError, ConnectionClosed, GreenwsError
 from .opcodes import CloseCode, OpcodeType
-from .protocol import CLOSED, MAX_HEADER, OPEN, Protocol
+from .protocol import CLOSED, MAX_HEADER, OPEN, Ping, Protocol
+from .rate_limit import RateLimit
 from .transport import FOREVER, POLL, Transport
 
 if TYPE_CHECKING:
     from werkzeug import Request
 
-__all__ = ["NO_TIMEOUT", "Message", "WebSocket"]
+__all__ = ["NO_TIMEOUT", "Message", "Traffic", "WebSocket"]
 
 NO_TIMEOUT = -1
 """For ``read_timeout_seconds``: wait for ever. ``None`` means the same."""
@@ -77,6 +78,15 @@ class Message(NamedTuple):
     final: bool
 
 
+class Traffic(NamedTuple):
+    """Whole messages, and bytes of frames (before TLS), since the opening handshake."""
+
+    messages_in: int
+    bytes_in: int
+    messages_out: int
+    bytes_out: int
+
+
 class _Unset:
     def __repr__(self) -> str:
         return "read_timeout_seconds"
@@ -116,6 +126,10 @@ class WebSocket:
         self._close_deadline = _FOREVER
         self._thread = switching.thread()
         self._corking = corking
+        self.pulse: Any = None
+        """Its :class:`greenws.keepalive.Pulse`, where it has one."""
+        self.record: Any = None
+        """Its :class:`greenws.stats.Session`, as long as that has not ended."""
         # read state
         self._reading = False
         self._leading = False
@@ -132,6 +146,9 @@ class WebSocket:
         self._carried = 0
         if early:
             self._protocol.feed(bytearray(early), len(early))
+            transport.received += len(early)
+        if config.max_message_rate is not None:
+            self._protocol.limiter = RateLimit(config.max_message_rate)
 
     # -- reading
 
@@ -303,10 +320,10 @@ class WebSocket:
             self._looked = transport.poller.ticks
             self._feed(size)
         elif size == 0:
-            self._protocol.feed_eof()
+            self._protocol.feed_eof(transport.failure)
         elif self._close_deadline <= deadline:
-            transport.close()  # the peer did not answer our Close
-            self._protocol.feed_eof()
+            transport.close("the peer did not answer Close (close_timeout)")
+            self._protocol.feed_eof(transport.failure)
         else:
             return False
         return True
@@ -562,14 +579,44 @@ class WebSocket:
         if size > 0:
             self._feed(size)
         elif size == 0:
-            self._protocol.feed_eof()
+            self._protocol.feed_eof(transport.failure)
         self._absorb()
+
+    def look(self) -> None:
+        """Takes what has arrived, where nobody waits for it: pings are answered, a Close is noted,
+        messages are kept for the next read. Does not block."""
+        if not self._leading and not self._transport.closed:
+            self._look()
+
+    def has_unread_input(self) -> bool:
+        """Whether something of the peer's stands in the kernel, for us to take."""
+        return not self._transport.closed and self._transport.has_input()
+
+    def send_heartbeat(self, ping: Ping) -> None:
+        """Sends a ping whose answer nobody waits for."""
+        self._transport.send(self._protocol.send_ping(ping))
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether the peer has yet to read what was sent before."""
+        return bool(self._transport.backlog)
+
+    def lose(self, why: str) -> None:
+        """Ends the connection as one that was lost (1006): no Close, no wait."""
+        self._transport.close(why)
+        if not self._leading:
+            self._protocol.feed_eof(why)
+            self._absorb()
 
     def _lost(self) -> ConnectionClosed:
         """Nothing can be written. Perhaps the peer has said why, and it was not read yet."""
         protocol = self._protocol
-        if not self._leading and not self._transport.closed:
-            self._look()
+        if not self._leading:
+            if self._transport.closed:
+                protocol.feed_eof(self._transport.failure)
+                self._absorb()
+            else:
+                self._look()
         # What the peer sent before may still be unread: its end is for the next read to find.
         error = protocol.closed_error()
         if error.code == CloseCode.ABNORMAL:
@@ -663,8 +710,34 @@ class WebSocket:
 
     @property
     def close_reason(self) -> str | None:
-        """The reason beside :attr:`close_code`; empty if there was none."""
+        """The reason beside :attr:`close_code`, and for 1006 what is known of the loss; empty if
+        there is none."""
         return self._protocol.close_reason if self._protocol.close_code else None
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds that the peer took to answer the last keepalive ping; None before the first
+        answer."""
+        return None if self.pulse is None else self.pulse.latency
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has gone over the connection."""
+        protocol, transport = self._protocol, self._transport
+        return Traffic(
+            protocol.messages_in, transport.received, protocol.messages_out, transport.sent
+        )
+
+    @property
+    def closed_by(self) -> str:
+        """Who closed first: ``"us"``, ``"peer"``; ``"nobody"`` if the connection was lost. Empty
+        while it is open."""
+        protocol = self._protocol
+        if protocol.closed_here:
+            return "us"
+        if protocol.state == _CLOSED and protocol.close_code != CloseCode.ABNORMAL:
+            return "peer"
+        return "nobody" if protocol.state == _CLOSED or self._transport.failure else ""
 
     def __repr__(self) -> str:
         state = "open" if self.is_connected else f"closed {self._protocol.close_code or ''}".strip()

@@ -14,6 +14,8 @@ from typing import Any
 
 import gevent
 import pytest
+import trustme
+from gevent import ssl
 from wire import Peer
 
 import greenws
@@ -148,6 +150,37 @@ def pair() -> Iterator[Callable[..., tuple[greenws.WebSocket, Peer]]]:
         socket.abandon(1001)
 
 
+@pytest.fixture(scope="session")
+def certificates() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Contexts for TLS: a server's, with a certificate for 127.0.0.1, and a client's that trusts
+    it."""
+    authority = trustme.CA()
+    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(served)
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(trusting)
+    return served, trusting
+
+
+TLS: dict[str, Any] = {}  # what every server is started with
+
+
+@pytest.fixture(params=["plain", "tls"])
+def over_tls_too(request: Any, certificates: Any, monkeypatch: Any) -> None:
+    """Runs a test twice; the second time, its servers and peers speak TLS."""
+    if request.param == "tls":
+        served, trusting = certificates
+        monkeypatch.setitem(TLS, "ssl_context", served)
+        connect = Peer.connect
+
+        def connect_by_tls(address: Any, timeout: float = 5.0) -> Peer:
+            peer = connect(address, timeout)
+            peer.sock = trusting.wrap_socket(peer.sock, server_hostname="127.0.0.1")
+            return peer
+
+        monkeypatch.setattr(Peer, "connect", connect_by_tls)
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[..., greenws.WebSocketServer]]:
     """``serve(app, **options)`` starts a WebSocketServer on a free port; its address is
@@ -155,7 +188,7 @@ def serve() -> Iterator[Callable[..., greenws.WebSocketServer]]:
     servers: list[greenws.WebSocketServer] = []
 
     def start(app: Any, *, cls: Any = greenws.WebSocketServer, **options: Any) -> Any:
-        options.setdefault("log", None)
+        options = {"log": None, **TLS, **options}
         server = cls(("127.0.0.1", 0), app, **options)
         server.start()
         server.address = ("127.0.0.1", server.server_port)

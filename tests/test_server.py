@@ -9,9 +9,8 @@ import gevent
 import gevent.event
 import gevent.pool
 import pytest
-import trustme
 from conftest import wait_until
-from gevent import pywsgi, ssl
+from gevent import pywsgi
 from wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame, request
 
 from greenws import (
@@ -24,6 +23,9 @@ from greenws import (
     WebSocketSessionHandler,
 )
 from greenws.handshake import is_upgrade
+
+
+over_tls_too = pytest.mark.usefixtures("over_tls_too")
 
 
 class Session(WebSocketSessionHandler):
@@ -52,6 +54,7 @@ def plain(environ, start_response):
 # -- the handshake on the wire
 
 
+@over_tls_too
 def test_the_upgrade_is_answered_as_the_rfc_says(serve):
     with Peer.connect(serve(handler(echo)).address) as peer:
         response = peer.shake()
@@ -118,6 +121,7 @@ def test_other_upgrades_are_not_ours():
 # -- plain HTTP
 
 
+@over_tls_too
 def test_the_same_port_goes_on_serving_http(serve):
     routes = Routes()
     routes.add(uri="/ws", handler=handler(echo))
@@ -172,6 +176,7 @@ def test_an_error_before_the_upgrade_is_a_500(serve, hub_errors):
 # -- after 101
 
 
+@over_tls_too
 def test_frames_behind_the_handshake_in_one_segment(serve):
     behind = frame(TEXT, b"one") + frame(TEXT, b"two") + frame(BINARY, b"x" * 3000)
     with Peer.open(serve(handler(echo)).address, behind=behind + frame(TEXT, b"cut")[:4]) as peer:
@@ -182,6 +187,7 @@ def test_frames_behind_the_handshake_in_one_segment(serve):
         assert peer.read_frame() == (True, TEXT, b"cut")
 
 
+@over_tls_too
 def test_more_behind_the_handshake_than_the_server_reads_ahead(serve):
     behind = frame(BINARY, b"y" * 200_000) + frame(TEXT, b"end")
     with Peer.connect(serve(handler(echo)).address) as peer:
@@ -192,6 +198,7 @@ def test_more_behind_the_handshake_than_the_server_reads_ahead(serve):
         sending.get()
 
 
+@over_tls_too
 @pytest.mark.parametrize("body", [[b"HTTP"], [], None, "generator", ["not bytes"]])
 def test_what_an_application_returns_after_an_upgrade_is_ignored(serve, body):
     closed = []
@@ -218,6 +225,7 @@ def test_what_an_application_returns_after_an_upgrade_is_ignored(serve, body):
         assert wait_until(lambda: closed) == [True]
 
 
+@over_tls_too
 def test_a_session_in_a_generator(serve):
     def app(environ, start_response):
         yield from handler(echo)(environ, start_response)
@@ -228,6 +236,7 @@ def test_a_session_in_a_generator(serve):
         assert peer.read_close() == (1000, b"")
 
 
+@over_tls_too
 def test_nothing_is_read_as_http_after_the_session(serve):
     called = []
 
@@ -242,6 +251,7 @@ def test_nothing_is_read_as_http_after_the_session(serve):
     assert called == ["/first"]
 
 
+@over_tls_too
 def test_wsgi_input_of_an_upgrade_is_empty(serve):
     def app(environ, start_response):
         assert environ["wsgi.input"].read() == b""
@@ -251,6 +261,7 @@ def test_wsgi_input_of_an_upgrade_is_empty(serve):
         assert peer.read_frame() == (True, TEXT, b"not a body")
 
 
+@over_tls_too
 def test_the_close_arrives_although_the_client_goes_on_sending(serve):
     def refuse(request, socket):
         socket.receive()
@@ -272,6 +283,7 @@ def _flood(peer):
         pass
 
 
+@over_tls_too
 def test_the_close_of_a_protocol_error_arrives_although_more_was_sent(serve):
     server = serve(handler(echo))
     for _ in range(5):
@@ -284,6 +296,7 @@ def test_the_close_of_a_protocol_error_arrives_although_more_was_sent(serve):
 # -- errors
 
 
+@over_tls_too
 def test_an_exception_closes_with_1011_and_is_logged_once(serve, error_log, capsys):
     def fail(request, socket):
         socket.receive()
@@ -301,6 +314,7 @@ def test_an_exception_closes_with_1011_and_is_logged_once(serve, error_log, caps
     assert captured.err.count("Traceback") <= 1  # logging's own last resort
 
 
+@over_tls_too
 @pytest.mark.parametrize("end", ["close", "lost", "error"])
 def test_connection_closed_is_a_normal_end(serve, end):
     done = []
@@ -337,6 +351,7 @@ def test_a_gevent_timeout_that_escapes_is_an_error(serve, error_log):
     assert len(wait_until(error_log.take)) == 1
 
 
+@over_tls_too
 def test_a_killed_session_says_that_it_goes_away(serve):
     greenlets = []
 
@@ -362,6 +377,7 @@ def test_an_http_response_that_was_begun_is_not_upgraded(serve, hub_errors):
     assert "too late to upgrade" in hub_errors.take()
 
 
+@over_tls_too
 def test_a_session_leaves_no_cycle_behind(serve):
     sockets = []
 
@@ -539,6 +555,7 @@ def test_clients_of_the_server_can_be_sent_to(serve):
 # -- the server
 
 
+@over_tls_too
 def test_stop_closes_every_session_with_1001(serve):
     ended = []
 
@@ -561,6 +578,7 @@ def test_stop_closes_every_session_with_1001(serve):
         Peer.connect(server.address)
 
 
+@over_tls_too
 def test_stop_does_not_wait_for_ever(serve):
     server = serve(handler(lambda request, socket: socket.receive(), close_timeout=0.3))
     with Peer.open(server.address) as peer:
@@ -568,6 +586,7 @@ def test_stop_does_not_wait_for_ever(serve):
         assert peer.read_frame()[1] == CLOSE
 
 
+@over_tls_too
 def test_config_of_the_server_and_of_the_handler(serve):
     routes = Routes()
     routes.add(uri="/server", handler=handler(echo))
@@ -622,16 +641,6 @@ def test_a_unix_socket(serve, tmp_path):
 
 
 # -- TLS
-
-
-@pytest.fixture(scope="module")
-def certificates():
-    authority = trustme.CA()
-    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(served)
-    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    authority.configure_trust(trusting)
-    return served, trusting
 
 
 def tls_peer(server, trusting, path="/", behind=b""):

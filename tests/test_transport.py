@@ -44,10 +44,29 @@ class FaultySocket:
 
 @pytest.fixture
 def make():
+    """``make(faulty=None, **options)`` gives a transport, and the raw socket at its other end."""
+    yield from _make(socket.socketpair)
+
+
+@pytest.fixture(params=["plain", "tls"])
+def make_either(request, certificates):
+    """:func:`make`, plain and with TLS."""
+
+    def tls_pair():
+        served, trusting = certificates
+        ours, theirs = socket.socketpair()
+        shaking = gevent.spawn(served.wrap_socket, ours, server_side=True)
+        theirs = trusting.wrap_socket(theirs, server_hostname="127.0.0.1")
+        return shaking.get(), theirs
+
+    yield from _make(socket.socketpair if request.param == "plain" else tls_pair)
+
+
+def _make(socketpair):
     made = []
 
     def start(*, faulty=None, **options):
-        ours, theirs = socket.socketpair()
+        ours, theirs = socketpair()
         theirs.settimeout(5)
         transport = Transport(ours, gevent.get_hub(), **options)
         if faulty is not None:
@@ -74,8 +93,8 @@ def read_all(sock, size):
     return data
 
 
-def test_receive_blocks_until_bytes_are_there(make):
-    transport, peer = make()
+def test_receive_blocks_until_bytes_are_there(make_either):
+    transport, peer = make_either()
     reader = gevent.spawn(received, transport)
     gevent.sleep(0.01)
     assert not reader.ready()
@@ -83,20 +102,20 @@ def test_receive_blocks_until_bytes_are_there(make):
     assert reader.get() == b"bytes"
 
 
-def test_the_end_of_the_stream_is_zero(make):
-    transport, peer = make()
+def test_the_end_of_the_stream_is_zero(make_either):
+    transport, peer = make_either()
     peer.shutdown(native.SHUT_WR)
     assert [received(transport) for _ in range(2)] == [0, 0]
 
 
-def test_a_reset_is_the_end_of_the_stream(make):
-    transport, _ = make(faulty=lambda raw: FaultySocket(raw, receives=[ConnectionResetError()]))
+def test_a_reset_is_the_end_of_the_stream(make_either):
+    transport, _ = make_either(faulty=lambda raw: FaultySocket(raw, receives=[ConnectionResetError()]))
     assert transport.poll() == 0
     assert "connection lost" in transport.failure
 
 
-def test_a_deadline_that_passes(make):
-    transport, _ = make()
+def test_a_deadline_that_passes(make_either):
+    transport, _ = make_either()
     began = time.monotonic()
     assert received(transport, began + 0.03) == TIMED_OUT
     assert 0.025 < time.monotonic() - began < 1
@@ -104,8 +123,8 @@ def test_a_deadline_that_passes(make):
     assert received(transport, POLL) == TIMED_OUT
 
 
-def test_a_deadline_can_be_moved_forward(make):
-    transport, _ = make()
+def test_a_deadline_can_be_moved_forward(make_either):
+    transport, _ = make_either()
     began = time.monotonic()
     reader = gevent.spawn(received, transport)
     gevent.sleep(0)
@@ -113,8 +132,8 @@ def test_a_deadline_can_be_moved_forward(make):
     assert reader.get(timeout=2) == TIMED_OUT
 
 
-def test_one_timer_serves_many_reads(make):
-    transport, peer = make()
+def test_one_timer_serves_many_reads(make_either):
+    transport, peer = make_either()
     timers = set()
     for _ in range(50):
         gevent.spawn(peer.sendall, b"x")
@@ -131,8 +150,8 @@ def test_a_drained_socket_is_not_asked_in_vain(make):
     assert len(transport._raw.receives) == 90
 
 
-def test_others_run_while_a_socket_is_never_drained(make):
-    transport, peer = make()
+def test_others_run_while_a_socket_is_never_drained(make_either):
+    transport, peer = make_either()
     feeding = gevent.spawn(_feed, peer)
     turns = []
     ticking = gevent.spawn(_tick, turns)
@@ -153,8 +172,8 @@ def _tick(turns):
         gevent.sleep(0)
 
 
-def test_closing_wakes_the_reader(make):
-    transport, _ = make()
+def test_closing_wakes_the_reader(make_either):
+    transport, _ = make_either()
     reader = gevent.spawn(received, transport)
     gevent.sleep(0)
     transport.close()
@@ -165,8 +184,8 @@ def test_closing_wakes_the_reader(make):
     "faults", [[1], [0], [BlockingIOError()], [1, BlockingIOError(), 2, 1], [3] * 5]
 )
 @pytest.mark.parametrize("large", [False, True])
-def test_short_writes_lose_and_double_nothing(make, faults, large):
-    transport, peer = make(faulty=lambda raw: FaultySocket(raw, sends=faults))
+def test_short_writes_lose_and_double_nothing(make_either, faults, large):
+    transport, peer = make_either(faulty=lambda raw: FaultySocket(raw, sends=faults))
     expected = b""
     for i in range(5):
         payload = bytes([65 + i]) * (40_000 if large else 7)
@@ -180,8 +199,8 @@ def test_short_writes_lose_and_double_nothing(make, faults, large):
     wait_until(lambda: transport.backlog == 0)
 
 
-def test_a_large_payload_is_not_copied_when_the_kernel_takes_part_of_it(make):
-    transport, _ = make()
+def test_a_large_payload_is_not_copied_when_the_kernel_takes_part_of_it(make_either):
+    transport, _ = make_either()
     payload = b"x" * 10_000_000
     transport.send_large(b"h", payload)
     (rest,) = transport._outbox
@@ -198,6 +217,20 @@ def test_what_is_held_goes_out_when_the_hub_gets_control(make):
     assert peer.recv(100) == b"one two"
 
 
+def test_what_is_held_by_a_socket_that_is_gone_is_forgotten(make):
+    ours, theirs = socket.socketpair()
+    gone = Transport(ours, gevent.get_hub())
+    gone.hold(b"never sent")
+    gone.close()
+    del gone
+    transport, peer = make()
+    transport.hold(b"sent")
+    gevent.sleep(0)
+    assert peer.recv(100) == b"sent"
+    assert theirs.recv(100) == b""
+    theirs.close()
+
+
 def test_no_more_than_64_kib_are_held(make):
     transport, peer = make()
     for _ in range(9):
@@ -207,8 +240,8 @@ def test_no_more_than_64_kib_are_held(make):
     assert len(peer._sock.recv(100_000)) == 8_000
 
 
-def test_senders_wait_for_room_and_all_get_it(make):
-    transport, peer = make(high_water=1000)
+def test_senders_wait_for_room_and_all_get_it(make_either):
+    transport, peer = make_either(high_water=1000)
     transport.send(b"x" * 2_000_000)
     waiting = [gevent.spawn(transport.wait_for_room) for _ in range(5)]
     gevent.sleep(0.01)
@@ -218,23 +251,23 @@ def test_senders_wait_for_room_and_all_get_it(make):
     assert all(greenlet.ready() for greenlet in waiting)
 
 
-def test_a_stalled_peer_is_dropped(make):
-    transport, _ = make(write_timeout=0.05, high_water=1000)
+def test_a_stalled_peer_is_dropped(make_either):
+    transport, _ = make_either(write_timeout=0.05, high_water=1000)
     transport.send(b"x" * 2_000_000)
     transport.wait_for_room()
     assert transport.closed and "write_timeout" in transport.failure
 
 
-def test_a_broken_pipe_is_a_failure_not_an_error(make):
-    transport, peer = make()
+def test_a_broken_pipe_is_a_failure_not_an_error(make_either):
+    transport, peer = make_either()
     peer.close()
     transport.send(b"x")
     transport.send(b"y")
     assert "connection lost" in transport.failure
 
 
-def test_what_the_peer_sent_before_it_left_can_still_be_read(make):
-    transport, peer = make()
+def test_what_the_peer_sent_before_it_left_can_still_be_read(make_either):
+    transport, peer = make_either()
     peer.sendall(b"last words")
     peer.close()
     transport.send(b"x")
@@ -242,8 +275,8 @@ def test_what_the_peer_sent_before_it_left_can_still_be_read(make):
     assert received(transport) == b"last words"
 
 
-def test_the_stream_is_ended_behind_the_outbox(make):
-    transport, peer = make()
+def test_the_stream_is_ended_behind_the_outbox(make_either):
+    transport, peer = make_either()
     transport.send(b"x" * 2_000_000)
     transport.finish_writing()
     data = read_all(peer, 2_000_000)
@@ -251,8 +284,8 @@ def test_the_stream_is_ended_behind_the_outbox(make):
     assert peer.recv(1) == b""
 
 
-def test_finish_reads_what_is_left_so_that_nothing_is_reset(make):
-    transport, peer = make()
+def test_finish_reads_what_is_left_so_that_nothing_is_reset(make_either):
+    transport, peer = make_either()
     peer.sendall(b"x" * 50_000)
     transport.send(b"goodbye")
     finishing = gevent.spawn(transport.finish, time.monotonic() + 5)
@@ -265,14 +298,14 @@ def test_finish_reads_what_is_left_so_that_nothing_is_reset(make):
     assert transport.closed
 
 
-def test_finish_waits_no_longer_than_its_deadline(make):
-    transport, _ = make()
+def test_finish_waits_no_longer_than_its_deadline(make_either):
+    transport, _ = make_either()
     began = time.monotonic()
     transport.finish(began + 0.03)
     assert transport.closed and time.monotonic() - began < 1
 
 
-def test_a_borrowed_socket_is_given_back_shut_down(make):
+def test_a_borrowed_socket_is_given_back_shut_down(make_either):
     ours, theirs = native.socketpair()
     ours.settimeout(7)
     transport = Transport(ours, gevent.get_hub(), borrowed=True)

@@ -25,6 +25,7 @@ from geventwebsocket.websocket import WebSocket as _Original
 from ..config import Config
 from ..exceptions import ConnectionClosed
 from ..opcodes import is_sendable
+from ..origin import check_origin
 from ..session import Upgrade
 from ..websocket import WebSocket
 
@@ -52,8 +53,16 @@ class GeventWebSocket(_Original):  # type: ignore[misc]
 
     @property
     def socket(self) -> WebSocket:
-        """The :class:`greenws.WebSocket` underneath; this accepts the upgrade."""
+        """The :class:`greenws.WebSocket` underneath; this accepts the upgrade.
+
+        Raises:
+            HandshakeError: the server's ``allowed_origins`` do not include the client's. Where it
+                leaves the application, the client gets 403.
+        """
         if self._upgrade.socket is None:
+            allowed = self._upgrade.config.allowed_origins
+            if allowed is not None:
+                check_origin(self.environ, allowed)
             self._upgrade.accept(self._choose_protocol())
         socket = self._upgrade.socket
         assert socket is not None

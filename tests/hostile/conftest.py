@@ -10,9 +10,7 @@ from typing import Any
 
 import gevent
 import pytest
-import trustme
 from conftest import wait_until
-from gevent import ssl
 from wire import CLOSE, TEXT, Peer, close_frame, frame
 
 import greenws
@@ -76,15 +74,17 @@ class Target:
 
 @pytest.fixture(params=["plain", "tls"])
 def attack(request: Any, certificates: Any) -> Iterator[Callable[..., Any]]:
-    """``with attack(**config) as target:`` and afterwards all is well."""
+    """``with attack(**config) as target:`` and afterwards all is well. ``routes`` takes the place
+    of :func:`make_routes`."""
 
     @contextlib.contextmanager
     def under_attack(**options: Any) -> Iterator[Target]:
         errors = io.StringIO()
+        routes = options.pop("routes", None) or make_routes()
         tls = {"ssl_context": certificates[0]} if request.param == "tls" else {}
         server = greenws.WebSocketServer(
             ("127.0.0.1", 0),
-            make_routes(),
+            routes,
             log=None,
             error_log=errors,
             config=Config(**options),
@@ -104,13 +104,3 @@ def attack(request: Any, certificates: Any) -> Iterator[Callable[..., Any]]:
             server.stop(timeout=1)
 
     yield under_attack
-
-
-@pytest.fixture(scope="session")
-def certificates() -> tuple[Any, Any]:
-    authority = trustme.CA()
-    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(served)
-    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    authority.configure_trust(trusting)
-    return served, trusting

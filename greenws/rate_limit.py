@@ -1,0 +1,33 @@
+"""How often something may happen: a token bucket."""
+
+from __future__ import annotations
+
+import time
+
+__all__ = ["RateLimit"]
+
+
+class RateLimit:
+    """Lets ``rate`` messages and pings a second pass, and as many at once after a second without.
+
+    The protocol asks it; it knows the clock, so that the protocol need not.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._size = max(1.0, rate)
+        self._tokens = self._size
+        self._filled = time.monotonic()
+
+    def take(self) -> bool:
+        """Whether one more may pass now."""
+        now = time.monotonic()
+        self._tokens = min(self._size, self._tokens + (now - self._filled) * self._rate)
+        self._filled = now
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+    def __str__(self) -> str:
+        return f"more than {self._rate:g} messages and pings a second (max_message_rate)"

@@ -1,0 +1,129 @@
+"""What a server counts, for metrics: ``server.stats``; and the record of one session in it.
+
+Nothing is counted here for a message: each socket counts for itself, in the compiled classes, and
+its figures are added when its session ends, or when somebody asks.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from .config import Config
+from .websocket import Traffic, WebSocket
+
+__all__ = ["Session", "Stats", "escape"]
+
+_access = logging.getLogger("greenws.access")
+
+
+class Stats:
+    """Counters since the server was made; only ``connections_open`` goes down again.
+
+    ``refused`` counts upgrades that were refused, by reason, and ``closes`` the sessions that
+    ended, by close code (1006: lost).
+    """
+
+    def __init__(self) -> None:
+        self.connections_total = 0
+        self.pings_timed_out = 0
+        self.refused: Counter[str] = Counter()
+        self.closes: Counter[int] = Counter()
+        self._ended = Traffic(0, 0, 0, 0)
+        self._open: set[Session] = set()
+
+    @property
+    def connections_open(self) -> int:
+        """WebSocket sessions that are open now."""
+        return len(self._open)
+
+    @property
+    def traffic(self) -> Traffic:
+        """Messages, and bytes of frames, in and out, of all sessions that are and were."""
+        parts = [session.socket.traffic for session in self._open]
+        return Traffic(*map(sum, zip(self._ended, *parts, strict=True)))
+
+    @property
+    def open_sockets(self) -> list[WebSocket]:
+        """The sockets of the sessions that are open now."""
+        return [session.socket for session in self._open]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for an exporter."""
+        return {
+            "connections_open": self.connections_open,
+            "connections_total": self.connections_total,
+            "refused": dict(self.refused),
+            **self.traffic._asdict(),
+            "closes": dict(self.closes),
+            "pings_timed_out": self.pings_timed_out,
+        }
+
+    def begin(self, session: Session) -> None:
+        self.connections_total += 1
+        self._open.add(session)
+
+    def end(self, session: Session, code: int) -> None:
+        self._open.discard(session)
+        self._ended = Traffic(*map(sum, zip(self._ended, session.socket.traffic, strict=True)))
+        self.closes[code] += 1
+
+
+class Session:
+    """The record of one session, from its handshake to its end."""
+
+    __slots__ = ("_began", "_format", "_on_end", "_path", "_stats", "socket")
+
+    def __init__(
+        self,
+        socket: WebSocket,
+        path: str,
+        config: Config,
+        stats: Stats | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
+        self.socket = socket
+        self._on_end = on_end
+        self._path = path
+        self._format = config.access_log
+        self._stats = stats
+        self._began = time.monotonic()
+        if stats is not None:
+            stats.begin(self)
+
+    def end(self) -> None:
+        """Counts the session as ended, and logs the line about it."""
+        socket = self.socket
+        code = socket.close_code or 1006
+        if self._stats is not None:
+            self._stats.end(self, code)
+            if socket.pulse is not None and socket.pulse.timed_out:
+                self._stats.pings_timed_out += 1
+        if self._on_end is not None:
+            self._on_end()
+        if self._format is not None and _access.isEnabledFor(logging.INFO):
+            _access.info("%s", self._format % self._fields(code))
+
+    def _fields(self, code: int) -> dict[str, Any]:
+        socket = self.socket
+        address = socket.remote_address
+        if isinstance(address, tuple):
+            address = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
+        return {
+            "address": escape(str(address or "-")),
+            "path": escape(self._path),
+            "subprotocol": escape(socket.subprotocol or "-"),
+            "code": code,
+            "reason": escape(socket.close_reason or ""),
+            "closed_by": socket.closed_by or "nobody",
+            "seconds": time.monotonic() - self._began,
+            **socket.traffic._asdict(),
+        }
+
+
+def escape(text: str) -> str:
+    """``text`` of whatever origin, fit for one line of a log, between double quotes."""
+    return text.encode("unicode_escape").decode("ascii").replace('"', "\\x22")

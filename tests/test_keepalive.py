@@ -1,0 +1,297 @@
+"""The heartbeat: pings, who counts as alive, and sockets that nobody reads."""
+
+from __future__ import annotations
+
+import time
+
+import gevent
+import pytest
+from conftest import wait_until
+from wire import CLOSE, PING, PONG, TEXT, Peer, close_frame, frame
+
+from greenws import Config, ConnectionClosed, Routes
+from greenws import keepalive as module
+from greenws.keepalive import Heartbeat, Pulse, start_pulse
+
+FAST = {"ping_interval": 0.08, "ping_timeout": 0.08}
+
+
+@pytest.fixture
+def living(pair):
+    """``pair`` with a pulse."""
+    sockets = []
+
+    def make(**options):
+        socket, peer = pair(**options)
+        start_pulse(socket, gevent.get_hub(), Config(**options))
+        sockets.append(socket)
+        return socket, peer
+
+    yield make
+    for socket in sockets:
+        socket.pulse.stop()
+
+
+@pytest.fixture
+def looking_often(monkeypatch):
+    monkeypatch.setattr(module, "_LOOK_EVERY", 0.05)
+
+
+def pong(peer):
+    """Waits for a ping of the heartbeat, and answers it."""
+    fin, opcode, payload = peer.read_frame()
+    assert (fin, opcode) == (True, PING)
+    peer.send(frame(PONG, payload))
+    return payload
+
+
+def read_in_background(socket):
+    return gevent.spawn(socket.read_string_message)
+
+
+def test_a_silent_connection_is_pinged_again_and_again(living):
+    socket, peer = living(**FAST)
+    reader = read_in_background(socket)
+    payloads = [pong(peer) for _ in range(4)]
+    assert len(set(payloads)) == 4
+    assert not reader.ready() and socket.is_connected
+    reader.kill()
+
+
+def test_a_peer_that_does_not_answer_is_gone_in_time_and_the_reader_learns_why(living):
+    socket, peer = living(**FAST)
+    reader = read_in_background(socket)
+    began = time.monotonic()
+    assert reader.get(timeout=2).data is None
+    assert 0.1 < time.monotonic() - began < 0.16 + 0.1
+    assert not socket.is_connected
+    assert socket.close_code == 1006
+    assert "ping_timeout" in socket.close_reason
+    assert socket.pulse.timed_out
+    assert peer.read_frame()[1] == PING
+    assert peer.at_end()
+
+
+def test_receive_raises_with_the_reason(living):
+    socket, _ = living(**FAST)
+    with pytest.raises(ConnectionClosed, match="1006.*ping_timeout"):
+        socket.receive(timeout=2)
+
+
+def test_what_the_peer_said_before_it_vanished_can_still_be_read(living):
+    socket, peer = living(**FAST)
+    peer.send(frame(TEXT, b"last words"))
+    wait_until(lambda: not socket.is_connected)
+    assert socket.receive() == "last words"
+    with pytest.raises(ConnectionClosed):
+        socket.receive()
+
+
+@pytest.mark.parametrize("sign", ["data", "unsolicited pong", "half a frame"])
+def test_whatever_a_peer_sends_is_a_sign_of_life(living, sign):
+    socket, peer = living(**FAST)
+    reader = gevent.spawn(lambda: list(iter(socket.receive, "end")))
+    data = {
+        "data": frame(TEXT, b"x"),
+        "unsolicited pong": frame(PONG, b"unsolicited"),
+        "half a frame": frame(TEXT, b"x" * 100),
+    }[sign]
+    sent = 0
+    for _ in range(10):
+        gevent.sleep(0.04)
+        if sign == "half a frame":
+            peer.send(data[sent : sent + 5])
+            sent += 5
+        else:
+            peer.send(data)
+    assert socket.is_connected
+    reader.kill()
+
+
+def test_the_answer_is_measured_and_never_reaches_the_reader(living):
+    socket, peer = living(**FAST)
+    reader = read_in_background(socket)
+    assert socket.latency is None
+    fin, opcode, payload = peer.read_frame()
+    gevent.sleep(0.03)
+    peer.send(frame(PONG, payload))
+    wait_until(lambda: socket.latency is not None)
+    assert 0.025 < socket.latency < 0.08
+    measured = socket.latency
+    assert peer.read_frame()[1] == PING  # the next is not answered yet
+    assert socket.latency == measured
+    peer.send(frame(TEXT, b"data"))
+    assert reader.get().data == "data"
+
+
+def test_the_pong_of_an_application_is_still_its_own(living):
+    socket, peer = living(**FAST)
+    socket.send_ping(b"mine")
+    assert peer.read_frame() == (True, PING, b"mine")
+    ours = peer.read_frame()[2]
+    peer.send(frame(PONG, b"mine") + frame(PONG, ours))
+    assert socket.read_bytes_message()[:2] == (b"mine", PONG)
+    wait_until(lambda: socket.latency is not None)
+
+
+def test_without_an_interval_nothing_is_sent(living):
+    socket, peer = living(ping_interval=None, ping_timeout=0.05)
+    assert peer.is_silent(0.2)
+    assert socket.is_connected
+
+
+def test_without_a_timeout_nobody_is_dropped(living):
+    socket, peer = living(ping_interval=0.05, ping_timeout=None)
+    for _ in range(5):
+        assert peer.read_frame()[1] == PING
+    assert socket.is_connected and socket.latency is None
+
+
+# -- nobody reads
+
+
+def test_pings_are_answered_where_nobody_reads(living, looking_often):
+    socket, peer = living()
+    peer.send(frame(PING, b"there?"))
+    assert peer.read_frame() == (True, PONG, b"there?")
+
+
+def test_a_close_is_noticed_where_nobody_reads(living, looking_often):
+    socket, peer = living()
+    peer.send(close_frame(4001, b"bye"))
+    assert peer.read_close() == (4001, b"")
+    assert not socket.is_connected and socket.close_reason == "bye"
+    with pytest.raises(ConnectionClosed):
+        socket.send("x")
+
+
+def test_the_end_of_the_stream_is_noticed_where_nobody_reads(living, looking_often):
+    socket, peer = living()
+    peer.close()
+    wait_until(lambda: not socket.is_connected)
+    assert socket.close_code == 1006
+
+
+def test_what_arrives_where_nobody_reads_is_kept_and_bounded(living, looking_often):
+    socket, peer = living(max_message_size=10_000, max_fragments=None)
+    sending = gevent.spawn(peer.send, frame(TEXT, b"x" * 9_000) * 2000)
+    gevent.sleep(0.3)
+    assert socket.traffic.bytes_in < 100_000
+    for _ in range(2000):
+        assert socket.receive() == "x" * 9_000
+    sending.get()
+
+
+def test_a_peer_is_not_blamed_for_what_we_do_not_take(living, monkeypatch):
+    monkeypatch.setattr(module, "_LOOK_EVERY", 0.02)
+    socket, peer = living(max_message_size=10_000, **FAST)
+    sending = gevent.spawn(peer.send, frame(TEXT, b"x" * 9_000) * 500)
+    gevent.sleep(0.5)  # longer than both timeouts
+    assert socket.is_connected
+    for _ in range(500):
+        assert socket.receive() == "x" * 9_000
+    sending.get()
+
+
+def test_a_hub_that_was_held_up_looks_before_it_judges(living):
+    socket, peer = living(**FAST)
+    reader = read_in_background(socket)
+    fin, opcode, payload = peer.read_frame()
+    peer.send(frame(PONG, payload))
+    time.sleep(0.3)  # everything stands still, longer than both timeouts
+    gevent.sleep(0)
+    gevent.sleep(0.01)
+    assert socket.is_connected
+    reader.kill()
+
+
+def test_no_pings_stand_behind_a_peer_that_does_not_read(living):
+    socket, _ = living(ping_interval=0.02, ping_timeout=5, write_high_water=None)
+    socket.send(b"x" * 5_000_000)
+    before = socket.traffic.bytes_out
+    gevent.sleep(0.2)
+    assert socket.traffic.bytes_out == before
+
+
+# -- the heartbeat of a server
+
+
+def test_every_face_of_a_server_is_kept_alive(serve):
+    """Also ``wsgi.websocket``."""
+
+    def app(environ, start_response):
+        socket = environ["wsgi.websocket"]
+        socket.send("ready")
+        assert socket.receive() is None
+
+    routes = Routes()
+    routes.add(uri="/gevent", handler=app)
+
+    @routes.websocket("/ours")
+    def ours(request, socket):
+        socket.send("ready")
+        assert list(socket) == []
+
+    server = serve(routes, config=Config(**FAST))
+    for path in ("/gevent", "/ours"):
+        with Peer.open(server.address, path) as peer:
+            assert peer.read_frame() == (True, TEXT, b"ready")
+            pong(peer)
+            pong(peer)
+            peer.send(close_frame())
+            while (opcode := peer.read_frame()[1]) == PING:
+                pass
+            assert opcode == CLOSE
+
+
+def test_a_handler_may_have_another_interval(serve):
+    routes = Routes()
+
+    @routes.websocket("/often", ping_interval=0.05)
+    def often(request, socket):
+        list(socket)
+
+    with Peer.open(serve(routes).address, "/often") as peer:
+        pong(peer)
+        peer.send(close_frame())
+        assert peer.read_frame()[1] in (PING, CLOSE)
+
+
+# -- what it costs
+
+
+class Loop:
+    """Counts the timers that are set."""
+
+    def __init__(self, loop):
+        self._loop = loop
+        self.timers = 0
+
+    def timer(self, *args, **options):
+        self.timers += 1
+        return self._loop.timer(*args, **options)
+
+    def run_callback(self, *args):
+        return self._loop.run_callback(*args)
+
+
+def test_a_thousand_sockets_share_one_timer(pair):
+    loop = Loop(gevent.get_hub().loop)
+    heartbeat = Heartbeat(loop)
+    config = Config(ping_interval=1000, ping_timeout=1000)
+    socket, _ = pair()
+    pulses = [Pulse(socket, config, heartbeat) for _ in range(1000)]
+    assert loop.timers <= 2
+    for pulse in pulses:
+        pulse.stop()
+
+
+def test_pulses_that_stop_leave_no_timer(living):
+    loop = Loop(gevent.get_hub().loop)
+    heartbeat = Heartbeat(loop)
+    socket, _ = living()
+    pulses = [Pulse(socket, Config(), heartbeat) for _ in range(3)]
+    for pulse in pulses:
+        pulse.stop()
+        pulse.stop()
+    assert heartbeat._timer is None
