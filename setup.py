@@ -10,7 +10,7 @@ import sys
 
 from setuptools import Extension, setup
 
-COMPILED = ["frames", "messages", "protocol", "polling", "transport", "websocket"]
+COMPILED = ["frames", "messages", "protocol", "shared", "polling", "transport", "websocket"]
 
 
 def extensions():
@@ -53,7 +53,7 @@ setup(
     long_description=open("README.md", encoding="utf-8").read(),
     long_description_content_type="text/markdown",
     license="MIT",
-    packages=["greenws", "greenws.integrations"],
+    packages=["greenws", "greenws.brokers", "greenws.integrations"],
     package_data={"greenws": ["py.typed", "*.pxd", "*.h"]},
     ext_modules=extensions(),
     python_requires=">=3.10",

@@ -29,11 +29,18 @@ ORDER = [
     "http",
     "handshake",
     "protocol",
+    "shared",
     "switching",
     "syscalls",
     "polling",
     "transport",
     "websocket",
+    "selection",
+    "policies",
+    "brokers",
+    "brokers.memory",
+    "brokers.redis",
+    "rooms",
     "http_stream",
     "session",
     "routes",
@@ -42,7 +49,7 @@ ORDER = [
     "server",
     "integrations.flask",
 ]
-PLANNED: set[str] = set()
+PLANNED: set[str] = {"brokers.redis"}
 
 # Down to protocol.py nothing knows a socket, a greenlet or a clock.
 NO_IO = ORDER[: ORDER.index("protocol") + 1]
