@@ -64,6 +64,9 @@ setup(
         "werkzeug>=3.0",
     ],
     extras_require={
+        "redis": ["redis>=5.0"],
+        "gunicorn": ["gunicorn>=23"],
+        "metrics": ["prometheus-client>=0.20"],
         # Every client, server and framework that the tests set against greenws.
         "test": [
             "pytest>=8",
@@ -78,6 +81,8 @@ setup(
             "bottle>=0.13",
             "bottle-websocket>=0.2.9",
             "gunicorn>=23",
+            "redis>=5.0",
+            "prometheus-client>=0.20",
             "waitress>=3",
             "selenium>=4.20",
             "trustme>=1.1",

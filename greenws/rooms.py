@@ -310,11 +310,11 @@ class Room:
 
     def _tell_presence(self, entry: Entry, is_own: bool) -> None:
         info = json.loads(entry.data)
-        if not is_own:
-            if entry.kind == JOIN:
-                self._present[entry.member] = Presence(entry.member, info)
-            else:
-                self._present.pop(entry.member, None)
+        is_here = any(member.id == entry.member for member in self._members)
+        if entry.kind == LEAVE and not is_here:  # others may take a process that hangs for dead
+            info = self._present.pop(entry.member, Presence("", info)).info
+        elif entry.kind == JOIN and not is_own:
+            self._present[entry.member] = Presence(entry.member, info)
         askers: dict[PresenceFormat, dict[Member, None]] = {}
         for member in self._members:
             if member._presence is not None and member.id != entry.member:
@@ -446,10 +446,11 @@ class Rooms:
         stamp: Stamp | None = None,
     ) -> None:
         if isinstance(broker, str):
-            from .brokers.redis import RedisBroker
+            from .brokers.redis import RedisBroker  # redis-py is optional
 
-            broker = RedisBroker(broker)
-        self.broker: Broker = MemoryBroker() if broker is None else broker
+            self.broker: Broker = RedisBroker(broker)
+        else:
+            self.broker = MemoryBroker() if broker is None else broker
         self.broker.deliver = self._deliver
         self.policy = policies.close() if policy is None else policy
         self.stamp = stamp
