@@ -199,6 +199,12 @@ class Room:
             self._rooms.broker.publish(self.name, MESSAGE, data, exclude=exclude)
             self._stats.sent += 1
 
+    def history(self, count: int = 50) -> list[str | bytes]:
+        """The newest messages of the room, oldest first, as members were sent them: for whoever
+        comes for the first time. May block."""
+        entries = self._rooms.broker.newest(self.name, count)
+        return [self._stamped(entry.id or "", entry.data) for entry in entries]
+
     @property
     def members(self) -> list[Presence]:
         """Everybody in the room, in all processes. May block if nobody here is in it."""

@@ -48,6 +48,9 @@ ORDER = [
     "integrations.gevent_websocket",
     "server",
     "integrations.flask",
+    "integrations.gunicorn",
+    "gunicorn",
+    "integrations.prometheus",
 ]
 PLANNED: set[str] = set()
 

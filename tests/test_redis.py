@@ -480,6 +480,25 @@ def test_a_history_that_was_trimmed_does_not_reach_back(server, worker):
     assert kept == heard[-len(kept) :]
 
 
+def test_the_newest_messages(server, worker):
+    a, b = worker(), worker()
+    ann = a.join()
+    assert b.rooms["r"].history() == []
+    a.send(*"abcdefg")
+    for _ in range(20):
+        b.join()
+    a.send("h")
+    heard = ann.hear(8)
+    wait_until(lambda: b.is_idle)
+    history = b.rooms["r"].history(3)
+    assert [text.split()[1] for text in history] == heard[-3:] == list("fgh")
+    assert history[-1].split()[0] == ann.last
+    assert len(b.rooms["r"].history(100)) == 8
+    away(server, a, b)
+    assert b.rooms["r"].history(3) == []
+    server.start()
+
+
 @pytest.mark.parametrize("since", ["0-0", "nonsense", "1-1+zz.4"])
 def test_an_unknown_id_is_a_gap(worker, since):
     a = worker()

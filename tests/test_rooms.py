@@ -429,6 +429,17 @@ def test_a_client_that_comes_back_gets_what_it_missed_then_goes_on(join):
     assert read(live, 4)[-1].split()[0] == member.position
 
 
+def test_history_for_whoever_comes_for_the_first_time(join):
+    rooms = Rooms(stamp=stamp)
+    room = rooms["lobby"]
+    assert room.history() == []
+    _, peer = join(room)
+    for text in "abcdef":
+        room.send(text)
+    assert room.history(3) == read(peer, 6)[-3:]
+    assert len(room.history()) == 6
+
+
 def test_a_client_that_missed_nothing(join):
     rooms = Rooms(stamp=stamp)
     member, _ = join(rooms["lobby"])

@@ -384,6 +384,7 @@ MemberFactory = Callable[..., Member]
 
 def test_the_first_member_is_welcomed_to_an_empty_room(member: MemberFactory) -> None:
     welcome = member().join("Ada")
+    assert welcome.pop("id")
     assert welcome == {"type": "welcome", "name": "Ada", "members": ["Ada"], "history": []}
 
 
@@ -552,20 +553,12 @@ def test_a_member_who_does_not_read_holds_up_nobody(demo: Demo, member: MemberFa
     ada.expect(type="joined", name="Grace")
     text = "\u00fc" * 2000  # 12,000 bytes as JSON
 
-    def seconds_for_a_message() -> float:
+    for _ in range(800):  # 10 MB: more than the kernel holds and the room lets wait
         started = time.monotonic()
         ada.say(text)
         for each in (ada, grace):
             each.expect(type="message", name="Ada", text=text)
-        return time.monotonic() - started
-
-    for _ in range(3000):  # 36 MB at most: more than kernel and outbox hold
-        waited = seconds_for_a_message()
-        if waited > 0.5:
-            break
-    else:
-        pytest.fail("the server never waited for the member who does not read")
-    assert waited < 5
-    assert max(seconds_for_a_message() for _ in range(20)) < 0.5
-    assert closed_with(sloth.connection) == 1008
-    ada.expect(type="left", name="Sloth")
+        assert time.monotonic() - started < 2
+    assert closed_with(sloth.connection) == 1013
+    for each in (ada, grace):
+        each.expect(type="left", name="Sloth")

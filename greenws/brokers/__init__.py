@@ -137,6 +137,11 @@ class Broker(ABC):
         whether these are all, or the oldest are forgotten. May block."""
 
     @abstractmethod
+    def newest(self, room: str, count: int) -> list[Entry]:
+        """The last ``count`` messages of a room, open or not, as far as they are kept. May block;
+        empty if the broker is out of reach."""
+
+    @abstractmethod
     def ahead(self, room: str) -> list[Entry]:
         """The messages that were delivered ahead of the log and are not delivered from it yet."""
 

@@ -102,6 +102,13 @@ class MemoryBroker(Broker):
         complete = last >= (self._forgotten if log is None else log.first)
         return complete, [entry for _, entry in entries if last < entry.number <= end]
 
+    def newest(self, room: str, count: int) -> list[Entry]:
+        if room not in self._logs:
+            return []
+        self._trim(room, self._clock())
+        log = self._logs.get(room)
+        return [entry for _, entry in log.entries][-count:] if log is not None else []
+
     def ahead(self, room: str) -> list[Entry]:
         return []
 

@@ -315,6 +315,28 @@ class RedisBroker(Broker):
         entries = (self._parse(room, id_, fields) for id_, fields in found)
         return complete, [entry for entry in entries if entry and entry.kind == MESSAGE]
 
+    def newest(self, room: str, count: int) -> list[Entry]:
+        self._start()
+        key = self._key("room", room)
+        found: list[Entry] = []
+        end = "+"
+        try:
+            while len(found) < count:
+                size = 2 * count  # who came and went stands there too
+                newest: Any = self._command(
+                    lambda client, end=end, size=size: client.xrevrange(key, end, count=size)  # type: ignore[misc]
+                )
+                entries = (self._parse(room, id_, fields) for id_, fields in newest)
+                found += [entry for entry in entries if entry and entry.kind == MESSAGE]
+                if len(newest) < size:
+                    break
+                end = f"({newest[-1][0].decode()}"
+        except redis.ResponseError as error:
+            _logger.error("the room %r has no history: %s", room, error)
+        except _ERRORS as error:
+            self._lose(error, writable=False)
+        return found[:count][::-1]
+
     def members(self, room: str) -> dict[str, dict[str, Any]]:
         self._start()
         try:
