@@ -19,6 +19,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -299,9 +300,14 @@ def serve_with_workers(options: argparse.Namespace) -> int:
         def load(self) -> Routes:
             return make_routes(options.redis)
 
-    with tempfile.TemporaryDirectory(prefix="greenws-metrics-") as folder:
-        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
+    master = os.getpid()
+    folder = tempfile.mkdtemp(prefix="greenws-metrics-")
+    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
+    try:
         Demo().run()
+    finally:
+        if os.getpid() == master:  # the workers are forks, and come by here as well
+            shutil.rmtree(folder)
     return 0
 
 

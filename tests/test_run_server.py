@@ -342,7 +342,7 @@ def test_workers_share_their_rooms_and_their_metrics(redis: RedisServer) -> None
             demo.process.send_signal(signal.SIGTERM)
             for member in members:
                 assert closed_with(member.connection) == 1001
-        assert demo.exit_code() == 0
+        assert demo.exit_code() == 0, "\n".join(demo.stderr)
         assert "Traceback" not in "\n".join(demo.stderr)
 
 
