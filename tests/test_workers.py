@@ -14,7 +14,7 @@ import gevent
 import pytest
 from conftest import require_program, wait_until
 from gevent import socket as gevent_socket
-from processes import TIMEOUT, Process, children
+from processes import ROOT, TIMEOUT, Process, children
 from redis_server import RedisServer
 from wire import CLOSE, TEXT, Peer, frame
 
@@ -235,6 +235,31 @@ def test_a_restart_tells_the_sessions(server, number):
             assert process.popen.wait(TIMEOUT) == 0
         assert time.monotonic() - started < 6
         assert "Traceback" not in process.output
+
+
+def test_the_chat_of_the_readme_becomes_many_workers_by_one_line(server, tmp_path):
+    text = (ROOT / "README.md").read_text()
+    code = text.split("`app.py`:\n\n```python\n")[1].split("```")[0]
+    changed = next(line for line in text.splitlines() if line.startswith('rooms = Rooms("redis'))
+    assert code.count("rooms = Rooms()") == 1
+    code = code.replace("rooms = Rooms()", changed.replace("redis://localhost", server.url))
+    (tmp_path / "app.py").write_text(code)
+    command = text.split("`gunicorn ")[1].split("`")[0].split()
+    with Process("-m", "gunicorn", *command, "--bind", "127.0.0.1:0", cwd=tmp_path) as process:
+        process.wait_for_port()
+        wait_until(lambda: len(children(process.popen.pid)) == 4, TIMEOUT)
+        peers = [Peer.open(process.address, f"/chat/garden?name={n}") for n in range(12)]
+        greetings: list[bytes] = []
+        for number, peer in enumerate(peers):
+            peer.send(frame(TEXT, b"hello from %d" % number))
+            # Nobody says that all have joined; who has heard itself has.
+            while not greetings or greetings[-1] != b"hello from %d" % number:
+                greetings.append(peer.read_frame()[2])
+        peers[0].send(frame(TEXT, b"the end"))
+        for peer in peers:
+            while peer.read_frame()[2] != b"the end":
+                continue
+            peer.close()
 
 
 def test_without_monkey_patching_the_worker_says_what_to_do(server):
