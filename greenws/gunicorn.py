@@ -2,6 +2,4 @@
 
 from __future__ import annotations
 
-from .integrations.gunicorn import Worker
-
-__all__ = ["Worker"]
+from .integrations.gunicorn import Worker as Worker

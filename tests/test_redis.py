@@ -382,6 +382,23 @@ def test_a_room_that_is_opened_while_redis_is_away(server, worker):
     wait_until(lambda: a.names() == b.names() == ["ann", "bob"])
 
 
+def test_a_room_that_is_left_and_opened_again_while_redis_is_away(server, worker, pair):
+    """Who comes now has not heard what was said before, and is not to hear it late."""
+    a, b = worker(), worker()
+    bob = b.join()
+    away(server, a, b)
+    socket, _ = pair()
+    with a.rooms["r"].join(socket):
+        a.send("before")
+    ann = a.join()
+    a.send("after")
+    assert ann.hear(1) == ["after"]
+    back(server, a, b)
+    assert bob.hear(2) == ["before", "after"]
+    a.send("at last")
+    assert ann.hear(1) == bob.hear(1) == ["at last"]
+
+
 def test_a_broker_that_starts_before_its_redis(server, worker):
     server.stop()
     a = worker()

@@ -23,6 +23,7 @@ import greenws
 from greenws import Rooms, policies
 from greenws.brokers.memory import MemoryBroker
 from greenws.rooms import json_id
+from greenws.shared import SharedMessage
 from greenws.transport import Transport
 
 TOO_SLOW = (True, CLOSE, b"\x03\xf5You read too slowly.")
@@ -356,6 +357,23 @@ def test_other_threads_may_send_and_all_hear_the_same_order(rooms, join):
     assert heard[0] == heard[1] == heard[2]
     for name in "abc":
         assert [text for text in heard[0] if text[0] == name] == [f"{name} {n}" for n in range(50)]
+
+
+def test_nothing_is_sent_from_another_thread_than_the_session_s(pair):
+    socket, peer = pair()
+    message, taken = SharedMessage("hello"), []
+    thread = threading.Thread(target=lambda: taken.append(socket.offer(message)))
+    thread.start()
+    thread.join()
+    assert taken == [False]
+    assert peer.is_silent(0.01)
+    ready = gevent.event.Event()
+    thread = threading.Thread(target=socket.when_ready, args=(ready.set,))
+    thread.start()
+    assert ready.wait(5)
+    thread.join()
+    assert socket.offer(message)
+    assert read(peer, 1) == ["hello"]
 
 
 def test_members_of_other_threads(rooms):
