@@ -23,6 +23,9 @@ class RedisServer:
         self.start()
 
     def start(self) -> None:
+        """Does nothing if it runs already."""
+        if self._process is not None:
+            return
         self._process = subprocess.Popen(
             ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
             + ["--appendonly", "yes", "--dir", self._folder.name, "--loglevel", "warning"],

@@ -31,6 +31,7 @@ def running() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def server(running: RedisServer, monkeypatch: pytest.MonkeyPatch) -> RedisServer:
+    running.start()
     running.call("FLUSHALL")
     # What monkey.patch_all() would do; it would do it to all the tests.
     monkeypatch.setattr(redis.connection, "socket", gevent.socket)
@@ -386,15 +387,14 @@ def test_a_room_that_is_left_and_opened_again_while_redis_is_away(server, worker
     """Who comes now has not heard what was said before, and is not to hear it late."""
     a, b = worker(), worker()
     bob = b.join()
+    a.join("other")
     away(server, a, b)
     socket, _ = pair()
     with a.rooms["r"].join(socket):
         a.send("before")
     ann = a.join()
-    a.send("after")
-    assert ann.hear(1) == ["after"]
     back(server, a, b)
-    assert bob.hear(2) == ["before", "after"]
+    assert bob.hear(1) == ["before"]
     a.send("at last")
     assert ann.hear(1) == bob.hear(1) == ["at last"]
 
