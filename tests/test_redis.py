@@ -384,19 +384,28 @@ def test_a_room_that_is_opened_while_redis_is_away(server, worker):
 
 
 def test_a_room_that_is_left_and_opened_again_while_redis_is_away(server, worker, pair):
-    """Who comes now has not heard what was said before, and is not to hear it late."""
+    """Who comes now has not heard what was said before, and is not to hear it late; who comes back
+    has missed it."""
     a, b = worker(), worker()
     bob = b.join()
     a.join("other")
     away(server, a, b)
-    socket, _ = pair()
-    with a.rooms["r"].join(socket):
-        a.send("before")
-    ann = a.join()
+    socket, peer = pair()
+    with a.rooms["r"].join(socket) as member:
+        first = Client(member, peer)
+        a.send("heard")
+        assert first.hear(1) == ["heard"]
+    a.send("missed")
+    returning = gevent.spawn(a.join, since=first.last)
+    gevent.sleep(0.02)
+    fresh = a.join()
     back(server, a, b)
-    assert bob.hear(1) == ["before"]
+    returned = returning.get()
+    assert bob.hear(2) == ["heard", "missed"]
+    assert returned.hear(1) == ["missed"]
     a.send("at last")
-    assert ann.hear(1) == bob.hear(1) == ["at last"]
+    for client in (bob, returned, fresh):
+        assert client.hear(1) == ["at last"]
 
 
 def test_a_broker_that_starts_before_its_redis(server, worker):
