@@ -23,6 +23,11 @@ _FAREWELL = 0.5  # seconds that sessions have after SIGQUIT or Ctrl-C
 
 
 class _Handler(UpgradeHandler, PyWSGIHandler):  # type: ignore[misc]
+    def get_environ(self) -> dict[str, Any]:
+        environ = super().get_environ()
+        environ["RAW_URI"] = self.path  # as in all of gunicorn's workers
+        return environ
+
     def log_request(self) -> None:
         if not self._is_upgraded:
             PyWSGIHandler.log_request(self)
