@@ -189,10 +189,12 @@ class Room:
 
         Raises:
             TypeError: ``data`` is neither str nor bytes-like.
+            Whatever the ``stamp`` of the ``Rooms`` raises for it.
             BrokerUnavailable: the broker is out of reach, and too much waits for it already.
         """
         if not isinstance(data, str):
             data = bytes(memoryview(data))
+        self._stamped("0-0", data)  # fails here, if it must, and not where the message arrives
         if self._full:
             self._hold_up()
         with self._lock:
