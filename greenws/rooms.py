@@ -189,12 +189,16 @@ class Room:
 
         Raises:
             TypeError: ``data`` is neither str nor bytes-like.
+            UnicodeEncodeError: ``data`` is text that UTF-8 does not know (half a surrogate pair).
             Whatever the ``stamp`` of the ``Rooms`` raises for it.
             BrokerUnavailable: the broker is out of reach, and too much waits for it already.
         """
-        if not isinstance(data, str):
+        # What must fail fails here, and not where the message arrives.
+        if isinstance(data, str):
+            data.encode()
+        else:
             data = bytes(memoryview(data))
-        self._stamped("0-0", data)  # fails here, if it must, and not where the message arrives
+        self._stamped("0-0", data)
         if self._full:
             self._hold_up()
         with self._lock:
@@ -468,8 +472,14 @@ class Rooms:
         self._open: dict[str, Room] = {}
 
     def __getitem__(self, name: str) -> Room:
+        """
+        Raises:
+            TypeError: ``name`` is no str.
+            UnicodeEncodeError: it is none that UTF-8 knows.
+        """
         if not isinstance(name, str):
             raise TypeError(f"a room has a name, not {name!r}")
+        name.encode()  # UTF-8 is what carries it
         with self._lock:
             room = self._known.get(name)
             if room is None:

@@ -352,6 +352,26 @@ def test_a_redis_that_hangs_is_away(server, worker):
     assert ann.hear(1) == ["again"]
 
 
+@pytest.mark.parametrize("command", ["xread", "eval"])
+def test_an_error_that_redis_answers_is_survived(server, worker, command):
+    a, b = worker(), worker()
+    ann, bob = a.join(), b.join()
+    client = a.broker._reads if command == "xread" else a.broker._commands
+    works = getattr(client, command)
+
+    def fail(*args: Any, **options: Any) -> Any:
+        setattr(client, command, works)
+        raise redis.ResponseError("OOM command not allowed")
+
+    setattr(client, command, fail)
+    for text in ("one", "two"):
+        a.send(text)
+        assert ann.hear(1) == bob.hear(1) == [text]
+    wait_until(lambda: getattr(client, command) is works and a.is_idle)
+    b.send("three")
+    assert ann.hear(1) == bob.hear(1) == ["three"]
+
+
 def test_what_waits_for_redis_is_bounded(server, worker):
     a, b = worker(max_pending=20), worker()
     ann, bob = a.join(), b.join()

@@ -91,6 +91,16 @@ def test_what_cannot_be_sent(rooms, data):
         rooms["lobby"].send(data)
 
 
+def test_text_that_utf_8_does_not_know_is_refused(rooms, join):
+    _, peer = join(rooms["lobby"])
+    with pytest.raises(UnicodeEncodeError):
+        rooms["lobby"].send("half \ud83c of it")
+    with pytest.raises(UnicodeEncodeError):
+        rooms["half \ud83c of it"]
+    rooms["lobby"].send("whole")
+    assert read(peer, 1) == ["whole"]
+
+
 def test_presence(rooms, pair):
     room = rooms["lobby"]
     (ann, _), (bob, _) = pair(), pair()

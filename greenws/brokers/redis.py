@@ -440,8 +440,8 @@ class RedisBroker(Broker):
         was_alive = self._command(lambda client: client.set(key, "1", ex=seconds, get=True))
         now = time.monotonic()
         if self._has_beaten and was_alive is None:  # others have taken this process for dead
-            for room, channel in self._channels.items():
-                for member, info in channel.members.items():
+            for room, channel in list(self._channels.items()):
+                for member, info in list(channel.members.items()):
                     self.publish(room, JOIN, info, member)
         self._has_beaten = True
         origins = {
@@ -465,13 +465,14 @@ class RedisBroker(Broker):
         delay = _FIRST_DELAY
         while True:
             try:
-                if not self._readable:
-                    self._look_for_gaps()
-                    self._readable = True
-                    self._find()
-                self._read_once()
-            except redis.ResponseError as error:
-                self._find_broken(error)
+                try:
+                    if not self._readable:
+                        self._look_for_gaps()
+                        self._readable = True
+                        self._find()
+                    self._read_once()
+                except redis.ResponseError as error:
+                    self._find_broken(error)
             except _ERRORS as error:
                 self._lose(error, readable=False)
                 gevent.sleep(delay)
@@ -507,8 +508,10 @@ class RedisBroker(Broker):
         """Whether a log was trimmed beyond where this process reads on."""
         self._reads.ping()
         for room, channel in list(self._channels.items()):
+            if channel.is_broken or not channel.place:
+                continue
             oldest: Any = self._reads.xrange(self._key("room", room), count=1)
-            if not channel.is_broken and oldest and _order(oldest[0][0]) > _order(channel.place):
+            if oldest and _order(oldest[0][0]) > _order(channel.place):
                 length: Any = self._reads.xlen(self._key("room", room))
                 if length >= self._history:
                     _logger.error(
@@ -565,7 +568,7 @@ class RedisBroker(Broker):
     def _find_broken(self, error: redis.ResponseError) -> None:
         """XREAD fails for all rooms when the key of one holds something else."""
         found = False
-        for room, channel in self._channels.items():
+        for room, channel in list(self._channels.items()):
             kind: Any = self._reads.type(self._key("room", room))
             if kind not in (b"stream", b"none") and not channel.is_broken:
                 found = channel.is_broken = True
