@@ -245,6 +245,11 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if bool(options.certfile) != bool(options.keyfile):
         parser.error("--certfile and --keyfile go together: give both, or neither")
+    if options.redis:
+        try:
+            Rooms(options.redis).close()
+        except (ImportError, ValueError) as error:
+            parser.error(f"cannot use --redis {options.redis}: {error}")
     options.tls = None
     if options.certfile:
         options.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -458,8 +458,10 @@ class Rooms:
         stamp: Stamp | None = None,
     ) -> None:
         if isinstance(broker, str):
-            from .brokers.redis import RedisBroker  # redis-py is optional
-
+            try:
+                from .brokers.redis import RedisBroker
+            except ImportError as error:
+                raise ImportError(f"{error}; pip install redis (or 'greenws[redis]')") from None
             self.broker: Broker = RedisBroker(broker)
         else:
             self.broker = MemoryBroker() if broker is None else broker

@@ -194,6 +194,7 @@ def test_help_names_every_option_with_its_default() -> None:
         (["--certfile", __file__, "--keyfile", __file__], "cannot use"),
         (["--port", "65536"], "'65536' is not a port"),
         (["--port", "http"], "'http' is not a port"),
+        (["--redis", "localhost"], "cannot use --redis localhost: Redis URL must specify"),
         (["--workers", "0"], "'0' is not a number of processes"),
         (["--log-level", "loud"], "loud"),
     ],
@@ -358,6 +359,14 @@ def test_workers_without_gunicorn_are_one_line_and_exit_code_1(tmp_path: Path) -
     result = run("--port", "0", "--workers", "2", PYTHONPATH=str(tmp_path))
     assert result.returncode == 1
     assert "pip install gunicorn" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_redis_without_redis_py_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "redis.py").write_text("raise ImportError('no redis')")
+    result = run("--port", "0", "--redis", "redis://localhost", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 2
+    assert "no redis; pip install redis" in result.stderr
     assert "Traceback" not in result.stderr
 
 

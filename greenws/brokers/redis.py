@@ -122,6 +122,7 @@ class RedisBroker(Broker):
 
     Raises:
         RuntimeError: redis-py would block the hub.
+        ValueError: ``url`` is none that redis-py takes.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class RedisBroker(Broker):
         presence_timeout: float = 15.0,
     ) -> None:
         _check_sockets()
+        redis.ConnectionPool.from_url(url)  # connects to nothing yet
         self.deliver: Callable[[str, Entry], None] = lambda room, entry: None
         self._url = url
         self._prefix = prefix
