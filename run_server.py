@@ -3,17 +3,26 @@
 python run_server.py                          http://127.0.0.1:8181/
 python run_server.py --host 0.0.0.0 --port 0  any address, any free port
 python run_server.py --certfile cert.pem --keyfile key.pem    https and wss
+python run_server.py --workers 4 --redis redis://localhost    many processes, with the same rooms
 """
 
 from __future__ import annotations
 
+from gevent import monkey
+
+if __name__ == "__main__":
+    monkey.patch_all()  # before all other imports: redis-py waits for its sockets
+
 import argparse
+import contextlib
 import errno
 import json
 import logging
+import os
+import shutil
 import sys
+import tempfile
 import time
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,14 +32,18 @@ from gevent import ssl
 from werkzeug import Request
 
 from greenws import (
-    ConnectionClosed,
+    Room,
+    Rooms,
     Routes,
     StaticFiles,
     WebSocket,
     WebSocketHandler,
     WebSocketServer,
     WebSocketSessionHandler,
+    policies,
 )
+from greenws.brokers import BrokerUnavailable
+from greenws.rooms import json_id
 
 WEBROOT = Path(__file__).resolve().parent / "webroot"
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -38,7 +51,7 @@ MAX_LOGGED = 200  # characters of a payload in the log
 MAX_NAME = 32
 MAX_TEXT = 2000
 MAX_HISTORY = 50
-SLOW_MEMBER_SECONDS = 1.0  # how long a broadcast waits for a member who does not read
+MAX_LAG = 200  # messages that wait for a member who does not read
 
 logger = logging.getLogger("greenws.demo")
 
@@ -67,100 +80,133 @@ class BadInput(ValueError):
     """Input that the room refuses; the message is for the person who sent it."""
 
 
-class ChatRoom:
-    """One room, in memory. Each text message in either direction is one JSON object.
+class Chat:
+    """Rooms by name. Each text message in either direction is one JSON object.
 
     A client sends {"type": "join", "name"}, then any number of {"type": "message", "text"}, and
-    leaves by closing. It gets "welcome" (the name it was given, the members, the history), then
-    "joined", "left" and "message" as they happen, and "error" for what was refused.
+    leaves by closing. It gets "welcome" (the name it was given, the members, the history, the "id"
+    up to which that is), then "joined", "left" and "message" as they happen, each with an "id", and
+    "error" for what was refused. One that comes back adds "since", the last id it saw, to "join":
+    it gets what it missed before its welcome, and "gap" if that is not all known any more.
     """
 
-    def __init__(self) -> None:
-        self._members: dict[WebSocket, str] = {}
-        self._history: deque[dict[str, Any]] = deque(maxlen=MAX_HISTORY)
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
         self._last_time = 0
 
-    def attend(self, socket: WebSocket) -> None:
+    def attend(self, socket: WebSocket, room: Room) -> None:
         """Serve one client until its connection ends."""
-        try:
+        with contextlib.ExitStack() as membership:
+            name = ""
             for message in socket:
                 try:
-                    self._handle(socket, message)
+                    event = self._parse(message)
+                    if event.get("type") == "join" and not name:
+                        name = self._join(membership, socket, room, event)
+                    elif event.get("type") == "message" and name:
+                        self._say(room, name, event.get("text"))
+                    else:
+                        raise BadInput(
+                            'Join once, with a "name", and then send messages with a "text".'
+                        )
                 except BadInput as error:
                     socket.send(json.dumps({"type": "error", "message": str(error)}))
-        finally:
-            name = self._members.pop(socket, None)
-            if name is not None:
-                self._broadcast({"type": "left", "name": name, "time": self._now()})
 
-    def _handle(self, socket: WebSocket, message: str | bytes) -> None:
+    def _parse(self, message: str | bytes) -> dict[str, Any]:
         try:
             event = json.loads(message)
         except (ValueError, RecursionError):
             event = None
         if not isinstance(event, dict):
             raise BadInput("A message must be a JSON object.")
-        name = self._members.get(socket)
-        if event.get("type") == "join" and name is None:
-            self._join(socket, event.get("name"))
-        elif event.get("type") == "message" and name is not None:
-            text = event.get("text")
-            text = text.strip() if isinstance(text, str) else ""
-            if not 1 <= len(text) <= MAX_TEXT:
-                raise BadInput(f"A message needs a text of 1 to {MAX_TEXT} characters.")
-            said = {"type": "message", "name": name, "text": text, "time": self._now()}
-            self._history.append(said)
-            self._broadcast(said)
-        else:
-            raise BadInput('Join once, with a "name", and then send messages with a "text".')
+        return event
 
-    def _join(self, socket: WebSocket, wanted: object) -> None:
+    def _join(
+        self,
+        membership: contextlib.ExitStack,
+        socket: WebSocket,
+        room: Room,
+        event: dict[str, Any],
+    ) -> str:
+        wanted, since = event.get("name"), event.get("since")
         name = " ".join(wanted.split()) if isinstance(wanted, str) else ""
         name = "".join(character for character in name if character.isprintable()).strip()
         if not 1 <= len(name) <= MAX_NAME:
             raise BadInput(f"A name needs 1 to {MAX_NAME} visible characters.")
-        name = self._members[socket] = self._free_name(name)
-        members, history = list(self._members.values()), list(self._history)
-        welcome = {"type": "welcome", "name": name, "members": members, "history": history}
+        since = since if isinstance(since, str) else None
+        name = _free_name(name, room)
+        member = membership.enter_context(
+            room.join(
+                socket,
+                since=since,
+                gap=json.dumps({"type": "gap"}),
+                presence=self._tell_presence,
+                name=name,
+            )
+        )
+        history = [] if since else [json.loads(message) for message in room.history(MAX_HISTORY)]
+        welcome = {
+            "type": "welcome",
+            "name": name,
+            "members": [str(each.info.get("name")) for each in room.members],
+            "history": history,
+            "id": member.position,
+        }
         socket.send(json.dumps(welcome))
-        self._broadcast({"type": "joined", "name": name, "time": self._now()})
-
-    def _free_name(self, wanted: str) -> str:
-        """The name itself, or with a number behind it when somebody here has it."""
-        taken = {name.casefold() for name in self._members.values()}
-        name, number = wanted, 1
-        while name.casefold() in taken:
-            number += 1
-            suffix = f" ({number})"
-            name = wanted[: MAX_NAME - len(suffix)] + suffix
+        socket.send(self._tell_presence("join", member.info))
         return name
 
-    def _broadcast(self, event: dict[str, Any]) -> None:
-        """Send to all members. One who is gone is skipped, and one who does not read is closed."""
-        payload = json.dumps(event)
-        for member in list(self._members):
-            try:
-                with gevent.Timeout(SLOW_MEMBER_SECONDS):
-                    member.send(payload)
-            except ConnectionClosed:
-                pass  # its own greenlet is about to leave
-            except gevent.Timeout:
-                gevent.spawn(member.close, 1008, "You read too slowly.")
+    def _tell_presence(self, kind: str, info: dict[str, Any]) -> str:
+        event = {"type": "joined" if kind == "join" else "left", "name": info.get("name")}
+        return json.dumps({**event, "time": self._now()})
+
+    def _say(self, room: Room, name: str, text: object) -> None:
+        text = text.strip() if isinstance(text, str) else ""
+        if not 1 <= len(text) <= MAX_TEXT:
+            raise BadInput(f"A message needs a text of 1 to {MAX_TEXT} characters.")
+        said = {"type": "message", "name": name, "text": text, "time": self._now()}
+        try:
+            room.send(json.dumps(said))
+        except BrokerUnavailable:
+            raise BadInput("The chat is cut off from its other servers; try again.") from None
 
     def _now(self) -> int:
-        """Milliseconds since 1970, never the same twice: pages tell by it what they have shown."""
+        """Milliseconds since 1970, never the same twice."""
         self._last_time = max(self._last_time + 1, int(time.time() * 1000))
         return self._last_time
 
 
-def make_routes() -> Routes:
+def _free_name(wanted: str, room: Room) -> str:
+    """The name itself, or with a number behind it when somebody here has it."""
+    taken = {str(member.info.get("name")).casefold() for member in room.members}
+    name, number = wanted, 1
+    while name.casefold() in taken:
+        number += 1
+        suffix = f" ({number})"
+        name = wanted[: MAX_NAME - len(suffix)] + suffix
+    return name
+
+
+def make_routes(redis: str | None = None) -> Routes:
+    """The demo as a WSGI application; ``redis``: the URL of what carries its rooms to others."""
     routes = Routes()
-    room = ChatRoom()
+    rooms = Rooms(redis, policy=policies.close(limit=MAX_LAG), stamp=json_id)
+    chat = Chat(rooms)
 
     @routes.websocket("/chat", protocols=["chat"])
-    def chat(request: Request, socket: WebSocket) -> None:
-        room.attend(socket)
+    def lobby(request: Request, socket: WebSocket) -> None:
+        chat.attend(socket, rooms["lobby"])
 
+    @routes.websocket("/chat/<room>", protocols=["chat"])
+    def named(request: Request, socket: WebSocket, room: str) -> None:
+        chat.attend(socket, rooms[room])
+
+    with contextlib.suppress(ImportError):
+        from greenws.integrations.prometheus import Metrics
+
+        metrics = Metrics(rooms)
+        metrics.start()
+        routes.add(method="GET", uri="/metrics", handler=metrics)
     routes.add(method="GET", uri="/echo", handler=WebSocketHandler(produce_echo))
     routes.add(method="GET", uri="*", handler=StaticFiles(WEBROOT))
     return routes
@@ -172,11 +218,23 @@ def port_number(text: str) -> int:
     return int(text)
 
 
+def worker_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1000):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes (1 to 1000)")
+    return int(text)
+
+
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Serve the greenws demo: echo and chat.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument(
         "--port", type=port_number, default=8181, help="port, 0 for any free one (%(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=worker_count, help="serve with that many processes, kept by gunicorn"
+    )
+    parser.add_argument(
+        "--redis", metavar="URL", help="share the rooms through a Redis, such as redis://localhost"
     )
     parser.add_argument("--certfile", help="TLS certificate chain (PEM), for https and wss")
     parser.add_argument("--keyfile", help="the certificate's private key (PEM)")
@@ -186,6 +244,11 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if bool(options.certfile) != bool(options.keyfile):
         parser.error("--certfile and --keyfile go together: give both, or neither")
+    if options.redis:
+        try:
+            Rooms(options.redis).close()
+        except (ImportError, ValueError) as error:
+            parser.error(f"cannot use --redis {options.redis}: {error}")
     options.tls = None
     if options.certfile:
         options.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -198,13 +261,69 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def serve_with_workers(options: argparse.Namespace) -> int:
+    """gunicorn keeps the processes: SIGHUP reloads them, SIGTTIN and SIGTTOU make them more or
+    fewer, SIGTERM ends them gracefully."""
+    try:
+        from gunicorn.app.base import BaseApplication
+    except ImportError:
+        print(
+            "--workers needs gunicorn: pip install gunicorn (or 'greenws[gunicorn]')",
+            file=sys.stderr,
+        )
+        return 1
+    if not options.redis and options.workers > 1:
+        logger.warning("each worker has rooms of its own: give --redis too, and they share them")
+    scheme = "https" if options.tls else "http"
+
+    class Demo(BaseApplication):  # type: ignore[misc]
+        def load_config(self) -> None:
+            host = f"[{options.host}]" if ":" in options.host else options.host
+            self.cfg.set("bind", f"{host}:{options.port}")
+            self.cfg.set("workers", options.workers)
+            self.cfg.set("worker_class", "greenws.gunicorn.Worker")
+            self.cfg.set("worker_connections", 10_000)
+            self.cfg.set("certfile", options.certfile)
+            self.cfg.set("keyfile", options.keyfile)
+            self.cfg.set("loglevel", options.log_level)
+            self.cfg.set("proc_name", "greenws")
+            self.cfg.set("when_ready", self.announce)
+            self.cfg.set("child_exit", self.forget)
+
+        def announce(self, arbiter: Any) -> None:
+            host, port = arbiter.LISTENERS[0].sock.getsockname()[:2]
+            host = f"[{host}]" if ":" in host else host
+            print(f"greenws demo on {scheme}://{host}:{port}/  (Ctrl-C stops it)", flush=True)
+
+        def forget(self, arbiter: Any, worker: Any) -> None:
+            with contextlib.suppress(ImportError):
+                from prometheus_client import multiprocess
+
+                multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+        def load(self) -> Routes:
+            return make_routes(options.redis)
+
+    master = os.getpid()
+    folder = tempfile.mkdtemp(prefix="greenws-metrics-")
+    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
+    try:
+        Demo().run()
+    finally:
+        if os.getpid() == master:  # the workers are forks, and come by here as well
+            shutil.rmtree(folder)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_options(arguments)
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    if options.workers:
+        return serve_with_workers(options)
     tls = {"ssl_context": options.tls} if options.tls else {}
-    server = WebSocketServer((options.host, options.port), make_routes(), **tls)
+    server = WebSocketServer((options.host, options.port), make_routes(options.redis), **tls)
     host = f"[{options.host}]" if ":" in options.host else options.host
     try:
         server.start()

@@ -10,7 +10,7 @@ import sys
 
 from setuptools import Extension, setup
 
-COMPILED = ["frames", "messages", "protocol", "polling", "transport", "websocket"]
+COMPILED = ["frames", "messages", "protocol", "shared", "polling", "transport", "websocket"]
 
 
 def extensions():
@@ -53,7 +53,7 @@ setup(
     long_description=open("README.md", encoding="utf-8").read(),
     long_description_content_type="text/markdown",
     license="MIT",
-    packages=["greenws", "greenws.integrations"],
+    packages=["greenws", "greenws.brokers", "greenws.integrations"],
     package_data={"greenws": ["py.typed", "*.pxd", "*.h"]},
     ext_modules=extensions(),
     python_requires=">=3.10",
@@ -64,6 +64,9 @@ setup(
         "werkzeug>=3.0",
     ],
     extras_require={
+        "redis": ["redis>=5.0"],
+        "gunicorn": ["gunicorn>=23"],
+        "metrics": ["prometheus-client>=0.20"],
         # Every client, server and framework that the tests set against greenws.
         "test": [
             "pytest>=8",
@@ -78,6 +81,8 @@ setup(
             "bottle>=0.13",
             "bottle-websocket>=0.2.9",
             "gunicorn>=23",
+            "redis>=5.0",
+            "prometheus-client>=0.20",
             "waitress>=3",
             "selenium>=4.20",
             "trustme>=1.1",

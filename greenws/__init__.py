@@ -13,7 +13,9 @@ from .exceptions import (
 )
 from .integrations import flask as _flask
 from .opcodes import CloseCode, OpcodeType
+from .rooms import Member, Room, Rooms
 from .routes import Routes, StaticFiles
+from .selection import select
 from .server import UpgradeHandler, WebSocketServer
 from .session import WebSocketHandler, WebSocketSessionHandler
 from .websocket import NO_TIMEOUT, Message, WebSocket
@@ -26,9 +28,12 @@ __all__ = [
     "ConnectionClosed",
     "GreenwsError",
     "HandshakeError",
+    "Member",
     "Message",
     "OpcodeType",
     "ProtocolError",
+    "Room",
+    "Rooms",
     "Routes",
     "StaticFiles",
     "UpgradeHandler",
@@ -36,6 +41,7 @@ __all__ = [
     "WebSocketHandler",
     "WebSocketServer",
     "WebSocketSessionHandler",
+    "select",
 ]
 
 __version__ = "0.1.0"

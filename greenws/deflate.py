@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 from .config import Config
@@ -231,6 +232,12 @@ class Deflate:
         # the message that we receive
         self._inflater: Any = None
         self._streams = 0
+
+    @property
+    def form(self) -> Hashable:
+        """What connections have in common that compress a message alike; None with context
+        takeover, where each has a history of its own."""
+        return None if self._takeover else (self._kind, self._threshold)
 
     def compress(
         self, payload: bytes | memoryview, first: bool, final: bool, wanted: bool | None

@@ -31,6 +31,7 @@ cdef class Transport(Waiter):
     # write state
     cdef public Py_ssize_t backlog
     cdef public bytes late
+    cdef public object drained
     cdef public list _outbox
     cdef double _high_water
     cdef object _room

@@ -94,6 +94,7 @@ class Transport(Waiter):
         # write state
         self.backlog = 0  # bytes in the outbox
         self.late = b""  # the answer to send when there is room
+        self.drained: Any = None  # has the hub call it once: when the outbox is empty, or lost
         self._outbox: list[bytearray | memoryview] | None = None
         self._high_water = _FOREVER if high_water is None else high_water
         self._room: Event | None = None
@@ -390,6 +391,12 @@ class Transport(Waiter):
             self._shut_down()
         if self._room is not None and self.backlog <= self._high_water:
             self._make_room()
+        if self.drained is not None and not self._outbox:
+            self._tell_drained()
+
+    def _tell_drained(self) -> None:
+        drained, self.drained = self.drained, None
+        self.hub.loop.run_callback(drained)
 
     def _make_room(self) -> None:
         if self._room is not None:
@@ -440,6 +447,8 @@ class Transport(Waiter):
         if self._writing:
             self._stop_writing()
         self._make_room()
+        if self.drained is not None:
+            self._tell_drained()
 
     # -- the end
 

@@ -4,6 +4,7 @@ import cython
 from . cimport switching
 from .polling cimport Poller
 from .protocol cimport Protocol
+from .shared cimport SharedMessage
 from .transport cimport Transport
 
 
@@ -36,6 +37,7 @@ cdef class WebSocket:
     # write state
     cdef object _sender
     cdef object _sent
+    cdef object _to_tell
     cdef list _handed
     cdef dict _couriers
     cdef long _carried
@@ -58,6 +60,8 @@ cdef class WebSocket:
     cdef void _wake_followers(self) except *
     @cython.locals(protocol=Protocol, event=int)
     cdef void _absorb(self) except *
+    @cython.locals(protocol=Protocol, transport=Transport)
+    cpdef bint offer(self, SharedMessage message) except -1
     cdef void _put_back(self, tuple fragment) except *
     cdef int _send_data(self, int opcode, payload, bint final, bint whole, compress) except -1
     cpdef int _send_as(

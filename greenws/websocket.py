@@ -9,11 +9,12 @@ goes to the inbox, and the next read finds it there first.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gevent
@@ -28,6 +29,7 @@ from .exceptions import ConcurrentReadError, ConnectionClosed, GreenwsError
 from .opcodes import CloseCode, OpcodeType
 from .protocol import CLOSED, MAX_HEADER, OPEN, Ping, Protocol
 from .rate_limit import RateLimit
+from .shared import SharedMessage
 from .transport import FOREVER, POLL, Transport
 
 if TYPE_CHECKING:
@@ -140,6 +142,7 @@ class WebSocket:
         # write state
         self._sender: Any = None  # the greenlet whose fragmented message is open
         self._sent: Event | None = None  # set when it is finished
+        self._to_tell: list[Callable[[], object]] | None = None  # those of when_ready()
         # calls from other threads
         self._handed: list[tuple[Any, Any, tuple[Any, ...]]] = []
         self._couriers: dict[Any, Any] = {}
@@ -467,6 +470,43 @@ class WebSocket:
             if not self._pump(deadline):
                 raise TimeoutError(f"no pong within {timeout} s")
 
+    def offer(self, message: SharedMessage) -> bool:
+        """Sends a whole message if that takes no waiting. False: offer it again, as
+        :meth:`when_ready` says.
+
+        That is so while the outbox is not empty, while a fragmented message is open, and in other
+        threads than the session's. A connection that is over takes everything, and forgets it.
+        """
+        protocol = self._protocol
+        transport = self._transport
+        if protocol.state != _OPEN or transport.failure:
+            return True
+        if self._sender is not None or transport.backlog or self._elsewhere():
+            return False
+        protocol.messages_out += 1
+        transport.send(message.frame(protocol))
+        return True
+
+    def when_ready(self, callback: Callable[[], object]) -> None:
+        """Has the session's hub call ``callback`` once, when an :meth:`offer` is worth another try.
+        May be called from any thread; ``callback`` must not block."""
+        loop = self._transport.hub.loop
+        if self._elsewhere():
+            with contextlib.suppress(AttributeError):  # the session has ended, and its hub with it
+                loop.run_callback_threadsafe(self.when_ready, callback)
+            return
+        if self._to_tell is None:
+            self._to_tell = []
+            self._transport.drained = self._tell_ready
+            if self._sender is None and not self._transport.backlog:
+                loop.run_callback(self._tell_ready)
+        self._to_tell.append(callback)
+
+    def _tell_ready(self) -> None:
+        callbacks, self._to_tell = self._to_tell, None
+        for callback in callbacks or ():
+            callback()
+
     def _send_data(
         self, opcode: int, payload: Any, final: bool, whole: bool, compress: bool | None
     ) -> None:
@@ -568,6 +608,8 @@ class WebSocket:
         if self._sent is not None:
             sent, self._sent = self._sent, None
             sent.set()
+        if self._to_tell is not None:  # later, for the last fragment has not been sent yet
+            self._transport.hub.loop.run_callback(self._tell_ready)
 
     def _look(self) -> None:
         """A handler that only sends answers pings and learns of a Close as well."""
@@ -669,7 +711,13 @@ class WebSocket:
             transport.close()
 
     def start_closing(self, code: int = 1000, reason: str = "") -> None:
-        """The first half of :meth:`close`: sends Close and does not wait. A read finishes it."""
+        """The first half of :meth:`close`: sends Close and does not wait. A read finishes it. May
+        be called from any thread."""
+        if self._elsewhere():
+            with contextlib.suppress(AttributeError):  # the session has ended, and its hub with it
+                loop = self._transport.hub.loop
+                loop.run_callback_threadsafe(self.start_closing, code, reason)
+            return
         frame = self._protocol.close(code, reason)
         if self._close_deadline == _FOREVER and self._close_timeout is not None:
             self._close_deadline = time.monotonic() + self._close_timeout

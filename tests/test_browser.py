@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import trustme
 from conftest import require_program
+from redis_server import RedisServer
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -443,6 +444,41 @@ def test_the_page_reconnects_when_the_server_is_back(browse: Browse, demo: Demo)
         for each in (ada, grace):
             each.wait_for_message("Ada", "after")
             assert each.messages() == [("Ada", "before"), ("Ada", "after")]
+
+
+def test_nothing_is_missed_when_one_of_two_servers_is_killed(browse: Browse) -> None:
+    require_program("redis-server")
+    with contextlib.ExitStack() as stack:
+        redis = RedisServer()
+        stack.callback(redis.close)
+        options = ("--redis", redis.url, "--port")
+        one = stack.enter_context(running(*options, "0"))
+        other = stack.enter_context(running(*options, "0"))
+        ada, grace = browse(one.url + "/?room=garden"), browse(other.url + "/?room=garden")
+        ada.expected_errors = "WebSocket connection to .* failed"
+        ada.join("Ada")
+        ada.say("is anybody here?")
+        ada.wait_for_message("Ada", "is anybody here?")
+        grace.join("Grace")
+        for each in (ada, grace):
+            each.wait_for_members("Ada", "Grace")
+            each.wait_for_message("Ada", "is anybody here?")
+        port = str(one.port)
+        one.kill()
+        ada.wait_for_reconnecting()
+        said = [f"number {number}" for number in range(5)]
+        for text in said:
+            grace.say(text)
+            grace.wait_for_message("Grace", text)
+        again = stack.enter_context(running(*options, port))
+        assert again.url == one.url
+        ada.wait_for_state("chat", "connected")
+        ada.say("here I am")
+        for each in (ada, grace):
+            # Nobody has told the room yet that the first Ada is gone.
+            each.wait_for_message("Ada (2)", "here I am")
+            texts = ["is anybody here?", *said, "here I am"]
+            assert [text for _, text in each.messages()] == texts
 
 
 def test_reconnecting_can_be_hurried_and_given_up(page: Page, demo: Demo) -> None:

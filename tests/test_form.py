@@ -12,7 +12,7 @@ import sys
 import pytest
 from conftest import ROOT, require
 
-MODULES = ["frames", "messages", "protocol", "polling", "transport", "websocket"]
+MODULES = ["frames", "messages", "protocol", "shared", "polling", "transport", "websocket"]
 
 PROGRAM = """
 import greenws, sys

@@ -19,6 +19,7 @@ from wire import BINARY, TEXT, Peer, close_frame, frame
 WORKERS = {
     "gevent": ["-k", "gevent"],
     "gthread": ["-k", "gthread", "--threads", "8"],
+    "greenws": ["-k", "greenws.gunicorn.Worker"],
 }
 
 

@@ -30,6 +30,7 @@ ORDER = [
     "handshake",
     "origin",
     "protocol",
+    "shared",
     "switching",
     "syscalls",
     "polling",
@@ -38,6 +39,12 @@ ORDER = [
     "websocket",
     "keepalive",
     "stats",
+    "selection",
+    "policies",
+    "brokers",
+    "brokers.memory",
+    "brokers.redis",
+    "rooms",
     "http_stream",
     "session",
     "routes",
@@ -46,6 +53,9 @@ ORDER = [
     "admission",
     "server",
     "integrations.flask",
+    "integrations.gunicorn",
+    "gunicorn",
+    "integrations.prometheus",
 ]
 PLANNED: set[str] = set()
 

@@ -1,4 +1,5 @@
-// The chat room. Messages are JSON objects; run_server.py's ChatRoom says which there are.
+// The chat room. Messages are JSON objects; run_server.py's Chat says which there are. The room is
+// named by the address: ?room=garden, or the lobby.
 
 import { MessageLog, StateLabel, element, timeOfDay } from "./log.js";
 import { ReconnectingSocket } from "./reconnecting.js";
@@ -19,13 +20,14 @@ const send = byId("chat-send");
 const retry = byId("chat-retry");
 const log = new MessageLog(byId("chat-log"));
 const state = new StateLabel(byId("chat-state"), byId("chat-announce"));
-const socket = new ReconnectingSocket("chat", "chat");
+const roomName = new URLSearchParams(location.search).get("room") || "lobby";
+const socket = new ReconnectingSocket(`chat/${encodeURIComponent(roomName)}`, "chat");
 
 let wanted = ""; // the name asked for; the room may have added a number to it
 let self = "";
 let inside = false; // the room has welcomed this connection
 let members = new Set();
-let newest = 0; // time of the newest message shown: a history repeats what came before
+const shown = new Set(); // ids of messages: a history may repeat what came just before it
 
 function remember(key, value) {
   try {
@@ -73,8 +75,9 @@ function showMembers() {
   byId("chat-count").textContent = names.length;
 }
 
-function showMessage({ name, text, time }) {
-  newest = Math.max(newest, time);
+function showMessage({ id, name, text, time }) {
+  if (shown.has(id)) return;
+  shown.add(id);
   const author = colored(element("bdi", { className: "author", "data-field": "name" }, name), name);
   const entry = log.add(
     "message",
@@ -107,7 +110,7 @@ const receivers = {
     byId("chat-self").textContent = name;
     showMembers();
     log.addQuietly(() => {
-      for (const message of history) if (message.time > newest) showMessage(message);
+      for (const message of history) showMessage(message);
     });
     if (name !== wanted) {
       showNotice("notice", Date.now(), named(wanted), " is taken, so you are ", named(name), ".");
@@ -125,6 +128,9 @@ const receivers = {
   },
   message(event) {
     showMessage(event);
+  },
+  gap() {
+    showNotice("notice", Date.now(), "Some messages are too old to be shown.");
   },
   error({ message }) {
     if (inside) {
@@ -165,7 +171,7 @@ function leave() {
 }
 
 socket.addEventListener("open", () => {
-  socket.send(JSON.stringify({ type: "join", name: wanted }));
+  socket.send(JSON.stringify({ type: "join", name: wanted, since: socket.lastId }));
 });
 
 socket.addEventListener("message", ({ data }) => {
@@ -218,5 +224,6 @@ retry.addEventListener("click", () => {
   input.focus();
 });
 
+byId("chat-room-name").textContent = roomName;
 nameInput.value = recall(NAME_KEY);
 if (nameInput.value && recall(INSIDE_KEY)) join(nameInput.value);

@@ -1,5 +1,18 @@
-// A WebSocket that comes back by itself: exponential back-off with jitter, so that the clients of
-// a server that was restarted do not all return in the same moment.
+// A WebSocket that comes back by itself and misses nothing. Copy this file; it needs no other.
+//
+// Coming back: exponential back-off with jitter, so that the clients of a server that was restarted
+// do not all return in the same moment.
+//
+// Missing nothing: messages are JSON objects, and those of a room carry their "id" (at the server,
+// Rooms(stamp=json_id)). Whoever comes back tells the server the last one it saw, in a message of
+// its own as here or in the path, and the server passes it on: room.join(socket, since=...).
+//
+//   const socket = new ReconnectingSocket("chat/lobby", "chat");
+//   socket.addEventListener("open", () => {
+//     socket.send(JSON.stringify({ type: "join", name, since: socket.lastId }));
+//   });
+//   socket.addEventListener("message", ({ data }) => show(JSON.parse(data)));
+//   socket.open();
 
 const FIRST_DELAY = 1000; // milliseconds
 const LONGEST_DELAY = 30000;
@@ -11,12 +24,22 @@ export function socketUrl(path) {
   return url.href;
 }
 
+function idOf(data) {
+  try {
+    return JSON.parse(data).id;
+  } catch {
+    return undefined; // not one of a room
+  }
+}
+
+// path: of the WebSocket, from the page's address; protocol: the subprotocol.
 // Events: "open", "message" (data), "close", and "state", whose detail is
 // { state: "closed" | "connecting" | "open" | "waiting", seconds }.
 export class ReconnectingSocket extends EventTarget {
   #path;
   #protocol;
   #socket = null;
+  #lastId;
   #wanted = false;
   #attempt = 0;
   #openedAt = 0;
@@ -37,6 +60,11 @@ export class ReconnectingSocket extends EventTarget {
     return this.#socket?.readyState === WebSocket.OPEN;
   }
 
+  // The id of the last message, across reconnections; undefined before the first, and after close().
+  get lastId() {
+    return this.#lastId;
+  }
+
   open() {
     this.#wanted = true;
     this.#attempt = 0;
@@ -45,6 +73,7 @@ export class ReconnectingSocket extends EventTarget {
 
   close() {
     this.#wanted = false;
+    this.#lastId = undefined;
     clearInterval(this.#ticker);
     const socket = this.#socket;
     this.#socket = null; // its late events are nobody's business
@@ -75,7 +104,9 @@ export class ReconnectingSocket extends EventTarget {
       this.dispatchEvent(new Event("open"));
     });
     socket.addEventListener("message", ({ data }) => {
-      if (socket === this.#socket) this.dispatchEvent(new MessageEvent("message", { data }));
+      if (socket !== this.#socket) return;
+      this.#lastId = idOf(data) ?? this.#lastId;
+      this.dispatchEvent(new MessageEvent("message", { data }));
     });
     socket.addEventListener("close", () => {
       if (socket !== this.#socket) return;

@@ -1,0 +1,659 @@
+"""``RedisBroker``: the log of a room is a Redis Stream, read by every process with members of it.
+
+Two connections: one for commands, one that waits in XREAD for all rooms at once. Whoever reconnects
+reads on from the last place it saw, and Redis itself drops what a sender repeats, so each entry is
+in the log once. While Redis is away a process hands what it sends to its own members at once, ahead
+of the log, keeps it, and appends it when Redis is back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import gevent
+import redis
+import redis.connection
+from gevent import socket as gevent_socket
+from gevent.event import Event
+from gevent.lock import Semaphore
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from . import JOIN, LEAVE, MESSAGE, Broker, BrokerUnavailable, Entry, Opening
+
+if TYPE_CHECKING:
+    from ..websocket import WebSocket
+
+__all__ = ["RedisBroker"]
+
+_T = TypeVar("_T")
+
+_BATCH = 500  # entries that one command appends, or one read takes from a room, at most
+_BLOCK = 1000  # milliseconds for which XREAD waits
+_FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
+_KINDS = {"text": MESSAGE, "bytes": MESSAGE, JOIN: JOIN, LEAVE: LEAVE}
+_ERRORS = (redis.RedisError, OSError)
+
+# Appends entries, but for those that were appended before and whose answer was lost.
+_PUBLISH = """
+local last = tonumber(redis.call('GET', KEYS[1]) or '0')
+local oldest = (redis.call('TIME')[1] - ARGV[3]) * 1000
+local failed = {}
+for i = 1, (#KEYS - 1) / 2 do
+  local log, here = KEYS[2 * i], KEYS[2 * i + 1]
+  local number, kind, data, member = unpack(ARGV, 4 * i + 1, 4 * i + 4)
+  if tonumber(number) > last then
+    local news = 1
+    if kind == 'join' then
+      redis.pcall('HSET', here, member, ARGV[1] .. ' ' .. data)
+      redis.pcall('EXPIRE', here, ARGV[4])
+    elseif kind == 'leave' then
+      news = redis.pcall('HDEL', here, member)
+    end
+    if news == 1 then
+      local added = redis.pcall('XADD', log, 'MAXLEN', '~', ARGV[2], '*',
+        'o', ARGV[1], 'n', number, 'k', kind, 'd', data, 'm', member)
+      if type(added) == 'table' and added.err then
+        table.insert(failed, number)
+        table.insert(failed, added.err)
+      else
+        redis.call('XTRIM', log, 'MINID', '~', string.format('%.0f', oldest))
+        redis.call('EXPIRE', log, ARGV[4])
+      end
+    end
+    last = tonumber(number)
+  end
+end
+redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', 86400)
+return failed
+"""
+
+# Where a log ends and who is there, in one moment; and the reader learns of the room.
+_OPEN = """
+local newest = redis.pcall('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+local place = newest[1] and newest[1][1] or ''
+local here = redis.pcall('HGETALL', KEYS[2])
+if KEYS[3] then
+  redis.call('XADD', KEYS[3], 'MAXLEN', 1, '*', 'w', '')
+  redis.call('EXPIRE', KEYS[3], 3600)
+end
+return {place, here.err and {} or here, redis.call('TIME')}
+"""
+
+_logger = logging.getLogger("greenws.brokers.redis")
+
+
+class _Channel:
+    """A room that is open in this process."""
+
+    def __init__(self) -> None:
+        self.openers = 1
+        self.opened = Event()
+        self.place = ""  # of the last entry that was delivered
+        self.sent: deque[Entry] = deque()  # ours, not delivered from the log yet
+        self.ahead = 0  # number of the last of them that was delivered ahead of it
+        self.members: dict[str, str] = {}  # ours and their info
+        self.elsewhere: dict[str, str] = {}  # the others and their origins
+        self.is_stale = False  # who is there is not known
+        self.is_broken = False  # the key holds something that is no log
+
+
+class RedisBroker(Broker):
+    """Carries rooms between processes and machines, through one Redis (6.2 or later).
+
+    ``url`` as redis-py takes it. A room's log keeps ``history`` entries or some more, none for much
+    longer than ``max_age`` seconds, and expires when it was idle for that long. A process that is
+    further behind loses messages, and logs that. ``max_pending``: messages
+    kept while Redis is away. ``timeout``: seconds after which a Redis that does not answer is away,
+    and for which a member that comes back waits for it. ``presence_timeout``: seconds after which
+    the members of a process that died are gone.
+
+    Redis must keep its data when it restarts (``appendonly yes``), or what somebody has not read by
+    then is lost.
+
+    Raises:
+        RuntimeError: redis-py would block the hub.
+        ValueError: ``url`` is none that redis-py takes.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "greenws:",
+        history: int = 10_000,
+        max_age: float = 3600.0,
+        max_pending: int = 10_000,
+        timeout: float = 5.0,
+        presence_timeout: float = 15.0,
+    ) -> None:
+        _check_sockets()
+        redis.ConnectionPool.from_url(url)  # connects to nothing yet
+        self.deliver: Callable[[str, Entry], None] = lambda room, entry: None
+        self._url = url
+        self._prefix = prefix
+        self._history = history
+        self._max_age = max(1, int(max_age))
+        self._max_pending = max_pending
+        self._timeout = timeout
+        self._presence_timeout = presence_timeout
+        self._process = 0
+        self._greenlets: list[gevent.Greenlet[[], None]] = []
+
+    def _start(self) -> None:
+        """Begins anew in each process: greenlets and connections do not survive a fork."""
+        if self._process == os.getpid():
+            return
+        self._process = os.getpid()
+        self.origin = secrets.token_hex(6)
+        self._hub = gevent.get_hub()
+        self._thread = threading.get_ident()
+        self._numbers = itertools.count(1)
+        self._channels: dict[str, _Channel] = {}
+        self._unsent: deque[tuple[str, Entry]] = deque()
+        self._writable = self._readable = True  # until the contrary is known
+        self._wake = Event()
+        self._rooms_changed = Event()
+        self._opening = 0
+        self._next_beat = 0.0
+        self._next_renewal = 0.0
+        self._has_beaten = False
+        self._commands = self._connect(self._timeout)
+        self._turn = Semaphore()  # whose turn it is to use that connection
+        self._reads = self._connect(_BLOCK / 1000 + self._timeout)
+        self._woken = "0-0"
+        self._greenlets = [gevent.spawn(self._write), gevent.spawn(self._read)]
+
+    def _connect(self, timeout: float) -> redis.Redis:
+        return redis.Redis.from_url(
+            self._url,
+            max_connections=1,
+            socket_timeout=timeout,
+            socket_connect_timeout=self._timeout,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+
+    def stop(self) -> None:
+        if self._process == os.getpid():
+            gevent.killall(self._greenlets)
+            self._commands.close()
+            self._reads.close()
+            self._process = 0
+
+    # -- what rooms call
+
+    def open(self, room: str) -> Opening:
+        self._start()
+        channel = self._channels.get(room)
+        if channel is None:
+            channel = self._channels[room] = _Channel()
+            self._opening += 1
+            try:
+                opening = self._open(room, channel)
+            except BaseException:
+                del self._channels[room]
+                raise
+            finally:
+                self._opening -= 1
+                channel.opened.set()
+                self._rooms_changed.set()
+            return opening
+        channel.openers += 1
+        try:
+            channel.opened.wait()
+        except BaseException:
+            self.close(room)
+            raise
+        if self._channels.get(room) is not channel:  # who opened it was killed meanwhile
+            return self.open(room)
+        return Opening(channel.place, channel.ahead, {})
+
+    def _open(self, room: str, channel: _Channel) -> Opening:
+        place = ""
+        members: dict[str, tuple[str, dict[str, Any]]] = {}
+        if not self._is_away:
+            try:
+                place, members = self._look(room, wake=True)
+            except _ERRORS as error:
+                self._lose(error, writable=False)
+        channel.is_stale = not place
+        channel.place = place or f"{int(time.time() * 1000) - 1}-0"
+        channel.elsewhere = {key: origin for key, (origin, _) in members.items()}
+        channel.sent.extend(entry for name, entry in self._unsent if name == room)
+        if self._is_away and channel.sent:
+            channel.ahead = channel.sent[-1].number
+        infos = {key: info for key, (_, info) in members.items()}
+        return Opening(channel.place, channel.ahead, infos)
+
+    def close(self, room: str) -> bool:
+        channel = self._channels[room]
+        channel.openers -= 1
+        if channel.openers:
+            return False
+        del self._channels[room]
+        return True
+
+    def publish(
+        self,
+        room: str,
+        kind: str,
+        data: str | bytes,
+        member: str = "",
+        exclude: WebSocket | None = None,
+    ) -> None:
+        self._start()
+        if kind == MESSAGE and len(self._unsent) >= self._max_pending:
+            raise BrokerUnavailable(
+                f"{len(self._unsent)} messages wait for Redis already (max_pending); "
+                "is it up, and does it keep up?"
+            )
+        entry = Entry(None, self.origin, next(self._numbers), kind, data, member, exclude)
+        self._unsent.append((room, entry))
+        channel = self._channels.get(room)
+        if channel is not None:
+            if kind == JOIN:
+                channel.members[member] = str(data)
+            elif kind == LEAVE:
+                channel.members.pop(member, None)
+            channel.sent.append(entry)
+            if self._is_away or channel.is_broken:
+                channel.ahead = entry.number
+                self.deliver(room, entry)
+        if threading.get_ident() == self._thread:
+            self._wake.set()
+        else:
+            self._hub.loop.run_callback_threadsafe(self._wake.set)
+
+    def ahead(self, room: str) -> list[Entry]:
+        channel = self._channels[room]
+        return [entry for entry in channel.sent if entry.number <= channel.ahead]
+
+    def history(self, room: str, after: str, until: str) -> tuple[bool, list[Entry]]:
+        deadline = time.monotonic() + self._timeout
+        delay = _FIRST_DELAY
+        while True:
+            try:
+                return self._fetch(room, after, until)
+            except _ERRORS as error:
+                self._lose(error, writable=False)
+                if time.monotonic() + delay > deadline:
+                    _logger.warning("the history of the room %r is out of reach: %s", room, error)
+                    return False, []
+            gevent.sleep(delay)
+            delay = min(2 * delay, _LONGEST_DELAY)
+
+    def _fetch(self, room: str, after: str, until: str) -> tuple[bool, list[Entry]]:
+        key = self._key("room", room)
+
+        def fetch(client: redis.Redis) -> Any:
+            pipeline = client.pipeline()
+            pipeline.xrange(key, f"({after}", until)
+            pipeline.xinfo_stream(key)
+            pipeline.time()
+            return pipeline.execute(raise_on_error=False)
+
+        found, info, now = self._command(fetch)
+        if isinstance(now, Exception):
+            raise now
+        # What came after ``after`` cannot have expired yet, if that is not long ago.
+        is_recent = now[0] - int(after.partition("-")[0]) / 1000 < self._max_age
+        if isinstance(info, Exception) or isinstance(found, Exception):  # no such key
+            return is_recent, []
+        first = info["first-entry"]
+        is_whole = info.get("entries-added") == info["length"]  # Redis 7
+        complete = (is_recent and is_whole) or (
+            first is not None and _order(first[0]) <= _order(after)
+        )
+        entries = (self._parse(room, id_, fields) for id_, fields in found)
+        return complete, [entry for entry in entries if entry and entry.kind == MESSAGE]
+
+    def newest(self, room: str, count: int) -> list[Entry]:
+        self._start()
+        key = self._key("room", room)
+        found: list[Entry] = []
+        end = "+"
+        try:
+            while len(found) < count:
+                size = 2 * count  # who came and went stands there too
+                newest: Any = self._command(
+                    lambda client, end=end, size=size: client.xrevrange(key, end, count=size)  # type: ignore[misc]
+                )
+                entries = (self._parse(room, id_, fields) for id_, fields in newest)
+                found += [entry for entry in entries if entry and entry.kind == MESSAGE]
+                if len(newest) < size:
+                    break
+                end = f"({newest[-1][0].decode()}"
+        except redis.ResponseError as error:
+            _logger.error("the room %r has no history: %s", room, error)
+        except _ERRORS as error:
+            self._lose(error, writable=False)
+        return found[:count][::-1]
+
+    def members(self, room: str) -> dict[str, dict[str, Any]]:
+        self._start()
+        try:
+            _, members = self._look(room, wake=False)
+        except _ERRORS as error:
+            self._lose(error, writable=False)
+            return {}
+        return {key: info for key, (_, info) in members.items()}
+
+    def _look(self, room: str, wake: bool) -> tuple[str, dict[str, tuple[str, dict[str, Any]]]]:
+        """The place of a log's last entry, and the others who are there: origin and info by id."""
+        keys = [self._key("room", room), self._key("here", room)]
+        if wake:
+            keys.append(self._key("wake", self.origin))
+        place, here, (seconds, micros) = self._command(
+            lambda client: client.eval(_OPEN, len(keys), *keys)
+        )
+        members = {}
+        for key, value in zip(here[::2], here[1::2], strict=True):
+            try:
+                origin, _, text = value.decode().partition(" ")
+                info = json.loads(text)
+                if isinstance(info, dict) and origin != self.origin:
+                    members[key.decode()] = (origin, info)
+            except ValueError:
+                _logger.warning("skipped a member of the room %r that is none: %r", room, value)
+        living = self._living({origin for origin, _ in members.values()})
+        members = {key: member for key, member in members.items() if member[0] in living}
+        # In the millisecond of an entry that is added next, its place must be behind this one.
+        now = int(seconds) * 1000 + int(micros) // 1000 - 1
+        return place.decode() or f"{now}-0", members
+
+    def _living(self, origins: set[str]) -> set[str]:
+        """Those of the processes that have a heartbeat."""
+        if not origins:
+            return set()
+        names = list(origins)
+        keys = [self._key("alive", name) for name in names]
+        found: Any = self._command(lambda client: client.mget(keys))
+        return {name for name, beat in zip(names, found, strict=True) if beat is not None}
+
+    # -- writing
+
+    def _write(self) -> None:
+        delay = _FIRST_DELAY
+        while True:
+            self._wake.wait(max(0.0, self._next_beat - time.monotonic()))
+            self._wake.clear()
+            try:
+                if not self._writable:
+                    self._command(lambda client: client.ping())
+                if time.monotonic() >= self._next_beat:
+                    self._beat()
+                while self._unsent:
+                    self._append()
+            except _ERRORS as error:
+                self._lose(error, writable=False)
+                gevent.sleep(delay)
+                delay = min(2 * delay, _LONGEST_DELAY)
+                self._wake.set()
+            else:
+                delay = _FIRST_DELAY
+                if not self._writable:
+                    self._writable = True
+                    self._find()
+
+    def _append(self) -> None:
+        batch = list(itertools.islice(self._unsent, _BATCH))
+        keys = [self._key("from", self.origin)]
+        values: list[Any] = [self.origin, self._history, self._max_age, self._max_age]
+        for room, entry in batch:
+            kind = entry.kind
+            if kind == MESSAGE:
+                kind = "text" if isinstance(entry.data, str) else "bytes"
+            keys += [self._key("room", room), self._key("here", room)]
+            values += [entry.number, kind, entry.data, entry.member]
+        failed: Any = self._command(lambda client: client.eval(_PUBLISH, len(keys), *keys, *values))
+        for _ in batch:
+            self._unsent.popleft()
+        if failed:
+            self._report(batch, {int(number): why for number, why in _pairs(failed)})
+
+    def _report(self, batch: list[tuple[str, Entry]], failed: dict[int, bytes]) -> None:
+        """What cannot be in the log is heard in this process at least."""
+        for room, entry in batch:
+            if entry.number in failed:
+                _logger.error(
+                    "Redis does not take a message of the room %r: %s",
+                    room,
+                    failed[entry.number].decode(),
+                )
+                channel = self._channels.get(room)
+                if channel is not None and entry.number > channel.ahead:
+                    channel.ahead = entry.number
+                    self.deliver(room, entry)
+
+    def _beat(self) -> None:
+        """Tells that this process lives, and buries the members of those that do not."""
+        key = self._key("alive", self.origin)
+        seconds = max(1, round(self._presence_timeout))
+        was_alive = self._command(lambda client: client.set(key, "1", ex=seconds, get=True))
+        now = time.monotonic()
+        if self._has_beaten and was_alive is None:  # others have taken this process for dead
+            for room, channel in list(self._channels.items()):
+                for member, info in list(channel.members.items()):
+                    self.publish(room, JOIN, info, member)
+        self._has_beaten = True
+        origins = {
+            name for channel in self._channels.values() for name in channel.elsewhere.values()
+        }
+        dead = origins - self._living(origins)
+        for room, channel in list(self._channels.items()):
+            for member in [key for key, origin in channel.elsewhere.items() if origin in dead]:
+                del channel.elsewhere[member]
+                self.publish(room, LEAVE, "{}", member)
+        if now >= self._next_renewal:
+            self._next_renewal = now + self._max_age / 3
+            for room in list(self._channels):
+                here = self._key("here", room)
+                self._command(lambda client, here=here: client.expire(here, self._max_age))  # type: ignore[misc]
+        self._next_beat = now + self._presence_timeout / 3
+
+    # -- reading
+
+    def _read(self) -> None:
+        delay = _FIRST_DELAY
+        while True:
+            try:
+                try:
+                    if not self._readable:
+                        self._look_for_gaps()
+                        self._readable = True
+                        self._find()
+                    self._read_once()
+                except redis.ResponseError as error:
+                    self._find_broken(error)
+            except _ERRORS as error:
+                self._lose(error, readable=False)
+                gevent.sleep(delay)
+                delay = min(2 * delay, _LONGEST_DELAY)
+            else:
+                delay = _FIRST_DELAY
+
+    def _read_once(self) -> None:
+        while self._opening or not self._channels:
+            self._rooms_changed.clear()
+            self._rooms_changed.wait()
+        wake = self._key("wake", self.origin)
+        rooms = {
+            self._key("room", room).encode(): room
+            for room, channel in self._channels.items()
+            if not channel.is_broken
+        }
+        places: dict[Any, Any] = {key: self._channels[room].place for key, room in rooms.items()}
+        places[wake] = self._woken
+        found: Any = self._reads.xread(places, count=_BATCH, block=_BLOCK)
+        for key, entries in found or ():
+            room = rooms.get(key)
+            if room is None:
+                self._woken = entries[-1][0].decode()
+                continue
+            for id_, fields in entries:
+                # It may have been closed meanwhile, and even opened again, further on.
+                channel = self._channels.get(room)
+                if channel is not None and channel.place and _order(id_) > _order(channel.place):
+                    self._take(room, channel, id_, fields)
+
+    def _look_for_gaps(self) -> None:
+        """Whether a log was trimmed beyond where this process reads on."""
+        self._reads.ping()
+        for room, channel in list(self._channels.items()):
+            if channel.is_broken or not channel.place:
+                continue
+            oldest: Any = self._reads.xrange(self._key("room", room), count=1)
+            if oldest and _order(oldest[0][0]) > _order(channel.place):
+                length: Any = self._reads.xlen(self._key("room", room))
+                if length >= self._history:
+                    _logger.error(
+                        "messages of the room %r are lost to this process: it was away from Redis "
+                        "for more than %d of them; raise history",
+                        room,
+                        self._history,
+                    )
+
+    def _take(self, room: str, channel: _Channel, id_: bytes, fields: dict[bytes, bytes]) -> None:
+        entry = self._parse(room, id_, fields)
+        channel.place = id_.decode()
+        if entry is None:
+            return
+        if entry.origin == self.origin:
+            while channel.sent and channel.sent[0].number <= entry.number:
+                sent = channel.sent.popleft()
+                if sent.number == entry.number:
+                    entry = entry._replace(exclude=sent.exclude)
+            if entry.number >= channel.ahead:
+                channel.ahead = 0
+        elif entry.kind == JOIN:
+            channel.elsewhere[entry.member] = entry.origin
+        if entry.kind == LEAVE:
+            channel.elsewhere.pop(entry.member, None)
+        self.deliver(room, entry)
+
+    def _parse(self, room: str, id_: bytes, fields: dict[bytes, bytes]) -> Entry | None:
+        try:
+            kind = fields[b"k"].decode()
+            data: str | bytes = fields[b"d"]
+            if kind != "bytes":
+                data = fields[b"d"].decode()
+            if kind in (JOIN, LEAVE) and not isinstance(json.loads(data), dict):
+                raise ValueError("no info")
+            return Entry(
+                id_.decode(),
+                fields[b"o"].decode("ascii"),
+                int(fields[b"n"]),
+                _KINDS[kind],
+                data,
+                fields[b"m"].decode(),
+            )
+        except (KeyError, ValueError, RecursionError, TypeError) as error:
+            _logger.warning(
+                "skipped an entry of the room %r that is none of ours: %s %r: %r",
+                room,
+                id_,
+                dict(itertools.islice(fields.items(), 8)) if fields else fields,
+                error,
+            )
+            return None
+
+    def _find_broken(self, error: redis.ResponseError) -> None:
+        """XREAD fails for all rooms when the key of one holds something else."""
+        found = False
+        for room, channel in list(self._channels.items()):
+            kind: Any = self._reads.type(self._key("room", room))
+            if kind not in (b"stream", b"none") and not channel.is_broken:
+                found = channel.is_broken = True
+                _logger.error(
+                    "the key of the room %r holds a %s and no stream: it is a room of this process "
+                    "alone until that is gone and the room was empty",
+                    room,
+                    kind.decode(),
+                )
+                self._hand_out(room, channel)
+        if not found:
+            raise redis.ConnectionError(str(error))
+
+    # -- when Redis is away
+
+    @property
+    def _is_away(self) -> bool:
+        return not (self._writable and self._readable)
+
+    def _lose(self, error: Exception, writable: bool = True, readable: bool = True) -> None:
+        was_away = self._is_away
+        self._writable = self._writable and writable
+        self._readable = self._readable and readable
+        if not writable:
+            self._wake.set()
+        if was_away:
+            return
+        _logger.warning("Redis is away: %s", error)
+        for room, channel in list(self._channels.items()):
+            self._hand_out(room, channel)
+
+    def _hand_out(self, room: str, channel: _Channel) -> None:
+        """What we sent, and perhaps will not hear from the log for long."""
+        for entry in list(channel.sent):
+            if entry.number > channel.ahead:
+                channel.ahead = entry.number
+                self.deliver(room, entry)
+
+    def _find(self) -> None:
+        if self._is_away:
+            return
+        _logger.warning("Redis is back")
+        for room, channel in list(self._channels.items()):
+            if channel.is_stale:
+                gevent.spawn(self._refresh, room, channel)
+
+    def _refresh(self, room: str, channel: _Channel) -> None:
+        """Who is in a room that was opened while Redis was away."""
+        try:
+            _, members = self._look(room, wake=False)
+        except _ERRORS as error:
+            self._lose(error, writable=False)
+            return
+        channel.is_stale = False
+        for member, (origin, info) in members.items():
+            if member not in channel.elsewhere and self._channels.get(room) is channel:
+                channel.elsewhere[member] = origin
+                data = json.dumps(info)
+                self.deliver(room, Entry(channel.place, origin, 0, JOIN, data, member))
+
+    def _command(self, call: Callable[[redis.Redis], _T]) -> _T:
+        with self._turn:
+            return call(self._commands)
+
+    def _key(self, what: str, name: str) -> str:
+        return f"{self._prefix}{what}:{name}"
+
+
+def _order(id_: str | bytes) -> tuple[int, int]:
+    """An id of a stream, as it compares."""
+    text = id_.decode() if isinstance(id_, bytes) else id_
+    time_, _, count = text.partition("-")
+    return int(time_), int(count)
+
+
+def _pairs(flat: list[Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def _check_sockets() -> None:
+    if not issubclass(vars(redis.connection)["socket"].socket, gevent_socket.socket):
+        raise RuntimeError(
+            "redis-py would block every greenlet of this process while it waits for Redis: put "
+            "'from gevent import monkey; monkey.patch_all()' before all other imports of the "
+            "program (gunicorn's gevent workers and run_server.py do that themselves)"
+        )

@@ -1,0 +1,74 @@
+"""gunicorn's worker processes, each with a ``WebSocketServer``.
+
+gunicorn keeps the processes, reloads and restarts them; a worker that is to end closes its sessions
+with 1001 at once, instead of letting them run into ``--graceful-timeout``.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from typing import Any
+
+import gevent
+from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
+
+from ..config import Config
+from ..server import UpgradeHandler, WebSocketServer
+
+__all__ = ["Worker"]
+
+_GOING_AWAY = 1001
+_FAREWELL = 0.5  # seconds that sessions have after SIGQUIT or Ctrl-C
+
+
+class _Handler(UpgradeHandler, PyWSGIHandler):  # type: ignore[misc]
+    def get_environ(self) -> dict[str, Any]:
+        environ = super().get_environ()
+        environ["RAW_URI"] = self.path  # as in all of gunicorn's workers
+        return environ
+
+    def log_request(self) -> None:
+        if not self._is_upgraded:
+            PyWSGIHandler.log_request(self)
+
+
+class _Server(WebSocketServer):
+    running: weakref.WeakSet[_Server] = weakref.WeakSet()
+
+    def start(self) -> None:
+        super().start()
+        self.running.add(self)
+
+    def close(self) -> None:
+        """What gunicorn calls when this worker is to accept no more."""
+        super().close()
+        for client in list(self.clients.values()):
+            if client.ws.accepted is not None:
+                client.ws.accepted.start_closing(_GOING_AWAY)
+
+
+class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
+    """``gunicorn -k greenws.gunicorn.Worker -w 4 app:app``. As gunicorn's gevent workers, it
+    monkey-patches the process before the application is imported; ``--worker-connections`` bounds
+    the sessions of one worker. A subclass may set :attr:`config`."""
+
+    wsgi_handler = _Handler
+    config = Config()
+    """The limits of the sessions."""
+
+    def server_class(self, listener: Any, **options: Any) -> WebSocketServer:
+        return _Server(listener, config=self.config, **options)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        gevent.spawn(self._quit, sig, frame)
+
+    def _quit(self, sig: int, frame: Any) -> None:
+        self.alive = False
+        servers = list(_Server.running)
+        for server in servers:
+            server.close()
+        deadline = time.monotonic() + _FAREWELL
+        while any(server.clients for server in servers) and time.monotonic() < deadline:
+            gevent.sleep(0.01)
+        super().handle_quit(sig, frame)

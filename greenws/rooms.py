@@ -1,0 +1,525 @@
+"""``Rooms``: groups of sockets that hear the same messages in the same order.
+
+A room's broker calls ``_deliver`` for one entry of the room's log after the other, and nothing can
+switch while an entry is handed to all members: that alone makes the order the same for everyone. A
+member gets a message straight through its socket, without a greenlet of its own; only one that lags
+has a queue, which its connection empties when it has room again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+import gevent
+from gevent.monkey import get_original
+
+from . import policies
+from .brokers import JOIN, LEAVE, MESSAGE, Broker, Entry, Opening, Position
+from .brokers.memory import MemoryBroker
+from .policies import Policy, Queue, TooSlow
+from .shared import SharedMessage
+from .websocket import WebSocket
+
+__all__ = ["Member", "Presence", "Room", "Rooms", "Stats", "json_id"]
+
+Stamp = Callable[[str, "str | bytes"], "str | bytes"]
+PresenceFormat = Callable[[str, "dict[str, Any]"], "str | bytes | None"]
+
+_RLock = get_original("_thread", "RLock")
+_TRY_AGAIN_LATER = 1013
+_LOOK = 0.01  # seconds between two looks of a sender that is held up
+
+_logger = logging.getLogger("greenws.rooms")
+
+
+def json_id(position: str, data: str | bytes) -> str | bytes:
+    """A ``stamp`` for :class:`Rooms` whose messages are JSON objects: puts ``"id"`` before their
+    other keys.
+
+    Raises:
+        ValueError: ``data`` is not the text of a JSON object.
+    """
+    if not isinstance(data, str) or not data.startswith("{"):
+        raise ValueError(f"with stamp=json_id a message is a JSON object, not {data[:100]!r}")
+    rest = data[1:].lstrip()
+    return f'{{"id":"{position}"{"" if rest.startswith("}") else ","}{rest}'
+
+
+@dataclass
+class Stats:
+    """Counters of the rooms of one process."""
+
+    sent: int = 0
+    """Messages that this process sent to its rooms."""
+    delivered: int = 0
+    """Messages that it handed to members; a message to five members counts five times."""
+    dropped: int = 0
+    """Messages that ``drop_oldest`` or ``coalesce`` took from the queue of a member that lags."""
+    closed: int = 0
+    """Members that were closed with 1013, because they read too slowly."""
+    lagging: int = 0
+    """Members that lag at present."""
+    members: int = 0
+    """Members at present, of all rooms."""
+
+
+class Presence(NamedTuple):
+    """Who is in a room, in whichever process: a member's id, and the info it joined with."""
+
+    id: str
+    info: dict[str, Any]
+
+
+class Member:
+    """A socket in a room, from ``room.join()``."""
+
+    def __init__(
+        self,
+        room: Room,
+        socket: WebSocket,
+        policy: Policy,
+        presence: PresenceFormat | None,
+        info: dict[str, Any],
+    ) -> None:
+        self.id = secrets.token_hex(8)
+        self.room = room
+        self.socket = socket
+        self.info = info
+        self.is_complete = True
+        """False if the history did not reach back to ``since``."""
+        self._policy = policy
+        self._presence = presence
+        self._queue: Queue | None = None  # of a member that lags, or catches up
+        self._catching_up = False
+        self._heard: dict[str, int] = {}  # ahead of the log, in another process
+
+    @property
+    def position(self) -> str:
+        """The id of the last message that this member was sent, or might have been: what the client
+        gives as ``since`` when it comes back."""
+        return self.room._position(self)
+
+    def _drain(self) -> None:
+        self.room._drain(self)
+
+
+class Room:
+    """A group of sockets by a name, from ``rooms[name]``. Costs nothing while it is empty."""
+
+    def __init__(self, rooms: Rooms, name: str) -> None:
+        self.name = name
+        self._rooms = rooms
+        self._lock = rooms._lock
+        self._stats = rooms.stats
+        self._present: dict[str, Presence] = {}
+        self._members: dict[Member, None] = {}
+        self._full: set[Member] = set()  # those that hold up who sends
+        # what was delivered
+        self._place = ""  # in the log; empty while the room is not open
+        self._ahead = 0  # number of our last entry that was delivered ahead of the log
+
+    # -- what a handler calls
+
+    @contextlib.contextmanager
+    def join(
+        self,
+        socket: WebSocket,
+        *,
+        since: str | None = None,
+        gap: str | bytes | None = None,
+        policy: Policy | None = None,
+        presence: PresenceFormat | None = None,
+        **info: Any,
+    ) -> Iterator[Member]:
+        """``with room.join(socket, name="Ann"):`` makes ``socket`` a member for the block.
+
+        ``info`` is what others see of it in ``room.members``: whatever JSON can hold. ``policy``:
+        what happens when it lags (:mod:`greenws.policies`; the one of the ``Rooms`` without it).
+        ``presence(kind, info)``, with "join" or "leave" and the info of somebody else, gives the
+        message that this member gets when that one comes or goes; None for no message.
+
+        ``since``: the id of the last message that a client saw before its connection dropped. It
+        is sent what it missed, then goes on live; that is over, as far as the client reads, when
+        the block begins. If the history does not reach back so far, it is sent ``gap`` first, then
+        what there is, and ``member.is_complete`` is False.
+
+        Raises:
+            ConnectionClosed: the client went away while it was sent what it missed.
+            TypeError: JSON cannot hold ``info``.
+        """
+        encoded = json.dumps(info)
+        broker = self._rooms.broker
+        member = Member(self, socket, policy or self._rooms.policy, presence, info)
+        opening = broker.open(self.name)
+        try:
+            start = _parse_since(since)
+            with self._lock:
+                self._admit(member, opening, start)
+                until, ahead = self._place, broker.ahead(self.name) if start else []
+            try:
+                with self._lock:
+                    broker.publish(self.name, JOIN, encoded, member.id)
+                if start is not None:
+                    self._catch_up(member, start, until, ahead, gap)
+                yield member
+            finally:
+                with self._lock:
+                    self._dismiss(member)
+                    broker.publish(self.name, LEAVE, encoded, member.id)
+        finally:
+            with self._lock:
+                if broker.close(self.name):
+                    self._place = ""
+                    self._present.clear()
+                    self._rooms._forget(self)
+
+    def send(self, data: str | bytes | bytearray | memoryview, exclude: Any = None) -> None:
+        """Sends a message to all members, in all processes; ``exclude``: one socket that does not
+        get it. Any greenlet and any thread may call it, member or not.
+
+        Does not block, unless a member's policy is ``block``.
+
+        Raises:
+            TypeError: ``data`` is neither str nor bytes-like.
+            UnicodeEncodeError: ``data`` is text that UTF-8 does not know (half a surrogate pair).
+            Whatever the ``stamp`` of the ``Rooms`` raises for it.
+            BrokerUnavailable: the broker is out of reach, and too much waits for it already.
+        """
+        # What must fail fails here, and not where the message arrives.
+        if isinstance(data, str):
+            data.encode()
+        else:
+            data = bytes(memoryview(data))
+        self._stamped("0-0", data)
+        if self._full:
+            self._hold_up()
+        with self._lock:
+            self._rooms.broker.publish(self.name, MESSAGE, data, exclude=exclude)
+            self._stats.sent += 1
+
+    def history(self, count: int = 50) -> list[str | bytes]:
+        """The newest messages of the room, oldest first, as members were sent them: for whoever
+        comes for the first time. May block."""
+        entries = self._rooms.broker.newest(self.name, count)
+        return [self._stamped(entry.id or "", entry.data) for entry in entries]
+
+    @property
+    def members(self) -> list[Presence]:
+        """Everybody in the room, in all processes. May block if nobody here is in it."""
+        with self._lock:
+            if self._place:
+                return list(self._present.values())
+        found = self._rooms.broker.members(self.name)
+        return [Presence(member, info) for member, info in found.items()]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"<Room {self.name!r}>"
+
+    # -- coming and going
+
+    def _admit(self, member: Member, opening: Opening, start: Position | None) -> None:
+        if not self._place:
+            self._place = opening.id
+            self._ahead = opening.ahead
+            self._present = {key: Presence(key, info) for key, info in opening.members.items()}
+            self._rooms._keep(self)
+        self._members[member] = None
+        self._present[member.id] = Presence(member.id, member.info)
+        self._stats.members += 1
+        if start is not None:
+            member._catching_up = True
+            member._queue = Queue()
+            member._heard = start.ahead
+
+    def _dismiss(self, member: Member) -> None:
+        self._drop(member)
+        self._present.pop(member.id, None)
+        self._stats.members -= 1
+
+    def _drop(self, member: Member) -> None:
+        """Nothing more is sent to it."""
+        self._members.pop(member, None)
+        self._full.discard(member)
+        if member._queue is not None:
+            if not member._catching_up:
+                self._stats.lagging -= 1
+            member._queue = None
+
+    def _catch_up(
+        self,
+        member: Member,
+        start: Position,
+        until: str,
+        ahead: list[Entry],
+        gap: str | bytes | None,
+    ) -> None:
+        """Sends what was missed, and then what came meanwhile. The client's own pace is the limit,
+        and no policy."""
+        member.is_complete, entries = self._rooms.broker.history(self.name, start.id, until)
+        send = member.socket.send
+        if not member.is_complete and gap is not None:
+            send(gap)
+        heard = start.ahead
+        position = Position(start.id, heard)
+        for entry in entries + ahead:
+            is_new = entry.number > heard.get(entry.origin, 0)
+            if entry.id is None:
+                if is_new:
+                    heard[entry.origin] = entry.number
+            else:
+                position.id = entry.id
+                if entry.number >= heard.get(entry.origin, 0):
+                    heard.pop(entry.origin, None)
+            if is_new and entry.kind == MESSAGE:
+                self._stats.delivered += 1
+                send(self._stamped(str(position), entry.data))
+        heard.pop(self._rooms.broker.origin, None)  # self._ahead holds for all members here
+        queue = member._queue
+        while queue:
+            send(queue.popitem(last=False)[1].data)
+        with self._lock:
+            member._catching_up = False
+            if queue is not None and not queue:
+                member._queue = None
+            elif queue is not None:  # another thread has sent something just now
+                self._stats.lagging += 1
+                member.socket.when_ready(member._drain)
+
+    # -- what the broker delivers
+
+    def _deliver(self, entry: Entry) -> None:
+        """Nothing may switch here: the order is the same for all."""
+        broker = self._rooms.broker
+        is_own = entry.origin == broker.origin
+        if entry.id is None:
+            self._ahead = entry.number
+        else:
+            self._place = entry.id
+            if is_own and self._ahead:
+                heard_already = entry.number <= self._ahead
+                if entry.number >= self._ahead:
+                    self._ahead = 0
+                if heard_already:
+                    return
+        if entry.kind == MESSAGE:
+            self._spread(entry, entry.data, self._members)
+        else:
+            self._tell_presence(entry, is_own)
+
+    def _tell_presence(self, entry: Entry, is_own: bool) -> None:
+        info = json.loads(entry.data)
+        is_here = any(member.id == entry.member for member in self._members)
+        if entry.kind == LEAVE and not is_here:  # others may take a process that hangs for dead
+            info = self._present.pop(entry.member, Presence("", info)).info
+        elif entry.kind == JOIN and not is_own:
+            self._present[entry.member] = Presence(entry.member, info)
+        askers: dict[PresenceFormat, dict[Member, None]] = {}
+        for member in self._members:
+            if member._presence is not None and member.id != entry.member:
+                askers.setdefault(member._presence, {})[member] = None
+        for make, members in askers.items():
+            data = make(entry.kind, info)
+            if data is not None:
+                self._spread(entry, data, members)
+
+    def _spread(self, entry: Entry, data: str | bytes, members: dict[Member, None]) -> None:
+        exclude = entry.exclude
+        message = SharedMessage(self._stamped(self._position(None), data))
+        delivered = 0
+        slow = []
+        for member in members:
+            socket = member.socket
+            if member._queue is None and not member._heard and socket is not exclude:
+                if socket.offer(message):
+                    delivered += 1
+                else:
+                    slow.append(member)
+            elif socket is exclude:
+                continue
+            elif not member._heard:
+                slow.append(member)
+            elif self._is_new_to(member, entry):
+                own = SharedMessage(self._stamped(self._position(member), data))
+                delivered += 1
+                if member._queue is not None or not socket.offer(own):
+                    self._put(member, own, data)
+        for member in slow:
+            self._put(member, message, data)
+        self._stats.delivered += delivered + len(slow)
+
+    def _is_new_to(self, member: Member, entry: Entry) -> bool:
+        """For a member that has heard something ahead of the log, in another process."""
+        last = member._heard.get(entry.origin, 0)
+        if entry.id is not None and entry.number >= last and not member._catching_up:
+            member._heard.pop(entry.origin, None)
+        return entry.number > last
+
+    def _position(self, member: Member | None) -> str:
+        if not self._ahead and not (member and member._heard):
+            return self._place
+        ahead = dict(member._heard) if member else {}
+        if self._ahead:
+            ahead[self._rooms.broker.origin] = self._ahead
+        return str(Position(self._place, ahead))
+
+    def _stamped(self, position: str, data: str | bytes) -> str | bytes:
+        stamp = self._rooms.stamp
+        return data if stamp is None else stamp(position, data)
+
+    # -- members that lag
+
+    def _put(self, member: Member, message: SharedMessage, data: str | bytes) -> None:
+        queue = member._queue
+        if queue is None:
+            queue = member._queue = Queue()
+            self._stats.lagging += 1
+            member.socket.when_ready(member._drain)
+        if member._catching_up:
+            queue[message] = message
+            return
+        policy = member._policy
+        try:
+            self._stats.dropped += policy.put(queue, message, data)
+        except TooSlow:
+            self._close(member)
+            return
+        if policy.patience is not None and len(queue) >= policy.limit and member not in self._full:
+            queue.full_since = time.monotonic()
+            self._full.add(member)
+
+    def _close(self, member: Member) -> None:
+        self._drop(member)
+        self._stats.closed += 1
+        member.socket.start_closing(_TRY_AGAIN_LATER, "You read too slowly.")
+
+    def _drain(self, member: Member) -> None:
+        """Sends what waits for a member, as far as its connection takes it."""
+        with self._lock:
+            queue = member._queue
+            if queue is None:
+                return
+            while queue:
+                key, message = next(iter(queue.items()))
+                if not member.socket.offer(message):
+                    member.socket.when_ready(member._drain)
+                    break
+                queue.pop(key, None)
+            if member in self._full and len(queue) < member._policy.limit:
+                queue.full_since = 0.0
+                self._full.discard(member)
+            if not queue:
+                self._stats.lagging -= 1
+                member._queue = None
+
+    def _hold_up(self) -> None:
+        """Blocks who sends while a member with the policy ``block`` has no room; not in the hub."""
+        hub = gevent.get_hub()
+        while gevent.getcurrent() is not hub:
+            with self._lock:
+                member = next(iter(self._full), None)
+                if member is None or member._queue is None:
+                    return
+                assert member._policy.patience is not None
+                left = member._queue.full_since + member._policy.patience - time.monotonic()
+                if left <= 0:
+                    self._close(member)
+                    continue
+            gevent.sleep(min(left, _LOOK))
+
+
+class Rooms:
+    """``rooms = Rooms()``, then ``rooms["lobby"]``: the rooms of an application.
+
+    ``broker`` carries their messages: None for those of this process, the URL of a Redis
+    ("redis://localhost") or a :class:`greenws.brokers.Broker` for those of many. ``policy``: what
+    happens to members that lag; closed with 1013 without one. ``stamp(id, data)`` gives what
+    members are sent for a message, so that clients learn its id: :func:`json_id`, or your own.
+    """
+
+    def __init__(
+        self,
+        broker: Broker | str | None = None,
+        *,
+        policy: Policy | None = None,
+        stamp: Stamp | None = None,
+    ) -> None:
+        if isinstance(broker, str):
+            try:
+                from .brokers.redis import RedisBroker
+            except ImportError as error:
+                raise ImportError(f"{error}; pip install redis (or 'greenws[redis]')") from None
+            self.broker: Broker = RedisBroker(broker)
+        else:
+            self.broker = MemoryBroker() if broker is None else broker
+        self.broker.deliver = self._deliver
+        self.policy = policies.close() if policy is None else policy
+        self.stamp = stamp
+        self.stats = Stats()
+        self._lock = _RLock()
+        self._known: WeakValueDictionary[str, Room] = WeakValueDictionary()
+        self._open: dict[str, Room] = {}
+
+    def __getitem__(self, name: str) -> Room:
+        """
+        Raises:
+            TypeError: ``name`` is no str.
+            UnicodeEncodeError: it is none that UTF-8 knows.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"a room has a name, not {name!r}")
+        name.encode()  # UTF-8 is what carries it
+        with self._lock:
+            room = self._known.get(name)
+            if room is None:
+                room = self._known[name] = Room(self, name)
+            return room
+
+    def __iter__(self) -> Iterator[Room]:
+        """The rooms that have members in this process."""
+        return iter(list(self._open.values()))
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def close(self) -> None:
+        """Ends what the broker runs. What it has not sent yet is lost."""
+        self.broker.stop()
+
+    def _keep(self, room: Room) -> None:
+        self._open[room.name] = room
+
+    def _forget(self, room: Room) -> None:
+        self._open.pop(room.name, None)
+
+    def _deliver(self, name: str, entry: Entry) -> None:
+        with self._lock:
+            room = self._open.get(name)
+            if room is None:
+                return
+            try:
+                room._deliver(entry)
+            except Exception:
+                _logger.exception("a message of the room %r was skipped", name)
+
+
+def _parse_since(since: str | None) -> Position | None:
+    if since is None:
+        return None
+    try:
+        return Position.parse(since)
+    except ValueError:
+        return Position("0-0")

@@ -1,0 +1,136 @@
+"""The log of a room in memory: order, history, and that an empty room costs nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from greenws.brokers import JOIN, MESSAGE, Position
+from greenws.brokers.memory import MemoryBroker
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def broker(clock: Clock) -> MemoryBroker:
+    broker = MemoryBroker(history=3, max_age=60, clock=clock)
+    broker.got = []
+    broker.deliver = lambda room, entry: broker.got.append((room, entry))
+    return broker
+
+
+def publish(broker: MemoryBroker, *texts: str, room: str = "a") -> list[str]:
+    before = len(broker.got)
+    for text in texts:
+        broker.publish(room, MESSAGE, text)
+    return [entry.id for _, entry in broker.got[before:]]
+
+
+def history(broker: MemoryBroker, after: str, until: str) -> tuple[bool, list[str]]:
+    complete, entries = broker.history("a", after, until)
+    return complete, [entry.data for entry in entries]
+
+
+def test_entries_are_delivered_at_once_and_in_order(broker):
+    publish(broker, "1", "2")
+    publish(broker, "3", room="b")
+    assert [(room, entry.data) for room, entry in broker.got] == [
+        ("a", "1"),
+        ("a", "2"),
+        ("b", "3"),
+    ]
+    numbers = [entry.number for _, entry in broker.got]
+    assert numbers == sorted(set(numbers))
+
+
+def test_history_gives_what_lies_between_two_places(broker):
+    ids = publish(broker, "1", "2", "3")
+    assert history(broker, ids[0], ids[2]) == (True, ["2", "3"])
+    assert history(broker, ids[0], ids[1]) == (True, ["2"])
+    assert history(broker, ids[2], ids[2]) == (True, [])
+
+
+def test_history_says_when_it_does_not_reach_back(broker):
+    start = broker.open("a").id
+    ids = publish(broker, "1", "2", "3")
+    assert history(broker, start, ids[-1]) == (True, ["1", "2", "3"])
+    ids += publish(broker, "4", "5")
+    assert history(broker, ids[1], ids[-1]) == (True, ["3", "4", "5"])
+    assert history(broker, ids[0], ids[-1]) == (False, ["3", "4", "5"])
+    assert history(broker, start, ids[-1]) == (False, ["3", "4", "5"])
+
+
+def test_an_id_of_another_process_is_not_taken_for_ours(broker):
+    ids = publish(broker, "1", "2")
+    assert history(broker, "1600000000000-1", ids[-1]) == (False, ["1", "2"])
+    assert history(broker, "0-0", ids[-1]) == (False, ["1", "2"])
+
+
+def test_history_ends_with_its_age(broker, clock):
+    ids = publish(broker, "1", "2")
+    clock.now += 40
+    ids += publish(broker, "3")
+    clock.now += 40
+    assert history(broker, ids[1], ids[-1]) == (True, ["3"])
+    assert history(broker, ids[0], ids[-1]) == (False, ["3"])
+
+
+def test_presence_is_no_history(broker):
+    start = broker.open("a").id
+    broker.publish("a", JOIN, "{}", "ann")
+    (id_,) = publish(broker, "1")
+    assert history(broker, start, id_) == (True, ["1"])
+
+
+def test_without_history_nothing_is_kept(clock):
+    broker = MemoryBroker(history=0, clock=clock)
+    start = broker.open("a").id
+    assert broker.history("a", start, start) == (True, [])
+    broker.publish("a", MESSAGE, "1")
+    assert broker.history("a", start, broker.open("a").id) == (False, [])
+
+
+def test_idle_rooms_cost_nothing(broker, clock):
+    start = broker.open("room 0").id
+    for number in range(1000):
+        publish(broker, "x", room=f"room {number}")
+    clock.now += 100
+    publish(broker, "x")
+    assert len(broker._logs) == 1
+    assert broker.history("room 0", start, broker.open("room 0").id) == (False, [])
+
+
+def test_a_room_is_open_until_its_last_close(broker):
+    broker.open("a")
+    broker.open("a")
+    assert not broker.close("a")
+    assert broker.close("a")
+    assert broker._opened == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "ahead"),
+    [("17-0", {}), ("17-0+ab.3", {"ab": 3}), ("17-0+ab.3+c0.4", {"ab": 3, "c0": 4})],
+)
+def test_a_position_is_written_as_it_is_read(text, ahead):
+    position = Position.parse(text)
+    assert (position.id, position.ahead, str(position)) == ("17-0", ahead, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "17", "17-", "-1", "a-1", "1-1-1", "1-1+", "1-1+a", "1-1+a.b", "1-1+a.1.2", "1-1+*.1",
+     "٣-1", "1-" + "1" * 30, "1-1" + "+a.1" * 20],
+)  # fmt: skip
+def test_a_client_s_garbage_is_no_position(text):
+    with pytest.raises(ValueError, match="not the id of a message"):
+        Position.parse(text)

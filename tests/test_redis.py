@@ -1,0 +1,668 @@
+"""Rooms over a real Redis: several brokers in one process, each as if in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import gevent.socket
+import pytest
+import redis.connection
+from conftest import require_program, wait_until
+from redis_server import RedisServer
+from wire import TEXT, Peer
+
+from greenws import Rooms
+from greenws.brokers import BrokerUnavailable
+from greenws.brokers.redis import RedisBroker
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[RedisServer]:
+    require_program("redis-server")
+    server = RedisServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def server(running: RedisServer, monkeypatch: pytest.MonkeyPatch) -> RedisServer:
+    running.start()
+    running.call("FLUSHALL")
+    # What monkey.patch_all() would do; it would do it to all the tests.
+    monkeypatch.setattr(redis.connection, "socket", gevent.socket)
+    return running
+
+
+def stamp(position: str, data: Any) -> str:
+    return f"{position} {data}"
+
+
+class Client:
+    def __init__(self, member: Any, peer: Peer) -> None:
+        self.member = member
+        self.peer = peer
+        self.last = member.position
+
+    def hear(self, count: int) -> list[str]:
+        heard = []
+        for _ in range(count):
+            fin, opcode, payload = self.peer.read_frame()
+            assert (fin, opcode) == (True, TEXT)
+            self.last, text = payload.decode().split(" ", 1)
+            heard.append(text)
+        return heard
+
+    def hears_no_more(self) -> bool:
+        return self.peer.is_silent(0.03)
+
+
+class Worker:
+    """What one process would have."""
+
+    def __init__(self, server: RedisServer, pair: Any, **options: Any) -> None:
+        self.broker = RedisBroker(server.url, **{"timeout": 1.0, **options})
+        self.rooms = Rooms(self.broker, stamp=stamp)
+        self._pair = pair
+        self._stack = contextlib.ExitStack()
+
+    def join(self, room: str = "r", **options: Any) -> Client:
+        socket, peer = self._pair()
+        return Client(self._stack.enter_context(self.rooms[room].join(socket, **options)), peer)
+
+    def send(self, *texts: str, room: str = "r") -> None:
+        for text in texts:
+            self.rooms[room].send(text)
+
+    @property
+    def is_away(self) -> bool:
+        return self.broker._is_away
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.is_away and not self.broker._unsent
+
+    def names(self, room: str = "r") -> list[str]:
+        return sorted(member.info["name"] for member in self.rooms[room].members)
+
+    def stop(self) -> None:
+        self._stack.close()
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: self.is_idle, 0.2)
+        self.rooms.close()
+
+    def die(self) -> None:
+        """As a process that is killed: nothing more of it reaches Redis."""
+        self.rooms.close()
+        self.broker.publish = lambda *args, **options: None
+        self._stack.close()
+
+
+@pytest.fixture
+def worker(server: RedisServer, pair: Any) -> Iterator[Callable[..., Worker]]:
+    workers: list[Worker] = []
+
+    def make(**options: Any) -> Worker:
+        workers.append(Worker(server, pair, **options))
+        return workers[-1]
+
+    yield make
+    for each in workers:
+        if each.broker._process:
+            each.stop()
+
+
+def test_members_of_all_processes_hear_the_same_in_the_same_order(worker):
+    a, b = worker(), worker()
+    clients = [a.join(), a.join(), b.join(), b.join()]
+    sent = []
+    for number in range(50):
+        a.send(text_a := f"a{number}")
+        b.send(text_b := f"b{number}")
+        sent += [text_a, text_b]
+        if number % 10 == 0:
+            gevent.sleep(0)
+    heard = [client.hear(100) for client in clients]
+    assert heard[0] == heard[1] == heard[2] == heard[3]
+    assert sorted(heard[0]) == sorted(sent)
+    for worker_ in "ab":
+        numbers = [int(text[1:]) for text in heard[0] if text[0] == worker_]
+        assert numbers == list(range(50))
+    assert len({client.last for client in clients}) == 1
+
+
+def test_text_and_bytes_arrive_as_they_were(worker, pair):
+    a, b = worker(), worker()
+    b.rooms.stamp = None
+    client = b.join()
+    a.rooms["r"].send("grün")
+    a.rooms["r"].send(b"\x00\xff")
+    a.rooms["r"].send("")
+    assert client.peer.read_frame() == (True, TEXT, "grün".encode())
+    assert client.peer.read_frame() == (True, 2, b"\x00\xff")
+    assert client.peer.read_frame() == (True, TEXT, b"")
+
+
+def test_exclude_holds_in_its_own_process(worker):
+    a, b = worker(), worker()
+    ann, other, far = a.join(), a.join(), b.join()
+    a.rooms["r"].send("x", exclude=ann.member.socket)
+    a.send("y")
+    assert ann.hear(1) == ["y"]
+    assert other.hear(2) == far.hear(2) == ["x", "y"]
+
+
+def test_rooms_opened_while_the_reader_waits_are_heard_at_once(worker):
+    a, b = worker(), worker()
+    a.join("first")
+    for number in range(20):
+        client = a.join(f"room {number}")
+        b.send("hello", room=f"room {number}")
+        with gevent.Timeout(0.5):
+            assert client.hear(1) == ["hello"]
+
+
+def test_one_room_may_be_opened_by_many_at_once(worker):
+    a, b = worker(), worker()
+    joining = [gevent.spawn(a.join) for _ in range(20)]
+    clients = [greenlet.get() for greenlet in joining]
+    b.send("hello")
+    for client in clients:
+        assert client.hear(1) == ["hello"]
+
+
+def test_two_connections_however_many_rooms(server, worker):
+    a = worker()
+    for number in range(30):
+        a.join(f"room {number}")
+        a.join(f"room {number}")
+        a.send("hello", room=f"room {number}")
+    wait_until(lambda: a.is_idle)
+    assert len(server.call("CLIENT", "LIST").splitlines()) == 3  # with the one that asks
+
+
+def test_a_room_that_is_left_is_not_read_any_more(worker, pair):
+    a, b = worker(), worker()
+    a.join("other")
+    socket, peer = pair()
+    with a.rooms["r"].join(socket):
+        pass
+    assert list(a.broker._channels) == ["other"]
+    b.send("nobody hears it")
+    client = a.join("r")
+    b.send("hello")
+    assert client.hear(1)[-1] == "hello" or client.hear(1) == ["hello"]
+
+
+# -- presence
+
+
+def test_presence_across_processes(worker):
+    def tell(kind: str, info: dict[str, Any]) -> str:
+        return f"{kind} {info['name']}"
+
+    a, b = worker(), worker()
+    ann = a.join(name="ann", presence=tell)
+    wait_until(lambda: a.is_idle)
+    b.join(name="bob")
+    assert b.names() == ["ann", "bob"]
+    assert ann.hear(1) == ["join bob"]
+    assert a.names() == ["ann", "bob"]
+    c = worker()
+    wait_until(lambda: len(c.rooms["r"]) == 2)  # it has no members there itself
+    b.stop()
+    assert ann.hear(1) == ["leave bob"]
+    assert a.names() == c.names() == ["ann"]
+
+
+def test_members_of_a_process_that_died_are_gone_after_a_while(server, worker):
+    def tell(kind: str, info: dict[str, Any]) -> str:
+        return f"{kind} {info['name']}"
+
+    a, b, c = (worker(presence_timeout=1.0) for _ in range(3))
+    b.join(name="bob")
+    b.join(name="ben")
+    wait_until(lambda: b.is_idle)
+    ann, carl = a.join(name="ann", presence=tell), c.join(name="carl")
+    assert a.names() == ["ann", "ben", "bob"] or ann.hear(1) == ["join carl"]
+    wait_until(lambda: a.names() == ["ann", "ben", "bob", "carl"])
+    b.die()
+    wait_until(lambda: a.names() == c.names() == ["ann", "carl"], 5)
+    left = [text for text in ann.hear(3) if text != "join carl"]
+    left += ann.hear(2 - len(left))
+    assert sorted(left) == ["leave ben", "leave bob"]  # once, though two processes noticed
+    assert ann.hears_no_more()
+    assert server.call("HLEN", "greenws:here:r") == 2
+    del carl
+
+
+def test_a_process_that_was_taken_for_dead_comes_back(server, worker):
+    a, b = worker(presence_timeout=1.0), worker(presence_timeout=1.0)
+    a.join(name="ann")
+    b.join(name="bob")
+    wait_until(lambda: a.names() == b.names() == ["ann", "bob"])
+    server.call("DEL", f"greenws:alive:{b.broker.origin}")
+    a.broker._next_beat = 0
+    a.broker._wake.set()
+    wait_until(lambda: a.names() == ["ann"])
+    assert b.names() == ["ann", "bob"]
+    wait_until(lambda: a.names() == ["ann", "bob"], 5)
+
+
+# -- Redis goes away
+
+
+def away(server: RedisServer, *workers: Worker) -> None:
+    server.stop()
+    for each in workers:
+        wait_until(lambda each=each: each.is_away)
+
+
+def back(server: RedisServer, *workers: Worker) -> None:
+    server.start()
+    for each in workers:
+        wait_until(lambda each=each: each.is_idle)
+
+
+def test_nothing_is_lost_while_redis_restarts(server, worker):
+    a, b = worker(), worker()
+    clients = [a.join(), b.join()]
+    sent = []
+
+    def send() -> None:
+        for number in range(200):
+            sent.append(number)
+            (a if number % 2 else b).send(f"{number}")
+            gevent.sleep(0.002)
+
+    sending = gevent.spawn(send)
+    gevent.sleep(0.05)
+    server.stop()
+    gevent.sleep(0.05)
+    server.start()
+    sending.join()
+    for client in clients:
+        heard = [int(text) for text in client.hear(200)]
+        assert sorted(heard) == sent
+        for parity in (0, 1):
+            assert [n for n in heard if n % 2 == parity] == list(range(parity, 200, 2))
+        assert client.hears_no_more()
+    assert clients[0].last == clients[1].last
+
+
+def test_local_members_hear_each_other_while_redis_is_away(server, worker):
+    a, b = worker(), worker()
+    (ann, abe), bob = (a.join(), a.join()), b.join()
+    a.send("before")
+    assert ann.hear(1) == abe.hear(1) == bob.hear(1) == ["before"]
+    away(server, a, b)
+    a.send("of a", "of a too")
+    b.send("of b")
+    assert ann.hear(2) == abe.hear(2) == ["of a", "of a too"]
+    assert bob.hear(1) == ["of b"]
+    a.join().member.room.send("of one who came meanwhile")
+    assert ann.hear(1) == abe.hear(1) == ["of one who came meanwhile"]
+    back(server, a, b)
+    assert ann.hear(1) == abe.hear(1) == ["of b"]
+    assert bob.hear(3) == ["of a", "of a too", "of one who came meanwhile"]
+    a.send("after")
+    for client in (ann, abe, bob):
+        assert client.hear(1) == ["after"]
+        assert client.hears_no_more()
+    assert ann.last == bob.last
+
+
+def test_what_was_sent_and_not_answered_is_there_once(server, worker):
+    """Redis takes a message, and the connection breaks before it says so."""
+    a, b = worker(), worker()
+    ann, bob = a.join(), b.join()
+    wait_until(lambda: a.is_idle)
+    eval_ = a.broker._commands.eval
+
+    def lose_the_answer(*args: Any) -> Any:
+        a.broker._commands.eval = eval_
+        eval_(*args)
+        raise redis.ConnectionError("the answer is lost")
+
+    a.broker._commands.eval = lose_the_answer
+    a.send("one", "two")
+    assert ann.hear(2) == bob.hear(2) == ["one", "two"]
+    a.send("three")
+    assert ann.hear(1) == bob.hear(1) == ["three"]
+    assert ann.hears_no_more() and bob.hears_no_more()
+    assert server.call("XLEN", "greenws:room:r") == 5  # with two that joined
+
+
+def test_a_redis_that_hangs_is_away(server, worker):
+    a = worker(timeout=0.2)
+    ann = a.join()
+    wait_until(lambda: a.is_idle)
+    server.send_signal(signal.SIGSTOP)
+    try:
+        a.send("hello")
+        assert ann.hear(1) == ["hello"]
+    finally:
+        server.send_signal(signal.SIGCONT)
+    wait_until(lambda: a.is_idle)
+    a.send("again")
+    assert ann.hear(1) == ["again"]
+
+
+@pytest.mark.parametrize("command", ["xread", "eval"])
+def test_an_error_that_redis_answers_is_survived(server, worker, command):
+    a, b = worker(), worker()
+    ann, bob = a.join(), b.join()
+    client = a.broker._reads if command == "xread" else a.broker._commands
+    works = getattr(client, command)
+
+    def fail(*args: Any, **options: Any) -> Any:
+        setattr(client, command, works)
+        raise redis.ResponseError("OOM command not allowed")
+
+    setattr(client, command, fail)
+    for text in ("one", "two"):
+        a.send(text)
+        assert ann.hear(1) == bob.hear(1) == [text]
+    wait_until(lambda: getattr(client, command) is works and a.is_idle)
+    b.send("three")
+    assert ann.hear(1) == bob.hear(1) == ["three"]
+
+
+def test_what_waits_for_redis_is_bounded(server, worker):
+    a, b = worker(max_pending=20), worker()
+    ann, bob = a.join(), b.join()
+    away(server, a, b)
+    texts = [str(number) for number in range(50)]
+    with pytest.raises(BrokerUnavailable, match="max_pending"):
+        a.send(*texts)
+    taken = a.rooms.stats.sent
+    assert taken <= 20
+    back(server, a, b)
+    assert bob.hear(taken) == ann.hear(taken) == texts[:taken]
+    assert bob.hears_no_more() and ann.hears_no_more()
+
+
+def test_a_room_that_is_opened_while_redis_is_away(server, worker):
+    a, b = worker(), worker()
+    b.join("r", name="bob")
+    wait_until(lambda: b.is_idle)
+    a.join("other")
+    away(server, a, b)
+    ann = a.join("r", name="ann")
+    a.send("hello")
+    assert ann.hear(1) == ["hello"]
+    assert a.names() == ["ann"]
+    b.send("of b")
+    back(server, a, b)
+    assert ann.hear(1) == ["of b"]
+    assert ann.hears_no_more()
+    wait_until(lambda: a.names() == b.names() == ["ann", "bob"])
+
+
+def test_a_room_that_is_left_and_opened_again_while_redis_is_away(server, worker, pair):
+    """Who comes now has not heard what was said before, and is not to hear it late; who comes back
+    has missed it."""
+    a, b = worker(), worker()
+    bob = b.join()
+    a.join("other")
+    away(server, a, b)
+    socket, peer = pair()
+    with a.rooms["r"].join(socket) as member:
+        first = Client(member, peer)
+        a.send("heard")
+        assert first.hear(1) == ["heard"]
+    a.send("missed")
+    returning = gevent.spawn(a.join, since=first.last)
+    gevent.sleep(0.02)
+    fresh = a.join()
+    back(server, a, b)
+    returned = returning.get()
+    assert bob.hear(2) == ["heard", "missed"]
+    assert returned.hear(1) == ["missed"]
+    a.send("at last")
+    for client in (bob, returned, fresh):
+        assert client.hear(1) == ["at last"]
+
+
+def test_a_broker_that_starts_before_its_redis(server, worker):
+    server.stop()
+    a = worker()
+    ann = a.join()
+    a.send("hello")
+    assert ann.hear(1) == ["hello"]
+    back(server, a)
+    b = worker()
+    bob = b.join(since=ann.last.split("+")[0])
+    a.send("again")
+    assert bob.hear(2) == ["hello", "again"]
+
+
+# -- members that come back
+
+
+def test_a_client_comes_back_at_another_process(worker):
+    a, b = worker(), worker()
+    ann = a.join()
+    a.send(*"abc")
+    assert ann.hear(2) == ["a", "b"]
+    b.send(*"def")
+    again = b.join(since=ann.last)
+    assert again.member.is_complete
+    a.send(*"gh")
+    assert sorted(again.hear(6)) == list("cdefgh")
+    assert again.hears_no_more()
+
+
+def test_all_that_was_missed_once_and_in_order_under_load(worker):
+    a, b = worker(), worker()
+    witness, ann = a.join(), a.join()
+    sending = [gevent.spawn(send, each) for each in (a, b)]
+    heard = ann.hear(10)
+    for each in (b, a, b, a, b):
+        ann = each.join(since=ann.last)
+        heard += ann.hear(17)
+    gevent.joinall(sending)
+    ann = a.join(since=ann.last)
+    heard += ann.hear(200 - len(heard))
+    assert ann.hears_no_more()
+    assert heard == witness.hear(200)
+
+
+def send(each: Worker) -> None:
+    for number in range(100):
+        each.send(f"{each.broker.origin} {number}")
+        gevent.sleep(0.001)
+
+
+def test_a_client_moves_while_redis_is_away(server, worker):
+    """It has heard what its old process has not told Redis yet, and must not hear it again."""
+    a, b = worker(), worker()
+    ann, bob = a.join(), b.join()
+    a.send("0")
+    assert ann.hear(1) == bob.hear(1) == ["0"]
+    away(server, a, b)
+    a.send("a1", "a2", "a3")
+    assert ann.hear(2) == ["a1", "a2"]
+    assert "+" in ann.last
+    same = a.join(since=ann.last)  # waits for Redis, in vain, and is told so
+    assert not same.member.is_complete
+    joining = gevent.spawn(b.join, since=ann.last)
+    b.send("b1")
+    gevent.sleep(0.05)
+    back(server, a, b)
+    moved = joining.get()
+    a.send("a4")
+    heard = moved.hear(3)
+    assert sorted(heard) == ["a3", "a4", "b1"]
+    assert heard.index("a3") < heard.index("a4")
+    assert moved.hears_no_more()
+    later = a.join(since=ann.last)
+    assert sorted(later.hear(3)) == ["a3", "a4", "b1"]
+    assert later.hears_no_more()
+    assert same.hear(3)[0] == "a3"
+
+
+def test_a_history_that_was_trimmed_does_not_reach_back(server, worker):
+    a = worker(history=100)
+    ann = a.join()
+    start = ann.last
+    heard = []
+    for first in range(0, 500, 50):
+        a.send(*(str(number) for number in range(first, first + 50)))
+        heard += ann.hear(50)
+    assert heard[-1] == "499"
+    assert server.call("XLEN", "greenws:room:r") < 250
+    again = a.join(since=start, gap="gap")
+    assert not again.member.is_complete
+    fin, opcode, payload = again.peer.read_frame()
+    assert payload == b"gap"
+    entries = server.call("XRANGE", "greenws:room:r", "-", "+")
+    kept = again.hear(sum(fields[b"k"] == b"text" for _, fields in entries))
+    assert again.hears_no_more()
+    assert kept == heard[-len(kept) :]
+
+
+def test_the_newest_messages(server, worker):
+    a, b = worker(), worker()
+    ann = a.join()
+    assert b.rooms["r"].history() == []
+    a.send(*"abcdefg")
+    for _ in range(20):
+        b.join()
+    a.send("h")
+    heard = ann.hear(8)
+    wait_until(lambda: b.is_idle)
+    history = b.rooms["r"].history(3)
+    assert [text.split()[1] for text in history] == heard[-3:] == list("fgh")
+    assert history[-1].split()[0] == ann.last
+    assert len(b.rooms["r"].history(100)) == 8
+    away(server, a, b)
+    assert b.rooms["r"].history(3) == []
+    server.start()
+
+
+@pytest.mark.parametrize("since", ["0-0", "nonsense", "1-1+zz.4"])
+def test_an_unknown_id_is_a_gap(worker, since):
+    a = worker()
+    assert not a.join(since=since).member.is_complete
+
+
+def test_a_room_in_which_nothing_was_said_has_no_gap(worker):
+    a, b = worker(), worker()
+    ann = a.join()
+    b.send("missed", room="r")
+    assert ann.hear(1) == ["missed"]
+    assert b.join(since=ann.member.position).member.is_complete
+    assert b.join("quiet", since=b.join("quiet").last).member.is_complete
+
+
+# -- what Redis holds
+
+
+def test_keys_expire(server, worker):
+    a = worker(max_age=100)
+    a.join(name="ann")
+    a.send("hello")
+    wait_until(lambda: a.is_idle)
+    keys = sorted(key.decode() for key in server.call("KEYS", "*"))
+    origin = a.broker.origin
+    names = [f"alive:{origin}", f"from:{origin}", "here:r", "room:r", f"wake:{origin}"]
+    assert keys == [f"greenws:{name}" for name in names]
+    assert all(server.call("TTL", key) > 0 for key in keys)
+    assert server.call("TTL", "greenws:room:r") <= 100
+
+
+def test_old_entries_are_trimmed_by_age(server, worker):
+    a = worker(max_age=1)
+    ann = a.join()
+    for number in range(300):
+        a.send(str(number))
+    ann.hear(300)
+    gevent.sleep(1.05)
+    a.send("new")
+    ann.hear(1)
+    assert server.call("XLEN", "greenws:room:r") < 120 or server.call("EXISTS", "greenws:room:r")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"x": "y"},
+        {"o": "", "n": "x", "k": "text", "d": "garbage", "m": ""},
+        {"o": "ff", "n": "1", "k": "virus", "d": "garbage", "m": ""},
+        {"o": "ff", "n": "1", "k": "join", "d": "no json", "m": "m"},
+        {"o": "ff", "n": "1", "k": "join", "d": "[]", "m": "m"},
+        {"o": "ff", "n": "1", "k": "text", "d": b"\xff\xfe", "m": ""},
+        {"o": b"\xff", "n": "1", "k": "text", "d": "x", "m": ""},
+    ],
+)
+def test_garbage_in_a_log_is_logged_and_skipped(server, worker, caplog, fields):
+    a = worker()
+    ann = a.join()
+    a.send("before")
+    wait_until(lambda: a.is_idle)
+    flat = [part for pair in fields.items() for part in pair]
+    server.call("XADD", "greenws:room:r", "*", *flat)
+    a.send("after")
+    assert ann.hear(2) == ["before", "after"]
+    assert "none of ours" in caplog.text
+    assert a.join(since=ann.member.position).member.is_complete
+
+
+def test_garbage_in_the_place_of_a_log_leaves_the_other_rooms_alone(server, worker, error_log):
+    a, b = worker(), worker()
+    server.call("SET", "greenws:room:r", "garbage")
+    server.call("SET", "greenws:here:r", "garbage")
+    ann, fine, far = a.join(), a.join("fine"), b.join("fine")
+    a.send("local")
+    a.send("everywhere", room="fine")
+    assert ann.hear(1) == ["local"]
+    assert fine.hear(1) == far.hear(1) == ["everywhere"]
+    a.send("still local")
+    assert ann.hear(1) == ["still local"]
+    wait_until(lambda: a.is_idle)
+    assert any("is a room of this process alone" in r.getMessage() for r in error_log.take())
+
+
+def test_garbage_among_the_members_is_skipped(server, worker, caplog):
+    server.call("HSET", "greenws:here:r", "x", "garbage", "y", b"\xff", "z", "ff []")
+    a = worker()
+    a.join(name="ann")
+    assert a.names() == ["ann"]
+    assert "is none" in caplog.text
+
+
+def test_nothing_is_pickled(server, worker):
+    a = worker()
+    a.join(name="ann")
+    a.send(json.dumps({"text": "hello"}))
+    wait_until(lambda: a.is_idle)
+    (_, join), (_, message) = server.call("XRANGE", "greenws:room:r", "-", "+")
+    assert message[b"d"] == b'{"text": "hello"}'
+    assert json.loads(join[b"d"]) == {"name": "ann"}
+
+
+# -- and around it
+
+
+def test_sockets_that_would_block_the_hub_are_refused(running):
+    with pytest.raises(RuntimeError, match=r"monkey.patch_all\(\)"):
+        RedisBroker(running.url)
+
+
+def test_a_url_makes_a_redis_broker(server):
+    rooms = Rooms(server.url)
+    assert isinstance(rooms.broker, RedisBroker)
+    rooms.close()
+
+
+def test_stopping_leaves_nothing(server, worker):
+    a = worker()
+    a.join()
+    a.stop()
+    a.rooms.close()
+    wait_until(lambda: len(server.call("CLIENT", "LIST").splitlines()) == 1)
