@@ -24,7 +24,6 @@ from greenws import (
 )
 from greenws.handshake import is_upgrade
 
-
 over_tls_too = pytest.mark.usefixtures("over_tls_too")
 
 

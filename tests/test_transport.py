@@ -109,7 +109,9 @@ def test_the_end_of_the_stream_is_zero(make_either):
 
 
 def test_a_reset_is_the_end_of_the_stream(make_either):
-    transport, _ = make_either(faulty=lambda raw: FaultySocket(raw, receives=[ConnectionResetError()]))
+    transport, _ = make_either(
+        faulty=lambda raw: FaultySocket(raw, receives=[ConnectionResetError()])
+    )
     assert transport.poll() == 0
     assert "connection lost" in transport.failure
 
