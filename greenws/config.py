@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,9 +48,59 @@ class Config:
     write_timeout: float | None = 10.0
     """Seconds for which the outbox may stand still: a peer that has stopped reading is dropped."""
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+    ping_interval: float | None = 20.0
+    """Seconds between the pings that keep a connection alive; below the 60 s after which nginx
+    drops one that is silent."""
+
+    ping_timeout: float | None = 20.0
+    """Seconds within which anything must come after such a ping. A peer that vanished without a
+    word is gone, for the session, within ``ping_interval`` and this."""
+
+    max_message_rate: float | None = None
+    """Messages and pings a second, over a burst of one second's; more closes with 1008. Off: what
+    is too much depends on the application, and a session that reads slowly slows its peer."""
+
+    allowed_origins: str | Sequence[str] | None = None
+    """The pages that may connect, by their ``Origin``: ``"https://example.com"``,
+    ``"https://*.example.com"``, ``"self"`` (the host that the request names), ``"*"`` for all; one
+    or a list. A browser sends the cookies of its user along, whoever wrote the page, so that
+    without a check every page could speak as that user; 403. None means ``"self"`` for a
+    ``WebSocketHandler``, and no check of ``wsgi.websocket``, as gevent-websocket has none. What
+    sends no ``Origin`` is no browser, and allowed."""
+
+    access_log: str | None = _ACCESS_LOG
+    """The line that ``greenws.access`` logs when a session ends; None for none."""
+
+    deflate: bool = True
+    """Whether to compress messages for peers that can inflate them (permessage-deflate, RFC 7692).
+    Where a secret stands beside text that an attacker chose, the compressed length may give it
+    away: send such messages with ``compress=False``."""
+
+    deflate_threshold: int = field(default=1024, metadata={"range": (0, (1 << 63) - 1)})
+    """Bytes from which a message is compressed, or a message sent in fragments if its first one has
+    as many: what fits into one packet anyway is not worth the time."""
+
+    deflate_level: int = field(default=3, metadata={"range": (1, 9)})
+    """How hard zlib tries. All other sessions stand still meanwhile; on JSON, 3 takes a third of
+    the time of zlib's own 6 for an eighth more bytes."""
+
+    deflate_memory_level: int = field(default=8, metadata={"range": (1, 9)})
+    """Memory of a compressor beside its window: 512 bytes, doubled so many times. It counts for
+    each session only with ``deflate_takeover``."""
+
+    deflate_window_bits: int = field(default=15, metadata={"range": (8, 15)})
+    """How far back we refer when compressing: 256 bytes to 32 KiB, as a power of two."""
+
+    deflate_peer_window_bits: int = field(default=15, metadata={"range": (8, 15)})
+    """How far back the peer may refer. With less than 15, messages of a client that cannot limit
+    its window are not compressed."""
+
+    deflate_takeover: bool = False
+    """Whether a message we send may refer to those before it. Small, similar messages shrink
+    further; each session keeps a compressor, 256 KiB with the other options at their defaults."""
+
+    deflate_peer_takeover: bool = False
+    """Whether a message of the peer's may refer to those before it: 40 KiB for each session."""
 
     handshake_timeout: float | None = 10.0
     """Seconds from the connection (or from the first byte of a later request) to the end of the
@@ -89,32 +137,6 @@ from dataclasses import dataclass, field
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)
-            if option.type == "bool":
-                _check_flag(option.name, value)
-            elif "range" in option.metadata:
-                _check_range(option.name, value, *option.metadata["range"])
-            else:
-                _check(option.name, value, whole="int" in str(option.type))
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name == "allowed_origins":
-                object.__setattr__(self, field.name, _check_origins(value))
-            elif field.name == "access_log":
-                _check_access_log(value)
-            else:
-                _check(field.name, value, whole="int" in str(field.type))
-
-    def replace(self, **options: Any) -> Config:
-        """A copy with other values for ``options``."""
-        known = [option.name for option in dataclasses.fields(self)]
-        for name in options:
-            if name not in known:
-                raise TypeError(f"no option {name!r}; there are: {', '.join(known)}")
-        return dataclasses.replace(self, **options)
-
-
-        for option in dataclasses.fields(self):
-            value = getattr(self, option.name)
             if option.name == "allowed_origins":
                 object.__setattr__(self, option.name, _check_origins(value))
             elif option.name == "access_log":
@@ -125,6 +147,90 @@ from dataclasses import dataclass, field
                 _check_range(option.name, value, *option.metadata["range"])
             else:
                 _check(option.name, value, whole="int" in str(option.type))
+
+    def replace(self, **options: Any) -> Config:
+        """A copy with other values for ``options``."""
+        known = [option.name for option in dataclasses.fields(self)]
+        for name in options:
+            if name not in known:
+                raise TypeError(f"no option {name!r}; there are: {', '.join(known)}")
+        return dataclasses.replace(self, **options)
+
+
+SERVER_ONLY = frozenset(
+    {
+        "handshake_timeout",
+        "keep_alive_timeout",
+        "body_timeout",
+        "max_request_line",
+        "max_headers",
+        "max_header_size",
+        "max_connections",
+        "max_connections_per_address",
+        "shutdown_grace",
+    }
+)
+"""The options that are about more than a session, and so only the server's."""
+
+ACCESS_FIELDS = {
+    "address": "",
+    "path": "",
+    "subprotocol": "",
+    "code": 0,
+    "reason": "",
+    "closed_by": "",
+    "seconds": 0.0,
+    "messages_in": 0,
+    "bytes_in": 0,
+    "messages_out": 0,
+    "bytes_out": 0,
+}
+"""What ``access_log`` may name, each with a value of its type."""
+
+_ORIGIN = re.compile(r"\*|self|null|[a-z][a-z0-9+.-]*://(\*\.)?[^\s/*?#@,]+", re.IGNORECASE)
+
+
+def _check_origins(value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    origins = (value,) if isinstance(value, str) else value
+    if not isinstance(origins, (list, tuple, set, frozenset)):
+        raise TypeError(f"allowed_origins must be a string or a list of strings, not {value!r}")
+    for origin in origins:
+        if not isinstance(origin, str):
+            raise TypeError(f"allowed_origins must be a list of strings; {origin!r} is none")
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(
+                "allowed_origins holds origins such as 'https://example.com', "
+                f"'https://*.example.com', 'self' or '*', without a path; not {origin!r}"
+            )
+    return tuple(origins)
+
+
+def _check_access_log(value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise TypeError(f"access_log must be a format or None, not {value!r}")
+    try:
+        value % ACCESS_FIELDS
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"access_log is a %-format over {', '.join(ACCESS_FIELDS)}; {value!r} is wrong: {error}"
+        ) from None
+
+
+def _check_flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+
+
+def _check_range(name: str, value: Any, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if not least <= value <= most:
+        allowed = f"{least} to {most}" if most < 1 << 62 else f"{least} or more"
+        raise ValueError(f"{name} must be {allowed}, not {value!r}")
 
 
 def _check(name: str, value: Any, whole: bool) -> None:
