@@ -1,9 +1,9 @@
 """``SharedMessage``: a message to many sockets, encoded once for all that want it alike.
 
 A server's frames are not masked, so the bytes for one connection are the bytes for all of them
-(RFC 6455, section 5.1), and so they are compressed, for all that agreed on the same parameters: what
-is sent to a room of thousands is built and kept once. A client's frames have a mask each, and with
-context takeover each connection compresses for itself.
+(RFC 6455, section 5.1), or for all that agreed to compress alike: what is sent to a room of
+thousands is built and kept once. A client's frames have a mask each, and with context takeover each
+connection compresses for itself.
 """
 
 from __future__ import annotations
