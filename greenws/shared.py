@@ -43,9 +43,10 @@ class SharedMessage:
         return frame
 
     def _encode(self, protocol: Protocol) -> bytes:
-        opcode, payload = _BINARY, self.data
-        if isinstance(payload, str):
-            opcode, payload = _TEXT, payload.encode()
+        opcode = _TEXT if isinstance(self.data, str) else _BINARY
+        payload: bytes | memoryview = (
+            self.data.encode() if isinstance(self.data, str) else self.data
+        )
         if protocol.deflate is not None:
             opcode, payload = protocol.compress(opcode, True, payload, None)
         return protocol.encode(opcode, True, payload)
