@@ -1,7 +1,8 @@
-/* A load generator for WebSocket echo servers: one thread, epoll, libc (and OpenSSL for --tls).
+/* A load generator for WebSocket echo servers: one thread, epoll, libc (and OpenSSL for --tls, zlib
+ * for --deflate).
  *
  *   cc -O2 -o load load.c                        plain TCP only
- *   cc -O2 -DWITH_TLS -o load load.c -lssl -lcrypto
+ *   cc -O2 -DWITH_TLS -DWITH_DEFLATE -o load load.c -lssl -lcrypto -lz
  *
  * echo       connect, keep --inflight messages under way on each connection, measure for a while
  * handshake  connect, upgrade, close with 1000, wait for the end of TCP (20 ms); and again
@@ -37,6 +38,9 @@
 #else
 typedef void SSL;
 #endif
+#ifdef WITH_DEFLATE
+#include <zlib.h>
+#endif
 
 enum { ECHO_MODE, HANDSHAKE_MODE, IDLE_MODE };
 enum { FREE, CONNECTING, TLS_HANDSHAKE, UPGRADING, OPEN, CLOSING };
@@ -47,7 +51,7 @@ enum { PORTS_PER_ADDRESS = 20000, HANDSHAKE_ADDRESSES = 50 };
 static struct {
     const char *host, *path, *subprotocol;
     int port, mode, connections, inflight, batch;
-    bool text, tls;
+    bool text, tls, deflate;
     size_t size;
     double duration, warmup, timeout;
     long long min_messages;
@@ -76,6 +80,7 @@ typedef struct {
     /* in */
     uint8_t header[10], header_length, opcode;
     bool final, in_payload, in_message, checked, peer_closed;
+    uint8_t *packed;   /* a compressed message, as far as it came */
     uint64_t frame_left, message_got, echoes;
     uint32_t next_in;
     uint8_t ping[125], ping_length;
@@ -93,7 +98,8 @@ static uint8_t buffer[BUFFER];
  * that any run of up to --inflight frames is contiguous). */
 static uint8_t *payloads, *frames;
 static uint32_t variants, sample_every;
-static size_t frame_length;
+static size_t *frame_at; /* where each of them begins, and the last one ends */
+static size_t packed_room; /* bytes of a compressed message, at most */
 
 static bool measuring;
 static uint64_t opened, connecting, first_echoes, messages, bytes, verified, sampled, total_messages;
@@ -302,6 +308,10 @@ static uint32_t random32(void)
     return (uint32_t)(random_state >> 32);
 }
 
+#define OFFER \
+    "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; " \
+    "client_no_context_takeover\r\n"
+
 static void make_keys(void)
 {
     for (int i = 0; i < KEYS; i++) {
@@ -316,8 +326,8 @@ static void make_keys(void)
         int length = snprintf(
             keys[i].request, sizeof keys[i].request,
             "GET %s HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            "Sec-WebSocket-Key: %.24s\r\nSec-WebSocket-Version: 13\r\n%s%s%s\r\n",
-            opt.path, opt.host, opt.port, key,
+            "Sec-WebSocket-Key: %.24s\r\nSec-WebSocket-Version: 13\r\n%s%s%s%s\r\n",
+            opt.path, opt.host, opt.port, key, opt.deflate ? OFFER : "",
             opt.subprotocol ? "Sec-WebSocket-Protocol: " : "",
             opt.subprotocol ? opt.subprotocol : "", opt.subprotocol ? "\r\n" : "");
         if (length >= (int)sizeof keys[i].request)
@@ -358,8 +368,12 @@ static void check_response(const Connection *c)
     const char *accept = keys[c->number % KEYS].accept;
     if (!header_value(head, "Sec-WebSocket-Accept", value, sizeof value) || strcmp(value, accept))
         fail("the response to the handshake has a wrong Sec-WebSocket-Accept");
-    if (header_value(head, "Sec-WebSocket-Extensions", value, sizeof value) && *value)
+    bool extended = header_value(head, "Sec-WebSocket-Extensions", value, sizeof value) && *value;
+    if (extended && !opt.deflate)
         fail("the server uses an extension that was not offered: %s", value);
+    if (opt.deflate && (!extended || strncmp(value, "permessage-deflate", 18) != 0
+                        || strstr(value, "server_no_context_takeover") == NULL))
+        fail("the server does not compress as it was asked to: '%s'", extended ? value : "");
     bool chosen = header_value(head, "Sec-WebSocket-Protocol", value, sizeof value);
     if (opt.subprotocol ? !chosen || strcmp(value, opt.subprotocol) : chosen)
         fail("the server chose the subprotocol '%s'", chosen ? value : "(none)");
@@ -397,22 +411,93 @@ static size_t put_frame(uint8_t *to, int opcode, const uint8_t *payload, size_t 
     return n + length;
 }
 
+#ifdef WITH_DEFLATE
+/* A list of objects, as an API would send it, cut to the size. */
+static void make_json(char *payload, size_t size)
+{
+    static const char *const names[] = {"Ada", "Grace", "Barbara", "Frances", "Radia", "Karen"};
+    char row[160];
+    for (size_t at = 0; at < size;) {
+        int length = snprintf(row, sizeof row,
+                              "%c{\"id\":%u,\"name\":\"%s\",\"active\":%s,\"score\":%u.%02u}",
+                              at ? ',' : '[', random32() % 100000, names[random32() % 6],
+                              random32() % 2 ? "true" : "false", random32() % 1000,
+                              random32() % 100);
+        size_t part = (size_t)length < size - at ? (size_t)length : size - at;
+        memcpy(payload + at, row, part);
+        at += part;
+    }
+}
+
+static size_t compress_message(const uint8_t *payload, uint8_t *to, size_t room)
+{
+    z_stream stream = {0};
+    if (deflateInit2(&stream, 6, Z_DEFLATED, -15, 8, Z_DEFAULT_STRATEGY) != Z_OK)
+        refuse("zlib does not start");
+    stream.next_in = (uint8_t *)payload;
+    stream.avail_in = (unsigned)opt.size;
+    stream.next_out = to;
+    stream.avail_out = (unsigned)room;
+    if (deflate(&stream, Z_SYNC_FLUSH) != Z_OK || stream.avail_in || !stream.avail_out)
+        refuse("zlib does not compress");
+    deflateEnd(&stream);
+    return room - stream.avail_out - 4; /* without its 00 00 FF FF (RFC 7692, section 7.2.1) */
+}
+
+static void check_packed(Connection *c)
+{
+    static uint8_t *plain;
+    if (plain == NULL)
+        plain = allocate(opt.size + 1, 1);
+    memcpy(c->packed + c->message_got, "\x00\x00\xff\xff", 4);
+    z_stream stream = {0};
+    if (inflateInit2(&stream, -15) != Z_OK)
+        refuse("zlib does not start");
+    stream.next_in = c->packed;
+    stream.avail_in = (unsigned)c->message_got + 4;
+    stream.next_out = plain;
+    stream.avail_out = (unsigned)opt.size + 1;
+    int result = inflate(&stream, Z_SYNC_FLUSH);
+    inflateEnd(&stream);
+    if (result != Z_OK || stream.avail_out != 1
+        || memcmp(plain, payloads + c->next_in * opt.size, opt.size) != 0)
+        fail("an echo does not inflate to what was sent");
+}
+#endif
+
 static void make_messages(void)
 {
     variants = opt.size > 65536 ? 2 : 16;
     sample_every = opt.size >= 65536 ? 8 : 256;
-    size_t header = opt.size < 126 ? 6 : opt.size < 65536 ? 8 : 14;
-    frame_length = header + opt.size;
+    packed_room = opt.size + opt.size / 8 + 256;
+    size_t room = packed_room + 14, total = variants + (size_t)opt.inflight;
+    uint8_t *packed = allocate(packed_room, 1);
     payloads = allocate(variants, opt.size);
-    frames = allocate(variants + (size_t)opt.inflight, frame_length);
+    frames = allocate(total, room);
+    frame_at = allocate(total + 1, sizeof *frame_at);
     for (uint32_t v = 0; v < variants; v++) {
-        uint8_t *payload = payloads + v * opt.size;
-        for (size_t i = 0; i < opt.size; i++)
+        uint8_t *payload = payloads + v * opt.size, *frame = frames + frame_at[v];
+        const uint8_t *body = payload;
+        size_t length = opt.size;
+        for (size_t i = 0; i < opt.size && !opt.deflate; i++)
             payload[i] = opt.text ? (uint8_t)(' ' + random32() % 95) : (uint8_t)random32();
-        put_frame(frames + v * frame_length, opt.text ? 1 : 2, payload, opt.size);
+#ifdef WITH_DEFLATE
+        if (opt.deflate) {
+            make_json((char *)payload, opt.size);
+            length = compress_message(payload, packed, packed_room);
+            body = packed;
+        }
+#endif
+        frame_at[v + 1] = frame_at[v] + put_frame(frame, opt.text ? 1 : 2, body, length);
+        if (opt.deflate)
+            frame[0] |= 0x40;
     }
-    for (uint32_t v = variants; v < variants + (uint32_t)opt.inflight; v++)
-        memcpy(frames + v * frame_length, frames + (v - variants) * frame_length, frame_length);
+    for (size_t v = variants; v < total; v++) {
+        size_t length = frame_at[v - variants + 1] - frame_at[v - variants];
+        memcpy(frames + frame_at[v], frames + frame_at[v - variants], length);
+        frame_at[v + 1] = frame_at[v] + length;
+    }
+    free(packed);
 }
 
 /* ---- connections ---- */
@@ -486,9 +571,11 @@ static void start(Connection *c)
 {
     int one = 1;
     uint64_t *stamps = c->stamps;
+    uint8_t *packed = c->packed;
     int number = c->number;
     memset(c, 0, sizeof *c);
     c->stamps = stamps;
+    c->packed = packed;
     c->number = number;
     c->next_out = c->next_in = (uint32_t)number % variants;
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -532,8 +619,8 @@ static void flush(Connection *c)
                 c->sending_control = true;
             } else if (c->owed) {
                 uint64_t time = now();
-                c->out = frames + c->next_out * frame_length;
-                c->out_left = c->owed * frame_length;
+                c->out = frames + frame_at[c->next_out];
+                c->out_left = frame_at[c->next_out + c->owed] - frame_at[c->next_out];
                 c->next_out = (c->next_out + c->owed) % variants;
                 c->under_way += c->owed;
                 for (; c->owed; c->owed--) {
@@ -582,7 +669,11 @@ static void upgraded(Connection *c)
 
 static void message_complete(Connection *c, uint64_t time)
 {
-    if (c->message_got != opt.size)
+#ifdef WITH_DEFLATE
+    if (opt.deflate && c->checked)
+        check_packed(c);
+#endif
+    if (c->message_got != opt.size && !opt.deflate)
         fail("an echo has %llu bytes instead of %zu", (unsigned long long)c->message_got, opt.size);
     if (c->echoes++ == 0)
         first_echoes++;
@@ -630,8 +721,9 @@ static void frame_begins(Connection *c)
         for (int i = 2; i < 10; i++)
             c->frame_left = c->frame_left << 8 | h[i];
     }
-    if ((h[0] & 0x70) || (h[1] & 0x80))
-        fail("a frame of the server has reserved bits or a mask");
+    bool compressed = opt.deflate && c->opcode != 0 && c->opcode < 8;
+    if ((h[0] & 0x70) != (compressed ? 0x40 : 0) || (h[1] & 0x80))
+        fail("a frame of the server has wrong reserved bits or a mask");
     if (c->opcode >= 8) {
         if (c->opcode > 10 || !c->final || c->frame_left > 125)
             fail("the server sent a malformed control frame");
@@ -648,7 +740,7 @@ static void frame_begins(Connection *c)
         c->message_got = 0;
         c->checked = c->echoes == 0 || ++sampled % sample_every == 0;
     }
-    if (c->message_got + c->frame_left > opt.size)
+    if (c->message_got + c->frame_left > (opt.deflate ? packed_room - 4 : opt.size))
         fail("an echo has %llu bytes or more instead of %zu",
              (unsigned long long)(c->message_got + c->frame_left), opt.size);
 }
@@ -677,8 +769,10 @@ static void consume(Connection *c, const uint8_t *data, size_t length, uint64_t 
             memcpy(c->ping + c->ping_length, data, part);
             c->ping_length = (uint8_t)(c->ping_length + part);
         } else {
-            if (c->checked && part
-                && memcmp(data, payloads + c->next_in * opt.size + c->message_got, part) != 0)
+            if (opt.deflate && part)
+                memcpy(c->packed + c->message_got, data, part);
+            else if (c->checked && part
+                     && memcmp(data, payloads + c->next_in * opt.size + c->message_got, part) != 0)
                 fail("an echo differs from what was sent");
             c->message_got += part;
             if (measuring)
@@ -908,12 +1002,13 @@ static void echo_or_handshake(void)
     if (messages == 0)
         fail("nothing came back in %.1f seconds", seconds);
     printf("{\"mode\": \"%s\", \"connections\": %d, \"inflight\": %d, \"size\": %zu, "
-           "\"kind\": \"%s\", \"tls\": %s, \"seconds\": %.6f, \"connect_seconds\": %.6f, "
+           "\"kind\": \"%s\", \"tls\": %s, \"deflate\": %s, \"seconds\": %.6f, \"connect_seconds\": %.6f, "
            "\"messages\": %llu, \"bytes\": %llu, \"verified\": %llu, \"errors\": 0, "
            "\"messages_per_second\": %.1f, \"latency_us\": {\"p50\": %.2f, \"p99\": %.2f, "
            "\"p99.9\": %.2f, \"max\": %.2f}, \"load_cpu_share\": %.4f",
            opt.mode == ECHO_MODE ? "echo" : "handshake", opt.connections, opt.inflight, opt.size,
-           opt.text ? "text" : "binary", opt.tls ? "true" : "false", seconds, connect_seconds,
+           opt.text ? "text" : "binary", opt.tls ? "true" : "false",
+           opt.deflate ? "true" : "false", seconds, connect_seconds,
            (unsigned long long)messages, (unsigned long long)bytes, (unsigned long long)verified,
            (double)messages / seconds, percentile(0.5), percentile(0.99), percentile(0.999),
            (double)latency_max / 1e3, load_cpu / seconds);
@@ -980,6 +1075,7 @@ static const char usage[] =
     "  --timeout SECONDS     15; give up when nothing has come for so long\n"
     "  --watch PID           measure the CPU time of this process and of its children\n"
     "  --tls                 without checking the certificate\n"
+    "  --deflate             JSON, compressed (permessage-deflate, no context takeover)\n"
     "  --features            print what this build can do\n";
 
 static double number(const char *name, const char *text, double least, double most)
@@ -998,7 +1094,7 @@ static void parse_options(int argc, char **argv)
         {"mode", 1, 0, 'm'}, {"connections", 1, 0, 'c'}, {"inflight", 1, 0, 'i'},
         {"size", 1, 0, 'z'}, {"kind", 1, 0, 'k'}, {"duration", 1, 0, 'd'}, {"warmup", 1, 0, 'w'},
         {"min-messages", 1, 0, 'n'}, {"batch", 1, 0, 'b'}, {"timeout", 1, 0, 't'},
-        {"watch", 1, 0, 'o'}, {"tls", 0, 0, 'T'}, {"features", 0, 0, 'F'}, {"help", 0, 0, 'H'},
+        {"watch", 1, 0, 'o'}, {"tls", 0, 0, 'T'}, {"deflate", 0, 0, 'D'}, {"features", 0, 0, 'F'}, {"help", 0, 0, 'H'},
         {0, 0, 0, 0},
     };
     int letter, at = 0;
@@ -1030,9 +1126,13 @@ static void parse_options(int argc, char **argv)
         case 't': opt.timeout = number(name, optarg, 0.1, 1e6); break;
         case 'o': opt.watch = (pid_t)number(name, optarg, 1, 1e9); break;
         case 'T': opt.tls = true; break;
+        case 'D': opt.deflate = true; break;
         case 'F':
 #ifdef WITH_TLS
             puts("tls");
+#endif
+#ifdef WITH_DEFLATE
+            puts("deflate");
 #endif
             exit(0);
         case 'H': fputs(usage, stdout); exit(0);
@@ -1070,6 +1170,10 @@ int main(int argc, char **argv)
     if (opt.tls)
         refuse("built without TLS");
 #endif
+#ifndef WITH_DEFLATE
+    if (opt.deflate)
+        refuse("built without zlib");
+#endif
     make_keys();
     make_messages();
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -1080,6 +1184,8 @@ int main(int argc, char **argv)
     for (int i = 0; i < opt.connections; i++) {
         connections[i].number = i;
         connections[i].stamps = stamps + (size_t)i * (size_t)opt.inflight;
+        if (opt.deflate)
+            connections[i].packed = allocate(packed_room, 1);
     }
     connect_all();
     if (opt.mode == IDLE_MODE)

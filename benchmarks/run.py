@@ -45,6 +45,7 @@ class Case:
     size: int = 32
     kind: str = "binary"
     tls: bool = False
+    deflate: bool = False
 
     @property
     def unit(self) -> str:
@@ -69,6 +70,13 @@ CASES = {
         Case("text-32B-100", "32 bytes of text, 100 connections", kind="text"),
         Case("text-4KiB-100", "4 KiB of text, 100 connections", size=4096, kind="text"),
         Case("tls-32B-100", "32 bytes over TLS, 100 connections", tls=True),
+        Case(
+            "deflate-1KiB-100",
+            "1 KiB of JSON by permessage-deflate, 100 connections",
+            size=1024,
+            kind="text",
+            deflate=True,
+        ),
         Case("handshakes", "connect, upgrade, close; 32 at a time", "handshake", connections=32),
         Case("idle-memory", "5,000 idle connections", "idle", connections=5000),
     ]
@@ -81,6 +89,10 @@ class Server:
     command: tuple[str, ...]
     env: dict[str, str] = field(default_factory=dict)
     tls: bool = False
+    deflate: bool = False
+
+    def can(self, case: Case) -> bool:
+        return (self.tls or not case.tls) and (self.deflate or not case.deflate)
 
 
 def bun() -> str:
@@ -89,23 +101,25 @@ def bun() -> str:
     return str(next((path for path in folders if path.exists()), "bun"))
 
 
-def python_server(name: str, program: str, tls: bool = False, **env: str) -> Server:
-    return Server(name, (sys.executable, str(SERVERS_DIR / program)), env, tls)
+def python_server(
+    name: str, program: str, tls: bool = False, deflate: bool = False, **env: str
+) -> Server:
+    return Server(name, (sys.executable, str(SERVERS_DIR / program)), env, tls, deflate)
 
 
 def known_servers() -> dict[str, Server]:
-    ours = python_server("greenws", "greenws_server.py", tls=True, PYTHONPATH=str(ROOT))
+    ours = python_server("greenws", "greenws_server.py", True, True, PYTHONPATH=str(ROOT))
     servers = [
         ours,
         replace(ours, name="greenws-pure", env={**ours.env, "GREENWS_PURE_PYTHON": "1"}),
         python_server("gevent-websocket", "gevent_websocket_server.py"),
         python_server("flask-sock", "flask_sock_server.py"),
-        python_server("websockets-asyncio", "websockets_asyncio_server.py"),
-        python_server("websockets-sync", "websockets_sync_server.py"),
-        python_server("aiohttp", "aiohttp_server.py"),
+        python_server("websockets-asyncio", "websockets_asyncio_server.py", deflate=True),
+        python_server("websockets-sync", "websockets_sync_server.py", deflate=True),
+        python_server("aiohttp", "aiohttp_server.py", deflate=True),
         python_server("picows", "picows_server.py", tls=True),
-        Server("node-ws", ("node", str(SERVERS_DIR / "ws_server.mjs")), tls=True),
-        Server("bun", (bun(), str(SERVERS_DIR / "bun_server.js")), tls=True),
+        Server("node-ws", ("node", str(SERVERS_DIR / "ws_server.mjs")), tls=True, deflate=True),
+        Server("bun", (bun(), str(SERVERS_DIR / "bun_server.js")), tls=True, deflate=True),
     ]
     return {server.name: server for server in servers}
 
@@ -136,7 +150,8 @@ class Failure(Exception):
 
 
 def build_load() -> Path:
-    """Compiles load.c where it is newer than its binary; with TLS, where OpenSSL's headers are."""
+    """Compiles load.c where it is newer than its binary; with TLS and permessage-deflate, where the
+    headers of OpenSSL and zlib are."""
     source = HERE / "load.c"
     if LOAD.exists() and LOAD.stat().st_mtime > source.stat().st_mtime:
         return LOAD
@@ -147,20 +162,20 @@ def build_load() -> Path:
     with tempfile.TemporaryDirectory(dir=LOAD.parent) as folder:
         target = Path(folder) / "load"
         base = [*compiler.split(), "-O2", "-std=gnu11", "-o", str(target), str(source)]
-        with_tls = subprocess.run(
-            [*base, "-DWITH_TLS", "-lssl", "-lcrypto"], capture_output=True, check=False
-        )
-        if with_tls.returncode != 0:
-            plain = subprocess.run(base, capture_output=True, text=True, check=False)
-            if plain.returncode != 0:
-                raise SystemExit(f"load.c does not compile:\n{plain.stderr}")
+        tls, deflate = ["-DWITH_TLS", "-lssl", "-lcrypto"], ["-DWITH_DEFLATE", "-lz"]
+        for more in ([*tls, *deflate], tls, deflate, []):
+            built = subprocess.run([*base, *more], capture_output=True, text=True, check=False)
+            if built.returncode == 0:
+                break
+        else:
+            raise SystemExit(f"load.c does not compile:\n{built.stderr}")
         target.replace(LOAD)
     return LOAD
 
 
-def load_has_tls() -> bool:
+def load_features() -> list[str]:
     output = subprocess.run([str(LOAD), "--features"], capture_output=True, text=True, check=True)
-    return "tls" in output.stdout.split()
+    return output.stdout.split()
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
@@ -189,13 +204,21 @@ def raise_file_limit() -> None:
 class Running:
     """A server that listens."""
 
-    def __init__(self, server: Server, core: int | None, tls: tuple[Path, Path] | None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        core: int | None,
+        tls: tuple[Path, Path] | None,
+        deflate: bool = False,
+    ) -> None:
         self.port = 0
         self.versions: dict[str, str] = {}
         self._output = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - closed in stop()
         command = [*server.command, "--port", "0"]
         if tls:
             command += ["--certfile", str(tls[0]), "--keyfile", str(tls[1])]
+        if deflate:
+            command.append("--deflate")
 
         def prepare() -> None:
             pin(core)
@@ -311,7 +334,7 @@ def load_command(case: Case, port: int, **more: object) -> list[str]:
     command = [str(LOAD)]
     for name, value in arguments.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
-    return [*command, "--tls"] if case.tls else command
+    return command + ["--tls"] * case.tls + ["--deflate"] * case.deflate
 
 
 def parse_load(output: str, errors: str, code: int) -> dict[str, Any]:
@@ -342,7 +365,7 @@ def measure(case: Case, server: Server, options: Options) -> dict[str, Any]:
         Failure: it did not start, or did something else than to echo.
     """
     tls = options.certificate if case.tls else None
-    with Running(server, options.server_core, tls) as running:
+    with Running(server, options.server_core, tls, case.deflate) as running:
         try:
             if case.mode == "idle":
                 result = measure_idle(case, running, options)
@@ -860,16 +883,21 @@ def main(argv: list[str] | None = None) -> int:
         data["machine"] = describe_machine(options)
         if any(case.tls for case in cases):
             try:
-                if not load_has_tls():
+                if "tls" not in load_features():
                     raise Failure("load.c was built without OpenSSL's headers (libssl-dev)")
                 options.certificate = make_certificate(Path(folder))
             except (Failure, OSError, subprocess.CalledProcessError) as error:
                 print(f"left out: the cases with TLS: {error}", file=sys.stderr)
                 left_out["the cases with TLS"] = str(error)
                 cases = [case for case in cases if not case.tls]
+        if any(case.deflate for case in cases) and "deflate" not in load_features():
+            why = "load.c was built without zlib's headers (zlib1g-dev)"
+            print(f"left out: the case with permessage-deflate: {why}", file=sys.stderr)
+            left_out["the case with permessage-deflate"] = why
+            cases = [case for case in cases if not case.deflate]
         pin(load_core)  # keeps this program off the server's core
         taking_part = {
-            case.name: [server for server in rivals if server.tls or not case.tls] for case in cases
+            case.name: [server for server in rivals if server.can(case)] for case in cases
         }
         steps = {
             case.name: len(schedule(ours.name, [s.name for s in taking_part[case.name]], False))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import require_program
+from conftest import require, require_program
 from processes import TIMEOUT, Process
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,6 +126,38 @@ def test_echoes_are_counted(load: str, server: Process, arguments: list[object])
     assert 0 < result["latency_us"]["p50"] <= result["latency_us"]["p99"]
     assert 0 < result["server_cpu_seconds"] < 3 * result["seconds"]
     assert 0 < result["load_cpu_share"] < 1.1
+
+
+@pytest.fixture
+def deflating(load: str) -> str:
+    output = subprocess.run([load, "--features"], capture_output=True, text=True, check=True)
+    require(
+        "deflate" in output.stdout.split(), "zlib.h (zlib1g-dev), with which load.c compresses,"
+    )
+    return load
+
+
+@pytest.mark.parametrize("inflight", [1, 5])
+def test_compressed_echoes_are_inflated_and_checked(
+    deflating: str, server: Process, inflight: int
+) -> None:
+    arguments = ["--deflate", "--size", 2000, "--connections", 3, "--inflight", inflight]
+    code, result = run(deflating, server.port, "--path", "/echo", *arguments)
+    assert (code, result["errors"], result["deflate"]) == (0, 0, True), result
+    assert result["verified"] >= 3
+    assert result["bytes"] < result["messages"] * 1000
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [("/flipped", "does not inflate to what was sent"), ("/fragments", "wrong reserved bits")],
+)
+def test_a_compressed_message_that_is_no_echo_is_noticed(
+    deflating: str, server: Process, path: str, error: str
+) -> None:
+    code, result = run(deflating, server.port, "--path", path, "--deflate", "--size", 2000)
+    assert code == 1
+    assert error in result["error"]
 
 
 def test_handshakes_are_counted(load: str, server: Process) -> None:

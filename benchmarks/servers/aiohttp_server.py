@@ -8,9 +8,11 @@ import uvloop
 from aiohttp import WSMsgType, web
 from common import HOST, MAX_MESSAGE_SIZE, announce, parse_options
 
+options = parse_options()
+
 
 async def echo(request: web.Request) -> web.WebSocketResponse:
-    socket = web.WebSocketResponse(compress=False, max_msg_size=MAX_MESSAGE_SIZE)
+    socket = web.WebSocketResponse(compress=options.deflate, max_msg_size=MAX_MESSAGE_SIZE)
     await socket.prepare(request)
     async for message in socket:
         if message.type == WSMsgType.BINARY:
@@ -21,7 +23,6 @@ async def echo(request: web.Request) -> web.WebSocketResponse:
 
 
 async def main() -> None:
-    options = parse_options()
     app = web.Application()
     app.router.add_get("/", echo)
     runner = web.AppRunner(app, access_log=None)

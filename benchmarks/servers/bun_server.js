@@ -5,6 +5,7 @@ const { values: options } = parseArgs({
   args: Bun.argv.slice(2),
   options: {
     port: { type: 'string', default: '0' },
+    deflate: { type: 'boolean', default: false },
     certfile: { type: 'string' },
     keyfile: { type: 'string' }
   }
@@ -21,7 +22,7 @@ const server = Bun.serve({
     return new Response('This is a WebSocket server.\n', { status: 426 })
   },
   websocket: {
-    perMessageDeflate: false,
+    perMessageDeflate: options.deflate,
     maxPayloadLength: 16 << 20,
     message (socket, message) {
       socket.send(message)

@@ -16,6 +16,7 @@ HOST = "127.0.0.1"
 def parse_options(tls: bool = False) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--deflate", action="store_true", help="permessage-deflate")
     if tls:
         parser.add_argument("--certfile")
         parser.add_argument("--keyfile")

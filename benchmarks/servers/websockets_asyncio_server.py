@@ -16,8 +16,9 @@ async def echo(websocket: ServerConnection) -> None:
 
 async def main() -> None:
     options = parse_options()
+    compression = "deflate" if options.deflate else None
     async with serve(
-        echo, HOST, options.port, compression=None, max_size=MAX_MESSAGE_SIZE
+        echo, HOST, options.port, compression=compression, max_size=MAX_MESSAGE_SIZE
     ) as server:
         announce(next(iter(server.sockets)).getsockname()[1], "websockets", "uvloop")
         await asyncio.Future()

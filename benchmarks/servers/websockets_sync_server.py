@@ -16,6 +16,7 @@ def echo(websocket: ServerConnection) -> None:
 
 
 options = parse_options()
-with serve(echo, HOST, options.port, compression=None, max_size=MAX_MESSAGE_SIZE) as server:
+compression = "deflate" if options.deflate else None
+with serve(echo, HOST, options.port, compression=compression, max_size=MAX_MESSAGE_SIZE) as server:
     announce(server.socket.getsockname()[1], "websockets", "gevent")
     server.serve_forever()

@@ -9,6 +9,7 @@ import { WebSocketServer } from 'ws'
 const { values: options } = parseArgs({
   options: {
     port: { type: 'string', default: '0' },
+    deflate: { type: 'boolean', default: false },
     certfile: { type: 'string' },
     keyfile: { type: 'string' }
   }
@@ -17,7 +18,7 @@ const server = options.certfile
   ? createSecureServer({ cert: readFileSync(options.certfile), key: readFileSync(options.keyfile) })
   : createServer()
 
-new WebSocketServer({ server, perMessageDeflate: false, maxPayload: 16 << 20 })
+new WebSocketServer({ server, perMessageDeflate: options.deflate, maxPayload: 16 << 20 })
   .on('connection', (socket) => {
     socket.on('error', console.error)
     socket.on('message', (data, isBinary) => socket.send(data, { binary: isBinary }))
