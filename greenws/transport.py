@@ -473,8 +473,10 @@ class Transport(Waiter):
         if self._tls:
             with contextlib.suppress(OSError, ValueError):  # sends close_notify; waits for nothing
                 self._sock.unwrap()
-        with contextlib.suppress(OSError):
+        try:
             self._sock.shutdown(native.SHUT_WR)
+        except OSError:
+            pass  # the peer is gone already
 
     def finish(self, deadline: float) -> None:
         """Ends our half, blocks until the peer has ended its own, and closes.
