@@ -12,9 +12,14 @@ from gevent.event import Event
 
 from .config import Config
 
-__all__ = ["Admission"]
+__all__ = ["TOO_MANY", "Admission"]
 
 _logger = logging.getLogger("greenws.server")
+
+TOO_MANY = {
+    "connections": "The server has as many connections as it takes (max_connections).",
+    "address": "There are too many connections from this address (max_connections_per_address).",
+}
 
 _KILL_TIMEOUT = 1.0  # seconds
 

@@ -10,6 +10,7 @@ differently are how requests are smuggled, so nothing is repaired and nothing dr
 from __future__ import annotations
 
 import re
+import sys
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
@@ -36,6 +37,24 @@ _HOST = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]+\]|\[v[0-9A-Fa-f]+\.[-._~!$&'()*+,;=:0-9A-Za-z]+\]"
     rb"|(?:[-._~!$&'()*+,;=0-9A-Za-z]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?"
 )
+# The headers that many clients send alike.
+_SHARED = frozenset(
+    f"HTTP_{name}"
+    for name in (
+        "ACCEPT_ENCODING",
+        "ACCEPT_LANGUAGE",
+        "CACHE_CONTROL",
+        "CONNECTION",
+        "HOST",
+        "ORIGIN",
+        "PRAGMA",
+        "SEC_WEBSOCKET_EXTENSIONS",
+        "SEC_WEBSOCKET_PROTOCOL",
+        "SEC_WEBSOCKET_VERSION",
+        "UPGRADE",
+        "USER_AGENT",
+    )
+)
 _LENGTH = re.compile(rb"[0-9]+")
 _MAX_DIGITS = 18  # of a Content-Length: what fits into 64 bits
 # What no continuation of an unfinished head can mend.
@@ -50,7 +69,8 @@ class RequestHead:
 
     ``target`` is in origin-form (or ``*``). ``content_length`` is None where no length is given,
     and ``chunked`` says whether the body tells its own end. ``keep_alive``: whether the client
-    leaves the connection open behind the response (RFC 9112, section 9.3).
+    leaves the connection open behind the response (RFC 9112, section 9.3). ``upgrade``: whether it
+    asks for another protocol. ``size`` is that of the head itself, in bytes.
     """
 
     __slots__ = (
@@ -60,7 +80,9 @@ class RequestHead:
         "host",
         "keep_alive",
         "method",
+        "size",
         "target",
+        "upgrade",
         "version",
     )
 
@@ -72,6 +94,8 @@ class RequestHead:
         self.host: str | None = None
         self.content_length: int | None = None
         self.chunked = False
+        self.size = 0
+        self.upgrade = False
         self.keep_alive = version == "HTTP/1.1"
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -101,13 +125,19 @@ class RequestHead:
             key = _environ_key(name)
             if not key:
                 continue
-            text = value.decode("latin-1")
+            text = _shared_text(value) if key in _SHARED else value.decode("latin-1")
             if key not in environ:
                 environ[key] = text
             elif key != "CONTENT_TYPE":
                 environ[key] += ("; " if key == "HTTP_COOKIE" else ",") + text
         if self.host is not None:
             environ["HTTP_HOST"] = self.host
+
+
+@lru_cache(maxsize=512)
+def _shared_text(value: bytes) -> str:
+    """One string for all connections, since sessions keep their environ."""
+    return value.decode("latin-1")
 
 
 @lru_cache(maxsize=256)
@@ -155,10 +185,11 @@ def parse_head(data: bytes, config: Config) -> RequestHead:
         RequestError: 400, or 413, 431, 501 or 505.
     """
     head, target = _parse_request_line(data)
+    head.size = len(data)
     try:
         HttpRequestParser(head).feed_data(data)
     except HttpParserUpgrade:
-        pass
+        head.upgrade = True
     except HttpParserInvalidMethodError:
         raise RequestError(f"No method {head.method!r} here.", 501) from None
     except HttpParserError as error:
@@ -203,7 +234,7 @@ def _parse_request_line(data: bytes | bytearray) -> tuple[RequestHead, bytes]:
         raise RequestError("The request's method is not a token.")
     if major != b"1" or minor not in (b"0", b"1"):
         raise RequestError("Only HTTP/1.1 and HTTP/1.0 are spoken here.", 505)
-    name = method.decode("ascii")
+    name = sys.intern(method.decode("ascii"))
     if name == "CONNECT":
         raise RequestError("This is no proxy: CONNECT is not for it.", 501)
     head = RequestHead(name, target.decode("ascii"), "HTTP/1.1" if minor == b"1" else "HTTP/1.0")

@@ -30,15 +30,18 @@ _LINGER = 2.0  # seconds that a refused peer has for reading why
 
 
 class HttpStream:
-    """Reads requests from ``sock``, a gevent socket; what it has read ahead stays in it."""
+    """Reads requests from ``sock``, a gevent socket; what it has read ahead stays in it.
+
+    ``data`` was read from it before.
+    """
 
     __slots__ = ("_buffer", "_sock", "closed", "config")
 
-    def __init__(self, sock: Any, config: Config) -> None:
+    def __init__(self, sock: Any, config: Config, data: bytes = b"") -> None:
         self.config = config
         self.closed = False
         self._sock = sock
-        self._buffer = b""
+        self._buffer = data
 
     def read_head(self, deadline: float | None, idle_deadline: float | None) -> RequestHead | None:
         """Blocks until a whole head is there; None if the peer leaves instead.

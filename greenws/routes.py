@@ -16,7 +16,7 @@ from werkzeug.routing import Map, MapAdapter, RequestRedirect, Rule
 from werkzeug.utils import send_from_directory
 
 from .handshake import is_upgrade
-from .session import ENVIRON_KEY, WebSocketHandler, WebSocketSessionHandler
+from .session import WebSocketHandler, WebSocketSessionHandler
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -113,18 +113,20 @@ class Routes:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         try:
-            handler, variables = self._match(environ)
+            handler = self.match(environ)
         except HTTPException as error:
             return error.get_response(environ)(environ, start_response)
-        environ["wsgiorg.routing_args"] = ((), variables)
-        upgrade = environ.get(ENVIRON_KEY)
-        if (
-            upgrade is not None
-            and upgrade.outermost is self
-            and type(self).__call__ is Routes.__call__
-        ):
-            upgrade.outermost = handler
         return handler(environ, start_response)
+
+    def match(self, environ: WSGIEnvironment) -> WSGIApplication:
+        """The handler of a request, in whose ``environ`` it puts the variables of the URI.
+
+        Raises:
+            werkzeug.exceptions.HTTPException: no route; or it leads elsewhere.
+        """
+        handler, variables = self._match(environ)
+        environ["wsgiorg.routing_args"] = ((), variables)
+        return handler
 
     def _match(self, environ: WSGIEnvironment) -> tuple[WSGIApplication, dict[str, Any]]:
         literal = self._literal.get((environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")))

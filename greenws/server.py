@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import logging
 import signal
 import socket as native
@@ -21,9 +20,9 @@ from http.client import HTTPMessage
 from typing import TYPE_CHECKING, Any
 
 import gevent
+import gevent.socket
 import gevent.ssl
 from gevent import getcurrent
-from gevent.baseserver import BaseServer
 from gevent.event import Event
 from gevent.monkey import get_original
 from gevent.pywsgi import WSGIHandler
@@ -32,13 +31,14 @@ from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
 from geventwebsocket.server import WebSocketServer as _OriginalServer
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from .admission import Admission
+from .admission import TOO_MANY, Admission
 from .config import Config
 from .exceptions import HandshakeError, RequestError
 from .handshake import Offer, is_upgrade, parse_request
 from .http import RequestHead, refuse
 from .http_stream import HttpStream, RequestBody
 from .integrations.gevent_websocket import GeventWebSocket
+from .opening import Opening, ServerUpgrade, is_direct, make_environ, remote_address
 from .session import (
     ENVIRON_KEY,
     Upgrade,
@@ -47,7 +47,8 @@ from .session import (
     refusal,
     run_session,
 )
-from .stats import Session, Stats
+from .stats import Stats
+from .transport import FOREVER
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -61,12 +62,7 @@ _logger = logging.getLogger("greenws.server")
 
 _ACCEPT_PAUSE = 0.1  # seconds without accepting when the process has run out of something
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_TOO_MANY = {
-    "connections": "The server has as many connections as it takes (max_connections).",
-    "address": "There are too many connections from this address (max_connections_per_address).",
-}
 _NativeSocket = get_original("socket", "SocketType")
-_EMPTY = io.BytesIO()  # the input of an upgrade request
 
 
 class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
@@ -85,14 +81,18 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
     _headers: Any = None
     _deadline: float | None = None
     client_address: Any
-    has_left = False
-    """Whether a session has left its request: the connection is in other hands."""
+    _opening: Opening | None = None
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
         config = getattr(server, "config", self.config)
         super().__init__(sock, address, server, rfile or HttpStream(sock, config))
         if config.handshake_timeout is not None:
             self._deadline = time.monotonic() + config.handshake_timeout
+
+    def continue_from(self, opening: Opening) -> None:
+        """Serves the request that ``opening`` has begun to read."""
+        self._opening = opening
+        self._deadline = None if opening.deadline == FOREVER else opening.deadline
 
     # -- reading requests, in the place of pywsgi's own parser
 
@@ -118,7 +118,10 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         self.close_connection = not head.keep_alive or self._is_stopping
         self.environ = self.get_environ()
         self.application = self.server.application
+        if self._opening is not None and self._opening.answer is not None:
+            self.application = self._opening.answer
         self.handle_one_response()
+        self._opening = None
         if self.socket is None or self.rfile.closed:
             return None
         if self.wsgi_input.ends_the_connection:
@@ -147,18 +150,10 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         """The environ of the request, as pywsgi builds it."""
         head = self._head
         assert head is not None
-        environ: dict[str, Any] = self.server.get_environ()
-        if isinstance(self.client_address, tuple):
-            environ["REMOTE_ADDR"] = str(self.client_address[0])
-            environ["REMOTE_PORT"] = str(self.client_address[1])
-        head.add_to(environ)
+        environ = make_environ(self.server, self.client_address, head)
         expects = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
         body = RequestBody(self.rfile, head, self.socket if expects else None)
         self.wsgi_input = environ["wsgi.input"] = body
-        environ["wsgi.input_terminated"] = True
-        fix = getattr(self.server, "proxy_fix", None)
-        if fix is not None:
-            fix(environ, None)
         return environ
 
     @property
@@ -168,12 +163,7 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
     @property
     def remote_address(self) -> Any:
         """The client's address; port 0 where proxies that are trusted say who the client is."""
-        environ = self.environ
-        if environ is not None and "werkzeug.proxy_fix.orig" in environ:
-            host = environ.get("REMOTE_ADDR")
-            if host != environ["werkzeug.proxy_fix.orig"].get("REMOTE_ADDR"):
-                return (host, 0)
-        return self.client_address
+        return remote_address(self.environ or {}, self.client_address)
 
     def handle_one_response(self) -> None:
         admission = getattr(self.server, "admission", None)
@@ -218,15 +208,11 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
             WSGIHandler.run_application(self)
             return
         try:
-            if self._is_stopping:
-                raise _stopping()
-            offer = parse_request(self.environ)
-            address = self._claim_address()
+            upgrade = self._upgrade = _HandlerUpgrade(parse_request(self.environ), self)
         except HandshakeError as error:
             self._count_refusal(error.reason)
             self._refuse(error)
             return
-        upgrade = self._upgrade = _HandlerUpgrade(offer, self, address)
         self.websocket = GeventWebSocket(upgrade, self.environ, self)
         self.environ[ENVIRON_KEY] = upgrade
         self.environ["wsgi.websocket"] = self.websocket
@@ -249,17 +235,14 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
             self.websocket = None
             if upgrade.socket is None:
                 self._upgrade = None
-                self._count_refusal(upgrade.refusal or "application")
+                told = self._opening.refusal if self._opening is not None else upgrade.refusal
+                self._count_refusal(told or "application")
                 upgrade.release()
-            elif upgrade.session is not None:
-                self._leave_session(upgrade.socket, *upgrade.session)
 
     def _run_upgrade(self, upgrade: Upgrade) -> None:
         prevented = getattr(self, "prevent_wsgi_call", False)
         if self.eager or prevented:
             self.websocket.socket  # noqa: B018 - accepts
-        elif isinstance(self.server, BaseServer) and self._may_spawn:
-            upgrade.outermost = self.application
         escaped: BaseException | None = None
         try:
             if not prevented:
@@ -267,63 +250,21 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         except BaseException as error:
             if upgrade.socket is None:
                 raise
-            upgrade.session = None
             escaped = error
         if upgrade.socket is None and self.status is None:
             # Neither used nor answered: gevent-websocket's applications have it accepted all the
             # same.
             self.websocket.socket  # noqa: B018 - accepts
-        if upgrade.socket is not None and upgrade.session is None:
+        if upgrade.socket is not None:
             try:
                 end_session(upgrade.socket, escaped)
             finally:
                 escaped = None
 
-    def _claim_address(self) -> str | None:
-        """Counts the session of a client behind trusted proxies; the server counts the others."""
-        admission = getattr(self.server, "admission", None)
-        if admission is None or self.server.proxy_fix is None:
-            return None
-        address = str(self.environ.get("REMOTE_ADDR", ""))
-        if not admission.claim(address):
-            raise HandshakeError(_TOO_MANY["address"], 503, reason="address")
-        return address
-
     def _count_refusal(self, reason: str) -> None:
         stats = getattr(self.server, "stats", None)
         if stats is not None:
             stats.refused[reason] += 1
-
-    @property
-    def _may_spawn(self) -> bool:
-        server: Any = self.server
-        return server._spawn is not None  # as it is where handlers run in the hub
-
-    def _leave_session(
-        self, socket: WebSocket, handler: WebSocketSessionHandler, request: Request
-    ) -> None:
-        """Has a fresh greenlet run the session, so that nothing of the request is kept for it.
-
-        A session may last for days, and most of them wait most of the time. It takes this
-        greenlet's place in the server's pool.
-        """
-        request.environ["wsgi.input"] = _EMPTY
-        self.socket = None  # the session's now
-        self.has_left = True
-        session = _Session(self.server, self.client_address, socket)
-        server: Any = self.server
-        if server.pool is None and server._spawn != gevent.Greenlet.spawn:
-            greenlet = server._spawn(session.run, handler, request)
-            if not isinstance(greenlet, gevent.Greenlet):
-                return
-        else:
-            greenlet = _SessionGreenlet(session.run, handler, request)
-            if server.pool is None:
-                greenlet.start()
-            else:
-                server.pool.discard(getcurrent())
-                server.pool.start(greenlet)
-        greenlet.rawlink(session.leave)  # one that is killed before it runs, too
 
     def _refuse(self, error: HandshakeError) -> None:
         # Whatever follows a refused handshake may be meant for a WebSocket, or be its body.
@@ -392,58 +333,33 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
             WSGIHandler.log_request(self)
 
 
-class _SessionGreenlet(gevent.Greenlet):  # type: ignore[type-arg]
-    """Keeps no record of where it was spawned, which would be the same for every session."""
+def _green(sock: Any) -> Any:
+    """The gevent socket of a connection that was accepted without one."""
+    if isinstance(sock, _NativeSocket):
+        return gevent.socket.socket(sock.family, sock.type, sock.proto, sock.detach())
+    return sock
+
+
+class _Greenlet(gevent.Greenlet):  # type: ignore[type-arg]
+    """Keeps no record of where it was spawned, which would be the same for every connection."""
 
     spawning_stack_limit = 0
 
 
-class _Session:
-    """A session that has left its request: what ``server.clients`` knows of it.
+class _Client:
+    """What ``server.clients`` knows of a session without a handler.
 
     It looks like gevent-websocket's ``Client``, and its ``ws`` finds in it what it looks for in a
     handler.
     """
 
-    __slots__ = ("_admission", "_key", "_socket", "_ws", "address", "server")
+    __slots__ = ("_socket", "_ws", "address", "server")
 
     def __init__(self, server: Any, address: Any, socket: WebSocket) -> None:
         self.server = server
         self.address = address
-        self._key = address or id(self)
         self._socket = socket
         self._ws: GeventWebSocket | None = None
-        server.clients[self._key] = self
-        self._admission = getattr(server, "admission", None)
-        if self._admission is not None:
-            self._admission.begin_work()
-
-    def run(self, handler: WebSocketSessionHandler, request: Request) -> None:
-        greenlet = getcurrent()
-        if self._admission is not None:
-            self._admission.greenlets.add(greenlet)
-        try:
-            run_session(handler, request, self._socket)
-        finally:
-            if self._admission is not None:
-                self._admission.greenlets.discard(greenlet)
-            self._forget()
-
-    def leave(self, greenlet: object) -> None:
-        """Ends a session whose greenlet was killed before it ran."""
-        if self._forget():
-            with contextlib.suppress(gevent.GreenletExit):
-                end_session(self._socket, gevent.GreenletExit())
-
-    def _forget(self) -> bool:
-        self._ws = None
-        if self.server.clients.get(self._key) is not self:
-            return False
-        del self.server.clients[self._key]
-        if self._admission is not None:
-            self._admission.end_work()
-            self._admission.leave(self.server.address_of(self.address))
-        return True
 
     @property
     def ws(self) -> GeventWebSocket:
@@ -464,34 +380,18 @@ class _Session:
         return self.address
 
     @property
-    def active_client(self) -> _Session:
+    def active_client(self) -> _Client:
         return self
 
 
-class _HandlerUpgrade(Upgrade):
+class _HandlerUpgrade(ServerUpgrade):
     """The upgrade of the request that an ``UpgradeHandler`` is at."""
 
-    def __init__(self, offer: Offer, handler: UpgradeHandler, claimed: str | None) -> None:
-        super().__init__(offer, getattr(handler.server, "config", handler.config))
+    def __init__(self, offer: Offer, handler: UpgradeHandler) -> None:
+        server: Any = handler.server
+        config = getattr(server, "config", handler.config)
+        super().__init__(offer, config, server, handler.environ, handler.path)
         self._handler: Any = handler  # None once the request is over
-        self._server: Any = handler.server
-        self._claimed = claimed
-
-    def accept(self, *args: Any, **options: Any) -> WebSocket:
-        if getattr(self._server, "is_stopping", False):
-            raise _stopping()
-        return super().accept(*args, **options)
-
-    def _record(self, socket: WebSocket, config: Config) -> Session:
-        path = self._handler.path.partition("?")[0]  # what stands in a query may be secret
-        stats = getattr(self._server, "stats", None)
-        release = self.release if self._claimed is not None else None
-        return Session(socket, path, config, stats, release)
-
-    def release(self) -> None:
-        """The client's place is free for another."""
-        if self._claimed is not None:
-            self._server.admission.release(self._claimed)
 
     def forget(self) -> None:
         self._handler = None
@@ -503,18 +403,10 @@ class _HandlerUpgrade(Upgrade):
         early = handler.rfile.take()
         handler.rfile.close()
         handler.close_connection = True
-        sock = handler.socket
-        if self.leaves and not hasattr(sock, "pending"):
-            # The server closes its own object when the request is over.
-            sock = _NativeSocket(sock.family, native.SOCK_STREAM, 0, sock.detach())
-        return sock, early, False
+        return handler.socket, early, False
 
     def _remote_address(self) -> Any:
         return self._handler.remote_address
-
-
-def _stopping() -> HandshakeError:
-    return HandshakeError("The server is about to stop.", 503, reason="stopping")
 
 
 class WebSocketServer(_OriginalServer):  # type: ignore[misc]
@@ -531,6 +423,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     """
 
     handler_class = UpgradeHandler
+    _spawn = _Greenlet.spawn
 
     stats: Stats
     """What has happened since it was made, in numbers."""
@@ -557,7 +450,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     def do_read(self) -> Any:
         """Accepts a connection; None if there is none, or nothing left to accept it with."""
         try:
-            accepted = super().do_read()
+            accepted = self._accept() if self._is_bare else super().do_read()
         except OSError as error:
             if error.errno not in _EXHAUSTED:
                 raise
@@ -574,7 +467,30 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             _logger.warning("accepting connections again")
         return accepted
 
-    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> bool:
+    def _accept(self) -> Any:
+        """A connection without gevent's socket around it, which its transport does not need."""
+        try:
+            descriptor, address = self.socket._accept()
+        except BlockingIOError:
+            return None
+        return _NativeSocket(self.socket.family, native.SOCK_STREAM, 0, descriptor), address
+
+    @property
+    def _is_bare(self) -> bool:
+        return not self.ssl_args and type(self).handle is WebSocketServer.handle and self._is_direct
+
+    @property
+    def _is_direct(self) -> bool:
+        """Whether a connection needs no HTTP handler to open a session."""
+        return (
+            is_direct(self.application)
+            and self.handler_class is UpgradeHandler
+            and not UpgradeHandler.eager
+            and self._spawn is not None  # it may block
+            and not self.pre_start_hook
+        )
+
+    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
         """Shakes hands for TLS, within ``handshake_timeout``; the handler closes the socket."""
         timeout = self.config.handshake_timeout
         try:
@@ -582,12 +498,19 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
                 sock = self.wrap_socket(client_socket, **self.ssl_args)
         except OSError as error:  # scanners, plain HTTP, a certificate that is not trusted
             _logger.info("no TLS with %s: %s", address, error)
-            return False
-        return self.handle(sock, address)
+            return
+        self.handle(sock, address)
 
-    def init_socket(self) -> None:
-        super().init_socket()
-        self._handle = self._admit
+    def do_handle(self, sock: Any, address: Any) -> None:
+        """Has a greenlet serve a connection."""
+        if self._spawn is None:
+            self._admit(sock, address)
+            return
+        try:
+            self._spawn(self._admit, sock, address)
+        except BaseException:
+            sock.close()
+            raise
 
     def address_of(self, address: Any) -> str | None:
         """By what the connections of an address are counted; None if not by that of the peer."""
@@ -604,30 +527,64 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         self._full = False
         greenlet = getcurrent()
         admission.greenlets.add(greenlet)
-        has_left: object = False
         try:
             serve = self.wrap_socket_and_handle if self.ssl_args else self.handle
-            has_left = serve(sock, address)
+            serve(sock, address)
         finally:
             admission.greenlets.discard(greenlet)
-            if not has_left:
-                admission.leave(counted)
+            admission.leave(counted)
+            sock.close()
 
     def _turn_away(self, sock: Any, reason: str) -> None:
         self.stats.refused[reason] += 1
         if reason == "connections" and not self._full:
             self._full = True
-            _logger.warning("%s", _TOO_MANY[reason])
+            _logger.warning("%s", TOO_MANY[reason])
         if not self.ssl_args:  # there, the answer would cost a handshake
             with contextlib.suppress(OSError):
-                sock.sendall(refuse(RequestError(_TOO_MANY[reason], 503)))
+                sock = _green(sock)
+                sock.sendall(refuse(RequestError(TOO_MANY[reason], 503)))
                 HttpStream(sock, self.config).linger()
 
-    def handle(self, sock: Any, address: Any) -> bool:
-        """Serves a connection; whether it is in other hands now."""
-        handler = self.handler_class(sock, address, self)
-        handler.handle()
-        return bool(getattr(handler, "has_left", False))
+    def handle(self, sock: Any, address: Any) -> None:
+        """Serves a connection."""
+        session = self._open(sock, address)
+        if session is not None:  # what led to it is gone from the stack
+            self._run_session(session, address)
+
+    def _open(self, sock: Any, address: Any) -> Any:
+        """Opens a session without an HTTP handler; or serves HTTP to the end, and returns None."""
+        if not self._is_direct:
+            self.handler_class(_green(sock), address, self).handle()
+            return None
+        opening = Opening(self, sock, address)
+        try:
+            session = opening.open()
+        except BaseException:
+            opening.transport.close()
+            raise
+        if session is None:
+            sock = _green(opening.transport.detach())
+            stream = HttpStream(sock, self.config, opening.received)
+            handler = UpgradeHandler(sock, address, self, stream)
+            handler.continue_from(opening)
+            handler.handle()
+        return session
+
+    def _run_session(
+        self, session: tuple[WebSocketSessionHandler, Request, WebSocket], address: Any
+    ) -> None:
+        handler, request, socket = session
+        client = _Client(self, address, socket)
+        key = address or id(client)
+        self.clients[key] = client
+        self.admission.begin_work()
+        try:
+            run_session(handler, request, socket)
+        finally:
+            self.admission.end_work()
+            if self.clients.get(key) is client:
+                del self.clients[key]
 
     # -- stopping
 

@@ -64,20 +64,12 @@ class WebSocketSessionHandler(ABC):
 
 
 class Upgrade:
-    """A client's handshake, until somebody accepts it. ``socket`` is None before that.
-
-    ``outermost`` is the application that the server itself calls, or to which that one handed on
-    with nothing more to do. If that is a ``WebSocketHandler``, its session ``leaves`` the request:
-    it puts the session's handler and request into ``session``, and the server runs them later.
-    """
+    """A client's handshake, until somebody accepts it. ``socket`` is None before that."""
 
     def __init__(self, offer: Offer, config: Config) -> None:
         self.offer = offer
         self.config = config
         self.socket: WebSocket | None = None
-        self.outermost: Any = None
-        self.leaves = False
-        self.session: tuple[WebSocketSessionHandler, Request] | None = None
         self.refusal = ""  # why it was refused, for a counter
 
     def accept(
@@ -97,10 +89,7 @@ class Upgrade:
         config = config or self.config
         agreed = accept_offer(self.offer.extensions, config)
         response = accept_response(self.offer, subprotocol, agreed)
-        sock, early, borrowed = self._take_socket()
-        transport = Transport(
-            sock, gevent.get_hub(), config.write_high_water, config.write_timeout, borrowed
-        )
+        transport, early, borrowed = self._take_transport(config)
         self.socket = WebSocket(
             transport,
             config,
@@ -119,6 +108,14 @@ class Upgrade:
 
     def _record(self, socket: WebSocket, config: Config) -> Session:
         return Session(socket, "", config)
+
+    def _take_transport(self, config: Config) -> tuple[Transport, bytes, bool]:
+        """The transport, what was read from it behind the handshake, and whether it is borrowed."""
+        sock, early, borrowed = self._take_socket()
+        transport = Transport(
+            sock, gevent.get_hub(), config.write_high_water, config.write_timeout, borrowed
+        )
+        return transport, early, borrowed
 
     def _take_socket(self) -> tuple[Any, bytes, bool]:
         """The socket, what was read from it behind the handshake, and whether it is borrowed."""
@@ -187,36 +184,38 @@ class WebSocketHandler:
         Config().replace(**options)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        request = _LazyRequest(environ)
         with _hub_of_this_thread(environ):
-            try:
-                upgrade = _find_upgrade(environ)
-                config = upgrade.config
-                if self.options:
-                    config = config.replace(**self.options)
-                check_origin(environ, config.allowed_origins or ("self",))
-                handler = self._produce(request, upgrade.offer)
-                # A subclass may go on when its session is over.
-                upgrade.leaves = (
-                    upgrade.outermost is self and type(self).__call__ is WebSocketHandler.__call__
-                )
-                socket = upgrade.accept(handler.socket_protocol, config, request)
-            except HandshakeError as error:
-                if ENVIRON_KEY in environ:
-                    environ[ENVIRON_KEY].refusal = error.reason
-                return refusal(error)(environ, start_response)
-            except HTTPException as error:
-                return error.get_response(environ)(environ, start_response)
-            except Exception:
-                _logger.exception("cannot open a session for %r", request.path)
-                return InternalServerError()(environ, start_response)
-            if upgrade.leaves:
-                upgrade.session = (handler, request)
-            else:
-                run_session(handler, request, socket)
+            opened = self.open(environ)
+            if not isinstance(opened, tuple):
+                return opened(environ, start_response)
+            run_session(*opened)
         # Nothing of this is sent; frameworks that wait for it get what WSGI demands.
         start_response("101 Switching Protocols", [])
         return []
+
+    def open(
+        self, environ: WSGIEnvironment
+    ) -> tuple[WebSocketSessionHandler, Request, WebSocket] | WSGIApplication:
+        """Accepts the upgrade, and returns the arguments of :func:`run_session`; or else the
+        response that refuses it."""
+        request = _LazyRequest(environ)
+        try:
+            upgrade = _find_upgrade(environ)
+            config = upgrade.config
+            if self.options:
+                config = config.replace(**self.options)
+            check_origin(environ, config.allowed_origins or ("self",))
+            handler = self._produce(request, upgrade.offer)
+            return handler, request, upgrade.accept(handler.socket_protocol, config, request)
+        except HandshakeError as error:
+            if ENVIRON_KEY in environ:
+                environ[ENVIRON_KEY].refusal = error.reason
+            return refusal(error)
+        except HTTPException as error:
+            return error.get_response(environ)
+        except Exception:
+            _logger.exception("cannot open a session for %r", request.path)
+            return InternalServerError()
 
     def _produce(self, request: Request, offer: Offer) -> WebSocketSessionHandler:
         handler = self.handler_producer(request, list(offer.protocols))

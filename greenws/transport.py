@@ -106,6 +106,11 @@ class Transport(Waiter):
         self._finishing = False
         self._shut = False
 
+    def limit(self, high_water: int | None, write_timeout: float | None) -> None:
+        """Sets the limits of what stands in the outbox."""
+        self._high_water = _FOREVER if high_water is None else high_water
+        self._write_timeout = write_timeout
+
     # -- reading
 
     def receive(self, deadline: float) -> int:
@@ -468,8 +473,10 @@ class Transport(Waiter):
         if self._tls:
             with contextlib.suppress(OSError, ValueError):  # sends close_notify; waits for nothing
                 self._sock.unwrap()
-        with contextlib.suppress(OSError):
+        try:
             self._sock.shutdown(native.SHUT_WR)
+        except OSError:
+            pass  # the peer is gone already
 
     def finish(self, deadline: float) -> None:
         """Ends our half, blocks until the peer has ended its own, and closes.
@@ -483,6 +490,15 @@ class Transport(Waiter):
                 pass
         finally:
             self.close()
+
+    def detach(self) -> Any:
+        """Gives the socket back, as it came; this transport is closed."""
+        self._borrowed = True
+        self._shut = True
+        self.unwatch()
+        self._sock.settimeout(self._timeout)
+        sock, self._sock = self._sock, None
+        return sock
 
     def close(self, why: str = "the connection was closed") -> None:
         """Closes the socket, and wakes whoever waits for it. Idempotent."""
