@@ -11,13 +11,22 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 from .config import Config
 from .websocket import Traffic, WebSocket
 
-__all__ = ["Session", "Stats", "escape"]
+__all__ = ["Session", "Stats", "escape", "of_this_process"]
 
 _access = logging.getLogger("greenws.access")
+
+
+_all: WeakSet[Stats] = WeakSet()
+
+
+def of_this_process() -> list[Stats]:
+    """Those of all servers of this process."""
+    return list(_all)
 
 
 class Stats:
@@ -28,6 +37,7 @@ class Stats:
     """
 
     def __init__(self) -> None:
+        _all.add(self)
         self.connections_total = 0
         self.pings_timed_out = 0
         self.refused: Counter[str] = Counter()

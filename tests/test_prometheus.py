@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from conftest import wait_until
 from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.test import Client
+from wire import TEXT, Peer, close_frame, frame
 
-from greenws import Rooms
+from greenws import Rooms, Routes
 from greenws.integrations.prometheus import Metrics
 
 
@@ -15,7 +17,7 @@ def scrape(metrics: Metrics) -> dict[str, float]:
     assert response.content_type.startswith("text/plain; version=")
     families = text_string_to_metric_families(response.get_data(as_text=True))
     return {
-        sample.name.removeprefix("greenws_rooms_"): sample.value
+        " ".join([sample.name.removeprefix("greenws_"), *sample.labels.values()]): sample.value
         for family in families
         for sample in family.samples
         if not sample.name.endswith("_created")
@@ -24,19 +26,54 @@ def scrape(metrics: Metrics) -> dict[str, float]:
 
 def test_the_counters_of_the_rooms(pair):
     rooms = Rooms()
-    metrics = Metrics(rooms)
+    metrics = Metrics(rooms, stats=[])
     assert set(scrape(metrics).values()) == {0.0}
     with rooms["a"].join(pair()[0]), rooms["b"].join(pair()[0]), rooms["b"].join(pair()[0]):
         rooms["a"].send("hello")
         rooms["b"].send("hello")
         rooms.stats.closed += 2
         for _ in range(2):  # asking changes nothing
-            assert scrape(metrics) == {
-                "members": 3,
-                "lagging": 0,
-                "sent_total": 2,
-                "delivered_total": 3,
-                "dropped_total": 0,
-                "closed_total": 2,
+            found = {key: value for key, value in scrape(metrics).items() if value}
+            assert found == {
+                "rooms_members": 3,
+                "rooms_sent_total": 2,
+                "rooms_delivered_total": 3,
+                "rooms_closed_total": 2,
             }
-    assert scrape(metrics)["members"] == 0
+    assert scrape(metrics)["rooms_members"] == 0
+
+
+def test_the_counters_of_a_server(serve):
+    routes = Routes()
+
+    @routes.websocket("/echo")
+    def echo(request, socket):
+        for message in socket:
+            socket.send(message)
+
+    server = serve(routes)
+    metrics = Metrics(stats=[server.stats])
+    with Peer.open(server.address, "/echo") as peer:
+        peer.send(frame(TEXT, b"hello"))
+        assert peer.read_frame() == (True, TEXT, b"hello")
+        with Peer.connect(server.address) as other:
+            assert other.shake("/echo", sec_websocket_version="7").status == 426
+        found = scrape(metrics)
+        assert found["connections_open"] == found["connections_total"] == 1
+        assert found["messages_in_total"] == found["messages_out_total"] == 1
+        assert (found["bytes_in_total"], found["bytes_out_total"]) == (11, 7)
+        assert sum(value for key, value in found.items() if key.startswith("refused_total")) == 1
+        peer.send(close_frame(4000))
+        peer.read_close()
+    wait_until(lambda: not server.stats.connections_open)
+    found = scrape(metrics)
+    assert (found["connections_open"], found["connections_total"]) == (0, 1)
+    assert found["closes_total 4000"] == 1
+
+
+def test_all_servers_of_the_process_are_counted_without_being_named(serve):
+    server = serve(Routes())
+    metrics = Metrics()
+    before = scrape(metrics)["connections_total"]
+    server.stats.connections_total += 1000
+    assert scrape(metrics)["connections_total"] == before + 1000

@@ -336,7 +336,11 @@ def test_workers_share_their_rooms_and_their_metrics(redis: RedisServer) -> None
 
             # Each worker tells the others once in a second.
             deadline = time.monotonic() + 5
-            expected = {"greenws_rooms_members 9.0", "greenws_rooms_sent_total 1.0"}
+            expected = {
+                "greenws_rooms_members 9.0",
+                "greenws_rooms_sent_total 1.0",
+                "greenws_connections_total 9.0",
+            }
             while not expected <= set(metrics()):
                 assert time.monotonic() < deadline, metrics()
                 time.sleep(0.1)

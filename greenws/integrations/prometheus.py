@@ -1,4 +1,4 @@
-"""``/metrics`` for Prometheus: what the rooms of all workers have counted.
+"""``/metrics`` for Prometheus: what the server and the rooms of all workers have counted.
 
 The counters themselves are plain integers; they are copied to prometheus_client when somebody asks,
 and every second where many workers share one answer (``PROMETHEUS_MULTIPROC_DIR``), since any of
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import gevent
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -18,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from ..rooms import Rooms
+from ..stats import Stats, of_this_process
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -26,41 +27,55 @@ __all__ = ["Metrics"]
 
 _COPY_EVERY = 1.0  # seconds
 _GAUGES = {
-    "members": "Members of rooms at present",
-    "lagging": "Members that lag at present",
+    "connections_open": "WebSocket sessions that are open now",
+    "rooms_members": "Members of rooms at present",
+    "rooms_lagging": "Members that lag at present",
 }
 _COUNTERS = {
-    "sent": "Messages sent to rooms",
-    "delivered": "Messages handed to members",
-    "dropped": "Messages dropped for members that lag",
-    "closed": "Members closed with 1013, because they read too slowly",
+    "connections": "WebSocket sessions, open and ended",
+    "messages_in": "Messages received",
+    "messages_out": "Messages sent",
+    "bytes_in": "Bytes of frames received",
+    "bytes_out": "Bytes of frames sent",
+    "pings_timed_out": "Sessions ended because a ping was not answered",
+    "rooms_sent": "Messages sent to rooms",
+    "rooms_delivered": "Messages handed to members",
+    "rooms_dropped": "Messages dropped for members that lag",
+    "rooms_closed": "Members closed with 1013, because they read too slowly",
+}
+_LABELLED = {
+    "refused": ("reason", "Upgrades that were refused"),
+    "closes": ("code", "Sessions that ended, by close code (1006: lost)"),
 }
 
 
 class Metrics:
-    """A WSGI application that answers with the metrics of ``rooms``.
+    """A WSGI application that answers with the metrics of ``rooms``, and of all servers of this
+    process, or of those whose ``server.stats`` are given.
 
     Several workers need ``PROMETHEUS_MULTIPROC_DIR``, an empty directory that they share, in the
     environment before this module is imported (see prometheus_client's documentation).
     """
 
-    def __init__(self, rooms: Rooms) -> None:
-        self._stats = rooms.stats
+    def __init__(self, rooms: Rooms | None = None, stats: Iterable[Stats] | None = None) -> None:
+        self._rooms = rooms
+        self._stats = None if stats is None else list(stats)
         self._registry = CollectorRegistry()
-        self._counters = {
-            name: Counter(f"greenws_rooms_{name}", text, registry=self._registry)
-            for name, text in _COUNTERS.items()
-        }
         self._gauges = {
             name: Gauge(
-                f"greenws_rooms_{name}",
-                text,
-                registry=self._registry,
-                multiprocess_mode="livesum",
+                f"greenws_{name}", text, registry=self._registry, multiprocess_mode="livesum"
             )
             for name, text in _GAUGES.items()
         }
-        self._copied = dict.fromkeys(_COUNTERS, 0)
+        self._counters = {
+            name: Counter(f"greenws_{name}", text, registry=self._registry)
+            for name, text in _COUNTERS.items()
+        }
+        self._labelled = {
+            name: Counter(f"greenws_{name}", text, [label], registry=self._registry)
+            for name, (label, text) in _LABELLED.items()
+        }
+        self._copied: dict[tuple[str, str], int] = {}
         self._folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         self._copier: gevent.Greenlet[[], None] | None = None
 
@@ -93,9 +108,31 @@ class Metrics:
             gevent.sleep(_COPY_EVERY)
 
     def _copy(self) -> None:
-        now: dict[str, Any] = dataclasses.asdict(self._stats)
-        for name, gauge in self._gauges.items():
-            gauge.set(now[name])
-        for name, counter in self._counters.items():
-            counter.inc(now[name] - self._copied[name])
-            self._copied[name] = now[name]
+        now: dict[tuple[str, str], int] = {}
+        for name, label, value in self._read():
+            now[name, label] = now.get((name, label), 0) + value
+        for (name, label), value in now.items():
+            if name in self._gauges:
+                self._gauges[name].set(value)
+                continue
+            counter = self._labelled[name].labels(label) if label else self._counters[name]
+            # A server that is gone takes its figures with it, and a counter never goes down.
+            copied = self._copied.get((name, label), 0)
+            counter.inc(max(0, value - copied))
+            self._copied[name, label] = max(value, copied)
+
+    def _read(self) -> Iterator[tuple[str, str, int]]:
+        """Each figure's name, label (empty where it has none) and value."""
+        if self._rooms is not None:
+            for name, value in dataclasses.asdict(self._rooms.stats).items():
+                yield f"rooms_{name}", "", value
+        for stats in of_this_process() if self._stats is None else self._stats:
+            yield "connections_open", "", stats.connections_open
+            yield "connections", "", stats.connections_total
+            yield "pings_timed_out", "", stats.pings_timed_out
+            for name, value in stats.traffic._asdict().items():
+                yield name, "", value
+            for reason, value in stats.refused.items():
+                yield "refused", reason, value
+            for code, value in stats.closes.items():
+                yield "closes", str(code), value
