@@ -147,11 +147,11 @@ SLOW = {
 
 @pytest.mark.parametrize("name", SLOW)
 def test_a_head_that_trickles_is_cut_off(attack, name):
-    with attack(handshake_timeout=0.1) as target, target.connect() as peer:
+    with attack(handshake_timeout=0.5) as target, target.connect() as peer:  # TLS included
         dripping = gevent.spawn(_drip, peer, SLOW[name])
         begin = time.monotonic()
         check_one_refusal(read_all(peer), 408)
-        assert time.monotonic() - begin < 0.6
+        assert time.monotonic() - begin < 3
         dripping.kill()
         assert len(target.lines()) == 1
 
