@@ -341,9 +341,16 @@ def _green(sock: Any) -> Any:
 
 
 class _Greenlet(gevent.Greenlet):  # type: ignore[type-arg]
-    """Keeps no record of where it was spawned, which would be the same for every connection."""
+    """Keeps no record of where it was spawned, which would be the same for every connection, and no
+    dictionary for what it runs."""
 
     spawning_stack_limit = 0
+
+    def __init__(self, serve: Any, sock: Any, address: Any) -> None:
+        super().__init__(None, serve, sock, address)  # type: ignore[call-overload]
+
+    def _run(self, serve: Any, sock: Any, address: Any) -> None:
+        serve(sock, address)
 
 
 class _Client:
@@ -521,18 +528,21 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         admission = self.admission
         counted = self.address_of(address)
         reason = admission.enter(counted)
-        if reason:
-            self._turn_away(sock, reason)
-            return
-        self._full = False
         greenlet = getcurrent()
-        admission.greenlets.add(greenlet)
         try:
-            serve = self.wrap_socket_and_handle if self.ssl_args else self.handle
-            serve(sock, address)
+            if reason:
+                self._turn_away(sock, reason)
+                return
+            self._full = False
+            admission.greenlets.add(greenlet)
+            if self.ssl_args:
+                self.wrap_socket_and_handle(sock, address)
+            else:
+                self.handle(sock, address)
         finally:
-            admission.greenlets.discard(greenlet)
-            admission.leave(counted)
+            if not reason:
+                admission.greenlets.discard(greenlet)
+                admission.leave(counted)
             sock.close()
 
     def _turn_away(self, sock: Any, reason: str) -> None:
@@ -541,10 +551,9 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             self._full = True
             _logger.warning("%s", TOO_MANY[reason])
         if not self.ssl_args:  # there, the answer would cost a handshake
-            with contextlib.suppress(OSError):
-                sock = _green(sock)
-                sock.sendall(refuse(RequestError(TOO_MANY[reason], 503)))
-                HttpStream(sock, self.config).linger()
+            with contextlib.suppress(OSError), _green(sock) as green:
+                green.sendall(refuse(RequestError(TOO_MANY[reason], 503)))
+                HttpStream(green, self.config).linger()
 
     def handle(self, sock: Any, address: Any) -> None:
         """Serves a connection."""

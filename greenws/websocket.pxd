@@ -44,9 +44,10 @@ cdef class WebSocket:
     cdef object __weakref__
     cdef dict __dict__
 
-    cdef object _receive(self, seconds)
+    cdef object _receive(self, seconds, bint iterating)
     @cython.locals(final=bint)
-    cdef object _receive_rest(self, int event, double deadline, seconds)
+    cdef object _receive_rest(self, int event, double deadline, seconds, bint iterating)
+    cdef object _no_message(self, int event, seconds, bint iterating)
     cdef int _read_fragment(self) except -2
     cdef object _take_data(self)
     cdef int _begin_read(self) except -1

@@ -196,9 +196,10 @@ class WebSocket:
             ConnectionClosed: the connection is over; with its ``code`` and ``reason``.
             ConcurrentReadError: another greenlet is reading.
         """
-        return self._receive(self.read_timeout_seconds if isinstance(timeout, _Unset) else timeout)
+        seconds = self.read_timeout_seconds if isinstance(timeout, _Unset) else timeout
+        return self._receive(seconds, False)
 
-    def _receive(self, seconds: float | None) -> str | bytes:
+    def _receive(self, seconds: float | None, iterating: bool) -> str | bytes:
         self._begin_read()
         try:
             deadline = _deadline(seconds)
@@ -206,26 +207,31 @@ class WebSocket:
             while event == _PONG:
                 event = self._next_fragment(deadline)
             if not self._protocol.final:
-                return self._receive_rest(event, deadline, seconds)
+                return self._receive_rest(event, deadline, seconds, iterating)
         finally:
             self._reading = False
-        if event == _NOTHING:
-            raise TimeoutError(f"no message within {seconds} s")
-        if event == _CLOSE:
-            raise self._protocol.closed_error()
+        if event == _NOTHING or event == _CLOSE:
+            raise self._no_message(event, seconds, iterating)
         data: str | bytes = self._take_data()
         return data
 
-    def _receive_rest(self, event: int, deadline: float, seconds: float | None) -> str | bytes:
+    def _no_message(self, event: int, seconds: float | None, iterating: bool) -> Exception:
+        """What a read raises. (Beside it, less of the stack is kept while a session waits.)"""
+        if event == _NOTHING:
+            return TimeoutError(f"no message within {seconds} s")
+        error = self._protocol.closed_error()
+        return StopIteration() if iterating and error.code in _QUIET else error
+
+    def _receive_rest(
+        self, event: int, deadline: float, seconds: float | None, iterating: bool
+    ) -> str | bytes:
         """Joins the fragments of a message whose first is at hand."""
         parts = [(self._take_data(), event, False)]
         try:
             while True:
                 event = self._next_fragment(deadline)
-                if event == _NOTHING:
-                    raise TimeoutError(f"no message within {seconds} s")
-                if event == _CLOSE:
-                    raise self._protocol.closed_error()
+                if event == _NOTHING or event == _CLOSE:
+                    raise self._no_message(event, seconds, iterating)
                 if event == _PONG:
                     continue
                 final = self._protocol.final
@@ -248,12 +254,7 @@ class WebSocket:
         return self
 
     def __next__(self) -> str | bytes:
-        try:
-            return self._receive(self.read_timeout_seconds)
-        except ConnectionClosed as error:
-            if error.code in _QUIET:
-                raise StopIteration from None
-            raise
+        return self._receive(self.read_timeout_seconds, True)
 
     def _read_fragment(self) -> int:
         """The opcode of the next fragment, which :meth:`_take_data` gives; INVALID if there is
