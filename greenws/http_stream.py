@@ -10,6 +10,7 @@ line and answered with 400.
 from __future__ import annotations
 
 import contextlib
+import ssl
 import time
 from typing import Any
 
@@ -97,7 +98,7 @@ class HttpStream:
         sock.settimeout(max(0.0, deadline - time.monotonic()))
         try:
             data = sock.recv(_RECEIVE)
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantReadError):  # the deadline has passed before
             raise TimeoutError from None
         finally:
             sock.settimeout(before)

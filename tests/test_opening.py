@@ -128,9 +128,10 @@ def test_routes_may_stand_in_routes(serve):
     assert seen == [("/chat", "/lobby", {"room": "lobby"})]
 
 
+@over_tls_too
 @pytest.mark.parametrize("part", [b"", b"GET / HTTP/1.1\r\nHos"])
 def test_a_head_that_is_late_gets_the_same_as_from_the_http_handler(serve, part):
-    server = serve(WebSocketHandler(produce), config=Config(handshake_timeout=0.05), error_log=None)
+    server = serve(WebSocketHandler(produce), config=Config(handshake_timeout=0.3), error_log=None)
     with Peer.connect(server.address) as peer:
         peer.send(part)
         if part:
