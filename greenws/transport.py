@@ -155,6 +155,7 @@ class Transport(Waiter):
         except (BlockingIOError, ssl.SSLWantReadError):
             size = _TIMED_OUT
         except ssl.SSLWantWriteError:  # TLS itself has something to say first
+            self._drained = False  # nothing says that the kernel is empty, and the event is spent
             if getcurrent() is not self.hub:
                 gevent_socket.wait_write(self.fileno)
             return _TIMED_OUT

@@ -637,7 +637,11 @@ class WebSocket:
 
     def send_heartbeat(self, ping: Ping) -> None:
         """Sends a ping whose answer nobody waits for."""
-        self._transport.send(self._protocol.send_ping(ping))
+        try:
+            frame = self._protocol.send_ping(ping)
+        except ConnectionClosed:  # the end has come, behind what nobody has read yet
+            return
+        self._transport.send(frame)
 
     @property
     def has_backlog(self) -> bool:
@@ -857,7 +861,7 @@ def _deadline(seconds: float | None) -> float:
 
 def _flat(data: Any) -> bytes | memoryview:
     """A bytes-like object, byte by byte."""
-    if isinstance(data, bytes):
+    if type(data) is bytes:  # a subclass is copied
         return data
     try:
         view = memoryview(data)
