@@ -160,14 +160,16 @@ class Heartbeat:
         self._beat()
 
     def _beat(self) -> None:
-        for _ in range(min(_BATCH, len(self._due))):
-            pulse = self._due.popleft()
-            pulse.bucket = _NO_BUCKET
-            following = pulse.beat(time.monotonic())
-            if following != _FOREVER:
-                self.add(pulse, following)
-        if self._due:
-            self._loop.run_callback(self._beat)
+        try:
+            for _ in range(min(_BATCH, len(self._due))):
+                pulse = self._due.popleft()
+                pulse.bucket = _NO_BUCKET
+                following = pulse.beat(time.monotonic())
+                if following != _FOREVER:
+                    self.add(pulse, following)
+        finally:  # what one of them raises is not the others' end
+            if self._due:
+                self._loop.run_callback(self._beat)
 
 
 _heartbeats: WeakKeyDictionary[Hub, Heartbeat] = WeakKeyDictionary()

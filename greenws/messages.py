@@ -21,6 +21,8 @@ __all__ = ["FragmentAssembler", "Utf8Decoder"]
 _TEXT = 1
 _CONTINUATION = 0
 
+_MOST = 1 << 60  # bytes: a larger limit is none, and could not be added to in C
+
 
 class Utf8Decoder:
     """Incremental UTF-8; a code point that is cut keeps its head for the next piece."""
@@ -52,7 +54,8 @@ class FragmentAssembler:
 
     def __init__(self, config: Config, deflate: Deflate | None = None) -> None:
         self._deflate: Any = deflate
-        self._max_size = -1 if config.max_message_size is None else config.max_message_size
+        size = config.max_message_size
+        self._max_size = -1 if size is None else min(size, _MOST)
         self._max_fragments = -1 if config.max_fragments is None else config.max_fragments
         # the message at hand
         self.open = False

@@ -31,6 +31,7 @@ cdef class Poller:
 cdef class EpollPoller(Poller):
     cdef object _epoll
     cdef int _fileno
+    cdef unsigned int _mask
     cdef object _watcher
     cdef list _waiters
     cdef bytearray _events

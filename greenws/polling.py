@@ -97,6 +97,9 @@ class Poller:
     def close(self) -> None:
         """No socket of the hub is left, and none will come."""
 
+    def after_fork(self) -> None:
+        """In the child: what the kernel would share with the parent is made anew."""
+
     def _open(self, loop: Any) -> None:
         self._ticker = loop.timer(_TICK, _TICK, ref=False)
         self._ticker.start(self._tick)
@@ -116,6 +119,7 @@ class EpollPoller(Poller):
         super().__init__()
         self._epoll = select.epoll()
         self._fileno = self._epoll.fileno()
+        self._mask = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
         self._watcher: Any = None
         self._waiters: list[Waiter | None] = []  # by descriptor
         # the batch
@@ -129,11 +133,10 @@ class EpollPoller(Poller):
         if fileno >= len(self._waiters):
             self._waiters.extend([None] * (fileno + 64 - len(self._waiters)))
         self._waiters[fileno] = waiter
-        mask = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
         try:
-            self._epoll.register(fileno, mask)
+            self._epoll.register(fileno, self._mask)
         except FileExistsError:  # a socket that was closed, and lives on in another process
-            self._epoll.modify(fileno, mask)
+            self._epoll.modify(fileno, self._mask)
 
     def remove(self, waiter: Waiter) -> None:
         self._waiters[waiter.fileno] = None
@@ -142,6 +145,15 @@ class EpollPoller(Poller):
 
     def close(self) -> None:
         self._epoll.close()
+
+    def after_fork(self) -> None:
+        # The descriptor stays, the epoll behind it is no longer the parent's.
+        with select.epoll() as fresh:
+            os.dup2(fresh.fileno(), self._fileno, inheritable=False)
+        self._count = self._next_event = 0
+        for waiter in self._waiters:
+            if waiter is not None:
+                self._epoll.register(waiter.fileno, self._mask)
 
     def switch(self, waiter: Waiter) -> None:
         following = self._next()
@@ -285,8 +297,14 @@ class Waiter:
 
 _pollers: WeakKeyDictionary[Hub, Poller] = WeakKeyDictionary()
 
-if hasattr(os, "register_at_fork"):  # an epoll is not a child's to share
-    os.register_at_fork(after_in_child=_pollers.clear)
+
+def _after_fork() -> None:
+    for poller in list(_pollers.values()):
+        poller.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def poller_of(hub: Hub) -> Poller:

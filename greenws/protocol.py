@@ -330,6 +330,7 @@ class Protocol:
                 raise ValueError(
                     f"close code {code} may not be sent; use 1000, 1001, 1011 or 3000 to 4999"
                 )
+            reason = str.__str__(reason)  # exactly a str, and no member of a StrEnum
             size = len(reason.encode())
             if size > _MAX_REASON:
                 raise ValueError(f"a reason holds at most {_MAX_REASON} bytes, this one is {size}")

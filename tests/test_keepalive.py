@@ -7,11 +7,12 @@ import time
 import gevent
 import pytest
 from conftest import wait_until
-from wire import CLOSE, PING, PONG, TEXT, Peer, close_frame, frame
+from wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame
 
 from greenws import Config, ConnectionClosed, Routes
 from greenws import keepalive as module
 from greenws.keepalive import Heartbeat, Pulse, start_pulse
+from greenws.protocol import Ping
 
 FAST = {"ping_interval": 0.08, "ping_timeout": 0.08}
 
@@ -295,3 +296,35 @@ def test_pulses_that_stop_leave_no_timer(living):
         pulse.stop()
         pulse.stop()
     assert heartbeat._timer is None
+
+
+def test_an_end_behind_unread_messages_does_not_stop_the_others_hearts(living):
+    socket, peer = living(max_message_size=1000)
+    for _ in range(10):
+        peer.send(frame(BINARY, b"y" * 500))
+    peer.sock.shutdown(gevent.socket.SHUT_WR)
+    gevent.sleep(0.01)
+    socket.look()
+    socket.receive()
+    socket.look()  # meets the end, and does not deliver it: messages stand before it
+    assert socket.is_connected
+    socket.send_heartbeat(Ping(b"a", False))
+
+
+def test_a_pulse_that_fails_does_not_stop_the_others(living, hub_errors, monkeypatch):
+    first, other = living()[0].pulse, living()[0].pulse
+    beaten = []
+
+    def beat(pulse, now):
+        if pulse is first:
+            raise RuntimeError("a bug")
+        beaten.append(pulse)
+        return now + 20
+
+    monkeypatch.setattr(Pulse, "beat", beat)
+    heartbeat = Heartbeat(gevent.get_hub().loop)
+    heartbeat._due.extend([first, other])
+    gevent.get_hub().loop.run_callback(heartbeat._beat)
+    wait_until(lambda: beaten == [other])
+    other.stop()
+    assert "a bug" in hub_errors.take()

@@ -378,3 +378,8 @@ def test_none_switches_the_limits_off():
     for _ in range(5000):
         fragment(target, CONTINUATION, False, b"")
     assert fragment(target, CONTINUATION, True, b"end") == b"end"
+
+
+def test_the_largest_limit_there_is_limits_nothing():
+    assembler = FragmentAssembler(Config(max_message_size=(1 << 63) - 1))
+    assembler.begin(BINARY, True, 10, True)

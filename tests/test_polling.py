@@ -6,7 +6,6 @@ import gc
 import os
 import select
 import socket
-import sys
 
 import gevent
 import pytest
@@ -240,10 +239,36 @@ def test_a_poller_goes_with_its_hub():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_child_has_pollers_of_its_own():
-    polling.poller_of(gevent.get_hub())
+def test_what_a_child_closes_is_still_open_for_its_parent():
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    waiter = Waiter(gevent.get_hub(), ours.fileno())
+    reader = gevent.spawn(take, waiter)
+    gevent.sleep(0)
     child = os.fork()
     if child == 0:
-        os._exit(len(polling._pollers))
+        waiter.unwatch()
+        os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert sys.exc_info() == (None, None, None)
+    theirs.send(b"x")
+    assert reader.get(timeout=5) == b"x"
+    waiter.unwatch()
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="this system has no epoll")
+def test_a_child_is_woken_for_what_it_inherited():
+    poller = EpollPoller()
+    ours, theirs = socket.socketpair()
+    waiter = Waiter(gevent.get_hub(), ours.fileno())
+    waiter.poller = poller
+    reader = gevent.spawn(waiter.wait)
+    gevent.sleep(0)
+    poller.after_fork()
+    theirs.send(b"x")
+    assert reader.get(timeout=5) == READABLE
+    waiter.unwatch()
+    poller.close()
+    ours.close()
+    theirs.close()

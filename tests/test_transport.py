@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket as native
+import ssl
 import time
 
 import gevent
@@ -321,3 +322,12 @@ def test_a_borrowed_socket_is_given_back_shut_down(make_either):
     assert theirs.recv(100) == b""
     ours.close()
     theirs.close()
+
+
+def test_tls_that_must_write_before_it_reads_is_asked_again(make):
+    blocked = [ssl.SSLWantWriteError()]
+    transport, peer = make(faulty=lambda raw: FaultySocket(raw, receives=blocked))
+    peer.sendall(b"hello")
+    began = time.monotonic()
+    assert received(transport, began + 5) == b"hello"
+    assert time.monotonic() - began < 2

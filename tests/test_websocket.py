@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import gc
 import threading
 import time
@@ -1112,3 +1113,27 @@ def test_identity_hash_attributes_and_weak_references(pair):
     assert reference() is socket
     gc.collect()
     assert "open" in repr(socket)
+
+
+# -- subclasses
+
+
+class Reason(str, enum.Enum):
+    KICKED = "kicked"
+
+
+class Data(bytes):
+    pass
+
+
+def test_a_reason_may_be_a_member_of_an_enumeration(pair):
+    socket, peer = pair()
+    socket.start_closing(4000, Reason.KICKED)
+    assert peer.read_frame() == (True, CLOSE, (4000).to_bytes(2, "big") + b"kicked")
+
+
+@pytest.mark.parametrize("size", [5, 20_000])
+def test_a_subclass_of_bytes_is_sent_as_bytes(pair, size):
+    socket, peer = pair()
+    socket.send(Data(b"x" * size))
+    assert peer.read_frame() == (True, BINARY, b"x" * size)
