@@ -22,7 +22,7 @@ import gevent
 from gevent.monkey import get_original
 
 from . import policies
-from .brokers import JOIN, LEAVE, MESSAGE, Broker, Entry, Opening, Position
+from .brokers import JOIN, LEAVE, MESSAGE, Broker, Entry, Opening, Position, order
 from .brokers.memory import MemoryBroker
 from .policies import Policy, Queue, TooSlow
 from .shared import SharedMessage
@@ -35,6 +35,7 @@ PresenceFormat = Callable[[str, "dict[str, Any]"], "str | bytes | None"]
 
 _RLock = get_original("_thread", "RLock")
 _TRY_AGAIN_LATER = 1013
+_SKEW = 60.0  # seconds by which clocks may differ
 _LOOK = 0.01  # seconds between two looks of a sender that is held up
 
 _logger = logging.getLogger("greenws.rooms")
@@ -100,6 +101,7 @@ class Member:
         self._queue: Queue | None = None  # of a member that lags, or catches up
         self._catching_up = False
         self._heard: dict[str, int] = {}  # ahead of the log, in another process
+        self._since = ""  # a place that this process has not reached yet, and the member has
 
     @property
     def position(self) -> str:
@@ -244,6 +246,9 @@ class Room:
             member._catching_up = True
             member._queue = Queue()
             member._heard = start.ahead
+            # No clock is that far ahead: whoever invents a place must not hear nothing for ever.
+            if order(self._place) < order(start.id) < ((time.time() + _SKEW) * 1000, 0):
+                member._since = start.id
 
     def _dismiss(self, member: Member) -> None:
         self._drop(member)
@@ -343,14 +348,15 @@ class Room:
         slow = []
         for member in members:
             socket = member.socket
-            if member._queue is None and not member._heard and socket is not exclude:
+            elsewhere = member._heard or member._since
+            if member._queue is None and not elsewhere and socket is not exclude:
                 if socket.offer(message):
                     delivered += 1
                 else:
                     slow.append(member)
             elif socket is exclude:
                 continue
-            elif not member._heard:
+            elif not elsewhere:
                 slow.append(member)
             elif self._is_new_to(member, entry):
                 own = SharedMessage(self._stamped(self._position(member), data))
@@ -362,19 +368,27 @@ class Room:
         self._stats.delivered += delivered + len(slow)
 
     def _is_new_to(self, member: Member, entry: Entry) -> bool:
-        """For a member that has heard something ahead of the log, in another process."""
+        """For a member that comes from another process, and has heard there what this one hears
+        only now, or what was ahead of the log."""
+        if member._since and entry.id is not None:
+            if order(entry.id) <= order(member._since):
+                return False
+            member._since = ""
         last = member._heard.get(entry.origin, 0)
         if entry.id is not None and entry.number >= last and not member._catching_up:
             member._heard.pop(entry.origin, None)
         return entry.number > last
 
     def _position(self, member: Member | None) -> str:
-        if not self._ahead and not (member and member._heard):
+        if not self._ahead and not (member and (member._heard or member._since)):
             return self._place
+        place = self._place
+        if member and member._since and order(place) < order(member._since):
+            place = member._since
         ahead = dict(member._heard) if member else {}
         if self._ahead:
             ahead[self._rooms.broker.origin] = self._ahead
-        return str(Position(self._place, ahead))
+        return str(Position(place, ahead))
 
     def _stamped(self, position: str, data: str | bytes) -> str | bytes:
         stamp = self._rooms.stamp

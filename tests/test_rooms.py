@@ -633,3 +633,31 @@ class Crowd(RuleBasedStateMachine):
 
 TestCrowd = Crowd.TestCase
 TestCrowd.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+
+
+def test_who_comes_from_a_process_that_is_further_in_the_log_hears_nothing_twice(pair):
+    rooms = Rooms(stamp=lambda place, data: f"{place} {data}")
+    room = rooms["r"]
+    (first, witness), (second, peer) = pair(), pair()
+    with room.join(first):
+        room.send("before")
+        epoch, number = witness.read_frame()[2].split(b" ")[0].decode().split("-")
+        # The next entry is its own coming; the other process has read two messages behind that.
+        since = f"{epoch}-{int(number) + 3}"
+        with room.join(second, since=since) as member:
+            assert member.position == since
+            for text in ("a", "b", "c"):
+                room.send(text)
+            assert peer.read_frame()[2].endswith(b" c")
+            assert member.position == f"{epoch}-{int(number) + 4}"
+            room.send("d")
+            assert peer.read_frame()[2].endswith(b" d")
+        assert [witness.read_frame()[2][-1:] for _ in "abcd"] == [b"a", b"b", b"c", b"d"]
+
+
+def test_a_place_that_somebody_invented_silences_nobody_for_ever(pair):
+    room = Rooms()["r"]
+    socket, peer = pair()
+    with room.join(socket, since="9" * 19 + "-0"):
+        room.send("heard")
+        assert peer.read_frame()[2] == b"heard"

@@ -26,6 +26,7 @@ __all__ = [
     "Entry",
     "Opening",
     "Position",
+    "order",
 ]
 
 MESSAGE = "message"
@@ -88,6 +89,13 @@ class Position:
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 20
+
+
+def order(place: str | bytes) -> tuple[int, int]:
+    """A place in a log, as it compares."""
+    text = place.decode() if isinstance(place, bytes) else place
+    time, _, count = text.partition("-")
+    return int(time), int(count)
 
 
 class Opening(NamedTuple):

@@ -28,7 +28,7 @@ from gevent.lock import Semaphore
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from . import JOIN, LEAVE, MESSAGE, Broker, BrokerUnavailable, Entry, Opening
+from . import JOIN, LEAVE, MESSAGE, Broker, BrokerUnavailable, Entry, Opening, order
 
 if TYPE_CHECKING:
     from ..websocket import WebSocket
@@ -312,7 +312,7 @@ class RedisBroker(Broker):
         first = info["first-entry"]
         is_whole = info.get("entries-added") == info["length"]  # Redis 7
         complete = (is_recent and is_whole) or (
-            first is not None and _order(first[0]) <= _order(after)
+            first is not None and order(first[0]) <= order(after)
         )
         entries = (self._parse(room, id_, fields) for id_, fields in found)
         return complete, [entry for entry in entries if entry and entry.kind == MESSAGE]
@@ -503,7 +503,7 @@ class RedisBroker(Broker):
             for id_, fields in entries:
                 # It may have been closed meanwhile, and even opened again, further on.
                 channel = self._channels.get(room)
-                if channel is not None and channel.place and _order(id_) > _order(channel.place):
+                if channel is not None and channel.place and order(id_) > order(channel.place):
                     self._take(room, channel, id_, fields)
 
     def _look_for_gaps(self) -> None:
@@ -513,7 +513,7 @@ class RedisBroker(Broker):
             if channel.is_broken or not channel.place:
                 continue
             oldest: Any = self._reads.xrange(self._key("room", room), count=1)
-            if oldest and _order(oldest[0][0]) > _order(channel.place):
+            if oldest and order(oldest[0][0]) > order(channel.place):
                 length: Any = self._reads.xlen(self._key("room", room))
                 if length >= self._history:
                     _logger.error(
@@ -637,13 +637,6 @@ class RedisBroker(Broker):
 
     def _key(self, what: str, name: str) -> str:
         return f"{self._prefix}{what}:{name}"
-
-
-def _order(id_: str | bytes) -> tuple[int, int]:
-    """An id of a stream, as it compares."""
-    text = id_.decode() if isinstance(id_, bytes) else id_
-    time_, _, count = text.partition("-")
-    return int(time_), int(count)
 
 
 def _pairs(flat: list[Any]) -> Iterator[tuple[Any, Any]]:
