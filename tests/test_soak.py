@@ -12,7 +12,7 @@ import time
 import gevent
 from conftest import wait_until
 from processes import PROGRAMS, Process
-from wire import BINARY, PING, PONG, TEXT, Peer, close_frame, frame
+from wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame
 
 SESSIONS = 200
 SECONDS = float(
@@ -53,7 +53,8 @@ def run(address, index, deadline):
             assert read_message(peer) == (True, opcode, payload)
             count += 1
         peer.send(close_frame())
-        assert peer.read_close() == (1000, b"")
+        assert read_message(peer) == (True, CLOSE, (1000).to_bytes(2, "big"))
+        assert peer.at_end()
     return count
 
 
