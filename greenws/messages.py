@@ -142,6 +142,8 @@ class FragmentAssembler:
         inflated: bytes = self._deflate.inflate(piece, end, room)
         self._inflated += len(inflated)
         if 0 <= self._max_size < self._inflated:
+            if self._is_text:
+                self._decode(inflated, False)  # of two errors the first, however it was cut
             raise self._too_big()
         return inflated
 

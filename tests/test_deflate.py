@@ -658,6 +658,13 @@ def test_the_limit_holds_across_fragments():
     assert last[1] == 1009
 
 
+@pytest.mark.parametrize(("text", "code"), [(b"a\xff", 1007), (b"a" * 21 + b"\xff", 1009)])
+def test_of_bad_text_and_too_much_of_it_the_first_is_told_however_it_is_cut(text, code):
+    data = frame(TEXT, deflated(text + bytes(LIMIT)), rsv=4)
+    for chunks in ([data], octets(data)):
+        assert close_code(protocol(max_message_size=20), *chunks) == code
+
+
 @pytest.mark.parametrize("parameters", [BOTH, TAKEOVER])
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 def test_the_memory_that_a_bomb_takes_is_bounded_by_the_limit(opcode, parameters):
