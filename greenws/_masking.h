@@ -65,6 +65,35 @@ greenws_copy(PyObject *data, Py_ssize_t start, Py_ssize_t size)
     return PyBytes_FromStringAndSize(PyByteArray_AS_STRING(data) + start, size);
 }
 
+/* Nobody else has seen `gathered` yet. Where it is full, a larger one takes its place. */
+static inline PyObject *
+greenws_gather(PyObject *gathered, Py_ssize_t used, PyObject *data, Py_ssize_t start,
+               Py_ssize_t size, uint32_t key, Py_ssize_t length)
+{
+    Py_ssize_t needed = used + size;
+    if (gathered == Py_None || PyBytes_GET_SIZE(gathered) < needed) {
+        PyObject *larger = PyBytes_FromStringAndSize(NULL, needed < length / 4 ? needed * 4 : length);
+        if (larger == NULL)
+            return NULL;
+        if (used)
+            memcpy(PyBytes_AS_STRING(larger), PyBytes_AS_STRING(gathered), used);
+        gathered = larger;
+    }
+    else
+        Py_INCREF(gathered);
+    greenws_xor((unsigned char *)PyBytes_AS_STRING(gathered) + used,
+                (unsigned char *)PyByteArray_AS_STRING(data) + start, size, key);
+    return gathered;
+}
+
+/* It has grown to its length exactly. */
+static inline PyObject *
+greenws_gathered(PyObject *gathered)
+{
+    Py_INCREF(gathered);
+    return gathered;
+}
+
 /* The caller in frames.py has checked that there is room. */
 static inline Py_ssize_t
 greenws_place(PyObject *buffer, Py_ssize_t position, PyObject *data)

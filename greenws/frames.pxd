@@ -23,6 +23,7 @@ cdef class FrameParser:
     cdef public long long length
     cdef uint32_t key
     cdef public long long remaining
+    cdef object _gathered
 
     @cython.locals(left=Py_ssize_t)
     cpdef int feed(self, bytearray data, Py_ssize_t size) except -1
@@ -33,6 +34,8 @@ cdef class FrameParser:
     )
     cpdef bint next_header(self) except -1
     cpdef bint has_payload(self)
+    @cython.locals(size=Py_ssize_t, used=Py_ssize_t)
+    cpdef void gather(self) except *
     @cython.locals(size=Py_ssize_t, start=Py_ssize_t, payload=bytes)
     cpdef bytes take(self)
     @cython.locals(

@@ -47,6 +47,7 @@ class FrameParser:
         self.length = 0
         self.key: Any = masking.read_key(bytearray(4), 0)
         self.remaining = 0
+        self._gathered: Any = None
 
     def feed(self, data: bytearray, size: int) -> None:
         """Takes the first ``size`` bytes of ``data``, borrowed until ``keep()``."""
@@ -136,8 +137,29 @@ class FrameParser:
         """Whether the whole rest of the payload at hand is there."""
         return self.end - self.position >= self.remaining
 
+    def gather(self) -> None:
+        """Keeps what is there of the payload at hand, unmasked, for the :meth:`take` that is made
+        when the rest is there too."""
+        size = self.end - self.position
+        if size > self.remaining:
+            size = self.remaining
+        if size == 0:
+            return
+        used = self.length - self.remaining
+        self._gathered = masking.gather(
+            self._gathered, used, self.data, self.position, size, self.key, self.length
+        )
+        self.position += size
+        self.remaining -= size
+        self.key = masking.turn_key(self.key, size)
+
     def take(self) -> bytes:
-        """What is there of the payload at hand, unmasked."""
+        """What is there of the payload at hand, unmasked, behind what was gathered of it."""
+        if self._gathered is not None:
+            self.gather()
+            payload = masking.gathered(self._gathered)
+            self._gathered = None
+            return payload
         size = self.end - self.position
         if size > self.remaining:
             size = self.remaining

@@ -17,6 +17,7 @@ cdef class FragmentAssembler:
     cdef long long _max_size
     cdef long long _max_fragments
     cdef public bint open
+    cdef public bint gradual
     cdef bint _is_text
     cdef bint _compressed
     cdef long long _size

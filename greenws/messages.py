@@ -59,6 +59,7 @@ class FragmentAssembler:
         self._max_fragments = -1 if config.max_fragments is None else config.max_fragments
         # the message at hand
         self.open = False
+        self.gradual = False  # the pieces of a frame are wanted as they come
         self._is_text = False
         self._compressed = False
         self._size = 0  # as announced
@@ -86,6 +87,7 @@ class FragmentAssembler:
                 raise ProtocolError("a new message inside a fragmented one")
             self._is_text = opcode == _TEXT
             self._compressed = compressed
+            self.gradual = self._is_text or compressed
             self._inflated = 0
             self._count = 1
             self._size = 0

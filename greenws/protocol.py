@@ -146,7 +146,10 @@ class Protocol:
             opcode = parser.opcode
             if opcode < 8:
                 if not complete:
-                    self._assembler.add(parser.take())
+                    if self._assembler.gradual:
+                        self._assembler.add(parser.take())
+                    else:
+                        parser.gather()
                     return _NOTHING
                 self._in_payload = False
                 self.data = self._assembler.end(parser.take())

@@ -367,6 +367,51 @@ def test_an_announced_length_allocates_nothing(options):
 
 
 @ROLES
+@pytest.mark.parametrize("sizes", [[1] * 300, [5, 300, 3, 0, 70_000, 1], [70_000], [3, 70_000]])
+def test_what_is_gathered_is_taken_in_one_piece(options, sizes):
+    payload = payload_of(sum(sizes))
+    parser = parser_for(options)
+    data = frame(BINARY, payload, **options)
+    head = len(data) - len(payload)
+    lend(parser, data[:head])
+    assert parser.next_header()
+    for size in sizes[:-1]:
+        parser.gather()
+        parser.keep()
+        buffer = lend(parser, data[head : head + size])
+        assert not parser.has_payload()
+        parser.gather()
+        parser.keep()
+        buffer[:] = b"\xee" * len(buffer)
+        head += size
+    lend(parser, data[head:] + frame(TEXT, b"next", **options))
+    assert parser.has_payload()
+    taken = parser.take()
+    assert type(taken) is bytes and taken == payload
+    assert parser.next_header()
+    assert parser.take() == b"next"
+
+
+def test_gathering_takes_memory_for_what_came_and_not_for_what_was_announced():
+    parser = FrameParser(False)
+    data = bytearray(frame(BINARY, bytes(1000), mask=None, length=1 << 40))
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            parser.feed(data, len(data))
+            if parser.remaining == 0:
+                assert parser.next_header()
+            parser.gather()
+            parser.keep()
+            data = bytearray(1000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Two generations while it grows, the newer one of four times what came.
+    assert peak < 100_000 * 6
+
+
+@ROLES
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536])
 def test_has_frame_sees_a_whole_frame_and_no_less(options, size):
     data = frame(BINARY, payload_of(size), **options)
