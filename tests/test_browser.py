@@ -647,7 +647,7 @@ def test_the_server_is_seen_at_work(browse: Browse, server_page: Page, demo: Dem
     ada("chat-leave").click()
     closes = "#closes-table tbody td:nth-child(2)"
     server_page.wait_for_text(closes, "normal")
-    server_page.wait_for_text("#connections-total", "3 since the start")
+    server_page.wait_for_text("#connections-total", "3 in total")
     server_page.wait_for_text("#rooms-table tbody td", "Nobody is in a room.")
     line = "return document.querySelector('#messages-chart .line:last-of-type').getAttribute('d')"
     server_page.wait_until(lambda: server_page.run(line).count("L") >= 2, "a line")
@@ -674,7 +674,7 @@ def test_the_picture_of_the_server_comes_back_with_it(server_page: Page, demo: D
         assert again.url == demo.url
         server_page.wait_for_state("server", "connected")
         server_page.wait_for_text("#process", f"Process {again.process.pid}.")
-        server_page.wait_for_text("#connections-total", "1 since the start")
+        server_page.wait_for_text("#connections-total", "1 in total")
 
 
 def test_a_worker_is_told_of_as_one_of_several(browse: Browse) -> None:
