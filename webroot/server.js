@@ -50,6 +50,10 @@ function duration(seconds) {
   return shown.map(([count, unit]) => `${count} ${unit}`).join(" ");
 }
 
+function moment(milliseconds) {
+  return new Date(milliseconds).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
+}
+
 function counted(count, noun) {
   return `${whole.format(count)} ${noun}${count === 1 ? "" : "s"}`;
 }
@@ -86,7 +90,7 @@ function showFigures(snapshot) {
   const rate = (name, format) => (rates ? format(rates[name]) : "\u2013");
   write({
     "process": `Process ${process.pid}.`,
-    "since": `since ${new Date(process.started).toLocaleString([], { dateStyle: "short", timeStyle: "short" })}`,
+    "since": `since ${moment(process.started)}`,
     "connections-open": whole.format(server.connections_open),
     "connections-total": `${whole.format(server.connections_total)} in total`,
     "messages-in-rate": rate("messages_in", number),
