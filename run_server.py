@@ -1,4 +1,5 @@
-"""The greenws demo: an echo service, a chat room, and the pages that speak to them.
+"""The greenws demo: an echo service, a chat room, and the pages that speak to them; and /server, a
+live picture of the process that serves them.
 
 python run_server.py                          http://127.0.0.1:8181/
 python run_server.py --host 0.0.0.0 --port 0  any address, any free port
@@ -15,6 +16,7 @@ if __name__ == "__main__":
 
 import argparse
 import contextlib
+import dataclasses
 import errno
 import json
 import logging
@@ -23,9 +25,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import ssl
@@ -43,7 +45,12 @@ from greenws import (
     policies,
 )
 from greenws.brokers import BrokerUnavailable
+from greenws.brokers.memory import MemoryBroker
 from greenws.rooms import json_id
+from greenws.stats import of_this_process, total
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 WEBROOT = Path(__file__).resolve().parent / "webroot"
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -52,6 +59,10 @@ MAX_NAME = 32
 MAX_TEXT = 2000
 MAX_HISTORY = 50
 MAX_LAG = 200  # messages that wait for a member who does not read
+MINUTE = 60  # snapshots, one a second, that who comes to watch is sent at once
+MAX_LISTED = 20  # rooms and slow members in a snapshot
+MAX_LISTED_NAME = 80  # characters of a room's name in it
+RATED = ("messages_in", "messages_out", "bytes_in", "bytes_out")
 
 logger = logging.getLogger("greenws.demo")
 
@@ -187,11 +198,96 @@ def _free_name(wanted: str, room: Room) -> str:
     return name
 
 
-def make_routes(redis: str | None = None) -> Routes:
-    """The demo as a WSGI application; ``redis``: the URL of what carries its rooms to others."""
+class Monitor:
+    """Tells whoever watches, once a second, what this process does.
+
+    A snapshot is a JSON object:
+
+    - "time": milliseconds since 1970, which never go back
+    - "process": its "pid", when it "started" (likewise), its "memory" (bytes, or null), and whether
+      it is "one_of_several" workers, of which this one alone is told
+    - "server": connections, messages, bytes, refusals and closes, as ``Stats.as_dict()`` gives them
+    - "rates": of the messages and bytes among them, each second; null in the first snapshot
+    - "rooms": what the rooms count, :class:`greenws.rooms.Stats`
+    - "largest_rooms": [{"name", "members"}]
+    - "slow_members": [{"name", "room", "waiting"}], the messages that wait for those who lag
+    """
+
+    def __init__(self, rooms: Rooms, one_of_several: bool = False) -> None:
+        self._rooms = rooms
+        self._one_of_several = one_of_several
+        self._started = int(time.time() * 1000)
+        self._ahead = self._started - time.monotonic() * 1000  # of the clock that never goes back
+        # One that watches over a slow line needs none but the newest snapshot.
+        newest = policies.coalesce(lambda snapshot: "snapshot")
+        self._watchers = Rooms(MemoryBroker(history=MINUTE, max_age=MINUTE), policy=newest)["all"]
+        self._ticker: gevent.Greenlet[[], None] | None = None
+
+    def attend(self, socket: WebSocket) -> None:
+        """Serve one who watches until its connection ends."""
+        with self._watchers.join(socket, since="0-0"):  # the last minute first, then go on live
+            if not self._ticker:
+                self._ticker = gevent.spawn(self._tick)
+            for _ in socket:
+                pass  # there is nothing to ask
+
+    def _tick(self) -> None:
+        """Runs while somebody watches."""
+        last: dict[str, Any] = {}
+        last_time = 0.0
+        while len(self._watchers):
+            figures, now = total(of_this_process()), time.monotonic()
+            rates = {
+                name: (figures[name] - last[name]) / (now - last_time) for name in RATED if last
+            }
+            self._watchers.send(json.dumps(self._snapshot(figures, rates or None)))
+            last, last_time = figures, now
+            gevent.sleep(1)
+
+    def _snapshot(self, figures: dict[str, Any], rates: dict[str, float] | None) -> dict[str, Any]:
+        rooms: list[dict[str, Any]] = []
+        slow: list[dict[str, Any]] = []
+        for room in self._rooms:
+            name = room.name[:MAX_LISTED_NAME]
+            rooms.append({"name": name, "members": len(room)})
+            for member in room.lagging:
+                who = member.info.get("name")
+                slow.append({"name": who, "room": name, "waiting": member.waiting})
+        rooms.sort(key=lambda each: each["members"], reverse=True)
+        slow.sort(key=lambda each: each["waiting"], reverse=True)
+        return {
+            "time": int(self._ahead + time.monotonic() * 1000),
+            "process": {
+                "pid": os.getpid(),
+                "started": self._started,
+                "memory": _resident_memory(),
+                "one_of_several": self._one_of_several,
+            },
+            "server": figures,
+            "rates": rates,
+            "rooms": dataclasses.asdict(self._rooms.stats),
+            "largest_rooms": rooms[:MAX_LISTED],
+            "slow_members": slow[:MAX_LISTED],
+        }
+
+
+def _resident_memory() -> int | None:
+    """Bytes of this process that are in RAM, where /proc tells (Linux)."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except OSError:
+        return None
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def make_routes(redis: str | None = None, one_of_several: bool = False) -> Routes:
+    """The demo as a WSGI application; ``redis``: the URL of what carries its rooms to others;
+    ``one_of_several``: other workers serve the same address."""
     routes = Routes()
     rooms = Rooms(redis, policy=policies.close(limit=MAX_LAG), stamp=json_id)
     chat = Chat(rooms)
+    monitor = Monitor(rooms, one_of_several)
+    files = StaticFiles(WEBROOT)
 
     @routes.websocket("/chat", protocols=["chat"])
     def lobby(request: Request, socket: WebSocket) -> None:
@@ -201,6 +297,13 @@ def make_routes(redis: str | None = None) -> Routes:
     def named(request: Request, socket: WebSocket, room: str) -> None:
         chat.attend(socket, rooms[room])
 
+    @routes.websocket("/server/live", protocols=["live"])
+    def live(request: Request, socket: WebSocket) -> None:
+        monitor.attend(socket)
+
+    def server_page(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        return files({**environ, "PATH_INFO": "/server.html"}, start_response)
+
     with contextlib.suppress(ImportError):
         from greenws.integrations.prometheus import Metrics
 
@@ -208,7 +311,8 @@ def make_routes(redis: str | None = None) -> Routes:
         metrics.start()
         routes.add(method="GET", uri="/metrics", handler=metrics)
     routes.add(method="GET", uri="/echo", handler=WebSocketHandler(produce_echo))
-    routes.add(method="GET", uri="*", handler=StaticFiles(WEBROOT))
+    routes.add(method="GET", uri="/server", handler=server_page)
+    routes.add(method="GET", uri="*", handler=files)
     return routes
 
 
@@ -302,7 +406,7 @@ def serve_with_workers(options: argparse.Namespace) -> int:
                 multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
 
         def load(self) -> Routes:
-            return make_routes(options.redis)
+            return make_routes(options.redis, one_of_several=options.workers > 1)
 
     master = os.getpid()
     folder = tempfile.mkdtemp(prefix="greenws-metrics-")

@@ -109,6 +109,12 @@ class Member:
         gives as ``since`` when it comes back."""
         return self.room._position(self)
 
+    @property
+    def waiting(self) -> int:
+        """Messages that wait for this member, since it lags or catches up."""
+        queue = self._queue
+        return 0 if queue is None else len(queue)
+
     def _drain(self) -> None:
         self.room._drain(self)
 
@@ -221,6 +227,16 @@ class Room:
                 return list(self._present.values())
         found = self._rooms.broker.members(self.name)
         return [Presence(member, info) for member, info in found.items()]
+
+    @property
+    def lagging(self) -> list[Member]:
+        """The members in this process that lag at present."""
+        with self._lock:
+            return [
+                member
+                for member in self._members
+                if member._queue is not None and not member._catching_up
+            ]
 
     def __len__(self) -> int:
         return len(self.members)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakSet
 
 from .config import Config
 from .websocket import Traffic, WebSocket
 
-__all__ = ["Session", "Stats", "escape", "of_this_process"]
+__all__ = ["Session", "Stats", "escape", "of_this_process", "total"]
 
 _access = logging.getLogger("greenws.access")
 
@@ -80,6 +80,16 @@ class Stats:
         self._open.discard(session)
         self._ended = Traffic(*map(sum, zip(self._ended, session.socket.traffic, strict=True)))
         self.closes[code] += 1
+
+
+def total(parts: Iterable[Stats]) -> dict[str, Any]:
+    """What ``as_dict()`` tells of each, added up; empty without any."""
+    sums: dict[str, Any] = {}
+    for part in parts:
+        for name, figure in part.as_dict().items():
+            value = Counter(figure) if isinstance(figure, dict) else figure
+            sums[name] = sums[name] + value if name in sums else value
+    return sums
 
 
 class Session:

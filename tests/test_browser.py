@@ -25,7 +25,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
-from test_run_server import TIMEOUT, Demo, connect, running
+from test_run_server import TIMEOUT, Demo, connect, narrow_socket, running
+from websockets.exceptions import InvalidStatus
 
 FLAGS = (
     "--headless=new",
@@ -592,3 +593,131 @@ def test_the_page_looks_well_everywhere(
     background = "return getComputedStyle(document.body).backgroundColor"
     light = sum(map(int, re.findall(r"\d+", page.run(background))[:3])) > 3 * 128
     assert light == (scheme == "light")
+
+
+# The page about the server
+
+
+@pytest.fixture
+def server_page(browse: Browse, demo: Demo) -> Page:
+    page = browse(demo.url + "/server")
+    page.wait_for_state("server", "connected")
+    return page
+
+
+def wait_for_rates(page: Page) -> None:
+    """The second snapshot, at the earliest."""
+    page.wait_until(lambda: page("messages-out-rate").text != "\u2013", "rates")
+
+
+def messages_in(page: Page) -> int:
+    return int(page("messages-in").text.split()[0].replace(",", ""))
+
+
+def test_the_chat_and_the_server_link_to_each_other(page: Page, demo: Demo) -> None:
+    page.driver.find_element(By.LINK_TEXT, "Watch the server").click()
+    page.wait_for_state("server", "connected")
+    assert page.driver.current_url == demo.url + "/server"
+    names = page.run("return performance.getEntriesByType('resource').map((r) => r.name)")
+    assert [name for name in names if not name.startswith(demo.url + "/")] == []
+    page.driver.find_element(By.LINK_TEXT, "Back to the demos").click()
+    page.wait_until(lambda: page.driver.current_url == demo.url + "/", "the chat page")
+    page.join("Ada")
+
+
+def test_the_server_is_seen_at_work(browse: Browse, server_page: Page, demo: Demo) -> None:
+    assert server_page("process").text == f"Process {demo.process.pid}."
+    assert not server_page("several").is_displayed()
+    server_page.wait_for_text("#connections-open", "1")
+    assert server_page.texts("#rooms-table tbody tr") == ["Nobody is in a room."]
+    wait_for_rates(server_page)
+    assert re.fullmatch(r"\d+(\.\d)? MB", server_page("memory").text)
+    assert re.fullmatch(r"(\d+ min )?\d+ s", server_page("uptime").text)
+
+    ada = browse(demo.url + "/")
+    ada.join("Ada")
+    server_page.wait_for_text("#connections-open", "2")
+    server_page.wait_for_text("#rooms-table tbody td:first-child", "lobby")
+    server_page.wait_for_text("#slow-members-all", "of 1 member of rooms")
+    with connect(demo.ws_url + "/echo", "echo") as echo:
+        for number in range(40):
+            echo.send(str(number))
+            assert echo.recv(timeout=TIMEOUT) == str(number)
+    server_page.wait_until(lambda: messages_in(server_page) == 41, "all messages")
+    ada("chat-leave").click()
+    closes = "#closes-table tbody td:nth-child(2)"
+    server_page.wait_for_text(closes, "normal")
+    server_page.wait_for_text("#connections-total", "3 in total")
+    server_page.wait_for_text("#rooms-table tbody td", "Nobody is in a room.")
+    line = "return document.querySelector('#messages-chart .line:last-of-type').getAttribute('d')"
+    server_page.wait_until(lambda: server_page.run(line).count("L") >= 2, "a line")
+    server_page.driver.refresh()  # and the last minute is there again
+    server_page.wait_until(lambda: (server_page.run(line) or "").count("L") >= 2, "a line")
+
+
+def test_what_the_server_tells_of_others_is_shown_as_text(server_page: Page, demo: Demo) -> None:
+    with connect(demo.ws_url + "/chat/%3Cimg%20src=x%20onerror=alert(1)%3E", "chat") as mallory:
+        mallory.send(json.dumps({"type": "join", "name": "Mallory"}))
+        name = "<img src=x onerror=alert(1)>"
+        server_page.wait_for_text("#rooms-table tbody td:first-child", name)
+        assert server_page.run("return document.querySelectorAll('main img').length") == 0
+
+
+def test_the_picture_of_the_server_comes_back_with_it(server_page: Page, demo: Demo) -> None:
+    server_page.expected_errors = "WebSocket connection to .* failed"
+    port = str(demo.port)
+    assert demo.stop() == 0
+    pattern = r"reconnecting in \d+ s"
+    state = server_page("server-state")
+    server_page.wait_until(lambda: re.fullmatch(pattern, state.text), pattern)
+    with running("--port", port) as again:
+        assert again.url == demo.url
+        server_page.wait_for_state("server", "connected")
+        server_page.wait_for_text("#process", f"Process {again.process.pid}.")
+        server_page.wait_for_text("#connections-total", "1 in total")
+
+
+def test_a_worker_is_told_of_as_one_of_several(browse: Browse) -> None:
+    with running("--port", "0", "--workers", "2") as demo:
+        page = browse(demo.url + "/server")
+        page.expected_errors = "favicon.ico"  # of /metrics, which is no page
+        page.wait_until(page("several").is_displayed, "a word about the others")
+        page.driver.find_element(By.LINK_TEXT, "/metrics").click()
+        page.wait_until(lambda: "greenws_connections_open" in page.driver.page_source, "metrics")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("screen", SCREENS)
+def test_the_picture_of_the_server_looks_well_everywhere(
+    screen: str, scheme: str, server_page: Page, demo: Demo, tmp_path: Path
+) -> None:
+    page = server_page
+    page.emulate(*SCREENS[screen], scheme=scheme)
+    wait_for_rates(page)
+    with contextlib.ExitStack() as stack:
+        for name in ("garden", "w" * 200):
+            for number in range(3):
+                member = stack.enter_context(connect(f"{demo.ws_url}/chat/{name}", "chat"))
+                member.send(json.dumps({"type": "join", "name": f"Ada {number}"}))
+        with connect(demo.ws_url + "/echo", "echo") as echo:
+            echo.close(4001)
+        with pytest.raises(InvalidStatus):
+            connect(demo.ws_url + "/echo", "other")
+        options = {"sock": narrow_socket(demo), "compression": None, "close_timeout": 0.1}
+        sloth = stack.enter_context(connect(f"{demo.ws_url}/chat/library", "chat", **options))
+        sloth.send(json.dumps({"type": "join", "name": "S" * 32}))
+        talker = stack.enter_context(connect(f"{demo.ws_url}/chat/library", "chat"))
+        talker.send(json.dumps({"type": "join", "name": "Grace"}))
+        text = json.dumps({"type": "message", "text": "\u00fc" * 2000})
+        sent = 8  # those that joined
+        while page("slow").text != "1":
+            for _ in range(100):  # fewer between two pictures than may wait for a member
+                talker.send(text)
+                talker.recv(timeout=TIMEOUT)
+            sent += 100
+            page.wait_until(lambda sent=sent: messages_in(page) >= sent, "the messages")
+        page.screenshot(tmp_path / f"server-{screen}-{scheme}.png")
+        assert page.run(LOW_CONTRAST) == []
+        assert page.overflow() <= 0
+        page.emulate(320, 640, scheme=scheme)
+        assert page.overflow() <= 0

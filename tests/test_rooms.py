@@ -234,9 +234,12 @@ def test_only_a_member_that_lags_has_a_queue(rooms, join):
     assert quick._queue is None
     assert slow._queue
     assert rooms.stats.lagging == 1
+    assert room.lagging == [slow]
+    assert (quick.waiting, slow.waiting) == (0, len(slow._queue))
     assert read(late, 100) == sent
     wait_until(lambda: slow._queue is None)
     assert rooms.stats.lagging == 0
+    assert (room.lagging, slow.waiting) == ([], 0)
     room.send("again")
     assert read(late, 1) == ["again"]
 

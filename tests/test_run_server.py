@@ -30,6 +30,7 @@ from websockets.sync.client import connect as websockets_connect
 from websockets.typing import Subprotocol
 
 RUN_SERVER = Path(__file__).resolve().parent.parent / "run_server.py"
+TALKS = 40  # what a kernel takes for one who does not read may be a lot
 TIMEOUT = 20.0  # seconds: long enough for a busy machine, and never waited for when all is well
 
 
@@ -154,6 +155,15 @@ def connect(url: str, protocol: str, **options: Any) -> ClientConnection:
         url, subprotocols=[Subprotocol(protocol)], proxy=None, **options
     )
     return connection
+
+
+def narrow_socket(demo: Demo) -> socket.socket:
+    """A connection that takes little from one who does not read it."""
+    narrow = socket.socket()
+    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    narrow.settimeout(TIMEOUT)
+    narrow.connect(("127.0.0.1", demo.port))
+    return narrow
 
 
 def closed_with(connection: ClientConnection) -> int | None:
@@ -636,11 +646,7 @@ def test_a_newcomer_gets_the_last_50_messages_in_order(member: MemberFactory) ->
 
 
 def test_a_member_who_does_not_read_holds_up_nobody(demo: Demo, member: MemberFactory) -> None:
-    narrow = socket.socket()
-    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    narrow.settimeout(TIMEOUT)
-    narrow.connect(("127.0.0.1", demo.port))
-    sloth = member("Sloth", sock=narrow, compression=None)
+    sloth = member("Sloth", sock=narrow_socket(demo), compression=None)
     ada, grace = member("Ada"), member("Grace")
     ada.expect(type="joined", name="Grace")
     text = "\u00fc" * 2000  # 12,000 bytes as JSON
@@ -654,3 +660,164 @@ def test_a_member_who_does_not_read_holds_up_nobody(demo: Demo, member: MemberFa
     assert closed_with(sloth.connection) == 1013
     for each in (ada, grace):
         each.expect(type="left", name="Sloth")
+
+
+# The live picture of the server
+
+
+class Watcher:
+    """Who reads a snapshot a second."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+    def next(self) -> dict[str, Any]:
+        snapshot = json.loads(self.connection.recv(timeout=TIMEOUT))
+        assert isinstance(snapshot, dict)
+        return snapshot
+
+    def wait_for(self, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        deadline = time.monotonic() + TIMEOUT
+        while not condition(snapshot := self.next()):
+            assert time.monotonic() < deadline, snapshot
+        return snapshot
+
+
+@pytest.fixture
+def watcher(client: Callable[..., ClientConnection]) -> Callable[[], Watcher]:
+    return lambda: Watcher(client("/server/live", "live"))
+
+
+WatcherFactory = Callable[[], Watcher]
+
+
+def test_a_snapshot_comes_at_once_and_then_each_second(demo: Demo, watcher: WatcherFactory) -> None:
+    watch = watcher()
+    first, second, third = watch.next(), watch.next(), watch.next()
+    assert abs(first["time"] - time.time() * 1000) < 60_000
+    assert 900 < second["time"] - first["time"] < 10_000
+    assert second["time"] < third["time"]
+    process = third["process"]
+    assert process["pid"] == demo.process.pid
+    assert process["one_of_several"] is False
+    assert process["started"] == first["process"]["started"] <= first["time"]
+    assert 2**20 < process["memory"] < 2**30
+    assert first["rates"] is None
+    assert 0 < third["rates"]["messages_out"] < 2  # this one client's snapshots
+    assert third["rates"]["messages_in"] == 0
+    assert third["server"]["connections_open"] == 1
+    assert third["largest_rooms"] == third["slow_members"] == []
+
+
+def test_snapshots_tell_of_connections_messages_refusals_and_closes(
+    watcher: WatcherFactory, member: MemberFactory, client: Callable[..., ClientConnection]
+) -> None:
+    watch = watcher()
+    before = watch.next()["server"]
+    assert (before["connections_open"], before["messages_in"], before["refused"]) == (1, 0, {})
+    ada, echo = member("Ada"), client("/echo", "echo")
+    for number in range(20):
+        echo.send(f"message {number}")
+        assert echo.recv(timeout=TIMEOUT)
+    with pytest.raises(InvalidStatus):
+        client("/echo", "other")
+    echo.close(4001)
+    snapshot = watch.wait_for(lambda snapshot: snapshot["server"]["closes"])
+    server = snapshot["server"]
+    assert (server["connections_open"], server["connections_total"]) == (2, 3)
+    assert server["messages_in"] == 1 + 20  # Ada joined
+    assert server["messages_out"] > 20
+    assert server["refused"] == {"subprotocol": 1}
+    assert server["closes"] == {"4001": 1}
+    assert snapshot["largest_rooms"] == [{"name": "lobby", "members": 1}]
+    assert snapshot["rooms"]["members"] == 1
+    ada.connection.close()
+    watch.wait_for(lambda snapshot: snapshot["largest_rooms"] == [])
+
+
+def test_rates_are_what_changed_in_a_second(
+    watcher: WatcherFactory, client: Callable[..., ClientConnection]
+) -> None:
+    watch, echo = watcher(), client("/echo", "echo")
+    snapshots = [watch.next()]
+    for _ in range(2):
+        for _ in range(50):
+            echo.send("x" * 100)
+            assert echo.recv(timeout=TIMEOUT)
+        snapshots.append(watch.next())
+    snapshots.append(watch.next())
+    for one, other in itertools.pairwise(snapshots):
+        seconds = (other["time"] - one["time"]) / 1000
+        for name in ("messages_in", "messages_out", "bytes_in", "bytes_out"):
+            change = other["server"][name] - one["server"][name]
+            assert other["rates"][name] == pytest.approx(change / seconds, rel=0.2)
+    assert snapshots[-1]["server"]["messages_in"] == 100
+
+
+def test_one_who_comes_later_is_sent_the_last_minute_first(watcher: WatcherFactory) -> None:
+    first = watcher()
+    seen = [first.next() for _ in range(3)]
+    second = watcher()
+    assert [second.next() for _ in range(3)] == seen
+    assert second.next() == first.next()
+    for each in (first, second):
+        each.connection.close()
+    third = watcher()  # the picture goes on where it stopped
+    assert third.next() == seen[0]
+    third.wait_for(lambda snapshot: snapshot["server"]["connections_total"] == 3)
+
+
+def test_a_snapshot_names_the_members_that_do_not_read_and_counts_those_closed(
+    demo: Demo, watcher: WatcherFactory, member: MemberFactory
+) -> None:
+    sloth = member("Sloth", sock=narrow_socket(demo), compression=None)
+    ada, watch = member("Ada"), watcher()
+    assert watch.next()["slow_members"] == []
+
+    def talk(until: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """Fewer messages between two snapshots than may wait for a member."""
+        for _ in range(TALKS):
+            for _ in range(100):
+                ada.say("\u00fc" * 2000)
+                ada.expect(type="message")
+            if until(snapshot := watch.next()):
+                return snapshot
+        raise AssertionError(snapshot)
+
+    snapshot = talk(until=lambda snapshot: snapshot["slow_members"])
+    assert snapshot["rooms"]["lagging"] == 1
+    [slow] = snapshot["slow_members"]
+    assert (slow["name"], slow["room"]) == ("Sloth", "lobby")
+    assert 0 < slow["waiting"] <= 200
+    snapshot = talk(until=lambda snapshot: snapshot["rooms"]["closed"])
+    assert snapshot["rooms"]["lagging"] == 0
+    assert snapshot["slow_members"] == []
+    assert closed_with(sloth.connection) == 1013
+
+
+def test_nothing_ticks_while_nobody_watches(demo: Demo, watcher: WatcherFactory) -> None:
+    first = watcher()
+    seen = [first.next() for _ in range(2)]
+    first.connection.close()
+    time.sleep(2.5)  # nothing tells that nothing happens
+    second = watcher()
+    told = [second.next() for _ in range(len(seen))]
+    assert told == seen
+    after = second.wait_for(lambda snapshot: snapshot["server"]["connections_total"] == 2)
+    assert after["time"] - seen[-1]["time"] > 2400
+    assert after["rates"] is None
+
+
+def test_the_page_of_the_server_is_there(demo: Demo) -> None:
+    with urllib.request.urlopen(demo.url + "/server", timeout=TIMEOUT) as response:
+        assert response.headers.get_content_type() == "text/html"
+        assert b"server.js" in response.read()
+
+
+def test_a_worker_says_that_it_is_one_of_several() -> None:
+    with running("--port", "0", "--workers", "2", "--log-level", "warning") as demo:
+        with connect(demo.ws_url + "/server/live", "live") as connection:
+            process = Watcher(connection).next()["process"]
+        assert process["one_of_several"] is True
+        assert process["pid"] != demo.process.pid
+        assert demo.stop() == 0

@@ -10,7 +10,7 @@ from conftest import wait_until
 from wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame
 
 from greenws import Config, Routes
-from greenws.stats import escape
+from greenws.stats import escape, of_this_process, total
 
 
 def make_routes(**options):
@@ -136,6 +136,32 @@ def test_gevent_websockets_sessions_are_counted_too(serve, access):
     (line,) = access(1)
     assert '"/its/path"' in line and "closed 1000 by us" in line
     assert server.stats.traffic.messages_in == 1
+
+
+def test_the_figures_of_several_servers_are_added_up(serve):
+    servers = [serve(make_routes()) for _ in range(2)]
+    for number, server in enumerate(servers):
+        with Peer.connect(server.address) as peer:
+            assert peer.shake("/echo", Sec_WebSocket_Version="8").status == 426
+        with Peer.open(server.address, "/echo") as peer:
+            peer.send(frame(TEXT, b"x"))
+            peer.read_frame()
+            closed(peer, 4000 + number)
+    all_stats = [server.stats for server in servers]
+    assert set(all_stats) <= set(of_this_process())
+    wait_until(lambda: not any(stats.connections_open for stats in all_stats))
+    assert total(all_stats) == {
+        "connections_open": 0,
+        "connections_total": 2,
+        "refused": {"version": 2},
+        "messages_in": 2,
+        "bytes_in": 2 * (7 + 8),
+        "messages_out": 2,
+        "bytes_out": 2 * (3 + 4),
+        "closes": {4000: 1, 4001: 1},
+        "pings_timed_out": 0,
+    }
+    assert total([]) == {}
 
 
 # -- the access line
