@@ -87,7 +87,7 @@ typedef struct {
     uint8_t header[10], header_length, opcode;
     bool final, in_payload, in_message, checked, peer_closed;
     bool joined, in_packet; /* Socket.IO: the session is open; a packet that is no event */
-    uint8_t *packed;   /* a compressed message, as far as it came */
+    uint8_t *packed;   /* a message that is checked as a whole, as far as it came */
     uint64_t frame_left, message_got, echoes;
     uint32_t next_in;
     uint8_t ping[125], ping_length;
@@ -724,6 +724,15 @@ static void packet_complete(Connection *c)
             (uint8_t)put_frame(c->control, 1, (const uint8_t *)answer, strlen(answer));
 }
 
+/* Flask-SocketIO handles each event in a greenlet of its own, and promises no order. */
+static void check_event(const Connection *c)
+{
+    for (uint32_t v = 0; v < variants; v++)
+        if (memcmp(c->packed, payloads + v * opt.size, opt.size) == 0)
+            return;
+    fail("an event differs from what was sent");
+}
+
 static void message_complete(Connection *c, uint64_t time)
 {
 #ifdef WITH_DEFLATE
@@ -732,6 +741,8 @@ static void message_complete(Connection *c, uint64_t time)
 #endif
     if (c->message_got != opt.size && !opt.deflate)
         fail("an echo has %llu bytes instead of %zu", (unsigned long long)c->message_got, opt.size);
+    if (opt.socketio && c->checked)
+        check_event(c);
     if (c->echoes++ == 0)
         first_echoes++;
     total_messages++;
@@ -840,7 +851,7 @@ static void consume(Connection *c, const uint8_t *data, size_t length, uint64_t 
             memcpy(c->ping + c->ping_length, data, part < room ? part : room);
             c->ping_length = (uint8_t)(c->ping_length + (part < room ? part : room));
         } else {
-            if (opt.deflate && part)
+            if ((opt.deflate || opt.socketio) && part)
                 memcpy(c->packed + c->message_got, data, part);
             else if (c->checked && part
                      && memcmp(data, payloads + c->next_in * opt.size + c->message_got, part) != 0)
@@ -1387,7 +1398,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < opt.connections; i++) {
         connections[i].number = i;
         connections[i].stamps = stamps + (size_t)i * (size_t)opt.inflight;
-        if (opt.deflate)
+        if (opt.deflate || opt.socketio)
             connections[i].packed = allocate(packed_room, 1);
     }
     connect_all();
