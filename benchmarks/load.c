@@ -1011,7 +1011,12 @@ static void turn(int milliseconds)
     }
     if (opt.mode == IDLE_MODE && first_echoes == (uint64_t)opt.connections)
         return; /* silence is what it is for */
-    if (time > last_progress && (double)(time - last_progress) > opt.timeout * 1e9)
+    if (time <= last_progress || (double)(time - last_progress) <= opt.timeout * 1e9)
+        return;
+    if (delivered)
+        fail("%llu deliveries, and the rest was not delivered within %g seconds",
+             (unsigned long long)delivered, opt.timeout);
+    else
         fail("no answer for %g seconds (%llu of %d connections are open)", opt.timeout,
              (unsigned long long)opened, opt.connections);
 }

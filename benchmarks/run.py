@@ -559,9 +559,7 @@ def run_room(
     return run_load(case, running.ports, options, **arguments)
 
 
-def measure_room(
-    case: Case, server: Server, running: Running, options: Options
-) -> dict[str, Any]:
+def measure_room(case: Case, server: Server, running: Running, options: Options) -> dict[str, Any]:
     result = run_room(case, server, running, options)
     if result["messages"] < result["expected"]:
         raise Failure(f"{result['messages']} of {result['expected']} messages were delivered")
@@ -584,9 +582,7 @@ def measure_silent(case: Case, server: Server, options: Options) -> dict[str, An
     return result
 
 
-def measure_rate(
-    case: Case, server: Server, running: Running, options: Options
-) -> dict[str, Any]:
+def measure_rate(case: Case, server: Server, running: Running, options: Options) -> dict[str, Any]:
     """Looks for the highest rate at which every message reaches every member soon."""
 
     def attempt(rate: float) -> dict[str, Any]:

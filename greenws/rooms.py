@@ -349,7 +349,8 @@ class Room:
 
     def _tell_presence(self, entry: Entry, is_own: bool) -> None:
         info = json.loads(entry.data)
-        if entry.kind == LEAVE and entry.member not in self._here:  # others may take a process that hangs for dead
+        # Others may take a process that hangs for dead.
+        if entry.kind == LEAVE and entry.member not in self._here:
             info = self._present.pop(entry.member, Presence("", info)).info
         elif entry.kind == JOIN and not is_own:
             self._present[entry.member] = Presence(entry.member, info)

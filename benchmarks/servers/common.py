@@ -38,9 +38,7 @@ def tls_context(options: argparse.Namespace) -> ssl.SSLContext | None:
 def lead_workers(count: int) -> NoReturn:
     """Runs this program so often, and announces the ports of all."""
     command = [sys.executable, *sys.argv, "--workers", "1"]
-    workers = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)
-    ]
+    workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
     ports, versions = [], ""
     for worker in workers:
         assert worker.stdout is not None

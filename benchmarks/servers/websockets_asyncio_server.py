@@ -8,7 +8,6 @@ import uvloop
 from common import HOST, MAX_MESSAGE_SIZE, announce, parse_options
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
-
 members: set[ServerConnection] = set()
 
 
