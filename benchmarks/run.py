@@ -135,9 +135,17 @@ CASES = {
         ),
         room(
             "redis-64B",
-            "64 bytes to a room of 1,000 in two processes through Redis, 50 a second",
+            "64 bytes to a room of 1,000 in two processes through Redis, 10 a second",
             1000,
-            50,
+            10,
+            redis=True,
+        ),
+        room(
+            "redis-rate-64B",
+            "64 bytes to a room of 1,000 in two processes through Redis, as often as is delivered",
+            1000,
+            5,
+            mode="rate",
             redis=True,
         ),
     ]

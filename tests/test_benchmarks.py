@@ -339,4 +339,4 @@ def test_the_runner_measures_rooms(load: str, tmp_path: Path) -> None:
         assert case["failures"] == {}
         assert case["servers"]["greenws"]["figure"] > 0
         for run in case["runs"]["greenws"]:
-            assert run["messages"] == run["expected"] == 10 * 1000
+            assert run["messages"] == run["expected"] > 0
