@@ -1,4 +1,4 @@
-/* A load generator for WebSocket echo servers: one thread, epoll, libc (and OpenSSL for --tls, zlib
+/* A load generator for WebSocket servers that echo or broadcast: one thread, epoll, libc (and OpenSSL for --tls, zlib
  * for --deflate).
  *
  *   cc -O2 -o load load.c                        plain TCP only
@@ -7,9 +7,11 @@
  * echo       connect, keep --inflight messages under way on each connection, measure for a while
  * handshake  connect, upgrade, close with 1000, wait for the end of TCP (20 ms); and again
  * idle       connect, echo once, hold until stdin ends
+ * room       connect; the first connection sends at a fixed --rate, and all hear every message, but
+ *            for --silent ones, which never read and whose buffers are full before the others come
  *
- * Prints one JSON object. Exits with 0; with 1 if the server did anything but echo (the object's
- * "error" says what); with 2 for wrong arguments or a machine that does not allow it.
+ * Prints one JSON object. Exits with 0; with 1 if the server did anything but echo or broadcast (the
+ * object's "error" says what); with 2 for wrong arguments or a machine that does not allow it.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -30,6 +32,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 #ifdef WITH_TLS
@@ -42,29 +45,32 @@ typedef void SSL;
 #include <zlib.h>
 #endif
 
-enum { ECHO_MODE, HANDSHAKE_MODE, IDLE_MODE };
+enum { ECHO_MODE, HANDSHAKE_MODE, IDLE_MODE, ROOM_MODE };
 enum { FREE, CONNECTING, TLS_HANDSHAKE, UPGRADING, OPEN, CLOSING };
 enum { KEYS = 64, HEAD_MAX = 8192, BUFFER = 256 * 1024, EVENTS = 512 };
-enum { PORTS_PER_ADDRESS = 20000, HANDSHAKE_ADDRESSES = 50 };
+enum { PORTS_PER_ADDRESS = 20000, HANDSHAKE_ADDRESSES = 50, PORTS = 16 };
+enum { ROOM_INFLIGHT = 16, ROOM_STAMPS = 1 << 16 };
+enum { SILENT_SEGMENT = 536, SILENT_FILL = 64 * 1024 }; /* bytes */
 #define PATIENCE 20000000u /* nanoseconds from the server's Close to the end of its TCP */
 
 static struct {
     const char *host, *path, *subprotocol;
-    int port, mode, connections, inflight, batch;
-    bool text, tls, deflate;
+    int ports, mode, connections, inflight, batch, silent;
+    bool text, tls, deflate, socketio;
     size_t size;
-    double duration, warmup, timeout;
+    double duration, warmup, timeout, rate, patience;
     long long min_messages;
     pid_t watch;
 } opt = {
     .host = "127.0.0.1", .path = "/", .connections = 1, .inflight = 1, .batch = 64, .size = 32,
-    .duration = 2, .warmup = 0.5, .timeout = 15,
+    .duration = 2, .warmup = 0.5, .timeout = 15, .rate = 50, .patience = 15,
 };
 
 typedef struct {
     int fd, number;
     uint8_t state;
     bool wants_out;    /* EPOLLOUT is on */
+    bool silent;       /* never reads */
     SSL *ssl;
     char *head;        /* of the response, until it is complete */
     size_t head_length;
@@ -80,7 +86,8 @@ typedef struct {
     /* in */
     uint8_t header[10], header_length, opcode;
     bool final, in_payload, in_message, checked, peer_closed;
-    uint8_t *packed;   /* a compressed message, as far as it came */
+    bool joined, in_packet; /* Socket.IO: the session is open; a packet that is no event */
+    uint8_t *packed;   /* a message that is checked as a whole, as far as it came */
     uint64_t frame_left, message_got, echoes;
     uint32_t next_in;
     uint8_t ping[125], ping_length;
@@ -91,7 +98,7 @@ typedef struct {
 static struct { char request[1024]; size_t length; char accept[32]; } keys[KEYS];
 static Connection *connections;
 static int epoll_fd;
-static struct sockaddr_in server_address;
+static struct sockaddr_in server_addresses[PORTS];
 static uint8_t buffer[BUFFER];
 
 /* The messages: `variants` payloads, and their frames in a row (the first ones again at the end, so
@@ -100,6 +107,12 @@ static uint8_t *payloads, *frames;
 static uint32_t variants, sample_every;
 static size_t *frame_at; /* where each of them begins, and the last one ends */
 static size_t packed_room; /* bytes of a compressed message, at most */
+
+/* A room: when each message was due (a ring), how many were sent, and how many before it was full. */
+static uint64_t due_at[ROOM_STAMPS], published, published_before, delivered;
+
+/* Around the text of a message that is a Socket.IO event. */
+static const char event_begin[] = "42[\"message\",\"", event_end[] = "\"]";
 
 static bool measuring;
 static uint64_t opened, connecting, first_echoes, messages, bytes, verified, sampled, total_messages;
@@ -327,7 +340,7 @@ static void make_keys(void)
             keys[i].request, sizeof keys[i].request,
             "GET %s HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             "Sec-WebSocket-Key: %.24s\r\nSec-WebSocket-Version: 13\r\n%s%s%s%s\r\n",
-            opt.path, opt.host, opt.port, key, opt.deflate ? OFFER : "",
+            opt.path, opt.host, ntohs(server_addresses[0].sin_port), key, opt.deflate ? OFFER : "",
             opt.subprotocol ? "Sec-WebSocket-Protocol: " : "",
             opt.subprotocol ? opt.subprotocol : "", opt.subprotocol ? "\r\n" : "");
         if (length >= (int)sizeof keys[i].request)
@@ -481,6 +494,13 @@ static void make_messages(void)
         size_t length = opt.size;
         for (size_t i = 0; i < opt.size && !opt.deflate; i++)
             payload[i] = opt.text ? (uint8_t)(' ' + random32() % 95) : (uint8_t)random32();
+        if (opt.socketio) {
+            for (size_t i = 0; i < opt.size; i++)
+                if (payload[i] == '"' || payload[i] == '\\')
+                    payload[i] = '\''; /* which JSON leaves as it is */
+            memcpy(payload, event_begin, strlen(event_begin));
+            memcpy(payload + opt.size - strlen(event_end), event_end, strlen(event_end));
+        }
 #ifdef WITH_DEFLATE
         if (opt.deflate) {
             make_json((char *)payload, opt.size);
@@ -578,11 +598,18 @@ static void start(Connection *c)
     c->packed = packed;
     c->number = number;
     c->next_out = c->next_in = (uint32_t)number % variants;
+    c->silent = number > 0 && number <= opt.silent;
+    const struct sockaddr_in *address = &server_addresses[number % opt.ports];
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (c->fd < 0)
         refuse("socket: %s", strerror(errno));
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    bool loopback = (ntohl(server_address.sin_addr.s_addr) >> 24) == 127;
+    if (c->silent) { /* small segments keep the server's own buffer small, too */
+        int segment = SILENT_SEGMENT;
+        setsockopt(c->fd, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof segment);
+        setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &one, sizeof one);
+    }
+    bool loopback = (ntohl(address->sin_addr.s_addr) >> 24) == 127;
     bool many = opt.connections > PORTS_PER_ADDRESS || opt.mode == HANDSHAKE_MODE;
     if (loopback && many) { /* one source address has 28,000 ports, which rest after use */
         uint32_t which = opt.mode == HANDSHAKE_MODE
@@ -600,7 +627,7 @@ static void start(Connection *c)
     c->begun = now();
     c->state = CONNECTING;
     connecting++;
-    if (connect(c->fd, (struct sockaddr *)&server_address, sizeof server_address) != 0
+    if (connect(c->fd, (const struct sockaddr *)address, sizeof *address) != 0
         && errno != EINPROGRESS)
         fail("connect: %s", strerror(errno));
     watch(c, EPOLL_CTL_ADD, true);
@@ -619,11 +646,13 @@ static void flush(Connection *c)
                 c->sending_control = true;
             } else if (c->owed) {
                 uint64_t time = now();
+                uint32_t inflight = (uint32_t)opt.inflight;
+                uint32_t count = c->owed < inflight ? c->owed : inflight;
                 c->out = frames + frame_at[c->next_out];
-                c->out_left = frame_at[c->next_out + c->owed] - frame_at[c->next_out];
-                c->next_out = (c->next_out + c->owed) % variants;
-                c->under_way += c->owed;
-                for (; c->owed; c->owed--) {
+                c->out_left = frame_at[c->next_out + count] - frame_at[c->next_out];
+                c->next_out = (c->next_out + count) % variants;
+                c->under_way += count;
+                for (c->owed -= count; count; count--) {
                     c->stamps[c->newest] = time;
                     c->newest = c->newest + 1 == (uint32_t)opt.inflight ? 0 : c->newest + 1;
                 }
@@ -648,14 +677,23 @@ static void flush(Connection *c)
     }
 }
 
+static void joined(Connection *c)
+{
+    c->joined = true;
+    connecting--;
+    opened++;
+    if (c->silent && epoll_ctl(epoll_fd, EPOLL_CTL_DEL, c->fd, NULL) != 0)
+        refuse("epoll_ctl: %s", strerror(errno));
+}
+
 static void upgraded(Connection *c)
 {
     check_response(c);
     free(c->head);
     c->head = NULL;
     c->state = OPEN;
-    connecting--;
-    opened++;
+    if (!opt.socketio)
+        joined(c);
     if (opt.mode == HANDSHAKE_MODE) {
         static const uint8_t normal[2] = {1000 >> 8, 1000 & 0xFF};
         if (measuring)
@@ -667,6 +705,34 @@ static void upgraded(Connection *c)
     } /* echo: nobody sends before all are open, since that would hold up the opening */
 }
 
+/* A packet of Engine.IO 4 or Socket.IO 5 that is no event. */
+static void packet_complete(Connection *c)
+{
+    const char *answer = NULL;
+    c->in_packet = false;
+    if (!c->joined && c->ping_length && c->ping[0] == '0') /* open */
+        answer = "40";
+    else if (!c->joined && c->ping_length > 1 && c->ping[0] == '4' && c->ping[1] == '0')
+        joined(c);
+    else if (c->ping_length == 1 && c->ping[0] == '2') /* ping */
+        answer = "3";
+    else
+        fail("the server sent a packet that is none of Socket.IO's session: %.*s",
+             (int)c->ping_length, (const char *)c->ping);
+    if (answer != NULL)
+        c->control_length =
+            (uint8_t)put_frame(c->control, 1, (const uint8_t *)answer, strlen(answer));
+}
+
+/* Flask-SocketIO handles each event in a greenlet of its own, and promises no order. */
+static void check_event(const Connection *c)
+{
+    for (uint32_t v = 0; v < variants; v++)
+        if (memcmp(c->packed, payloads + v * opt.size, opt.size) == 0)
+            return;
+    fail("an event differs from what was sent");
+}
+
 static void message_complete(Connection *c, uint64_t time)
 {
 #ifdef WITH_DEFLATE
@@ -675,11 +741,22 @@ static void message_complete(Connection *c, uint64_t time)
 #endif
     if (c->message_got != opt.size && !opt.deflate)
         fail("an echo has %llu bytes instead of %zu", (unsigned long long)c->message_got, opt.size);
+    if (opt.socketio && c->checked)
+        check_event(c);
     if (c->echoes++ == 0)
         first_echoes++;
     total_messages++;
     verified += c->checked;
     c->next_in = c->next_in + 1 == variants ? 0 : c->next_in + 1;
+    c->in_message = false;
+    if (opt.mode == ROOM_MODE) {
+        delivered++;
+        if (measuring) {
+            messages++;
+            record(time - due_at[(c->echoes - 1) % ROOM_STAMPS]);
+        }
+        return;
+    }
     if (measuring) {
         messages++;
         record(time - c->stamps[c->oldest]);
@@ -688,7 +765,6 @@ static void message_complete(Connection *c, uint64_t time)
     c->oldest = c->oldest + 1 == (uint32_t)opt.inflight ? 0 : c->oldest + 1;
     if (opt.mode == ECHO_MODE)
         c->owed++;
-    c->in_message = false;
 }
 
 static void control_complete(Connection *c)
@@ -730,15 +806,20 @@ static void frame_begins(Connection *c)
         c->ping_length = 0;
         return;
     }
+    if (opt.socketio && c->opcode == 1 && c->final && (!c->joined || c->frame_left == 1)) {
+        c->in_packet = true;
+        c->ping_length = 0;
+        return;
+    }
     int wanted = c->in_message ? 0 : opt.text ? 1 : 2;
     if (c->opcode != wanted)
         fail("a frame has opcode %d instead of %d", c->opcode, wanted);
     if (!c->in_message) {
-        if (c->under_way == 0)
+        if (opt.mode == ROOM_MODE ? c->echoes >= published : c->under_way == 0)
             fail("the server sent a message that nobody had sent");
         c->in_message = true;
         c->message_got = 0;
-        c->checked = c->echoes == 0 || ++sampled % sample_every == 0;
+        c->checked = c->echoes == published_before || ++sampled % sample_every == 0;
     }
     if (c->message_got + c->frame_left > (opt.deflate ? packed_room - 4 : opt.size))
         fail("an echo has %llu bytes or more instead of %zu",
@@ -765,11 +846,12 @@ static void consume(Connection *c, const uint8_t *data, size_t length, uint64_t 
             c->in_payload = true;
         }
         size_t part = length < c->frame_left ? length : (size_t)c->frame_left;
-        if (c->opcode >= 8) {
-            memcpy(c->ping + c->ping_length, data, part);
-            c->ping_length = (uint8_t)(c->ping_length + part);
+        if (c->opcode >= 8 || c->in_packet) {
+            size_t room = sizeof c->ping - c->ping_length;
+            memcpy(c->ping + c->ping_length, data, part < room ? part : room);
+            c->ping_length = (uint8_t)(c->ping_length + (part < room ? part : room));
         } else {
-            if (opt.deflate && part)
+            if ((opt.deflate || opt.socketio) && part)
                 memcpy(c->packed + c->message_got, data, part);
             else if (c->checked && part
                      && memcmp(data, payloads + c->next_in * opt.size + c->message_got, part) != 0)
@@ -786,6 +868,8 @@ static void consume(Connection *c, const uint8_t *data, size_t length, uint64_t 
         c->in_payload = false;
         if (c->opcode >= 8)
             control_complete(c);
+        else if (c->in_packet)
+            packet_complete(c);
         else if (c->final)
             message_complete(c, time);
     }
@@ -859,7 +943,7 @@ static void request(Connection *c)
 
 static void handle(Connection *c, uint32_t events)
 {
-    if (c->state == FREE)
+    if (c->state == FREE || (c->silent && c->joined))
         return;
     if (c->state == CONNECTING) {
         int error = 0;
@@ -927,7 +1011,12 @@ static void turn(int milliseconds)
     }
     if (opt.mode == IDLE_MODE && first_echoes == (uint64_t)opt.connections)
         return; /* silence is what it is for */
-    if (time > last_progress && (double)(time - last_progress) > opt.timeout * 1e9)
+    if (time <= last_progress || (double)(time - last_progress) <= opt.timeout * 1e9)
+        return;
+    if (delivered)
+        fail("%llu deliveries, and the rest was not delivered within %g seconds",
+             (unsigned long long)delivered, opt.timeout);
+    else
         fail("no answer for %g seconds (%llu of %d connections are open)", opt.timeout,
              (unsigned long long)opened, opt.connections);
 }
@@ -939,16 +1028,44 @@ static double since(uint64_t time)
     return (double)(now() - time) / 1e9;
 }
 
-static void connect_all(void)
+static void connect_up_to(int count)
 {
-    uint64_t begun = last_progress = now();
-    int next = 0;
+    static int next;
     bool cycling = opt.mode == HANDSHAKE_MODE; /* there `opened` goes on counting */
-    while (next < opt.connections || (!cycling && opened < (uint64_t)opt.connections)) {
-        while (next < opt.connections && (cycling || connecting < (uint64_t)opt.batch))
+    while (next < count || (!cycling && opened < (uint64_t)count)) {
+        while (next < count && (cycling || connecting < (uint64_t)opt.batch))
             start(&connections[next++]);
         turn(100);
     }
+}
+
+static void publish(uint64_t due)
+{
+    due_at[published++ % ROOM_STAMPS] = due;
+    connections[0].owed++;
+}
+
+/* Has the server send to those that never read until what it sends stays with it. */
+static void fill_the_silent(void)
+{
+    Connection *publisher = &connections[0];
+    uint64_t count = SILENT_FILL / (opt.size ? opt.size : 1) + 1;
+    while (publisher->echoes < count) {
+        while (published < count && published - publisher->echoes < ROOM_INFLIGHT)
+            publish(now());
+        flush(publisher);
+        turn(10);
+    }
+}
+
+static void connect_all(void)
+{
+    uint64_t begun = last_progress = now();
+    if (opt.silent) {
+        connect_up_to(1 + opt.silent);
+        fill_the_silent();
+    }
+    connect_up_to(opt.connections);
     connect_seconds = since(begun);
     last_progress = now();
     for (int i = 0; i < opt.connections && opt.mode == ECHO_MODE; i++) {
@@ -978,6 +1095,22 @@ static void say_goodbye(void)
     }
 }
 
+/* The JSON object without its end. */
+static void print_result(double seconds, double load_cpu)
+{
+    static const char *const modes[] = {"echo", "handshake", "idle", "room"};
+    printf("{\"mode\": \"%s\", \"connections\": %d, \"inflight\": %d, \"size\": %zu, "
+           "\"kind\": \"%s\", \"tls\": %s, \"deflate\": %s, \"seconds\": %.6f, "
+           "\"connect_seconds\": %.6f, \"messages\": %llu, \"bytes\": %llu, \"verified\": %llu, "
+           "\"errors\": 0, \"messages_per_second\": %.1f, \"latency_us\": {\"p50\": %.2f, "
+           "\"p99\": %.2f, \"p99.9\": %.2f, \"max\": %.2f}, \"load_cpu_share\": %.4f",
+           modes[opt.mode], opt.connections, opt.inflight, opt.size, opt.text ? "text" : "binary",
+           opt.tls ? "true" : "false", opt.deflate ? "true" : "false", seconds, connect_seconds,
+           (unsigned long long)messages, (unsigned long long)bytes, (unsigned long long)verified,
+           (double)messages / seconds, percentile(0.5), percentile(0.99), percentile(0.999),
+           (double)latency_max / 1e3, load_cpu / seconds);
+}
+
 static void echo_or_handshake(void)
 {
     uint64_t begun = now();
@@ -1001,19 +1134,78 @@ static void echo_or_handshake(void)
     measuring = false;
     if (messages == 0)
         fail("nothing came back in %.1f seconds", seconds);
-    printf("{\"mode\": \"%s\", \"connections\": %d, \"inflight\": %d, \"size\": %zu, "
-           "\"kind\": \"%s\", \"tls\": %s, \"deflate\": %s, \"seconds\": %.6f, \"connect_seconds\": %.6f, "
-           "\"messages\": %llu, \"bytes\": %llu, \"verified\": %llu, \"errors\": 0, "
-           "\"messages_per_second\": %.1f, \"latency_us\": {\"p50\": %.2f, \"p99\": %.2f, "
-           "\"p99.9\": %.2f, \"max\": %.2f}, \"load_cpu_share\": %.4f",
-           opt.mode == ECHO_MODE ? "echo" : "handshake", opt.connections, opt.inflight, opt.size,
-           opt.text ? "text" : "binary", opt.tls ? "true" : "false",
-           opt.deflate ? "true" : "false", seconds, connect_seconds,
-           (unsigned long long)messages, (unsigned long long)bytes, (unsigned long long)verified,
-           (double)messages / seconds, percentile(0.5), percentile(0.99), percentile(0.999),
-           (double)latency_max / 1e3, load_cpu / seconds);
+    print_result(seconds, load_cpu);
     if (opt.mode == HANDSHAKE_MODE)
         printf(", \"closed_by_client\": %llu", (unsigned long long)closed_by_us);
+    if (opt.watch)
+        printf(", \"server_cpu_seconds\": %.6f", server_cpu);
+    printf("}\n");
+    fflush(stdout);
+    say_goodbye();
+}
+
+/* Publishes at the rate for so long, then waits until everybody has heard everything, for at most
+ * `patience` seconds; says when the last message was due. */
+static uint64_t speak(int timer, double seconds, double patience)
+{
+    uint64_t interval = (uint64_t)(1e9 / opt.rate), due = now(), last = due;
+    uint64_t count = (uint64_t)(seconds * opt.rate + 0.5), sent = 0;
+    uint64_t hearers = (uint64_t)(opt.connections - opt.silent);
+    uint64_t target = delivered + (count ? count : 1) * hearers;
+    while (delivered < target) {
+        uint64_t time = now();
+        for (; sent < (count ? count : 1) && due <= time; sent++, due += interval)
+            publish(last = due);
+        flush(&connections[0]);
+        if (sent < count) {
+            struct itimerspec at = {.it_value = {(time_t)(due / 1000000000u),
+                                                 (long)(due % 1000000000u)}};
+            if (timerfd_settime(timer, TFD_TIMER_ABSTIME, &at, NULL) != 0)
+                refuse("timerfd_settime: %s", strerror(errno));
+            last_progress = time; /* between two messages nothing has to come */
+        } else if ((double)(time - last) > patience * 1e9 && time > last) {
+            break;
+        }
+        turn(10);
+    }
+    return last;
+}
+
+static void room(void)
+{
+    int timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = NULL};
+    if (timer < 0 || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, timer, &event) != 0)
+        refuse("timerfd: %s", strerror(errno));
+    published_before = published;
+    delivered = 0;
+    for (int i = 0; i < opt.connections; i++) {
+        connections[i].echoes = published;
+        connections[i].next_in = (uint32_t)(published % variants);
+    }
+    uint64_t hearers = (uint64_t)(opt.connections - opt.silent);
+    speak(timer, opt.warmup, opt.timeout);
+    if (delivered < (published - published_before) * hearers)
+        fail("only %llu of %llu messages of the warm-up were delivered",
+             (unsigned long long)delivered,
+             (unsigned long long)((published - published_before) * hearers));
+
+    uint64_t before = published;
+    double load_cpu = own_cpu(), server_cpu = opt.watch ? tree_cpu(opt.watch) : 0;
+    measuring = true;
+    uint64_t begun = now(), last = speak(timer, opt.duration, opt.patience);
+    double seconds = since(begun), drain = since(last);
+    if (opt.watch)
+        server_cpu = tree_cpu(opt.watch) - server_cpu;
+    load_cpu = own_cpu() - load_cpu;
+    measuring = false;
+    if (messages == 0)
+        fail("nothing was delivered in %.1f seconds", seconds);
+    print_result(seconds, load_cpu);
+    printf(", \"silent\": %d, \"rate\": %g, \"published\": %llu, \"expected\": %llu, "
+           "\"drain_seconds\": %.6f",
+           opt.silent, opt.rate, (unsigned long long)(published - before),
+           (unsigned long long)((published - before) * hearers), drain);
     if (opt.watch)
         printf(", \"server_cpu_seconds\": %.6f", server_cpu);
     printf("}\n");
@@ -1060,10 +1252,10 @@ static void raise_limit(void)
 static const char usage[] =
     "usage: load --port N [options]\n"
     "  --host ADDRESS        127.0.0.1\n"
-    "  --port N\n"
+    "  --port N[,N...]       connections take turns among them\n"
     "  --path PATH           /\n"
     "  --subprotocol NAME    offered, and then expected\n"
-    "  --mode MODE           echo, handshake or idle\n"
+    "  --mode MODE           echo, handshake, idle or room\n"
     "  --connections N       1\n"
     "  --inflight N          1; messages under way on each connection\n"
     "  --size BYTES          32\n"
@@ -1076,6 +1268,10 @@ static const char usage[] =
     "  --watch PID           measure the CPU time of this process and of its children\n"
     "  --tls                 without checking the certificate\n"
     "  --deflate             JSON, compressed (permessage-deflate, no context takeover)\n"
+    "  --rate N              50; messages a second to a room\n"
+    "  --silent N            0; members of the room that never read\n"
+    "  --patience SECONDS    15; how long a room may take beyond the last message\n"
+    "  --socketio            each message is a Socket.IO event \"message\" of --size characters\n"
     "  --features            print what this build can do\n";
 
 static double number(const char *name, const char *text, double least, double most)
@@ -1095,6 +1291,7 @@ static void parse_options(int argc, char **argv)
         {"size", 1, 0, 'z'}, {"kind", 1, 0, 'k'}, {"duration", 1, 0, 'd'}, {"warmup", 1, 0, 'w'},
         {"min-messages", 1, 0, 'n'}, {"batch", 1, 0, 'b'}, {"timeout", 1, 0, 't'},
         {"watch", 1, 0, 'o'}, {"tls", 0, 0, 'T'}, {"deflate", 0, 0, 'D'}, {"features", 0, 0, 'F'}, {"help", 0, 0, 'H'},
+        {"rate", 1, 0, 'r'}, {"silent", 1, 0, 'l'}, {"patience", 1, 0, 'e'}, {"socketio", 0, 0, 'S'},
         {0, 0, 0, 0},
     };
     int letter, at = 0;
@@ -1102,14 +1299,22 @@ static void parse_options(int argc, char **argv)
         const char *name = letter == '?' ? "" : options[at].name;
         switch (letter) {
         case 'h': opt.host = optarg; break;
-        case 'p': opt.port = (int)number(name, optarg, 1, 65535); break;
+        case 'p':
+            for (char *port = strtok(optarg, ","); port != NULL; port = strtok(NULL, ",")) {
+                if (opt.ports == PORTS)
+                    refuse("--port takes %d ports at most", PORTS);
+                server_addresses[opt.ports++].sin_port =
+                    htons((uint16_t)number(name, port, 1, 65535));
+            }
+            break;
         case 'a': opt.path = optarg; break;
         case 's': opt.subprotocol = optarg; break;
         case 'm':
             if (!strcmp(optarg, "echo")) opt.mode = ECHO_MODE;
             else if (!strcmp(optarg, "handshake")) opt.mode = HANDSHAKE_MODE;
             else if (!strcmp(optarg, "idle")) opt.mode = IDLE_MODE;
-            else refuse("--mode is echo, handshake or idle, not '%s'", optarg);
+            else if (!strcmp(optarg, "room")) opt.mode = ROOM_MODE;
+            else refuse("--mode is echo, handshake, idle or room, not '%s'", optarg);
             break;
         case 'c': opt.connections = (int)number(name, optarg, 1, 1e6); break;
         case 'i': opt.inflight = (int)number(name, optarg, 1, 65536); break;
@@ -1125,6 +1330,10 @@ static void parse_options(int argc, char **argv)
         case 'b': opt.batch = (int)number(name, optarg, 1, 1e6); break;
         case 't': opt.timeout = number(name, optarg, 0.1, 1e6); break;
         case 'o': opt.watch = (pid_t)number(name, optarg, 1, 1e9); break;
+        case 'r': opt.rate = number(name, optarg, 0.1, 1e6); break;
+        case 'l': opt.silent = (int)number(name, optarg, 0, 1e6); break;
+        case 'e': opt.patience = number(name, optarg, 0.01, 1e6); break;
+        case 'S': opt.socketio = true; break;
         case 'T': opt.tls = true; break;
         case 'D': opt.deflate = true; break;
         case 'F':
@@ -1139,16 +1348,26 @@ static void parse_options(int argc, char **argv)
         default: fputs(usage, stderr); exit(2);
         }
     }
-    if (optind < argc || opt.port == 0) {
+    if (optind < argc || opt.ports == 0) {
         fputs(usage, stderr);
         exit(2);
     }
-    server_address.sin_family = AF_INET;
-    server_address.sin_port = htons((uint16_t)opt.port);
-    if (inet_pton(AF_INET, opt.host, &server_address.sin_addr) != 1)
-        refuse("--host is an IPv4 address, not '%s'", opt.host);
+    for (int i = 0; i < opt.ports; i++) {
+        server_addresses[i].sin_family = AF_INET;
+        if (inet_pton(AF_INET, opt.host, &server_addresses[i].sin_addr) != 1)
+            refuse("--host is an IPv4 address, not '%s'", opt.host);
+    }
     if (opt.mode == IDLE_MODE)
         opt.inflight = 1;
+    if (opt.mode == ROOM_MODE)
+        opt.inflight = ROOM_INFLIGHT;
+    if (opt.silent && (opt.mode != ROOM_MODE || opt.silent >= opt.connections))
+        refuse("--silent is for some of the members of a room");
+    if (opt.socketio) {
+        if (opt.mode != ROOM_MODE || !opt.text || opt.deflate)
+            refuse("--socketio is for a room, with text that is not compressed");
+        opt.size += strlen(event_begin) + strlen(event_end);
+    }
 }
 
 int main(int argc, char **argv)
@@ -1184,12 +1403,14 @@ int main(int argc, char **argv)
     for (int i = 0; i < opt.connections; i++) {
         connections[i].number = i;
         connections[i].stamps = stamps + (size_t)i * (size_t)opt.inflight;
-        if (opt.deflate)
+        if (opt.deflate || opt.socketio)
             connections[i].packed = allocate(packed_room, 1);
     }
     connect_all();
     if (opt.mode == IDLE_MODE)
         idle();
+    else if (opt.mode == ROOM_MODE)
+        room();
     else
         echo_or_handshake();
     return 0;

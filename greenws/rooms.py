@@ -26,7 +26,7 @@ from .brokers import JOIN, LEAVE, MESSAGE, Broker, Entry, Opening, Position, ord
 from .brokers.memory import MemoryBroker
 from .policies import Policy, Queue, TooSlow
 from .shared import SharedMessage
-from .websocket import WebSocket
+from .websocket import WebSocket, offer_to_all
 
 __all__ = ["Member", "Presence", "Room", "Rooms", "Stats", "json_id"]
 
@@ -128,7 +128,12 @@ class Room:
         self._lock = rooms._lock
         self._stats = rooms.stats
         self._present: dict[str, Presence] = {}
-        self._members: dict[Member, None] = {}
+        self._here: set[str] = set()  # ids of the members in this process
+        # The same members: those that hear a message at once, and those that lag, catch up, or have
+        # heard elsewhere what is new here.
+        self._prompt: dict[Member, WebSocket] = {}
+        self._others: dict[Member, None] = {}
+        self._watching: dict[Member, None] = {}  # those that are told who comes and goes
         self._full: set[Member] = set()  # those that hold up who sends
         # what was delivered
         self._place = ""  # in the log; empty while the room is not open
@@ -255,7 +260,9 @@ class Room:
             self._ahead = opening.ahead
             self._present = {key: Presence(key, info) for key, info in opening.members.items()}
             self._rooms._keep(self)
-        self._members[member] = None
+        self._here.add(member.id)
+        if member._presence is not None:
+            self._watching[member] = None
         self._present[member.id] = Presence(member.id, member.info)
         self._stats.members += 1
         if start is not None:
@@ -265,6 +272,17 @@ class Room:
             # No clock is that far ahead: whoever invents a place must not hear nothing for ever.
             if order(self._place) < order(start.id) < ((time.time() + _SKEW) * 1000, 0):
                 member._since = start.id
+        self._sort(member)
+
+    def _sort(self, member: Member) -> None:
+        if member.id not in self._here:
+            return
+        if member._queue is None and not member._heard and not member._since:
+            self._others.pop(member, None)
+            self._prompt[member] = member.socket
+        else:
+            self._prompt.pop(member, None)
+            self._others[member] = None
 
     def _dismiss(self, member: Member) -> None:
         self._drop(member)
@@ -273,7 +291,10 @@ class Room:
 
     def _drop(self, member: Member) -> None:
         """Nothing more is sent to it."""
-        self._members.pop(member, None)
+        self._here.discard(member.id)
+        self._prompt.pop(member, None)
+        self._others.pop(member, None)
+        self._watching.pop(member, None)
         self._full.discard(member)
         if member._queue is not None:
             if not member._catching_up:
@@ -319,6 +340,7 @@ class Room:
             elif queue is not None:  # another thread has sent something just now
                 self._stats.lagging += 1
                 member.socket.when_ready(member._drain)
+            self._sort(member)
 
     # -- what the broker delivers
 
@@ -337,48 +359,50 @@ class Room:
                 if heard_already:
                     return
         if entry.kind == MESSAGE:
-            self._spread(entry, entry.data, self._members)
+            self._spread(entry, entry.data, self._prompt, list(self._others))
         else:
             self._tell_presence(entry, is_own)
 
     def _tell_presence(self, entry: Entry, is_own: bool) -> None:
         info = json.loads(entry.data)
-        is_here = any(member.id == entry.member for member in self._members)
-        if entry.kind == LEAVE and not is_here:  # others may take a process that hangs for dead
+        # Others may take a process that hangs for dead.
+        if entry.kind == LEAVE and entry.member not in self._here:
             info = self._present.pop(entry.member, Presence("", info)).info
         elif entry.kind == JOIN and not is_own:
             self._present[entry.member] = Presence(entry.member, info)
-        askers: dict[PresenceFormat, dict[Member, None]] = {}
-        for member in self._members:
+        askers: dict[PresenceFormat, list[Member]] = {}
+        for member in self._watching:
             if member._presence is not None and member.id != entry.member:
-                askers.setdefault(member._presence, {})[member] = None
+                askers.setdefault(member._presence, []).append(member)
         for make, members in askers.items():
             data = make(entry.kind, info)
             if data is not None:
-                self._spread(entry, data, members)
+                prompt = {member: member.socket for member in members if member in self._prompt}
+                others = [member for member in members if member not in prompt]
+                self._spread(entry, data, prompt, others)
 
-    def _spread(self, entry: Entry, data: str | bytes, members: dict[Member, None]) -> None:
+    def _spread(
+        self,
+        entry: Entry,
+        data: str | bytes,
+        prompt: dict[Member, WebSocket],
+        others: list[Member],
+    ) -> None:
         exclude = entry.exclude
         message = SharedMessage(self._stamped(self._position(None), data))
-        delivered = 0
-        slow = []
-        for member in members:
-            socket = member.socket
-            elsewhere = member._heard or member._since
-            if member._queue is None and not elsewhere and socket is not exclude:
-                if socket.offer(message):
-                    delivered += 1
-                else:
-                    slow.append(member)
-            elif socket is exclude:
+        delivered, slow = offer_to_all(prompt, message, exclude)
+        for member in others:
+            if member.socket is exclude:
                 continue
-            elif not elsewhere:
+            if not member._heard and not member._since:
                 slow.append(member)
-            elif self._is_new_to(member, entry):
+                continue
+            if self._is_new_to(member, entry):
                 own = SharedMessage(self._stamped(self._position(member), data))
                 delivered += 1
-                if member._queue is not None or not socket.offer(own):
+                if member._queue is not None or not member.socket.offer(own):
                     self._put(member, own, data)
+            self._sort(member)
         for member in slow:
             self._put(member, message, data)
         self._stats.delivered += delivered + len(slow)
@@ -416,6 +440,7 @@ class Room:
         queue = member._queue
         if queue is None:
             queue = member._queue = Queue()
+            self._sort(member)
             self._stats.lagging += 1
             member.socket.when_ready(member._drain)
         if member._catching_up:
@@ -454,6 +479,7 @@ class Room:
             if not queue:
                 self._stats.lagging -= 1
                 member._queue = None
+                self._sort(member)
 
     def _hold_up(self) -> None:
         """Blocks who sends while a member with the policy ``block`` has no room; not in the hub."""

@@ -62,7 +62,7 @@ cdef class WebSocket:
     @cython.locals(protocol=Protocol, event=int)
     cdef void _absorb(self) except *
     @cython.locals(protocol=Protocol, transport=Transport)
-    cpdef bint offer(self, SharedMessage message) except -1
+    cdef bint _offer(self, SharedMessage message) except -1
     cdef void _put_back(self, tuple fragment) except *
     cdef int _send_data(self, int opcode, payload, bint final, bint whole, compress) except -1
     cpdef int _send_as(
@@ -82,6 +82,9 @@ cdef class WebSocket:
     cdef bint _elsewhere(self) except -1
     cdef void _check_thread(self, str what) except *
 
+
+@cython.locals(socket=WebSocket, taken=Py_ssize_t)
+cpdef tuple offer_to_all(dict sockets, SharedMessage message, exclude)
 
 cdef double _deadline(seconds) except -1
 

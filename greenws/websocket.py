@@ -35,7 +35,7 @@ from .transport import FOREVER, POLL, Transport
 if TYPE_CHECKING:
     from werkzeug import Request
 
-__all__ = ["NO_TIMEOUT", "Message", "Traffic", "WebSocket"]
+__all__ = ["NO_TIMEOUT", "Message", "Traffic", "WebSocket", "offer_to_all"]
 
 NO_TIMEOUT = -1
 """For ``read_timeout_seconds``: wait for ever. ``None`` means the same."""
@@ -478,6 +478,9 @@ class WebSocket:
         That is so while the outbox is not empty, while a fragmented message is open, and in other
         threads than the session's. A connection that is over takes everything, and forgets it.
         """
+        return self._offer(message)
+
+    def _offer(self, message: SharedMessage) -> bool:
         protocol = self._protocol
         transport = self._transport
         if protocol.state != _OPEN or transport.failure:
@@ -847,6 +850,23 @@ class WebSocket:
         finally:
             self._carried -= len(calls)
             del self._couriers[sender]
+
+
+def offer_to_all(
+    sockets: dict[Any, WebSocket], message: SharedMessage, exclude: object
+) -> tuple[int, list[Any]]:
+    """:meth:`WebSocket.offer` to many, but for ``exclude``: how many took the message, and the keys
+    of the others."""
+    taken = 0
+    refused = []
+    for key, socket in sockets.items():
+        if socket is exclude:
+            continue
+        if socket._offer(message):
+            taken += 1
+        else:
+            refused.append(key)
+    return taken, refused
 
 
 def _deadline(seconds: float | None) -> float:

@@ -1,4 +1,4 @@
-"""The benchmark works, and its load generator notices a server that does not echo."""
+"""The benchmark works, and its load generator notices a server that does not echo or broadcast."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 PROGRAM = """
 import sys
-from greenws import Routes, WebSocketServer
+from greenws import Rooms, Routes, WebSocketServer
 
 routes = Routes()
+rooms = Rooms()
 change = {
     "/echo": lambda number, message: message,
     "/flipped": lambda number, message: bytes([message[0] ^ 1]) + message[1:],
@@ -63,6 +64,36 @@ def fragments(request, socket):
         socket.send_binary_message(b"", final=False)
         socket.send_binary_message(message[5:], final=True)
 
+def add_room(path, send):
+    @routes.websocket(path)
+    def session(request, socket):
+        room = rooms[path]
+        with room.join(socket):
+            for number, message in enumerate(socket):
+                send(room, socket, number, message)
+
+deliver = {
+    "/room": lambda room, socket, number, message: room.send(message),
+    "/room-flipped": lambda room, socket, number, message: room.send(message[:-1] + "~"),
+    "/room-swapped": lambda room, socket, number, message: room.send(message[::-1]),
+    "/room-but-one": lambda room, socket, number, message: room.send(message, exclude=socket),
+    "/room-twice": lambda room, socket, number, message: [room.send(message) for _ in range(2)],
+    "/room-short": lambda room, socket, number, message: room.send(message[:-1]),
+}
+for path, send in deliver.items():
+    add_room(path, send)
+
+@routes.websocket("/socket.io/")
+def socket_io(request, socket):
+    socket.send('0{"sid":"a","upgrades":[],"pingInterval":25000,"pingTimeout":20000}')
+    assert socket.receive() == "40"
+    socket.send("2")
+    assert socket.receive() == "3"
+    socket.send('40{"sid":"b"}')
+    with rooms["events"].join(socket):
+        for message in socket:
+            rooms["events"].send(message)
+
 server = WebSocketServer(("127.0.0.1", 0), routes, log=None)
 server.start()
 print(f"ws://127.0.0.1:{server.server_port}", flush=True)
@@ -85,7 +116,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
         yield process.wait_for_port()
 
 
-def run(load: str, port: int, *arguments: object) -> tuple[int, dict[str, Any]]:
+def run(load: str, port: int | str, *arguments: object) -> tuple[int, dict[str, Any]]:
     command = [load, "--port", port, "--duration", 0.3, "--warmup", 0.1, *arguments]
     finished = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, timeout=2 * TIMEOUT
@@ -160,6 +191,74 @@ def test_a_compressed_message_that_is_no_echo_is_noticed(
     assert error in result["error"]
 
 
+ROOM = ["--mode", "room", "--connections", 20, "--rate", 50, "--kind", "text"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--size", 64],
+        ["--size", 1024],
+        ["--size", 64, "--silent", 3],
+    ],
+    ids=lambda arguments: " ".join(map(str, arguments)),
+)
+def test_deliveries_to_a_room_are_counted(
+    load: str, server: Process, arguments: list[object]
+) -> None:
+    code, result = run(
+        load, server.port, *ROOM, "--path", "/room", "--watch", server.popen.pid, *arguments
+    )
+    assert (code, result["errors"]) == (0, 0), result
+    assert result["published"] == 15  # 0.3 seconds
+    assert result["messages"] == result["expected"] == 15 * (20 - result["silent"])
+    assert result["bytes"] == result["messages"] * result["size"]
+    assert result["verified"] >= 20 - result["silent"]
+    assert 0 < result["latency_us"]["p50"] <= result["latency_us"]["max"]
+    assert 0 < result["server_cpu_seconds"] < 3 * result["seconds"]
+
+
+def test_compressed_deliveries_are_inflated_and_checked(deflating: str, server: Process) -> None:
+    arguments = [*ROOM, "--path", "/room", "--deflate", "--size", 2000]
+    code, result = run(deflating, server.port, *arguments)
+    assert (code, result["errors"]) == (0, 0), result
+    assert result["messages"] == result["expected"] == 15 * 20
+    assert result["verified"] >= 20
+    assert result["bytes"] < result["messages"] * 1000
+
+
+def test_a_room_by_socket_io_is_counted(load: str, server: Process) -> None:
+    path = "/socket.io/?EIO=4&transport=websocket"
+    code, result = run(load, server.port, *ROOM, "--path", path, "--socketio")
+    assert (code, result["errors"]) == (0, 0), result
+    assert result["messages"] == result["expected"] == 15 * 20
+
+
+def test_connections_take_turns_among_ports(load: str, server: Process) -> None:
+    ports = f"{server.port},{server.port}"
+    code, result = run(load, ports, *ROOM, "--path", "/room")
+    assert (code, result["messages"]) == (0, result["expected"]), result
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("/room-flipped", "differs from what was sent"),
+        ("/room-swapped", "differs from what was sent"),
+        ("/room-but-one", "the rest was not delivered"),
+        ("/room-twice", "nobody had sent"),
+        ("/room-short", "31 bytes"),
+        ("/twice", "nobody had sent"),
+    ],
+)
+def test_a_server_that_does_not_broadcast_is_noticed(
+    load: str, server: Process, path: str, what: str
+) -> None:
+    code, result = run(load, server.port, *ROOM, "--path", path, "--timeout", 0.5)
+    assert (code, result["errors"]) == (1, 1)
+    assert what in result["error"]
+
+
 def test_handshakes_are_counted(load: str, server: Process) -> None:
     code, result = run(load, server.port, "--mode", "handshake", "--path", "/echo")
     assert (code, result["errors"]) == (0, 0), result
@@ -225,3 +324,19 @@ def test_the_runner_measures_and_reports(load: str, tmp_path: Path) -> None:
     assert case["ratios"]["gevent-websocket"]["figure"]["median"] > 0
     assert data["machine"]["cpu"]
     assert str(ROOT) not in json.dumps(data)
+
+
+def test_the_runner_measures_rooms(load: str, tmp_path: Path) -> None:
+    require_program("redis-server")
+    command = [sys.executable, str(BENCHMARKS / "run.py")]
+    command += ["--cases", "fanout-64B-1000,redis-64B", "--against", "greenws-pure"]
+    command += ["--rounds", "1", "--seconds", "0.2", "--warmup", "0.1"]
+    command += ["--output", str(tmp_path / "report")]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=6 * TIMEOUT)
+    assert finished.returncode == 0, finished.stderr
+    cases = json.loads((tmp_path / "report.json").read_text())["cases"]
+    for case in cases.values():
+        assert case["failures"] == {}
+        assert case["servers"]["greenws"]["figure"] > 0
+        for run in case["runs"]["greenws"]:
+            assert run["messages"] == run["expected"] > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 
 import uvloop
 from aiohttp import WSMsgType, web
@@ -22,9 +23,26 @@ async def echo(request: web.Request) -> web.WebSocketResponse:
     return socket
 
 
+members: weakref.WeakSet[web.WebSocketResponse] = weakref.WeakSet()
+
+
+async def room(request: web.Request) -> web.WebSocketResponse:
+    socket = web.WebSocketResponse(compress=options.deflate)
+    await socket.prepare(request)
+    members.add(socket)
+    try:
+        async for message in socket:
+            for member in set(members):
+                await member.send_str(message.data)
+    finally:
+        members.discard(socket)
+    return socket
+
+
 async def main() -> None:
     app = web.Application()
     app.router.add_get("/", echo)
+    app.router.add_get("/room", room)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, HOST, options.port).start()

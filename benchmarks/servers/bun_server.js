@@ -18,14 +18,19 @@ const server = Bun.serve({
     ? { cert: Bun.file(options.certfile), key: Bun.file(options.keyfile) }
     : undefined,
   fetch (request, server) {
-    if (server.upgrade(request)) return
+    const inRoom = new URL(request.url).pathname === '/room'
+    if (server.upgrade(request, { data: { inRoom } })) return
     return new Response('This is a WebSocket server.\n', { status: 426 })
   },
   websocket: {
     perMessageDeflate: options.deflate,
     maxPayloadLength: 16 << 20,
+    open (socket) {
+      if (socket.data.inRoom) socket.subscribe('all')
+    },
     message (socket, message) {
-      socket.send(message)
+      if (socket.data.inRoom) server.publish('all', message, options.deflate)
+      else socket.send(message)
     }
   }
 })

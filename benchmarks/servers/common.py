@@ -1,4 +1,4 @@
-"""What the echo servers share: their options, and the two lines that the runner waits for."""
+"""What the servers share: their options, and the two lines that the runner waits for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import argparse
 import json
 import platform
 import ssl
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
 
 MAX_MESSAGE_SIZE = 16 << 20  # for the case with 1 MiB messages
 HOST = "127.0.0.1"
@@ -17,6 +19,8 @@ def parse_options(tls: bool = False) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--deflate", action="store_true", help="permessage-deflate")
+    parser.add_argument("--redis", metavar="URL", help="what carries the rooms")
+    parser.add_argument("--workers", type=int, default=1, help="processes, each with its port")
     if tls:
         parser.add_argument("--certfile")
         parser.add_argument("--keyfile")
@@ -29,6 +33,28 @@ def tls_context(options: argparse.Namespace) -> ssl.SSLContext | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(options.certfile, options.keyfile)
     return context
+
+
+def lead_workers(count: int) -> NoReturn:
+    """Runs this program so often, and announces the ports of all."""
+    command = [sys.executable, *sys.argv, "--workers", "1"]
+    workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    ports, versions = [], ""
+    for worker in workers:
+        assert worker.stdout is not None
+        for line in worker.stdout:
+            if line.startswith("versions "):
+                versions = line
+            elif line.startswith("listening "):
+                ports.append(line.split()[1])
+                break
+    if len(ports) < count:
+        sys.exit("Error: a worker did not start")
+    print(versions, end="")
+    print("listening", *ports, flush=True)
+    for worker in workers:
+        worker.wait()
+    sys.exit()
 
 
 def announce(port: int, *packages: str, **more: str) -> None:

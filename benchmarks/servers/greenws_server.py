@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from common import HOST, MAX_MESSAGE_SIZE, announce_and_serve, parse_options
+import sys
+
+if "--redis" in sys.argv:
+    from gevent import monkey
+
+    monkey.patch_all()
+
+from common import HOST, MAX_MESSAGE_SIZE, announce_and_serve, lead_workers, parse_options
 
 import greenws
 import greenws.protocol
-from greenws import Config, Routes, WebSocketServer
+from greenws import Config, Rooms, Routes, WebSocketServer
 
 routes = Routes()
 
@@ -18,6 +25,18 @@ def echo(request: object, socket: greenws.WebSocket) -> None:
 
 
 options = parse_options(tls=True)
+if options.workers > 1:
+    lead_workers(options.workers)
+rooms = Rooms(options.redis)
+
+
+@routes.websocket("/room")
+def room(request: object, socket: greenws.WebSocket) -> None:
+    with rooms["all"].join(socket):
+        for message in socket:
+            rooms["all"].send(message)
+
+
 tls = {"certfile": options.certfile, "keyfile": options.keyfile} if options.certfile else {}
 announce_and_serve(
     WebSocketServer(

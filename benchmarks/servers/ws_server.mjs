@@ -4,7 +4,7 @@ import { createServer } from 'node:http'
 import { createServer as createSecureServer } from 'node:https'
 import { createRequire } from 'node:module'
 import { parseArgs } from 'node:util'
-import { WebSocketServer } from 'ws'
+import { WebSocket, WebSocketServer } from 'ws'
 
 const { values: options } = parseArgs({
   options: {
@@ -18,11 +18,21 @@ const server = options.certfile
   ? createSecureServer({ cert: readFileSync(options.certfile), key: readFileSync(options.keyfile) })
   : createServer()
 
-new WebSocketServer({ server, perMessageDeflate: options.deflate, maxPayload: 16 << 20 })
-  .on('connection', (socket) => {
-    socket.on('error', console.error)
+const sockets = new WebSocketServer({
+  server, perMessageDeflate: options.deflate, maxPayload: 16 << 20
+})
+sockets.on('connection', (socket, request) => {
+  socket.on('error', console.error)
+  if (request.url === '/room') {
+    socket.on('message', (data, isBinary) => {
+      sockets.clients.forEach((client) => {
+        if (client.readyState === WebSocket.OPEN) client.send(data, { binary: isBinary })
+      })
+    })
+  } else {
     socket.on('message', (data, isBinary) => socket.send(data, { binary: isBinary }))
-  })
+  }
+})
 
 const versions = { ws: readVersion('ws'), bufferutil: readVersion('bufferutil') }
 function readVersion (name) {
