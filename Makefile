@@ -34,10 +34,12 @@ bench: $(VENV)/bench
 	$(BIN)/python benchmarks/run.py $(if $(CASES),--cases "$(CASES)") \
 		$(if $(AGAINST),--against "$(AGAINST)") $(ARGS)
 
-# Each target for so long. Of the pure form: atheris sees the branches of Python only.
+# Each target for so long. Of the pure form, since atheris sees the branches of Python only; with
+# PURE= of the compiled one, blindly.
 SECONDS := 120
+PURE := 1
 fuzz: $(VENV)/fuzz
-	for target in fuzz/fuzz_*.py; do GREENWS_PURE_PYTHON=1 $(BIN)/python $$target \
+	for target in fuzz/fuzz_*.py; do GREENWS_PURE_PYTHON=$(PURE) $(BIN)/python $$target \
 		-max_total_time=$(SECONDS) -artifact_prefix=fuzz/ -verbosity=0 || exit 1; done
 
 clean:
