@@ -239,7 +239,7 @@ class Room:
         with self._lock:
             return [
                 member
-                for member in self._members
+                for member in self._others
                 if member._queue is not None and not member._catching_up
             ]
 
