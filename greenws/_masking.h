@@ -72,7 +72,8 @@ greenws_gather(PyObject *gathered, Py_ssize_t used, PyObject *data, Py_ssize_t s
 {
     Py_ssize_t needed = used + size;
     if (gathered == Py_None || PyBytes_GET_SIZE(gathered) < needed) {
-        PyObject *larger = PyBytes_FromStringAndSize(NULL, needed < length / 4 ? needed * 4 : length);
+        Py_ssize_t room = needed < length / 4 ? needed * 4 : length;
+        PyObject *larger = PyBytes_FromStringAndSize(NULL, room);
         if (larger == NULL)
             return NULL;
         if (used)
