@@ -5,6 +5,7 @@ the .pxd files beside them; and the twin of ``apply_mask`` in C. A machine witho
 installs the pure form.
 """
 
+import glob
 import os
 import sys
 
@@ -34,7 +35,7 @@ def extensions():
                 f"greenws.{name}",
                 [f"greenws/{name}.py"],
                 include_dirs=["greenws", os.path.dirname(greenlet.__file__)],
-                depends=["greenws/_masking.h", "greenws/_switching.h", "greenws/_syscalls.h"],
+                depends=glob.glob("greenws/*.h"),
                 extra_compile_args=["-O3"],
                 optional=True,
             )

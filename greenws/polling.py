@@ -45,6 +45,7 @@ _BATCH = 256  # events
 _TICK = 0.5  # seconds
 
 switching.load()
+switching.keep_chunks()
 
 
 class Poller:

@@ -4,3 +4,6 @@ cdef extern from "_switching.h":
     object current "greenws_current"()
     object switch "greenws_switch"(object greenlet)
     unsigned long thread "greenws_thread"()
+
+cdef extern from "_chunks.h":
+    void keep_chunks "greenws_keep_chunks"()

@@ -11,13 +11,18 @@ from typing import Any
 from gevent.monkey import get_original
 from greenlet import getcurrent
 
-__all__ = ["current", "load", "switch", "thread"]
+__all__ = ["current", "keep_chunks", "load", "switch", "thread"]
 
 _get_ident = get_original("_thread", "get_ident")
 
 
 def load() -> None:
     """Finds greenlet's C interface, where that is used."""
+
+
+def keep_chunks() -> None:
+    """Has the process keep some of the memory that the Python frames of greenlets lie in, for the
+    greenlets to come (where this is C, and the memory CPython's)."""
 
 
 def current() -> Any:

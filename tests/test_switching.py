@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
+import gevent
 import greenlet
 import pytest
 
@@ -42,3 +45,43 @@ def test_thread_tells_threads_apart():
     thread.start()
     thread.join()
     assert seen[0] != switching.thread() == threading.get_ident()
+
+
+_FAULTS = """
+import resource, gevent, greenws.polling
+
+def nothing():
+    pass
+
+def spawn(count):
+    for _ in range(count):
+        gevent.spawn(nothing).join()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+print(greenws.polling.__file__.endswith(".so"), -spawn(100) + spawn(1000))
+"""
+
+
+def test_greenlets_get_the_memory_of_those_that_ended():
+    # Otherwise CPython 3.11 maps pages for the frames of each, which fault when they are touched.
+    run = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    compiled, faults = run.stdout.split()
+    if compiled == "True" or sys.version_info < (3, 11):
+        assert int(faults) < 500
+    else:
+        assert int(faults) >= 1000
+
+
+def test_many_greenlets_at_once_with_deep_stacks():
+    def recurse(depth):
+        return 0 if depth == 0 else 1 + recurse(depth - 1)
+
+    def run():
+        gevent.sleep(0)
+        return recurse(200)
+
+    for _ in range(3):  # more than are kept, and more than one chunk each
+        greenlets = [gevent.spawn(run) for _ in range(300)]
+        gevent.joinall(greenlets)
+        assert [greenlet.get() for greenlet in greenlets] == [200] * 300
