@@ -4,7 +4,7 @@ import cython
 from . cimport switching, syscalls
 
 
-cdef int _ASLEEP, _READABLE, _BATCH
+cdef int _ASLEEP, _READABLE, _BATCH, _OBJECT
 
 
 cdef class Poller:
@@ -42,6 +42,9 @@ cdef class EpollPoller(Poller):
     cpdef int switch(self, Waiter waiter) except -1
     @cython.locals(index=Py_ssize_t, waiter=Waiter)
     cdef Waiter _next(self)
+    @cython.locals(ahead=Waiter)
+    cdef int _look_ahead(self) except -1
+    cdef Waiter _ahead(self, Py_ssize_t steps)
     cdef int _run(self, greenlet) except -1
 
 
@@ -59,7 +62,12 @@ cdef class Waiter:
     cdef public bint ends
     cdef public bint watched
     cdef public object watcher
+    cdef Py_ssize_t _near1
+    cdef Py_ssize_t _near2
+    cdef Py_ssize_t _near3
+    cdef Py_ssize_t _near4
 
+    cpdef void lies_near(self, near1, near2, near3, near4) except *
     cpdef int wait(self) except -1
     cpdef int wake(self, int why) except -1
     cpdef void wake_soon(self) except *

@@ -89,6 +89,11 @@ class Protocol:
 
     # -- input
 
+    @property
+    def parts(self) -> tuple[FrameParser, FragmentAssembler]:
+        """What it uses for whatever comes."""
+        return self._parser, self._assembler
+
     def feed(self, data: bytearray, size: int) -> None:
         """Lends the first ``size`` bytes of ``data``, until ``next_event()`` gives INVALID or
         CLOSE, or ``keep()`` is called."""

@@ -4,6 +4,10 @@ cdef extern from "_switching.h":
     object current "greenws_current"()
     object switch "greenws_switch"(object greenlet)
     unsigned long thread "greenws_thread"()
+    const bint FETCHES "GREENWS_FETCHES"
+    void fetch_at "greenws_fetch_at"(Py_ssize_t address, Py_ssize_t size)
+    void fetch_object "greenws_fetch_object"(object fetched, Py_ssize_t size)
+    void fetch_state "greenws_fetch_state"(object greenlet)
 
 cdef extern from "_chunks.h":
     void keep_chunks "greenws_keep_chunks"()

@@ -11,7 +11,21 @@ from typing import Any
 from gevent.monkey import get_original
 from greenlet import getcurrent
 
-__all__ = ["current", "keep_chunks", "load", "switch", "thread"]
+__all__ = [
+    "FETCHES",
+    "current",
+    "fetch_at",
+    "fetch_object",
+    "fetch_state",
+    "keep_chunks",
+    "load",
+    "switch",
+    "thread",
+]
+
+FETCHES = False
+"""Whether the functions whose names begin with ``fetch`` do anything: have the processor load into
+its cache what will be needed soon."""
 
 _get_ident = get_original("_thread", "get_ident")
 
@@ -39,3 +53,15 @@ def thread() -> int:
 def switch(greenlet: Any) -> Any:
     """Runs ``greenlet`` until something switches back here."""
     return greenlet.switch()
+
+
+def fetch_at(address: int, size: int) -> None:
+    """Loads what ``id()`` gave for an object that may have gone meanwhile."""
+
+
+def fetch_object(fetched: Any, size: int) -> None:
+    """Loads an object of ``size`` bytes."""
+
+
+def fetch_state(greenlet: Any) -> None:
+    """Loads what a switch to ``greenlet`` needs; the object itself should be there."""

@@ -150,6 +150,7 @@ class WebSocket:
         if early:
             self._protocol.feed(bytearray(early), len(early))
             transport.received += len(early)
+        transport.lies_near(self, self._protocol, *self._protocol.parts)
         if config.max_message_rate is not None:
             self._protocol.limiter = RateLimit(config.max_message_rate)
 

@@ -6,6 +6,7 @@ import gc
 import os
 import select
 import socket
+import weakref
 
 import gevent
 import pytest
@@ -272,3 +273,23 @@ def test_a_child_is_woken_for_what_it_inherited():
     poller.close()
     ours.close()
     theirs.close()
+
+
+def test_what_lies_near_is_not_kept_and_may_be_gone(sockets):
+    class Thing:
+        pass
+
+    waiters, peers = sockets(20)
+    things = [Thing() for _ in waiters]
+    gone = [weakref.ref(thing) for thing in things]
+    for waiter, thing in zip(waiters, things):
+        waiter.lies_near(thing, [thing], bytearray(1 << 20), None)
+    del things, thing
+    gc.collect()
+    assert not any(reference() for reference in gone)
+    readers = [gevent.spawn(take, waiter) for waiter in waiters]
+    gevent.sleep(0)
+    for number, peer in enumerate(peers):
+        peer.sendall(b"%d" % number)
+    gevent.joinall(readers, timeout=5)
+    assert [reader.value for reader in readers] == [b"%d" % number for number in range(20)]
