@@ -282,7 +282,7 @@ def test_what_lies_near_is_not_kept_and_may_be_gone(sockets):
     waiters, peers = sockets(20)
     things = [Thing() for _ in waiters]
     gone = [weakref.ref(thing) for thing in things]
-    for waiter, thing in zip(waiters, things):
+    for waiter, thing in zip(waiters, things, strict=True):
         waiter.lies_near(thing, [thing], bytearray(1 << 20), None)
     del things, thing
     gc.collect()
