@@ -6,7 +6,7 @@
  *
  * echo       connect, keep --inflight messages under way on each connection, measure for a while
  * handshake  connect, upgrade, close with 1000, wait for the end of TCP (20 ms); and again
- * idle       connect, echo once, hold until stdin ends
+ * idle       connect, echo once, hold until stdin ends, count the pings
  * room       connect; the first connection sends at a fixed --rate, and all hear every message, but
  *            for --silent ones, which never read and whose buffers are full before the others come
  *
@@ -116,6 +116,7 @@ static const char event_begin[] = "42[\"message\",\"", event_end[] = "\"]";
 
 static bool measuring;
 static uint64_t opened, connecting, first_echoes, messages, bytes, verified, sampled, total_messages;
+static uint64_t pings; /* that the server has sent */
 static uint64_t last_progress, sequence, closed_by_us;
 static double connect_seconds;
 
@@ -776,6 +777,7 @@ static void control_complete(Connection *c)
         c->peer_closed = true;
         c->closed = last_progress;
     } else if (c->opcode == 9 && c->state == OPEN) {
+        pings++;
         if (c->sending_control) /* the last one is still under way: answering it is enough */
             return;
         c->control_length = (uint8_t)put_frame(c->control, 10, c->ping, c->ping_length);
@@ -1231,6 +1233,8 @@ static void idle(void)
             break;
         turn(20);
     }
+    printf("{\"pings\": %llu}\n", (unsigned long long)pings);
+    fflush(stdout);
     say_goodbye();
 }
 

@@ -38,13 +38,14 @@ ROOM_PATIENCE = 60.0  # seconds from a room's last message to its last delivery,
 IN_TIME = 0.1  # likewise, where the highest rate is looked for
 RATE_PRECISION = 1.05
 RATE_TRIES = 12
+PING_INTERVAL = 4  # seconds, where the cost of keepalive is measured; for so long
 
 
 @dataclass(frozen=True)
 class Case:
     name: str
     what: str
-    mode: str = "echo"  # or handshake, idle, room, rate
+    mode: str = "echo"  # or handshake, idle, keepalive, room, rate
     connections: int = 100
     inflight: int = 1
     size: int = 32
@@ -67,6 +68,7 @@ class Case:
             "echo": "µs of CPU per message",
             "handshake": "µs of CPU per handshake",
             "idle": "kB per idle connection",
+            "keepalive": "ms of CPU per second",
             "room": "µs of CPU per delivered message",
             "rate": "µs per delivered message at the highest rate",
         }[self.mode]
@@ -99,6 +101,12 @@ CASES = {
         ),
         Case("handshakes", "connect, upgrade, close; 32 at a time", "handshake", connections=32),
         Case("idle-memory", "5,000 idle connections", "idle", connections=5000),
+        Case(
+            "idle-cpu",
+            f"10,000 idle connections, each pinged every {PING_INTERVAL} seconds",
+            "keepalive",
+            connections=10_000,
+        ),
         room("fanout-64B-1000", "64 bytes to a room of 1,000, 50 a second", 1000, 50),
         room("fanout-64B-5000", "64 bytes to a room of 5,000, 10 a second", 5000, 10),
         room("fanout-1KiB-1000", "1 KiB to a room of 1,000, 50 a second", 1000, 50, size=1024),
@@ -159,6 +167,7 @@ class Server:
     env: dict[str, str] = field(default_factory=dict)
     tls: bool = False
     deflate: bool = False
+    keepalive: bool = False  # it pings
     echo: bool = True
     rooms: bool = False
     redis: bool = False
@@ -170,6 +179,8 @@ class Server:
             return self.redis
         if not (self.rooms if case.is_room else self.echo):
             return False
+        if case.mode == "keepalive":
+            return self.keepalive
         return (self.tls or not case.tls) and (self.deflate or not case.deflate)
 
 
@@ -184,7 +195,7 @@ def python_server(name: str, program: str, **can: Any) -> Server:
 
 
 def known_servers() -> dict[str, Server]:
-    everything = {"tls": True, "deflate": True, "rooms": True}
+    everything = {"tls": True, "deflate": True, "rooms": True, "keepalive": True}
     ours = python_server(
         "greenws", "greenws_server.py", env={"PYTHONPATH": str(ROOT)}, redis=True, **everything
     )
@@ -194,14 +205,20 @@ def known_servers() -> dict[str, Server]:
         python_server("gevent-websocket", "gevent_websocket_server.py"),
         python_server("flask-sock", "flask_sock_server.py"),
         python_server(
-            "websockets-asyncio", "websockets_asyncio_server.py", deflate=True, rooms=True
+            "websockets-asyncio",
+            "websockets_asyncio_server.py",
+            deflate=True,
+            rooms=True,
+            keepalive=True,
         ),
         python_server("websockets-sync", "websockets_sync_server.py", deflate=True),
-        python_server("aiohttp", "aiohttp_server.py", deflate=True, rooms=True),
-        python_server("picows", "picows_server.py", tls=True),
+        python_server("aiohttp", "aiohttp_server.py", deflate=True, rooms=True, keepalive=True),
+        python_server("picows", "picows_server.py", tls=True, keepalive=True),
         Server("node-ws", ("node", str(SERVERS_DIR / "ws_server.mjs")), **everything),
         Server("bun", (bun(), str(SERVERS_DIR / "bun_server.js")), **everything),
-        replace(ours, name="greenws-one-worker", echo=False, rooms=False, workers=1),
+        replace(
+            ours, name="greenws-one-worker", echo=False, rooms=False, keepalive=False, workers=1
+        ),
         python_server(
             "flask-socketio", "flask_socketio_server.py", echo=False, redis=True, socketio=True
         ),
@@ -339,25 +356,27 @@ class Running:
 
     def __init__(
         self,
+        case: Case,
         server: Server,
-        core: int | None,
-        tls: tuple[Path, Path] | None,
-        deflate: bool = False,
+        options: Options,
         redis: Redis | None = None,
     ) -> None:
         self.ports = ""  # separated by commas
         self.versions: dict[str, str] = {}
         self._output = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - closed in stop()
         command = [*server.command, "--port", "0"]
-        if tls:
-            command += ["--certfile", str(tls[0]), "--keyfile", str(tls[1])]
-        if deflate:
+        if case.tls and options.certificate:
+            certificate, key = options.certificate
+            command += ["--certfile", str(certificate), "--keyfile", str(key)]
+        if case.deflate:
             command.append("--deflate")
+        if case.mode == "keepalive":
+            command += ["--ping-interval", str(PING_INTERVAL)]
         if redis:
             command += ["--redis", redis.url, "--workers", str(server.workers)]
 
         def prepare() -> None:
-            pin(core)
+            pin(options.server_core)
             raise_file_limit()
 
         env = {**os.environ, "PYTHONUNBUFFERED": "1", **server.env}
@@ -448,6 +467,16 @@ def memory_kb(pid: int) -> float:
     return total
 
 
+def cpu_seconds(pid: int) -> float:
+    """That a process tree has used, by the scheduler's own count."""
+    total = 0
+    for process in process_tree(pid):
+        for task in Path(f"/proc/{process}/task").iterdir():
+            with contextlib.suppress(OSError):
+                total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
 @dataclass
 class Options:
     seconds: float
@@ -506,15 +535,14 @@ def measure(case: Case, server: Server, options: Options) -> dict[str, Any]:
 
 
 def measure_fresh(case: Case, server: Server, options: Options) -> dict[str, Any]:
-    tls = options.certificate if case.tls else None
     with contextlib.ExitStack() as stack:
         redis = stack.enter_context(Redis(options.load_core)) if case.redis else None
-        running = stack.enter_context(
-            Running(server, options.server_core, tls, case.deflate, redis)
-        )
+        running = stack.enter_context(Running(case, server, options, redis))
         try:
             if case.mode == "idle":
                 result = measure_idle(case, running, options)
+            elif case.mode == "keepalive":
+                result = measure_keepalive(case, running, options)
             elif case.mode == "room":
                 result = measure_room(case, server, running, options)
             elif case.mode == "rate":
@@ -624,14 +652,11 @@ def measure_rate(case: Case, server: Server, running: Running, options: Options)
     return best
 
 
-def measure_idle(case: Case, running: Running, options: Options) -> dict[str, Any]:
-    # What is imported and allocated once does not belong to a connection.
-    first = replace(case, mode="echo", connections=16)
-    run_load(first, running.ports, options, duration=0.1, warmup=0.1)
-    time.sleep(1)
-    before = memory_kb(running.popen.pid)
+@contextlib.contextmanager
+def hold(case: Case, running: Running, options: Options) -> Iterator[dict[str, Any]]:
+    """Holds idle connections; at the end it tells how many pings came."""
     load = subprocess.Popen(
-        load_command(case, running.ports),
+        load_command(case, running.ports, mode="idle"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -643,17 +668,43 @@ def measure_idle(case: Case, running: Running, options: Options) -> dict[str, An
         line = load.stdout.readline()  # the generator itself gives up on a server that is silent
         if not line or '"errors": 0' not in line:
             load.stdin.close()
-            return parse_load(line, load.stderr.read(), load.wait())
-        time.sleep(2)
-        after = memory_kb(running.popen.pid)
+            parse_load(line, load.stderr.read(), load.wait())
+            raise Failure("the load generator ended early")
+        result = json.loads(line)
+        yield result
         load.stdin.close()
         rest = load.stdout.read()
         if load.wait() != 0:
-            raise Failure(json.loads(rest)["error"] if rest else load.stderr.read().strip())
-    result = json.loads(line)
+            said = json.loads(rest.splitlines()[-1]) if rest else {}
+            raise Failure(said.get("error") or load.stderr.read().strip())
+        result |= json.loads(rest)
+
+
+def measure_idle(case: Case, running: Running, options: Options) -> dict[str, Any]:
+    # What is imported and allocated once does not belong to a connection.
+    first = replace(case, mode="echo", connections=16)
+    run_load(first, running.ports, options, duration=0.1, warmup=0.1)
+    time.sleep(1)
+    before = memory_kb(running.popen.pid)
+    with hold(case, running, options) as result:
+        time.sleep(2)
+        after = memory_kb(running.popen.pid)
     result["figure"] = (after - before) * 1.024 / case.connections
     result["memory_kb"] = {"before": before, "after": after}
-    return dict(result)
+    return result
+
+
+def measure_keepalive(case: Case, running: Running, options: Options) -> dict[str, Any]:
+    """For the time in which each connection is pinged once."""
+    with hold(case, running, options) as result:
+        time.sleep(1)
+        begun, before = time.monotonic(), cpu_seconds(running.popen.pid)
+        time.sleep(PING_INTERVAL)
+        seconds, after = time.monotonic() - begun, cpu_seconds(running.popen.pid)
+    if result["pings"] < case.connections:
+        raise Failure(f"{result['pings']} pings came to {case.connections} connections")
+    result["figure"] = (after - before) / seconds * 1000
+    return result
 
 
 # --- the run -------------------------------------------------------------------------------------
@@ -860,7 +911,7 @@ def details(case: dict[str, Any], ours: str) -> list[str]:
     servers = case["servers"]
     order = sorted(servers, key=lambda name: servers[name]["figure"])
     rows = []
-    if case["mode"] == "idle":
+    if case["mode"] in ("idle", "keepalive"):
         for name in order:
             rows.append([name, number(servers[name]["figure"]), ratio_cell(case, name, ours)])
         return markdown_table(["server", case["unit"], "ratio"], rows)
@@ -1045,9 +1096,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def probe(servers: list[Server]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """Starts each once: the versions of those that start, and why the others do not."""
     versions, left_out = {}, {}
+    case, anywhere = CASES["32B-1"], Options(0, 0, None, None, None)
     for server in servers:
         try:
-            with Running(server, None, None) as running:
+            with Running(case, server, anywhere) as running:
                 versions[server.name] = running.versions
         except Failure as failure:
             left_out[server.name] = str(failure)

@@ -46,6 +46,14 @@ def twice(request, socket):
         socket.send(message)
         socket.send(message)
 
+@routes.websocket("/pinging")
+def pinging(request, socket):
+    message = socket.receive()
+    socket.ping(timeout=20)
+    socket.ping(timeout=20)
+    socket.send(message)
+    socket.receive()
+
 @routes.websocket("/closes")
 def closes(request, socket):
     socket.receive()
@@ -254,7 +262,7 @@ def test_connections_take_turns_among_ports(load: str, server: Process) -> None:
 def test_a_server_that_does_not_broadcast_is_noticed(
     load: str, server: Process, path: str, what: str
 ) -> None:
-    code, result = run(load, server.port, *ROOM, "--path", path, "--timeout", 0.5)
+    code, result = run(load, server.port, *ROOM, "--path", path, "--timeout", 2)
     assert (code, result["errors"]) == (1, 1)
     assert what in result["error"]
 
@@ -265,8 +273,11 @@ def test_handshakes_are_counted(load: str, server: Process) -> None:
     assert result["messages"] > 0
 
 
-def test_idle_connections_are_held_until_stdin_ends(load: str, server: Process) -> None:
-    command = [load, "--port", str(server.port), "--path", "/echo"]
+@pytest.mark.parametrize(("path", "pings"), [("/echo", 0), ("/pinging", 2)])
+def test_idle_connections_are_held_until_stdin_ends(
+    load: str, server: Process, path: str, pings: int
+) -> None:
+    command = [load, "--port", str(server.port), "--path", path]
     with subprocess.Popen(
         [*command, "--mode", "idle", "--connections", "30"],
         stdin=subprocess.PIPE,
@@ -278,6 +289,7 @@ def test_idle_connections_are_held_until_stdin_ends(load: str, server: Process) 
         assert (result["connections"], result["verified"], result["errors"]) == (30, 30, 0)
         assert process.poll() is None
         process.stdin.close()
+        assert json.loads(process.stdout.readline()) == {"pings": 30 * pings}
         assert process.wait(TIMEOUT) == 0
 
 

@@ -13,7 +13,9 @@ options = parse_options()
 
 
 async def echo(request: web.Request) -> web.WebSocketResponse:
-    socket = web.WebSocketResponse(compress=options.deflate, max_msg_size=MAX_MESSAGE_SIZE)
+    socket = web.WebSocketResponse(
+        compress=options.deflate, max_msg_size=MAX_MESSAGE_SIZE, heartbeat=options.ping_interval
+    )
     await socket.prepare(request)
     async for message in socket:
         if message.type == WSMsgType.BINARY:

@@ -6,6 +6,7 @@ const { values: options } = parseArgs({
   options: {
     port: { type: 'string', default: '0' },
     deflate: { type: 'boolean', default: false },
+    'ping-interval': { type: 'string' },
     certfile: { type: 'string' },
     keyfile: { type: 'string' }
   }
@@ -25,6 +26,8 @@ const server = Bun.serve({
   websocket: {
     perMessageDeflate: options.deflate,
     maxPayloadLength: 16 << 20,
+    // It pings a few seconds before that; 8 is the least.
+    idleTimeout: options['ping-interval'] ? 8 : 120,
     open (socket) {
       if (socket.data.inRoom) socket.subscribe('all')
     },

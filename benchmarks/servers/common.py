@@ -21,6 +21,7 @@ def parse_options(tls: bool = False) -> argparse.Namespace:
     parser.add_argument("--deflate", action="store_true", help="permessage-deflate")
     parser.add_argument("--redis", metavar="URL", help="what carries the rooms")
     parser.add_argument("--workers", type=int, default=1, help="processes, each with its port")
+    parser.add_argument("--ping-interval", type=float, metavar="SECONDS", help="keepalive")
     if tls:
         parser.add_argument("--certfile")
         parser.add_argument("--keyfile")

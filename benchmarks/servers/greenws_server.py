@@ -37,13 +37,16 @@ def room(request: object, socket: greenws.WebSocket) -> None:
             rooms["all"].send(message)
 
 
+config = Config(max_message_size=MAX_MESSAGE_SIZE)
+if options.ping_interval:
+    config = config.replace(ping_interval=options.ping_interval)
 tls = {"certfile": options.certfile, "keyfile": options.keyfile} if options.certfile else {}
 announce_and_serve(
     WebSocketServer(
         (HOST, options.port),
         routes,
         log=None,
-        config=Config(max_message_size=MAX_MESSAGE_SIZE),
+        config=config,
         **tls,
     ),
     "gevent",

@@ -23,7 +23,14 @@ def accept(request: WSUpgradeRequest) -> Echo:
 async def main() -> None:
     options = parse_options(tls=True)
     server = await ws_create_server(
-        accept, HOST, options.port, ssl=tls_context(options), max_frame_size=MAX_MESSAGE_SIZE
+        accept,
+        HOST,
+        options.port,
+        ssl=tls_context(options),
+        max_frame_size=MAX_MESSAGE_SIZE,
+        enable_auto_ping=options.ping_interval is not None,
+        auto_ping_idle_timeout=options.ping_interval or 20,
+        auto_ping_reply_timeout=options.ping_interval or 20,
     )
     announce(server.sockets[0].getsockname()[1], "picows", "uvloop", "aiofastnet")
     await server.serve_forever()

@@ -34,7 +34,12 @@ async def main() -> None:
     options = parse_options()
     compression = "deflate" if options.deflate else None
     async with serve(
-        session, HOST, options.port, compression=compression, max_size=MAX_MESSAGE_SIZE
+        session,
+        HOST,
+        options.port,
+        compression=compression,
+        max_size=MAX_MESSAGE_SIZE,
+        ping_interval=options.ping_interval or 20,
     ) as server:
         announce(next(iter(server.sockets)).getsockname()[1], "websockets", "uvloop")
         await asyncio.Future()

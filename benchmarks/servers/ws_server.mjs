@@ -10,6 +10,7 @@ const { values: options } = parseArgs({
   options: {
     port: { type: 'string', default: '0' },
     deflate: { type: 'boolean', default: false },
+    'ping-interval': { type: 'string' },
     certfile: { type: 'string' },
     keyfile: { type: 'string' }
   }
@@ -23,6 +24,8 @@ const sockets = new WebSocketServer({
 })
 sockets.on('connection', (socket, request) => {
   socket.on('error', console.error)
+  socket.isAlive = true
+  socket.on('pong', () => { socket.isAlive = true })
   if (request.url === '/room') {
     socket.on('message', (data, isBinary) => {
       sockets.clients.forEach((client) => {
@@ -33,6 +36,16 @@ sockets.on('connection', (socket, request) => {
     socket.on('message', (data, isBinary) => socket.send(data, { binary: isBinary }))
   }
 })
+
+if (options['ping-interval']) {
+  setInterval(() => {
+    for (const socket of sockets.clients) {
+      if (!socket.isAlive) socket.terminate()
+      socket.isAlive = false
+      socket.ping()
+    }
+  }, options['ping-interval'] * 1000)
+}
 
 const versions = { ws: readVersion('ws'), bufferutil: readVersion('bufferutil') }
 function readVersion (name) {
