@@ -1186,7 +1186,7 @@ static void room(void)
         connections[i].next_in = (uint32_t)(published % variants);
     }
     uint64_t hearers = (uint64_t)(opt.connections - opt.silent);
-    speak(timer, opt.warmup, opt.timeout);
+    speak(timer, opt.warmup, 2 * opt.timeout); /* turn() sees to a silence */
     if (delivered < (published - published_before) * hearers)
         fail("only %llu of %llu messages of the warm-up were delivered",
              (unsigned long long)delivered,

@@ -262,7 +262,7 @@ def test_connections_take_turns_among_ports(load: str, server: Process) -> None:
 def test_a_server_that_does_not_broadcast_is_noticed(
     load: str, server: Process, path: str, what: str
 ) -> None:
-    code, result = run(load, server.port, *ROOM, "--path", path, "--timeout", 2)
+    code, result = run(load, server.port, *ROOM, "--path", path, "--timeout", 1)
     assert (code, result["errors"]) == (1, 1)
     assert what in result["error"]
 
