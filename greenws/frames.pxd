@@ -28,6 +28,7 @@ cdef class FrameParser:
     @cython.locals(left=Py_ssize_t)
     cpdef int feed(self, bytearray data, Py_ssize_t size) except -1
     cpdef int keep(self) except -1
+    cpdef void drop(self) except *
     @cython.locals(
         data=Octets, position=Py_ssize_t, available=Py_ssize_t, first=int, second=int,
         masked=bint, length=cython.longlong, size=int,

@@ -76,6 +76,12 @@ class FrameParser:
             self.position = 0
             self.owned = True
 
+    def drop(self) -> None:
+        """Forgets what was fed."""
+        self._gathered = None
+        self.position = self.end
+        self.keep()
+
     def next_header(self) -> bool:
         """Parses the next header; False if it is not all there yet.
 

@@ -32,6 +32,7 @@ cdef class FragmentAssembler:
     cpdef void add(self, bytes piece) except *
     @cython.locals(text=str)
     cpdef object end(self, bytes piece)
+    cpdef void drop(self) except *
     @cython.locals(room=cython.longlong)
     cdef bytes _inflate(self, bytes piece, bint end)
     cdef object _too_big(self)

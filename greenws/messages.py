@@ -139,6 +139,10 @@ class FragmentAssembler:
             self._bytes = None
         return piece
 
+    def drop(self) -> None:
+        """Forgets the frame at hand."""
+        self._text = self._bytes = None
+
     def _inflate(self, piece: bytes, end: bool) -> bytes:
         room = -1 if self._max_size < 0 else self._max_size - self._inflated
         inflated: bytes = self._deflate.inflate(piece, end, room)

@@ -139,6 +139,10 @@ class EpollPoller(Poller):
             self._epoll.register(fileno, self._mask)
         except FileExistsError:  # a socket that was closed, and lives on in another process
             self._epoll.modify(fileno, self._mask)
+        except OSError:  # more than the system watches for one user
+            self._waiters[fileno] = None
+            Poller.remove(self, waiter)
+            raise
 
     def remove(self, waiter: Waiter) -> None:
         self._waiters[waiter.fileno] = None
@@ -215,13 +219,15 @@ class EpollPoller(Poller):
                 if waiter is None:
                     break
                 self._run(waiter.greenlet)
-                self.uncork()
         finally:
             self.dispatching = False
 
     def _run(self, greenlet: Any) -> None:
         try:
-            switching.switch(greenlet)
+            try:
+                switching.switch(greenlet)
+            finally:
+                self.uncork()
         except GreenletExit:  # the hub is to end
             raise
         except BaseException as error:  # a bare greenlet that died

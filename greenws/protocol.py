@@ -232,9 +232,8 @@ class Protocol:
         self.close_code = int(code)
         self.close_reason = reason
         self._pings = None
-        parser = self._parser
-        parser.position = parser.end
-        parser.keep()
+        self._parser.drop()
+        self._assembler.drop()
 
     # -- output
 

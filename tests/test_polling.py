@@ -149,6 +149,52 @@ def test_a_greenlet_that_dies_is_reported_and_the_rest_goes_on(sockets, hub_erro
     assert "escaped" in hub_errors.take()
 
 
+def test_what_cannot_be_sent_is_reported_and_the_rest_goes_on(sockets, hub_errors):
+    class Corked(Waiter):
+        def flush(self):
+            self.poller.corked = None
+            raise MemoryError("no room")
+
+    waiters, peers = sockets(3)
+    poller = waiters[0].poller
+    if isinstance(poller, WatcherPoller):
+        return  # which has no batches
+    corked = Corked(gevent.get_hub(), 0)
+    corked.poller = poller
+
+    def cork():
+        take(waiters[0])
+        poller.corked = corked
+        take(waiters[0])
+
+    readers = [gevent.spawn(cork), *(gevent.spawn(take, waiter) for waiter in waiters[1:])]
+    gevent.sleep(0)
+    for peer in peers:
+        peer.send(b"x")
+    gevent.joinall(readers[1:], timeout=5, raise_error=True)
+    wait_until(lambda: poller.corked is None)
+    peers[0].send(b"y")
+    readers[0].get(timeout=5)
+    assert "no room" in hub_errors.take()
+
+
+def test_a_socket_that_cannot_be_watched_is_an_error_of_its_wait(sockets, tmp_path):
+    (waiter, other), (_, peer) = sockets(2)
+    if isinstance(waiter.poller, WatcherPoller):
+        return  # gevent's watchers tell in other ways
+    with open(tmp_path / "file", "w+b") as file:  # which no epoll takes
+        fileno = waiter.fileno
+        waiter.fileno = file.fileno()
+        for _ in range(2):
+            with pytest.raises(PermissionError):
+                waiter.wait()
+        waiter.fileno = fileno
+    reader = gevent.spawn(take, other)
+    gevent.sleep(0)
+    peer.send(b"x")
+    assert reader.get(timeout=5) == b"x"
+
+
 def test_wake_ends_a_wait_with_its_reason(sockets):
     (waiter,), _ = sockets(1)
     reader = gevent.spawn(waiter.wait)

@@ -986,3 +986,19 @@ def test_a_damaged_stream_raises_nothing(data, client):
     whole, by_bytes = End(client), End(client)
     assert whole.drive(bytes(damaged)) == by_bytes.drive(*octets(bytes(damaged)))
     assert whole.replies() == by_bytes.replies()
+
+
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+def test_what_came_of_a_message_goes_with_the_connection(opcode: int) -> None:
+    end = End(client=False, max_message_size=1 << 22)
+    whole = end.frame(opcode, b"x" * (1 << 22))
+    tracemalloc.start()
+    try:
+        for start in range(0, 1 << 21, 1 << 16):
+            assert end.drive(whole[start : start + (1 << 16)]) == []
+        assert tracemalloc.get_traced_memory()[0] > 1 << 21
+        end.protocol.feed_eof("lost")
+        assert end.protocol.next_event() == CLOSE
+        assert tracemalloc.get_traced_memory()[0] < 1 << 19
+    finally:
+        tracemalloc.stop()
