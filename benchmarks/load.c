@@ -1221,9 +1221,9 @@ static void idle(void)
     while (first_echoes < (uint64_t)opt.connections)
         turn(100);
     printf("{\"mode\": \"idle\", \"connections\": %d, \"tls\": %s, \"connect_seconds\": %.6f, "
-           "\"echo_seconds\": %.6f, \"verified\": %llu, \"errors\": 0}\n",
+           "\"echo_seconds\": %.6f, \"verified\": %llu, \"pings\": %llu, \"errors\": 0}\n",
            opt.connections, opt.tls ? "true" : "false", connect_seconds, since(begun),
-           (unsigned long long)verified);
+           (unsigned long long)verified, (unsigned long long)pings);
     fflush(stdout);
     fcntl(STDIN_FILENO, F_SETFL, fcntl(STDIN_FILENO, F_GETFL) | O_NONBLOCK);
     for (;;) {

@@ -7,6 +7,8 @@
 
 #include <Python.h>
 
+#if PY_VERSION_HEX >= 0x030B0000
+
 #define GREENWS_CHUNK_SIZE (1 << 14) /* DATA_STACK_CHUNK_SIZE; an arena of objects is larger */
 #define GREENWS_CHUNKS_KEPT 64
 
@@ -58,14 +60,17 @@ greenws_free_arena(void *context, void *memory, size_t size)
 static inline void
 greenws_keep_chunks(void)
 {
-#if PY_VERSION_HEX >= 0x030B0000
     if (greenws_chunk_count >= 0)
         return;
     PyObjectArenaAllocator ours = {NULL, greenws_alloc_arena, greenws_free_arena};
     greenws_chunk_count = 0;
     PyObject_GetArenaAllocator(&greenws_arenas);
     PyObject_SetArenaAllocator(&ours);
-#endif
 }
 
+#else
+
+#define greenws_keep_chunks() ((void)0)
+
+#endif
 #endif

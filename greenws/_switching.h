@@ -31,26 +31,35 @@ greenws_thread(void)
     return PyThread_get_thread_ident();
 }
 
-/* The processor may begin to load these; it never fails. Objects begin with a header of the garbage
-   collector's. */
+/* The processor may begin to load what lies at an address; none is wrong. */
 
 #define GREENWS_FETCHES 1
 #define GREENWS_LINE 64
 
 static inline void
-greenws_fetch(const char *start, Py_ssize_t size)
+greenws_fetch(size_t address, size_t size)
 {
-    for (Py_ssize_t i = -(Py_ssize_t)(2 * sizeof(void *)); i < size; i += GREENWS_LINE)
-        __builtin_prefetch(start + i);
+    for (size_t end = address + size; address < end; address += GREENWS_LINE)
+        __builtin_prefetch((const void *)address);
 }
 
-#define greenws_fetch_at(address, size) greenws_fetch((const char *)(address), size)
-#define greenws_fetch_object(object, size) greenws_fetch((const char *)(object), size)
+static inline void
+greenws_fetch_at(size_t address, size_t size)
+{
+    size_t header = 2 * sizeof(void *); /* of the garbage collector, before the object */
+    greenws_fetch(address - header, size + header);
+}
+
+static inline void
+greenws_fetch_object(PyObject *object, size_t size)
+{
+    greenws_fetch_at((size_t)object, size);
+}
 
 static inline void
 greenws_fetch_state(PyObject *greenlet)
 {
-    greenws_fetch((const char *)((PyGreenlet *)greenlet)->pimpl, 256);
+    greenws_fetch((size_t)((PyGreenlet *)greenlet)->pimpl, 256);
 }
 
 #endif

@@ -279,6 +279,10 @@ class Deflate:
             raise InvalidPayload(f"{_NAME}: {error}") from None
         return output
 
+    def drop(self) -> None:
+        """Forgets the messages at hand; there will be no others."""
+        self._compressor = self._inflater = None
+
     def _inflate(self, data: bytes, room: int) -> bytes:
         if self._inflater is None:
             self._inflater = zlib.decompressobj(-self._peer_bits)

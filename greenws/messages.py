@@ -140,8 +140,10 @@ class FragmentAssembler:
         return piece
 
     def drop(self) -> None:
-        """Forgets the frame at hand."""
-        self._text = self._bytes = None
+        """Forgets the message at hand."""
+        self._text = self._bytes = self._decoder = None
+        if self._deflate is not None:
+            self._deflate.drop()
 
     def _inflate(self, piece: bytes, end: bool) -> bytes:
         room = -1 if self._max_size < 0 else self._max_size - self._inflated

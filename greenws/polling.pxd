@@ -42,6 +42,7 @@ cdef class EpollPoller(Poller):
     cpdef int switch(self, Waiter waiter) except -1
     @cython.locals(index=Py_ssize_t, waiter=Waiter)
     cdef Waiter _next(self)
+    cdef int _register(self, int fileno) except -1
     @cython.locals(ahead=Waiter)
     cdef int _look_ahead(self) except -1
     cdef Waiter _ahead(self, Py_ssize_t steps)
@@ -62,10 +63,10 @@ cdef class Waiter:
     cdef public bint ends
     cdef public bint watched
     cdef public object watcher
-    cdef Py_ssize_t _near1
-    cdef Py_ssize_t _near2
-    cdef Py_ssize_t _near3
-    cdef Py_ssize_t _near4
+    cdef size_t _near1
+    cdef size_t _near2
+    cdef size_t _near3
+    cdef size_t _near4
 
     cpdef void lies_near(self, near1, near2, near3, near4) except *
     cpdef int wait(self) except -1

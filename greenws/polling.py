@@ -136,13 +136,17 @@ class EpollPoller(Poller):
             self._waiters.extend([None] * (fileno + 64 - len(self._waiters)))
         self._waiters[fileno] = waiter
         try:
-            self._epoll.register(fileno, self._mask)
-        except FileExistsError:  # a socket that was closed, and lives on in another process
-            self._epoll.modify(fileno, self._mask)
-        except OSError:  # more than the system watches for one user
+            self._register(fileno)
+        except BaseException:  # such as more than the system watches for one user
             self._waiters[fileno] = None
             Poller.remove(self, waiter)
             raise
+
+    def _register(self, fileno: int) -> None:
+        try:
+            self._epoll.register(fileno, self._mask)
+        except FileExistsError:  # a socket that was closed, and lives on in another process
+            self._epoll.modify(fileno, self._mask)
 
     def remove(self, waiter: Waiter) -> None:
         self._waiters[waiter.fileno] = None
@@ -187,8 +191,9 @@ class EpollPoller(Poller):
         return None
 
     def _look_ahead(self) -> None:
-        """Has what those need who come next loaded meanwhile, each step with what the one before
-        it has loaded. Among a thousand connections hardly anything of one is in a cache."""
+        """Has what the next three need loaded meanwhile: for each a step that builds on what the
+        step before has loaded. Among a thousand connections hardly anything of one is in a
+        cache."""
         ahead = self._ahead(2)
         if ahead is not None:
             switching.fetch_object(ahead, _OBJECT)
@@ -223,16 +228,17 @@ class EpollPoller(Poller):
             self.dispatching = False
 
     def _run(self, greenlet: Any) -> None:
+        hub: Any = switching.current()
         try:
-            try:
-                switching.switch(greenlet)
-            finally:
-                self.uncork()
+            switching.switch(greenlet)
         except GreenletExit:  # the hub is to end
             raise
         except BaseException as error:  # a bare greenlet that died
-            hub: Any = switching.current()
             hub.handle_error(greenlet, type(error), error, error.__traceback__)
+        try:
+            self.uncork()
+        except Exception as error:  # there is no memory
+            hub.handle_error(self, type(error), error, error.__traceback__)
 
     def _open(self, loop: Any) -> None:
         Poller._open(self, loop)

@@ -5,8 +5,8 @@ cdef extern from "_switching.h":
     object switch "greenws_switch"(object greenlet)
     unsigned long thread "greenws_thread"()
     const bint FETCHES "GREENWS_FETCHES"
-    void fetch_at "greenws_fetch_at"(Py_ssize_t address, Py_ssize_t size)
-    void fetch_object "greenws_fetch_object"(object fetched, Py_ssize_t size)
+    void fetch_at "greenws_fetch_at"(size_t address, size_t size)
+    void fetch_object "greenws_fetch_object"(object fetched, size_t size)
     void fetch_state "greenws_fetch_state"(object greenlet)
 
 cdef extern from "_chunks.h":

@@ -289,6 +289,7 @@ def test_idle_connections_are_held_until_stdin_ends(
         assert (result["connections"], result["verified"], result["errors"]) == (30, 30, 0)
         assert process.poll() is None
         process.stdin.close()
+        assert result["pings"] == 30 * pings
         assert json.loads(process.stdout.readline()) == {"pings": 30 * pings}
         assert process.wait(TIMEOUT) == 0
 

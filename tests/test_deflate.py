@@ -700,6 +700,22 @@ def test_an_idle_connection_owns_next_to_nothing():
     assert used - after < 8192
 
 
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+def test_half_a_message_goes_with_the_connection(opcode):
+    end = protocol(TAKEOVER, max_message_size=1 << 22)
+    data = frame(opcode, deflated(b"abc" * 400_000), rsv=4)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    assert drive(end, data[:-2]) == []
+    sent(end, bytes(1000), final=False)
+    assert tracemalloc.get_traced_memory()[0] - before > 1_000_000
+    end.feed_eof("lost")
+    assert end.next_event() == CLOSE
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert after - before < 8192
+
+
 # -- over a socket
 
 

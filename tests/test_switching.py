@@ -67,10 +67,8 @@ def test_greenlets_get_the_memory_of_those_that_ended():
     run = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     compiled, faults = run.stdout.split()
-    if compiled == "True" or sys.version_info < (3, 11):
+    if compiled == "True":
         assert int(faults) < 500
-    else:
-        assert int(faults) >= 1000
 
 
 def test_many_greenlets_at_once_with_deep_stacks():
