@@ -6,6 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdint.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -44,6 +45,18 @@ greenws_receive(int fd, PyObject *buffer)
 {
     GREENWS_REPEAT(recv(fd, PyByteArray_AS_STRING(buffer), PyByteArray_GET_SIZE(buffer),
                         MSG_DONTWAIT))
+}
+
+static inline int
+greenws_readable(int fd)
+{
+    struct pollfd inquiry = {.fd = fd, .events = POLLIN};
+    int count = poll(&inquiry, 1, 0);
+    if (count < 0 && errno != EINTR) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    return count != 0; /* if interrupted: perhaps */
 }
 
 static inline Py_ssize_t

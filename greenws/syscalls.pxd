@@ -1,6 +1,7 @@
 # syscalls.py as C, for the compiled modules.
 cdef extern from "_syscalls.h":
     Py_ssize_t receive "greenws_receive"(int fileno, bytearray buffer) except -2
+    bint readable "greenws_readable"(int fileno) except -1
     Py_ssize_t send_start "greenws_send_start"(
         int fileno, bytearray buffer, Py_ssize_t size
     ) except -2

@@ -10,12 +10,15 @@ import os
 import select
 from typing import Any
 
+from gevent.monkey import get_original
+
 __all__ = [
     "AVAILABLE",
     "WOULD_BLOCK",
     "event_ends",
     "event_fd",
     "new_events",
+    "readable",
     "receive",
     "send",
     "send_both",
@@ -28,6 +31,8 @@ WOULD_BLOCK = -1
 AVAILABLE = hasattr(os, "readv")
 """Whether a socket's descriptor is a file's, as on Unix."""
 
+_poll = get_original("select", "poll")
+
 
 def receive(fileno: int, buffer: bytearray) -> int:
     """Fills ``buffer`` from its start; the number of bytes, 0 at the end of the stream."""
@@ -35,6 +40,13 @@ def receive(fileno: int, buffer: bytearray) -> int:
         return os.readv(fileno, (buffer,))
     except BlockingIOError:
         return WOULD_BLOCK
+
+
+def readable(fileno: int) -> bool:
+    """Whether a read would not block: there is input, or the end of it."""
+    inquiry = _poll()
+    inquiry.register(fileno, select.POLLIN)
+    return bool(inquiry.poll(0))
 
 
 def send_start(fileno: int, buffer: bytearray, size: int) -> int:

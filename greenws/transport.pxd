@@ -18,6 +18,7 @@ cdef class Transport(Waiter):
     cdef object _timeout
     cdef object _sock
     cdef bint _tls
+    cdef public object _ssl
     cdef public object _raw
     cdef public bint _direct
     # read state
@@ -64,4 +65,6 @@ cdef class Transport(Waiter):
     @cython.locals(position=Py_ssize_t, end=Py_ssize_t)
     cpdef void hold(self, bytes data) except *
     cpdef void wait_for_room(self) except *
+    cdef Py_ssize_t _write(self, data) except -2
+    cdef bint _is_decrypted(self) except -1
     cdef void _append(self, data) except *

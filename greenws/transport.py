@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import _socket
 import contextlib
-import select
 import socket as native
 import ssl
 import time
@@ -25,7 +24,6 @@ from gevent import getcurrent
 from gevent import socket as gevent_socket
 from gevent.event import Event
 from gevent.hub import Hub
-from gevent.monkey import get_original
 
 from . import syscalls
 from .polling import READABLE, Waiter
@@ -46,8 +44,6 @@ _MAX_TURNS = 16  # receives in a row before the hub gets its turn
 
 _READABLE = READABLE
 _DEADLINE = 2  # what the reader is woken by, beside READABLE
-
-_poll = get_original("select", "poll")
 
 _BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -79,6 +75,8 @@ class Transport(Waiter):
         self.failure = ""  # why nothing can be written any more
         self._sock = sock
         self._tls = hasattr(sock, "pending")
+        # What does the work in an SSLSocket of gevent's or Python's own.
+        self._ssl: Any = getattr(sock, "_sslobj", None) if self._tls else None
         # gevent's socket of a plain connection is a shell in Python around the one that works.
         self._raw: Any = sock if self._tls else getattr(sock, "_sock", sock)
         plain = not self._tls and isinstance(self._raw, _socket.socket)
@@ -150,6 +148,8 @@ class Transport(Waiter):
         try:
             if self._direct:
                 size = syscalls.receive(self.fileno, poller.buffer)
+            elif self._ssl is not None:
+                size = self._ssl.read(len(poller.buffer), poller.buffer)
             else:
                 size = self._raw.recv_into(poller.buffer)
         except (BlockingIOError, ssl.SSLWantReadError):
@@ -159,6 +159,8 @@ class Transport(Waiter):
             if getcurrent() is not self.hub:
                 gevent_socket.wait_write(self.fileno)
             return _TIMED_OUT
+        except ssl.SSLEOFError:  # without close_notify; a WebSocket has a Close of its own
+            size = 0
         except OSError as error:
             self._fail(f"connection lost: {error}")
             return 0
@@ -167,16 +169,24 @@ class Transport(Waiter):
             self.ends = False
         else:
             self.received += size
-            # Behind the end of the stream there is no other event to wait for; and TLS decrypts a
-            # record at a time, so that a short read says nothing.
-            self._drained = size < len(poller.buffer) and not self.ends and not self._tls
+            # Behind the end of the stream there is no other event to wait for.
+            self._drained = size < len(poller.buffer) and not self.ends
+            if self._tls and self._drained:
+                self._drained = self._is_decrypted()
         return size
+
+    def _is_decrypted(self) -> bool:
+        """Whether TLS, which decrypts a record at a time, has nothing left, as far as one can ask.
+        That is cheaper than the exception of a read in vain."""
+        return (
+            self._ssl is not None
+            and not self._ssl.pending()
+            and not syscalls.readable(self.fileno)
+        )
 
     def has_input(self) -> bool:
         """Whether the kernel holds input, or the end of it, that nobody has received yet."""
-        inquiry = _poll()
-        inquiry.register(self.fileno, select.POLLIN)
-        return bool(inquiry.poll(0))
+        return syscalls.readable(self.fileno)
 
     def _wait_readable(self, deadline: float) -> bool:
         """Blocks this greenlet until the socket is readable; False at the deadline."""
@@ -254,12 +264,15 @@ class Transport(Waiter):
         if self.failure or not size:
             return
         self.sent += size
-        if not self._direct or self._outbox:
+        if self._outbox or not self._direct and size > _TLS_RECORD:
             self._append(bytes(poller.cork[:size]))
             self._flush_unless_writing()
             return
         try:
-            sent = syscalls.send_start(self.fileno, poller.cork, size)
+            if self._direct:
+                sent = syscalls.send_start(self.fileno, poller.cork, size)
+            else:
+                sent = self._write(memoryview(poller.cork)[:size])
         except OSError as error:
             self._fail(f"connection lost: {error}")
             return
@@ -341,6 +354,15 @@ class Transport(Waiter):
                 self._room = Event()
             self._room.wait()
 
+    def _write(self, data: bytes | bytearray | memoryview) -> int:
+        """How many bytes the socket takes now, of no more than a record if this is TLS."""
+        try:
+            if self._ssl is not None:
+                return int(self._ssl.write(data))
+            return int(self._raw.send(data))
+        except _BLOCKED:
+            return 0
+
     def _append(self, data: bytes | memoryview) -> None:
         size = len(data)
         self.backlog += size
@@ -367,9 +389,7 @@ class Transport(Waiter):
             # An interrupted TLS write must be repeated with the same bytes, so they are cut alike.
             chunk = head[:_TLS_RECORD] if self._tls and len(head) > _TLS_RECORD else head
             try:
-                sent = self._raw.send(chunk)
-            except _BLOCKED:
-                sent = 0
+                sent = self._write(chunk)
             except OSError as error:
                 self._fail(f"connection lost: {error}")
                 return
@@ -474,6 +494,7 @@ class Transport(Waiter):
         if self._tls:
             with contextlib.suppress(OSError, ValueError):  # sends close_notify; waits for nothing
                 self._sock.unwrap()
+            self._ssl = None  # what still comes is not decrypted, as in a socket that was shut down
         try:
             self._sock.shutdown(native.SHUT_WR)
         except OSError:
@@ -499,6 +520,7 @@ class Transport(Waiter):
         self.unwatch()
         self._sock.settimeout(self._timeout)
         sock, self._sock = self._sock, None
+        self._ssl = None
         return sock
 
     def close(self, why: str = "the connection was closed") -> None:

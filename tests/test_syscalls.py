@@ -35,6 +35,17 @@ def test_receive_fills_the_buffer_from_its_start(ends):
     assert syscalls.receive(ours.fileno(), buffer) == 0
 
 
+def test_readable_says_whether_there_is_input_or_its_end(ends):
+    ours, theirs = ends
+    assert not syscalls.readable(ours.fileno())
+    theirs.send(b"abc")
+    assert syscalls.readable(ours.fileno())
+    ours.recv(3)
+    assert not syscalls.readable(ours.fileno())
+    theirs.close()
+    assert syscalls.readable(ours.fileno())
+
+
 def test_sends_say_how_much_the_kernel_took(ends):
     ours, theirs = ends
     fileno = ours.fileno()

@@ -42,6 +42,14 @@ class FaultySocket:
         limit = self._next(self.receives)
         return self._sock.recv_into(buffer, limit or 0)
 
+    def write(self, data):
+        limit = self._next(self.sends)
+        return self._sock.write(bytes(data)[:limit])
+
+    def read(self, size, buffer):
+        limit = self._next(self.receives)
+        return self._sock.read(limit or size, buffer)
+
 
 @pytest.fixture
 def make():
@@ -72,6 +80,7 @@ def _make(socketpair):
         transport = Transport(ours, gevent.get_hub(), **options)
         if faulty is not None:
             transport._raw = faulty(transport._raw)
+            transport._ssl = transport._ssl and faulty(transport._ssl)
             transport._direct = False
         made.append((transport, theirs))
         return transport, theirs
@@ -322,6 +331,57 @@ def test_a_borrowed_socket_is_given_back_shut_down(make_either):
     assert theirs.recv(100) == b""
     ours.close()
     theirs.close()
+
+
+def test_tls_is_read_to_its_end_however_its_records_are_cut(certificates):
+    served, trusting = certificates
+    ours, theirs = socket.socketpair()
+    shaking = gevent.spawn(served.wrap_socket, ours, server_side=True)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    peer = trusting.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    while True:
+        try:
+            peer.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            theirs.sendall(outgoing.read())
+            incoming.write(theirs.recv(65536))
+    theirs.sendall(outgoing.read())
+    transport = Transport(shaking.get(), gevent.get_hub())
+    pieces = [b"one", b"two" * 1000, b"x" * 16384, b"three"]
+    for _ in range(3):  # all cuts are in between, and at the start and the end of a record
+        for piece in pieces:
+            peer.write(piece)
+        records, expected = outgoing.read(), b"".join(pieces)
+        cuts = sorted({*range(0, 60, 7), 3030, *range(len(records) - 40, len(records), 5)})
+        got = b""
+        for start, end in zip([0, *cuts], [*cuts, len(records)], strict=True):
+            theirs.sendall(records[start:end])
+            while True:
+                piece = received(transport, time.monotonic() + (0.005 if end < len(records) else 5))
+                if piece == TIMED_OUT:
+                    break
+                got += piece
+                if len(got) == len(expected):
+                    break
+        assert got == expected
+    transport.close()
+    theirs.close()
+
+
+def test_records_of_tls_that_came_at_once_are_received_one_after_the_other(make_either):
+    transport, peer = make_either()
+    for piece in (b"one", b"two", b"x" * 40_000, b"three"):
+        peer.sendall(piece)
+    got = b""
+    while not got.endswith(b"three"):
+        piece = received(transport, time.monotonic() + 5)
+        assert piece != TIMED_OUT
+        got += piece
+    assert got == b"onetwo" + b"x" * 40_000 + b"three"
+    assert received(transport, time.monotonic() + 0.01) == TIMED_OUT
+    peer.sendall(b"four")
+    assert received(transport, time.monotonic() + 5) == b"four"
 
 
 def test_tls_that_must_write_before_it_reads_is_asked_again(make):
