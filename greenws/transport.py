@@ -179,9 +179,7 @@ class Transport(Waiter):
         """Whether TLS, which decrypts a record at a time, has nothing left, as far as one can ask.
         That is cheaper than the exception of a read in vain."""
         return (
-            self._ssl is not None
-            and not self._ssl.pending()
-            and not syscalls.readable(self.fileno)
+            self._ssl is not None and not self._ssl.pending() and not syscalls.readable(self.fileno)
         )
 
     def has_input(self) -> bool:
