@@ -33,7 +33,7 @@ const server = Bun.serve({
     },
     message (socket, message) {
       if (socket.data.inRoom) server.publish('all', message, options.deflate)
-      else socket.send(message)
+      else socket.send(message, options.deflate)
     }
   }
 })
