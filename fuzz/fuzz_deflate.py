@@ -36,7 +36,7 @@ SEEDS = [
     b"\1\0\5\0\xfa\xffHello\0",
     b"\1\xf3\x48\xcd\xc9\xc9\x07\0\0",
     b"\1\xf2\x48\5\0\0\0\xff\xff\xca\xc9\xc9\x07\0",
-    b"\1" + zlib.compress(bytes(20000), 9, -15) + b"\0",
+    b"\1" + zlib.compress(bytes(20000), 9)[2:-4] + b"\0",  # the stream inside zlib's format
     b"\2Hello Hello Hello",
 ]
 
