@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -987,7 +988,11 @@ def plot(data: dict[str, Any], path: Path) -> bool:
     rows = -(-len(cases) // columns)
     height = 0.9 + 0.27 * max(len(case["servers"]) for case in cases.values())
     figure, axes = pyplot.subplots(
-        rows, columns, figsize=(5.2 * columns, height * rows), squeeze=False
+        rows,
+        columns,
+        figsize=(5.2 * columns, height * rows),
+        squeeze=False,
+        layout="constrained",
     )
     panels = list(axes.flat)
     for panel in panels[len(cases) :]:
@@ -1007,12 +1012,12 @@ def plot(data: dict[str, Any], path: Path) -> bool:
             panel.set_xlim(min(values) / 2, max(values) * 5)
         else:
             panel.set_xlim(0, max(values) * 1.35)
-        panel.set_title(f"{case['what']}\n{case['unit']}", fontsize=8)
+        title = textwrap.fill(case["what"], 60)
+        panel.set_title(f"{title}\n{case['unit']}", fontsize=8)
         panel.tick_params(labelsize=7)
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)
     figure.suptitle("What the server costs: less is better", fontsize=10)
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
     return True
@@ -1083,13 +1088,20 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="PATH",
         help="of the report, without suffix (results/results, or results/partial for a part)",
     )
-    parser.add_argument("--report", type=Path, metavar="JSON", help="only render this again")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="JSON",
+        help="only render this again, or --cases of it, which calls for --output",
+    )
     parser.add_argument("--install", action="store_true", help="only install the rivals")
     parser.add_argument("--build", action="store_true", help="only build load.c; prints its path")
     arguments = parser.parse_args(argv)
     unknown = [name for name in arguments.cases or [] if name not in CASES]
     if unknown:
         parser.error(f"no case {unknown[0]!r}; there are: {', '.join(CASES)}")
+    if arguments.report and arguments.cases and not arguments.output:
+        parser.error("--report with --cases would overwrite the whole report: give it an --output")
     if arguments.rounds < 1 or arguments.seconds <= 0 or arguments.warmup < 0:
         parser.error("--rounds, --seconds and --warmup are positive numbers")
     return arguments
@@ -1129,6 +1141,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if arguments.report:
         earlier = json.loads(arguments.report.read_text())
+        if arguments.cases:
+            cases = earlier["cases"]
+            earlier["cases"] = {name: cases[name] for name in arguments.cases if name in cases}
         write_report(earlier, (arguments.output or arguments.report).with_suffix(""))
         return 0
     build_load()

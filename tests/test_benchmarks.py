@@ -337,6 +337,14 @@ def test_the_runner_measures_and_reports(load: str, tmp_path: Path) -> None:
     assert case["ratios"]["gevent-websocket"]["figure"]["median"] > 0
     assert data["machine"]["cpu"]
     assert str(ROOT) not in json.dumps(data)
+    # A part of it, rendered once more.
+    again = [*command[:2], "--report", str(tmp_path / "report.json"), "--cases", "32B-1"]
+    refused = subprocess.run(again, capture_output=True, text=True, timeout=TIMEOUT)
+    assert (refused.returncode, "--output" in refused.stderr) == (2, True)
+    again += ["--output", str(tmp_path / "part")]
+    finished = subprocess.run(again, capture_output=True, text=True, timeout=2 * TIMEOUT)
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "part.md").read_text() == (tmp_path / "report.md").read_text()
 
 
 def test_the_runner_measures_rooms(load: str, tmp_path: Path) -> None:
