@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import re
+import socket
 import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -253,6 +255,20 @@ def test_it_stops_while_sessions_are_open(kind):
     assert process.popen.returncode == 0
     lines = [line for line in process.lines if TROUBLE.search(line)]
     assert [line for line in lines if not re.search("SIGKILL|SIGTERM", line)] == []
+
+
+def test_connections_without_a_request_do_not_hold_up_its_end():
+    with (
+        gunicorn(*WORKERS["greenws"], "--graceful-timeout", "30") as process,
+        contextlib.closing(http.client.HTTPConnection(*process.address, timeout=10)) as kept,
+        socket.create_connection(process.address) as silent,
+    ):
+        kept.request("GET", "/hello")
+        assert kept.getresponse().read() == b"hello"
+        process.popen.terminate()
+        assert process.popen.wait(10) == 0
+        assert kept.sock.recv(1) == silent.recv(1) == b""
+        process.assert_no_trouble()
 
 
 class Certificate:

@@ -108,6 +108,13 @@ class Demo:
             self.process.kill()
         self.exit_code()
 
+    def end(self) -> None:
+        """Politely if it lets one: a process that is killed leaves its files behind."""
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)
+        self.kill()
+
 
 @contextlib.contextmanager
 def running(*arguments: str, cwd: Path | None = None) -> Iterator[Demo]:
@@ -115,7 +122,7 @@ def running(*arguments: str, cwd: Path | None = None) -> Iterator[Demo]:
     try:
         yield demo
     finally:
-        demo.kill()
+        demo.end()
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -19,7 +19,7 @@ from ..server import UpgradeHandler, WebSocketServer
 __all__ = ["Worker"]
 
 _GOING_AWAY = 1001
-_FAREWELL = 0.5  # seconds that sessions have after SIGQUIT or Ctrl-C
+_FAREWELL = 0.5  # seconds: for sessions after SIGQUIT or Ctrl-C, and for requests after SIGTERM
 
 
 class _Handler(UpgradeHandler, PyWSGIHandler):  # type: ignore[misc]
@@ -35,6 +35,7 @@ class _Handler(UpgradeHandler, PyWSGIHandler):  # type: ignore[misc]
 
 class _Server(WebSocketServer):
     running: weakref.WeakSet[_Server] = weakref.WeakSet()
+    _ending: gevent.Greenlet[[], None] | None = None
 
     def start(self) -> None:
         super().start()
@@ -43,9 +44,26 @@ class _Server(WebSocketServer):
     def close(self) -> None:
         """What gunicorn calls when this worker is to accept no more."""
         super().close()
-        for client in list(self.clients.values()):
-            if client.ws.accepted is not None:
-                client.ws.accepted.start_closing(_GOING_AWAY)
+        if self._ending is None:
+            for socket in self.stats.open_sockets:
+                socket.start_closing(_GOING_AWAY)
+            self._ending = gevent.spawn(self._end_connections)
+
+    def _end_connections(self) -> None:
+        """Ends those on which no request comes any more, when all requests and sessions have ended:
+        gunicorn would wait for them until ``--graceful-timeout``."""
+        gevent.sleep(_FAREWELL)  # for a request that is on its way
+        self.admission.wait_until_quiet(None)
+        self.admission.end_all()
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._ending is not None or super().is_stopping
+
+    def stop(self, timeout: float | None = None, *, grace: float | None = None) -> None:
+        if self._ending is not None:
+            self._ending.kill()
+        super().stop(timeout, grace=grace)
 
 
 class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
