@@ -128,7 +128,8 @@ class Room:
         self._lock = rooms._lock
         self._stats = rooms.stats
         self._present: dict[str, Presence] = {}
-        self._here: set[str] = set()  # ids of the members in this process
+        # The ids of the members in this process, and whether others have been told of them.
+        self._here: dict[str, bool] = {}
         # The same members: those that hear a message at once, and those that lag, catch up, or have
         # heard elsewhere what is new here.
         self._prompt: dict[Member, WebSocket] = {}
@@ -260,7 +261,7 @@ class Room:
             self._ahead = opening.ahead
             self._present = {key: Presence(key, info) for key, info in opening.members.items()}
             self._rooms._keep(self)
-        self._here.add(member.id)
+        self._here[member.id] = False
         if member._presence is not None:
             self._watching[member] = None
         self._present[member.id] = Presence(member.id, member.info)
@@ -291,7 +292,7 @@ class Room:
 
     def _drop(self, member: Member) -> None:
         """Nothing more is sent to it."""
-        self._here.discard(member.id)
+        self._here.pop(member.id, None)
         self._prompt.pop(member, None)
         self._others.pop(member, None)
         self._watching.pop(member, None)
@@ -365,11 +366,18 @@ class Room:
 
     def _tell_presence(self, entry: Entry, is_own: bool) -> None:
         info = json.loads(entry.data)
-        # Others may take a process that hangs for dead.
-        if entry.kind == LEAVE and entry.member not in self._here:
+        # Others may take a process that hangs for dead; then it says once more who is here.
+        if entry.member in self._here:
+            if entry.kind == LEAVE or self._here[entry.member]:
+                return
+            self._here[entry.member] = True
+        elif entry.kind == LEAVE:
             info = self._present.pop(entry.member, Presence("", info)).info
-        elif entry.kind == JOIN and not is_own:
+        elif not is_own:
+            was_known = entry.member in self._present
             self._present[entry.member] = Presence(entry.member, info)
+            if was_known:
+                return
         askers: dict[PresenceFormat, list[Member]] = {}
         for member in self._watching:
             if member._presence is not None and member.id != entry.member:

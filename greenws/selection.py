@@ -28,7 +28,8 @@ _served_another: WeakSet[WebSocket] = WeakSet()  # whose last select() did not g
 
 
 class _Ready(BaseException):
-    """Something else is there; never leaves this module."""
+    """Something else is there; never leaves this module. ``args``: what the hub told of it, the
+    thing itself unless it is a queue."""
 
 
 def select(socket: WebSocket, *others: Any, timeout: float | None = None) -> tuple[Any, Any]:
@@ -66,7 +67,10 @@ def select(socket: WebSocket, *others: Any, timeout: float | None = None) -> tup
         try:
             left = None if deadline is None else max(0, deadline - time.monotonic())
             message = _receive(socket, others, left)
-        except _Ready:
+        except _Ready as ready:
+            if ready.args and isinstance(ready.args[0], Event):  # which may be clear again by now
+                _served_another.add(socket)
+                return ready.args[0], True
             continue
         except TimeoutError:
             raise TimeoutError(f"nothing came within {timeout} s") from None
@@ -79,11 +83,11 @@ def _receive(socket: WebSocket, others: tuple[Any, ...], timeout: float | None) 
     reader = getcurrent()
     waiting = True
 
-    def wake(*_: object) -> None:
+    def wake(*what: object) -> None:
         nonlocal waiting
         if waiting:
             waiting = False
-            reader.throw(_Ready)
+            reader.throw(_Ready(*what))
 
     unlinks: list[Callable[[], object]] = []
     try:

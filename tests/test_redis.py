@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -251,6 +252,75 @@ def test_a_process_that_was_taken_for_dead_comes_back(server, worker):
     wait_until(lambda: a.names() == ["ann"])
     assert b.names() == ["ann", "bob"]
     wait_until(lambda: a.names() == ["ann", "bob"], 5)
+
+
+def test_a_process_that_says_once_more_who_is_there_tells_no_news(server, worker):
+    def tell(kind: str, info: dict[str, Any]) -> str:
+        return f"{kind} {info['name']}"
+
+    a, b = worker(), worker()
+    clients = [
+        a.join(name="ann", presence=tell),
+        a.join(name="amy", presence=tell),
+        b.join(name="bob", presence=tell),
+    ]
+    wait_until(lambda: a.is_idle and b.is_idle)
+    a.send("all are here")
+    for each in clients:
+        while each.hear(1) != ["all are here"]:
+            pass
+    entries = server.call("XLEN", "greenws:room:r")
+    server.call("DEL", f"greenws:alive:{a.broker.origin}")
+    a.broker._next_beat = 0
+    a.broker._wake.set()
+    wait_until(lambda: server.call("XLEN", "greenws:room:r") == entries + 2)
+    a.send("hello")
+    for each in clients:
+        assert each.hear(1) == ["hello"]
+    assert a.names() == b.names() == ["amy", "ann", "bob"]
+
+
+def test_nobody_is_taken_for_dead_who_comes_back_with_redis_a_moment_later(server, worker):
+    a, b = worker(presence_timeout=1.0), worker(presence_timeout=1.0)
+    ann = a.join(name="ann", presence=lambda kind, info: f"{kind} {info['name']}")
+    b.join(name="bob")
+    assert ann.hear(1) == ["join bob"]
+    away(server, a, b)
+    server.start()
+    wait_until(lambda: a.is_idle)
+    server.call("DEL", f"greenws:alive:{b.broker.origin}")
+    a.broker._next_beat = b.broker._next_beat = time.monotonic() + 60
+    a.broker._beat()
+    b.broker._beat()
+    b.send("hello")
+    assert ann.hear(1) == ["hello"]
+
+
+def test_one_who_comes_while_redis_is_away_hears_all_whatever_the_clock_says(
+    server, worker, monkeypatch
+):
+    a, b = worker(), worker()
+    monkeypatch.setattr("greenws.brokers.redis.time", Clock(60))
+    a.join()
+    b.join("another")
+    away(server, a, b)
+    bob = b.join()
+    back(server, a, b)
+    a.send("one", "two")
+    assert bob.hear(2) == ["one", "two"]
+
+
+class Clock:
+    """The module ``time`` of a machine that is some seconds ahead."""
+
+    def __init__(self, ahead: float) -> None:
+        self._ahead = ahead
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def time(self) -> float:
+        return time.time() + self._ahead
 
 
 # -- Redis goes away

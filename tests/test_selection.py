@@ -71,6 +71,22 @@ def test_an_event(pair):
     assert select(socket, event, timeout=5) == (event, True)  # it stays set
 
 
+def test_an_event_that_was_set_for_a_moment_only(pair):
+    socket, peer = pair()
+    event = Event()
+
+    def pulse() -> None:
+        event.set()
+        event.clear()
+
+    later(pulse)
+    assert select(socket, event, timeout=5) == (event, True)
+    with pytest.raises(TimeoutError):
+        select(socket, event, timeout=0.01)
+    peer.send(frame(TEXT, b"hello"))
+    assert select(socket, event, timeout=5) == (socket, "hello")
+
+
 def test_a_result_and_a_greenlet(pair):
     socket, peer = pair()
     result = AsyncResult()

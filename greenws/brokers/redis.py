@@ -167,10 +167,12 @@ class RedisBroker(Broker):
         self._next_beat = 0.0
         self._next_renewal = 0.0
         self._has_beaten = False
+        self._next_burial = 0.0
         self._commands = self._connect(self._timeout)
         self._turn = Semaphore()  # whose turn it is to use that connection
         self._reads = self._connect(_BLOCK / 1000 + self._timeout)
         self._woken = "0-0"
+        self._skew = 0  # milliseconds by which Redis's clock is ahead of this machine's
         self._greenlets = [gevent.spawn(self._write), gevent.spawn(self._read)]
 
     def _connect(self, timeout: float) -> redis.Redis:
@@ -227,7 +229,7 @@ class RedisBroker(Broker):
             except _ERRORS as error:
                 self._lose(error, writable=False)
         channel.is_stale = not place
-        channel.place = place or f"{int(time.time() * 1000) - 1}-0"
+        channel.place = place or f"{int(time.time() * 1000) + self._skew - 1}-0"
         channel.elsewhere = {key: origin for key, (origin, _) in members.items()}
         channel.sent.extend(entry for name, entry in self._unsent if name == room)
         if self._is_away and channel.sent:
@@ -368,8 +370,9 @@ class RedisBroker(Broker):
         living = self._living({origin for origin, _ in members.values()})
         members = {key: member for key, member in members.items() if member[0] in living}
         # In the millisecond of an entry that is added next, its place must be behind this one.
-        now = int(seconds) * 1000 + int(micros) // 1000 - 1
-        return place.decode() or f"{now}-0", members
+        now = int(seconds) * 1000 + int(micros) // 1000
+        self._skew = now - int(time.time() * 1000)
+        return place.decode() or f"{now - 1}-0", members
 
     def _living(self, origins: set[str]) -> set[str]:
         """Those of the processes that have a heartbeat."""
@@ -449,7 +452,7 @@ class RedisBroker(Broker):
         origins = {
             name for channel in self._channels.values() for name in channel.elsewhere.values()
         }
-        dead = origins - self._living(origins)
+        dead = origins - self._living(origins) if now >= self._next_burial else set()
         for room, channel in list(self._channels.items()):
             for member in [key for key, origin in channel.elsewhere.items() if origin in dead]:
                 del channel.elsewhere[member]
@@ -613,6 +616,8 @@ class RedisBroker(Broker):
         if self._is_away:
             return
         _logger.warning("Redis is back")
+        # The others need a moment to come back, too, and to say that they live.
+        self._next_burial = time.monotonic() + self._presence_timeout
         for room, channel in list(self._channels.items()):
             if channel.is_stale:
                 gevent.spawn(self._refresh, room, channel)
