@@ -6,6 +6,7 @@ that it shares with all others who lag, and a policy that says what happens when
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -16,6 +17,8 @@ from .shared import SharedMessage
 __all__ = ["Policy", "Queue", "TooSlow", "block", "close", "coalesce", "drop_oldest"]
 
 _LIMIT = 1000
+
+_logger = logging.getLogger("greenws.rooms")
 
 
 class TooSlow(Exception):
@@ -73,7 +76,8 @@ class drop_oldest(Policy):  # noqa: N801
 class coalesce(Policy):  # noqa: N801
     """Keeps the newest message of each key: for tickers and cursors.
 
-    ``key(data)`` gives a hashable; None for a message that nothing may replace. A member for whom
+    ``key(data)`` gives a hashable; None for a message that nothing may replace, as if it raises an
+    error, which is logged. A member for whom
     more than ``limit`` messages wait all the same is closed with 1013.
     """
 
@@ -82,7 +86,12 @@ class coalesce(Policy):  # noqa: N801
         self.key = key
 
     def put(self, queue: Queue, message: SharedMessage, data: str | bytes) -> int:
-        key = self.key(data)
+        try:
+            key = self.key(data)
+            hash(key)
+        except Exception:  # who comes and goes is told in messages, too
+            _logger.exception("coalesce: no key for %.100r", data)
+            key = None
         if key is None:
             key = message
         dropped = 1 if queue.pop(key, None) is not None else 0
@@ -94,7 +103,8 @@ class coalesce(Policy):  # noqa: N801
 
 class block(Policy):  # noqa: N801
     """Holds up who sends to the room in this process, for at most ``timeout`` seconds; a member
-    whose queue stays full for longer is closed with 1013."""
+    whose queue stays full for longer is closed with 1013. Other processes are not held up: at ten
+    times ``limit`` it is closed at once."""
 
     def __init__(self, timeout: float, limit: int = _LIMIT) -> None:
         super().__init__(limit)
@@ -105,6 +115,8 @@ class block(Policy):  # noqa: N801
     def put(self, queue: Queue, message: SharedMessage, data: str | bytes) -> int:
         assert self.patience is not None
         if queue.full_since and time.monotonic() - queue.full_since > self.patience:
+            raise TooSlow
+        if len(queue) >= 10 * self.limit:
             raise TooSlow
         queue[message] = message
         return 0

@@ -13,10 +13,10 @@ import json
 import logging
 import secrets
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from weakref import WeakValueDictionary
 
 import gevent
 from gevent.monkey import get_original
@@ -34,9 +34,12 @@ Stamp = Callable[[str, "str | bytes"], "str | bytes"]
 PresenceFormat = Callable[[str, "dict[str, Any]"], "str | bytes | None"]
 
 _RLock = get_original("_thread", "RLock")
+_INTERNAL_ERROR = 1011
 _TRY_AGAIN_LATER = 1013
 _SKEW = 60.0  # seconds by which clocks may differ
 _LOOK = 0.01  # seconds between two looks of a sender that is held up
+_MEANWHILE = 1000  # messages that wait at least for one who is sent what it missed
+_TURN = 100  # messages that are sent to one who comes back before others get their turn
 
 _logger = logging.getLogger("greenws.rooms")
 
@@ -162,8 +165,10 @@ class Room:
 
         ``since``: the id of the last message that a client saw before its connection dropped. It
         is sent what it missed, then goes on live; that is over, as far as the client reads, when
-        the block begins. If the history does not reach back so far, it is sent ``gap`` first, then
-        what there is, and ``member.is_complete`` is False.
+        the block begins. What comes meanwhile waits, for ten times the ``limit`` of its policy or
+        1,000 messages; then it is closed with 1013. If the history does not reach back so far, it
+        is sent ``gap`` first, then what there is, and ``member.is_complete`` is False. (A message
+        that it was excluded from counts as missed.)
 
         Raises:
             ConnectionClosed: the client went away while it was sent what it missed.
@@ -222,8 +227,9 @@ class Room:
     def history(self, count: int = 50) -> list[str | bytes]:
         """The newest messages of the room, oldest first, as members were sent them: for whoever
         comes for the first time. May block."""
-        entries = self._rooms.broker.newest(self.name, count)
-        return [self._stamped(entry.id or "", entry.data) for entry in entries]
+        entries = self._rooms.broker.newest(self.name, count) if count > 0 else []
+        stamped = (self._stamped_if_it_can(entry.id or "", entry.data) for entry in entries)
+        return [data for data in stamped if data is not None]
 
     @property
     def members(self) -> list[Presence]:
@@ -271,7 +277,8 @@ class Room:
             member._queue = Queue()
             member._heard = start.ahead
             # No clock is that far ahead: whoever invents a place must not hear nothing for ever.
-            if order(self._place) < order(start.id) < ((time.time() + _SKEW) * 1000, 0):
+            furthest = ((time.time() + _SKEW) * 1000, 0)
+            if self._rooms.broker.is_shared and order(self._place) < order(start.id) < furthest:
                 member._since = start.id
         self._sort(member)
 
@@ -310,15 +317,23 @@ class Room:
         ahead: list[Entry],
         gap: str | bytes | None,
     ) -> None:
-        """Sends what was missed, and then what came meanwhile. The client's own pace is the limit,
-        and no policy."""
-        member.is_complete, entries = self._rooms.broker.history(self.name, start.id, until)
+        """Sends what was missed, and then what came meanwhile, at the client's own pace."""
+        broker = self._rooms.broker
+        member.is_complete, entries = broker.history(self.name, start.id, until)
         send = member.socket.send
         if not member.is_complete and gap is not None:
             send(gap)
         heard = start.ahead
+        if ahead and member._since:
+            # Another process is further in the log, and has found what is ahead of it here.
+            _, seen = broker.history(self.name, until, member._since)
+            own = [entry.number for entry in seen if entry.origin == broker.origin]
+            if own:
+                heard[broker.origin] = max(own[-1], heard.get(broker.origin, 0))
         position = Position(start.id, heard)
-        for entry in entries + ahead:
+        for index, entry in enumerate(entries + ahead):
+            if index % _TURN == _TURN - 1:
+                gevent.sleep(0)
             is_new = entry.number > heard.get(entry.origin, 0)
             if entry.id is None:
                 if is_new:
@@ -328,14 +343,18 @@ class Room:
                 if entry.number >= heard.get(entry.origin, 0):
                     heard.pop(entry.origin, None)
             if is_new and entry.kind == MESSAGE:
-                self._stats.delivered += 1
-                send(self._stamped(str(position), entry.data))
-        heard.pop(self._rooms.broker.origin, None)  # self._ahead holds for all members here
+                data = self._stamped_if_it_can(str(position), entry.data)
+                if data is not None:
+                    self._stats.delivered += 1
+                    send(data)
+        heard.pop(broker.origin, None)  # self._ahead holds for all members here
         queue = member._queue
         while queue:
             send(queue.popitem(last=False)[1].data)
         with self._lock:
             member._catching_up = False
+            if member._queue is None:  # it was closed meanwhile
+                return
             if queue is not None and not queue:
                 member._queue = None
             elif queue is not None:  # another thread has sent something just now
@@ -383,7 +402,11 @@ class Room:
             if member._presence is not None and member.id != entry.member:
                 askers.setdefault(member._presence, []).append(member)
         for make, members in askers.items():
-            data = make(entry.kind, info)
+            try:
+                data = make(entry.kind, info)
+            except Exception:
+                _logger.exception("presence= of a member of the room %r failed", self.name)
+                continue
             if data is not None:
                 prompt = {member: member.socket for member in members if member in self._prompt}
                 others = [member for member in members if member not in prompt]
@@ -442,6 +465,14 @@ class Room:
         stamp = self._rooms.stamp
         return data if stamp is None else stamp(position, data)
 
+    def _stamped_if_it_can(self, position: str, data: str | bytes) -> str | bytes | None:
+        """Other programs may have put into the log what the stamp does not take."""
+        try:
+            return self._stamped(position, data)
+        except Exception:
+            _logger.exception("a message of the room %r was skipped", self.name)
+            return None
+
     # -- members that lag
 
     def _put(self, member: Member, message: SharedMessage, data: str | bytes) -> None:
@@ -451,23 +482,29 @@ class Room:
             self._sort(member)
             self._stats.lagging += 1
             member.socket.when_ready(member._drain)
-        if member._catching_up:
-            queue[message] = message
-            return
         policy = member._policy
         try:
+            if member._catching_up:  # it could not have read that yet; but memory has an end
+                if len(queue) >= max(_MEANWHILE, 10 * policy.limit):
+                    raise TooSlow
+                queue[message] = message
+                return
             self._stats.dropped += policy.put(queue, message, data)
         except TooSlow:
-            self._close(member)
+            self._stats.closed += 1
+            self._close(member, _TRY_AGAIN_LATER, "You read too slowly.")
+            return
+        except Exception:
+            _logger.exception("the policy of a member of the room %r failed", self.name)
+            self._close(member, _INTERNAL_ERROR)
             return
         if policy.patience is not None and len(queue) >= policy.limit and member not in self._full:
             queue.full_since = time.monotonic()
             self._full.add(member)
 
-    def _close(self, member: Member) -> None:
+    def _close(self, member: Member, code: int, reason: str = "") -> None:
         self._drop(member)
-        self._stats.closed += 1
-        member.socket.start_closing(_TRY_AGAIN_LATER, "You read too slowly.")
+        member.socket.start_closing(code, reason)
 
     def _drain(self, member: Member) -> None:
         """Sends what waits for a member, as far as its connection takes it."""
@@ -500,7 +537,8 @@ class Room:
                 assert member._policy.patience is not None
                 left = member._queue.full_since + member._policy.patience - time.monotonic()
                 if left <= 0:
-                    self._close(member)
+                    self._stats.closed += 1
+                    self._close(member, _TRY_AGAIN_LATER, "You read too slowly.")
                     continue
             gevent.sleep(min(left, _LOOK))
 
@@ -529,12 +567,15 @@ class Rooms:
             self.broker: Broker = RedisBroker(broker)
         else:
             self.broker = MemoryBroker() if broker is None else broker
+        if self.broker._rooms is not None:
+            raise ValueError("this broker carries other Rooms, which would hear nothing any more")
+        self.broker._rooms = self
         self.broker.deliver = self._deliver
         self.policy = policies.close() if policy is None else policy
         self.stamp = stamp
         self.stats = Stats()
         self._lock = _RLock()
-        self._known: WeakValueDictionary[str, Room] = WeakValueDictionary()
+        self._known: weakref.WeakValueDictionary[str, Room] = weakref.WeakValueDictionary()
         self._open: dict[str, Room] = {}
 
     def __getitem__(self, name: str) -> Room:
@@ -562,6 +603,7 @@ class Rooms:
     def close(self) -> None:
         """Ends what the broker runs. What it has not sent yet is lost."""
         self.broker.stop()
+        self.broker._rooms = None
 
     def _keep(self, room: Room) -> None:
         self._open[room.name] = room

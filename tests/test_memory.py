@@ -124,6 +124,7 @@ def test_a_room_is_open_until_its_last_close(broker):
 def test_a_position_is_written_as_it_is_read(text, ahead):
     position = Position.parse(text)
     assert (position.id, position.ahead, str(position)) == ("17-0", ahead, text)
+    assert Position.parse(text.replace("+", " ")) == position  # a query that nobody escaped
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,26 @@ def test_coalesce_keeps_all_without_a_key_and_closes_at_the_limit():
         put(policy, queue, "{}")
 
 
+@pytest.mark.parametrize("text", ["no JSON", '{"key": []}'])
+def test_coalesce_keeps_what_gives_no_key(text, error_log):
+    queue = Queue()
+    policy = policies.coalesce(key=lambda text: json.loads(text)["key"])
+    for _ in range(2):
+        message = SharedMessage(text)
+        assert policy.put(queue, message, text) == 0
+        assert queue[message] is message
+    assert ["no key for" in record.getMessage() for record in error_log.take()] == [True] * 2
+
+
+def test_block_closes_at_ten_times_its_limit_at_once():
+    queue = Queue()
+    policy = policies.block(timeout=60, limit=2)
+    for number in range(20):
+        policy.put(queue, SharedMessage(str(number)), str(number))
+    with pytest.raises(TooSlow):
+        policy.put(queue, SharedMessage("one more"), "one more")
+
+
 def test_block_lets_more_wait_until_its_time_is_up():
     queue = Queue()
     policy = policies.block(timeout=0.05, limit=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -405,6 +406,69 @@ def test_what_was_sent_and_not_answered_is_there_once(server, worker):
     assert ann.hear(1) == bob.hear(1) == ["three"]
     assert ann.hears_no_more() and bob.hears_no_more()
     assert server.call("XLEN", "greenws:room:r") == 5  # with two that joined
+
+
+def test_what_was_heard_elsewhere_is_not_repeated_by_a_process_that_lags(server, worker):
+    """A process appends to the log again, which it cannot read yet."""
+    a, b = worker(), worker()
+    ann, bea = a.join(), b.join()
+    a.send("before")
+    assert ann.hear(1) == bea.hear(1) == ["before"]
+    away(server, a, b)
+    a.send("one", "two", "three")
+    assert ann.hear(3) == ["one", "two", "three"]
+    bob = b.join()
+    may_read = gevent.event.Event()
+    look_for_gaps = a.broker._look_for_gaps
+
+    def wait() -> None:
+        may_read.wait()
+        look_for_gaps()
+
+    a.broker._look_for_gaps = wait
+    server.start()
+    assert bob.hear(3) == ["one", "two", "three"]
+    assert not a.broker._readable
+    moved = a.join(since=bob.last)
+    assert moved.member.is_complete
+    a.send("four")
+    may_read.set()
+    assert moved.hear(1) == bob.hear(1) == ann.hear(1) == ["four"]
+    assert moved.hears_no_more() and ann.hears_no_more()
+
+
+def test_who_comes_back_is_told_that_redis_lost_what_it_missed(server, worker):
+    a, b = worker(), worker()
+    ann = a.join()
+    a.send("heard", "missed")
+    assert ann.hear(1) == ["heard"]
+    since = ann.last
+    assert ann.hear(1) == ["missed"]
+    server.call("FLUSHALL")
+    assert not b.join(since=since).member.is_complete
+    a.send("after")
+    assert ann.hear(1) == ["after"]
+    bob = b.join(since=since)
+    assert not bob.member.is_complete
+    assert bob.hear(1) == ["after"]
+    fresh = b.join("another")  # of a room in which nothing was said nothing is lost
+    assert b.join("another", since=fresh.last).member.is_complete
+
+
+def test_a_long_history_is_fetched_in_pieces(server, worker):
+    a = worker()
+    sent = [f"{number}" for number in range(2345)]
+    with contextlib.ExitStack() as stack:
+        socket, _ = a._pair()
+        since = stack.enter_context(a.rooms["r"].join(socket)).position
+        a.send(*sent)
+        wait_until(lambda: a.is_idle, 5)
+    server.call("CONFIG", "RESETSTAT")
+    ann = a.join(since=since)
+    assert ann.member.is_complete
+    assert ann.hear(2345) == sent
+    info = server.call("INFO", "commandstats")
+    assert info["cmdstat_xrange"]["calls"] == 5  # of 500 entries each, and so short that others get their turns
 
 
 def test_a_redis_that_hangs_is_away(server, worker):

@@ -123,6 +123,36 @@ def test_info_is_what_json_can_hold(rooms, pair):
     assert len(rooms) == 0
 
 
+def test_an_error_in_one_who_is_told_of_others_is_its_own(rooms, join, pair, error_log):
+    room = rooms["lobby"]
+    _, bad = join(room, presence=lambda kind, info: {"Bob": None}[info["name"]])
+    _, good = join(room, presence=lambda kind, info: f"{kind} {info['name']}", name="Bob")
+    with room.join(pair()[0], name="Carl"):
+        room.send("hello")
+    assert read(good, 3) == ["join Carl", "hello", "leave Carl"]
+    assert read(bad, 1) == ["hello"]
+    said = [record.getMessage() for record in error_log.take()]
+    assert said == ["presence= of a member of the room 'lobby' failed"] * 2
+
+
+def test_an_error_in_the_policy_of_one_takes_nothing_from_the_others(rooms, join, error_log):
+    class Broken(policies.Policy):
+        def put(self, queue: Any, message: Any, data: Any) -> int:
+            raise RuntimeError("a bug")
+
+    room = rooms["lobby"]
+    _, broken = join(room, policy=Broken())
+    _, good = join(room, policy=policies.close(limit=1000))
+    sent = fill(room)
+    assert read(good, 100) == sent
+    frames = iter(broken.read_frame, (True, CLOSE, b"\x03\xf3"))
+    got = [payload.decode() for _, _, payload in frames]
+    assert got == sent[: len(got)]
+    assert (rooms.stats.closed, len(room)) == (0, 2)
+    (record,) = error_log.take()
+    assert "a bug" in str(record.exc_info)
+
+
 def test_members_that_ask_are_told_who_comes_and_goes(rooms, join, pair):
     def tell(kind: str, info: dict[str, Any]) -> str | None:
         return None if info.get("quiet") else f"{kind} {info['name']}"
@@ -525,6 +555,70 @@ def test_what_is_sent_while_a_slow_client_catches_up_waits_its_turn(rooms, pair)
     assert rooms.stats.closed == 0
 
 
+def test_who_catches_up_too_slowly_is_closed_before_memory_runs_out(rooms, pair):
+    room = rooms["lobby"]
+    anchor, _ = pair()
+    with room.join(anchor, policy=policies.drop_oldest()) as member:
+        since = member.position
+        fill(room, count=90)
+        socket, peer = pair(write_high_water=1)
+
+        def come_back() -> None:
+            with (
+                pytest.raises(greenws.ConnectionClosed),
+                room.join(socket, since=since, policy=policies.close(limit=150)),
+            ):
+                raise AssertionError("it has caught up")
+
+        coming = gevent.spawn(come_back)
+        gevent.sleep(0.01)
+        fill(room, count=1500, size=10)
+        assert (rooms.stats.closed, len(room)) == (0, 2)
+        room.send("one too many")
+        assert (rooms.stats.closed, len(room)) == (1, 2)
+        assert len(peer.read_frame()[2]) == 5000
+        while (last := peer.read_frame())[1] != CLOSE:
+            pass
+        assert last == TOO_SLOW
+        peer.send(close_frame(1013))
+        coming.get(timeout=5)
+        assert (len(room), rooms.stats.members) == (1, 1)
+
+
+def test_who_comes_from_a_process_that_began_later_is_not_deaf(pair):
+    rooms, later = Rooms(), Rooms()
+    later.broker._epoch = str(int(later.broker._epoch) + 1000)
+    (first, _), (second, peer) = pair(), pair()
+    with later["r"].join(first) as member:
+        since = member.position
+    with rooms["r"].join(second, since=since, gap="a gap") as member:
+        assert not member.is_complete
+        rooms["r"].send("hello")
+        assert read(peer, 2) == ["a gap", "hello"]
+
+
+def test_a_message_that_the_stamp_does_not_take_is_skipped_for_who_comes_back(pair, error_log):
+    rooms = Rooms(stamp=json_id)
+    broker = rooms.broker
+    socket, peer = pair()
+    for text in ("{}", "no object", '{"n": 1}'):  # of another program
+        broker.publish("r", "message", text)
+    with rooms["r"].join(socket, since="0-0"):
+        assert [json.loads(text).get("n") for text in read(peer, 2)] == [None, 1]
+    assert len(rooms["r"].history()) == 2
+    said = [record.getMessage() for record in error_log.take()]
+    assert said == ["a message of the room 'r' was skipped"] * 2
+
+
+def test_a_broker_carries_one_rooms_only():
+    broker = MemoryBroker()
+    rooms = Rooms(broker)
+    with pytest.raises(ValueError, match="carries other Rooms"):
+        Rooms(broker)
+    rooms.close()
+    Rooms(broker)
+
+
 def test_a_client_that_vanishes_while_it_catches_up(rooms, pair):
     room = rooms["lobby"]
     room.send("x")
@@ -640,6 +734,7 @@ TestCrowd.settings = settings(max_examples=25, stateful_step_count=30, deadline=
 
 def test_who_comes_from_a_process_that_is_further_in_the_log_hears_nothing_twice(pair):
     rooms = Rooms(stamp=lambda place, data: f"{place} {data}")
+    rooms.broker.is_shared = True
     room = rooms["r"]
     (first, witness), (second, peer) = pair(), pair()
     with room.join(first):

@@ -74,7 +74,7 @@ class Position:
         Raises:
             ValueError: ``text`` is not the id of a message.
         """
-        place, *ahead = text.split("+")
+        place, *ahead = text.replace(" ", "+").split("+")  # of a URL that nobody escaped
         time, dash, count = place.partition("-")
         if not (dash and _is_number(time) and _is_number(count)) or len(ahead) > 16:
             raise ValueError(f"not the id of a message: {text[:100]!r}")
@@ -114,7 +114,13 @@ class Broker(ABC):
     origin: str = ""
     """Names this process among those that use the same broker."""
 
+    is_shared: bool = True
+    """Whether other processes read the same log, and perhaps further than this one."""
+
     deliver: Callable[[str, Entry], None]
+
+    _rooms: Any = None
+    """The ``Rooms`` that it carries."""
 
     @abstractmethod
     def open(self, room: str) -> Opening:

@@ -25,6 +25,8 @@ class MemoryBroker(Broker):
     """Keeps the last ``history`` messages of a room for members that come back, none for longer
     than ``max_age`` seconds."""
 
+    is_shared = False
+
     def __init__(
         self,
         history: int = 100,

@@ -40,6 +40,7 @@ _T = TypeVar("_T")
 _BATCH = 500  # entries that one command appends, or one read takes from a room, at most
 _BLOCK = 1000  # milliseconds for which XREAD waits
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
+_BEHIND = 2**64 - 1  # the count in the place behind all entries of a millisecond; never an entry's
 _KINDS = {"text": MESSAGE, "bytes": MESSAGE, JOIN: JOIN, LEAVE: LEAVE}
 _ERRORS = (redis.RedisError, OSError)
 
@@ -229,7 +230,7 @@ class RedisBroker(Broker):
             except _ERRORS as error:
                 self._lose(error, writable=False)
         channel.is_stale = not place
-        channel.place = place or f"{int(time.time() * 1000) + self._skew - 1}-0"
+        channel.place = place or _behind(int(time.time() * 1000) + self._skew - 1)
         channel.elsewhere = {key: origin for key, (origin, _) in members.items()}
         channel.sent.extend(entry for name, entry in self._unsent if name == room)
         if self._is_away and channel.sent:
@@ -299,7 +300,7 @@ class RedisBroker(Broker):
 
         def fetch(client: redis.Redis) -> Any:
             pipeline = client.pipeline()
-            pipeline.xrange(key, f"({after}", until)
+            pipeline.xrange(key, f"({after}", until, count=_BATCH)
             pipeline.xinfo_stream(key)
             pipeline.time()
             return pipeline.execute(raise_on_error=False)
@@ -307,8 +308,10 @@ class RedisBroker(Broker):
         found, info, now = self._command(fetch)
         if isinstance(now, Exception):
             raise now
-        # What came after ``after`` cannot have expired yet, if that is not long ago.
-        is_recent = now[0] - int(after.partition("-")[0]) / 1000 < self._max_age
+        time_, count = order(after)
+        # What came after ``after`` cannot have expired yet, if that is not long ago. But an entry
+        # that should be there and is not was lost with all that Redis knew.
+        is_recent = now[0] - time_ / 1000 < self._max_age and count == _BEHIND
         if isinstance(info, Exception) or isinstance(found, Exception):  # no such key
             return is_recent, []
         first = info["first-entry"]
@@ -316,8 +319,16 @@ class RedisBroker(Broker):
         complete = (is_recent and is_whole) or (
             first is not None and order(first[0]) <= order(after)
         )
-        entries = (self._parse(room, id_, fields) for id_, fields in found)
-        return complete, [entry for entry in entries if entry and entry.kind == MESSAGE]
+        entries: list[Entry | None] = []
+        while True:
+            entries += (self._parse(room, id_, fields) for id_, fields in found)
+            if len(found) < _BATCH:
+                return complete, [entry for entry in entries if entry and entry.kind == MESSAGE]
+            gevent.sleep(0)  # it takes a while to parse them
+            last = f"({found[-1][0].decode()}"
+            found = self._command(
+                lambda client, last=last: client.xrange(key, last, until, count=_BATCH)  # type: ignore[misc]
+            )
 
     def newest(self, room: str, count: int) -> list[Entry]:
         self._start()
@@ -372,7 +383,7 @@ class RedisBroker(Broker):
         # In the millisecond of an entry that is added next, its place must be behind this one.
         now = int(seconds) * 1000 + int(micros) // 1000
         self._skew = now - int(time.time() * 1000)
-        return place.decode() or f"{now - 1}-0", members
+        return place.decode() or _behind(now - 1), members
 
     def _living(self, origins: set[str]) -> set[str]:
         """Those of the processes that have a heartbeat."""
@@ -642,6 +653,10 @@ class RedisBroker(Broker):
 
     def _key(self, what: str, name: str) -> str:
         return f"{self._prefix}{what}:{name}"
+
+
+def _behind(time: int) -> str:
+    return f"{time}-{_BEHIND}"
 
 
 def _pairs(flat: list[Any]) -> Iterator[tuple[Any, Any]]:
