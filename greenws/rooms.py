@@ -180,6 +180,8 @@ class Room:
         opening = broker.open(self.name)
         try:
             start = _parse_since(since)
+            if start is not None and self._is_behind(start, self._place or opening.id):
+                self._find_ours(start, self._place or opening.id)
             with self._lock:
                 self._admit(member, opening, start)
                 until, ahead = self._place, broker.ahead(self.name) if start else []
@@ -276,11 +278,23 @@ class Room:
             member._catching_up = True
             member._queue = Queue()
             member._heard = start.ahead
-            # No clock is that far ahead: whoever invents a place must not hear nothing for ever.
-            furthest = ((time.time() + _SKEW) * 1000, 0)
-            if self._rooms.broker.is_shared and order(self._place) < order(start.id) < furthest:
+            if self._is_behind(start, self._place):
                 member._since = start.id
         self._sort(member)
+
+    def _is_behind(self, start: Position, place: str) -> bool:
+        """Whether a client has come further in the log than this process, in another one."""
+        # No clock is that far ahead: whoever invents a place must not hear nothing for ever.
+        furthest = ((time.time() + _SKEW) * 1000, 0)
+        return self._rooms.broker.is_shared and order(place) < order(start.id) < furthest
+
+    def _find_ours(self, start: Position, place: str) -> None:
+        """Such a client has heard there what this process has sent and not found in the log yet."""
+        broker = self._rooms.broker
+        _, entries = broker.history(self.name, place, start.id)
+        ours = [entry.number for entry in entries if entry.origin == broker.origin]
+        if ours:
+            start.ahead[broker.origin] = max(ours[-1], start.ahead.get(broker.origin, 0))
 
     def _sort(self, member: Member) -> None:
         if member.id not in self._here:
@@ -324,12 +338,6 @@ class Room:
         if not member.is_complete and gap is not None:
             send(gap)
         heard = start.ahead
-        if ahead and member._since:
-            # Another process is further in the log, and has found what is ahead of it here.
-            _, seen = broker.history(self.name, until, member._since)
-            own = [entry.number for entry in seen if entry.origin == broker.origin]
-            if own:
-                heard[broker.origin] = max(own[-1], heard.get(broker.origin, 0))
         position = Position(start.id, heard)
         for index, entry in enumerate(entries + ahead):
             if index % _TURN == _TURN - 1:
@@ -347,7 +355,8 @@ class Room:
                 if data is not None:
                     self._stats.delivered += 1
                     send(data)
-        heard.pop(broker.origin, None)  # self._ahead holds for all members here
+        if not member._since:
+            heard.pop(broker.origin, None)  # self._ahead holds for all members here
         queue = member._queue
         while queue:
             send(queue.popitem(last=False)[1].data)
@@ -445,6 +454,8 @@ class Room:
             if order(entry.id) <= order(member._since):
                 return False
             member._since = ""
+            if not member._catching_up:
+                member._heard.pop(self._rooms.broker.origin, None)  # all that is in the log by now
         last = member._heard.get(entry.origin, 0)
         if entry.id is not None and entry.number >= last and not member._catching_up:
             member._heard.pop(entry.origin, None)

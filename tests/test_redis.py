@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -437,6 +436,42 @@ def test_what_was_heard_elsewhere_is_not_repeated_by_a_process_that_lags(server,
     assert moved.hears_no_more() and ann.hears_no_more()
 
 
+def test_what_was_heard_elsewhere_is_not_repeated_when_redis_goes_away_later(server, worker):
+    """A process has appended to the log what it has not found there yet, and hands it out."""
+    a, b = worker(), worker()
+    ann, bob = a.join(), b.join()
+    gone = gevent.event.Event()
+    xread = a.broker._reads.xread
+
+    def lose_connection(*args: Any, **options: Any) -> Any:
+        a.broker._reads.xread = xread
+        gone.wait()
+        raise redis.ConnectionError("lost")
+
+    a.send("before")
+    assert ann.hear(1) == bob.hear(1) == ["before"]  # so both wait for what comes next
+    a.broker._reads.xread = lose_connection
+    a.send("the last")
+    assert ann.hear(1) == bob.hear(1) == ["the last"]
+    wait_until(lambda: a.broker._reads.xread is xread)
+    a.send("one", "two")
+    assert bob.hear(2) == ["one", "two"]
+    assert ann.hears_no_more()
+    moved = a.join(since=bob.last)
+    a.send("three")
+    assert bob.hear(1) == ["three"]
+    gone.set()
+    assert ann.hear(3) == ["one", "two", "three"]
+    assert moved.hear(1) == ["three"]
+    wait_until(lambda: a.is_idle)
+    b.send("four")
+    a.send("five")
+    heard = bob.hear(2)
+    assert ann.hear(2) == moved.hear(2) == heard
+    assert moved.hears_no_more() and ann.hears_no_more()
+    assert moved.last == ann.last == bob.last
+
+
 def test_who_comes_back_is_told_that_redis_lost_what_it_missed(server, worker):
     a, b = worker(), worker()
     ann = a.join()
@@ -468,7 +503,9 @@ def test_a_long_history_is_fetched_in_pieces(server, worker):
     assert ann.member.is_complete
     assert ann.hear(2345) == sent
     info = server.call("INFO", "commandstats")
-    assert info["cmdstat_xrange"]["calls"] == 5  # of 500 entries each, and so short that others get their turns
+    assert (
+        info["cmdstat_xrange"]["calls"] == 5
+    )  # of 500 entries each, and so short that others get their turns
 
 
 def test_a_redis_that_hangs_is_away(server, worker):
