@@ -180,8 +180,9 @@ class Room:
         opening = broker.open(self.name)
         try:
             start = _parse_since(since)
-            if start is not None and self._is_behind(start, self._place or opening.id):
-                self._find_ours(start, self._place or opening.id)
+            # Nothing may block before a room is open; and then it was looked up just now.
+            if start is not None and self._place and self._is_behind(start, self._place):
+                self._find_ours(start, self._place)
             with self._lock:
                 self._admit(member, opening, start)
                 until, ahead = self._place, broker.ahead(self.name) if start else []

@@ -463,7 +463,9 @@ class RedisBroker(Broker):
         origins = {
             name for channel in self._channels.values() for name in channel.elsewhere.values()
         }
-        dead = origins - self._living(origins) if now >= self._next_burial else set()
+        # The first beat after an outage comes before _find().
+        may_bury = now >= self._next_burial and not self._is_away
+        dead = origins - self._living(origins) if may_bury else set()
         for room, channel in list(self._channels.items()):
             for member in [key for key, origin in channel.elsewhere.items() if origin in dead]:
                 del channel.elsewhere[member]

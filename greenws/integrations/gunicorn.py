@@ -52,8 +52,11 @@ class _Server(WebSocketServer):
     def _end_connections(self) -> None:
         """Ends those on which no request comes any more, when all requests and sessions have ended:
         gunicorn would wait for them until ``--graceful-timeout``."""
-        gevent.sleep(_FAREWELL)  # for a request that is on its way
-        self.admission.wait_until_quiet(None)
+        while True:
+            self.admission.wait_until_quiet(None)
+            gevent.sleep(_FAREWELL)  # for a request that is on its way
+            if not self.admission.busy:
+                break
         self.admission.end_all()
 
     @property
