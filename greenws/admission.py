@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from typing import Any
 
@@ -40,8 +41,7 @@ class Admission:
         """Requests that are being answered, and sessions."""
         self.greenlets: set[Any] = set()
         """Those of all connections."""
-        self._quiet: Event | None = None
-        self._quiet_at = 0
+        self._waiting: set[Event] = set()  # of those who wait until it is quiet
 
     def enter(self, address: str | None) -> str:
         """Takes a connection in; or says why not: ``"connections"`` or ``"address"``."""
@@ -78,21 +78,25 @@ class Admission:
 
     def end_work(self) -> None:
         self.busy -= 1
-        if self._quiet is not None and self.busy <= self._quiet_at:
-            self._quiet.set()
+        for event in self._waiting:
+            event.set()
 
     def wait_until_quiet(self, timeout: float | None) -> bool:
         """Blocks until no request is being answered and no session open; False after ``timeout``
         seconds. A handler that stops its own server does not wait for itself."""
         own = 1 if getcurrent() in self.greenlets else 0
-        if self.busy <= own:
-            return True
-        self._quiet_at = own
-        self._quiet = Event()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        event = Event()
+        self._waiting.add(event)
         try:
-            return bool(self._quiet.wait(timeout))
+            while self.busy > own:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if not event.wait(left):
+                    return False
+                event.clear()
         finally:
-            self._quiet = None
+            self._waiting.discard(event)
+        return True
 
     def end_all(self) -> None:
         """Kills the greenlets of all connections but this one's own."""

@@ -179,18 +179,19 @@ class Room:
         member = Member(self, socket, policy or self._rooms.policy, presence, info)
         opening = broker.open(self.name)
         try:
-            start = _parse_since(since)
-            # Nothing may block before a room is open; and then it was looked up just now.
-            if start is not None and self._place and self._is_behind(start, self._place):
-                self._find_ours(start, self._place)
             with self._lock:
-                self._admit(member, opening, start)
+                if not self._place:  # nothing may block before that
+                    self._begin(opening)
+            start = _parse_since(since)
+            is_known = start is None or self._find_ours(start)
+            with self._lock:
+                self._admit(member, start)
                 until, ahead = self._place, broker.ahead(self.name) if start else []
             try:
                 with self._lock:
                     broker.publish(self.name, JOIN, encoded, member.id)
                 if start is not None:
-                    self._catch_up(member, start, until, ahead, gap)
+                    self._catch_up(member, start, until, ahead, gap, is_known)
                 yield member
             finally:
                 with self._lock:
@@ -264,12 +265,13 @@ class Room:
 
     # -- coming and going
 
-    def _admit(self, member: Member, opening: Opening, start: Position | None) -> None:
-        if not self._place:
-            self._place = opening.id
-            self._ahead = opening.ahead
-            self._present = {key: Presence(key, info) for key, info in opening.members.items()}
-            self._rooms._keep(self)
+    def _begin(self, opening: Opening) -> None:
+        self._place = opening.id
+        self._ahead = opening.ahead
+        self._present = {key: Presence(key, info) for key, info in opening.members.items()}
+        self._rooms._keep(self)
+
+    def _admit(self, member: Member, start: Position | None) -> None:
         self._here[member.id] = False
         if member._presence is not None:
             self._watching[member] = None
@@ -289,13 +291,17 @@ class Room:
         furthest = ((time.time() + _SKEW) * 1000, 0)
         return self._rooms.broker.is_shared and order(place) < order(start.id) < furthest
 
-    def _find_ours(self, start: Position, place: str) -> None:
-        """Such a client has heard there what this process has sent and not found in the log yet."""
+    def _find_ours(self, start: Position) -> bool:
+        """A client may have heard in another process what this one has sent and has not found in
+        the log yet. False if that cannot be known."""
         broker = self._rooms.broker
-        _, entries = broker.history(self.name, place, start.id)
-        ours = [entry.number for entry in entries if entry.origin == broker.origin]
-        if ours:
-            start.ahead[broker.origin] = max(ours[-1], start.ahead.get(broker.origin, 0))
+        if self._is_behind(start, self._place) or broker.ahead(self.name):
+            number = broker.last_of_ours(self.name, start.id)
+            if number is None:
+                return False
+            if number > start.ahead.get(broker.origin, 0):
+                start.ahead[broker.origin] = number
+        return True
 
     def _sort(self, member: Member) -> None:
         if member.id not in self._here:
@@ -331,10 +337,15 @@ class Room:
         until: str,
         ahead: list[Entry],
         gap: str | bytes | None,
+        is_known: bool,
     ) -> None:
         """Sends what was missed, and then what came meanwhile, at the client's own pace."""
         broker = self._rooms.broker
-        member.is_complete, entries = broker.history(self.name, start.id, until)
+        entries: list[Entry] = []
+        if not (broker.is_shared and order(until) < order(start.id)):
+            member.is_complete = is_known  # or it has waited long enough
+            if is_known:
+                member.is_complete, entries = broker.history(self.name, start.id, until)
         send = member.socket.send
         if not member.is_complete and gap is not None:
             send(gap)
@@ -401,7 +412,11 @@ class Room:
                 return
             self._here[entry.member] = True
         elif entry.kind == LEAVE:
-            info = self._present.pop(entry.member, Presence("", info)).info
+            gone = self._present.pop(entry.member, None)
+            if gone is not None:
+                info = gone.info
+            elif not is_own:  # it was taken for dead before
+                return
         elif not is_own:
             was_known = entry.member in self._present
             self._present[entry.member] = Presence(entry.member, info)

@@ -533,6 +533,7 @@ class Transport(Waiter):
                 watcher.close()
         self._writing = False
         self._write_watcher = self._timer = self._stall_timer = None
+        self._ssl = None  # which has much memory
         if self._borrowed:
             with contextlib.suppress(OSError):
                 self._sock.shutdown(native.SHUT_RDWR)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import gevent
 import pytest
 from conftest import wait_until
 from wire import CLOSE, TEXT, Peer, close_frame, frame
@@ -40,6 +41,22 @@ def test_addresses_are_counted_apart_and_forgotten():
 def test_no_limit():
     admission = Admission(Config(max_connections=None))
     assert all(admission.enter("a") == "" for _ in range(20_000))
+
+
+def test_quiet_is_when_nobody_works_any_more_and_all_who_wait_hear_it():
+    admission = Admission(Config())
+    admission.begin_work()
+    waiting = [gevent.spawn(admission.wait_until_quiet, timeout) for timeout in (None, 5)]
+    impatient = gevent.spawn(admission.wait_until_quiet, 0.01)
+    assert impatient.get(timeout=2) is False
+    admission.end_work()
+    admission.begin_work()  # before anybody could look
+    gevent.sleep(0.01)
+    assert not any(each.ready() for each in waiting)
+    admission.end_work()
+    assert [each.get(timeout=2) for each in waiting] == [True, True]
+    assert admission.wait_until_quiet(None)
+    assert not admission._waiting
 
 
 @pytest.fixture

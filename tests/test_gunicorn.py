@@ -271,6 +271,39 @@ def test_connections_without_a_request_do_not_hold_up_its_end():
         process.assert_no_trouble()
 
 
+def test_a_worker_that_ends_answers_what_follows_on_a_connection_at_work():
+    """Also a request that is not answered yet when those before it have been for a while."""
+    post = b"POST /length HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n"
+    with (
+        gunicorn(*WORKERS["greenws"], "--graceful-timeout", "30") as process,
+        Peer.connect(process.address) as peer,
+    ):
+        peer.send(post + b"abc" + post)
+        assert peer.read_response().body == b"3"  # so the next one is being answered
+        process.popen.terminate()
+        eventually(lambda: refuses(process.address), True)
+        assert peer.is_silent(0.8)  # longer than a worker waits for what may be on its way
+        peer.send(b"abc")
+        assert peer.read_response().body == b"3"
+        assert peer.is_silent(0.1)  # nobody works, and the worker has seen it
+        peer.send(post)
+        assert peer.is_silent(0.8)
+        peer.send(b"abc")
+        last = peer.read_response()
+        assert (last.body, last.headers["connection"]) == (b"3", "close")
+        assert peer.at_end()
+        assert process.popen.wait(10) == 0
+        process.assert_no_trouble()
+
+
+def refuses(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 class Certificate:
     def __init__(self, folder: Path) -> None:
         authority = trustme.CA()

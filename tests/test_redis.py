@@ -6,115 +6,22 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gevent
-import gevent.socket
 import pytest
-import redis.connection
-from conftest import require_program, wait_until
-from redis_server import RedisServer
-from wire import TEXT, Peer
+import redis
+from conftest import wait_until
+from redis_workers import Client, Worker, away, back
+from redis_workers import running as running
+from redis_workers import server as server
+from redis_workers import worker as worker
+from wire import TEXT
 
 from greenws import Rooms
 from greenws.brokers import BrokerUnavailable
 from greenws.brokers.redis import RedisBroker
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[RedisServer]:
-    require_program("redis-server")
-    server = RedisServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def server(running: RedisServer, monkeypatch: pytest.MonkeyPatch) -> RedisServer:
-    running.start()
-    running.call("FLUSHALL")
-    # What monkey.patch_all() would do; it would do it to all the tests.
-    monkeypatch.setattr(redis.connection, "socket", gevent.socket)
-    return running
-
-
-def stamp(position: str, data: Any) -> str:
-    return f"{position} {data}"
-
-
-class Client:
-    def __init__(self, member: Any, peer: Peer) -> None:
-        self.member = member
-        self.peer = peer
-        self.last = member.position
-
-    def hear(self, count: int) -> list[str]:
-        heard = []
-        for _ in range(count):
-            fin, opcode, payload = self.peer.read_frame()
-            assert (fin, opcode) == (True, TEXT)
-            self.last, text = payload.decode().split(" ", 1)
-            heard.append(text)
-        return heard
-
-    def hears_no_more(self) -> bool:
-        return self.peer.is_silent(0.03)
-
-
-class Worker:
-    """What one process would have."""
-
-    def __init__(self, server: RedisServer, pair: Any, **options: Any) -> None:
-        self.broker = RedisBroker(server.url, **{"timeout": 1.0, **options})
-        self.rooms = Rooms(self.broker, stamp=stamp)
-        self._pair = pair
-        self._stack = contextlib.ExitStack()
-
-    def join(self, room: str = "r", **options: Any) -> Client:
-        socket, peer = self._pair()
-        return Client(self._stack.enter_context(self.rooms[room].join(socket, **options)), peer)
-
-    def send(self, *texts: str, room: str = "r") -> None:
-        for text in texts:
-            self.rooms[room].send(text)
-
-    @property
-    def is_away(self) -> bool:
-        return self.broker._is_away
-
-    @property
-    def is_idle(self) -> bool:
-        return not self.is_away and not self.broker._unsent
-
-    def names(self, room: str = "r") -> list[str]:
-        return sorted(member.info["name"] for member in self.rooms[room].members)
-
-    def stop(self) -> None:
-        self._stack.close()
-        with contextlib.suppress(AssertionError):
-            wait_until(lambda: self.is_idle, 0.2)
-        self.rooms.close()
-
-    def die(self) -> None:
-        """As a process that is killed: nothing more of it reaches Redis."""
-        self.rooms.close()
-        self.broker.publish = lambda *args, **options: None
-        self._stack.close()
-
-
-@pytest.fixture
-def worker(server: RedisServer, pair: Any) -> Iterator[Callable[..., Worker]]:
-    workers: list[Worker] = []
-
-    def make(**options: Any) -> Worker:
-        workers.append(Worker(server, pair, **options))
-        return workers[-1]
-
-    yield make
-    for each in workers:
-        if each.broker._process:
-            each.stop()
 
 
 def test_members_of_all_processes_hear_the_same_in_the_same_order(worker):
@@ -202,10 +109,11 @@ def test_a_room_that_is_left_is_not_read_any_more(worker, pair):
 # -- presence
 
 
-def test_presence_across_processes(worker):
-    def tell(kind: str, info: dict[str, Any]) -> str:
-        return f"{kind} {info['name']}"
+def tell(kind: str, info: dict[str, Any]) -> str:
+    return f"{kind} {info['name']}"
 
+
+def test_presence_across_processes(worker):
     a, b = worker(), worker()
     ann = a.join(name="ann", presence=tell)
     wait_until(lambda: a.is_idle)
@@ -221,9 +129,6 @@ def test_presence_across_processes(worker):
 
 
 def test_members_of_a_process_that_died_are_gone_after_a_while(server, worker):
-    def tell(kind: str, info: dict[str, Any]) -> str:
-        return f"{kind} {info['name']}"
-
     a, b, c = (worker(presence_timeout=1.0) for _ in range(3))
     b.join(name="bob")
     b.join(name="ben")
@@ -241,6 +146,36 @@ def test_members_of_a_process_that_died_are_gone_after_a_while(server, worker):
     del carl
 
 
+def test_one_who_was_taken_for_dead_and_then_leaves_has_left_once_for_everybody(
+    server, worker, pair
+):
+    a, b = worker(), worker()
+    ann = a.join(name="ann", presence=tell)
+    bea = b.join(name="bea", presence=tell)
+    socket, _ = pair()
+    with b.rooms["r"].join(socket, name="bob"):
+        assert bea.hear(1) == ["join bob"]
+        assert ann.hear(2) == ["join bea", "join bob"]
+        server.call("DEL", f"greenws:alive:{b.broker.origin}")
+        a.broker._next_beat = 0
+        a.broker._wake.set()
+        assert sorted(ann.hear(2)) == ["leave bea", "leave bob"]
+        assert bea.hears_no_more()
+    assert bea.hear(1) == ["leave bob"]
+    assert ann.hears_no_more()
+
+
+def test_one_who_leaves_when_redis_has_lost_everything_has_left(server, worker, pair):
+    a, b = worker(), worker()
+    ann = a.join(name="ann", presence=tell)
+    socket, _ = pair()
+    with b.rooms["r"].join(socket, name="bob"):
+        assert ann.hear(1) == ["join bob"]
+        server.call("FLUSHALL")
+    assert ann.hear(1) == ["leave bob"]
+    assert a.names() == ["ann"]
+
+
 def test_a_process_that_was_taken_for_dead_comes_back(server, worker):
     a, b = worker(presence_timeout=1.0), worker(presence_timeout=1.0)
     a.join(name="ann")
@@ -255,9 +190,6 @@ def test_a_process_that_was_taken_for_dead_comes_back(server, worker):
 
 
 def test_a_process_that_says_once_more_who_is_there_tells_no_news(server, worker):
-    def tell(kind: str, info: dict[str, Any]) -> str:
-        return f"{kind} {info['name']}"
-
     a, b = worker(), worker()
     clients = [
         a.join(name="ann", presence=tell),
@@ -280,9 +212,43 @@ def test_a_process_that_says_once_more_who_is_there_tells_no_news(server, worker
     assert a.names() == b.names() == ["amy", "ann", "bob"]
 
 
+def test_the_first_heartbeat_after_an_outage_buries_nobody(server, worker):
+    a, b = worker(), worker()
+    ann = a.join(name="ann", presence=tell)
+    b.join(name="bob")
+    assert ann.hear(1) == ["join bob"]
+    away(server, a, b)
+    let_back = {each: hold_back(each) for each in (a, b)}
+    for each in (a, b):
+        each.send("away")
+        wait_until(lambda each=each: not each.broker._writable)
+    assert ann.hear(1) == ["away"]
+    server.start()
+    server.call("DEL", f"greenws:alive:{b.broker.origin}")  # as it is after a long outage
+    a.broker._next_beat = b.broker._next_beat = 0
+    let_back[a]()
+    wait_until(lambda: a.is_idle)
+    assert a.broker._next_beat
+    let_back[b]()
+    wait_until(lambda: b.is_idle)
+    assert ann.hear(1) == ["away"]  # of b, and no word of bob
+    assert a.names() == ["ann", "bob"]
+
+
+def hold_back(each: Worker) -> Callable[[], None]:
+    """Redis stays away for a process, as far as it writes, until that is called."""
+    commands = each.broker._commands
+
+    def ping() -> None:
+        raise redis.ConnectionError("not yet")
+
+    commands.ping = ping
+    return lambda: delattr(commands, "ping")
+
+
 def test_nobody_is_taken_for_dead_who_comes_back_with_redis_a_moment_later(server, worker):
     a, b = worker(presence_timeout=1.0), worker(presence_timeout=1.0)
-    ann = a.join(name="ann", presence=lambda kind, info: f"{kind} {info['name']}")
+    ann = a.join(name="ann", presence=tell)
     b.join(name="bob")
     assert ann.hear(1) == ["join bob"]
     away(server, a, b)
@@ -324,18 +290,6 @@ class Clock:
 
 
 # -- Redis goes away
-
-
-def away(server: RedisServer, *workers: Worker) -> None:
-    server.stop()
-    for each in workers:
-        wait_until(lambda each=each: each.is_away)
-
-
-def back(server: RedisServer, *workers: Worker) -> None:
-    server.start()
-    for each in workers:
-        wait_until(lambda each=each: each.is_idle)
 
 
 def test_nothing_is_lost_while_redis_restarts(server, worker):
@@ -472,6 +426,62 @@ def test_what_was_heard_elsewhere_is_not_repeated_when_redis_goes_away_later(ser
     assert moved.last == ann.last == bob.last
 
 
+@pytest.mark.parametrize("clock", [-60, 0, 30])
+def test_what_was_heard_elsewhere_is_not_repeated_by_a_process_that_opens_the_room(
+    server, worker, monkeypatch, clock
+):
+    """Nor if that does not know yet that Redis has it."""
+    monkeypatch.setattr("greenws.brokers.redis.time", Clock(clock))
+    a, b = worker(), worker()
+    a.join("another")
+    a.broker._skew = 0
+    bob = b.join()
+    wait_until(lambda: a.is_idle)
+    eval_ = a.broker._commands.eval
+
+    def lose_the_answer(*args: Any) -> Any:
+        eval_(*args)
+        raise redis.ConnectionError("the answer is lost")
+
+    a.broker._commands.eval = lose_the_answer
+    a.send("heard")
+    assert bob.hear(1) == ["heard"]
+    wait_until(lambda: a.is_away)
+    moved = a.join(since=bob.last)
+    a.broker._commands.eval = eval_
+    a.send("new")
+    assert moved.hear(1) == bob.hear(1) == ["new"]
+    assert moved.hears_no_more()
+
+
+def test_one_who_has_come_further_than_its_new_process_misses_nothing_also_without_redis(
+    server, worker
+):
+    a, b = worker(timeout=0.2), worker()
+    ann, bob = a.join(), b.join()
+    a.send("before")
+    assert ann.hear(1) == bob.hear(1) == ["before"]
+    lagging = gevent.event.Event()
+    take = a.broker._take
+
+    def wait(*args: Any) -> None:
+        lagging.wait()
+        take(*args)
+
+    a.broker._take = wait
+    b.send("heard")
+    assert bob.hear(1) == ["heard"]
+    server.stop()
+    moved = a.join(since=bob.last, gap="gap")
+    assert moved.member.is_complete
+    server.start()
+    lagging.set()
+    assert ann.hear(1) == ["heard"]
+    wait_until(lambda: a.is_idle and b.is_idle)
+    b.send("new")
+    assert ann.hear(1) == moved.hear(1) == ["new"]
+
+
 def test_who_comes_back_is_told_that_redis_lost_what_it_missed(server, worker):
     a, b = worker(), worker()
     ann = a.join()
@@ -503,9 +513,33 @@ def test_a_long_history_is_fetched_in_pieces(server, worker):
     assert ann.member.is_complete
     assert ann.hear(2345) == sent
     info = server.call("INFO", "commandstats")
-    assert (
-        info["cmdstat_xrange"]["calls"] == 5
-    )  # of 500 entries each, and so short that others get their turns
+    # Of 500 entries each, so that others get their turns; and with all but one, the oldest.
+    assert info["cmdstat_xrange"]["calls"] == 5 + 4
+
+
+def test_a_history_that_is_trimmed_while_it_is_fetched_is_not_complete(server, worker):
+    a = worker()
+    ann = a.join()
+    start = ann.last
+    sent = [str(number) for number in range(1200)]
+    a.send(*sent)
+    ann.hear(701)
+    place = ann.last
+    ann.hear(499)
+    command = a.broker._command
+
+    def trim(call: Any) -> Any:
+        found = command(call)
+        if found and isinstance(found[0], list) and len(found[0]) == 500:  # the first piece
+            server.call("XTRIM", "greenws:room:r", "MINID", place)
+        return found
+
+    a.broker._command = trim
+    again = a.join(since=start, gap="0-0 gap")
+    del a.broker._command
+    assert not again.member.is_complete
+    assert again.hear(1 + 499) == ["gap", *sent[:499]]  # with one that says who joined
+    assert again.hear(500) == sent[700:]
 
 
 def test_a_redis_that_hangs_is_away(server, worker):

@@ -154,6 +154,25 @@ def test_a_request_that_is_being_answered_is_answered_and_the_last(serve, work):
         assert peer.at_end()
 
 
+def test_what_was_sent_behind_a_request_that_is_being_answered_is_answered_too(serve, work):
+    server = serve(work.routes)
+    with Peer.connect(server.address) as peer:
+        peer.send(get() + get())
+        wait_until(lambda: work.reached)
+        stopping = gevent.spawn(server.stop, grace=10)
+        wait_until(lambda: server.is_stopping)
+        work.go_on.set()
+        work.go_on.clear()  # whoever waits goes on
+        assert peer.read_response().body == b"page"
+        wait_until(lambda: len(work.reached) == 2)
+        assert not stopping.ready()
+        work.go_on.set()
+        last = peer.read_response()
+        assert (last.body, last.headers["connection"]) == (b"page", "close")
+        stopping.get(timeout=2)
+        assert peer.at_end()
+
+
 def test_upgrades_on_connections_that_are_kept_alive_are_503(serve, work):
     work.go_on.set()
     server = serve(work.routes)

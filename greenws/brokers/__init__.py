@@ -150,6 +150,11 @@ class Broker(ABC):
         """The messages of an open room behind the place ``after``, up to ``until`` and with it; and
         whether these are all, or the oldest are forgotten. May block."""
 
+    def last_of_ours(self, room: str, until: str) -> int | None:
+        """The number of the last entry of this process up to the place ``until`` of an open room's
+        log; 0 if there is none, or only far from there. May block; None if it is out of reach."""
+        return 0
+
     @abstractmethod
     def newest(self, room: str, count: int) -> list[Entry]:
         """The last ``count`` messages of a room, open or not, as far as they are kept. May block;

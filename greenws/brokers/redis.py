@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
@@ -42,6 +43,7 @@ _BLOCK = 1000  # milliseconds for which XREAD waits
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
 _BEHIND = 2**64 - 1  # the count in the place behind all entries of a millisecond; never an entry's
 _KINDS = {"text": MESSAGE, "bytes": MESSAGE, JOIN: JOIN, LEAVE: LEAVE}
+_BURIAL = "burial"  # the leave of a member whose process died, told by another
 _ERRORS = (redis.RedisError, OSError)
 
 # Appends entries, but for those that were appended before and whose answer was lost.
@@ -58,7 +60,9 @@ for i = 1, (#KEYS - 1) / 2 do
       redis.pcall('HSET', here, member, ARGV[1] .. ' ' .. data)
       redis.pcall('EXPIRE', here, ARGV[4])
     elseif kind == 'leave' then
-      news = redis.pcall('HDEL', here, member)
+      redis.pcall('HDEL', here, member)
+    elseif kind == 'burial' then -- by whoever is first
+      kind, news = 'leave', redis.pcall('HDEL', here, member)
     end
     if news == 1 then
       local added = redis.pcall('XADD', log, 'MAXLEN', '~', ARGV[2], '*',
@@ -160,7 +164,7 @@ class RedisBroker(Broker):
         self._thread = threading.get_ident()
         self._numbers = itertools.count(1)
         self._channels: dict[str, _Channel] = {}
-        self._unsent: deque[tuple[str, Entry]] = deque()
+        self._unsent: deque[tuple[str, str, Entry]] = deque()  # room, kind as Redis has it, entry
         self._writable = self._readable = True  # until the contrary is known
         self._wake = Event()
         self._rooms_changed = Event()
@@ -232,7 +236,7 @@ class RedisBroker(Broker):
         channel.is_stale = not place
         channel.place = place or _behind(int(time.time() * 1000) + self._skew - 1)
         channel.elsewhere = {key: origin for key, (origin, _) in members.items()}
-        channel.sent.extend(entry for name, entry in self._unsent if name == room)
+        channel.sent.extend(entry for name, _, entry in self._unsent if name == room)
         if self._is_away and channel.sent:
             channel.ahead = channel.sent[-1].number
         infos = {key: info for key, (_, info) in members.items()}
@@ -260,16 +264,32 @@ class RedisBroker(Broker):
                 f"{len(self._unsent)} messages wait for Redis already (max_pending); "
                 "is it up, and does it keep up?"
             )
+        self._publish(room, kind, data, member, exclude)
+
+    def _publish(
+        self,
+        room: str,
+        kind: str,
+        data: str | bytes,
+        member: str = "",
+        exclude: WebSocket | None = None,
+        is_burial: bool = False,
+    ) -> None:
         entry = Entry(None, self.origin, next(self._numbers), kind, data, member, exclude)
-        self._unsent.append((room, entry))
+        if kind == MESSAGE:
+            kind = "text" if isinstance(data, str) else "bytes"
         channel = self._channels.get(room)
+        if channel is not None and channel.is_broken:
+            self.deliver(room, entry)
+            return
+        self._unsent.append((room, _BURIAL if is_burial else kind, entry))
         if channel is not None:
             if kind == JOIN:
                 channel.members[member] = str(data)
             elif kind == LEAVE:
                 channel.members.pop(member, None)
             channel.sent.append(entry)
-            if self._is_away or channel.is_broken:
+            if self._is_away:
                 channel.ahead = entry.number
                 self.deliver(room, entry)
         if threading.get_ident() == self._thread:
@@ -282,18 +302,35 @@ class RedisBroker(Broker):
         return [entry for entry in channel.sent if entry.number <= channel.ahead]
 
     def history(self, room: str, after: str, until: str) -> tuple[bool, list[Entry]]:
+        found = self._insist(room, lambda: self._fetch(room, after, until))
+        return found or (False, [])
+
+    def last_of_ours(self, room: str, until: str) -> int | None:
+        return self._insist(room, lambda: self._look_back(room, until))
+
+    def _insist(self, room: str, call: Callable[[], _T]) -> _T | None:
+        """Gives Redis ``timeout`` to come back."""
         deadline = time.monotonic() + self._timeout
         delay = _FIRST_DELAY
         while True:
             try:
-                return self._fetch(room, after, until)
+                return call()
             except _ERRORS as error:
                 self._lose(error, writable=False)
                 if time.monotonic() + delay > deadline:
                     _logger.warning("the history of the room %r is out of reach: %s", room, error)
-                    return False, []
+                    return None
             gevent.sleep(delay)
             delay = min(2 * delay, _LONGEST_DELAY)
+
+    def _look_back(self, room: str, until: str) -> int:
+        key = self._key("room", room)
+        found: Any = self._command(lambda client: client.xrevrange(key, until, count=_BATCH))
+        for id_, fields in found:
+            if fields.get(b"o") == self.origin.encode():
+                entry = self._parse(room, id_, fields)
+                return entry.number if entry else 0
+        return 0
 
     def _fetch(self, room: str, after: str, until: str) -> tuple[bool, list[Entry]]:
         key = self._key("room", room)
@@ -322,13 +359,13 @@ class RedisBroker(Broker):
         entries: list[Entry | None] = []
         while True:
             entries += (self._parse(room, id_, fields) for id_, fields in found)
-            if len(found) < _BATCH:
+            if len(found) < _BATCH or found[-1][0].decode() == until:
                 return complete, [entry for entry in entries if entry and entry.kind == MESSAGE]
             gevent.sleep(0)  # it takes a while to parse them
-            last = f"({found[-1][0].decode()}"
-            found = self._command(
-                lambda client, last=last: client.xrange(key, last, until, count=_BATCH)  # type: ignore[misc]
-            )
+            last = found[-1][0].decode()
+            found, oldest = self._command(partial(_page, key=key, after=last, until=until))
+            # It may have been trimmed beyond that meanwhile.
+            complete = complete and bool(oldest) and order(oldest[0][0]) <= order(last)
 
     def newest(self, room: str, count: int) -> list[Entry]:
         self._start()
@@ -423,10 +460,7 @@ class RedisBroker(Broker):
         batch = list(itertools.islice(self._unsent, _BATCH))
         keys = [self._key("from", self.origin)]
         values: list[Any] = [self.origin, self._history, self._max_age, self._max_age]
-        for room, entry in batch:
-            kind = entry.kind
-            if kind == MESSAGE:
-                kind = "text" if isinstance(entry.data, str) else "bytes"
+        for room, kind, entry in batch:
             keys += [self._key("room", room), self._key("here", room)]
             values += [entry.number, kind, entry.data, entry.member]
         failed: Any = self._command(lambda client: client.eval(_PUBLISH, len(keys), *keys, *values))
@@ -435,9 +469,9 @@ class RedisBroker(Broker):
         if failed:
             self._report(batch, {int(number): why for number, why in _pairs(failed)})
 
-    def _report(self, batch: list[tuple[str, Entry]], failed: dict[int, bytes]) -> None:
+    def _report(self, batch: list[tuple[str, str, Entry]], failed: dict[int, bytes]) -> None:
         """What cannot be in the log is heard in this process at least."""
-        for room, entry in batch:
+        for room, _, entry in batch:
             if entry.number in failed:
                 _logger.error(
                     "Redis does not take a message of the room %r: %s",
@@ -458,7 +492,7 @@ class RedisBroker(Broker):
         if self._has_beaten and was_alive is None:  # others have taken this process for dead
             for room, channel in list(self._channels.items()):
                 for member, info in list(channel.members.items()):
-                    self.publish(room, JOIN, info, member)
+                    self._publish(room, JOIN, info, member)
         self._has_beaten = True
         origins = {
             name for channel in self._channels.values() for name in channel.elsewhere.values()
@@ -469,7 +503,7 @@ class RedisBroker(Broker):
         for room, channel in list(self._channels.items()):
             for member in [key for key, origin in channel.elsewhere.items() if origin in dead]:
                 del channel.elsewhere[member]
-                self.publish(room, LEAVE, "{}", member)
+                self._publish(room, LEAVE, "{}", member, is_burial=True)
         if now >= self._next_renewal:
             self._next_renewal = now + self._max_age / 3
             for room in list(self._channels):
@@ -655,6 +689,14 @@ class RedisBroker(Broker):
 
     def _key(self, what: str, name: str) -> str:
         return f"{self._prefix}{what}:{name}"
+
+
+def _page(client: redis.Redis, key: str, after: str, until: str) -> Any:
+    """Some entries of a log behind ``after``, and the oldest one of all."""
+    pipeline = client.pipeline()
+    pipeline.xrange(key, f"({after}", until, count=_BATCH)
+    pipeline.xrange(key, count=1)
+    return pipeline.execute()
 
 
 def _behind(time: int) -> str:

@@ -44,7 +44,7 @@ class _Server(WebSocketServer):
     def close(self) -> None:
         """What gunicorn calls when this worker is to accept no more."""
         super().close()
-        if self._ending is None:
+        if not self.is_stopping:
             for socket in self.stats.open_sockets:
                 socket.start_closing(_GOING_AWAY)
             self._ending = gevent.spawn(self._end_connections)
