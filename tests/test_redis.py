@@ -151,6 +151,7 @@ def test_one_who_was_taken_for_dead_and_then_leaves_has_left_once_for_everybody(
 ):
     a, b = worker(), worker()
     ann = a.join(name="ann", presence=tell)
+    wait_until(lambda: a.is_idle)
     bea = b.join(name="bea", presence=tell)
     socket, _ = pair()
     with b.rooms["r"].join(socket, name="bob"):
