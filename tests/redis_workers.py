@@ -61,8 +61,8 @@ class Client:
 class Worker:
     """What one process would have."""
 
-    def __init__(self, server: RedisServer, pair: Any, **options: Any) -> None:
-        self.broker = RedisBroker(server.url, **{"timeout": 1.0, **options})
+    def __init__(self, pair: Any, **options: Any) -> None:
+        self.broker = RedisBroker(**{"timeout": 1.0, **options})
         self.rooms = Rooms(self.broker, stamp=stamp)
         self._pair = pair
         self._stack = contextlib.ExitStack()
@@ -104,7 +104,7 @@ def worker(server: RedisServer, pair: Any) -> Iterator[Callable[..., Worker]]:
     workers: list[Worker] = []
 
     def make(**options: Any) -> Worker:
-        workers.append(Worker(server, pair, **options))
+        workers.append(Worker(pair, **{"url": server.url, **options}))
         return workers[-1]
 
     yield make

@@ -43,6 +43,81 @@ def test_members_of_all_processes_hear_the_same_in_the_same_order(worker):
     assert len({client.last for client in clients}) == 1
 
 
+def test_what_was_not_published_to_a_process_is_read_in_the_log(worker):
+    a, b = worker(), worker()
+    ann, bob = a.join(), b.join()
+    wait_until(lambda: a.is_idle and b.is_idle)
+    b.broker._hear = lambda *args: None
+    a.send("one", "two")
+    assert ann.hear(2) == ["one", "two"]
+    gevent.sleep(0.02)
+    assert bob.hears_no_more()
+    del b.broker._hear
+    a.send("three")
+    assert bob.hear(3) == ["one", "two", "three"]
+
+
+def test_a_connection_that_is_lost_costs_no_message(server, worker, monkeypatch):
+    monkeypatch.setattr("greenws.brokers.redis._ROOMS", 3)  # read with one command
+    monkeypatch.setattr("greenws.brokers.redis._BATCH", 5)
+    a, b = worker(), worker()
+    names = [f"room {number}" for number in range(10)]
+    clients = {name: a.join(name) for name in names}
+    for number in range(30):
+        for name in names:
+            b.send(str(number), room=name)
+        if number % 10 == 5:
+            server.call("CLIENT", "KILL", "TYPE", "pubsub")
+        gevent.sleep(0.002)
+    for client in clients.values():
+        assert client.hear(30) == [str(number) for number in range(30)]
+        assert client.hears_no_more()
+
+
+def test_a_message_costs_the_same_however_many_rooms_are_open(server, worker):
+    """No command names all rooms, but for those that look for what was missed."""
+    a = worker()
+    clients = [a.join(f"room {number}") for number in range(50)]
+    wait_until(lambda: a.is_idle)
+    server.call("CONFIG", "RESETSTAT")
+    for number in range(100):
+        a.send(str(number), room="room 7")
+        clients[7].hear(1)
+    commands = server.call("INFO", "commandstats")
+    assert "cmdstat_xread" not in commands
+    assert commands["cmdstat_eval"]["calls"] == commands["cmdstat_publish"]["calls"] == 100
+
+
+def test_the_databases_of_a_redis_have_rooms_of_their_own(server, pair, worker):
+    a = worker()
+    ann = a.join()
+    a.send("zero")
+    assert ann.hear(1) == ["zero"]
+    server.url, url = server.url.replace("/0", "/1"), server.url
+    b = worker()
+    server.url = url
+    bob = b.join()
+    a.send("one of a")
+    b.send("one of b")
+    assert ann.hear(1) == ["one of a"]
+    assert bob.hear(1) == ["one of b"]
+    assert ann.hears_no_more() and bob.hears_no_more()
+
+
+@pytest.mark.parametrize(
+    "news", ["", "garbage", "x-y  ff 1 text \nhi", "1-1 \xff", "1 2 3 4 5 6\n"]
+)
+def test_garbage_that_somebody_publishes_is_logged_and_skipped(server, worker, caplog, news):
+    a = worker()
+    ann = a.join()
+    a.send("before")
+    assert ann.hear(1) == ["before"]
+    assert server.call("PUBLISH", "greenws:room:r@0", news) == 1
+    a.send("after")
+    assert ann.hear(1) == ["after"]
+    assert "news of the room 'r' that are none" in caplog.text
+
+
 def test_text_and_bytes_arrive_as_they_were(worker, pair):
     a, b = worker(), worker()
     b.rooms.stamp = None
@@ -395,26 +470,22 @@ def test_what_was_heard_elsewhere_is_not_repeated_when_redis_goes_away_later(ser
     """A process has appended to the log what it has not found there yet, and hands it out."""
     a, b = worker(), worker()
     ann, bob = a.join(), b.join()
+    a.send("before")
+    assert ann.hear(1) == bob.hear(1) == ["before"]
     gone = gevent.event.Event()
-    xread = a.broker._reads.xread
 
-    def lose_connection(*args: Any, **options: Any) -> Any:
-        a.broker._reads.xread = xread
+    def lose_connection(*args: Any) -> None:
         gone.wait()
         raise redis.ConnectionError("lost")
 
-    a.send("before")
-    assert ann.hear(1) == bob.hear(1) == ["before"]  # so both wait for what comes next
-    a.broker._reads.xread = lose_connection
-    a.send("the last")
-    assert ann.hear(1) == bob.hear(1) == ["the last"]
-    wait_until(lambda: a.broker._reads.xread is xread)
+    a.broker._hear = lose_connection
     a.send("one", "two")
     assert bob.hear(2) == ["one", "two"]
     assert ann.hears_no_more()
     moved = a.join(since=bob.last)
     a.send("three")
     assert bob.hear(1) == ["three"]
+    del a.broker._hear
     gone.set()
     assert ann.hear(3) == ["one", "two", "three"]
     assert moved.hear(1) == ["three"]
@@ -558,11 +629,26 @@ def test_a_redis_that_hangs_is_away(server, worker):
     assert ann.hear(1) == ["again"]
 
 
+def test_a_redis_that_hangs_is_noticed_where_nothing_is_sent(server, worker, monkeypatch):
+    monkeypatch.setattr("greenws.brokers.redis._PING", 0.05)
+    a = worker(timeout=0.1)
+    ann = a.join()
+    wait_until(lambda: a.is_idle)
+    server.send_signal(signal.SIGSTOP)
+    try:
+        wait_until(lambda: a.is_away)
+    finally:
+        server.send_signal(signal.SIGCONT)
+    wait_until(lambda: a.is_idle)
+    a.send("again")
+    assert ann.hear(1) == ["again"]
+
+
 @pytest.mark.parametrize("command", ["xread", "eval"])
 def test_an_error_that_redis_answers_is_survived(server, worker, command):
     a, b = worker(), worker()
     ann, bob = a.join(), b.join()
-    client = a.broker._reads if command == "xread" else a.broker._commands
+    client = a.broker._commands
     works = getattr(client, command)
 
     def fail(*args: Any, **options: Any) -> Any:
@@ -570,6 +656,7 @@ def test_an_error_that_redis_answers_is_survived(server, worker, command):
         raise redis.ResponseError("OOM command not allowed")
 
     setattr(client, command, fail)
+    a.join("another")  # whose log is read once
     for text in ("one", "two"):
         a.send(text)
         assert ann.hear(1) == bob.hear(1) == [text]
@@ -776,7 +863,7 @@ def test_keys_expire(server, worker):
     wait_until(lambda: a.is_idle)
     keys = sorted(key.decode() for key in server.call("KEYS", "*"))
     origin = a.broker.origin
-    names = [f"alive:{origin}", f"from:{origin}", "here:r", "room:r", f"wake:{origin}"]
+    names = [f"alive:{origin}", f"from:{origin}", "here:r", "room:r"]
     assert keys == [f"greenws:{name}" for name in names]
     assert all(server.call("TTL", key) > 0 for key in keys)
     assert server.call("TTL", "greenws:room:r") <= 100

@@ -1,9 +1,12 @@
 """``RedisBroker``: the log of a room is a Redis Stream, read by every process with members of it.
 
-Two connections: one for commands, one that waits in XREAD for all rooms at once. Whoever reconnects
-reads on from the last place it saw, and Redis itself drops what a sender repeats, so each entry is
-in the log once. While Redis is away a process hands what it sends to its own members at once, ahead
-of the log, keeps it, and appends it when Redis is back.
+Two connections: one for commands, and one that is subscribed to the rooms that are open. There
+Redis publishes each entry as it is appended, with the place of the one before. Whoever has missed
+some, or may have, reads on in the log from the last place it saw; so nothing depends on what is
+published. Redis itself drops what a sender repeats, so each entry is in the log once.
+
+While Redis is away a process hands what it sends to its own members at once, ahead of the log,
+keeps it, and appends it when Redis is back.
 """
 
 from __future__ import annotations
@@ -39,7 +42,9 @@ __all__ = ["RedisBroker"]
 _T = TypeVar("_T")
 
 _BATCH = 500  # entries that one command appends, or one read takes from a room, at most
-_BLOCK = 1000  # milliseconds for which XREAD waits
+_ROOMS = 100  # whose logs are read with one command
+_TURN = 100  # entries that are delivered before others get their turn
+_PING = 1.0  # seconds between two looks whether the connection works
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
 _BEHIND = 2**64 - 1  # the count in the place behind all entries of a millisecond; never an entry's
 _KINDS = {"text": MESSAGE, "bytes": MESSAGE, JOIN: JOIN, LEAVE: LEAVE}
@@ -50,10 +55,10 @@ _ERRORS = (redis.RedisError, OSError)
 _PUBLISH = """
 local last = tonumber(redis.call('GET', KEYS[1]) or '0')
 local oldest = (redis.call('TIME')[1] - ARGV[3]) * 1000
-local failed = {}
+local failed, ends = {}, {}
 for i = 1, (#KEYS - 1) / 2 do
   local log, here = KEYS[2 * i], KEYS[2 * i + 1]
-  local number, kind, data, member = unpack(ARGV, 4 * i + 1, 4 * i + 4)
+  local number, kind, data, member = unpack(ARGV, 4 * i + 2, 4 * i + 5)
   if tonumber(number) > last then
     local news = 1
     if kind == 'join' then
@@ -65,6 +70,10 @@ for i = 1, (#KEYS - 1) / 2 do
       kind, news = 'leave', redis.pcall('HDEL', here, member)
     end
     if news == 1 then
+      if not ends[log] then
+        local newest = redis.pcall('XREVRANGE', log, '+', '-', 'COUNT', 1)
+        ends[log] = newest[1] and newest[1][1] or ''
+      end
       local added = redis.pcall('XADD', log, 'MAXLEN', '~', ARGV[2], '*',
         'o', ARGV[1], 'n', number, 'k', kind, 'd', data, 'm', member)
       if type(added) == 'table' and added.err then
@@ -73,6 +82,9 @@ for i = 1, (#KEYS - 1) / 2 do
       else
         redis.call('XTRIM', log, 'MINID', '~', string.format('%.0f', oldest))
         redis.call('EXPIRE', log, ARGV[4])
+        local head = {added, ends[log], ARGV[1], number, kind, member}
+        redis.pcall('PUBLISH', log .. ARGV[5], table.concat(head, ' ') .. '\\n' .. data)
+        ends[log] = added
       end
     end
     last = tonumber(number)
@@ -82,15 +94,11 @@ redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', 86400)
 return failed
 """
 
-# Where a log ends and who is there, in one moment; and the reader learns of the room.
+# Where a log ends and who is there, in one moment.
 _OPEN = """
 local newest = redis.pcall('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 local place = newest[1] and newest[1][1] or ''
 local here = redis.pcall('HGETALL', KEYS[2])
-if KEYS[3] then
-  redis.call('XADD', KEYS[3], 'MAXLEN', 1, '*', 'w', '')
-  redis.call('EXPIRE', KEYS[3], 3600)
-end
 return {place, here.err and {} or here, redis.call('TIME')}
 """
 
@@ -167,18 +175,22 @@ class RedisBroker(Broker):
         self._unsent: deque[tuple[str, str, Entry]] = deque()  # room, kind as Redis has it, entry
         self._writable = self._readable = True  # until the contrary is known
         self._wake = Event()
+        self._changed: set[str] = set()  # rooms that were opened or closed
         self._rooms_changed = Event()
-        self._opening = 0
         self._next_beat = 0.0
         self._next_renewal = 0.0
         self._has_beaten = False
         self._next_burial = 0.0
         self._commands = self._connect(self._timeout)
         self._turn = Semaphore()  # whose turn it is to use that connection
-        self._reads = self._connect(_BLOCK / 1000 + self._timeout)
-        self._woken = "0-0"
+        self._news: Any = None  # the connection to what is published, while it works
+        # Names of what is published are the same in all databases of a Redis.
+        database = self._commands.connection_pool.connection_kwargs.get("db") or 0
+        self._suffix = f"@{database}"
         self._skew = 0  # milliseconds by which Redis's clock is ahead of this machine's
-        self._greenlets = [gevent.spawn(self._write), gevent.spawn(self._read)]
+        self._greenlets = [
+            gevent.spawn(each) for each in (self._write, self._subscribe, self._read)
+        ]
 
     def _connect(self, timeout: float) -> redis.Redis:
         return redis.Redis.from_url(
@@ -194,7 +206,7 @@ class RedisBroker(Broker):
         if self._process == os.getpid():
             gevent.killall(self._greenlets)
             self._commands.close()
-            self._reads.close()
+            self._tune_out()
             self._process = 0
 
     # -- what rooms call
@@ -204,16 +216,14 @@ class RedisBroker(Broker):
         channel = self._channels.get(room)
         if channel is None:
             channel = self._channels[room] = _Channel()
-            self._opening += 1
             try:
                 opening = self._open(room, channel)
             except BaseException:
                 del self._channels[room]
                 raise
             finally:
-                self._opening -= 1
                 channel.opened.set()
-                self._rooms_changed.set()
+            self._change(room)
             return opening
         channel.openers += 1
         try:
@@ -230,7 +240,7 @@ class RedisBroker(Broker):
         members: dict[str, tuple[str, dict[str, Any]]] = {}
         if not self._is_away:
             try:
-                place, members = self._look(room, wake=True)
+                place, members = self._look(room)
             except _ERRORS as error:
                 self._lose(error, writable=False)
         channel.is_stale = not place
@@ -248,7 +258,12 @@ class RedisBroker(Broker):
         if channel.openers:
             return False
         del self._channels[room]
+        self._change(room)
         return True
+
+    def _change(self, room: str) -> None:
+        self._changed.add(room)
+        self._rooms_changed.set()
 
     def publish(
         self,
@@ -392,20 +407,16 @@ class RedisBroker(Broker):
     def members(self, room: str) -> dict[str, dict[str, Any]]:
         self._start()
         try:
-            _, members = self._look(room, wake=False)
+            _, members = self._look(room)
         except _ERRORS as error:
             self._lose(error, writable=False)
             return {}
         return {key: info for key, (_, info) in members.items()}
 
-    def _look(self, room: str, wake: bool) -> tuple[str, dict[str, tuple[str, dict[str, Any]]]]:
+    def _look(self, room: str) -> tuple[str, dict[str, tuple[str, dict[str, Any]]]]:
         """The place of a log's last entry, and the others who are there: origin and info by id."""
         keys = [self._key("room", room), self._key("here", room)]
-        if wake:
-            keys.append(self._key("wake", self.origin))
-        place, here, (seconds, micros) = self._command(
-            lambda client: client.eval(_OPEN, len(keys), *keys)
-        )
+        place, here, (seconds, micros) = self._command(lambda client: client.eval(_OPEN, 2, *keys))
         members = {}
         for key, value in zip(here[::2], here[1::2], strict=True):
             try:
@@ -460,6 +471,7 @@ class RedisBroker(Broker):
         batch = list(itertools.islice(self._unsent, _BATCH))
         keys = [self._key("from", self.origin)]
         values: list[Any] = [self.origin, self._history, self._max_age, self._max_age]
+        values.append(self._suffix)
         for room, kind, entry in batch:
             keys += [self._key("room", room), self._key("here", room)]
             values += [entry.number, kind, entry.data, entry.member]
@@ -517,55 +529,143 @@ class RedisBroker(Broker):
         delay = _FIRST_DELAY
         while True:
             try:
-                try:
-                    if not self._readable:
-                        self._look_for_gaps()
-                        self._readable = True
-                        self._find()
-                    self._read_once()
-                except redis.ResponseError as error:
-                    self._find_broken(error)
-            except _ERRORS as error:
+                news = self._tune_in()
+                if not self._readable:
+                    self._look_for_gaps()
+                    self._readable = True
+                    self._find()
+                fresh: set[str] = set()  # rooms whose entries are published to us from now on
+                count = 0
+                while self._news is news:
+                    answer = news.read_response(disable_decoding=True)
+                    self._hear(answer, fresh)
+                    delay = _FIRST_DELAY
+                    count += 1
+                    if count % _TURN == 0:
+                        gevent.sleep(0)
+            except (*_ERRORS, ValueError) as error:  # redis-py's buffer: closed by who cannot send
+                self._tune_out()
                 self._lose(error, readable=False)
                 gevent.sleep(delay)
                 delay = min(2 * delay, _LONGEST_DELAY)
-            else:
-                delay = _FIRST_DELAY
 
-    def _read_once(self) -> None:
-        while self._opening or not self._channels:
-            self._rooms_changed.clear()
+    def _tune_in(self) -> Any:
+        while self._readable and not self._channels:
             self._rooms_changed.wait()
-        wake = self._key("wake", self.origin)
-        rooms = {
-            self._key("room", room).encode(): room
-            for room, channel in self._channels.items()
-            if not channel.is_broken
-        }
-        places: dict[Any, Any] = {key: self._channels[room].place for key, room in rooms.items()}
-        places[wake] = self._woken
-        found: Any = self._reads.xread(places, count=_BATCH, block=_BLOCK)
+            if not self._channels:
+                self._rooms_changed.clear()
+        pool = self._connect(_PING + self._timeout).connection_pool
+        news: Any = pool.make_connection()
+        try:
+            news.connect()
+        except BaseException:
+            news.disconnect()
+            raise
+        self._news = news
+        self._changed.update(self._channels)
+        self._rooms_changed.set()
+        return news
+
+    def _tune_out(self) -> None:
+        news, self._news = self._news, None
+        if news is not None:
+            news.disconnect()
+
+    def _subscribe(self) -> None:
+        """Says on that connection which rooms are open, and from time to time that it is used."""
+        while True:
+            self._rooms_changed.wait(_PING)
+            self._rooms_changed.clear()
+            if self._news is None:
+                continue  # who connects will subscribe to all
+            changed, self._changed = self._changed, set()
+            opened = [self._published(room) for room in changed if room in self._channels]
+            closed = [self._published(room) for room in changed if room not in self._channels]
+            try:
+                for first in range(0, len(closed), _BATCH):
+                    self._say("UNSUBSCRIBE", *closed[first : first + _BATCH])
+                for first in range(0, len(opened), _BATCH):
+                    self._say("SUBSCRIBE", *opened[first : first + _BATCH])
+                self._say("PING")  # the answer to it comes behind theirs
+            except _ERRORS as error:
+                self._tune_out()
+                self._lose(error, readable=False)
+
+    def _say(self, *command: str) -> None:
+        if self._news is not None:
+            self._news.send_command(*command, check_health=False)
+
+    def _hear(self, answer: Any, fresh: set[str]) -> None:
+        kind, *rest = answer if isinstance(answer, list) else [answer]
+        if kind == b"message":
+            room, channel = self._channel_of(rest[0])
+            if channel is not None and channel.place and not channel.is_broken:
+                self._hear_entry(room, channel, rest[1])
+        elif kind == b"subscribe":
+            fresh.add(self._channel_of(rest[0])[0])
+        elif kind.lower() == b"pong" and fresh:
+            self._read_on(list(fresh))
+            fresh.clear()
+
+    def _hear_entry(self, room: str, channel: _Channel, data: bytes) -> None:
+        try:
+            head, _, data = data.partition(b"\n")
+            id_, before, origin, number, kind, member = head.split(b" ")
+            is_new = order(id_) > order(channel.place)
+        except ValueError as error:
+            _logger.warning("skipped news of the room %r that are none: %r", room, error)
+            return
+        if is_new and before and before.decode() != channel.place:
+            self._read_on([room])
+        elif is_new:
+            fields = {b"o": origin, b"n": number, b"k": kind, b"d": data, b"m": member}
+            self._take(room, channel, id_, fields)
+
+    def _read_on(self, rooms: list[str]) -> None:
+        """Takes what the logs of some rooms hold behind what this process has heard."""
+        for first in range(0, len(rooms), _ROOMS):
+            some = rooms[first : first + _ROOMS]
+            while some:
+                try:
+                    some = self._read_once(some)
+                except redis.ResponseError as error:
+                    self._find_broken(some, error)
+
+    def _read_once(self, names: list[str]) -> list[str]:
+        """Returns those of the rooms whose logs may hold more."""
+        rooms: dict[bytes, str] = {}
+        places: dict[Any, Any] = {}
+        for room in names:
+            channel = self._channels.get(room)
+            if channel is not None and channel.place and not channel.is_broken:
+                key = self._key("room", room).encode()
+                rooms[key], places[key] = room, channel.place
+        if not places:
+            return []
+        found: Any = self._command(lambda client: client.xread(places, count=_BATCH))
         for key, entries in found or ():
-            room = rooms.get(key)
-            if room is None:
-                self._woken = entries[-1][0].decode()
-                continue
             for id_, fields in entries:
                 # It may have been closed meanwhile, and even opened again, further on.
-                channel = self._channels.get(room)
+                channel = self._channels.get(rooms[key])
                 if channel is not None and channel.place and order(id_) > order(channel.place):
-                    self._take(room, channel, id_, fields)
+                    self._take(rooms[key], channel, id_, fields)
+            gevent.sleep(0)
+        return [rooms[key] for key, entries in found or () if len(entries) == _BATCH]
 
     def _look_for_gaps(self) -> None:
         """Whether a log was trimmed beyond where this process reads on."""
-        self._reads.ping()
-        for room, channel in list(self._channels.items()):
-            if channel.is_broken or not channel.place:
-                continue
-            oldest: Any = self._reads.xrange(self._key("room", room), count=1)
-            if oldest and order(oldest[0][0]) > order(channel.place):
-                length: Any = self._reads.xlen(self._key("room", room))
-                if length >= self._history:
+        places = {
+            room: channel.place
+            for room, channel in self._channels.items()
+            if channel.place and not channel.is_broken
+        }
+        names = list(places)
+        for first in range(0, len(names), _BATCH):
+            keys = [self._key("room", room) for room in names[first : first + _BATCH]]
+            for room, oldest, length in zip(
+                names[first:], *self._command(partial(_extent, keys)), strict=False
+            ):
+                if oldest and order(oldest[0][0]) > order(places[room]) and length >= self._history:
                     _logger.error(
                         "messages of the room %r are lost to this process: it was away from Redis "
                         "for more than %d of them; raise history",
@@ -617,12 +717,13 @@ class RedisBroker(Broker):
             )
             return None
 
-    def _find_broken(self, error: redis.ResponseError) -> None:
+    def _find_broken(self, rooms: list[str], error: redis.ResponseError) -> None:
         """XREAD fails for all rooms when the key of one holds something else."""
         found = False
-        for room, channel in list(self._channels.items()):
-            kind: Any = self._reads.type(self._key("room", room))
-            if kind not in (b"stream", b"none") and not channel.is_broken:
+        for room in rooms:
+            kind: Any = self._command(partial(_type, self._key("room", room)))
+            channel = self._channels.get(room)
+            if channel is not None and kind not in (b"stream", b"none") and not channel.is_broken:
                 found = channel.is_broken = True
                 _logger.error(
                     "the key of the room %r holds a %s and no stream: it is a room of this process "
@@ -672,7 +773,7 @@ class RedisBroker(Broker):
     def _refresh(self, room: str, channel: _Channel) -> None:
         """Who is in a room that was opened while Redis was away."""
         try:
-            _, members = self._look(room, wake=False)
+            _, members = self._look(room)
         except _ERRORS as error:
             self._lose(error, writable=False)
             return
@@ -690,6 +791,14 @@ class RedisBroker(Broker):
     def _key(self, what: str, name: str) -> str:
         return f"{self._prefix}{what}:{name}"
 
+    def _published(self, room: str) -> str:
+        return self._key("room", room) + self._suffix
+
+    def _channel_of(self, published: bytes) -> tuple[str, _Channel | None]:
+        start, end = len(self._key("room", "")), len(self._suffix)
+        room = published.decode()[start:-end]
+        return room, self._channels.get(room)
+
 
 def _page(client: redis.Redis, key: str, after: str, until: str) -> Any:
     """Some entries of a log behind ``after``, and the oldest one of all."""
@@ -697,6 +806,20 @@ def _page(client: redis.Redis, key: str, after: str, until: str) -> Any:
     pipeline.xrange(key, f"({after}", until, count=_BATCH)
     pipeline.xrange(key, count=1)
     return pipeline.execute()
+
+
+def _extent(keys: list[str], client: redis.Redis) -> tuple[list[Any], list[Any]]:
+    """The oldest entries of some logs, and how many they hold."""
+    pipeline = client.pipeline()
+    for key in keys:
+        pipeline.xrange(key, count=1)
+        pipeline.xlen(key)
+    found = pipeline.execute()
+    return found[::2], found[1::2]
+
+
+def _type(key: str, client: redis.Redis) -> Any:
+    return client.type(key)
 
 
 def _behind(time: int) -> str:
