@@ -133,6 +133,7 @@ class Room:
         self._present: dict[str, Presence] = {}
         # The ids of the members in this process, and whether others have been told of them.
         self._here: dict[str, bool] = {}
+        self._leaving: set[str] = set()  # those that were, and others have not been told
         # The same members: those that hear a message at once, and those that lag, catch up, or have
         # heard elsewhere what is new here.
         self._prompt: dict[Member, WebSocket] = {}
@@ -202,6 +203,7 @@ class Room:
                 if broker.close(self.name):
                     self._place = ""
                     self._present.clear()
+                    self._leaving.clear()
                     self._rooms._forget(self)
 
     def send(self, data: str | bytes | bytearray | memoryview, exclude: Any = None) -> None:
@@ -316,6 +318,7 @@ class Room:
     def _dismiss(self, member: Member) -> None:
         self._drop(member)
         self._present.pop(member.id, None)
+        self._leaving.add(member.id)
         self._stats.members -= 1
 
     def _drop(self, member: Member) -> None:
@@ -415,8 +418,9 @@ class Room:
             gone = self._present.pop(entry.member, None)
             if gone is not None:
                 info = gone.info
-            elif not is_own:  # it was taken for dead before
+            elif entry.member not in self._leaving:  # it was taken for dead before
                 return
+            self._leaving.discard(entry.member)
         elif not is_own:
             was_known = entry.member in self._present
             self._present[entry.member] = Presence(entry.member, info)

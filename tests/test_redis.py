@@ -88,6 +88,28 @@ def test_a_message_costs_the_same_however_many_rooms_are_open(server, worker):
     assert commands["cmdstat_eval"]["calls"] == commands["cmdstat_publish"]["calls"] == 100
 
 
+def test_a_message_does_not_wait_until_all_rooms_are_open(worker):
+    a = worker()
+    ann = a.join()
+    wait_until(lambda: a.is_idle)
+    opened: list[str] = []
+
+    def open_room(name: str) -> None:
+        a.broker.open(name)
+        opened.append(name)
+
+    names = [f"room {number}" for number in range(1000)]
+    opening = [gevent.spawn(open_room, name) for name in names]
+    wait_until(lambda: opened)
+    before = len(opened)
+    a.send("hello")
+    assert ann.hear(1) == ["hello"]
+    assert len(opened) < before + 300
+    gevent.joinall(opening, raise_error=True)
+    for name in names:
+        a.broker.close(name)
+
+
 def test_the_databases_of_a_redis_have_rooms_of_their_own(server, pair, worker):
     a = worker()
     ann = a.join()
@@ -219,6 +241,22 @@ def test_members_of_a_process_that_died_are_gone_after_a_while(server, worker):
     assert ann.hears_no_more()
     assert server.call("HLEN", "greenws:here:r") == 2
     del carl
+
+
+def test_the_dead_whom_nobody_has_met_are_buried_too(server, worker):
+    b = worker()
+    b.join(name="bob")
+    wait_until(lambda: b.is_idle)
+    b.die()
+    server.call("DEL", f"greenws:alive:{b.broker.origin}")
+    a = worker()
+    ann = a.join(name="ann", presence=tell)
+    assert a.names() == ["ann"]
+    a.broker._next_beat = 0
+    a.broker._wake.set()
+    wait_until(lambda: server.call("HLEN", "greenws:here:r") == 1)
+    a.send("hello")
+    assert ann.hear(1) == ["hello"]  # nobody has left whom she knew
 
 
 def test_one_who_was_taken_for_dead_and_then_leaves_has_left_once_for_everybody(
@@ -600,8 +638,8 @@ def test_a_history_that_is_trimmed_while_it_is_fetched_is_not_complete(server, w
     ann.hear(499)
     command = a.broker._command
 
-    def trim(call: Any) -> Any:
-        found = command(call)
+    def trim(call: Any, **options: Any) -> Any:
+        found = command(call, **options)
         if found and isinstance(found[0], list) and len(found[0]) == 500:  # the first piece
             server.call("XTRIM", "greenws:room:r", "MINID", place)
         return found

@@ -20,8 +20,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import gevent
 import redis
@@ -94,15 +95,30 @@ redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', 86400)
 return failed
 """
 
-# Where a log ends and who is there, in one moment.
+# Where a log ends, who is there, and whether their processes live; in one moment.
 _OPEN = """
 local newest = redis.pcall('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-local place = newest[1] and newest[1][1] or ''
 local here = redis.pcall('HGETALL', KEYS[2])
-return {place, here.err and {} or here, redis.call('TIME')}
+if here.err then here = {} end
+local alive, live = {}, {}
+for i = 2, #here, 2 do
+  local origin = string.match(here[i], '^%S*')
+  if not alive[origin] then alive[origin] = redis.call('EXISTS', ARGV[1] .. origin) end
+  live[i / 2] = alive[origin]
+end
+return {newest[1] and newest[1][1] or '', here, live, redis.call('TIME')}
 """
 
 _logger = logging.getLogger("greenws.brokers.redis")
+
+
+class _Other(NamedTuple):
+    """A member in another process."""
+
+    id: str
+    origin: str
+    info: dict[str, Any]
+    is_alive: bool
 
 
 class _Channel:
@@ -183,6 +199,7 @@ class RedisBroker(Broker):
         self._next_burial = 0.0
         self._commands = self._connect(self._timeout)
         self._turn = Semaphore()  # whose turn it is to use that connection
+        self._queue = Semaphore()  # those who are in no hurry
         self._news: Any = None  # the connection to what is published, while it works
         # Names of what is published are the same in all databases of a Redis.
         database = self._commands.connection_pool.connection_kwargs.get("db") or 0
@@ -237,7 +254,7 @@ class RedisBroker(Broker):
 
     def _open(self, room: str, channel: _Channel) -> Opening:
         place = ""
-        members: dict[str, tuple[str, dict[str, Any]]] = {}
+        members: list[_Other] = []
         if not self._is_away:
             try:
                 place, members = self._look(room)
@@ -245,11 +262,11 @@ class RedisBroker(Broker):
                 self._lose(error, writable=False)
         channel.is_stale = not place
         channel.place = place or _behind(int(time.time() * 1000) + self._skew - 1)
-        channel.elsewhere = {key: origin for key, (origin, _) in members.items()}
+        channel.elsewhere = {other.id: other.origin for other in members}  # the dead are buried
         channel.sent.extend(entry for name, _, entry in self._unsent if name == room)
         if self._is_away and channel.sent:
             channel.ahead = channel.sent[-1].number
-        infos = {key: info for key, (_, info) in members.items()}
+        infos = {other.id: other.info for other in members if other.is_alive}
         return Opening(channel.place, channel.ahead, infos)
 
     def close(self, room: str) -> bool:
@@ -411,36 +428,27 @@ class RedisBroker(Broker):
         except _ERRORS as error:
             self._lose(error, writable=False)
             return {}
-        return {key: info for key, (_, info) in members.items()}
+        return {other.id: other.info for other in members if other.is_alive}
 
-    def _look(self, room: str) -> tuple[str, dict[str, tuple[str, dict[str, Any]]]]:
-        """The place of a log's last entry, and the others who are there: origin and info by id."""
+    def _look(self, room: str) -> tuple[str, list[_Other]]:
+        """The place of a log's last entry, and who is there in other processes."""
         keys = [self._key("room", room), self._key("here", room)]
-        place, here, (seconds, micros) = self._command(lambda client: client.eval(_OPEN, 2, *keys))
-        members = {}
-        for key, value in zip(here[::2], here[1::2], strict=True):
+        place, here, live, (seconds, micros) = self._command(
+            lambda client: client.eval(_OPEN, 2, *keys, self._key("alive", ""))
+        )
+        members = []
+        for (key, value), is_alive in zip(_pairs(here), live, strict=True):
             try:
                 origin, _, text = value.decode().partition(" ")
                 info = json.loads(text)
                 if isinstance(info, dict) and origin != self.origin:
-                    members[key.decode()] = (origin, info)
+                    members.append(_Other(key.decode(), origin, info, bool(is_alive)))
             except ValueError:
                 _logger.warning("skipped a member of the room %r that is none: %r", room, value)
-        living = self._living({origin for origin, _ in members.values()})
-        members = {key: member for key, member in members.items() if member[0] in living}
         # In the millisecond of an entry that is added next, its place must be behind this one.
         now = int(seconds) * 1000 + int(micros) // 1000
         self._skew = now - int(time.time() * 1000)
         return place.decode() or _behind(now - 1), members
-
-    def _living(self, origins: set[str]) -> set[str]:
-        """Those of the processes that have a heartbeat."""
-        if not origins:
-            return set()
-        names = list(origins)
-        keys = [self._key("alive", name) for name in names]
-        found: Any = self._command(lambda client: client.mget(keys))
-        return {name for name, beat in zip(names, found, strict=True) if beat is not None}
 
     # -- writing
 
@@ -451,7 +459,7 @@ class RedisBroker(Broker):
             self._wake.clear()
             try:
                 if not self._writable:
-                    self._command(lambda client: client.ping())
+                    self._command(lambda client: client.ping(), urgent=True)
                 if time.monotonic() >= self._next_beat:
                     self._beat()
                 while self._unsent:
@@ -475,7 +483,9 @@ class RedisBroker(Broker):
         for room, kind, entry in batch:
             keys += [self._key("room", room), self._key("here", room)]
             values += [entry.number, kind, entry.data, entry.member]
-        failed: Any = self._command(lambda client: client.eval(_PUBLISH, len(keys), *keys, *values))
+        failed: Any = self._command(
+            lambda client: client.eval(_PUBLISH, len(keys), *keys, *values), urgent=True
+        )
         for _ in batch:
             self._unsent.popleft()
         if failed:
@@ -499,7 +509,9 @@ class RedisBroker(Broker):
         """Tells that this process lives, and buries the members of those that do not."""
         key = self._key("alive", self.origin)
         seconds = max(1, round(self._presence_timeout))
-        was_alive = self._command(lambda client: client.set(key, "1", ex=seconds, get=True))
+        was_alive = self._command(
+            lambda client: client.set(key, "1", ex=seconds, get=True), urgent=True
+        )
         now = time.monotonic()
         if self._has_beaten and was_alive is None:  # others have taken this process for dead
             for room, channel in list(self._channels.items()):
@@ -511,7 +523,7 @@ class RedisBroker(Broker):
         }
         # The first beat after an outage comes before _find().
         may_bury = now >= self._next_burial and not self._is_away
-        dead = origins - self._living(origins) if may_bury else set()
+        dead = self._dead(origins) if may_bury else set()
         for room, channel in list(self._channels.items()):
             for member in [key for key, origin in channel.elsewhere.items() if origin in dead]:
                 del channel.elsewhere[member]
@@ -522,6 +534,15 @@ class RedisBroker(Broker):
                 here = self._key("here", room)
                 self._command(lambda client, here=here: client.expire(here, self._max_age))  # type: ignore[misc]
         self._next_beat = now + self._presence_timeout / 3
+
+    def _dead(self, origins: set[str]) -> set[str]:
+        """Those of the processes that have no heartbeat."""
+        if not origins:
+            return set()
+        names = list(origins)
+        keys = [self._key("alive", name) for name in names]
+        found: Any = self._command(lambda client: client.mget(keys), urgent=True)
+        return {name for name, beat in zip(names, found, strict=True) if beat is None}
 
     # -- reading
 
@@ -642,7 +663,7 @@ class RedisBroker(Broker):
                 rooms[key], places[key] = room, channel.place
         if not places:
             return []
-        found: Any = self._command(lambda client: client.xread(places, count=_BATCH))
+        found: Any = self._command(lambda client: client.xread(places, count=_BATCH), urgent=True)
         for key, entries in found or ():
             for id_, fields in entries:
                 # It may have been closed meanwhile, and even opened again, further on.
@@ -778,14 +799,17 @@ class RedisBroker(Broker):
             self._lose(error, writable=False)
             return
         channel.is_stale = False
-        for member, (origin, info) in members.items():
-            if member not in channel.elsewhere and self._channels.get(room) is channel:
-                channel.elsewhere[member] = origin
-                data = json.dumps(info)
-                self.deliver(room, Entry(channel.place, origin, 0, JOIN, data, member))
+        for other in members:
+            if other.id not in channel.elsewhere and self._channels.get(room) is channel:
+                channel.elsewhere[other.id] = other.origin
+                if other.is_alive:
+                    data = json.dumps(other.info)
+                    self.deliver(room, Entry(channel.place, other.origin, 0, JOIN, data, other.id))
 
-    def _command(self, call: Callable[[redis.Redis], _T]) -> _T:
-        with self._turn:
+    def _command(self, call: Callable[[redis.Redis], _T], urgent: bool = False) -> _T:
+        """Of those that are not urgent, one at a time competes for the connection with the others:
+        a message does not wait until a thousand rooms are open."""
+        with nullcontext() if urgent else self._queue, self._turn:
             return call(self._commands)
 
     def _key(self, what: str, name: str) -> str:
