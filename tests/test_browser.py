@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import re
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import pytest
 import trustme
 from conftest import require_program
+from processes import children
 from redis_server import RedisServer
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -480,6 +483,38 @@ def test_nothing_is_missed_when_one_of_two_servers_is_killed(browse: Browse) -> 
             each.wait_for_message("Ada (2)", "here I am")
             texts = ["is anybody here?", *said, "here I am"]
             assert [text for _, text in each.messages()] == texts
+
+
+def test_nothing_is_missed_when_workers_are_killed(browse: Browse) -> None:
+    """One after the other, so that each page loses its worker at least once."""
+    require_program("redis-server")
+    with contextlib.ExitStack() as stack:
+        redis = RedisServer()
+        stack.callback(redis.close)
+        options = ("--workers", "2", "--redis", redis.url)
+        demo = stack.enter_context(running("--port", "0", *options))
+        ada, grace = (browse(demo.url + "/?room=garden") for _ in range(2))
+        for each, name in ((ada, "Ada"), (grace, "Grace")):
+            each.expected_errors = "WebSocket connection to .* failed"
+            each.join(name)
+        ada.wait_for_members("Ada", "Grace")
+        ada.say("before")
+        texts = ["before"]
+        for number, worker in enumerate(children(demo.process.pid)):
+            grace.wait_for_message("Ada", "before")
+            os.kill(worker, signal.SIGKILL)
+            with connect(demo.ws_url + "/chat/garden", "chat", max_queue=None) as bob:
+                bob.send(json.dumps({"type": "join", "name": "Bob"}))
+                for text in (f"meanwhile {number}", f"and more {number}"):
+                    bob.send(json.dumps({"type": "message", "text": text}))
+                    texts.append(text)
+                for each in (ada, grace):
+                    each.wait_for_message("Bob", texts[-1])
+                    each.wait_for_state("chat", "connected")
+        grace.say("after")
+        for each in (ada, grace):
+            each.wait_until(lambda each=each: each.messages()[-1][1] == "after", "the last message")
+            assert [text for _, text in each.messages()] == [*texts, "after"]
 
 
 def test_reconnecting_can_be_hurried_and_given_up(page: Page, demo: Demo) -> None:

@@ -985,6 +985,11 @@ def test_sockets_that_would_block_the_hub_are_refused(running):
         RedisBroker(running.url)
 
 
+def test_tls_that_would_block_the_hub_is_refused(server):
+    with pytest.raises(RuntimeError, match=r"monkey.patch_all\(\)"):
+        RedisBroker(server.url.replace("redis:", "rediss:"))
+
+
 def test_a_url_makes_a_redis_broker(server):
     rooms = Rooms(server.url)
     assert isinstance(rooms.broker, RedisBroker)

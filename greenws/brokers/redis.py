@@ -30,6 +30,7 @@ import redis.connection
 from gevent import socket as gevent_socket
 from gevent.event import Event
 from gevent.lock import Semaphore
+from gevent.monkey import is_module_patched
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -165,7 +166,7 @@ class RedisBroker(Broker):
         timeout: float = 5.0,
         presence_timeout: float = 15.0,
     ) -> None:
-        _check_sockets()
+        _check_sockets(url)
         redis.ConnectionPool.from_url(url)  # connects to nothing yet
         self.deliver: Callable[[str, Entry], None] = lambda room, entry: None
         self._url = url
@@ -854,8 +855,11 @@ def _pairs(flat: list[Any]) -> Iterator[tuple[Any, Any]]:
     return zip(flat[::2], flat[1::2], strict=True)
 
 
-def _check_sockets() -> None:
-    if not issubclass(vars(redis.connection)["socket"].socket, gevent_socket.socket):
+def _check_sockets(url: str) -> None:
+    is_patched = issubclass(vars(redis.connection)["socket"].socket, gevent_socket.socket)
+    if url.startswith("rediss:"):
+        is_patched = is_patched and is_module_patched("ssl")
+    if not is_patched:
         raise RuntimeError(
             "redis-py would block every greenlet of this process while it waits for Redis: put "
             "'from gevent import monkey; monkey.patch_all()' before all other imports of the "
