@@ -17,7 +17,8 @@ class RedisServer:
     """``redis-server`` with its data in a folder that goes with it; what it was told it keeps, also
     when it is killed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
+        self._options = options
         self._folder = tempfile.TemporaryDirectory(prefix="greenws-redis-")
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
@@ -32,7 +33,7 @@ class RedisServer:
         self._process = subprocess.Popen(
             ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
             + ["--appendonly", "yes", "--appendfsync", "no", "--dir", self._folder.name]
-            + ["--loglevel", "warning"],
+            + ["--loglevel", "warning", *self._options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,9 +13,10 @@ from urllib.parse import quote
 
 import gevent
 import pytest
+import trustme
 from conftest import require_program, wait_until
 from gevent import socket as gevent_socket
-from processes import ROOT, TIMEOUT, Process, children
+from processes import ROOT, TIMEOUT, Process, children, free_port
 from redis_server import RedisServer
 from wire import CLOSE, TEXT, Peer, frame
 
@@ -190,6 +192,39 @@ def test_every_survivor_has_every_message_once_and_in_order(workers, server):
             client.end()
     # The killed worker is mentioned; nothing else is.
     assert "Traceback" not in workers.output
+
+
+def test_redis_over_tls_with_a_password(tmp_path):
+    require_program("redis-server")
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    ca, cert, key = (str(tmp_path / name) for name in ("ca.pem", "cert.pem", "key.pem"))
+    authority.cert_pem.write_to_path(ca)
+    certificate.cert_chain_pems[0].write_to_path(cert)
+    certificate.private_key_pem.write_to_path(key)
+    port = free_port()
+    server = RedisServer(
+        *["--tls-port", str(port), "--tls-cert-file", cert, "--tls-key-file", key],
+        *["--tls-ca-cert-file", ca, "--tls-auth-clients", "no"],
+        *["--user", "greenws", "on", ">secret", "+@all", "~greenws:*", "&greenws:*"],
+    )
+    url = f"rediss://greenws:secret@127.0.0.1:{port}/0?ssl_ca_certs={ca}"
+    with contextlib.closing(server), gunicorn(2, url) as process:
+        clients = spread(process.address, children(process.popen.pid), 2)
+        try:
+            talk(clients, "all is well", 0.3)
+            server.stop()
+            talk(clients, "without Redis", 0.3)
+            server.start()
+            talk(clients, "Redis is back", 0.3)
+            said = sorted((client.name, n) for client in clients for n in range(client.said))
+            wait_until(lambda: all(len(each.heard) >= len(said) for each in clients), TIMEOUT)
+            for client in clients:
+                assert sorted(client.heard) == said
+        finally:
+            for client in clients:
+                client.end()
+    assert "Traceback" not in process.output
 
 
 def test_a_member_is_in_the_room_of_all_workers(workers):

@@ -149,6 +149,7 @@ class RedisBroker(Broker):
 
     Redis must keep its data when it restarts (``appendonly yes``), or what somebody has not read by
     then is lost.
+    All names of keys and channels begin with ``prefix``, for an ACL.
 
     Raises:
         RuntimeError: redis-py would block the hub.
