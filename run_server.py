@@ -21,6 +21,7 @@ import errno
 import json
 import logging
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -44,7 +45,7 @@ from greenws import (
     WebSocketSessionHandler,
     policies,
 )
-from greenws.brokers import BrokerUnavailable
+from greenws.brokers import Broker, BrokerUnavailable
 from greenws.brokers.memory import MemoryBroker
 from greenws.rooms import json_id
 from greenws.stats import of_this_process, total
@@ -199,29 +200,39 @@ def _free_name(wanted: str, room: Room) -> str:
 
 
 class Monitor:
-    """Tells whoever watches, once a second, what this process does.
+    """Tells whoever watches, once a second, what this process does; with ``redis``, also those
+    who watch at other processes, and them what those do.
 
     A snapshot is a JSON object:
 
     - "time": milliseconds since 1970, which never go back
-    - "process": its "pid", when it "started" (likewise), its "memory" (bytes, or null), and whether
-      it is "one_of_several" workers, of which this one alone is told
+    - "process": its "id", its "pid", when it "started" (likewise), its "memory" (bytes, or null),
+      and whether it is "one_of_several" workers of which the others tell nothing here
     - "server": connections, messages, bytes, refusals and closes, as ``Stats.as_dict()`` gives them
     - "rates": of the messages and bytes among them, each second; null in the first snapshot
     - "rooms": what the rooms count, :class:`greenws.rooms.Stats`
-    - "largest_rooms": [{"name", "members"}]
+    - "largest_rooms": [{"name", "members"}] of those with members here, the others included
     - "slow_members": [{"name", "room", "waiting"}], the messages that wait for those who lag
     """
 
-    def __init__(self, rooms: Rooms, one_of_several: bool = False) -> None:
+    def __init__(self, rooms: Rooms, redis: str | None, one_of_several: bool) -> None:
         self._rooms = rooms
-        self._one_of_several = one_of_several
+        self._id = secrets.token_hex(6)
+        self._one_of_several = one_of_several and not redis
         self._started = int(time.time() * 1000)
         self._ahead = self._started - time.monotonic() * 1000  # of the clock that never goes back
-        # One that watches over a slow line needs none but the newest snapshot.
-        newest = policies.coalesce(lambda snapshot: "snapshot")
-        self._watchers = Rooms(MemoryBroker(history=MINUTE, max_age=MINUTE), policy=newest)["all"]
+        broker: Broker = MemoryBroker(history=MINUTE, max_age=MINUTE)
+        if redis:
+            from greenws.brokers.redis import RedisBroker
+
+            broker = RedisBroker(redis, prefix="greenws:demo-server:", max_age=MINUTE)
+        # One that watches over a slow line needs none but the newest snapshot of each process.
+        newest = policies.coalesce(lambda snapshot: json.loads(snapshot)["process"]["id"])
+        self._watchers = Rooms(broker, policy=newest)["all"]
         self._ticker: gevent.Greenlet[[], None] | None = None
+        self._is_shared = broker.is_shared
+        if self._is_shared:  # others may watch it
+            self._ticker = gevent.spawn(self._tick)
 
     def attend(self, socket: WebSocket) -> None:
         """Serve one who watches until its connection ends."""
@@ -232,16 +243,22 @@ class Monitor:
                 pass  # there is nothing to ask
 
     def _tick(self) -> None:
-        """Runs while somebody watches."""
+        """Runs while somebody may watch."""
         last: dict[str, Any] = {}
         last_time = 0.0
-        while len(self._watchers):
-            figures, now = total(of_this_process()), time.monotonic()
-            rates = {
-                name: (figures[name] - last[name]) / (now - last_time) for name in RATED if last
-            }
-            self._watchers.send(json.dumps(self._snapshot(figures, rates or None)))
-            last, last_time = figures, now
+        while True:
+            if len(self._watchers):
+                figures, now = total(of_this_process()), time.monotonic()
+                rates = {
+                    name: (figures[name] - last[name]) / (now - last_time) for name in RATED if last
+                }
+                with contextlib.suppress(BrokerUnavailable):
+                    self._watchers.send(json.dumps(self._snapshot(figures, rates or None)))
+                last, last_time = figures, now
+            elif self._is_shared:
+                last = {}
+            else:
+                return
             gevent.sleep(1)
 
     def _snapshot(self, figures: dict[str, Any], rates: dict[str, float] | None) -> dict[str, Any]:
@@ -258,6 +275,7 @@ class Monitor:
         return {
             "time": int(self._ahead + time.monotonic() * 1000),
             "process": {
+                "id": self._id,
                 "pid": os.getpid(),
                 "started": self._started,
                 "memory": _resident_memory(),
@@ -286,7 +304,7 @@ def make_routes(redis: str | None = None, one_of_several: bool = False) -> Route
     routes = Routes()
     rooms = Rooms(redis, policy=policies.close(limit=MAX_LAG), stamp=json_id)
     chat = Chat(rooms)
-    monitor = Monitor(rooms, one_of_several)
+    monitor = Monitor(rooms, redis, one_of_several)
     files = StaticFiles(WEBROOT)
 
     @routes.websocket("/chat", protocols=["chat"])

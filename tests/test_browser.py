@@ -712,6 +712,38 @@ def test_the_picture_of_the_server_comes_back_with_it(server_page: Page, demo: D
         server_page.wait_for_text("#connections-total", "1 in total")
 
 
+def test_the_picture_of_several_processes_adds_them_up(browse: Browse) -> None:
+    require_program("redis-server")
+    with contextlib.ExitStack() as stack:
+        redis = RedisServer()
+        stack.callback(redis.close)
+        options = ("--workers", "2", "--redis", redis.url)
+        demo = stack.enter_context(running("--port", "0", *options))
+        page = browse(demo.url + "/server")
+        page.wait_for_text("#process", "2 processes.")
+        assert not page("several").is_displayed()
+        for number in range(6):
+            member = stack.enter_context(connect(demo.ws_url + "/chat/garden", "chat"))
+            member.send(json.dumps({"type": "join", "name": f"Ada {number}"}))
+        page.wait_for_text("#connections-open", "7")
+        page.wait_for_text("#rooms-table tbody td:nth-child(2)", "6")
+        page.wait_for_text("#slow-members-all", "of 6 members of rooms")
+
+        def workers() -> list[str]:
+            return sorted(page.texts("#processes-table tbody td:first-child"))
+
+        def is_of(pids: list[int]) -> Callable[[], bool]:
+            return lambda: workers() == sorted(map(str, pids))
+
+        pids = children(demo.process.pid)
+        page.wait_until(is_of(pids), "both workers")
+        page.expected_errors = "WebSocket connection to .* failed"
+        os.kill(pids[0], signal.SIGKILL)
+        page.wait_until(lambda: str(pids[0]) not in workers(), "one worker less")
+        page.wait_until(lambda: len(workers()) == 2, "another worker")
+        assert page.overflow() <= 0
+
+
 def test_a_worker_is_told_of_as_one_of_several(browse: Browse) -> None:
     with running("--port", "0", "--workers", "2") as demo:
         page = browse(demo.url + "/server")

@@ -821,6 +821,31 @@ def test_the_page_of_the_server_is_there(demo: Demo) -> None:
         assert b"server.js" in response.read()
 
 
+def test_with_redis_each_process_tells_those_who_watch_at_another(redis: RedisServer) -> None:
+    options = ("--port", "0", "--redis", redis.url)
+    with running(*options) as one, running(*options) as other:
+        pids = {one.process.pid, other.process.pid}
+        with connect(one.ws_url + "/server/live", "live") as connection:
+            watch = Watcher(connection)
+            seen: dict[int, dict[str, Any]] = {}
+            with connect(other.ws_url + "/chat", "chat") as ada:
+                ada.send(json.dumps({"type": "join", "name": "Ada"}))
+                while seen.keys() != pids or not seen[other.process.pid]["largest_rooms"]:
+                    snapshot = watch.next()
+                    seen[snapshot["process"]["pid"]] = snapshot
+            assert seen[one.process.pid]["server"]["connections_open"] == 1
+            assert seen[other.process.pid]["server"]["connections_open"] == 1
+            assert not seen[one.process.pid]["process"]["one_of_several"]
+        with connect(other.ws_url + "/server/live", "live") as connection:
+            told = [Watcher(connection).next() for _ in range(4)]
+            assert {snapshot["process"]["pid"] for snapshot in told} == pids  # the last minute
+        log = "greenws:demo-server:room:all"
+        time.sleep(1.5)  # nothing tells that nothing happens
+        length = redis.call("XLEN", log)
+        time.sleep(1.5)
+        assert redis.call("XLEN", log) == length
+
+
 def test_a_worker_says_that_it_is_one_of_several() -> None:
     with running("--port", "0", "--workers", "2", "--log-level", "warning") as demo:
         with connect(demo.ws_url + "/server/live", "live") as connection:

@@ -1,10 +1,12 @@
-// A live picture of the server: a snapshot a second, JSON; run_server.py's Monitor says what is in it.
+// A live picture of the server: a snapshot a second of each of its processes, JSON; run_server.py's
+// Monitor says what is in it.
 
 import { StateLabel, element } from "./log.js";
 import { ReconnectingSocket } from "./reconnecting.js";
 
 const MINUTE = 60; // seconds that the charts show
-const LONGEST_STEP = 3; // seconds between two snapshots that a line may join
+const PRESENT = 3000; // milliseconds after its last snapshot for which a process counts
+const LISTED = 10; // rows of a table
 const MEANINGS = {
   1000: "normal",
   1001: "going away",
@@ -25,7 +27,8 @@ const socket = new ReconnectingSocket("server/live", "live");
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const fine = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 
-let snapshots = []; // those of the last minute, of one process
+const processes = new Map(); // the snapshots of the last minute of each process, by its id
+let isDrawing = false;
 
 function number(value) {
   return (Math.abs(value) < 10 ? fine : whole).format(value);
@@ -77,58 +80,111 @@ function fill(id, rows) {
   }
 }
 
-function sum(counts) {
-  return Object.values(counts).reduce((total, count) => total + count, 0);
+function add(values) {
+  return values.reduce((total, value) => total + value, 0);
 }
 
-function byCount(counts) {
-  return Object.entries(counts).sort(([, one], [, other]) => other - one);
+// Counts by some key, as the pairs of an object; the largest first.
+function addUp(counts) {
+  const total = new Map();
+  for (const [key, count] of counts.flatMap(Object.entries)) {
+    total.set(key, (total.get(key) ?? 0) + count);
+  }
+  return [...total].sort(([, one], [, other]) => other - one);
 }
 
-function showFigures(snapshot) {
-  const { time, process, server, rates, rooms } = snapshot;
-  const rate = (name, format) => (rates ? format(rates[name]) : "\u2013");
+// What a process told last up to a moment, if it was there.
+function told(snapshots, time) {
+  const last = snapshots.findLast((snapshot) => snapshot.time <= time);
+  return last && last.time > time - PRESENT ? last : undefined;
+}
+
+function toldByAll(time) {
+  return [...processes.values()].map((each) => told(each, time)).filter(Boolean);
+}
+
+function showFigures(now) {
+  const present = toldByAll(now);
+  const total = (read) => add(present.map(read));
+  const inTotal = (name) => `${whole.format(total(({ server }) => server[name]))} in total`;
+  const bytesInTotal = (name) => `${bytes(total(({ server }) => server[name]))} in total`;
+  const rated = present.filter(({ rates }) => rates);
+  const rate = (name, format) =>
+    rated.length ? format(add(rated.map(({ rates }) => rates[name]))) : "\u2013";
+  const memories = present.map(({ process }) => process.memory).filter((memory) => memory !== null);
+  const started = Math.min(...present.map(({ process }) => process.started));
+  const lagging = total(({ rooms }) => rooms.lagging);
+  const several = present.length > 1;
   write({
-    "process": `Process ${process.pid}.`,
-    "since": `since ${moment(process.started)}`,
-    "connections-open": whole.format(server.connections_open),
-    "connections-total": `${whole.format(server.connections_total)} in total`,
+    "process": several ? `${present.length} processes.` : `Process ${present[0].process.pid}.`,
+    "since": `since ${moment(started)}`,
+    "connections-open": whole.format(total(({ server }) => server.connections_open)),
+    "connections-total": inTotal("connections_total"),
     "messages-in-rate": rate("messages_in", number),
-    "messages-in": `${whole.format(server.messages_in)} in total`,
+    "messages-in": inTotal("messages_in"),
     "messages-out-rate": rate("messages_out", number),
-    "messages-out": `${whole.format(server.messages_out)} in total`,
+    "messages-out": inTotal("messages_out"),
     "bytes-in-rate": rate("bytes_in", bytes),
-    "bytes-in": `${bytes(server.bytes_in)} in total`,
+    "bytes-in": bytesInTotal("bytes_in"),
     "bytes-out-rate": rate("bytes_out", bytes),
-    "bytes-out": `${bytes(server.bytes_out)} in total`,
-    "slow": whole.format(rooms.lagging),
-    "slow-members-all": `of ${counted(rooms.members, "member")} of rooms`,
-    "lag-closed": whole.format(rooms.closed),
-    "lag-dropped": `${counted(rooms.dropped, "message")} dropped`,
-    "refused": whole.format(sum(server.refused)),
-    "pings-timed-out": `${counted(server.pings_timed_out, "ping")} unanswered`,
-    "memory": process.memory === null ? "\u2013" : bytes(process.memory),
-    "uptime": duration((time - process.started) / 1000),
+    "bytes-out": bytesInTotal("bytes_out"),
+    "slow": whole.format(lagging),
+    "slow-members-all": `of ${counted(total(({ rooms }) => rooms.members), "member")} of rooms`,
+    "lag-closed": whole.format(total(({ rooms }) => rooms.closed)),
+    "lag-dropped": `${counted(total(({ rooms }) => rooms.dropped), "message")} dropped`,
+    "refused": whole.format(total(({ server }) => add(Object.values(server.refused)))),
+    "pings-timed-out": `${counted(total(({ server }) => server.pings_timed_out), "ping")} unanswered`,
+    "memory": memories.length ? bytes(add(memories)) : "\u2013",
+    "memory-of": several ? "of them together" : "of this process",
+    "uptime": duration((now - started) / 1000),
   });
-  byId("several").hidden = !process.one_of_several;
-  byId("slow-tile").classList.toggle("alarm", rooms.lagging > 0);
+  byId("several").hidden = several || !present[0].process.one_of_several;
+  byId("slow-tile").classList.toggle("alarm", lagging > 0);
+  byId("processes").hidden = !several;
+  fill(
+    "processes-table",
+    present.map(({ process, server, rates }) => [
+      String(process.pid),
+      whole.format(server.connections_open),
+      rates ? number(rates.messages_in + rates.messages_out) : "\u2013",
+      process.memory === null ? "\u2013" : bytes(process.memory),
+    ]),
+  );
+  const slow = present.flatMap((snapshot) => snapshot.slow_members);
   fill(
     "slow-table",
-    snapshot.slow_members.map(({ name, room, waiting }) => [name, room, whole.format(waiting)]),
+    slow
+      .sort((one, other) => other.waiting - one.waiting)
+      .slice(0, LISTED)
+      .map(({ name, room, waiting }) => [name, room, whole.format(waiting)]),
   );
+  // Each process counts the members of all.
+  const rooms = new Map();
+  for (const { name, members } of present.flatMap((snapshot) => snapshot.largest_rooms)) {
+    rooms.set(name, Math.max(members, rooms.get(name) ?? 0));
+  }
   fill(
     "rooms-table",
-    snapshot.largest_rooms.map(({ name, members }) => [name, whole.format(members)]),
+    [...rooms]
+      .sort(([, one], [, other]) => other - one)
+      .slice(0, LISTED)
+      .map(([name, members]) => [name, whole.format(members)]),
   );
   fill(
     "closes-table",
-    byCount(server.closes).map(([code, count]) => [
+    addUp(present.map(({ server }) => server.closes)).map(([code, count]) => [
       code,
       MEANINGS[code] ?? "the application's own",
       whole.format(count),
     ]),
   );
-  fill("refused-table", byCount(server.refused).map(([why, count]) => [why, whole.format(count)]));
+  fill(
+    "refused-table",
+    addUp(present.map(({ server }) => server.refused)).map(([why, count]) => [
+      why,
+      whole.format(count),
+    ]),
+  );
 }
 
 // The next of 1, 2, 5, 10, 20, ... so that the scale does not jump with every snapshot.
@@ -137,44 +193,56 @@ function ceiling(value) {
   return [1, 2, 5, 10].find((step) => step * power >= value) * power;
 }
 
-// series: for each line, what gives its value in a snapshot, or undefined where it has none.
-function drawChart(id, ...series) {
+// series: for each line, what gives the value of a process in a snapshot, or undefined.
+function drawChart(id, seconds, ...series) {
   const chart = byId(id);
-  const now = snapshots.at(-1).time;
   const lines = series.map((read) =>
-    snapshots.map((snapshot) => [MINUTE - (now - snapshot.time) / 1000, read(snapshot)]),
+    seconds.map((snapshots) => {
+      const values = snapshots.map(read).filter((value) => value !== undefined);
+      return values.length ? add(values) : undefined;
+    }),
   );
-  const top = ceiling(Math.max(0, ...lines.flat().map(([, value]) => value ?? 0)));
+  const top = ceiling(Math.max(0, ...lines.flat().map((value) => value ?? 0)));
   const paths = [...chart.querySelectorAll(".line")].reverse(); // the first one lies on top
-  lines.forEach((points, index) => {
-    let path = "";
-    let last = -Infinity;
-    for (const [x, value] of points) {
-      if (value === undefined) continue;
-      const y = 100 - (100 * value) / top;
-      path += `${x - last > LONGEST_STEP ? "M" : "L"}${x.toFixed(2)} ${y.toFixed(2)}`;
-      last = x;
-    }
-    paths[index].setAttribute("d", path);
+  lines.forEach((values, index) => {
+    const points = values.map((value, second) =>
+      value === undefined
+        ? ""
+        : `${values[second - 1] === undefined ? "M" : "L"}${second} ${(100 - (100 * value) / top).toFixed(2)}`,
+    );
+    paths[index].setAttribute("d", points.join(""));
   });
   chart.querySelector(".top").textContent = whole.format(top);
 }
 
-function show(snapshot) {
-  const last = snapshots.at(-1);
-  const isOther = ({ pid, started }) =>
-    pid !== snapshot.process.pid || started !== snapshot.process.started;
-  if (!last || isOther(last.process)) snapshots = [];
-  else if (snapshot.time <= last.time) return; // told again to one who came back
-  const oldest = snapshot.time - MINUTE * 1000;
-  snapshots = [...snapshots.filter(({ time }) => time >= oldest), snapshot];
-  showFigures(snapshot);
+function draw() {
+  isDrawing = false;
+  const now = Math.max(...[...processes.values()].map((snapshots) => snapshots.at(-1).time));
+  for (const [id, snapshots] of processes) {
+    const recent = snapshots.filter(({ time }) => time >= now - MINUTE * 1000);
+    if (recent.length) processes.set(id, recent);
+    else processes.delete(id);
+  }
+  showFigures(now);
+  const seconds = Array.from({ length: MINUTE + 1 }, (_, second) =>
+    toldByAll(now - (MINUTE - second) * 1000),
+  );
   drawChart(
     "messages-chart",
+    seconds,
     ({ rates }) => rates?.messages_in,
     ({ rates }) => rates?.messages_out,
   );
-  drawChart("connections-chart", ({ server }) => server.connections_open);
+  drawChart("connections-chart", seconds, ({ server }) => server.connections_open);
+}
+
+function show(snapshot) {
+  const { id } = snapshot.process;
+  const before = processes.get(id) ?? [];
+  if (before.length && snapshot.time <= before.at(-1).time) return; // told again to one who came back
+  processes.set(id, [...before, snapshot].slice(-2 * MINUTE)); // a page out of sight draws nothing
+  if (!isDrawing) requestAnimationFrame(draw);
+  isDrawing = true;
 }
 
 socket.addEventListener("open", () => state.show("connected", "connected"));
