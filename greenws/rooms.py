@@ -349,6 +349,9 @@ class Room:
             member.is_complete = is_known  # or it has waited long enough
             if is_known:
                 member.is_complete, entries = broker.history(self.name, start.id, until)
+        # Of ours some may stand there, although this process does not know it yet.
+        known = max((each.number for each in entries if each.origin == broker.origin), default=0)
+        ahead = [each for each in ahead if each.number > known]
         send = member.socket.send
         if not member.is_complete and gap is not None:
             send(gap)

@@ -20,9 +20,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import gevent
 import redis
@@ -44,7 +45,9 @@ __all__ = ["RedisBroker"]
 _T = TypeVar("_T")
 
 _BATCH = 500  # entries that one command appends, or one read takes from a room, at most
+_BATCH_BYTES = 2**20  # bytes that one command appends, or a little more
 _ROOMS = 100  # whose logs are read with one command
+_MARGIN = 10_000  # milliseconds by which what is known of Redis's clock may be wrong
 _TURN = 100  # entries that are delivered before others get their turn
 _PING = 1.0  # seconds between two looks whether the connection works
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
@@ -52,6 +55,8 @@ _BEHIND = 2**64 - 1  # the count in the place behind all entries of a millisecon
 _KINDS = {"text": MESSAGE, "bytes": MESSAGE, JOIN: JOIN, LEAVE: LEAVE}
 _BURIAL = "burial"  # the leave of a member whose process died, told by another
 _ERRORS = (redis.RedisError, OSError)
+# Also what redis-py and ssl raise where another greenlet closes their connection.
+_LOST = (*_ERRORS, ValueError, AttributeError)
 
 # Appends entries, but for those that were appended before and whose answer was lost.
 _PUBLISH = """
@@ -96,7 +101,7 @@ redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', 86400)
 return failed
 """
 
-# Where a log ends, who is there, and whether their processes live; in one moment.
+# Where a log ends, what of ours Redis has by then, who is there, and whether their processes live.
 _OPEN = """
 local newest = redis.pcall('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 local here = redis.pcall('HGETALL', KEYS[2])
@@ -107,8 +112,13 @@ for i = 2, #here, 2 do
   if not alive[origin] then alive[origin] = redis.call('EXISTS', ARGV[1] .. origin) end
   live[i / 2] = alive[origin]
 end
-return {newest[1] and newest[1][1] or '', here, live, redis.call('TIME')}
+local ours = tonumber(redis.call('GET', KEYS[3]) or '0')
+return {newest[1] and newest[1][1] or '', ours, here, live, redis.call('TIME')}
 """
+
+# Options of a connection that a URL cannot change.
+_OURS = {"decode_responses", "health_check_interval", "max_connections", "protocol"}
+_OURS |= {"socket_timeout", "socket_connect_timeout", "retry_on_timeout", "retry_on_error"}
 
 _logger = logging.getLogger("greenws.brokers.redis")
 
@@ -122,6 +132,16 @@ class _Other(NamedTuple):
     is_alive: bool
 
 
+class _Look(NamedTuple):
+    """What Redis knows of a room at one moment."""
+
+    place: str
+    """Of the last entry of its log."""
+    ours: int
+    """The number of the last of all entries of this process that stand in a log by then."""
+    members: list[_Other]
+
+
 class _Channel:
     """A room that is open in this process."""
 
@@ -130,6 +150,7 @@ class _Channel:
         self.opened = Event()
         self.place = ""  # of the last entry that was delivered
         self.sent: deque[Entry] = deque()  # ours, not delivered from the log yet
+        self.unread_since = time.time()  # at the earliest, when there are some
         self.ahead = 0  # number of the last of them that was delivered ahead of it
         self.members: dict[str, str] = {}  # ours and their info
         self.elsewhere: dict[str, str] = {}  # the others and their origins
@@ -170,7 +191,7 @@ class RedisBroker(Broker):
         _check_sockets(url)
         redis.ConnectionPool.from_url(url)  # connects to nothing yet
         self.deliver: Callable[[str, Entry], None] = lambda room, entry: None
-        self._url = url
+        self._url = _stripped(url)
         self._prefix = prefix
         self._history = history
         self._max_age = max(1, int(max_age))
@@ -178,10 +199,13 @@ class RedisBroker(Broker):
         self._timeout = timeout
         self._presence_timeout = presence_timeout
         self._process = 0
+        self._is_stopped = False
         self._greenlets: list[gevent.Greenlet[[], None]] = []
 
     def _start(self) -> None:
         """Begins anew in each process: greenlets and connections do not survive a fork."""
+        if self._is_stopped:
+            raise BrokerUnavailable("these rooms were closed")
         if self._process == os.getpid():
             return
         self._process = os.getpid()
@@ -222,11 +246,11 @@ class RedisBroker(Broker):
         )
 
     def stop(self) -> None:
-        if self._process == os.getpid():
+        if self._process == os.getpid() and not self._is_stopped:
+            self._is_stopped = True
             gevent.killall(self._greenlets)
             self._commands.close()
             self._tune_out()
-            self._process = 0
 
     # -- what rooms call
 
@@ -242,7 +266,7 @@ class RedisBroker(Broker):
                 raise
             finally:
                 channel.opened.set()
-            self._change(room)
+                self._change(room)
             return opening
         channel.openers += 1
         try:
@@ -255,20 +279,25 @@ class RedisBroker(Broker):
         return Opening(channel.place, channel.ahead, {})
 
     def _open(self, room: str, channel: _Channel) -> Opening:
-        place = ""
-        members: list[_Other] = []
+        # To these comes what is published meanwhile.
+        channel.sent.extend(entry for name, _, entry in self._unsent if name == room)
+        look = None
         if not self._is_away:
             try:
-                place, members = self._look(room)
+                look = self._look(room)
             except _ERRORS as error:
                 self._lose(error, writable=False)
-        channel.is_stale = not place
-        channel.place = place or _behind(int(time.time() * 1000) + self._skew - 1)
-        channel.elsewhere = {other.id: other.origin for other in members}  # the dead are buried
-        channel.sent.extend(entry for name, _, entry in self._unsent if name == room)
+        if look is None:
+            channel.is_stale = True
+            now = int(time.time() * 1000) + self._skew
+            look = _Look(_behind(now - 1), 0, [])
+        channel.place = look.place
+        channel.elsewhere = {other.id: other.origin for other in look.members}  # to be buried, too
+        while channel.sent and channel.sent[0].number <= look.ours:
+            channel.sent.popleft()
         if self._is_away and channel.sent:
             channel.ahead = channel.sent[-1].number
-        infos = {other.id: other.info for other in members if other.is_alive}
+        infos = {other.id: other.info for other in look.members if other.is_alive}
         return Opening(channel.place, channel.ahead, infos)
 
     def close(self, room: str) -> bool:
@@ -292,13 +321,20 @@ class RedisBroker(Broker):
         member: str = "",
         exclude: WebSocket | None = None,
     ) -> None:
+        if self._is_stopped and kind != MESSAGE:
+            return  # members who leave afterwards
         self._start()
-        if kind == MESSAGE and len(self._unsent) >= self._max_pending:
+        if kind == MESSAGE and self._pending(room) >= self._max_pending:
             raise BrokerUnavailable(
-                f"{len(self._unsent)} messages wait for Redis already (max_pending); "
+                f"{self._pending(room)} messages wait for Redis already (max_pending); "
                 "is it up, and does it keep up?"
             )
         self._publish(room, kind, data, member, exclude)
+
+    def _pending(self, room: str) -> int:
+        channel = self._channels.get(room)
+        unread = len(channel.sent) if channel is not None and not self._readable else 0
+        return max(len(self._unsent), unread)
 
     def _publish(
         self,
@@ -322,6 +358,8 @@ class RedisBroker(Broker):
                 channel.members[member] = str(data)
             elif kind == LEAVE:
                 channel.members.pop(member, None)
+            if not channel.sent:
+                channel.unread_since = time.time()
             channel.sent.append(entry)
             if self._is_away:
                 channel.ahead = entry.number
@@ -358,12 +396,20 @@ class RedisBroker(Broker):
             delay = min(2 * delay, _LONGEST_DELAY)
 
     def _look_back(self, room: str, until: str) -> int:
-        key = self._key("room", room)
-        found: Any = self._command(lambda client: client.xrevrange(key, until, count=_BATCH))
-        for id_, fields in found:
-            if fields.get(b"o") == self.origin.encode():
-                entry = self._parse(room, id_, fields)
-                return entry.number if entry else 0
+        """All that could be asked for is not older than what this process has not read yet."""
+        channel = self._channels[room]
+        earliest = channel.unread_since * 1000 + self._skew - _MARGIN
+        key, end = self._key("room", room), until
+        while channel.sent:
+            found: Any = self._command(partial(_page_back, key=key, until=end))
+            for id_, fields in found:
+                if fields.get(b"o") == self.origin.encode():
+                    entry = self._parse(room, id_, fields)
+                    return entry.number if entry else 0
+            if len(found) < _BATCH or order(found[-1][0])[0] < earliest:
+                break
+            end = f"({found[-1][0].decode()}"
+            gevent.sleep(0)
         return 0
 
     def _fetch(self, room: str, after: str, until: str) -> tuple[bool, list[Entry]]:
@@ -426,17 +472,16 @@ class RedisBroker(Broker):
     def members(self, room: str) -> dict[str, dict[str, Any]]:
         self._start()
         try:
-            _, members = self._look(room)
+            members = self._look(room).members
         except _ERRORS as error:
             self._lose(error, writable=False)
             return {}
         return {other.id: other.info for other in members if other.is_alive}
 
-    def _look(self, room: str) -> tuple[str, list[_Other]]:
-        """The place of a log's last entry, and who is there in other processes."""
-        keys = [self._key("room", room), self._key("here", room)]
-        place, here, live, (seconds, micros) = self._command(
-            lambda client: client.eval(_OPEN, 2, *keys, self._key("alive", ""))
+    def _look(self, room: str) -> _Look:
+        keys = [self._key("room", room), self._key("here", room), self._key("from", self.origin)]
+        place, ours, here, live, (seconds, micros) = self._command(
+            lambda client: client.eval(_OPEN, len(keys), *keys, self._key("alive", ""))
         )
         members = []
         for (key, value), is_alive in zip(_pairs(here), live, strict=True):
@@ -450,23 +495,25 @@ class RedisBroker(Broker):
         # In the millisecond of an entry that is added next, its place must be behind this one.
         now = int(seconds) * 1000 + int(micros) // 1000
         self._skew = now - int(time.time() * 1000)
-        return place.decode() or _behind(now - 1), members
+        return _Look(place.decode() or _behind(now - 1), ours, members)
 
     # -- writing
 
     def _write(self) -> None:
         delay = _FIRST_DELAY
         while True:
-            self._wake.wait(max(0.0, self._next_beat - time.monotonic()))
+            if self._unsent:
+                gevent.sleep(0)  # somebody else's turn
+            else:
+                self._wake.wait(max(0.0, self._next_beat - time.monotonic()))
             self._wake.clear()
             try:
                 if not self._writable:
                     self._command(lambda client: client.ping(), urgent=True)
                 if time.monotonic() >= self._next_beat:
                     self._beat()
-                while self._unsent:
-                    self._append()
-            except _ERRORS as error:
+                self._append()
+            except Exception as error:
                 self._lose(error, writable=False)
                 gevent.sleep(delay)
                 delay = min(2 * delay, _LONGEST_DELAY)
@@ -478,7 +525,15 @@ class RedisBroker(Broker):
                     self._find()
 
     def _append(self) -> None:
-        batch = list(itertools.islice(self._unsent, _BATCH))
+        batch = []
+        size = 0
+        for each in self._unsent:
+            batch.append(each)
+            size += len(each[2].data)
+            if len(batch) == _BATCH or size >= _BATCH_BYTES:
+                break
+        if not batch:
+            return
         keys = [self._key("from", self.origin)]
         values: list[Any] = [self.origin, self._history, self._max_age, self._max_age]
         values.append(self._suffix)
@@ -491,21 +546,38 @@ class RedisBroker(Broker):
         for _ in batch:
             self._unsent.popleft()
         if failed:
-            self._report(batch, {int(number): why for number, why in _pairs(failed)})
+            self._report(batch, {int(number): why.decode() for number, why in _pairs(failed)})
 
-    def _report(self, batch: list[tuple[str, str, Entry]], failed: dict[int, bytes]) -> None:
+    def _report(self, batch: list[tuple[str, str, Entry]], failed: dict[int, str]) -> None:
         """What cannot be in the log is heard in this process at least."""
+        told: set[str] = set()
         for room, _, entry in batch:
-            if entry.number in failed:
-                _logger.error(
-                    "Redis does not take a message of the room %r: %s",
-                    room,
-                    failed[entry.number].decode(),
-                )
-                channel = self._channels.get(room)
-                if channel is not None and entry.number > channel.ahead:
+            why = failed.get(entry.number)
+            channel = self._channels.get(room)
+            if why is None or (channel is not None and channel.is_broken):
+                continue
+            if channel is not None and "WRONGTYPE" in why:
+                self._break(room, channel)
+                continue
+            if room not in told:
+                told.add(room)
+                _logger.error("Redis does not take messages of the room %r: %s", room, why)
+            if channel is not None:
+                with suppress(ValueError):
+                    channel.sent.remove(entry)
+                if entry.number > channel.ahead:
                     channel.ahead = entry.number
                     self.deliver(room, entry)
+
+    def _break(self, room: str, channel: _Channel) -> None:
+        channel.is_broken = True
+        _logger.error(
+            "the key of the room %r holds something else than a log: it is a room of this process "
+            "alone until that is gone and the room was empty",
+            room,
+        )
+        self._hand_out(room, channel)
+        channel.sent.clear()
 
     def _beat(self) -> None:
         """Tells that this process lives, and buries the members of those that do not."""
@@ -532,9 +604,10 @@ class RedisBroker(Broker):
                 self._publish(room, LEAVE, "{}", member, is_burial=True)
         if now >= self._next_renewal:
             self._next_renewal = now + self._max_age / 3
-            for room in list(self._channels):
-                here = self._key("here", room)
-                self._command(lambda client, here=here: client.expire(here, self._max_age))  # type: ignore[misc]
+            names = [self._key("here", room) for room in self._channels]
+            for first in range(0, len(names), _BATCH):
+                some = names[first : first + _BATCH]
+                self._command(partial(_expire, keys=some, seconds=self._max_age), urgent=True)
         self._next_beat = now + self._presence_timeout / 3
 
     def _dead(self, origins: set[str]) -> set[str]:
@@ -566,7 +639,7 @@ class RedisBroker(Broker):
                     count += 1
                     if count % _TURN == 0:
                         gevent.sleep(0)
-            except (*_ERRORS, ValueError) as error:  # redis-py's buffer: closed by who cannot send
+            except Exception as error:
                 self._tune_out()
                 self._lose(error, readable=False)
                 gevent.sleep(delay)
@@ -610,7 +683,7 @@ class RedisBroker(Broker):
                 for first in range(0, len(opened), _BATCH):
                     self._say("SUBSCRIBE", *opened[first : first + _BATCH])
                 self._say("PING")  # the answer to it comes behind theirs
-            except _ERRORS as error:
+            except Exception as error:
                 self._tune_out()
                 self._lose(error, readable=False)
 
@@ -665,7 +738,8 @@ class RedisBroker(Broker):
                 rooms[key], places[key] = room, channel.place
         if not places:
             return []
-        found: Any = self._command(lambda client: client.xread(places, count=_BATCH), urgent=True)
+        count = _BATCH // len(places) + 1
+        found: Any = self._command(lambda client: client.xread(places, count=count), urgent=True)
         for key, entries in found or ():
             for id_, fields in entries:
                 # It may have been closed meanwhile, and even opened again, further on.
@@ -673,7 +747,7 @@ class RedisBroker(Broker):
                 if channel is not None and channel.place and order(id_) > order(channel.place):
                     self._take(rooms[key], channel, id_, fields)
             gevent.sleep(0)
-        return [rooms[key] for key, entries in found or () if len(entries) == _BATCH]
+        return [rooms[key] for key, entries in found or () if len(entries) == count]
 
     def _look_for_gaps(self) -> None:
         """Whether a log was trimmed beyond where this process reads on."""
@@ -686,7 +760,7 @@ class RedisBroker(Broker):
         for first in range(0, len(names), _BATCH):
             keys = [self._key("room", room) for room in names[first : first + _BATCH]]
             for room, oldest, length in zip(
-                names[first:], *self._command(partial(_extent, keys)), strict=False
+                names[first:], *self._command(partial(_extent, keys), urgent=True), strict=False
             ):
                 if oldest and order(oldest[0][0]) > order(places[room]) and length >= self._history:
                     _logger.error(
@@ -744,17 +818,11 @@ class RedisBroker(Broker):
         """XREAD fails for all rooms when the key of one holds something else."""
         found = False
         for room in rooms:
-            kind: Any = self._command(partial(_type, self._key("room", room)))
+            kind: Any = self._command(partial(_type, self._key("room", room)), urgent=True)
             channel = self._channels.get(room)
             if channel is not None and kind not in (b"stream", b"none") and not channel.is_broken:
-                found = channel.is_broken = True
-                _logger.error(
-                    "the key of the room %r holds a %s and no stream: it is a room of this process "
-                    "alone until that is gone and the room was empty",
-                    room,
-                    kind.decode(),
-                )
-                self._hand_out(room, channel)
+                found = True
+                self._break(room, channel)
         if not found:
             raise redis.ConnectionError(str(error))
 
@@ -770,9 +838,9 @@ class RedisBroker(Broker):
         self._readable = self._readable and readable
         if not writable:
             self._wake.set()
-        if was_away:
+        if was_away or self._is_stopped:
             return
-        _logger.warning("Redis is away: %s", error)
+        _logger.warning("Redis is away: %s", error, exc_info=not isinstance(error, _LOST))
         for room, channel in list(self._channels.items()):
             self._hand_out(room, channel)
 
@@ -796,7 +864,7 @@ class RedisBroker(Broker):
     def _refresh(self, room: str, channel: _Channel) -> None:
         """Who is in a room that was opened while Redis was away."""
         try:
-            _, members = self._look(room)
+            members = self._look(room).members
         except _ERRORS as error:
             self._lose(error, writable=False)
             return
@@ -812,7 +880,14 @@ class RedisBroker(Broker):
         """Of those that are not urgent, one at a time competes for the connection with the others:
         a message does not wait until a thousand rooms are open."""
         with nullcontext() if urgent else self._queue, self._turn:
-            return call(self._commands)
+            if self._is_stopped:
+                raise redis.ConnectionError("these rooms were closed")
+            try:
+                return call(self._commands)
+            except (ValueError, AttributeError) as error:
+                if self._is_stopped:  # and took the connection from redis-py
+                    raise redis.ConnectionError("these rooms were closed") from error
+                raise
 
     def _key(self, what: str, name: str) -> str:
         return f"{self._prefix}{what}:{name}"
@@ -844,8 +919,19 @@ def _extent(keys: list[str], client: redis.Redis) -> tuple[list[Any], list[Any]]
     return found[::2], found[1::2]
 
 
+def _expire(client: redis.Redis, keys: list[str], seconds: int) -> None:
+    pipeline = client.pipeline(transaction=False)
+    for key in keys:
+        pipeline.expire(key, seconds)
+    pipeline.execute()
+
+
 def _type(key: str, client: redis.Redis) -> Any:
     return client.type(key)
+
+
+def _page_back(client: redis.Redis, key: str, until: str) -> Any:
+    return client.xrevrange(key, until, count=_BATCH)
 
 
 def _behind(time: int) -> str:
@@ -854,6 +940,13 @@ def _behind(time: int) -> str:
 
 def _pairs(flat: list[Any]) -> Iterator[tuple[Any, Any]]:
     return zip(flat[::2], flat[1::2], strict=True)
+
+
+def _stripped(url: str) -> str:
+    """Without the options that are not the user's here."""
+    parts = urlsplit(url)
+    options = [(name, value) for name, value in parse_qsl(parts.query) if name not in _OURS]
+    return urlunsplit(parts._replace(query=urlencode(options)))
 
 
 def _check_sockets(url: str) -> None:
