@@ -297,11 +297,13 @@ class Room:
         """A client may have heard in another process what this one has sent and has not found in
         the log yet. False if that cannot be known."""
         broker = self._rooms.broker
+        if broker.origin in start.ahead:  # nothing through the log since then
+            return True
         if self._is_behind(start, self._place) or broker.ahead(self.name):
             number = broker.last_of_ours(self.name, start.id)
             if number is None:
                 return False
-            if number > start.ahead.get(broker.origin, 0):
+            if number:
                 start.ahead[broker.origin] = number
         return True
 
@@ -345,10 +347,14 @@ class Room:
         """Sends what was missed, and then what came meanwhile, at the client's own pace."""
         broker = self._rooms.broker
         entries: list[Entry] = []
-        if not (broker.is_shared and order(until) < order(start.id)):
-            member.is_complete = is_known  # or it has waited long enough
-            if is_known:
-                member.is_complete, entries = broker.history(self.name, start.id, until)
+        if broker.is_shared and order(until) < order(start.id):
+            if ahead and not is_known:  # rather a gap than anything twice
+                member.is_complete = False
+                start.ahead[broker.origin] = ahead[-1].number
+        elif is_known:
+            member.is_complete, entries = broker.history(self.name, start.id, until)
+        else:  # it has waited long enough
+            member.is_complete = False
         # Of ours some may stand there, although this process does not know it yet.
         known = max((each.number for each in entries if each.origin == broker.origin), default=0)
         ahead = [each for each in ahead if each.number > known]
@@ -608,7 +614,7 @@ class Rooms:
         self.policy = policies.close() if policy is None else policy
         self.stamp = stamp
         self.stats = Stats()
-        self._lock = _RLock()
+        self._lock = self.broker._lock = _RLock()
         self._known: weakref.WeakValueDictionary[str, Room] = weakref.WeakValueDictionary()
         self._open: dict[str, Room] = {}
 
@@ -635,7 +641,8 @@ class Rooms:
         return len(self._open)
 
     def close(self) -> None:
-        """Ends what the broker runs. What it has not sent yet is lost."""
+        """Ends what the broker runs. What it has not sent yet is lost, and rooms over Redis raise
+        ``BrokerUnavailable`` from now on."""
         self.broker.stop()
         self.broker._rooms = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -568,7 +569,7 @@ def test_what_was_heard_elsewhere_is_not_repeated_when_redis_goes_away_later(ser
 
     def lose_connection(*args: Any) -> None:
         gone.wait()
-        raise redis.ConnectionError("lost")
+        raise redis.TimeoutError("no answer")
 
     a.broker._hear = lose_connection
     a.send("one", "two")
@@ -634,7 +635,7 @@ def test_what_was_heard_elsewhere_is_looked_for_far_back(server, worker):
     def fail(*args: Any) -> None:
         may_fail.wait()
         del a.broker._hear
-        raise redis.ConnectionError("lost")
+        raise redis.TimeoutError("no answer")
 
     def wait() -> Any:
         may_return.wait()
@@ -714,6 +715,58 @@ def test_one_who_has_come_further_than_its_new_process_misses_nothing_also_witho
     assert ann.hear(1) == moved.hear(1) == ["new"]
 
 
+def test_what_was_perhaps_heard_elsewhere_is_a_gap_where_redis_cannot_tell(server, worker):
+    a, b = worker(timeout=0.2), worker()
+    ann, bob = a.join(), b.join()
+    a.send("before")
+    assert ann.hear(1) == bob.hear(1) == ["before"]
+    lagging, take = gevent.event.Event(), a.broker._take
+
+    def wait(*args: Any) -> None:
+        lagging.wait()
+        take(*args)
+
+    a.broker._take = wait
+    a.send("mine")
+    assert bob.hear(1) == ["mine"]
+    away(server, a)
+    assert ann.hear(1) == ["mine"]  # ahead of the log
+    moved = a.join(since=bob.last, gap="0-0 gap")
+    assert not moved.member.is_complete
+    assert moved.hear(1) == ["gap"]
+    a.send("new")
+    assert moved.hear(1) == ann.hear(1) == ["new"]
+    lagging.set()
+    back(server, a, b)
+    assert bob.hear(1) == ["new"]
+    assert moved.hears_no_more() and ann.hears_no_more()
+
+
+def test_what_redis_has_of_ours_is_not_behind_a_room_that_is_opened_without_it(
+    server, worker, monkeypatch
+):
+    """Though the clock of this machine is behind, and nobody has noticed."""
+    a, b = worker(), worker()
+    bob = b.join()
+    b.send("heard")
+    assert bob.hear(1) == ["heard"]
+    since = bob.last
+    monkeypatch.setattr("greenws.brokers.redis.time", Clock(-60))
+    a.send("missed")
+    assert bob.hear(1) == ["missed"]
+    wait_until(lambda: a.is_idle)
+    server.stop()
+    a.send("x", room="another")
+    wait_until(lambda: a.is_away)
+    joining = gevent.spawn(a.join, since=since)
+    wait_until(lambda: "r" in a.broker._channels)
+    back(server, a, b)
+    ann = joining.get(timeout=5)
+    assert ann.member.is_complete
+    assert ann.hear(1) == ["missed"]
+    assert ann.hears_no_more()
+
+
 def test_who_comes_back_is_told_that_redis_lost_what_it_missed(server, worker):
     a, b = worker(), worker()
     ann = a.join()
@@ -787,6 +840,52 @@ def test_a_redis_that_hangs_is_away(server, worker):
     wait_until(lambda: a.is_idle)
     a.send("again")
     assert ann.hear(1) == ["again"]
+
+
+def test_a_connection_that_redis_closes_is_no_outage(server, worker):
+    """As it does to one who is too slow to read: nobody is told anything ahead of the log."""
+    a, b = worker(), worker()
+    ann, bob = a.join(), b.join()
+    wait_until(lambda: a.is_idle and b.is_idle)
+    for _ in range(5):
+        server.call("CLIENT", "KILL", "TYPE", "pubsub")
+        for text in ("one", "two"):
+            a.send(text)
+            b.send(text)
+        assert ann.hear(4) == bob.hear(4)
+        assert ann.last == bob.last
+        assert not a.is_away and not b.is_away
+
+
+def test_threads_may_send_while_rooms_are_opened_and_redis_comes_and_goes(server, worker):
+    a, b = worker(), worker()
+    bob = b.join()
+    a.join("other")
+    wait_until(lambda: a.is_idle and b.is_idle)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    pool = gevent.get_hub().threadpool
+
+    def send(name: str) -> None:
+        for number in range(400):
+            a.send(f"{name} {number}")
+
+    try:
+        sending = [pool.spawn(send, name) for name in "xy"]
+        for number in range(10):
+            a.join(f"room {number}")
+            if number == 3:
+                away(server, a, b)
+            if number == 6:
+                back(server, a, b)
+        for each in sending:
+            each.get()
+    finally:
+        sys.setswitchinterval(interval)
+    heard = bob.hear(800)
+    for name in "xy":
+        of_one = [text for text in heard if text[0] == name]
+        assert of_one == [f"{name} {number}" for number in range(400)]
 
 
 def test_a_redis_that_hangs_is_noticed_where_nothing_is_sent(server, worker, monkeypatch):
@@ -1055,6 +1154,36 @@ def test_a_room_in_which_nothing_was_said_has_no_gap(worker):
 # -- what Redis holds
 
 
+def test_one_who_leaves_while_it_is_asked_who_is_there_is_gone(server, worker, pair):
+    a, b = worker(), worker()
+    a.join("other")
+    b.join("other")
+    socket, _ = pair()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(b.rooms["r"].join(socket, name="bob"))
+        wait_until(lambda: b.is_idle)
+        away(server, a, b)
+        ann = a.join(name="ann", presence=tell)
+        may_go_on, has_looked, look = gevent.event.Event(), gevent.event.Event(), a.broker._look
+
+        def look_slowly(room: str) -> Any:
+            found = look(room)
+            has_looked.set()
+            may_go_on.wait()
+            return found
+
+        a.broker._look = look_slowly
+        back(server, a, b)
+        assert has_looked.wait(5)
+    b.send("bob has left")
+    assert ann.hear(1) == ["bob has left"]
+    may_go_on.set()
+    wait_until(lambda: not a.broker._channels["r"].is_stale)
+    a.send("hello")
+    assert ann.hear(1) == ["hello"]
+    assert a.names() == b.names() == ["ann"]
+
+
 def test_keys_expire(server, worker):
     a = worker(max_age=100)
     a.join(name="ann")
@@ -1163,6 +1292,19 @@ def test_sockets_that_would_block_the_hub_are_refused(running):
 def test_tls_that_would_block_the_hub_is_refused(server):
     with pytest.raises(RuntimeError, match=r"monkey.patch_all\(\)"):
         RedisBroker(server.url.replace("redis:", "rediss:"))
+
+
+def test_a_unix_socket(server, worker, tmp_path, monkeypatch):
+    path = tmp_path / "redis.sock"
+    server.stop()
+    monkeypatch.setattr(server, "_options", ("--unixsocket", str(path)))
+    server.start()
+    monkeypatch.setattr(server, "url", f"unix://{path}?db=0&socket_timeout=9")
+    a = worker()
+    ann = a.join()
+    a.send("hello")
+    assert ann.hear(1) == ["hello"]
+    assert a.broker._commands.connection_pool.connection_kwargs["socket_timeout"] == 1.0
 
 
 def test_a_url_makes_a_redis_broker(server):

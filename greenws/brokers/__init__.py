@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -121,6 +122,9 @@ class Broker(ABC):
 
     _rooms: Any = None
     """The ``Rooms`` that it carries."""
+
+    _lock: Any = nullcontext()
+    """Theirs: held in each step that other threads must not see half of, and never for long."""
 
     @abstractmethod
     def open(self, room: str) -> Opening:

@@ -20,10 +20,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import gevent
 import redis
@@ -55,14 +54,12 @@ _BEHIND = 2**64 - 1  # the count in the place behind all entries of a millisecon
 _KINDS = {"text": MESSAGE, "bytes": MESSAGE, JOIN: JOIN, LEAVE: LEAVE}
 _BURIAL = "burial"  # the leave of a member whose process died, told by another
 _ERRORS = (redis.RedisError, OSError)
-# Also what redis-py and ssl raise where another greenlet closes their connection.
-_LOST = (*_ERRORS, ValueError, AttributeError)
 
 # Appends entries, but for those that were appended before and whose answer was lost.
-_PUBLISH = """
+_APPEND_SCRIPT = """
 local last = tonumber(redis.call('GET', KEYS[1]) or '0')
 local oldest = (redis.call('TIME')[1] - ARGV[3]) * 1000
-local failed, ends = {}, {}
+local failed, ends, newest_added = {}, {}, ''
 for i = 1, (#KEYS - 1) / 2 do
   local log, here = KEYS[2 * i], KEYS[2 * i + 1]
   local number, kind, data, member = unpack(ARGV, 4 * i + 2, 4 * i + 5)
@@ -91,18 +88,18 @@ for i = 1, (#KEYS - 1) / 2 do
         redis.call('EXPIRE', log, ARGV[4])
         local head = {added, ends[log], ARGV[1], number, kind, member}
         redis.pcall('PUBLISH', log .. ARGV[5], table.concat(head, ' ') .. '\\n' .. data)
-        ends[log] = added
+        ends[log], newest_added = added, added
       end
     end
     last = tonumber(number)
   end
 end
 redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', 86400)
-return failed
+return {newest_added, failed}
 """
 
 # Where a log ends, what of ours Redis has by then, who is there, and whether their processes live.
-_OPEN = """
+_LOOK_SCRIPT = """
 local newest = redis.pcall('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 local here = redis.pcall('HGETALL', KEYS[2])
 if here.err then here = {} end
@@ -155,6 +152,7 @@ class _Channel:
         self.members: dict[str, str] = {}  # ours and their info
         self.elsewhere: dict[str, str] = {}  # the others and their origins
         self.is_stale = False  # who is there is not known
+        self.left: set[str] = set()  # while that is being asked
         self.is_broken = False  # the key holds something that is no log
 
 
@@ -189,9 +187,9 @@ class RedisBroker(Broker):
         presence_timeout: float = 15.0,
     ) -> None:
         _check_sockets(url)
-        redis.ConnectionPool.from_url(url)  # connects to nothing yet
-        self.deliver: Callable[[str, Entry], None] = lambda room, entry: None
         self._url = _stripped(url)
+        redis.ConnectionPool.from_url(self._url)  # connects to nothing yet
+        self.deliver: Callable[[str, Entry], None] = lambda room, entry: None
         self._prefix = prefix
         self._history = history
         self._max_age = max(1, int(max_age))
@@ -216,6 +214,8 @@ class RedisBroker(Broker):
         self._channels: dict[str, _Channel] = {}
         self._unsent: deque[tuple[str, str, Entry]] = deque()  # room, kind as Redis has it, entry
         self._writable = self._readable = True  # until the contrary is known
+        self._lost_at = time.time()  # the last time
+        self._last_added = "0-0"  # the place of our last entry in any log, as far as is known
         self._wake = Event()
         self._changed: set[str] = set()  # rooms that were opened or closed
         self._rooms_changed = Event()
@@ -227,6 +227,7 @@ class RedisBroker(Broker):
         self._turn = Semaphore()  # whose turn it is to use that connection
         self._queue = Semaphore()  # those who are in no hurry
         self._news: Any = None  # the connection to what is published, while it works
+        self._is_tuned = False  # it has worked
         # Names of what is published are the same in all databases of a Redis.
         database = self._commands.connection_pool.connection_kwargs.get("db") or 0
         self._suffix = f"@{database}"
@@ -246,10 +247,10 @@ class RedisBroker(Broker):
         )
 
     def stop(self) -> None:
-        if self._process == os.getpid() and not self._is_stopped:
-            self._is_stopped = True
+        was_stopped, self._is_stopped = self._is_stopped, True
+        if self._process == os.getpid() and not was_stopped:
             gevent.killall(self._greenlets)
-            self._commands.close()
+            self._commands.connection_pool.disconnect()
             self._tune_out()
 
     # -- what rooms call
@@ -258,7 +259,12 @@ class RedisBroker(Broker):
         self._start()
         channel = self._channels.get(room)
         if channel is None:
-            channel = self._channels[room] = _Channel()
+            with self._lock:
+                channel = self._channels[room] = _Channel()
+                # To these comes what is published meanwhile.
+                channel.sent.extend(entry for name, _, entry in self._unsent if name == room)
+                if channel.sent:
+                    channel.unread_since = self._lost_at - self._timeout
             try:
                 opening = self._open(room, channel)
             except BaseException:
@@ -279,8 +285,6 @@ class RedisBroker(Broker):
         return Opening(channel.place, channel.ahead, {})
 
     def _open(self, room: str, channel: _Channel) -> Opening:
-        # To these comes what is published meanwhile.
-        channel.sent.extend(entry for name, _, entry in self._unsent if name == room)
         look = None
         if not self._is_away:
             try:
@@ -289,14 +293,17 @@ class RedisBroker(Broker):
                 self._lose(error, writable=False)
         if look is None:
             channel.is_stale = True
+            # Behind all of ours that Redis has, whatever this machine's clock says.
             now = int(time.time() * 1000) + self._skew
-            look = _Look(_behind(now - 1), 0, [])
-        channel.place = look.place
+            place = max(_behind(now - 1), self._last_added, key=order)
+            look = _Look(place, 0, [])
         channel.elsewhere = {other.id: other.origin for other in look.members}  # to be buried, too
-        while channel.sent and channel.sent[0].number <= look.ours:
-            channel.sent.popleft()
-        if self._is_away and channel.sent:
-            channel.ahead = channel.sent[-1].number
+        with self._lock:
+            channel.place = look.place
+            while channel.sent and channel.sent[0].number <= look.ours:
+                channel.sent.popleft()
+            if self._is_away and channel.sent:
+                channel.ahead = channel.sent[-1].number
         infos = {other.id: other.info for other in look.members if other.is_alive}
         return Opening(channel.place, channel.ahead, infos)
 
@@ -345,25 +352,26 @@ class RedisBroker(Broker):
         exclude: WebSocket | None = None,
         is_burial: bool = False,
     ) -> None:
-        entry = Entry(None, self.origin, next(self._numbers), kind, data, member, exclude)
-        if kind == MESSAGE:
-            kind = "text" if isinstance(data, str) else "bytes"
-        channel = self._channels.get(room)
-        if channel is not None and channel.is_broken:
-            self.deliver(room, entry)
-            return
-        self._unsent.append((room, _BURIAL if is_burial else kind, entry))
-        if channel is not None:
-            if kind == JOIN:
-                channel.members[member] = str(data)
-            elif kind == LEAVE:
-                channel.members.pop(member, None)
-            if not channel.sent:
-                channel.unread_since = time.time()
-            channel.sent.append(entry)
-            if self._is_away:
-                channel.ahead = entry.number
+        with self._lock:
+            entry = Entry(None, self.origin, next(self._numbers), kind, data, member, exclude)
+            if kind == MESSAGE:
+                kind = "text" if isinstance(data, str) else "bytes"
+            channel = self._channels.get(room)
+            if channel is not None and channel.is_broken:
                 self.deliver(room, entry)
+                return
+            self._unsent.append((room, _BURIAL if is_burial else kind, entry))
+            if channel is not None:
+                if entry.kind == JOIN:
+                    channel.members[member] = str(data)
+                elif entry.kind == LEAVE:
+                    channel.members.pop(member, None)
+                if not channel.sent:
+                    channel.unread_since = time.time()
+                channel.sent.append(entry)
+                if self._is_away and channel.place:
+                    channel.ahead = entry.number
+                    self.deliver(room, entry)
         if threading.get_ident() == self._thread:
             self._wake.set()
         else:
@@ -389,7 +397,7 @@ class RedisBroker(Broker):
                 return call()
             except _ERRORS as error:
                 self._lose(error, writable=False)
-                if time.monotonic() + delay > deadline:
+                if self._is_stopped or time.monotonic() + delay > deadline:
                     _logger.warning("the history of the room %r is out of reach: %s", room, error)
                     return None
             gevent.sleep(delay)
@@ -481,7 +489,7 @@ class RedisBroker(Broker):
     def _look(self, room: str) -> _Look:
         keys = [self._key("room", room), self._key("here", room), self._key("from", self.origin)]
         place, ours, here, live, (seconds, micros) = self._command(
-            lambda client: client.eval(_OPEN, len(keys), *keys, self._key("alive", ""))
+            lambda client: client.eval(_LOOK_SCRIPT, len(keys), *keys, self._key("alive", ""))
         )
         members = []
         for (key, value), is_alive in zip(_pairs(here), live, strict=True):
@@ -527,10 +535,10 @@ class RedisBroker(Broker):
     def _append(self) -> None:
         batch = []
         size = 0
-        for each in self._unsent:
+        for each in list(itertools.islice(self._unsent, _BATCH)):  # a thread may add some
             batch.append(each)
             size += len(each[2].data)
-            if len(batch) == _BATCH or size >= _BATCH_BYTES:
+            if size >= _BATCH_BYTES:
                 break
         if not batch:
             return
@@ -540,11 +548,13 @@ class RedisBroker(Broker):
         for room, kind, entry in batch:
             keys += [self._key("room", room), self._key("here", room)]
             values += [entry.number, kind, entry.data, entry.member]
-        failed: Any = self._command(
-            lambda client: client.eval(_PUBLISH, len(keys), *keys, *values), urgent=True
+        added, failed = self._command(
+            lambda client: client.eval(_APPEND_SCRIPT, len(keys), *keys, *values), urgent=True
         )
         for _ in batch:
             self._unsent.popleft()
+        if added:
+            self._last_added = added.decode()
         if failed:
             self._report(batch, {int(number): why.decode() for number, why in _pairs(failed)})
 
@@ -563,11 +573,11 @@ class RedisBroker(Broker):
                 told.add(room)
                 _logger.error("Redis does not take messages of the room %r: %s", room, why)
             if channel is not None:
-                with suppress(ValueError):
+                with self._lock, suppress(ValueError):
                     channel.sent.remove(entry)
-                if entry.number > channel.ahead:
-                    channel.ahead = entry.number
-                    self.deliver(room, entry)
+                    if entry.number > channel.ahead:
+                        channel.ahead = entry.number
+                        self.deliver(room, entry)
 
     def _break(self, room: str, channel: _Channel) -> None:
         channel.is_broken = True
@@ -576,8 +586,9 @@ class RedisBroker(Broker):
             "alone until that is gone and the room was empty",
             room,
         )
-        self._hand_out(room, channel)
-        channel.sent.clear()
+        with self._lock:
+            self._hand_out(room, channel)
+            channel.sent.clear()
 
     def _beat(self) -> None:
         """Tells that this process lives, and buries the members of those that do not."""
@@ -624,26 +635,32 @@ class RedisBroker(Broker):
     def _read(self) -> None:
         delay = _FIRST_DELAY
         while True:
+            self._is_tuned = False
             try:
-                news = self._tune_in()
-                if not self._readable:
-                    self._look_for_gaps()
-                    self._readable = True
-                    self._find()
-                fresh: set[str] = set()  # rooms whose entries are published to us from now on
-                count = 0
-                while self._news is news:
-                    answer = news.read_response(disable_decoding=True)
-                    self._hear(answer, fresh)
-                    delay = _FIRST_DELAY
-                    count += 1
-                    if count % _TURN == 0:
-                        gevent.sleep(0)
+                self._listen(self._tune_in())
             except Exception as error:
                 self._tune_out()
-                self._lose(error, readable=False)
+                if self._is_tuned:
+                    delay = _FIRST_DELAY
+                if self._is_tuned and isinstance(error, redis.ConnectionError):
+                    # Redis also closes the connection of one who is slow; it may well be there.
+                    _logger.info("subscribing again: %s", error)
+                else:
+                    self._lose(error, readable=False)
                 gevent.sleep(delay)
                 delay = min(2 * delay, _LONGEST_DELAY)
+
+    def _listen(self, news: Any) -> None:
+        fresh: set[str] = set()  # rooms whose entries are published to us from now on
+        count = 0
+        while self._news is news:
+            with _closed_by_another():
+                answer = news.read_response(disable_decoding=True)
+            self._hear(answer, fresh)
+            count += 1
+            if count % _TURN == 0:
+                gevent.sleep(0)
+        raise redis.ConnectionError("the connection was lost")
 
     def _tune_in(self) -> Any:
         while self._readable and not self._channels:
@@ -689,7 +706,8 @@ class RedisBroker(Broker):
 
     def _say(self, *command: str) -> None:
         if self._news is not None:
-            self._news.send_command(*command, check_health=False)
+            with _closed_by_another():
+                self._news.send_command(*command, check_health=False)
 
     def _hear(self, answer: Any, fresh: set[str]) -> None:
         kind, *rest = answer if isinstance(answer, list) else [answer]
@@ -699,9 +717,15 @@ class RedisBroker(Broker):
                 self._hear_entry(room, channel, rest[1])
         elif kind == b"subscribe":
             fresh.add(self._channel_of(rest[0])[0])
-        elif kind.lower() == b"pong" and fresh:
-            self._read_on(list(fresh))
-            fresh.clear()
+        elif kind.lower() == b"pong":  # of a status or of a message, as there are subscriptions
+            self._is_tuned = True
+            if not self._readable:
+                self._look_for_gaps()
+                self._readable = True
+                self._find()
+            if fresh:
+                self._read_on(list(fresh))
+                fresh.clear()
 
     def _hear_entry(self, room: str, channel: _Channel, data: bytes) -> None:
         try:
@@ -757,36 +781,43 @@ class RedisBroker(Broker):
             if channel.place and not channel.is_broken
         }
         names = list(places)
+        now = time.time() * 1000 + self._skew
         for first in range(0, len(names), _BATCH):
             keys = [self._key("room", room) for room in names[first : first + _BATCH]]
             for room, oldest, length in zip(
                 names[first:], *self._command(partial(_extent, keys), urgent=True), strict=False
             ):
-                if oldest and order(oldest[0][0]) > order(places[room]) and length >= self._history:
+                place = order(places[room])
+                is_old = now - place[0] > self._max_age * 1000
+                is_gone = oldest and order(oldest[0][0]) > place
+                if is_gone and (is_old or length >= self._history):
                     _logger.error(
                         "messages of the room %r are lost to this process: it was away from Redis "
-                        "for more than %d of them; raise history",
-                        room,
-                        self._history,
+                        "for more than %d of them or %d s; raise history and max_age",
+                        *(room, self._history, self._max_age),
                     )
 
     def _take(self, room: str, channel: _Channel, id_: bytes, fields: dict[bytes, bytes]) -> None:
         entry = self._parse(room, id_, fields)
-        channel.place = id_.decode()
         if entry is None:
+            channel.place = id_.decode()
             return
-        if entry.origin == self.origin:
-            while channel.sent and channel.sent[0].number <= entry.number:
-                sent = channel.sent.popleft()
-                if sent.number == entry.number:
-                    entry = entry._replace(exclude=sent.exclude)
-            if entry.number >= channel.ahead:
-                channel.ahead = 0
-        elif entry.kind == JOIN:
+        if entry.kind == JOIN and entry.origin != self.origin:
             channel.elsewhere[entry.member] = entry.origin
-        if entry.kind == LEAVE:
+        elif entry.kind == LEAVE:
             channel.elsewhere.pop(entry.member, None)
-        self.deliver(room, entry)
+            if channel.is_stale:
+                channel.left.add(entry.member)
+        with self._lock:
+            channel.place = id_.decode()
+            if entry.origin == self.origin:
+                while channel.sent and channel.sent[0].number <= entry.number:
+                    sent = channel.sent.popleft()
+                    if sent.number == entry.number:
+                        entry = entry._replace(exclude=sent.exclude)
+                if entry.number >= channel.ahead:
+                    channel.ahead = 0
+            self.deliver(room, entry)
 
     def _parse(self, room: str, id_: bytes, fields: dict[bytes, bytes]) -> Entry | None:
         try:
@@ -840,16 +871,18 @@ class RedisBroker(Broker):
             self._wake.set()
         if was_away or self._is_stopped:
             return
-        _logger.warning("Redis is away: %s", error, exc_info=not isinstance(error, _LOST))
+        self._lost_at = time.time()
+        _logger.warning("Redis is away: %s", error, exc_info=not isinstance(error, _ERRORS))
         for room, channel in list(self._channels.items()):
             self._hand_out(room, channel)
 
     def _hand_out(self, room: str, channel: _Channel) -> None:
         """What we sent, and perhaps will not hear from the log for long."""
-        for entry in list(channel.sent):
-            if entry.number > channel.ahead:
-                channel.ahead = entry.number
-                self.deliver(room, entry)
+        with self._lock:
+            for entry in list(channel.sent):
+                if entry.number > channel.ahead and channel.place:
+                    channel.ahead = entry.number
+                    self.deliver(room, entry)
 
     def _find(self) -> None:
         if self._is_away:
@@ -863,6 +896,7 @@ class RedisBroker(Broker):
 
     def _refresh(self, room: str, channel: _Channel) -> None:
         """Who is in a room that was opened while Redis was away."""
+        channel.left.clear()
         try:
             members = self._look(room).members
         except _ERRORS as error:
@@ -870,6 +904,8 @@ class RedisBroker(Broker):
             return
         channel.is_stale = False
         for other in members:
+            if other.id in channel.left:
+                continue
             if other.id not in channel.elsewhere and self._channels.get(room) is channel:
                 channel.elsewhere[other.id] = other.origin
                 if other.is_alive:
@@ -882,12 +918,8 @@ class RedisBroker(Broker):
         with nullcontext() if urgent else self._queue, self._turn:
             if self._is_stopped:
                 raise redis.ConnectionError("these rooms were closed")
-            try:
+            with _closed_by_another():
                 return call(self._commands)
-            except (ValueError, AttributeError) as error:
-                if self._is_stopped:  # and took the connection from redis-py
-                    raise redis.ConnectionError("these rooms were closed") from error
-                raise
 
     def _key(self, what: str, name: str) -> str:
         return f"{self._prefix}{what}:{name}"
@@ -942,11 +974,20 @@ def _pairs(flat: list[Any]) -> Iterator[tuple[Any, Any]]:
     return zip(flat[::2], flat[1::2], strict=True)
 
 
+@contextmanager
+def _closed_by_another() -> Iterator[None]:
+    """What redis-py and ssl raise when another greenlet closes the connection that they use."""
+    try:
+        yield
+    except (ValueError, AttributeError) as error:
+        raise redis.ConnectionError(f"the connection was closed: {error}") from error
+
+
 def _stripped(url: str) -> str:
     """Without the options that are not the user's here."""
-    parts = urlsplit(url)
-    options = [(name, value) for name, value in parse_qsl(parts.query) if name not in _OURS]
-    return urlunsplit(parts._replace(query=urlencode(options)))
+    address, _, query = url.partition("?")
+    options = [each for each in query.split("&") if each and each.partition("=")[0] not in _OURS]
+    return "?".join([address, "&".join(options)] if options else [address])
 
 
 def _check_sockets(url: str) -> None:
