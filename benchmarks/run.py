@@ -619,10 +619,23 @@ def measure_silent(case: Case, server: Server, options: Options) -> dict[str, An
     return result
 
 
+def wait_until_idle(pid: int) -> None:
+    """Until a process tree uses hardly any CPU time; some seconds at most."""
+    deadline = time.monotonic() + START_TIMEOUT
+    used = cpu_seconds(pid)
+    while time.monotonic() < deadline:
+        time.sleep(0.3)
+        before, used = used, cpu_seconds(pid)
+        if used - before < 0.01:
+            return
+
+
 def measure_rate(case: Case, server: Server, running: Running, options: Options) -> dict[str, Any]:
     """Looks for the highest rate at which every message reaches every member soon."""
 
     def attempt(rate: float) -> dict[str, Any]:
+        # What the last one has left to send must not come to the members of this one.
+        wait_until_idle(running.popen.pid)
         return run_room(case, server, running, options, rate=f"{rate:.3f}", patience=1)
 
     def is_enough(result: dict[str, Any]) -> bool:
