@@ -29,6 +29,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 from test_run_server import TIMEOUT, Demo, connect, narrow_socket, running
+from test_run_server import redis as redis
 from websockets.exceptions import InvalidStatus
 
 FLAGS = (
@@ -450,11 +451,10 @@ def test_the_page_reconnects_when_the_server_is_back(browse: Browse, demo: Demo)
             assert each.messages() == [("Ada", "before"), ("Ada", "after")]
 
 
-def test_nothing_is_missed_when_one_of_two_servers_is_killed(browse: Browse) -> None:
-    require_program("redis-server")
+def test_nothing_is_missed_when_one_of_two_servers_is_killed(
+    browse: Browse, redis: RedisServer
+) -> None:
     with contextlib.ExitStack() as stack:
-        redis = RedisServer()
-        stack.callback(redis.close)
         options = ("--redis", redis.url, "--port")
         one = stack.enter_context(running(*options, "0"))
         other = stack.enter_context(running(*options, "0"))
@@ -485,14 +485,10 @@ def test_nothing_is_missed_when_one_of_two_servers_is_killed(browse: Browse) -> 
             assert [text for _, text in each.messages()] == texts
 
 
-def test_nothing_is_missed_when_workers_are_killed(browse: Browse) -> None:
+def test_nothing_is_missed_when_workers_are_killed(browse: Browse, redis: RedisServer) -> None:
     """One after the other, so that each page loses its worker at least once."""
-    require_program("redis-server")
     with contextlib.ExitStack() as stack:
-        redis = RedisServer()
-        stack.callback(redis.close)
-        options = ("--workers", "2", "--redis", redis.url)
-        demo = stack.enter_context(running("--port", "0", *options))
+        demo = stack.enter_context(running("--port", "0", "--workers", "2", "--redis", redis.url))
         ada, grace = (browse(demo.url + "/?room=garden") for _ in range(2))
         for each, name in ((ada, "Ada"), (grace, "Grace")):
             each.expected_errors = "WebSocket connection to .* failed"
@@ -712,13 +708,9 @@ def test_the_picture_of_the_server_comes_back_with_it(server_page: Page, demo: D
         server_page.wait_for_text("#connections-total", "1 in total")
 
 
-def test_the_picture_of_several_processes_adds_them_up(browse: Browse) -> None:
-    require_program("redis-server")
+def test_the_picture_of_several_processes_adds_them_up(browse: Browse, redis: RedisServer) -> None:
     with contextlib.ExitStack() as stack:
-        redis = RedisServer()
-        stack.callback(redis.close)
-        options = ("--workers", "2", "--redis", redis.url)
-        demo = stack.enter_context(running("--port", "0", *options))
+        demo = stack.enter_context(running("--port", "0", "--workers", "2", "--redis", redis.url))
         page = browse(demo.url + "/server")
         page.wait_for_text("#process", "2 processes.")
         assert not page("several").is_displayed()

@@ -124,6 +124,14 @@ def talk(clients: list[Client], phase: str, seconds: float) -> None:
         gevent.sleep(0.02)
 
 
+def talk_through_an_outage(clients: list[Client], server: RedisServer) -> None:
+    talk(clients, "all is well", 0.4)
+    server.stop()
+    talk(clients, "without Redis", 0.4)
+    server.start()
+    talk(clients, "Redis is back", 0.4)
+
+
 def spread(address: Any, pids: list[int], each: int) -> list[Client]:
     """Clients of which every worker has ``each``: the kernel spreads them as it likes."""
     kept: list[Client] = []
@@ -145,11 +153,7 @@ def test_every_survivor_has_every_message_once_and_in_order(workers, server):
     never = Peer.open(workers.address, "/r")
     never.sock.setsockopt(gevent_socket.SOL_SOCKET, gevent_socket.SO_RCVBUF, 4096)
     try:
-        talk(clients, "all is well", 0.4)
-        server.stop()
-        talk(clients, "without Redis", 0.4)
-        server.start()
-        talk(clients, "Redis is back", 0.4)
+        talk_through_an_outage(clients, server)
         wait_until(lambda: len({len(client.heard) for client in clients}) == 1, TIMEOUT)
 
         victim = clients[0].pid
@@ -212,11 +216,7 @@ def test_redis_over_tls_with_a_password(tmp_path):
     with contextlib.closing(server), gunicorn(2, url) as process:
         clients = spread(process.address, children(process.popen.pid), 2)
         try:
-            talk(clients, "all is well", 0.3)
-            server.stop()
-            talk(clients, "without Redis", 0.3)
-            server.start()
-            talk(clients, "Redis is back", 0.3)
+            talk_through_an_outage(clients, server)
             said = sorted((client.name, n) for client in clients for n in range(client.said))
             wait_until(lambda: all(len(each.heard) >= len(said) for each in clients), TIMEOUT)
             for client in clients:

@@ -167,8 +167,7 @@ class RedisBroker(Broker):
     the members of a process that died are gone.
 
     Redis must keep its data when it restarts (``appendonly yes``), or what somebody has not read by
-    then is lost.
-    All names of keys and channels begin with ``prefix``, for an ACL.
+    then is lost. All names of keys and channels begin with ``prefix``, for an ACL.
 
     Raises:
         RuntimeError: redis-py would block the hub.
@@ -227,7 +226,7 @@ class RedisBroker(Broker):
         self._turn = Semaphore()  # whose turn it is to use that connection
         self._queue = Semaphore()  # those who are in no hurry
         self._news: Any = None  # the connection to what is published, while it works
-        self._is_tuned = False  # it has worked
+        self._is_tuned = False  # it has worked, and all that was missed before was read
         # Names of what is published are the same in all databases of a Redis.
         database = self._commands.connection_pool.connection_kwargs.get("db") or 0
         self._suffix = f"@{database}"
@@ -250,6 +249,7 @@ class RedisBroker(Broker):
         was_stopped, self._is_stopped = self._is_stopped, True
         if self._process == os.getpid() and not was_stopped:
             gevent.killall(self._greenlets)
+            self._greenlets.clear()  # what they were killed in may still hold a socket
             self._commands.connection_pool.disconnect()
             self._tune_out()
 
@@ -409,7 +409,9 @@ class RedisBroker(Broker):
         earliest = channel.unread_since * 1000 + self._skew - _MARGIN
         key, end = self._key("room", room), until
         while channel.sent:
-            found: Any = self._command(partial(_page_back, key=key, until=end))
+            found: Any = self._command(
+                partial(redis.Redis.xrevrange, name=key, max=end, count=_BATCH)
+            )
             for id_, fields in found:
                 if fields.get(b"o") == self.origin.encode():
                     entry = self._parse(room, id_, fields)
@@ -639,28 +641,31 @@ class RedisBroker(Broker):
             try:
                 self._listen(self._tune_in())
             except Exception as error:
-                self._tune_out()
-                if self._is_tuned:
-                    delay = _FIRST_DELAY
-                if self._is_tuned and isinstance(error, redis.ConnectionError):
-                    # Redis also closes the connection of one who is slow; it may well be there.
-                    _logger.info("subscribing again: %s", error)
-                else:
-                    self._lose(error, readable=False)
-                gevent.sleep(delay)
-                delay = min(2 * delay, _LONGEST_DELAY)
+                self._lose(error, readable=False)
+            self._tune_out()
+            if self._is_tuned:
+                delay = _FIRST_DELAY
+            gevent.sleep(delay)
+            delay = min(2 * delay, _LONGEST_DELAY)
 
     def _listen(self, news: Any) -> None:
+        """Takes what is published; returns when a connection that has worked was closed, as Redis
+        does to one who is slow. It may well be there."""
         fresh: set[str] = set()  # rooms whose entries are published to us from now on
         count = 0
         while self._news is news:
-            with _closed_by_another():
-                answer = news.read_response(disable_decoding=True)
+            try:
+                with _closed_by_another():
+                    answer = news.read_response(disable_decoding=True)
+            except redis.ConnectionError as error:
+                if not self._is_tuned:
+                    raise
+                _logger.info("subscribing again: %s", error)
+                return
             self._hear(answer, fresh)
             count += 1
             if count % _TURN == 0:
                 gevent.sleep(0)
-        raise redis.ConnectionError("the connection was lost")
 
     def _tune_in(self) -> Any:
         while self._readable and not self._channels:
@@ -701,8 +706,9 @@ class RedisBroker(Broker):
                     self._say("SUBSCRIBE", *opened[first : first + _BATCH])
                 self._say("PING")  # the answer to it comes behind theirs
             except Exception as error:
-                self._tune_out()
-                self._lose(error, readable=False)
+                self._tune_out()  # who listens will see that, and whether Redis is there
+                if not isinstance(error, _ERRORS):
+                    self._lose(error, readable=False)
 
     def _say(self, *command: str) -> None:
         if self._news is not None:
@@ -718,14 +724,14 @@ class RedisBroker(Broker):
         elif kind == b"subscribe":
             fresh.add(self._channel_of(rest[0])[0])
         elif kind.lower() == b"pong":  # of a status or of a message, as there are subscriptions
+            if not self._is_tuned:
+                self._look_for_gaps()
+            self._read_on(list(fresh))
+            fresh.clear()
             self._is_tuned = True
             if not self._readable:
-                self._look_for_gaps()
                 self._readable = True
                 self._find()
-            if fresh:
-                self._read_on(list(fresh))
-                fresh.clear()
 
     def _hear_entry(self, room: str, channel: _Channel, data: bytes) -> None:
         try:
@@ -785,7 +791,9 @@ class RedisBroker(Broker):
         for first in range(0, len(names), _BATCH):
             keys = [self._key("room", room) for room in names[first : first + _BATCH]]
             for room, oldest, length in zip(
-                names[first:], *self._command(partial(_extent, keys), urgent=True), strict=False
+                names[first:],
+                *self._command(partial(_extent, keys=keys), urgent=True),
+                strict=False,
             ):
                 place = order(places[room])
                 is_old = now - place[0] > self._max_age * 1000
@@ -849,7 +857,8 @@ class RedisBroker(Broker):
         """XREAD fails for all rooms when the key of one holds something else."""
         found = False
         for room in rooms:
-            kind: Any = self._command(partial(_type, self._key("room", room)), urgent=True)
+            key = self._key("room", room)
+            kind: Any = self._command(partial(redis.Redis.type, name=key), urgent=True)
             channel = self._channels.get(room)
             if channel is not None and kind not in (b"stream", b"none") and not channel.is_broken:
                 found = True
@@ -941,7 +950,7 @@ def _page(client: redis.Redis, key: str, after: str, until: str) -> Any:
     return pipeline.execute()
 
 
-def _extent(keys: list[str], client: redis.Redis) -> tuple[list[Any], list[Any]]:
+def _extent(client: redis.Redis, keys: list[str]) -> tuple[list[Any], list[Any]]:
     """The oldest entries of some logs, and how many they hold."""
     pipeline = client.pipeline()
     for key in keys:
@@ -956,14 +965,6 @@ def _expire(client: redis.Redis, keys: list[str], seconds: int) -> None:
     for key in keys:
         pipeline.expire(key, seconds)
     pipeline.execute()
-
-
-def _type(key: str, client: redis.Redis) -> Any:
-    return client.type(key)
-
-
-def _page_back(client: redis.Redis, key: str, until: str) -> Any:
-    return client.xrevrange(key, until, count=_BATCH)
 
 
 def _behind(time: int) -> str:
