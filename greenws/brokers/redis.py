@@ -20,7 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -924,7 +924,11 @@ class RedisBroker(Broker):
     def _command(self, call: Callable[[redis.Redis], _T], urgent: bool = False) -> _T:
         """Of those that are not urgent, one at a time competes for the connection with the others:
         a message does not wait until a thousand rooms are open."""
-        with nullcontext() if urgent else self._queue, self._turn:
+        if not urgent:
+            with self._queue:
+                gevent.sleep(0)  # Redis may answer before anybody else has a turn
+                return self._command(call, urgent=True)
+        with self._turn:
             if self._is_stopped:
                 raise redis.ConnectionError("these rooms were closed")
             with _closed_by_another():
