@@ -640,9 +640,15 @@ class Rooms:
     def __len__(self) -> int:
         return len(self._open)
 
-    def close(self) -> None:
-        """Ends what the broker runs. What it has not sent yet is lost, and rooms over Redis raise
+    def flush(self, timeout: float | None = None) -> bool:
+        """Waits, at most so many seconds, until Redis has all that was sent; returns whether it
+        has. A program that ends waits for it, too."""
+        return self.broker.flush(timeout)
+
+    def close(self, timeout: float | None = 5.0) -> None:
+        """Ends what the broker runs, after ``flush(timeout)``. Rooms over Redis raise
         ``BrokerUnavailable`` from now on."""
+        self.broker.flush(timeout)
         self.broker.stop()
         self.broker._rooms = None
 

@@ -90,11 +90,11 @@ class Worker:
         self._stack.close()
         with contextlib.suppress(AssertionError):
             wait_until(lambda: self.is_idle, 0.2)
-        self.rooms.close()
+        self.rooms.close(0)
 
     def die(self) -> None:
         """As a process that is killed: nothing more of it reaches Redis."""
-        self.rooms.close()
+        self.rooms.close(0)
         self.broker.publish = lambda *args, **options: None
         self._stack.close()
 

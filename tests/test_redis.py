@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -956,7 +958,7 @@ def test_no_error_silences_a_process(worker, caplog, where):
     assert "RuntimeError: a bug" in caplog.text
 
 
-def test_what_is_not_heard_is_bounded_where_commands_work(server, worker):
+def test_what_is_not_heard_is_bounded_where_commands_work(server, worker, error_log):
     """As of a user who may not use any channels."""
     server.call("ACL", "SETUSER", "u", "on", ">p", "~*", "+@all")
     server.url, url = server.url.replace("//", "//u:p@"), server.url
@@ -969,7 +971,9 @@ def test_what_is_not_heard_is_bounded_where_commands_work(server, worker):
             a.send(str(number))
             wait_until(lambda: not a.broker._unsent)
     assert len(a.broker._channels["r"].sent) <= 21  # with the one who joined
-    assert ann.hear(19) == [str(number) for number in range(19)]
+    assert ann.hear(20) == [str(number) for number in range(20)]
+    (record,) = error_log.take()
+    assert "does not publish" in record.getMessage()
 
 
 def test_what_waits_for_redis_is_bounded(server, worker):
@@ -1350,7 +1354,6 @@ def test_rooms_may_be_closed_while_members_are_there(server, worker, pair):
         a.join()
     assert len(greenlets) == 3 and all(greenlet.dead for greenlet in greenlets)
     assert not a.broker._greenlets
-    del greenlets  # what they were killed in may still hold a socket
     wait_until(lambda: len(server.call("CLIENT", "LIST").splitlines()) == 1)
 
 
@@ -1391,3 +1394,196 @@ def test_stopping_leaves_nothing(server, worker):
     a.stop()
     a.rooms.close()
     wait_until(lambda: len(server.call("CLIENT", "LIST").splitlines()) == 1)
+
+
+_PROGRAM = """
+from gevent import monkey; monkey.patch_all()
+import os, sys, gevent
+from greenws import Rooms
+rooms = Rooms(sys.argv[1])
+"""
+
+
+def run_program(server: Any, text: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", _PROGRAM + text, server.url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=30,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_a_program_that_ends_has_sent_what_it_said(server):
+    assert run_program(server, "for n in range(5): rooms['r'].send(str(n))") == ""
+    assert server.call("XLEN", "greenws:room:r") == 5
+
+
+def test_a_program_that_ends_without_redis_says_what_is_lost(server):
+    text = "from greenws.brokers.redis import RedisBroker\n"
+    text += "rooms = Rooms(RedisBroker('redis://127.0.0.1:1/0', timeout=0.1))\n"
+    text += "for n in range(5): rooms['r'].send(str(n))"
+    assert "5 messages that waited for Redis are lost" in run_program(server, text)
+
+
+def test_flush_waits_until_redis_has_all(server, worker):
+    a = worker()
+    a.send("one", "two")
+    assert a.rooms.flush(5)
+    assert server.call("XLEN", "greenws:room:r") == 2
+    away(server, a)
+    a.send("three")
+    assert not a.rooms.flush(0.05)
+    back(server, a)
+    assert a.rooms.flush(5)
+
+
+def test_a_forked_process_begins_anew(server):
+    text = """
+rooms["r"].send("before"); rooms.flush()
+child = os.fork()
+rooms["r"].send("after"); rooms.flush()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+else:
+    import gc
+    loops = [g for g in gc.get_objects() if isinstance(g, gevent.Greenlet) and not g.dead]
+    os._exit(len(loops) != 3)
+"""
+    run_program(server, text)
+    entries = server.call("XRANGE", "greenws:room:r", "-", "+")
+    assert len(entries) == 3 and len({fields[b"o"] for _, fields in entries}) == 2
+
+
+def test_nothing_gets_ahead_of_what_is_handed_out_when_redis_is_away(server, worker):
+    """As where a log is written to something that lets others run."""
+    a = worker(timeout=0.2)
+    ann = a.join()
+    wait_until(lambda: a.is_idle)
+
+    class Talkative(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "is away" in record.getMessage():
+                a.send("two")
+
+    handler = Talkative()
+    logging.getLogger("greenws.brokers.redis").addHandler(handler)
+    server.send_signal(signal.SIGSTOP)
+    try:
+        a.send("one")
+        assert ann.hear(2) == ["one", "two"]
+    finally:
+        server.send_signal(signal.SIGCONT)
+        logging.getLogger("greenws.brokers.redis").removeHandler(handler)
+    wait_until(lambda: a.is_idle)
+
+
+def test_who_opens_a_room_and_who_waits_for_that_may_both_be_killed(worker):
+    a = worker()
+    a.join("another")
+    wait_until(lambda: a.is_idle)
+    look, blocked = a.broker._look, gevent.event.Event()
+
+    def hang(room: str) -> Any:
+        blocked.wait()
+        return look(room)
+
+    a.broker._look = hang
+    both = [gevent.spawn(a.broker.open, "r") for _ in range(2)]
+    gevent.sleep(0)
+    gevent.killall(both)
+    assert all(isinstance(each.value, gevent.GreenletExit) for each in both)
+    blocked.set()
+    ann = a.join()
+    a.send("hello")
+    assert ann.hear(1) == ["hello"]
+
+
+def test_another_thread_may_be_the_first_to_send(server, worker):
+    a = worker()
+    gevent.get_hub().threadpool.apply(a.send, ("from a thread",))
+    wait_until(lambda: server.call("XLEN", "greenws:room:r") == 1)
+    assert a.rooms.flush(5)
+
+
+def test_a_key_of_another_kind_leaves_the_other_rooms_alone(server, worker, error_log):
+    a, b = worker(), worker()
+    ann, _ = a.join(), a.join("broken")
+    wait_until(lambda: a.is_idle)
+    server.call("SET", "greenws:room:broken", "something else")
+    server.call("CLIENT", "KILL", "TYPE", "pubsub")
+    b.send("hello")
+    assert ann.hear(1) == ["hello"]
+    wait_until(lambda: error_log.records)
+    assert "something else than a log" in error_log.take()[0].getMessage()
+
+
+def test_nobody_is_buried_who_is_back(server, worker):
+    a, b = worker(), worker()
+    ann = a.join(name="Ann")
+    bob = b.join(name="Bob")
+    wait_until(lambda: a.is_idle and b.is_idle and server.call("KEYS", "greenws:alive:*"))
+    b.broker._publish("r", "leave", "{}", ann.member.id, is_burial=True)
+    b.send("hello")
+    assert ann.hear(1) == bob.hear(1) == ["hello"]
+    assert b.names() == a.names() == ["Ann", "Bob"]
+
+
+def test_a_redis_that_is_full_is_away_and_takes_all_later(server, worker):
+    a, b = worker(), worker()
+    ann, bob = a.join(name="Ann"), b.join(name="Bob")
+    wait_until(lambda: a.is_idle and b.is_idle)
+    server.call("CONFIG", "SET", "maxmemory", "1mb")
+    try:
+        a.send("one")
+        a.join(name="Cid")
+        a.send("two")
+        wait_until(lambda: a.is_away)
+    finally:
+        server.call("CONFIG", "SET", "maxmemory", "0")
+    assert ann.hear(2) == bob.hear(2) == ["one", "two"]
+    wait_until(lambda: a.is_idle)
+    assert worker().names() == ["Ann", "Bob", "Cid"]
+
+
+@pytest.mark.parametrize("place", ["99999999999999999999-0", "99999999999999-0"])
+def test_published_garbage_makes_no_room_deaf(server, worker, place):
+    a, b = worker(), worker()
+    ann = a.join()
+    wait_until(lambda: a.is_idle and server.call("PUBSUB", "CHANNELS"))
+    server.call("PUBLISH", "greenws:room:r@0", f"{place}  other 1 text m\nhello")
+    b.send("hello")
+    assert ann.hear(1) == ["hello"]
+    assert ann.hears_no_more()
+
+
+def test_presence_outlives_a_short_history(server, worker):
+    a = worker(max_age=1)
+    a.join(name="Ann")
+    wait_until(lambda: a.is_idle)
+    assert server.call("TTL", "greenws:here:r") > 30
+
+
+def test_a_member_that_is_none_is_skipped(server, worker, caplog):
+    server.call("HSET", "greenws:here:r", "m", "origin " + "[" * 100_000)
+    a = worker()
+    a.join(name="Ann")
+    assert a.names() == ["Ann"]
+    assert "skipped a member" in caplog.text and len(caplog.text) < 2000
+
+
+def test_those_who_come_do_not_count_as_messages_that_wait(server, worker):
+    a = worker(max_pending=3)
+    away_from_start = a.join()
+    away(server, a)
+    for _ in range(5):
+        a.join()
+    a.send("hello")
+    assert away_from_start.hear(1) == ["hello"]
+    back(server, a)
+
+
+def test_an_option_that_redis_py_does_not_know_is_refused(server):
+    with pytest.raises(ValueError, match="foo"):
+        RedisBroker(server.url + "?foo=bar")

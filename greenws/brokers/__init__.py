@@ -89,7 +89,7 @@ class Position:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 20
+    return text.isascii() and text.isdigit() and len(text) <= 20 and int(text) < 2**64
 
 
 def order(place: str | bytes) -> tuple[int, int]:
@@ -171,6 +171,11 @@ class Broker(ABC):
     @abstractmethod
     def members(self, room: str) -> dict[str, dict[str, Any]]:
         """Who is in a room that is not open here: each member's info by its id. May block."""
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Waits, at most so many seconds, until all that was published is in the log; returns
+        whether it is."""
+        return True
 
     def stop(self) -> None:
         """Ends what runs for the broker. What waits for it is lost."""

@@ -11,13 +11,14 @@ keeps it, and appends it when Redis is back.
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import json
 import logging
 import os
 import secrets
-import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +35,7 @@ from gevent.monkey import is_module_patched
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from ..switching import thread
 from . import JOIN, LEAVE, MESSAGE, Broker, BrokerUnavailable, Entry, Opening, order
 
 if TYPE_CHECKING:
@@ -58,20 +60,27 @@ _ERRORS = (redis.RedisError, OSError)
 # Appends entries, but for those that were appended before and whose answer was lost.
 _APPEND_SCRIPT = """
 local last = tonumber(redis.call('GET', KEYS[1]) or '0')
-local oldest = (redis.call('TIME')[1] - ARGV[3]) * 1000
-local failed, ends, newest_added = {}, {}, ''
+local oldest = math.max(0, redis.call('TIME')[1] - ARGV[3]) * 1000
+local failed, ends, newest_added, unheard = {}, {}, '', false
+-- A Redis that takes no writes says so here, where nothing is written yet.
+redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', 86400)
 for i = 1, (#KEYS - 1) / 2 do
   local log, here = KEYS[2 * i], KEYS[2 * i + 1]
-  local number, kind, data, member = unpack(ARGV, 4 * i + 2, 4 * i + 5)
+  local number, kind, data, member = unpack(ARGV, 4 * i + 4, 4 * i + 7)
   if tonumber(number) > last then
     local news = 1
     if kind == 'join' then
       redis.pcall('HSET', here, member, ARGV[1] .. ' ' .. data)
-      redis.pcall('EXPIRE', here, ARGV[4])
+      redis.pcall('EXPIRE', here, ARGV[5])
     elseif kind == 'leave' then
       redis.pcall('HDEL', here, member)
-    elseif kind == 'burial' then -- by whoever is first
-      kind, news = 'leave', redis.pcall('HDEL', here, member)
+    elseif kind == 'burial' then -- by whoever is first, unless that process is back
+      local held = redis.pcall('HGET', here, member)
+      local origin = type(held) == 'string' and string.match(held, '^%S*')
+      kind, news = 'leave', 0
+      if origin and redis.call('EXISTS', ARGV[7] .. origin) == 0 then
+        news = redis.pcall('HDEL', here, member)
+      end
     end
     if news == 1 then
       if not ends[log] then
@@ -87,7 +96,9 @@ for i = 1, (#KEYS - 1) / 2 do
         redis.call('XTRIM', log, 'MINID', '~', string.format('%.0f', oldest))
         redis.call('EXPIRE', log, ARGV[4])
         local head = {added, ends[log], ARGV[1], number, kind, member}
-        redis.pcall('PUBLISH', log .. ARGV[5], table.concat(head, ' ') .. '\\n' .. data)
+        local text = table.concat(head, ' ') .. '\\n' .. data
+        local heard = redis.pcall('PUBLISH', log .. ARGV[6], text)
+        if type(heard) == 'table' then unheard = heard.err end
         ends[log], newest_added = added, added
       end
     end
@@ -95,7 +106,7 @@ for i = 1, (#KEYS - 1) / 2 do
   end
 end
 redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', 86400)
-return {newest_added, failed}
+return {newest_added, failed, unheard}
 """
 
 # Where a log ends, what of ours Redis has by then, who is there, and whether their processes live.
@@ -187,7 +198,10 @@ class RedisBroker(Broker):
     ) -> None:
         _check_sockets(url)
         self._url = _stripped(url)
-        redis.ConnectionPool.from_url(self._url)  # connects to nothing yet
+        try:
+            redis.ConnectionPool.from_url(self._url).make_connection()  # connects to nothing yet
+        except TypeError as error:
+            raise ValueError(f"url has an option that redis-py does not know: {error}") from None
         self.deliver: Callable[[str, Entry], None] = lambda room, entry: None
         self._prefix = prefix
         self._history = history
@@ -195,26 +209,39 @@ class RedisBroker(Broker):
         self._max_pending = max_pending
         self._timeout = timeout
         self._presence_timeout = presence_timeout
+        self._presence_age = max(self._max_age, int(4 * presence_timeout))
         self._process = 0
         self._is_stopped = False
-        self._greenlets: list[gevent.Greenlet[[], None]] = []
+        self._greenlets: list[gevent.Greenlet[[Callable[[], None]], None]] = []
+        self._settle()
+
+    def _settle(self) -> None:
+        """Whose greenlets do the work: those of the thread that made the broker, or joins rooms."""
+        self._hub = gevent.get_hub()
+        self._thread = thread()
 
     def _start(self) -> None:
-        """Begins anew in each process: greenlets and connections do not survive a fork."""
+        """Begins anew in each process."""
         if self._is_stopped:
             raise BrokerUnavailable("these rooms were closed")
-        if self._process == os.getpid():
-            return
-        self._process = os.getpid()
+        with self._lock:
+            if self._process != os.getpid():
+                self._begin()
+                self._process = os.getpid()
+                _started.add(self)
+                self._in_hub(self._spawn)
+
+    def _begin(self) -> None:
         self.origin = secrets.token_hex(6)
-        self._hub = gevent.get_hub()
-        self._thread = threading.get_ident()
         self._numbers = itertools.count(1)
         self._channels: dict[str, _Channel] = {}
         self._unsent: deque[tuple[str, str, Entry]] = deque()  # room, kind as Redis has it, entry
+        self._waiting = 0  # messages among them
+        self._appended = Event()  # some of them
         self._writable = self._readable = True  # until the contrary is known
         self._lost_at = time.time()  # the last time
         self._last_added = "0-0"  # the place of our last entry in any log, as far as is known
+        self._is_unheard = False  # Redis does not publish
         self._wake = Event()
         self._changed: set[str] = set()  # rooms that were opened or closed
         self._rooms_changed = Event()
@@ -231,9 +258,29 @@ class RedisBroker(Broker):
         database = self._commands.connection_pool.connection_kwargs.get("db") or 0
         self._suffix = f"@{database}"
         self._skew = 0  # milliseconds by which Redis's clock is ahead of this machine's
-        self._greenlets = [
-            gevent.spawn(each) for each in (self._write, self._subscribe, self._read)
-        ]
+
+    def _spawn(self) -> None:
+        loops = (self._write, self._subscribe, self._read)
+        self._greenlets = [gevent.spawn(self._run, loop) for loop in loops]
+
+    def _run(self, loop: Callable[[], None]) -> None:
+        with suppress(gevent.GreenletExit):  # its traceback would keep the socket that was in use
+            loop()
+
+    def _in_hub(self, call: Callable[[], None]) -> None:
+        if thread() == self._thread:
+            call()
+        else:
+            self._hub.loop.run_callback_threadsafe(call)
+
+    def _abandon(self) -> None:
+        """In a process that was forked: all that is of the other one."""
+        self._process = 0
+        self._news = None
+        self._settle()
+        for greenlet in self._greenlets:
+            greenlet.kill(block=False)
+        self._greenlets = []
 
     def _connect(self, timeout: float) -> redis.Redis:
         return redis.Redis.from_url(
@@ -245,17 +292,40 @@ class RedisBroker(Broker):
             protocol=2,
         )
 
+    def flush(self, timeout: float | None = None) -> bool:
+        if self._process != os.getpid():
+            return True
+        with gevent.Timeout(timeout, False):  # type: ignore[arg-type]
+            while self._unsent and not self._is_stopped:
+                self._appended.wait()
+        return not self._unsent
+
     def stop(self) -> None:
         was_stopped, self._is_stopped = self._is_stopped, True
         if self._process == os.getpid() and not was_stopped:
+            self._report_lost()
             gevent.killall(self._greenlets)
-            self._greenlets.clear()  # what they were killed in may still hold a socket
+            self._greenlets.clear()
             self._commands.connection_pool.disconnect()
             self._tune_out()
+            self._appended.set()
+
+    def _end(self) -> None:
+        """When the program ends."""
+        if self._process == os.getpid() and not self._is_stopped:
+            if thread() == self._thread:
+                self.flush(self._timeout)
+            self._report_lost()
+
+    def _report_lost(self) -> None:
+        if self._waiting:
+            _logger.error("%d messages that waited for Redis are lost", self._waiting)
 
     # -- what rooms call
 
     def open(self, room: str) -> Opening:
+        if self._process != os.getpid():
+            self._settle()
         self._start()
         channel = self._channels.get(room)
         if channel is None:
@@ -278,7 +348,8 @@ class RedisBroker(Broker):
         try:
             channel.opened.wait()
         except BaseException:
-            self.close(room)
+            if self._channels.get(room) is channel:
+                self.close(room)
             raise
         if self._channels.get(room) is not channel:  # who opened it was killed meanwhile
             return self.open(room)
@@ -333,15 +404,17 @@ class RedisBroker(Broker):
         self._start()
         if kind == MESSAGE and self._pending(room) >= self._max_pending:
             raise BrokerUnavailable(
-                f"{self._pending(room)} messages wait for Redis already (max_pending); "
-                "is it up, and does it keep up?"
+                f"{self._pending(room)} messages wait for Redis already (max_pending): is it up, "
+                "and does it keep up? A loop that sends without a pause lets nobody else run; it "
+                "needs a gevent.sleep(0)"
             )
         self._publish(room, kind, data, member, exclude)
 
     def _pending(self, room: str) -> int:
         channel = self._channels.get(room)
-        unread = len(channel.sent) if channel is not None and not self._readable else 0
-        return max(len(self._unsent), unread)
+        if channel is None or self._readable or len(channel.sent) < self._max_pending:
+            return self._waiting
+        return max(self._waiting, sum(entry.kind == MESSAGE for entry in channel.sent))
 
     def _publish(
         self,
@@ -361,6 +434,7 @@ class RedisBroker(Broker):
                 self.deliver(room, entry)
                 return
             self._unsent.append((room, _BURIAL if is_burial else kind, entry))
+            self._waiting += entry.kind == MESSAGE
             if channel is not None:
                 if entry.kind == JOIN:
                     channel.members[member] = str(data)
@@ -372,10 +446,7 @@ class RedisBroker(Broker):
                 if self._is_away and channel.place:
                     channel.ahead = entry.number
                     self.deliver(room, entry)
-        if threading.get_ident() == self._thread:
-            self._wake.set()
-        else:
-            self._hub.loop.run_callback_threadsafe(self._wake.set)
+        self._in_hub(self._wake.set)
 
     def ahead(self, room: str) -> list[Entry]:
         channel = self._channels[room]
@@ -464,7 +535,7 @@ class RedisBroker(Broker):
         end = "+"
         try:
             while len(found) < count:
-                size = 2 * count  # who came and went stands there too
+                size = max(2 * count, 200)  # who came and went stands there too
                 newest: Any = self._command(
                     lambda client, end=end, size=size: client.xrevrange(key, end, count=size)  # type: ignore[misc]
                 )
@@ -500,8 +571,10 @@ class RedisBroker(Broker):
                 info = json.loads(text)
                 if isinstance(info, dict) and origin != self.origin:
                     members.append(_Other(key.decode(), origin, info, bool(is_alive)))
-            except ValueError:
-                _logger.warning("skipped a member of the room %r that is none: %r", room, value)
+            except (ValueError, RecursionError):
+                _logger.warning(
+                    "skipped a member of the room %r that is none: %r", room, value[:200]
+                )
         # In the millisecond of an entry that is added next, its place must be behind this one.
         now = int(seconds) * 1000 + int(micros) // 1000
         self._skew = now - int(time.time() * 1000)
@@ -546,17 +619,26 @@ class RedisBroker(Broker):
             return
         keys = [self._key("from", self.origin)]
         values: list[Any] = [self.origin, self._history, self._max_age, self._max_age]
-        values.append(self._suffix)
+        values += [self._presence_age, self._suffix, self._key("alive", "")]
         for room, kind, entry in batch:
             keys += [self._key("room", room), self._key("here", room)]
             values += [entry.number, kind, entry.data, entry.member]
-        added, failed = self._command(
+        added, failed, unheard = self._command(
             lambda client: client.eval(_APPEND_SCRIPT, len(keys), *keys, *values), urgent=True
         )
-        for _ in batch:
-            self._unsent.popleft()
+        with self._lock:
+            for _, _, entry in batch:
+                self._unsent.popleft()
+                self._waiting -= entry.kind == MESSAGE
+        self._appended.set()
+        self._appended.clear()
         if added:
             self._last_added = added.decode()
+        if unheard and not self._is_unheard:
+            _logger.error(
+                "Redis does not publish what is sent, so that nobody hears it: %s", unheard.decode()
+            )
+        self._is_unheard = bool(unheard)
         if failed:
             self._report(batch, {int(number): why.decode() for number, why in _pairs(failed)})
 
@@ -582,15 +664,15 @@ class RedisBroker(Broker):
                         self.deliver(room, entry)
 
     def _break(self, room: str, channel: _Channel) -> None:
-        channel.is_broken = True
+        with self._lock:
+            channel.is_broken = True
+            self._hand_out(room, channel)
+            channel.sent.clear()
         _logger.error(
             "the key of the room %r holds something else than a log: it is a room of this process "
             "alone until that is gone and the room was empty",
             room,
         )
-        with self._lock:
-            self._hand_out(room, channel)
-            channel.sent.clear()
 
     def _beat(self) -> None:
         """Tells that this process lives, and buries the members of those that do not."""
@@ -620,7 +702,7 @@ class RedisBroker(Broker):
             names = [self._key("here", room) for room in self._channels]
             for first in range(0, len(names), _BATCH):
                 some = names[first : first + _BATCH]
-                self._command(partial(_expire, keys=some, seconds=self._max_age), urgent=True)
+                self._command(partial(_expire, keys=some, seconds=self._presence_age), urgent=True)
         self._next_beat = now + self._presence_timeout / 3
 
     def _dead(self, origins: set[str]) -> set[str]:
@@ -737,11 +819,13 @@ class RedisBroker(Broker):
         try:
             head, _, data = data.partition(b"\n")
             id_, before, origin, number, kind, member = head.split(b" ")
-            is_new = order(id_) > order(channel.place)
+            place = order(id_)
         except ValueError as error:
             _logger.warning("skipped news of the room %r that are none: %r", room, error)
             return
-        if is_new and before and before.decode() != channel.place:
+        is_new = place > order(channel.place)
+        is_in_future = place[0] > time.time() * 1000 + self._skew + _MARGIN
+        if is_in_future or (is_new and before and before.decode() != channel.place):
             self._read_on([room])
         elif is_new:
             fields = {b"o": origin, b"n": number, b"k": kind, b"d": data, b"m": member}
@@ -795,6 +879,8 @@ class RedisBroker(Broker):
                 *self._command(partial(_extent, keys=keys), urgent=True),
                 strict=False,
             ):
+                if isinstance(oldest, Exception):
+                    continue
                 place = order(places[room])
                 is_old = now - place[0] > self._max_age * 1000
                 is_gone = oldest and order(oldest[0][0]) > place
@@ -873,17 +959,18 @@ class RedisBroker(Broker):
         return not (self._writable and self._readable)
 
     def _lose(self, error: Exception, writable: bool = True, readable: bool = True) -> None:
-        was_away = self._is_away
-        self._writable = self._writable and writable
-        self._readable = self._readable and readable
         if not writable:
             self._wake.set()
-        if was_away or self._is_stopped:
-            return
-        self._lost_at = time.time()
+        with self._lock:  # so that nothing gets ahead of what is handed out
+            was_away = self._is_away
+            self._writable = self._writable and writable
+            self._readable = self._readable and readable
+            if was_away or self._is_stopped:
+                return
+            self._lost_at = time.time()
+            for room, channel in self._channels.items():
+                self._hand_out(room, channel)
         _logger.warning("Redis is away: %s", error, exc_info=not isinstance(error, _ERRORS))
-        for room, channel in list(self._channels.items()):
-            self._hand_out(room, channel)
 
     def _hand_out(self, room: str, channel: _Channel) -> None:
         """What we sent, and perhaps will not hear from the log for long."""
@@ -896,12 +983,12 @@ class RedisBroker(Broker):
     def _find(self) -> None:
         if self._is_away:
             return
-        _logger.warning("Redis is back")
         # The others need a moment to come back, too, and to say that they live.
         self._next_burial = time.monotonic() + self._presence_timeout
         for room, channel in list(self._channels.items()):
             if channel.is_stale:
                 gevent.spawn(self._refresh, room, channel)
+        _logger.warning("Redis is back")
 
     def _refresh(self, room: str, channel: _Channel) -> None:
         """Who is in a room that was opened while Redis was away."""
@@ -929,7 +1016,7 @@ class RedisBroker(Broker):
                 gevent.sleep(0)  # Redis may answer before anybody else has a turn
                 return self._command(call, urgent=True)
         with self._turn:
-            if self._is_stopped:
+            if self._is_stopped or self._process != os.getpid():
                 raise redis.ConnectionError("these rooms were closed")
             with _closed_by_another():
                 return call(self._commands)
@@ -960,7 +1047,7 @@ def _extent(client: redis.Redis, keys: list[str]) -> tuple[list[Any], list[Any]]
     for key in keys:
         pipeline.xrange(key, count=1)
         pipeline.xlen(key)
-    found = pipeline.execute()
+    found = pipeline.execute(raise_on_error=False)  # a key may hold something else
     return found[::2], found[1::2]
 
 
@@ -1003,5 +1090,23 @@ def _check_sockets(url: str) -> None:
         raise RuntimeError(
             "redis-py would block every greenlet of this process while it waits for Redis: put "
             "'from gevent import monkey; monkey.patch_all()' before all other imports of the "
-            "program (gunicorn's gevent workers and run_server.py do that themselves)"
+            "program (gunicorn's gevent workers, without --preload, and run_server.py do that "
+            "themselves)"
         )
+
+
+_started: weakref.WeakSet[RedisBroker] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    for broker in list(_started):
+        broker._end()
+
+
+def _abandon_all() -> None:
+    for broker in list(_started):
+        broker._abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
