@@ -402,6 +402,71 @@ def test_other_threads_may_send_and_all_hear_the_same_order(rooms, join):
         assert [text for text in heard[0] if text[0] == name] == [f"{name} {n}" for n in range(50)]
 
 
+def test_what_other_threads_send_at_once_is_no_lag(rooms, pair):
+    room = rooms["lobby"]
+
+    def send(name: str) -> None:
+        for number in range(50):
+            room.send(f"{name} {number}")
+
+    kinds = (policies.close(limit=5), policies.close(limit=5), policies.drop_oldest(limit=5))
+    threads = [threading.Thread(target=send, args=(name,)) for name in "abc"]
+    with contextlib.ExitStack() as stack:
+        peers = []
+        for policy in kinds:
+            socket, peer = pair()
+            stack.enter_context(room.join(socket, policy=policy))
+            peers.append(peer)
+        for thread in threads:
+            thread.start()
+        heard = [read(peer, 150) for peer in peers]
+        for thread in threads:
+            thread.join()
+    assert heard[0] == heard[1] == heard[2]
+    for name in "abc":
+        assert [text for text in heard[0] if text[0] == name] == [f"{name} {n}" for n in range(50)]
+    stats = rooms.stats
+    assert (stats.closed, stats.dropped, stats.lagging, room._full) == (0, 0, 0, set())
+
+
+def test_a_member_that_never_reads_is_closed_though_another_thread_sends(join):
+    rooms = Rooms(policy=policies.close(limit=5))
+    member, _ = join(rooms["lobby"])
+    thread = threading.Thread(target=fill, args=(rooms["lobby"],), kwargs={"count": 200})
+    thread.start()
+    wait_until(lambda: not thread.is_alive())
+    wait_until(lambda: not member.socket.is_connected)
+    assert (rooms.stats.closed, rooms.stats.lagging) == (1, 0)
+
+
+def test_a_thread_for_which_the_hub_waits_is_not_held_up_for_ever(rooms, join, monkeypatch):
+    monkeypatch.setattr(greenws.rooms, "_PATIENCE", 0.05)
+    room = rooms["lobby"]
+    _, closed = join(room, policy=policies.close(limit=5))
+    _, dropping = join(room, policy=policies.drop_oldest(limit=5))
+    thread = threading.Thread(target=fill, args=(room, "", 20, 1))
+    thread.start()
+    thread.join(5)  # the hub hangs
+    assert not thread.is_alive()
+    assert rooms.stats.closed == 1
+    assert closed.read_frame() == TOO_SLOW
+    assert read(dropping, 5) == [f"{number} " for number in range(15, 20)]
+
+
+def test_a_greenlet_does_not_wait_for_what_a_thread_has_sent(rooms, pair):
+    room = rooms["lobby"]
+    socket, peer = pair()
+    with room.join(socket, policy=policies.close(limit=5)):
+        thread = threading.Thread(target=fill, args=(room, "t", 5, 1))
+        thread.start()
+        thread.join()
+        turns: list[None] = []
+        gevent.get_hub().loop.run_callback(turns.append, None)
+        sent = fill(room, count=50, size=1)
+        assert turns == []
+        assert read(peer, 55) == [f"t{number} " for number in range(5)] + sent
+
+
 def test_nothing_is_sent_from_another_thread_than_the_session_s(pair):
     socket, peer = pair()
     message, taken = SharedMessage("hello"), []
