@@ -189,8 +189,11 @@ class Room:
 
         Raises:
             ConnectionClosed: the client went away while it was sent what it missed.
-            TypeError: JSON cannot hold ``info``.
+            TypeError: JSON cannot hold ``info``; ``policy`` or ``presence`` is none.
         """
+        policies.check(policy)
+        if presence is not None and not callable(presence):
+            raise TypeError(f"presence is a function of a kind and an info, not {presence!r}")
         encoded = json.dumps(info)
         broker = self._rooms.broker
         member = Member(self, socket, policy or self._rooms.policy, presence, info)
@@ -222,9 +225,13 @@ class Room:
                     self._leaving.clear()
                     self._rooms._forget(self)
 
-    def send(self, data: str | bytes | bytearray | memoryview, exclude: Any = None) -> None:
-        """Sends a message to all members, in all processes; ``exclude``: one socket that does not
-        get it. Any greenlet and any thread may call it, member or not.
+    def send(
+        self,
+        data: str | bytes | bytearray | memoryview,
+        exclude: Member | WebSocket | None = None,
+    ) -> None:
+        """Sends a message to all members, in all processes; ``exclude``: one member, or its socket,
+        that does not get it. Any greenlet and any thread may call it, member or not.
 
         What it sends goes out when the greenlet yields: a loop that does not otherwise calls
         ``gevent.sleep(0)``. It does not wait for Redis, so what is sent through another process
@@ -234,7 +241,7 @@ class Room:
         members', while theirs had no time to take what was sent (for at most 5 seconds).
 
         Raises:
-            TypeError: ``data`` is neither str nor bytes-like.
+            TypeError: ``data`` is neither str nor bytes-like; ``exclude`` no member and no socket.
             UnicodeEncodeError: ``data`` is text that UTF-8 does not know (half a surrogate pair).
             Whatever the ``stamp`` of the ``Rooms`` raises for it.
             BrokerUnavailable: the broker is out of reach, and too much waits for it already.
@@ -245,6 +252,10 @@ class Room:
         else:
             data = bytes(memoryview(data))
         self._stamped("0-0", data)
+        if exclude is not None:
+            exclude = exclude.socket if isinstance(exclude, Member) else exclude
+            if not isinstance(exclude, WebSocket):
+                raise TypeError(f"exclude is a member or its socket, not {exclude!r}")
         if self._full:
             self._hold_up()
         with self._lock:
@@ -630,6 +641,9 @@ class Rooms:
     ("redis://localhost") or a :class:`greenws.brokers.Broker` for those of many. ``policy``: what
     happens to members that lag; closed with 1013 without one. ``stamp(id, data)`` gives what
     members are sent for a message, so that clients learn its id: :func:`json_id`, or your own.
+
+    Raises:
+        TypeError: something else is given for one of them.
     """
 
     def __init__(
@@ -639,6 +653,11 @@ class Rooms:
         policy: Policy | None = None,
         stamp: Stamp | None = None,
     ) -> None:
+        policies.check(policy)
+        if stamp is not None and not callable(stamp):
+            raise TypeError(
+                f"stamp is a function of an id and data, such as json_id, not {stamp!r}"
+            )
         if isinstance(broker, str):
             try:
                 from .brokers.redis import RedisBroker
@@ -647,6 +666,8 @@ class Rooms:
             self.broker: Broker = RedisBroker(broker)
         else:
             self.broker = MemoryBroker() if broker is None else broker
+        if not isinstance(self.broker, Broker):
+            raise TypeError(f"Rooms takes None, the URL of a Redis or a Broker, not {broker!r}")
         if self.broker._rooms is not None:
             raise ValueError("this broker carries other Rooms, which would hear nothing any more")
         self.broker._rooms = self

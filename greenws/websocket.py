@@ -803,7 +803,7 @@ class WebSocket:
         return self._elsewhere()
 
     def call_in_hub(self, call: Callable[..., object], *args: Any) -> None:
-        """Has the session's hub make ``call``, which must not block. May be called from any thread."""
+        """Has the session's hub make ``call``, which must not block. For any thread."""
         with contextlib.suppress(AttributeError):  # the session has ended, and its hub with it
             self._transport.hub.loop.run_callback_threadsafe(call, *args)
 

@@ -85,6 +85,45 @@ def test_one_may_be_excluded(rooms, join):
     assert read(other, 2) == ["to the others", "to all"]
 
 
+def test_a_member_may_be_excluded_as_well_as_its_socket(rooms, join):
+    room = rooms["lobby"]
+    (ann, peer), (_, other) = join(room), join(room)
+    room.send("to the others", exclude=ann)
+    room.send("to all")
+    assert read(peer, 1) == ["to all"]
+    assert read(other, 2) == ["to the others", "to all"]
+
+
+@pytest.mark.parametrize("exclude", ["ann", 0, False, object()])
+def test_what_cannot_be_excluded(rooms, exclude):
+    with pytest.raises(TypeError, match="exclude is a member or its socket, not"):
+        rooms["lobby"].send("hello", exclude=exclude)
+
+
+@pytest.mark.parametrize("policy", [policies.close, "close", 0])
+def test_what_is_no_policy(rooms, pair, policy):
+    with pytest.raises(TypeError, match=r"policies.close\(\), with brackets"):
+        Rooms(policy=policy)
+    with pytest.raises(TypeError, match=r"policies.close\(\), with brackets"):
+        with rooms["lobby"].join(pair()[0], policy=policy):
+            pass
+    assert len(rooms) == 0
+
+
+@pytest.mark.parametrize("broker", [5, MemoryBroker, b"redis://localhost"])
+def test_what_is_no_broker(broker):
+    with pytest.raises(TypeError, match="None, the URL of a Redis or a Broker, not"):
+        Rooms(broker)
+
+
+def test_what_is_no_function(rooms, pair):
+    with pytest.raises(TypeError, match="stamp is a function of an id and data, .* not 'x'"):
+        Rooms(stamp="x")
+    with pytest.raises(TypeError, match="presence is a function of .* not 'x'"):
+        with rooms["lobby"].join(pair()[0], presence="x"):
+            pass
+
+
 @pytest.mark.parametrize("data", [None, 7, ["x"], object()])
 def test_what_cannot_be_sent(rooms, data):
     with pytest.raises(TypeError):
