@@ -158,6 +158,7 @@ class Room:
         self._full: set[Member] = set()  # those that hold up who sends
         # what was delivered
         self._place = ""  # in the log; empty while the room is not open
+        self._passed = "0-0"  # what came, in another thread, just before it was open
         self._ahead = 0  # number of our last entry that was delivered ahead of the log
 
     # -- what a handler calls
@@ -296,7 +297,7 @@ class Room:
     # -- coming and going
 
     def _begin(self, opening: Opening) -> None:
-        self._place = opening.id
+        self._place = max(opening.id, self._passed, key=order)
         self._ahead = opening.ahead
         self._present = {key: Presence(key, info) for key, info in opening.members.items()}
         self._rooms._keep(self)
@@ -717,6 +718,9 @@ class Rooms:
         with self._lock:
             room = self._open.get(name)
             if room is None:
+                room = self._known.get(name)
+                if room is not None and entry.id is not None:
+                    room._passed = entry.id
                 return
             try:
                 room._deliver(entry)

@@ -441,6 +441,23 @@ def test_other_threads_may_send_and_all_hear_the_same_order(rooms, join):
         assert [text for text in heard[0] if text[0] == name] == [f"{name} {n}" for n in range(50)]
 
 
+def test_what_a_thread_sends_while_a_room_is_being_opened_is_not_lost(pair):
+    class Interrupted(MemoryBroker):
+        def open(self, room: str) -> Any:
+            opening = super().open(room)
+            thread = threading.Thread(target=rooms[room].send, args=("meanwhile",))
+            thread.start()
+            thread.join()
+            return opening
+
+    rooms = Rooms(Interrupted())
+    socket, peer = pair()
+    with rooms["lobby"].join(socket, since=rooms.broker._id(0)) as member:
+        assert member.is_complete
+        rooms["lobby"].send("then")
+        assert read(peer, 2) == ["meanwhile", "then"]
+
+
 def test_what_other_threads_send_at_once_is_no_lag(rooms, pair):
     room = rooms["lobby"]
 
