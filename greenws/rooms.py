@@ -458,6 +458,8 @@ class Room:
             elif entry.member not in self._leaving:  # it was taken for dead before
                 return
             self._leaving.discard(entry.member)
+        elif is_own and entry.member not in self._leaving and entry.member not in self._present:
+            return  # it left before the room was opened anew: nobody here would hear of that
         elif not is_own:
             was_known = entry.member in self._present
             self._present[entry.member] = Presence(entry.member, info)

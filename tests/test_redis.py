@@ -1391,3 +1391,18 @@ def test_stopping_leaves_nothing(server, worker):
     a.stop()
     a.rooms.close()
     wait_until(lambda: len(server.call("CLIENT", "LIST").splitlines()) == 1)
+
+
+def test_one_who_left_before_a_room_was_opened_anew_does_not_come(worker, pair, monkeypatch):
+    a = worker()
+    a.join("other")
+    wait_until(lambda: a.is_idle)
+    with monkeypatch.context() as patch:
+        patch.setattr(a.broker, "_append", lambda: None)  # her entries are not in the log yet
+        with a.rooms["r"].join(pair()[0], name="ann"):
+            pass
+        bob = a.join(name="bob", presence=tell)
+    wait_until(lambda: a.is_idle)
+    a.send("hello")
+    assert bob.hear(1) == ["hello"]
+    assert a.names() == ["bob"]
