@@ -11,6 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from typing import Any
 
 from .shared import SharedMessage
 
@@ -51,6 +52,15 @@ class Policy(ABC):
         """
 
 
+def check(policy: Any) -> None:
+    """
+    Raises:
+        TypeError: ``policy`` is neither a policy nor None.
+    """
+    if policy is not None and not isinstance(policy, Policy):
+        raise TypeError(f"policy is one such as policies.close(), with brackets, not {policy!r}")
+
+
 class close(Policy):  # noqa: N801 - read as a verb, as the others
     """Closes a member with 1013 (try again later) once ``limit`` messages wait for it."""
 
@@ -83,6 +93,8 @@ class coalesce(Policy):  # noqa: N801
 
     def __init__(self, key: Callable[[str | bytes], Hashable], limit: int = _LIMIT) -> None:
         super().__init__(limit)
+        if not callable(key):
+            raise TypeError(f"key is a function of a message, not {key!r}")
         self.key = key
 
     def put(self, queue: Queue, message: SharedMessage, data: str | bytes) -> int:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import gevent
+from gevent._hub_local import get_hub_if_exists
 from gevent.monkey import get_original
 
 from . import policies
@@ -34,10 +35,13 @@ Stamp = Callable[[str, "str | bytes"], "str | bytes"]
 PresenceFormat = Callable[[str, "dict[str, Any]"], "str | bytes | None"]
 
 _RLock = get_original("_thread", "RLock")
+_sleep = get_original("time", "sleep")
 _INTERNAL_ERROR = 1011
 _TRY_AGAIN_LATER = 1013
 _SKEW = 60.0  # seconds by which clocks may differ
 _LOOK = 0.01  # seconds between two looks of a sender that is held up
+_GLANCE = 0.001  # the same, where no more than a turn of another thread's hub is missing
+_PATIENCE = 5.0  # seconds for which such a sender waits for that
 _MEANWHILE = 1000  # messages that wait at least for one who is sent what it missed
 _TURN = 100  # messages that are sent to one who comes back before others get their turn
 
@@ -103,6 +107,7 @@ class Member:
         self._presence = presence
         self._queue: Queue | None = None  # of a member that lags, or catches up
         self._catching_up = False
+        self._untried = False  # its queue is what other threads sent since its hub had a turn
         self._heard: dict[str, int] = {}  # ahead of the log, in another process
         self._since = ""  # a place that this process has not reached yet, and the member has
 
@@ -114,9 +119,20 @@ class Member:
 
     @property
     def waiting(self) -> int:
-        """Messages that wait for this member, since it lags or catches up."""
+        """Messages that wait for this member, since it lags or catches up, or for its thread."""
         queue = self._queue
         return 0 if queue is None else len(queue)
+
+    @property
+    def _lags(self) -> bool:
+        return self._queue is not None and not self._catching_up and not self._untried
+
+    @property
+    def _patience(self) -> float | None:
+        """Seconds for which it holds up who sends when its queue is full."""
+        if self._catching_up:
+            return None
+        return _PATIENCE if self._untried else self._policy.patience
 
     def _drain(self) -> None:
         self.room._drain(self)
@@ -142,6 +158,7 @@ class Room:
         self._full: set[Member] = set()  # those that hold up who sends
         # what was delivered
         self._place = ""  # in the log; empty while the room is not open
+        self._passed = "0-0"  # what came, in another thread, just before it was open
         self._ahead = 0  # number of our last entry that was delivered ahead of the log
 
     # -- what a handler calls
@@ -173,8 +190,11 @@ class Room:
 
         Raises:
             ConnectionClosed: the client went away while it was sent what it missed.
-            TypeError: JSON cannot hold ``info``.
+            TypeError: JSON cannot hold ``info``; ``policy`` or ``presence`` is none.
         """
+        policies.check(policy)
+        if presence is not None and not callable(presence):
+            raise TypeError(f"presence is a function of a kind and an info, not {presence!r}")
         encoded = json.dumps(info)
         broker = self._rooms.broker
         member = Member(self, socket, policy or self._rooms.policy, presence, info)
@@ -206,14 +226,23 @@ class Room:
                     self._leaving.clear()
                     self._rooms._forget(self)
 
-    def send(self, data: str | bytes | bytearray | memoryview, exclude: Any = None) -> None:
-        """Sends a message to all members, in all processes; ``exclude``: one socket that does not
-        get it. Any greenlet and any thread may call it, member or not.
+    def send(
+        self,
+        data: str | bytes | bytearray | memoryview,
+        exclude: Member | WebSocket | None = None,
+    ) -> None:
+        """Sends a message to all members, in all processes; ``exclude``: one member, or its socket,
+        that does not get it. Any greenlet and any thread may call it, member or not.
 
-        Does not block, unless a member's policy is ``block``.
+        What it sends goes out when the greenlet yields: a loop that does not otherwise calls
+        ``gevent.sleep(0)``. It does not wait for Redis, so what is sent through another process
+        afterwards may come before it.
+
+        Blocks while a member with the policy ``block`` has no room; and in other threads than the
+        members', while theirs had no time to take what was sent (for at most 5 seconds).
 
         Raises:
-            TypeError: ``data`` is neither str nor bytes-like.
+            TypeError: ``data`` is neither str nor bytes-like; ``exclude`` no member and no socket.
             UnicodeEncodeError: ``data`` is text that UTF-8 does not know (half a surrogate pair).
             Whatever the ``stamp`` of the ``Rooms`` raises for it.
             BrokerUnavailable: the broker is out of reach, and too much waits for it already.
@@ -224,6 +253,10 @@ class Room:
         else:
             data = bytes(memoryview(data))
         self._stamped("0-0", data)
+        if exclude is not None:
+            exclude = exclude.socket if isinstance(exclude, Member) else exclude
+            if not isinstance(exclude, WebSocket):
+                raise TypeError(f"exclude is a member or its socket, not {exclude!r}")
         if self._full:
             self._hold_up()
         with self._lock:
@@ -250,11 +283,7 @@ class Room:
     def lagging(self) -> list[Member]:
         """The members in this process that lag at present."""
         with self._lock:
-            return [
-                member
-                for member in self._others
-                if member._queue is not None and not member._catching_up
-            ]
+            return [member for member in self._others if member._lags]
 
     def __len__(self) -> int:
         return len(self.members)
@@ -268,7 +297,7 @@ class Room:
     # -- coming and going
 
     def _begin(self, opening: Opening) -> None:
-        self._place = opening.id
+        self._place = max(opening.id, self._passed, key=order)
         self._ahead = opening.ahead
         self._present = {key: Presence(key, info) for key, info in opening.members.items()}
         self._rooms._keep(self)
@@ -330,10 +359,9 @@ class Room:
         self._others.pop(member, None)
         self._watching.pop(member, None)
         self._full.discard(member)
-        if member._queue is not None:
-            if not member._catching_up:
-                self._stats.lagging -= 1
-            member._queue = None
+        if member._lags:
+            self._stats.lagging -= 1
+        member._queue = None
 
     def _catch_up(
         self,
@@ -391,8 +419,8 @@ class Room:
             if queue is not None and not queue:
                 member._queue = None
             elif queue is not None:  # another thread has sent something just now
-                self._stats.lagging += 1
-                member.socket.when_ready(member._drain)
+                member._untried = True
+                member.socket.call_in_hub(member._drain)
             self._sort(member)
 
     # -- what the broker delivers
@@ -430,6 +458,8 @@ class Room:
             elif entry.member not in self._leaving:  # it was taken for dead before
                 return
             self._leaving.discard(entry.member)
+        elif is_own and entry.member not in self._leaving and entry.member not in self._present:
+            return  # it left before the room was opened anew: nobody here would hear of that
         elif not is_own:
             was_known = entry.member in self._present
             self._present[entry.member] = Presence(entry.member, info)
@@ -520,16 +550,21 @@ class Room:
         if queue is None:
             queue = member._queue = Queue()
             self._sort(member)
-            self._stats.lagging += 1
-            member.socket.when_ready(member._drain)
+            if member.socket.is_elsewhere():
+                member._untried = True
+                member.socket.call_in_hub(member._drain)
+            else:
+                self._stats.lagging += 1
+                member.socket.when_ready(member._drain)
         policy = member._policy
         try:
-            if member._catching_up:  # it could not have read that yet; but memory has an end
+            # What it could not have read yet is not its fault; but memory has an end.
+            if member._catching_up or member._untried:
                 if len(queue) >= max(_MEANWHILE, 10 * policy.limit):
                     raise TooSlow
                 queue[message] = message
-                return
-            self._stats.dropped += policy.put(queue, message, data)
+            else:
+                self._stats.dropped += policy.put(queue, message, data)
         except TooSlow:
             self._stats.closed += 1
             self._close(member, _TRY_AGAIN_LATER, "You read too slowly.")
@@ -538,7 +573,8 @@ class Room:
             _logger.exception("the policy of a member of the room %r failed", self.name)
             self._close(member, _INTERNAL_ERROR)
             return
-        if policy.patience is not None and len(queue) >= policy.limit and member not in self._full:
+        is_full = len(queue) >= policy.limit and member._patience is not None
+        if is_full and member not in self._full:
             queue.full_since = time.monotonic()
             self._full.add(member)
 
@@ -546,12 +582,21 @@ class Room:
         self._drop(member)
         member.socket.start_closing(code, reason)
 
+    def _try(self, member: Member) -> None:
+        """What its connection does not take from now on is lag."""
+        if member._untried and member._queue is not None:
+            member._untried = False
+            member._queue.full_since = 0.0
+            self._full.discard(member)
+            self._stats.lagging += 1
+
     def _drain(self, member: Member) -> None:
         """Sends what waits for a member, as far as its connection takes it."""
         with self._lock:
             queue = member._queue
             if queue is None:
                 return
+            self._try(member)
             while queue:
                 key, message = next(iter(queue.items()))
                 if not member.socket.offer(message):
@@ -567,20 +612,29 @@ class Room:
                 self._sort(member)
 
     def _hold_up(self) -> None:
-        """Blocks who sends while a member with the policy ``block`` has no room; not in the hub."""
-        hub = gevent.get_hub()
-        while gevent.getcurrent() is not hub:
+        """Blocks who sends, but not a hub, while a member has no room: one with the policy
+        ``block``, or one whose hub had no turn yet, since the sender is in another thread."""
+        hub = get_hub_if_exists()
+        sleep = _sleep if hub is None else gevent.sleep
+        while hub is None or gevent.getcurrent() is not hub:
             with self._lock:
                 member = next(iter(self._full), None)
                 if member is None or member._queue is None:
                     return
-                assert member._policy.patience is not None
-                left = member._queue.full_since + member._policy.patience - time.monotonic()
+                assert member._patience is not None
+                left = member._queue.full_since + member._patience - time.monotonic()
+                look = _GLANCE if member._untried else _LOOK
+                if member._untried and not member.socket.is_elsewhere():
+                    self._drain(member)
+                    continue
+                if left <= 0 and member._untried:  # its thread hangs; perhaps it waits for this one
+                    self._try(member)
+                    continue
                 if left <= 0:
                     self._stats.closed += 1
                     self._close(member, _TRY_AGAIN_LATER, "You read too slowly.")
                     continue
-            gevent.sleep(min(left, _LOOK))
+            sleep(min(left, look))
 
 
 class Rooms:
@@ -590,6 +644,9 @@ class Rooms:
     ("redis://localhost") or a :class:`greenws.brokers.Broker` for those of many. ``policy``: what
     happens to members that lag; closed with 1013 without one. ``stamp(id, data)`` gives what
     members are sent for a message, so that clients learn its id: :func:`json_id`, or your own.
+
+    Raises:
+        TypeError: something else is given for one of them.
     """
 
     def __init__(
@@ -599,6 +656,11 @@ class Rooms:
         policy: Policy | None = None,
         stamp: Stamp | None = None,
     ) -> None:
+        policies.check(policy)
+        if stamp is not None and not callable(stamp):
+            raise TypeError(
+                f"stamp is a function of an id and data, such as json_id, not {stamp!r}"
+            )
         if isinstance(broker, str):
             try:
                 from .brokers.redis import RedisBroker
@@ -607,6 +669,8 @@ class Rooms:
             self.broker: Broker = RedisBroker(broker)
         else:
             self.broker = MemoryBroker() if broker is None else broker
+        if not isinstance(self.broker, Broker):
+            raise TypeError(f"Rooms takes None, the URL of a Redis or a Broker, not {broker!r}")
         if self.broker._rooms is not None:
             raise ValueError("this broker carries other Rooms, which would hear nothing any more")
         self.broker._rooms = self
@@ -662,6 +726,9 @@ class Rooms:
         with self._lock:
             room = self._open.get(name)
             if room is None:
+                room = self._known.get(name)
+                if room is not None and entry.id is not None:
+                    room._passed = entry.id
                 return
             try:
                 room._deliver(entry)

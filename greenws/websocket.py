@@ -495,16 +495,14 @@ class WebSocket:
     def when_ready(self, callback: Callable[[], object]) -> None:
         """Has the session's hub call ``callback`` once, when an :meth:`offer` is worth another try.
         May be called from any thread; ``callback`` must not block."""
-        loop = self._transport.hub.loop
         if self._elsewhere():
-            with contextlib.suppress(AttributeError):  # the session has ended, and its hub with it
-                loop.run_callback_threadsafe(self.when_ready, callback)
+            self.call_in_hub(self.when_ready, callback)
             return
         if self._to_tell is None:
             self._to_tell = []
             self._transport.drained = self._tell_ready
             if self._sender is None and not self._transport.backlog:
-                loop.run_callback(self._tell_ready)
+                self._transport.hub.loop.run_callback(self._tell_ready)
         self._to_tell.append(callback)
 
     def _tell_ready(self) -> None:
@@ -723,9 +721,7 @@ class WebSocket:
         """The first half of :meth:`close`: sends Close and does not wait. A read finishes it. May
         be called from any thread."""
         if self._elsewhere():
-            with contextlib.suppress(AttributeError):  # the session has ended, and its hub with it
-                loop = self._transport.hub.loop
-                loop.run_callback_threadsafe(self.start_closing, code, reason)
+            self.call_in_hub(self.start_closing, code, reason)
             return
         frame = self._protocol.close(code, reason)
         if self._close_deadline == _FOREVER and self._close_timeout is not None:
@@ -801,6 +797,15 @@ class WebSocket:
         return f"<{type(self).__name__} {self.remote_address} {state}>"
 
     # -- other threads
+
+    def is_elsewhere(self) -> bool:
+        """Whether another thread runs than the session's."""
+        return self._elsewhere()
+
+    def call_in_hub(self, call: Callable[..., object], *args: Any) -> None:
+        """Has the session's hub make ``call``, which must not block. For any thread."""
+        with contextlib.suppress(AttributeError):  # the session has ended, and its hub with it
+            self._transport.hub.loop.run_callback_threadsafe(call, *args)
 
     def _elsewhere(self) -> bool:
         return switching.thread() != self._thread

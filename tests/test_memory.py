@@ -118,6 +118,55 @@ def test_a_room_is_open_until_its_last_close(broker):
 
 
 @pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"history": -1}, ValueError, "history must be 0 or more, not -1"),
+        ({"history": None}, TypeError, "history must be a whole number, not None"),
+        ({"history": 1.5}, TypeError, "history must be a whole number, not 1.5"),
+        ({"history": True}, TypeError, "history must be a whole number, not True"),
+        ({"max_age": None}, TypeError, "max_age must be a number of seconds, not None"),
+        ({"max_age": "60"}, TypeError, "max_age must be a number of seconds, not '60'"),
+        ({"max_age": 0}, ValueError, "max_age must be a number of seconds above 0, not 0"),
+        ({"max_age": float("nan")}, ValueError, "max_age must be .* above 0, not nan"),
+    ],
+)
+def test_options_that_make_no_sense(options, error, message):
+    with pytest.raises(error, match=message):
+        MemoryBroker(**options)
+
+
+class Lock:
+    """Counts how often it was held."""
+
+    def __init__(self) -> None:
+        self.held, self.times = False, 0
+
+    def __enter__(self) -> None:
+        self.held = True
+        self.times += 1
+
+    def __exit__(self, *exception: object) -> None:
+        self.held = False
+
+
+def test_nothing_is_read_while_another_thread_writes(clock):
+    lock, read = Lock(), []
+
+    def watch() -> float:
+        read.append(lock.held)
+        return clock.now
+
+    broker = MemoryBroker(clock=watch)
+    broker._lock = lock
+    place = broker.open("a").id
+    broker.publish("a", MESSAGE, "1")  # in which Rooms holds it
+    read.clear()
+    broker.newest("a", 5)
+    broker.history("a", place, place)
+    assert (read, lock.times) == ([True, True], 3)
+
+
+@pytest.mark.parametrize(
     ("text", "ahead"),
     [("17-0", {}), ("17-0+ab.3", {"ab": 3}), ("17-0+ab.3+c0.4", {"ab": 3, "c0": 4})],
 )

@@ -87,6 +87,11 @@ def test_a_limit_that_makes_no_sense(limit):
         policies.close(limit=limit)
 
 
+def test_a_key_that_is_no_function():
+    with pytest.raises(TypeError, match="key is a function of a message, not 'symbol'"):
+        policies.coalesce("symbol")
+
+
 def test_a_timeout_that_makes_no_sense():
     with pytest.raises(ValueError, match="above 0"):
         policies.block(0)

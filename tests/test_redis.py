@@ -1587,3 +1587,18 @@ def test_those_who_come_do_not_count_as_messages_that_wait(server, worker):
 def test_an_option_that_redis_py_does_not_know_is_refused(server):
     with pytest.raises(ValueError, match="foo"):
         RedisBroker(server.url + "?foo=bar")
+
+
+def test_one_who_left_before_a_room_was_opened_anew_does_not_come(worker, pair, monkeypatch):
+    a = worker()
+    a.join("other")
+    wait_until(lambda: a.is_idle)
+    with monkeypatch.context() as patch:
+        patch.setattr(a.broker, "_append", lambda: None)  # her entries are not in the log yet
+        with a.rooms["r"].join(pair()[0], name="ann"):
+            pass
+        bob = a.join(name="bob", presence=tell)
+    wait_until(lambda: a.is_idle)
+    a.send("hello")
+    assert bob.hear(1) == ["hello"]
+    assert a.names() == ["bob"]

@@ -85,6 +85,45 @@ def test_one_may_be_excluded(rooms, join):
     assert read(other, 2) == ["to the others", "to all"]
 
 
+def test_a_member_may_be_excluded_as_well_as_its_socket(rooms, join):
+    room = rooms["lobby"]
+    (ann, peer), (_, other) = join(room), join(room)
+    room.send("to the others", exclude=ann)
+    room.send("to all")
+    assert read(peer, 1) == ["to all"]
+    assert read(other, 2) == ["to the others", "to all"]
+
+
+@pytest.mark.parametrize("exclude", ["ann", 0, False, object()])
+def test_what_cannot_be_excluded(rooms, exclude):
+    with pytest.raises(TypeError, match="exclude is a member or its socket, not"):
+        rooms["lobby"].send("hello", exclude=exclude)
+
+
+@pytest.mark.parametrize("policy", [policies.close, "close", 0])
+def test_what_is_no_policy(rooms, pair, policy):
+    with pytest.raises(TypeError, match=r"policies.close\(\), with brackets"):
+        Rooms(policy=policy)
+    with pytest.raises(TypeError, match=r"policies.close\(\), with brackets"):
+        with rooms["lobby"].join(pair()[0], policy=policy):
+            pass
+    assert len(rooms) == 0
+
+
+@pytest.mark.parametrize("broker", [5, MemoryBroker, b"redis://localhost"])
+def test_what_is_no_broker(broker):
+    with pytest.raises(TypeError, match="None, the URL of a Redis or a Broker, not"):
+        Rooms(broker)
+
+
+def test_what_is_no_function(rooms, pair):
+    with pytest.raises(TypeError, match="stamp is a function of an id and data, .* not 'x'"):
+        Rooms(stamp="x")
+    with pytest.raises(TypeError, match="presence is a function of .* not 'x'"):
+        with rooms["lobby"].join(pair()[0], presence="x"):
+            pass
+
+
 @pytest.mark.parametrize("data", [None, 7, ["x"], object()])
 def test_what_cannot_be_sent(rooms, data):
     with pytest.raises(TypeError):
@@ -400,6 +439,88 @@ def test_other_threads_may_send_and_all_hear_the_same_order(rooms, join):
     assert heard[0] == heard[1] == heard[2]
     for name in "abc":
         assert [text for text in heard[0] if text[0] == name] == [f"{name} {n}" for n in range(50)]
+
+
+def test_what_a_thread_sends_while_a_room_is_being_opened_is_not_lost(pair):
+    class Interrupted(MemoryBroker):
+        def open(self, room: str) -> Any:
+            opening = super().open(room)
+            thread = threading.Thread(target=rooms[room].send, args=("meanwhile",))
+            thread.start()
+            thread.join()
+            return opening
+
+    rooms = Rooms(Interrupted())
+    socket, peer = pair()
+    with rooms["lobby"].join(socket, since=rooms.broker._id(0)) as member:
+        assert member.is_complete
+        rooms["lobby"].send("then")
+        assert read(peer, 2) == ["meanwhile", "then"]
+
+
+def test_what_other_threads_send_at_once_is_no_lag(rooms, pair):
+    room = rooms["lobby"]
+
+    def send(name: str) -> None:
+        for number in range(50):
+            room.send(f"{name} {number}")
+
+    kinds = (policies.close(limit=5), policies.close(limit=5), policies.drop_oldest(limit=5))
+    threads = [threading.Thread(target=send, args=(name,)) for name in "abc"]
+    with contextlib.ExitStack() as stack:
+        peers = []
+        for policy in kinds:
+            socket, peer = pair()
+            stack.enter_context(room.join(socket, policy=policy))
+            peers.append(peer)
+        for thread in threads:
+            thread.start()
+        heard = [read(peer, 150) for peer in peers]
+        for thread in threads:
+            thread.join()
+    assert heard[0] == heard[1] == heard[2]
+    for name in "abc":
+        assert [text for text in heard[0] if text[0] == name] == [f"{name} {n}" for n in range(50)]
+    stats = rooms.stats
+    assert (stats.closed, stats.dropped, stats.lagging, room._full) == (0, 0, 0, set())
+
+
+def test_a_member_that_never_reads_is_closed_though_another_thread_sends(join):
+    rooms = Rooms(policy=policies.close(limit=5))
+    member, _ = join(rooms["lobby"])
+    thread = threading.Thread(target=fill, args=(rooms["lobby"],), kwargs={"count": 200})
+    thread.start()
+    wait_until(lambda: not thread.is_alive())
+    wait_until(lambda: not member.socket.is_connected)
+    assert (rooms.stats.closed, rooms.stats.lagging) == (1, 0)
+
+
+def test_a_thread_for_which_the_hub_waits_is_not_held_up_for_ever(rooms, join, monkeypatch):
+    monkeypatch.setattr(greenws.rooms, "_PATIENCE", 0.05)
+    room = rooms["lobby"]
+    _, closed = join(room, policy=policies.close(limit=5))
+    _, dropping = join(room, policy=policies.drop_oldest(limit=5))
+    thread = threading.Thread(target=fill, args=(room, "", 20, 1))
+    thread.start()
+    thread.join(5)  # the hub hangs
+    assert not thread.is_alive()
+    assert rooms.stats.closed == 1
+    assert closed.read_frame() == TOO_SLOW
+    assert read(dropping, 5) == [f"{number} " for number in range(15, 20)]
+
+
+def test_a_greenlet_does_not_wait_for_what_a_thread_has_sent(rooms, pair):
+    room = rooms["lobby"]
+    socket, peer = pair()
+    with room.join(socket, policy=policies.close(limit=5)):
+        thread = threading.Thread(target=fill, args=(room, "t", 5, 1))
+        thread.start()
+        thread.join()
+        turns: list[None] = []
+        gevent.get_hub().loop.run_callback(turns.append, None)
+        sent = fill(room, count=50, size=1)
+        assert turns == []
+        assert read(peer, 55) == [f"t{number} " for number in range(5)] + sent
 
 
 def test_nothing_is_sent_from_another_thread_than_the_session_s(pair):

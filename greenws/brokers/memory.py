@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import MESSAGE, Broker, Entry, Opening
+from . import MESSAGE, Broker, Entry, Opening, check_options
 
 if TYPE_CHECKING:
     from ..websocket import WebSocket
@@ -23,7 +23,11 @@ class _Log:
 
 class MemoryBroker(Broker):
     """Keeps the last ``history`` messages of a room for members that come back, none for longer
-    than ``max_age`` seconds."""
+    than ``max_age`` seconds.
+
+    Raises:
+        TypeError, ValueError: one of them is no such number.
+    """
 
     is_shared = False
 
@@ -33,6 +37,7 @@ class MemoryBroker(Broker):
         max_age: float = 300.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        check_options(whole={"history": history}, seconds={"max_age": max_age})
         self.deliver: Callable[[str, Entry], None] = lambda room, entry: None
         self._history = history
         self._max_age = max_age
@@ -45,8 +50,9 @@ class MemoryBroker(Broker):
         self._next_sweep = 0.0
 
     def open(self, room: str) -> Opening:
-        self._opened[room] = self._opened.get(room, 0) + 1
-        return Opening(self._id(self._last), 0, {})
+        with self._lock:
+            self._opened[room] = self._opened.get(room, 0) + 1
+            return Opening(self._id(self._last), 0, {})
 
     def close(self, room: str) -> bool:
         self._opened[room] -= 1
@@ -94,22 +100,24 @@ class MemoryBroker(Broker):
             del self._logs[room]
 
     def history(self, room: str, after: str, until: str) -> tuple[bool, list[Entry]]:
-        if room in self._logs:
-            self._trim(room, self._clock())
-        log = self._logs.get(room)
         epoch, _, count = after.partition("-")
         last = int(count) if epoch == self._epoch else -1
         end = int(until.partition("-")[2])
-        entries = () if log is None else log.entries
-        complete = last >= (self._forgotten if log is None else log.first)
-        return complete, [entry for _, entry in entries if last < entry.number <= end]
+        with self._lock:
+            log = self._trimmed(room)
+            entries = () if log is None else log.entries
+            complete = last >= (self._forgotten if log is None else log.first)
+            return complete, [entry for _, entry in entries if last < entry.number <= end]
 
     def newest(self, room: str, count: int) -> list[Entry]:
-        if room not in self._logs:
-            return []
-        self._trim(room, self._clock())
-        log = self._logs.get(room)
-        return [entry for _, entry in log.entries][-count:] if log is not None else []
+        with self._lock:
+            log = self._trimmed(room)
+            return [entry for _, entry in log.entries][-count:] if log is not None else []
+
+    def _trimmed(self, room: str) -> _Log | None:
+        if room in self._logs:
+            self._trim(room, self._clock())
+        return self._logs.get(room)
 
     def ahead(self, room: str) -> list[Entry]:
         return []
