@@ -66,7 +66,7 @@ setup(
     ],
     extras_require={
         "redis": ["redis>=5.0"],
-        "gunicorn": ["gunicorn>=23"],
+        "gunicorn": ["gunicorn[gevent]>=23"],
         "metrics": ["prometheus-client>=0.20"],
         # Every client, server and framework that the tests set against greenws.
         "test": [
@@ -81,7 +81,7 @@ setup(
             "python-socketio[client]>=5.11",
             "bottle>=0.13",
             "bottle-websocket>=0.2.9",
-            "gunicorn>=23",
+            "gunicorn[gevent]>=23",
             "redis>=5.0",
             "prometheus-client>=0.20",
             "waitress>=3",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib.metadata
 import re
 import socket
 import ssl
@@ -74,6 +75,11 @@ def finish(peer: Peer) -> None:
     peer.send(close_frame(1000))
     assert peer.read_close() == (1000, b"")
     peer.close()
+
+
+def test_the_extra_brings_what_gunicorn_s_gevent_worker_imports():
+    requirements = importlib.metadata.requires("greenws")
+    assert 'gunicorn[gevent]>=23; extra == "gunicorn"' in requirements
 
 
 def test_echo(worker):
