@@ -13,9 +13,14 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import gevent
-from prometheus_client import CollectorRegistry, Counter, Gauge
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+
+try:
+    from prometheus_client import CollectorRegistry, Counter, Gauge
+    from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+    from prometheus_client.multiprocess import MultiProcessCollector
+except ImportError as error:
+    hint = "pip install prometheus-client (or 'greenws[metrics]')"
+    raise ImportError(f"{error}; {hint}") from None
 
 from ..rooms import Rooms
 from ..stats import Stats, of_this_process
