@@ -222,8 +222,8 @@ class WebSocketHandler:
         if handler is None:
             if not offer.protocols:  # so it may have meant something else by None
                 _logger.warning(
-                    "%r is refused with 400: its handler producer returned None, which says that no "
-                    "subprotocol fits; the client offers none",
+                    "%r is refused with 400: its handler producer returned None, which says that "
+                    "no subprotocol fits; the client offers none",
                     request.path,
                 )
             raise HandshakeError("WebSocket protocols not supported.", reason="subprotocol")
