@@ -23,6 +23,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -32,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import ssl
-from werkzeug import Request
+from werkzeug import Request, Response
 
 from greenws import (
     Room,
@@ -322,12 +323,12 @@ def make_routes(redis: str | None = None, one_of_several: bool = False) -> Route
     def server_page(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         return files({**environ, "PATH_INFO": "/server.html"}, start_response)
 
-    with contextlib.suppress(ImportError):
+    try:
         from greenws.integrations.prometheus import Metrics
 
-        metrics = Metrics(rooms)
-        metrics.start()
-        routes.add(method="GET", uri="/metrics", handler=metrics)
+        routes.add(method="GET", uri="/metrics", handler=Metrics(rooms))
+    except ImportError as error:
+        routes.add(method="GET", uri="/metrics", handler=Response(f"{error}\n", 501))
     routes.add(method="GET", uri="/echo", handler=WebSocketHandler(produce_echo))
     routes.add(method="GET", uri="/server", handler=server_page)
     routes.add(method="GET", uri="*", handler=files)
@@ -366,11 +367,11 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if bool(options.certfile) != bool(options.keyfile):
         parser.error("--certfile and --keyfile go together: give both, or neither")
-    if options.redis:
+    if options.redis is not None:
         try:
             Rooms(options.redis).close()
         except (ImportError, ValueError) as error:
-            parser.error(f"cannot use --redis {options.redis}: {error}")
+            parser.error(f"cannot use --redis {options.redis!r}: {error}")
     options.tls = None
     if options.certfile:
         options.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -383,17 +384,31 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def cannot_listen(options: argparse.Namespace, error: OSError) -> int:
+    """Says so; the exit code."""
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    reason = "the port is taken" if error.errno == errno.EADDRINUSE else error.strerror
+    print(f"cannot listen on {host}:{options.port}: {reason}", file=sys.stderr)
+    return 1
+
+
 def serve_with_workers(options: argparse.Namespace) -> int:
     """gunicorn keeps the processes: SIGHUP reloads them, SIGTTIN and SIGTTOU make them more or
     fewer, SIGTERM ends them gracefully."""
     try:
         from gunicorn.app.base import BaseApplication
-    except ImportError:
-        print(
-            "--workers needs gunicorn: pip install gunicorn (or 'greenws[gunicorn]')",
-            file=sys.stderr,
-        )
+
+        from greenws.gunicorn import Worker
+    except ImportError as error:
+        hint = "pip install 'gunicorn[gevent]' (or 'greenws[gunicorn]')"
+        print(f"--workers needs gunicorn: {error}; {hint}", file=sys.stderr)
         return 1
+    try:  # gunicorn tries for 5 s
+        with socket.socket(socket.AF_INET6 if ":" in options.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((options.host, options.port))
+    except OSError as error:
+        return cannot_listen(options, error)
     if not options.redis and options.workers > 1:
         logger.warning("each worker has rooms of its own: give --redis too, and they share them")
     scheme = "https" if options.tls else "http"
@@ -403,7 +418,7 @@ def serve_with_workers(options: argparse.Namespace) -> int:
             host = f"[{options.host}]" if ":" in options.host else options.host
             self.cfg.set("bind", f"{host}:{options.port}")
             self.cfg.set("workers", options.workers)
-            self.cfg.set("worker_class", "greenws.gunicorn.Worker")
+            self.cfg.set("worker_class", Worker)
             self.cfg.set("worker_connections", 10_000)
             self.cfg.set("certfile", options.certfile)
             self.cfg.set("keyfile", options.keyfile)
@@ -446,13 +461,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return serve_with_workers(options)
     tls = {"ssl_context": options.tls} if options.tls else {}
     server = WebSocketServer((options.host, options.port), make_routes(options.redis), **tls)
-    host = f"[{options.host}]" if ":" in options.host else options.host
     try:
         server.start()
     except OSError as error:
-        reason = "the port is taken" if error.errno == errno.EADDRINUSE else error.strerror
-        print(f"cannot listen on {host}:{options.port}: {reason}", file=sys.stderr)
-        return 1
+        return cannot_listen(options, error)
+    host = f"[{options.host}]" if ":" in options.host else options.host
     scheme = "https" if options.tls else "http"
     line = f"greenws demo on {scheme}://{host}:{server.server_port}/  (Ctrl-C stops it)"
     gevent.spawn(print, line, flush=True)  # runs when serve_forever() waits, and handles signals

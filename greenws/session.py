@@ -220,6 +220,12 @@ class WebSocketHandler:
     def _produce(self, request: Request, offer: Offer) -> WebSocketSessionHandler:
         handler = self.handler_producer(request, list(offer.protocols))
         if handler is None:
+            if not offer.protocols:  # so it may have meant something else by None
+                _logger.warning(
+                    "%r is refused with 400: its handler producer returned None, which says that "
+                    "no subprotocol fits; the client offers none",
+                    request.path,
+                )
             raise HandshakeError("WebSocket protocols not supported.", reason="subprotocol")
         if not callable(getattr(handler, "handle_session", None)):
             raise TypeError(

@@ -10,23 +10,46 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakSet
 
 from .config import Config
 from .websocket import Traffic, WebSocket
 
-__all__ = ["Session", "Stats", "escape", "of_this_process", "total"]
+__all__ = [
+    "Exporter",
+    "Session",
+    "Stats",
+    "escape",
+    "of_this_process",
+    "start_with_servers",
+    "total",
+]
 
 _access = logging.getLogger("greenws.access")
 
 
+class Exporter(Protocol):
+    """What reads the counters, all the time once it is started."""
+
+    def start(self) -> None: ...
+
+
 _all: WeakSet[Stats] = WeakSet()
+_exporters: WeakSet[Exporter] = WeakSet()
 
 
 def of_this_process() -> list[Stats]:
     """Those of all servers of this process."""
     return list(_all)
+
+
+def start_with_servers(exporter: Exporter) -> None:
+    """Starts ``exporter`` in each process that has a server, be it the fork of one that has none;
+    each time that a server is made."""
+    _exporters.add(exporter)
+    if _all:
+        exporter.start()
 
 
 class Stats:
@@ -44,6 +67,8 @@ class Stats:
         self.closes: Counter[int] = Counter()
         self._ended = Traffic(0, 0, 0, 0)
         self._open: set[Session] = set()
+        for exporter in list(_exporters):
+            exporter.start()
 
     @property
     def connections_open(self) -> int:

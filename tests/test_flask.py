@@ -14,7 +14,7 @@ import flask_login
 import pytest
 import websockets
 from conftest import wait_until
-from processes import Process, connect, descriptors, eventually, threads
+from processes import ROOT, Process, connect, descriptors, eventually, threads
 from werkzeug.routing import Map, MapAdapter, Rule, WebsocketMismatch
 from wire import BINARY, TEXT, Peer, close_frame, frame
 
@@ -115,6 +115,23 @@ class TestTheExamples:
                 b"WebSocket protocols not supported.\n",
             )
         assert plain(server.address, "/").body == b"the page"
+
+    def test_the_login_of_the_readme(self, serve):
+        text = (ROOT / "README.md").read_text()
+        code = text.split("## In Flask")[1].split("```python\n")[1].split("```")[0]
+        program: dict[str, Any] = {"__name__": "readme"}
+        exec(code.partition("WebSocketServer((")[0], program)
+        server = serve(program["app"])
+        with Peer.connect(server.address) as peer:
+            assert peer.shake("/echo", Sec_WebSocket_Protocol="echo").status == 401
+        answer = program["app"].test_client().post("/login", data={"name": "Ada"})
+        cookie = answer.headers["Set-Cookie"].partition(";")[0]
+        with Peer.open(
+            server.address, "/echo", Sec_WebSocket_Protocol="echo", Cookie=cookie
+        ) as peer:
+            peer.send(frame(TEXT, b"hello"))
+            assert peer.read_frame() == (True, TEXT, b"hello")
+            finish(peer)
 
     def test_a_flask_view(self, serve):
         from flask import Flask

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import importlib.metadata
 import re
+import signal
 import socket
 import ssl
 from collections.abc import Iterator
@@ -26,9 +27,9 @@ WORKERS = {
 }
 
 
-def gunicorn(*options: str) -> Process:
+def gunicorn(*options: str, app: str = "flask_app:app", cwd: Path | None = None) -> Process:
     command = ["-m", "gunicorn", "--bind", "127.0.0.1:0", "--workers", "1", "--log-level", "info"]
-    process = Process(*command, "--graceful-timeout", "2", *options, "flask_app:app")
+    process = Process(*command, "--graceful-timeout", "2", *options, app, cwd=cwd)
     try:
         process.wait_for(r"Booting worker")
         return process.wait_for_port()
@@ -261,6 +262,58 @@ def test_it_stops_while_sessions_are_open(kind):
     assert process.popen.returncode == 0
     lines = [line for line in process.lines if TROUBLE.search(line)]
     assert [line for line in lines if not re.search("SIGKILL|SIGTERM", line)] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_handler_that_does_not_end_is_killed_in_time_to_clean_up(number):
+    with gunicorn(*WORKERS["greenws"], "--graceful-timeout", "3") as process:
+        with Peer.open(process.address, "/busy") as peer:
+            assert peer.read_frame() == (True, TEXT, b"busy")
+            process.popen.send_signal(number)
+            process.wait_for(r"\[WARNING\] 1 requests and sessions did not end within --graceful")
+            process.wait_for("the handler has cleaned up")
+        process.wait_for(r"Worker exiting")
+        if number == signal.SIGTERM:
+            assert process.popen.wait(10) == 0
+        process.assert_no_trouble()
+
+
+def visit_and_crash(process: Process) -> None:
+    with Peer.open(process.address, "/echo") as peer:
+        finish(peer)
+    with Peer.open(process.address, "/crash") as peer:
+        assert peer.read_frame() == (True, 8, b"\x03\xf3")
+        peer.send(close_frame(1011))
+    process.wait_for("ValueError: of the handler")
+
+
+TIME = r"\[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"
+HEAD = r"^\[[-\d]+ [:\d]+ [+-]\d{4}\] \[\d+\] \[ERROR\]"
+
+
+def test_sessions_and_errors_are_in_the_logs_of_gunicorn():
+    with gunicorn(*WORKERS["greenws"], "--access-logfile", "-") as process:
+        visit_and_crash(process)
+        process.wait_for(rf'^{TIME} 127\.0\.0\.1 "/echo" - closed 1000 by peer')
+        process.wait_for(rf"{HEAD} a session failed: '/crash'")
+    assert process.output.count("closed 1000") == process.output.count("a session failed") == 1
+
+
+def test_without_an_access_log_of_gunicorn_sessions_are_in_none():
+    with gunicorn(*WORKERS["greenws"]) as process:
+        visit_and_crash(process)
+        process.wait_for(rf"{HEAD} a session failed: '/crash'")
+    assert "closed 1000" not in process.output
+
+
+def test_where_the_application_lets_greenws_log_is_left_alone(tmp_path):
+    setup = "import logging; logging.basicConfig(format='own: %(message)s', level='INFO')\n"
+    (tmp_path / "own.py").write_text(setup + "from flask_app import app")
+    with gunicorn(*WORKERS["greenws"], app="own:app", cwd=tmp_path) as process:
+        visit_and_crash(process)
+        process.wait_for(r'^own: 127\.0\.0\.1 "/echo" - closed 1000 by peer')
+        process.wait_for(r"^own: a session failed: '/crash'")
+    assert process.output.count("closed 1000") == process.output.count("a session failed") == 1
 
 
 def test_connections_without_a_request_do_not_hold_up_its_end():

@@ -1,8 +1,15 @@
-"""/metrics: what one process counts; what many count together stands in test_run_server.py."""
+"""/metrics: what one process counts, and many together; also with Redis in test_run_server.py."""
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import importlib
+import sys
+
+import pytest
 from conftest import wait_until
+from processes import Process, eventually
 from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.test import Client
 from wire import TEXT, Peer, close_frame, frame
@@ -69,6 +76,52 @@ def test_the_counters_of_a_server(serve):
     found = scrape(metrics)
     assert (found["connections_open"], found["connections_total"]) == (0, 1)
     assert found["closes_total 4000"] == 1
+
+
+@contextlib.contextmanager
+def gunicorn(*options, **env):
+    command = ["-m", "gunicorn", "-k", "greenws.gunicorn.Worker", "--bind", "127.0.0.1:0"]
+    with Process(*command, "--workers", "3", *options, "metrics_app:app", **env) as process:
+        yield process.wait_for_port()
+
+
+def ask(connection):
+    connection.request("GET", "/metrics")
+    return connection.getresponse().read().decode().splitlines()
+
+
+@pytest.mark.parametrize("options", [[], ["--preload"]])
+def test_all_workers_are_counted_though_one_alone_is_asked(options, tmp_path):
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(gunicorn(*options, PROMETHEUS_MULTIPROC_DIR=str(tmp_path)))
+        pids, count = set(), 0
+        while len(pids) < 3 and count < 300:
+            peer = stack.enter_context(Peer.open(process.address, "/chat"))
+            pids.add(peer.read_frame()[2])
+            count += 1
+        assert len(pids) == 3
+        connection = http.client.HTTPConnection(*process.address, timeout=10)
+        stack.callback(connection.close)
+        expected = {f"greenws_connections_total {count}.0", f"greenws_rooms_members {count}.0"}
+        eventually(lambda: expected - set(ask(connection)), set())
+        assert "PROMETHEUS_MULTIPROC_DIR" not in process.output
+
+
+def test_a_worker_that_answers_for_itself_alone_says_so_once():
+    with gunicorn() as process:
+        with contextlib.closing(http.client.HTTPConnection(*process.address)) as connection:
+            for _ in range(2):
+                assert "greenws_connections_total 0.0" in ask(connection)
+        process.wait_for("metrics of one worker alone: set PROMETHEUS_MULTIPROC_DIR")
+    assert process.output.count("PROMETHEUS_MULTIPROC_DIR") == 1
+
+
+def test_without_prometheus_client_the_import_says_what_to_install(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("greenws.integrations.prom")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(ImportError, match=r"pip install prometheus-client \(or 'greenws\[metrics"):
+        importlib.import_module("greenws.integrations.prometheus")
 
 
 def test_all_servers_of_the_process_are_counted_without_being_named(serve):

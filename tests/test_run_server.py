@@ -37,7 +37,7 @@ TIMEOUT = 20.0  # seconds: long enough for a busy machine, and never waited for 
 class Demo:
     """run_server.py in a process of its own, whose lines of output can be waited for."""
 
-    def __init__(self, *arguments: str, cwd: Path | None = None) -> None:
+    def __init__(self, *arguments: str, cwd: Path | None = None, **env: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, str(RUN_SERVER), *arguments],
             stdin=subprocess.DEVNULL,
@@ -45,6 +45,7 @@ class Demo:
             stderr=subprocess.PIPE,
             encoding="utf-8",
             cwd=cwd,
+            env={**os.environ, **env},
         )
         self.stdout: list[str] = []
         self.stderr: list[str] = []
@@ -117,8 +118,8 @@ class Demo:
 
 
 @contextlib.contextmanager
-def running(*arguments: str, cwd: Path | None = None) -> Iterator[Demo]:
-    demo = Demo(*arguments, cwd=cwd)
+def running(*arguments: str, cwd: Path | None = None, **env: str) -> Iterator[Demo]:
+    demo = Demo(*arguments, cwd=cwd, **env)
     try:
         yield demo
     finally:
@@ -211,7 +212,8 @@ def test_help_names_every_option_with_its_default() -> None:
         (["--certfile", __file__, "--keyfile", __file__], "cannot use"),
         (["--port", "65536"], "'65536' is not a port"),
         (["--port", "http"], "'http' is not a port"),
-        (["--redis", "localhost"], "cannot use --redis localhost: Redis URL must specify"),
+        (["--redis", "localhost"], "cannot use --redis 'localhost': Redis URL must specify"),
+        (["--redis", ""], "cannot use --redis '': Redis URL must specify"),
         (["--workers", "0"], "'0' is not a number of processes"),
         (["--log-level", "loud"], "loud"),
     ],
@@ -224,17 +226,19 @@ def test_options_that_cannot_work_are_refused(arguments: list[str], complaint: s
     assert result.stdout == ""
 
 
-def test_a_port_that_is_taken_is_one_line_and_exit_code_1() -> None:
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")])
+def test_a_port_that_is_taken_is_one_line_and_exit_code_1(workers: tuple[str, ...]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        result = run("--port", str(port))
+        result = run("--port", str(port), *workers)
     assert result.returncode == 1
     assert result.stdout == ""
     assert result.stderr == f"cannot listen on 127.0.0.1:{port}: the port is taken\n"
 
 
-def test_a_host_that_does_not_exist_is_one_line_and_exit_code_1() -> None:
-    result = run("--host", "no-such-host.invalid", "--port", "0")
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")])
+def test_a_host_that_does_not_exist_is_one_line_and_exit_code_1(workers: tuple[str, ...]) -> None:
+    result = run("--host", "no-such-host.invalid", "--port", "0", *workers)
     assert result.returncode == 1
     assert result.stderr.startswith("cannot listen on no-such-host.invalid:0: ")
     assert result.stderr.count("\n") == 1
@@ -375,12 +379,22 @@ def test_workers_without_redis_are_warned_of() -> None:
         assert demo.stop() == 0
 
 
-def test_workers_without_gunicorn_are_one_line_and_exit_code_1(tmp_path: Path) -> None:
-    (tmp_path / "gunicorn.py").write_text("raise ImportError")
+@pytest.mark.parametrize("module", ["gunicorn", "packaging"])  # which its gevent worker imports
+def test_workers_without_gunicorn_are_one_line_and_exit_code_1(module: str, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text(f"raise ImportError('no {module}')")
     result = run("--port", "0", "--workers", "2", PYTHONPATH=str(tmp_path))
     assert result.returncode == 1
-    assert "pip install gunicorn" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert f"no {module}; pip install 'gunicorn[gevent]'" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_metrics_without_prometheus_client_say_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "prometheus_client.py").write_text("raise ImportError('no client')")
+    with running("--port", "0", PYTHONPATH=str(tmp_path)) as demo:
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            urllib.request.urlopen(f"{demo.url}/metrics", timeout=TIMEOUT)
+    assert refusal.value.code == 501
+    assert b"no client; pip install prometheus-client" in refusal.value.read()
 
 
 def test_redis_without_redis_py_is_one_line_and_exit_code_2(tmp_path: Path) -> None:

@@ -73,6 +73,17 @@ def test_none_refuses_with_400(serve):
         assert (response.status, response.body) == (400, b"WebSocket protocols not supported.\n")
 
 
+def test_none_for_a_client_that_offers_no_protocol_is_logged(serve, caplog):
+    app = WebSocketHandler(lambda request, protocols: None)
+    for offered in ("chat", None):
+        with Peer.connect(serve(app).address) as peer:
+            assert peer.shake("/chat", Sec_WebSocket_Protocol=offered).status == 400
+    assert [record.getMessage() for record in caplog.records] == [
+        "'/chat' is refused with 400: its handler producer returned None, which says that no "
+        "subprotocol fits; the client offers none"
+    ]
+
+
 @pytest.mark.parametrize("offered", [None, "chat", "ech", "echo2", "ECHO"])
 def test_a_protocol_that_the_client_did_not_offer_refuses_with_400(serve, offered):
     app = WebSocketHandler(lambda request, protocols: Echo())

@@ -6,6 +6,13 @@
 // Missing nothing: messages are JSON objects, and those of a room carry their "id" (at the server,
 // Rooms(stamp=json_id)). Whoever comes back tells the server the last one it saw, in a message of
 // its own as here or in the path, and the server passes it on: room.join(socket, since=...).
+// Until a first message came there is no id, and what is said while the client is away is missed;
+// so let the server send one right after the join:
+//
+//   with room.join(socket, since=since) as member:
+//       socket.send(json.dumps({"id": member.position}))
+//
+// Messages are replayed; joins and leaves are not.
 //
 //   const socket = new ReconnectingSocket("chat/lobby", "chat");
 //   socket.addEventListener("open", () => {

@@ -1,11 +1,13 @@
 """gunicorn's worker processes, each with a ``WebSocketServer``.
 
 gunicorn keeps the processes, reloads and restarts them; a worker that is to end closes its sessions
-with 1001 at once, instead of letting them run into ``--graceful-timeout``.
+with 1001 at once, instead of letting them run into ``--graceful-timeout``. It ends by force what
+has not ended shortly before that, since gunicorn would kill the process.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 import weakref
 from typing import Any
@@ -20,6 +22,9 @@ __all__ = ["Worker"]
 
 _GOING_AWAY = 1001
 _FAREWELL = 0.5  # seconds: for sessions after SIGQUIT or Ctrl-C, and for requests after SIGTERM
+_LAST_MOMENT = 1.5  # seconds, more than a worker takes to see that all has ended
+
+_logger = logging.getLogger("greenws.server")
 
 
 class _Handler(UpgradeHandler, PyWSGIHandler):  # type: ignore[misc]
@@ -59,6 +64,15 @@ class _Server(WebSocketServer):
                 break
         self.admission.end_all()
 
+    def give_up(self) -> None:
+        """Ends by force what is still at work."""
+        if self.admission.busy:
+            _logger.warning(
+                "%d requests and sessions did not end within --graceful-timeout, and are killed",
+                self.admission.busy,
+            )
+            self.admission.end_all()
+
     @property
     def is_stopping(self) -> bool:
         return self._ending is not None or super().is_stopping
@@ -81,6 +95,19 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     def server_class(self, listener: Any, **options: Any) -> WebSocketServer:
         return _Server(listener, config=self.config, **options)
 
+    def run(self) -> None:
+        _join_logs()
+        super().run()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        super().handle_exit(sig, frame)
+        timeout = self.cfg.graceful_timeout
+        gevent.spawn_later(max(timeout - _LAST_MOMENT, timeout / 2), self._give_up)
+
+    def _give_up(self) -> None:
+        for server in list(_Server.running):
+            server.give_up()
+
     def handle_quit(self, sig: int, frame: Any) -> None:
         gevent.spawn(self._quit, sig, frame)
 
@@ -93,3 +120,29 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         while any(server.clients for server in servers) and time.monotonic() < deadline:
             gevent.sleep(0.01)
         super().handle_quit(sig, frame)
+
+
+class _AccessHandler(logging.Handler):
+    """Writes the lines of sessions among those of requests, likewise with the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger("gunicorn.access").info(
+            "%s %s", time.strftime("[%d/%b/%Y:%H:%M:%S %z]"), record.getMessage()
+        )
+
+
+def _join_logs() -> None:
+    """Lets greenws log where gunicorn does, unless the application has said where."""
+    ours, access = logging.getLogger("greenws"), logging.getLogger("greenws.access")
+    errors, requests = logging.getLogger("gunicorn.error"), logging.getLogger("gunicorn.access")
+    is_told = ours.hasHandlers()
+    if not (ours.handlers or access.handlers) and (requests.handlers or not is_told):
+        access.propagate = False
+        if requests.handlers:
+            access.addHandler(_AccessHandler())
+            access.setLevel(access.level or logging.INFO)
+    if not is_told:
+        ours.propagate = False
+        ours.setLevel(ours.level or errors.level)
+        for handler in errors.handlers:
+            ours.addHandler(handler)

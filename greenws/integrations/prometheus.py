@@ -8,22 +8,30 @@ them may be asked for all.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import gevent
-from prometheus_client import CollectorRegistry, Counter, Gauge
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+
+try:
+    from prometheus_client import CollectorRegistry, Counter, Gauge
+    from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+    from prometheus_client.multiprocess import MultiProcessCollector
+except ImportError as error:
+    hint = "pip install prometheus-client (or 'greenws[metrics]')"
+    raise ImportError(f"{error}; {hint}") from None
 
 from ..rooms import Rooms
-from ..stats import Stats, of_this_process
+from ..stats import Stats, of_this_process, start_with_servers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 __all__ = ["Metrics"]
+
+_logger = logging.getLogger("greenws.metrics")
 
 _COPY_EVERY = 1.0  # seconds
 _GAUGES = {
@@ -54,7 +62,9 @@ class Metrics:
     process, or of those whose ``server.stats`` are given.
 
     Several workers need ``PROMETHEUS_MULTIPROC_DIR``, an empty directory that they share, in the
-    environment before this module is imported (see prometheus_client's documentation).
+    environment before this module is imported (see prometheus_client's documentation). A worker
+    with a ``WebSocketServer`` is counted from its start, as all are of ``greenws.gunicorn.Worker``;
+    others when they are first asked, or from :meth:`start` on.
     """
 
     def __init__(self, rooms: Rooms | None = None, stats: Iterable[Stats] | None = None) -> None:
@@ -78,10 +88,11 @@ class Metrics:
         self._copied: dict[tuple[str, str], int] = {}
         self._folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         self._copier: gevent.Greenlet[[], None] | None = None
+        self._has_warned = False
+        start_with_servers(self)
 
     def start(self) -> None:
-        """Lets this worker be counted before it is asked. Call it in each worker, not before the
-        fork."""
+        """Lets this worker be counted before it is asked. Not before a fork."""
         if self._folder and self._copier is None:
             self._copier = gevent.spawn(self._keep_copying)
 
@@ -93,6 +104,11 @@ class Metrics:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         self.start()
         self._copy()
+        if environ.get("wsgi.multiprocess") and not (self._folder or self._has_warned):
+            self._has_warned = True
+            _logger.warning(
+                "metrics of one worker alone: set PROMETHEUS_MULTIPROC_DIR to an empty directory"
+            )
         registry = self._registry
         if self._folder:
             registry = CollectorRegistry()

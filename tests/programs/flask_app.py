@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 
 import flask
 from werkzeug import Request
@@ -39,6 +40,17 @@ class Listen(WebSocketSessionHandler):
 class Crash(WebSocketSessionHandler):
     def handle_session(self, request: Request, socket: WebSocket) -> None:
         raise ValueError("of the handler")
+
+
+class Busy(WebSocketSessionHandler):
+    """Works on, whatever becomes of its client."""
+
+    def handle_session(self, request: Request, socket: WebSocket) -> None:
+        socket.send("busy")
+        try:
+            time.sleep(60)
+        finally:
+            print("the handler has cleaned up", flush=True)
 
 
 class Goodbye(WebSocketSessionHandler):
@@ -81,6 +93,11 @@ def listen():
 @app.get("/crash")
 def crash():
     return WebSocketHandler(lambda request, offered: Crash())
+
+
+@app.get("/busy")
+def busy():
+    return WebSocketHandler(lambda request, offered: Busy())
 
 
 @app.get("/goodbye")
