@@ -109,7 +109,7 @@ def worker(server: RedisServer, pair: Any) -> Iterator[Callable[..., Worker]]:
 
     yield make
     for each in workers:
-        if each.broker._process:
+        if each.broker._is_started:
             each.stop()
 
 

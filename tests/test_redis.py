@@ -1589,6 +1589,16 @@ def test_an_option_that_redis_py_does_not_know_is_refused(server):
         RedisBroker(server.url + "?foo=bar")
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("history", -1), ("history", 1.5), ("max_pending", None), ("max_age", 0)]
+    + [("timeout", 0), ("presence_timeout", "15")],
+)
+def test_an_option_that_is_no_such_number_is_refused(server, option, value):
+    with pytest.raises((TypeError, ValueError), match=option):
+        RedisBroker(server.url, **{option: value})
+
+
 def test_one_who_left_before_a_room_was_opened_anew_does_not_come(worker, pair, monkeypatch):
     a = worker()
     a.join("other")

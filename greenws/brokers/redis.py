@@ -36,7 +36,17 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ..switching import thread
-from . import JOIN, LEAVE, MESSAGE, Broker, BrokerUnavailable, Entry, Opening, order
+from . import (
+    JOIN,
+    LEAVE,
+    MESSAGE,
+    Broker,
+    BrokerUnavailable,
+    Entry,
+    Opening,
+    check_options,
+    order,
+)
 
 if TYPE_CHECKING:
     from ..websocket import WebSocket
@@ -66,19 +76,19 @@ local failed, ends, newest_added, unheard = {}, {}, '', false
 redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', 86400)
 for i = 1, (#KEYS - 1) / 2 do
   local log, here = KEYS[2 * i], KEYS[2 * i + 1]
-  local number, kind, data, member = unpack(ARGV, 4 * i + 4, 4 * i + 7)
+  local number, kind, data, member = unpack(ARGV, 4 * i + 3, 4 * i + 6)
   if tonumber(number) > last then
     local news = 1
     if kind == 'join' then
       redis.pcall('HSET', here, member, ARGV[1] .. ' ' .. data)
-      redis.pcall('EXPIRE', here, ARGV[5])
+      redis.pcall('EXPIRE', here, ARGV[4])
     elseif kind == 'leave' then
       redis.pcall('HDEL', here, member)
     elseif kind == 'burial' then -- by whoever is first, unless that process is back
       local held = redis.pcall('HGET', here, member)
       local origin = type(held) == 'string' and string.match(held, '^%S*')
       kind, news = 'leave', 0
-      if origin and redis.call('EXISTS', ARGV[7] .. origin) == 0 then
+      if origin and redis.call('EXISTS', ARGV[6] .. origin) == 0 then
         news = redis.pcall('HDEL', here, member)
       end
     end
@@ -94,10 +104,10 @@ for i = 1, (#KEYS - 1) / 2 do
         table.insert(failed, added.err)
       else
         redis.call('XTRIM', log, 'MINID', '~', string.format('%.0f', oldest))
-        redis.call('EXPIRE', log, ARGV[4])
+        redis.call('EXPIRE', log, ARGV[3])
         local head = {added, ends[log], ARGV[1], number, kind, member}
         local text = table.concat(head, ' ') .. '\\n' .. data
-        local heard = redis.pcall('PUBLISH', log .. ARGV[6], text)
+        local heard = redis.pcall('PUBLISH', log .. ARGV[5], text)
         if type(heard) == 'table' then unheard = heard.err end
         ends[log], newest_added = added, added
       end
@@ -182,7 +192,7 @@ class RedisBroker(Broker):
 
     Raises:
         RuntimeError: redis-py would block the hub.
-        ValueError: ``url`` is none that redis-py takes.
+        TypeError, ValueError: ``url`` is none that redis-py takes, or an option no such number.
     """
 
     def __init__(
@@ -196,6 +206,10 @@ class RedisBroker(Broker):
         timeout: float = 5.0,
         presence_timeout: float = 15.0,
     ) -> None:
+        check_options(
+            whole={"history": history, "max_pending": max_pending},
+            seconds={"max_age": max_age, "timeout": timeout, "presence_timeout": presence_timeout},
+        )
         _check_sockets(url)
         self._url = _stripped(url)
         try:
@@ -210,7 +224,7 @@ class RedisBroker(Broker):
         self._timeout = timeout
         self._presence_timeout = presence_timeout
         self._presence_age = max(self._max_age, int(4 * presence_timeout))
-        self._process = 0
+        self._is_started = False  # in this process
         self._is_stopped = False
         self._greenlets: list[gevent.Greenlet[[Callable[[], None]], None]] = []
         self._settle()
@@ -224,10 +238,12 @@ class RedisBroker(Broker):
         """Begins anew in each process."""
         if self._is_stopped:
             raise BrokerUnavailable("these rooms were closed")
-        with self._lock:
-            if self._process != os.getpid():
+        if self._is_started:
+            return
+        with self._lock:  # another thread may be at it
+            if not self._is_started:
                 self._begin()
-                self._process = os.getpid()
+                self._is_started = True
                 _started.add(self)
                 self._in_hub(self._spawn)
 
@@ -275,7 +291,7 @@ class RedisBroker(Broker):
 
     def _abandon(self) -> None:
         """In a process that was forked: all that is of the other one."""
-        self._process = 0
+        self._is_started = False
         self._news = None
         self._settle()
         for greenlet in self._greenlets:
@@ -293,7 +309,7 @@ class RedisBroker(Broker):
         )
 
     def flush(self, timeout: float | None = None) -> bool:
-        if self._process != os.getpid():
+        if not self._is_started:
             return True
         with gevent.Timeout(timeout, False):  # type: ignore[arg-type]
             while self._unsent and not self._is_stopped:
@@ -302,7 +318,7 @@ class RedisBroker(Broker):
 
     def stop(self) -> None:
         was_stopped, self._is_stopped = self._is_stopped, True
-        if self._process == os.getpid() and not was_stopped:
+        if self._is_started and not was_stopped:
             self._report_lost()
             gevent.killall(self._greenlets)
             self._greenlets.clear()
@@ -312,7 +328,7 @@ class RedisBroker(Broker):
 
     def _end(self) -> None:
         """When the program ends."""
-        if self._process == os.getpid() and not self._is_stopped:
+        if self._is_started and not self._is_stopped:
             if thread() == self._thread:
                 self.flush(self._timeout)
             self._report_lost()
@@ -324,7 +340,7 @@ class RedisBroker(Broker):
     # -- what rooms call
 
     def open(self, room: str) -> Opening:
-        if self._process != os.getpid():
+        if not self._is_started:
             self._settle()
         self._start()
         channel = self._channels.get(room)
@@ -618,8 +634,8 @@ class RedisBroker(Broker):
         if not batch:
             return
         keys = [self._key("from", self.origin)]
-        values: list[Any] = [self.origin, self._history, self._max_age, self._max_age]
-        values += [self._presence_age, self._suffix, self._key("alive", "")]
+        values: list[Any] = [self.origin, self._history, self._max_age, self._presence_age]
+        values += [self._suffix, self._key("alive", "")]
         for room, kind, entry in batch:
             keys += [self._key("room", room), self._key("here", room)]
             values += [entry.number, kind, entry.data, entry.member]
@@ -1016,7 +1032,7 @@ class RedisBroker(Broker):
                 gevent.sleep(0)  # Redis may answer before anybody else has a turn
                 return self._command(call, urgent=True)
         with self._turn:
-            if self._is_stopped or self._process != os.getpid():
+            if self._is_stopped or not self._is_started:
                 raise redis.ConnectionError("these rooms were closed")
             with _closed_by_another():
                 return call(self._commands)
