@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ACCESS_FIELDS", "Config", "SERVER_ONLY"]
+__all__ = ["ACCESS_FIELDS", "Config", "SERVER_ONLY", "check_range", "check_seconds"]
 
 
 _ACCESS_LOG = (
@@ -144,7 +144,7 @@ class Config:
             elif option.type == "bool":
                 _check_flag(option.name, value)
             elif "range" in option.metadata:
-                _check_range(option.name, value, *option.metadata["range"])
+                check_range(option.name, value, *option.metadata["range"])
             else:
                 _check(option.name, value, whole="int" in str(option.type))
 
@@ -225,12 +225,19 @@ def _check_flag(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be True or False, not {value!r}")
 
 
-def _check_range(name: str, value: Any, least: int, most: int) -> None:
+def check_range(name: str, value: Any, least: int, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number, not {value!r}")
     if not least <= value <= most:
         allowed = f"{least} to {most}" if most < 1 << 62 else f"{least} or more"
         raise ValueError(f"{name} must be {allowed}, not {value!r}")
+
+
+def check_seconds(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not 0 < value < 1 << 31:
+        raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
 
 
 def _check(name: str, value: Any, whole: bool) -> None:

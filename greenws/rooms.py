@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import secrets
 import time
 import weakref
@@ -679,6 +680,7 @@ class Rooms:
         self.stamp = stamp
         self.stats = Stats()
         self._lock = self.broker._lock = _RLock()
+        _all.add(self)
         self._known: weakref.WeakValueDictionary[str, Room] = weakref.WeakValueDictionary()
         self._open: dict[str, Room] = {}
 
@@ -743,3 +745,15 @@ def _parse_since(since: str | None) -> Position | None:
         return Position.parse(since)
     except ValueError:
         return Position("0-0")
+
+
+_all: weakref.WeakSet[Rooms] = weakref.WeakSet()
+
+
+def _unlock_all() -> None:
+    """In a process that was forked while another thread held a lock."""
+    for rooms in list(_all):
+        rooms._lock._at_fork_reinit()
+
+
+os.register_at_fork(after_in_child=_unlock_all)

@@ -221,7 +221,7 @@ class WebSocketHandler:
         handler = self.handler_producer(request, list(offer.protocols))
         if handler is None:
             if not offer.protocols:  # so it may have meant something else by None
-                _logger.warning(
+                _logger.info(
                     "%r is refused with 400: its handler producer returned None, which says that "
                     "no subprotocol fits; the client offers none",
                     request.path,

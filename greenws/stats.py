@@ -22,6 +22,7 @@ __all__ = [
     "Stats",
     "escape",
     "of_this_process",
+    "start_no_more",
     "start_with_servers",
     "total",
 ]
@@ -42,6 +43,10 @@ _exporters: WeakSet[Exporter] = WeakSet()
 def of_this_process() -> list[Stats]:
     """Those of all servers of this process."""
     return list(_all)
+
+
+def start_no_more(exporter: Exporter) -> None:
+    _exporters.discard(exporter)
 
 
 def start_with_servers(exporter: Exporter) -> None:

@@ -6,10 +6,11 @@ import contextlib
 import http.client
 import importlib
 import sys
+import time
 
 import pytest
 from conftest import wait_until
-from processes import Process, eventually
+from processes import TIMEOUT, Process, eventually
 from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.test import Client
 from wire import TEXT, Peer, close_frame, frame
@@ -95,7 +96,8 @@ def test_all_workers_are_counted_though_one_alone_is_asked(options, tmp_path):
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(gunicorn(*options, PROMETHEUS_MULTIPROC_DIR=str(tmp_path)))
         pids, count = set(), 0
-        while len(pids) < 3 and count < 300:
+        deadline = time.monotonic() + TIMEOUT
+        while len(pids) < 3 and time.monotonic() < deadline:
             peer = stack.enter_context(Peer.open(process.address, "/chat"))
             pids.add(peer.read_frame()[2])
             count += 1

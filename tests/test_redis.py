@@ -1439,6 +1439,56 @@ def test_flush_waits_until_redis_has_all(server, worker):
     assert a.rooms.flush(5)
 
 
+def test_flush_does_not_wait_for_what_others_send_meanwhile(worker):
+    a = worker()
+    a.join()
+    wait_until(lambda: a.is_idle)
+    eval_, is_over = a.broker._commands.eval, False
+
+    def eval_while_others_send(*args: Any) -> Any:
+        if not is_over:
+            a.send("more")
+        return eval_(*args)
+
+    a.broker._commands.eval = eval_while_others_send
+    a.send("first")
+    try:
+        assert a.rooms.flush(2)
+    finally:
+        is_over = True
+    wait_until(lambda: a.is_idle)
+
+
+def test_several_threads_may_flush(server, worker):
+    a = worker()
+    pool = gevent.get_hub().threadpool
+    a.join()
+    away(server, a)
+
+    def send_and_flush(text: str) -> bool:
+        a.send(text)
+        return a.rooms.flush(5)
+
+    both = [pool.spawn(send_and_flush, text) for text in "ab"]
+    mine = gevent.spawn(send_and_flush, "c")
+    wait_until(lambda: a.broker._waiting == 3)
+    back(server, a)
+    assert mine.get() and all(each.get() for each in both)
+
+
+def test_a_program_waits_once_for_redis_however_many_rooms_it_has(server):
+    text = "from greenws.brokers.redis import RedisBroker\nimport time, atexit\n"
+    text += "many = [Rooms(RedisBroker('redis://127.0.0.1:1/0', timeout=0.5)) for _ in range(8)]\n"
+    text += "for each in many: each['r'].send('hello'); gevent.sleep(0.05)\n"
+    text += "began = time.monotonic()\n"
+    text += "from greenws.brokers import redis as module\n"
+    text += "module._end_all(); print('took', time.monotonic() - began)\n"
+    text += "os._exit(0)"
+    output = run_program(server, text)
+    assert output.count("1 messages wait for Redis") == 8
+    assert float(output.rpartition("took ")[2]) < 2
+
+
 def test_a_forked_process_begins_anew(server):
     text = """
 rooms["r"].send("before"); rooms.flush()
@@ -1591,7 +1641,7 @@ def test_an_option_that_redis_py_does_not_know_is_refused(server):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("history", -1), ("history", 1.5), ("max_pending", None), ("max_age", 0)]
+    [("history", 0), ("history", 1.5), ("max_pending", 0), ("max_age", 0), ("max_age", 1e16)]
     + [("timeout", 0), ("presence_timeout", "15")],
 )
 def test_an_option_that_is_no_such_number_is_refused(server, option, value):
@@ -1612,3 +1662,47 @@ def test_one_who_left_before_a_room_was_opened_anew_does_not_come(worker, pair, 
     a.send("hello")
     assert bob.hear(1) == ["hello"]
     assert a.names() == ["bob"]
+
+
+def test_a_quiet_room_has_lost_nothing_when_the_connection_breaks(server, worker):
+    """Its log has expired, but this process has heard all that stood there."""
+    a, b = worker(max_age=1), worker(max_age=1)
+    ann = a.join()
+    a.send("before")
+    assert ann.hear(1) == ["before"]
+    wait_until(lambda: not server.call("EXISTS", "greenws:room:r"))
+    tune_in, may_return = a.broker._tune_in, gevent.event.Event()
+
+    def wait() -> Any:
+        may_return.wait()
+        return tune_in()
+
+    a.broker._tune_in = wait
+    server.call("CLIENT", "KILL", "TYPE", "pubsub")
+    b.send("meanwhile")
+    assert b.rooms.flush(5)
+    may_return.set()
+    assert ann.hear(1) == ["meanwhile"]
+
+
+def test_a_process_that_is_forked_while_a_thread_sends_is_not_held_up(server):
+    text = """
+from gevent.monkey import get_original
+held = rooms._lock
+start, sleep = get_original("_thread", "start_new_thread"), get_original("time", "sleep")
+def hold():
+    with held:
+        sleep(0.5)
+start(hold, ())
+sleep(0.1)
+child = os.fork()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+else:
+    import signal
+    signal.alarm(5)
+    rooms["r"].send("hello"); rooms.flush()
+    os._exit(0)
+"""
+    run_program(server, text)
+    assert server.call("XLEN", "greenws:room:r") == 1

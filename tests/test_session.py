@@ -74,6 +74,7 @@ def test_none_refuses_with_400(serve):
 
 
 def test_none_for_a_client_that_offers_no_protocol_is_logged(serve, caplog):
+    caplog.set_level("INFO", "greenws")
     app = WebSocketHandler(lambda request, protocols: None)
     for offered in ("chat", None):
         with Peer.connect(serve(app).address) as peer:

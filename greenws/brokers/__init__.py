@@ -27,7 +27,6 @@ __all__ = [
     "Entry",
     "Opening",
     "Position",
-    "check_options",
     "order",
 ]
 
@@ -87,24 +86,6 @@ class Position:
                 raise ValueError(f"not the id of a message: {text[:100]!r}")
             heard[origin] = int(number)
         return cls(place, heard)
-
-
-def check_options(whole: dict[str, Any], seconds: dict[str, Any]) -> None:
-    """Checks values by their options' names: whole numbers from 0 up, and seconds above 0.
-
-    Raises:
-        TypeError, ValueError: one is none.
-    """
-    for name, value in whole.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be a whole number, not {value!r}")
-        if value < 0:
-            raise ValueError(f"{name} must be 0 or more, not {value!r}")
-    for name, value in seconds.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-        if not 0 < value < 1 << 63:
-            raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
 
 
 def _is_number(text: str) -> bool:

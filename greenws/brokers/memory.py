@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import MESSAGE, Broker, Entry, Opening, check_options
+from ..config import check_range, check_seconds
+from . import MESSAGE, Broker, Entry, Opening
 
 if TYPE_CHECKING:
     from ..websocket import WebSocket
@@ -37,7 +39,8 @@ class MemoryBroker(Broker):
         max_age: float = 300.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        check_options(whole={"history": history}, seconds={"max_age": max_age})
+        check_range("history", history, 0, sys.maxsize)
+        check_seconds("max_age", max_age)
         self.deliver: Callable[[str, Entry], None] = lambda room, entry: None
         self._history = history
         self._max_age = max_age

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import secrets
+import sys
 import time
 import weakref
 from collections import deque
@@ -35,18 +36,9 @@ from gevent.monkey import is_module_patched
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from ..config import check_range, check_seconds
 from ..switching import thread
-from . import (
-    JOIN,
-    LEAVE,
-    MESSAGE,
-    Broker,
-    BrokerUnavailable,
-    Entry,
-    Opening,
-    check_options,
-    order,
-)
+from . import JOIN, LEAVE, MESSAGE, Broker, BrokerUnavailable, Entry, Opening, order
 
 if TYPE_CHECKING:
     from ..websocket import WebSocket
@@ -59,6 +51,7 @@ _BATCH = 500  # entries that one command appends, or one read takes from a room,
 _BATCH_BYTES = 2**20  # bytes that one command appends, or a little more
 _ROOMS = 100  # whose logs are read with one command
 _MARGIN = 10_000  # milliseconds by which what is known of Redis's clock may be wrong
+_LOOK = 0.005  # seconds between two looks of one who waits until all is in the log
 _TURN = 100  # entries that are delivered before others get their turn
 _PING = 1.0  # seconds between two looks whether the connection works
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
@@ -206,10 +199,11 @@ class RedisBroker(Broker):
         timeout: float = 5.0,
         presence_timeout: float = 15.0,
     ) -> None:
-        check_options(
-            whole={"history": history, "max_pending": max_pending},
-            seconds={"max_age": max_age, "timeout": timeout, "presence_timeout": presence_timeout},
-        )
+        check_range("history", history, 1, sys.maxsize)
+        check_range("max_pending", max_pending, 1, sys.maxsize)
+        check_seconds("max_age", max_age)
+        check_seconds("timeout", timeout)
+        check_seconds("presence_timeout", presence_timeout)
         _check_sockets(url)
         self._url = _stripped(url)
         try:
@@ -253,7 +247,6 @@ class RedisBroker(Broker):
         self._channels: dict[str, _Channel] = {}
         self._unsent: deque[tuple[str, str, Entry]] = deque()  # room, kind as Redis has it, entry
         self._waiting = 0  # messages among them
-        self._appended = Event()  # some of them
         self._writable = self._readable = True  # until the contrary is known
         self._lost_at = time.time()  # the last time
         self._last_added = "0-0"  # the place of our last entry in any log, as far as is known
@@ -269,6 +262,7 @@ class RedisBroker(Broker):
         self._turn = Semaphore()  # whose turn it is to use that connection
         self._queue = Semaphore()  # those who are in no hurry
         self._news: Any = None  # the connection to what is published, while it works
+        self._heard_at = time.monotonic()  # all that was published before
         self._is_tuned = False  # it has worked, and all that was missed before was read
         # Names of what is published are the same in all databases of a Redis.
         database = self._commands.connection_pool.connection_kwargs.get("db") or 0
@@ -311,10 +305,19 @@ class RedisBroker(Broker):
     def flush(self, timeout: float | None = None) -> bool:
         if not self._is_started:
             return True
-        with gevent.Timeout(timeout, False):  # type: ignore[arg-type]
-            while self._unsent and not self._is_stopped:
-                self._appended.wait()
-        return not self._unsent
+        with self._lock:
+            last = self._unsent[-1][2].number if self._unsent else 0
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self._holds(last) and not self._is_stopped:
+            if deadline is not None and time.monotonic() >= deadline:
+                break
+            gevent.sleep(_LOOK)  # an Event would be of one thread
+        return not self._holds(last)
+
+    def _holds(self, number: int) -> bool:
+        """Whether an entry, or one before it, is still not in its log."""
+        with self._lock:
+            return bool(self._unsent) and self._unsent[0][2].number <= number
 
     def stop(self) -> None:
         was_stopped, self._is_stopped = self._is_stopped, True
@@ -324,14 +327,19 @@ class RedisBroker(Broker):
             self._greenlets.clear()
             self._commands.connection_pool.disconnect()
             self._tune_out()
-            self._appended.set()
 
-    def _end(self) -> None:
-        """When the program ends."""
-        if self._is_started and not self._is_stopped:
-            if thread() == self._thread:
-                self.flush(self._timeout)
-            self._report_lost()
+    def _end(self, since: float) -> None:
+        """When the program ends. It has waited for others since then."""
+        if not self._is_started or self._is_stopped:
+            return
+        if self._waiting and self._is_away:  # said now, as the wait may be cut short
+            _logger.warning(
+                "%d messages wait for Redis, and the program %.3g s for it to come back",
+                *(self._waiting, self._timeout),
+            )
+        if self._waiting or not self._is_away:
+            self.flush(since + self._timeout - time.monotonic())
+        self._report_lost()
 
     def _report_lost(self) -> None:
         if self._waiting:
@@ -646,8 +654,6 @@ class RedisBroker(Broker):
             for _, _, entry in batch:
                 self._unsent.popleft()
                 self._waiting -= entry.kind == MESSAGE
-        self._appended.set()
-        self._appended.clear()
         if added:
             self._last_added = added.decode()
         if unheard and not self._is_unheard:
@@ -827,6 +833,7 @@ class RedisBroker(Broker):
             self._read_on(list(fresh))
             fresh.clear()
             self._is_tuned = True
+            self._heard_at = time.monotonic()
             if not self._readable:
                 self._readable = True
                 self._find()
@@ -887,7 +894,7 @@ class RedisBroker(Broker):
             if channel.place and not channel.is_broken
         }
         names = list(places)
-        now = time.time() * 1000 + self._skew
+        is_old = time.monotonic() - self._heard_at > self._max_age
         for first in range(0, len(names), _BATCH):
             keys = [self._key("room", room) for room in names[first : first + _BATCH]]
             for room, oldest, length in zip(
@@ -898,7 +905,6 @@ class RedisBroker(Broker):
                 if isinstance(oldest, Exception):
                     continue
                 place = order(places[room])
-                is_old = now - place[0] > self._max_age * 1000
                 is_gone = oldest and order(oldest[0][0]) > place
                 if is_gone and (is_old or length >= self._history):
                     _logger.error(
@@ -1116,8 +1122,9 @@ _started: weakref.WeakSet[RedisBroker] = weakref.WeakSet()
 
 @atexit.register
 def _end_all() -> None:
+    now = time.monotonic()
     for broker in list(_started):
-        broker._end()
+        broker._end(now)
 
 
 def _abandon_all() -> None:

@@ -24,7 +24,7 @@ except ImportError as error:
     raise ImportError(f"{error}; {hint}") from None
 
 from ..rooms import Rooms
-from ..stats import Stats, of_this_process, start_with_servers
+from ..stats import Stats, of_this_process, start_no_more, start_with_servers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -97,6 +97,7 @@ class Metrics:
             self._copier = gevent.spawn(self._keep_copying)
 
     def stop(self) -> None:
+        start_no_more(self)
         if self._copier is not None:
             self._copier.kill()
             self._copier = None
