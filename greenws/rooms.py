@@ -327,13 +327,12 @@ class Room:
         """A client may have heard in another process what this one has sent and has not found in
         the log yet. False if that cannot be known."""
         broker = self._rooms.broker
-        if broker.origin in start.ahead:  # nothing through the log since then
-            return True
+        heard = start.ahead.get(broker.origin, 0)  # almost always all, and not worth waiting for
         if self._is_behind(start, self._place) or broker.ahead(self.name):
-            number = broker.last_of_ours(self.name, start.id)
+            number = broker.last_of_ours(self.name, start.id, insist=not heard)
             if number is None:
-                return False
-            if number:
+                return heard > 0
+            if number > heard:
                 start.ahead[broker.origin] = number
         return True
 

@@ -79,15 +79,21 @@ def test_what_comes_while_nobody_waits_is_remembered(sockets):
 
 def test_many_sockets_each_get_their_own(sockets):
     waiters, peers = sockets(300)  # more than a batch
-    readers = [gevent.spawn(lambda w=waiter: [take(w) for _ in range(3)]) for waiter in waiters]
+    taken: list[list[bytes]] = [[] for _ in waiters]
+
+    def take_all(number: int) -> None:
+        for _ in range(3):
+            taken[number].append(take(waiters[number]))
+
+    readers = [gevent.spawn(take_all, number) for number in range(300)]
     gevent.sleep(0)
     for turn in range(3):
         for number, peer in enumerate(peers):
             peer.send(b"%d:%d" % (number, turn))
-        wait_until(lambda: all(r.ready() or r.gr_frame is not None for r in readers))
-        gevent.sleep(0.01)
-    for number, reader in enumerate(readers):
-        assert reader.get(timeout=5) == [b"%d:%d" % (number, turn) for turn in range(3)]
+        wait_until(lambda turn=turn: all(len(each) > turn for each in taken))
+    gevent.joinall(readers, timeout=5, raise_error=True)
+    for number, each in enumerate(taken):
+        assert each == [b"%d:%d" % (number, turn) for turn in range(3)]
 
 
 def test_one_that_waits_for_something_else_does_not_hold_up_the_batch(sockets):

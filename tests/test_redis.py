@@ -1706,3 +1706,20 @@ else:
 """
     run_program(server, text)
     assert server.call("XLEN", "greenws:room:r") == 1
+
+
+def test_a_position_may_tell_of_less_than_its_place(server, worker):
+    """As one may that was given while its client was sent what it had missed."""
+    a, b = worker(timeout=0.2), worker()
+    ann, bob = a.join(), b.join()
+    wait_until(lambda: a.is_idle and a.broker._is_tuned)
+    let_read = keep_from_reading(a)
+    a.send("heard")
+    assert bob.hear(1) == ["heard"]
+    away(server, a)
+    assert ann.hear(1) == ["heard"]
+    server.start()
+    moved = a.join(since=f"{bob.last}+{a.broker.origin}.1", gap="gap")
+    let_read()
+    a.send("new")
+    assert ann.hear(1) == moved.hear(1) == ["new"]

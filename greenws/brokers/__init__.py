@@ -154,9 +154,10 @@ class Broker(ABC):
         """The messages of an open room behind the place ``after``, up to ``until`` and with it; and
         whether these are all, or the oldest are forgotten. May block."""
 
-    def last_of_ours(self, room: str, until: str) -> int | None:
+    def last_of_ours(self, room: str, until: str, insist: bool = True) -> int | None:
         """The number of the last entry of this process up to the place ``until`` of an open room's
-        log; 0 if there is none, or only far from there. May block; None if it is out of reach."""
+        log; 0 if there is none, or only far from there. May block; None if it is out of reach, for
+        some time or without ``insist`` at once."""
         return 0
 
     @abstractmethod

@@ -477,15 +477,16 @@ class RedisBroker(Broker):
         return [entry for entry in channel.sent if entry.number <= channel.ahead]
 
     def history(self, room: str, after: str, until: str) -> tuple[bool, list[Entry]]:
-        found = self._insist(room, lambda: self._fetch(room, after, until))
+        found = self._insist(room, lambda: self._fetch(room, after, until), self._timeout)
         return found or (False, [])
 
-    def last_of_ours(self, room: str, until: str) -> int | None:
-        return self._insist(room, lambda: self._look_back(room, until))
+    def last_of_ours(self, room: str, until: str, insist: bool = True) -> int | None:
+        patience = self._timeout if insist else 0.0
+        return self._insist(room, lambda: self._look_back(room, until), patience)
 
-    def _insist(self, room: str, call: Callable[[], _T]) -> _T | None:
-        """Gives Redis ``timeout`` to come back."""
-        deadline = time.monotonic() + self._timeout
+    def _insist(self, room: str, call: Callable[[], _T], patience: float) -> _T | None:
+        """Gives Redis so many seconds to come back."""
+        deadline = time.monotonic() + patience
         delay = _FIRST_DELAY
         while True:
             try:
