@@ -327,6 +327,9 @@ class Tls:
 def tls(serve: Any, services: Services, tmp_path: Path) -> Tls:
     authority = trustme.CA()
     context = gevent_ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # websockets reads in a thread what comes behind the handshake, while it sends its request; the
+    # ssl of older Pythons is not made for that, and one in a thousand connections hangs.
+    context.num_tickets = 0
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     server = serve(services.routes, ssl_context=context)

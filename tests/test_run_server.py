@@ -307,6 +307,8 @@ def test_tls_serves_https_and_wss(tmp_path: Path) -> None:
     certificate.private_key_pem.write_to_path(keyfile)
     context = ssl.create_default_context()
     authority.configure_trust(context)
+    # With no tickets behind the handshake: see the fixture tls of test_clients.py.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
 
     arguments = ("--port", "0", "--certfile", str(certfile), "--keyfile", str(keyfile))
     with running(*arguments) as demo:
