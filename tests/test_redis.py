@@ -960,7 +960,7 @@ def test_no_error_silences_a_process(worker, caplog, where):
 
 def test_what_is_not_heard_is_bounded_where_commands_work(server, worker, error_log):
     """As of a user who may not use any channels."""
-    server.call("ACL", "SETUSER", "u", "on", ">p", "~*", "+@all")
+    server.call("ACL", "SETUSER", "u", "on", ">p", "~*", "resetchannels", "+@all")
     server.url, url = server.url.replace("//", "//u:p@"), server.url
     a = worker(max_pending=20)
     server.url = url

@@ -181,7 +181,9 @@ class RedisBroker(Broker):
     the members of a process that died are gone.
 
     Redis must keep its data when it restarts (``appendonly yes``), or what somebody has not read by
-    then is lost. All names of keys and channels begin with ``prefix``, for an ACL.
+    then is lost. Redis before 7.0 does not tell whether a log was ever trimmed: a member that comes
+    back to one in which it had heard nothing is not called complete there, though it may be. All
+    names of keys and channels begin with ``prefix``, for an ACL.
 
     Raises:
         RuntimeError: redis-py would block the hub.
