@@ -9,16 +9,25 @@ import glob
 import os
 import sys
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
-COMPILED = ["frames", "messages", "protocol", "shared", "polling", "transport", "websocket"]
+COMPILED = [
+    "protocol/frames",
+    "protocol/messages",
+    "protocol/connection",
+    "protocol/shared",
+    "hub/polling",
+    "hub/transport",
+    "websocket",
+]
+HEADERS = ["greenws/protocol", "greenws/hub"]
 
 
 def extensions():
     masking = Extension(
-        "greenws._masking",
-        ["greenws/_masking.c"],
-        depends=["greenws/_masking.h"],
+        "greenws.protocol._masking",
+        ["greenws/protocol/_masking.c"],
+        depends=["greenws/protocol/_masking.h"],
         extra_compile_args=["-O3"],
         optional=True,
     )
@@ -32,10 +41,10 @@ def extensions():
     modules = cythonize(
         [
             Extension(
-                f"greenws.{name}",
+                f"greenws.{name.replace('/', '.')}",
                 [f"greenws/{name}.py"],
-                include_dirs=["greenws", os.path.dirname(greenlet.__file__)],
-                depends=glob.glob("greenws/*.h"),
+                include_dirs=[*HEADERS, os.path.dirname(greenlet.__file__)],
+                depends=[header for folder in HEADERS for header in glob.glob(f"{folder}/*.h")],
                 extra_compile_args=["-O3"],
                 optional=True,
             )
@@ -54,8 +63,8 @@ setup(
     long_description=open("README.md", encoding="utf-8").read(),
     long_description_content_type="text/markdown",
     license="MIT",
-    packages=["greenws", "greenws.brokers", "greenws.integrations"],
-    package_data={"greenws": ["py.typed", "*.pxd", "*.h"]},
+    packages=find_packages(include=["greenws", "greenws.*"]),
+    package_data={"": ["py.typed", "*.pxd", "*.h"]},
     ext_modules=extensions(),
     python_requires=">=3.10",
     install_requires=[

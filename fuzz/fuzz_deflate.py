@@ -12,7 +12,8 @@ import zlib
 from engine import fuzz
 
 from greenws.config import Config
-from greenws.deflate import (
+from greenws.exceptions import HandshakeError, ProtocolError
+from greenws.protocol.deflate import (
     Deflate,
     Parameters,
     accept_answer,
@@ -20,7 +21,6 @@ from greenws.deflate import (
     make_offer,
     parse_extensions,
 )
-from greenws.exceptions import HandshakeError, ProtocolError
 
 ROOM = 1000
 TAIL = b"\x00\x00\xff\xff"

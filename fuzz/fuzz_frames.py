@@ -12,8 +12,8 @@ from typing import Any
 from engine import fuzz
 
 from greenws.config import Config
-from greenws.deflate import Deflate, Parameters
-from greenws.protocol import CLOSED, Protocol
+from greenws.protocol.connection import CLOSED, Protocol
+from greenws.protocol.deflate import Deflate, Parameters
 
 CONFIG = Config(max_message_size=512, max_fragments=8, deflate_threshold=0)
 NOTHING, CLOSE, PONG = -1, 8, 10

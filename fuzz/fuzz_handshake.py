@@ -12,8 +12,8 @@ from engine import fuzz
 
 from greenws.config import Config
 from greenws.exceptions import HandshakeError, RequestError
-from greenws.handshake import accept_response, parse_request
-from greenws.http import RequestHead, find_head, parse_head, refuse
+from greenws.http.head import RequestHead, find_head, parse_head, refuse
+from greenws.protocol.handshake import accept_response, parse_request
 
 CONFIG = Config()
 SEEDS = [

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from . import form as form  # first: it decides which modules the others are
-from .config import Config
-from .exceptions import (
-    ConcurrentReadError,
-    ConnectionClosed,
-    GreenwsError,
-    HandshakeError,
-    ProtocolError,
-)
+from typing import TYPE_CHECKING
+
+from . import form as form  # first: it decides which form of the other modules is imported
 from .integrations import flask as _flask
-from .opcodes import CloseCode, OpcodeType
-from .rooms import Member, Room, Rooms
-from .routes import Routes, StaticFiles
-from .selection import select
-from .server import UpgradeHandler, WebSocketServer
-from .session import WebSocketHandler, WebSocketSessionHandler
-from .websocket import NO_TIMEOUT, Message, WebSocket
+from .lazy import export as _export
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .exceptions import (
+        ConcurrentReadError,
+        ConnectionClosed,
+        GreenwsError,
+        HandshakeError,
+        ProtocolError,
+    )
+    from .opcodes import CloseCode, OpcodeType
+    from .rooms.broker import BrokerUnavailable
+    from .rooms.room import Member, Room, Rooms
+    from .routes import Routes, StaticFiles
+    from .selection import select
+    from .server.server import UpgradeHandler, WebSocketServer
+    from .session import WebSocketHandler, WebSocketSessionHandler
+    from .websocket import NO_TIMEOUT, Message, WebSocket
 
 __all__ = [
     "NO_TIMEOUT",
+    "BrokerUnavailable",
     "CloseCode",
     "ConcurrentReadError",
     "Config",
@@ -45,5 +52,34 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+__getattr__, __dir__ = _export(
+    __name__,
+    {
+        "NO_TIMEOUT": ".websocket",
+        "BrokerUnavailable": ".rooms.broker",
+        "CloseCode": ".opcodes",
+        "ConcurrentReadError": ".exceptions",
+        "Config": ".config",
+        "ConnectionClosed": ".exceptions",
+        "GreenwsError": ".exceptions",
+        "HandshakeError": ".exceptions",
+        "Member": ".rooms.room",
+        "Message": ".websocket",
+        "OpcodeType": ".opcodes",
+        "ProtocolError": ".exceptions",
+        "Room": ".rooms.room",
+        "Rooms": ".rooms.room",
+        "Routes": ".routes",
+        "StaticFiles": ".routes",
+        "UpgradeHandler": ".server.server",
+        "WebSocket": ".websocket",
+        "WebSocketHandler": ".session",
+        "WebSocketServer": ".server.server",
+        "WebSocketSessionHandler": ".session",
+        "select": ".selection",
+    },
+    modules=("brokers", "config", "exceptions", "opcodes", "policies", "rooms", "stats"),
+)
 
 _flask.install()

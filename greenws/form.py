@@ -21,12 +21,14 @@ _FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
 class _SourcesOnly(MetaPathFinder):
+    """Finds the modules of greenws whose compiled form Python would prefer."""
+
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        package, _, module = name.rpartition(".")
-        source = os.path.join(_FOLDER, f"{module}.py")
-        if package != __package__ or not os.path.isfile(source):
+        package, *parts = name.split(".")
+        source = os.path.join(_FOLDER, *parts) + ".py"
+        if package != __package__ or not parts or not os.path.isfile(source):
             return None
         return spec_from_file_location(name, source)
 

@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary, ref
 from gevent.hub import Hub
 
 from .config import Config
-from .protocol import Ping
+from .protocol.connection import Ping
 from .websocket import WebSocket
 
 __all__ = ["Heartbeat", "Pulse", "TimedPing", "start_pulse"]

@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import Map, MapAdapter, RequestRedirect, Rule
 from werkzeug.utils import send_from_directory
 
-from .handshake import is_upgrade
+from .protocol.handshake import is_upgrade
 from .session import WebSocketHandler, WebSocketSessionHandler
 from .websocket import WebSocket
 

@@ -19,14 +19,14 @@ from werkzeug import Request, Response
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from .config import SERVER_ONLY, Config
-from .deflate import Deflate, accept_offer
 from .exceptions import ConnectionClosed, HandshakeError
-from .handshake import Offer, accept_response, parse_request
+from .hub.polling import drop_poller
+from .hub.transport import Transport
 from .keepalive import start_pulse
-from .origin import check_origin
-from .polling import drop_poller
+from .protocol.deflate import Deflate, accept_offer
+from .protocol.handshake import Offer, accept_response, parse_request
+from .protocol.origin import check_origin
 from .stats import Session
-from .transport import Transport
 from .websocket import WebSocket
 
 if TYPE_CHECKING:

@@ -1,11 +1,11 @@
 # C types for websocket.py, where it is compiled.
 import cython
 
-from . cimport switching
-from .polling cimport Poller
-from .protocol cimport Protocol
-from .shared cimport SharedMessage
-from .transport cimport Transport
+from .hub cimport switching
+from .hub.polling cimport Poller
+from .protocol.connection cimport Protocol
+from .protocol.shared cimport SharedMessage
+from .hub.transport cimport Transport
 
 
 cdef double _FOREVER, _POLL

@@ -22,15 +22,15 @@ from gevent.event import Event
 from gevent.hub import Hub
 from gevent.monkey import get_original
 
-from . import switching
 from .config import Config
-from .deflate import Deflate
 from .exceptions import ConcurrentReadError, ConnectionClosed, GreenwsError
+from .hub import switching
+from .hub.transport import FOREVER, POLL, Transport
 from .opcodes import CloseCode, OpcodeType
-from .protocol import CLOSED, MAX_HEADER, OPEN, Ping, Protocol
+from .protocol.connection import CLOSED, MAX_HEADER, OPEN, Ping, Protocol
+from .protocol.deflate import Deflate
+from .protocol.shared import SharedMessage
 from .rate_limit import RateLimit
-from .shared import SharedMessage
-from .transport import FOREVER, POLL, Transport
 
 if TYPE_CHECKING:
     from werkzeug import Request

@@ -19,7 +19,7 @@ from gevent import ssl
 from wire import Peer
 
 import greenws
-from greenws.transport import Transport
+from greenws.hub.transport import Transport
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 from wire import CLOSE
 
-from greenws.protocol import Protocol
+from greenws.protocol.connection import Protocol
 
 NOTHING = -1
 

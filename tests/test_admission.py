@@ -10,7 +10,7 @@ from conftest import wait_until
 from wire import CLOSE, TEXT, Peer, close_frame, frame
 
 from greenws import Config, Routes
-from greenws.admission import Admission
+from greenws.server.admission import Admission
 
 
 def test_what_entered_leaves_its_place_to_another():

@@ -18,7 +18,9 @@ from wire import BINARY, CLOSE, CONTINUATION, PING, TEXT, Peer, frame
 
 import greenws
 from greenws import Config, WebSocketHandler
-from greenws.deflate import (
+from greenws.exceptions import HandshakeError
+from greenws.protocol.connection import Protocol
+from greenws.protocol.deflate import (
     Deflate,
     Parameters,
     accept_answer,
@@ -26,8 +28,6 @@ from greenws.deflate import (
     make_offer,
     parse_extensions,
 )
-from greenws.exceptions import HandshakeError
-from greenws.protocol import Protocol
 
 TAIL = b"\x00\x00\xff\xff"
 SILENT = settings(settings.get_profile("sansio"), max_examples=60)

@@ -18,7 +18,7 @@ PROGRAM = """
 import greenws, sys
 for name in {modules}:
     print(sys.modules["greenws." + name].__file__)
-print(greenws.masking.apply_mask.__module__)
+print(greenws.protocol.masking.apply_mask.__module__)
 """
 
 
@@ -30,13 +30,13 @@ def run(**env: str) -> list[str]:
 
 
 def built() -> bool:
-    return importlib.util.find_spec("greenws._masking") is not None
+    return importlib.util.find_spec("greenws.protocol._masking") is not None
 
 
 def test_the_pure_form_on_demand():
     *files, masking = run(GREENWS_PURE_PYTHON="1")
     assert [file.endswith(".py") for file in files] == [True] * len(MODULES)
-    assert masking == "greenws.masking"
+    assert masking == "greenws.protocol.masking"
 
 
 @pytest.mark.parametrize("value", ["", "0"])
@@ -44,14 +44,14 @@ def test_the_compiled_form_where_it_was_built(value):
     require(built(), "the compiled form")
     *files, masking = run(GREENWS_PURE_PYTHON=value)
     assert [file.endswith(".py") for file in files] == [False] * len(MODULES)
-    assert masking == "greenws._masking"
+    assert masking == "greenws.protocol._masking"
 
 
 def test_the_form_that_these_tests_run_on():
-    import greenws.frames
+    import greenws.protocol.frames
 
     compiled = built() and not greenws.form.PURE
-    assert greenws.frames.__file__.endswith(".py") is not compiled
+    assert greenws.protocol.frames.__file__.endswith(".py") is not compiled
 
 
 def test_a_build_that_is_broken_says_so(tmp_path):
@@ -59,7 +59,7 @@ def test_a_build_that_is_broken_says_so(tmp_path):
     shutil.copytree(ROOT / "greenws", package, ignore=shutil.ignore_patterns("*.so"))
     suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
     (package / f"_masking{suffix}").write_bytes(b"not a library")
-    command = [sys.executable, "-c", "import greenws.masking"]
+    command = [sys.executable, "-c", "import greenws.protocol.masking"]
     env = {**os.environ, "PYTHONPATH": "", "GREENWS_PURE_PYTHON": ""}
     result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert result.returncode != 0 and "ImportError" in result.stderr
@@ -67,7 +67,7 @@ def test_a_build_that_is_broken_says_so(tmp_path):
 
 def test_the_twin_is_asked_right():
     require(built(), "the compiled form")
-    apply_mask = importlib.import_module("greenws._masking").apply_mask
+    apply_mask = importlib.import_module("greenws.protocol._masking").apply_mask
     assert apply_mask(bytearray(b"cde"), b"\x01\x02\x03\x04") == b"bff"
     for wrong in ((b"a",), (b"a", b"123"), ("a", b"1234"), (b"a", b"1234", 1), (b"a",) * 5):
         with pytest.raises((TypeError, ValueError)):

@@ -13,7 +13,7 @@ from sansio import hub_errors as hub_errors
 from wire import BINARY, CLOSE, CONTINUATION, MASK, PING, PONG, TEXT, frame
 
 from greenws.exceptions import InvalidPayload, MessageTooBig, PolicyViolation, ProtocolError
-from greenws.frames import FrameParser, encode_frame, encode_header
+from greenws.protocol.frames import FrameParser, encode_frame, encode_header
 
 SERVER = {"mask": MASK}  # how the peer of a server sends
 CLIENT = {"mask": None}

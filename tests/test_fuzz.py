@@ -18,7 +18,7 @@ import fuzz_deflate  # noqa: E402
 import fuzz_frames  # noqa: E402
 import fuzz_handshake  # noqa: E402
 
-from greenws.http import RequestHead  # noqa: E402
+from greenws.http.head import RequestHead  # noqa: E402
 
 
 def is_head(data: bytes) -> bool:

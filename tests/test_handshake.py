@@ -10,9 +10,9 @@ from sansio import environ_of
 from sansio import hub_errors as hub_errors
 
 from greenws.config import Config
-from greenws.deflate import Parameters, make_offer
 from greenws.exceptions import HandshakeError
-from greenws.handshake import (
+from greenws.protocol.deflate import Parameters, make_offer
+from greenws.protocol.handshake import (
     Offer,
     accept_response,
     check_response,

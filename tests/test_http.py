@@ -10,7 +10,7 @@ from sansio import hub_errors as hub_errors
 
 from greenws.config import Config
 from greenws.exceptions import RequestError
-from greenws.http import find_head, parse_chunk_size, parse_head, parse_trailer, refuse
+from greenws.http.head import find_head, parse_chunk_size, parse_head, parse_trailer, refuse
 
 CONFIG = Config()
 

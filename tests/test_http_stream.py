@@ -16,7 +16,7 @@ from wire import Peer
 
 from greenws import Config
 from greenws.exceptions import RequestError
-from greenws.http_stream import HttpStream
+from greenws.http.stream import HttpStream
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -12,7 +12,7 @@ from wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame
 from greenws import Config, ConnectionClosed, Routes
 from greenws import keepalive as module
 from greenws.keepalive import Heartbeat, Pulse, start_pulse
-from greenws.protocol import Ping
+from greenws.protocol.connection import Ping
 
 FAST = {"ping_interval": 0.08, "ping_timeout": 0.08}
 

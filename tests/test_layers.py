@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib
-import inspect
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,54 +17,27 @@ from sansio import hub_errors as hub_errors
 import greenws
 
 PACKAGE = Path(greenws.__file__).resolve().parent
+ROOT = PACKAGE.parent
 TESTS = Path(__file__).resolve().parent
 
-# Each module imports only from those above it. A new module takes its place here.
-ORDER = [
-    "form",
-    "opcodes",
-    "exceptions",
-    "config",
-    "masking",
-    "frames",
-    "deflate",
-    "messages",
-    "http",
-    "handshake",
-    "origin",
-    "protocol",
-    "shared",
-    "switching",
-    "syscalls",
-    "polling",
-    "transport",
-    "rate_limit",
-    "websocket",
-    "keepalive",
-    "stats",
-    "selection",
-    "policies",
-    "brokers",
-    "brokers.memory",
-    "brokers.redis",
-    "rooms",
-    "http_stream",
-    "session",
-    "routes",
-    "admission",
-    "opening",
-    "integrations",
-    "integrations.gevent_websocket",
-    "server",
-    "integrations.flask",
-    "integrations.gunicorn",
-    "gunicorn",
-    "integrations.prometheus",
+# The layers. Each imports only from itself and from those above it. A layer is a folder, or a
+# few modules beside each other; a new module in a folder has its place there.
+LAYERS = [
+    ("form", "lazy", "opcodes", "exceptions", "config"),
+    ("protocol",),
+    ("hub",),
+    ("http",),
+    ("rate_limit", "websocket", "keepalive", "selection", "stats"),
+    ("session", "routes"),
+    ("rooms",),
+    ("server",),
+    ("integrations", "policies", "brokers", "gunicorn"),
 ]
-PLANNED: set[str] = set()
 
-# Down to protocol.py nothing knows a socket, a greenlet or a clock.
-NO_IO = ORDER[: ORDER.index("protocol") + 1]
+# Modules that hand on names of others, under the addresses that programs import them from.
+SHORT_IMPORTS = {"policies", "brokers", "brokers.memory", "brokers.redis", "gunicorn", "rooms"}
+
+# In protocol/ and in http/head.py nothing knows a socket, a greenlet or a clock.
 IO = {
     "_socket",
     "asyncio",
@@ -76,13 +52,8 @@ IO = {
     "time",
 }
 
-# Below protocol.py nothing knows a bit of a frame.
-ABOVE_FRAMES = ORDER[ORDER.index("protocol") + 1 :]
-FRAMES = {"frames", "masking", "messages"}
-
-# (module, function, target): imports that may break the order, because they happen in a call.
-# install() patches another library for a program that wants it, and needs the whole server.
-LAZY = {("integrations.gevent_websocket", "install", "server")}
+# What only protocol/ itself uses: outside of it, nothing knows a bit of a frame.
+INSIDE_PROTOCOL = {"protocol.frames", "protocol.masking", "protocol.messages"}
 
 
 def path_of(module: str) -> Path:
@@ -145,38 +116,87 @@ def siblings(module: str) -> list[tuple[str, str | None]]:
     return found
 
 
-def test_every_module_has_its_place_in_the_order():
-    assert set(MODULES) - set(ORDER) == set(), "modules without a place in ORDER"
-    assert set(ORDER) - set(MODULES) <= PLANNED, "names in ORDER without a module"
-    assert len(set(ORDER)) == len(ORDER)
+def layer_of(module: str) -> int:
+    """The number of the layer of a module; LookupError if it has none."""
+    for number, names in enumerate(LAYERS):
+        if module in names or module.split(".")[0] in names:
+            return number
+    raise LookupError(f"{module} is in none of LAYERS")
+
+
+def test_every_module_is_in_a_layer():
+    assert [module for module in MODULES if layer_of(module) < 0] == []
+    names = {module.split(".")[0] for module in MODULES}
+    assert {name for layer in LAYERS for name in layer} == names
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_from_those_above_it(module):
-    above = ORDER[: ORDER.index(module)]
-    wrong = [
-        target
-        for target, function in siblings(module)
-        if target not in above and (module, function, target) not in LAZY
-    ]
-    assert wrong == []
+def test_a_module_imports_only_from_its_own_layer_and_those_above(module):
+    wrong = {target for target, _ in siblings(module) if layer_of(target) > layer_of(module)}
+    assert wrong == set()
 
 
-def test_the_exceptions_to_the_order_are_needed():
-    found = {
-        (module, function, target) for module in MODULES for target, function in siblings(module)
-    }
-    assert LAZY <= found
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {module: {target for target, _ in siblings(module)} for module in MODULES}
+    TopologicalSorter(graph).prepare()  # raises CycleError, with the circle
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module in NO_IO])
-def test_nothing_down_to_the_protocol_knows_a_socket(module):
+@pytest.mark.parametrize(
+    "module", [m for m in MODULES if m.startswith("protocol.")] + ["protocol", "http.head"]
+)
+def test_the_protocol_knows_no_io(module):
     assert {name.split(".")[0] for name, _ in imports(module)} & IO == set()
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module in ABOVE_FRAMES])
-def test_nothing_below_the_protocol_knows_a_frame(module):
-    assert {target for target, _ in siblings(module)} & FRAMES == set()
+@pytest.mark.parametrize("module", [m for m in MODULES if not m.startswith("protocol")])
+def test_nothing_outside_the_protocol_knows_a_frame(module):
+    assert {target for target, _ in siblings(module)} & INSIDE_PROTOCOL == set()
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("hub.")])
+def test_the_hub_knows_nothing_of_websockets(module):
+    assert {target.split(".")[0] for target, _ in siblings(module)} <= {"hub", "form"}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("http.")])
+def test_http_knows_nothing_of_websockets(module):
+    allowed = {"http", "hub", "config", "exceptions"}
+    assert {target.split(".")[0] for target, _ in siblings(module)} <= allowed
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("rooms")])
+def test_only_the_broker_for_redis_imports_redis(module):
+    uses = {name.split(".")[0] for name, _ in imports(module)}
+    assert ("redis" in uses) <= module.startswith("rooms.redis.")
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("integrations.")])
+def test_an_integration_imports_no_other_integration(module):
+    assert not any(target.startswith("integrations.") for target, _ in siblings(module))
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if path_of(m).name == "__init__.py"])
+def test_a_package_imports_nothing_eagerly(module):
+    assert {target for target, _ in siblings(module)} <= {"lazy"}
+
+
+def test_the_architecture_page_lists_the_layers_in_their_order():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    table = text[text.index("| layer |") :].split("\n\n")[0]
+    rows = [line.split("|")[1] for line in table.splitlines()[2:]]
+    found = [tuple(re.findall(r"`([\w.]+?)(?:\.py|/)`", row)) for row in rows]
+    assert found == LAYERS
+
+
+def test_a_part_that_needs_no_gevent_imports_none():
+    source = """
+import sys, greenws
+greenws.Config, greenws.CloseCode, greenws.ConnectionClosed, greenws.policies
+import greenws.protocol.connection, greenws.http.head, greenws.rooms.broker
+sys.exit(", ".join(name for name in sys.modules if name.split(".")[0] == "gevent"))
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -184,7 +204,8 @@ def test_nothing_is_imported_past_the_import_statement(module):
     tree = ast.parse(path_of(module).read_text(encoding="utf-8"))
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     assert names & {"__import__", "importlib"} == set()
-    if module in ("form", "masking"):  # which choose the compiled modules, and the twin in C
+    # These choose the compiled modules, the twin in C, and what is imported late.
+    if module in ("form", "lazy", "protocol.masking"):
         return
     assert "importlib" not in {name.split(".")[0] for name, _ in imports(module)}
 
@@ -193,9 +214,9 @@ def test_the_finder_sees_imports_wherever_they_stand():
     # The tests above pass with a finder that finds nothing: so it is tested too.
     source = """
 import gevent.socket, os as system
-from .. import frames
-from ..masking import apply_mask as mask
-from greenws.messages import Utf8Decoder
+from ..protocol import frames
+from ..protocol.masking import apply_mask as mask
+from greenws.protocol.messages import Utf8Decoder
 from .flask import install
 from greenws import opcodes, WebSocket
 if TYPE_CHECKING:
@@ -213,9 +234,9 @@ class A:
     assert list(_imports(ast.parse(source), package, None)) == [
         ("gevent.socket", None),
         ("os", None),
-        ("greenws.frames", None),
-        ("greenws.masking", None),
-        ("greenws.messages", None),
+        ("greenws.protocol.frames", None),
+        ("greenws.protocol.masking", None),
+        ("greenws.protocol.messages", None),
         ("greenws.integrations.flask", None),
         ("greenws.opcodes", None),
         ("greenws", None),
@@ -229,16 +250,26 @@ class A:
 
 
 def test_the_package_exports_exactly_what_it_says():
-    public = {
-        name
-        for name, value in vars(greenws).items()
-        if not name.startswith("_") and not inspect.ismodule(value) and name != "annotations"
-    }
-    assert public == set(greenws.__all__)
     assert len(set(greenws.__all__)) == len(greenws.__all__)
+    assert set(greenws.__all__) <= set(dir(greenws))
     namespace: dict[str, object] = {}
     exec("from greenws import *", namespace)
     assert set(greenws.__all__) <= set(namespace)
+    # The type checker sees the same names, from the same modules.
+    tree = ast.parse(path_of("").read_text(encoding="utf-8"))
+    typed = {
+        alias.name: f".{node.module}"
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    (table,) = [node for node in ast.walk(tree) if isinstance(node, ast.Dict)]
+    assert typed == ast.literal_eval(table)
+    assert set(typed) == set(greenws.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'WebSockets'"):
+        greenws.WebSockets  # noqa: B018
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -247,7 +278,9 @@ def test_a_module_defines_what_it_exports(module):
     names = getattr(imported, "__all__", [])
     missing = [name for name in names if not hasattr(imported, name)]
     assert missing == []
-    own = (imported.__name__, "greenws._masking")  # the twin of a function of masking.py
+    if module in SHORT_IMPORTS:
+        return
+    own = (imported.__name__, "greenws.protocol._masking")  # the twin of a function of masking.py
     foreign = [
         name for name in names if getattr(getattr(imported, name), "__module__", own[0]) not in own
     ]

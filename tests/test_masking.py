@@ -7,8 +7,8 @@ import os
 import pytest
 from sansio import hub_errors as hub_errors
 
-from greenws import masking
-from greenws.masking import apply_mask
+from greenws.protocol import masking
+from greenws.protocol.masking import apply_mask
 
 MASK = b"\x37\xfa\x21\x3d"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from greenws.brokers import JOIN, MESSAGE, Position
 from greenws.brokers.memory import MemoryBroker
+from greenws.rooms.broker import JOIN, MESSAGE, Position
 
 
 class Clock:

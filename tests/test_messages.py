@@ -11,7 +11,7 @@ from wire import BINARY, CONTINUATION, TEXT
 
 from greenws.config import Config
 from greenws.exceptions import InvalidPayload, MessageTooBig, PolicyViolation, ProtocolError
-from greenws.messages import FragmentAssembler, Utf8Decoder
+from greenws.protocol.messages import FragmentAssembler, Utf8Decoder
 
 
 def assembler(**options) -> FragmentAssembler:

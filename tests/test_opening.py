@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException, Unauthorized
 from wire import CLOSE, TEXT, Peer, close_frame, frame, request
 
 from greenws import Config, Routes, UpgradeHandler, WebSocketHandler, WebSocketSessionHandler
-from greenws.opening import is_direct
+from greenws.server.opening import is_direct
 
 over_tls_too = pytest.mark.usefixtures("over_tls_too")
 

@@ -34,16 +34,16 @@ from wsproto.connection import ConnectionState as WsprotoState
 from wsproto.extensions import PerMessageDeflate as WsprotoDeflate
 
 from greenws.config import Config
-from greenws.deflate import Deflate, Parameters, accept_offer, make_offer
 from greenws.exceptions import HandshakeError
-from greenws.handshake import (
+from greenws.protocol.connection import Protocol
+from greenws.protocol.deflate import Deflate, Parameters, accept_offer, make_offer
+from greenws.protocol.handshake import (
     accept_response,
     check_response,
     client_request,
     new_key,
     parse_request,
 )
-from greenws.protocol import Protocol
 
 # In the registry of IANA, and not in the table of wsproto.
 UNKNOWN_TO_WSPROTO = {1014}

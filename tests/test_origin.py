@@ -6,7 +6,7 @@ import pytest
 from wire import CLOSE, TEXT, Peer, close_frame, frame
 
 from greenws import Config, HandshakeError, Routes, WebSocketHandler, WebSocketServer
-from greenws.origin import check_origin
+from greenws.protocol.origin import check_origin
 
 
 def allows(origin, allowed, host="example.com", scheme="http"):

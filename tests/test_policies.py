@@ -9,7 +9,7 @@ import pytest
 
 from greenws import policies
 from greenws.policies import Queue, TooSlow
-from greenws.shared import SharedMessage
+from greenws.protocol.shared import SharedMessage
 
 
 def put(policy: policies.Policy, queue: Queue, *texts: str) -> int:

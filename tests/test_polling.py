@@ -16,8 +16,8 @@ from gevent.exceptions import BlockingSwitchOutError
 from gevent.monkey import get_original
 from greenlet import greenlet
 
-from greenws import polling
-from greenws.polling import READABLE, EpollPoller, Waiter, WatcherPoller, drop_poller
+from greenws.hub import polling
+from greenws.hub.polling import READABLE, EpollPoller, Waiter, WatcherPoller, drop_poller
 
 
 @pytest.fixture(params=["epoll", "watchers"])

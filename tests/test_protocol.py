@@ -29,7 +29,7 @@ from wire import BINARY, CLOSE, CONTINUATION, MASK, PING, PONG, TEXT, close_fram
 
 from greenws.config import Config
 from greenws.exceptions import ConnectionClosed, ProtocolError
-from greenws.protocol import CLOSED, CLOSING, OPEN, Protocol
+from greenws.protocol.connection import CLOSED, CLOSING, OPEN, Protocol
 
 INVALID_CODES = [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535]
 VALID_CODES = [*range(1000, 1004), *range(1007, 1015), 3000, 3999, 4000, 4999]

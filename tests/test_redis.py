@@ -61,8 +61,8 @@ def test_what_was_not_published_to_a_process_is_read_in_the_log(worker):
 
 
 def test_a_connection_that_is_lost_costs_no_message(server, worker, monkeypatch):
-    monkeypatch.setattr("greenws.brokers.redis._ROOMS", 3)  # read with one command
-    monkeypatch.setattr("greenws.brokers.redis._BATCH", 5)
+    monkeypatch.setattr("greenws.rooms.redis.broker._ROOMS", 3)  # read with one command
+    monkeypatch.setattr("greenws.rooms.redis.broker._BATCH", 5)
     a, b = worker(), worker()
     names = [f"room {number}" for number in range(10)]
     clients = {name: a.join(name) for name in names}
@@ -447,7 +447,7 @@ def test_one_who_comes_while_redis_is_away_hears_all_whatever_the_clock_says(
     server, worker, monkeypatch
 ):
     a, b = worker(), worker()
-    monkeypatch.setattr("greenws.brokers.redis.time", Clock(60))
+    monkeypatch.setattr("greenws.rooms.redis.broker.time", Clock(60))
     a.join()
     b.join("another")
     away(server, a, b)
@@ -609,7 +609,7 @@ def test_who_comes_to_a_process_that_does_not_know_that_redis_has_its_message_he
     server, worker, monkeypatch, clock, has_heard
 ):
     """There, or elsewhere before."""
-    monkeypatch.setattr("greenws.brokers.redis.time", Clock(clock))
+    monkeypatch.setattr("greenws.rooms.redis.broker.time", Clock(clock))
     a, b = worker(), worker()
     a.join("another")
     a.broker._skew = 0
@@ -762,7 +762,7 @@ def test_what_redis_has_of_ours_is_not_behind_a_room_that_is_opened_without_it(
     b.send("heard")
     assert bob.hear(1) == ["heard"]
     since = bob.last
-    monkeypatch.setattr("greenws.brokers.redis.time", Clock(-60))
+    monkeypatch.setattr("greenws.rooms.redis.broker.time", Clock(-60))
     a.send("missed")
     assert bob.hear(1) == ["missed"]
     wait_until(lambda: a.is_idle)
@@ -900,7 +900,7 @@ def test_threads_may_send_while_rooms_are_opened_and_redis_comes_and_goes(server
 
 
 def test_a_redis_that_hangs_is_noticed_where_nothing_is_sent(server, worker, monkeypatch):
-    monkeypatch.setattr("greenws.brokers.redis._PING", 0.05)
+    monkeypatch.setattr("greenws.rooms.redis.broker._PING", 0.05)
     a = worker(timeout=0.1)
     ann = a.join()
     wait_until(lambda: a.is_idle)
@@ -1481,7 +1481,7 @@ def test_a_program_waits_once_for_redis_however_many_rooms_it_has(server):
     text += "many = [Rooms(RedisBroker('redis://127.0.0.1:1/0', timeout=0.5)) for _ in range(8)]\n"
     text += "for each in many: each['r'].send('hello'); gevent.sleep(0.05)\n"
     text += "began = time.monotonic()\n"
-    text += "from greenws.brokers import redis as module\n"
+    text += "from greenws.rooms.redis import broker as module\n"
     text += "module._end_all(); print('took', time.monotonic() - began)\n"
     text += "os._exit(0)"
     output = run_program(server, text)

@@ -22,9 +22,9 @@ from wire import BINARY, CLOSE, CONTINUATION, TEXT, Peer, close_frame, frame
 import greenws
 from greenws import Rooms, policies
 from greenws.brokers.memory import MemoryBroker
+from greenws.hub.transport import Transport
+from greenws.protocol.shared import SharedMessage
 from greenws.rooms import json_id
-from greenws.shared import SharedMessage
-from greenws.transport import Transport
 
 TOO_SLOW = (True, CLOSE, b"\x03\xf5You read too slowly.")
 
@@ -483,7 +483,7 @@ def test_a_member_that_never_reads_is_closed_though_another_thread_sends(join):
 
 
 def test_a_thread_for_which_the_hub_waits_is_not_held_up_for_ever(rooms, join, monkeypatch):
-    monkeypatch.setattr(greenws.rooms, "_PATIENCE", 0.05)
+    monkeypatch.setattr(greenws.rooms.room, "_PATIENCE", 0.05)
     room = rooms["lobby"]
     _, closed = join(room, policy=policies.close(limit=5))
     _, dropping = join(room, policy=policies.drop_oldest(limit=5))

@@ -13,7 +13,7 @@ from wire import PING, PONG, TEXT, close_frame, frame
 
 import greenws
 from greenws import select
-from greenws.transport import Transport
+from greenws.hub.transport import Transport
 
 QUEUES = [Queue, JoinableQueue, LifoQueue, PriorityQueue]
 

@@ -22,7 +22,7 @@ from greenws import (
     WebSocketServer,
     WebSocketSessionHandler,
 )
-from greenws.handshake import is_upgrade
+from greenws.protocol.handshake import is_upgrade
 
 over_tls_too = pytest.mark.usefixtures("over_tls_too")
 

@@ -8,9 +8,9 @@ import pytest
 from wire import BINARY, TEXT, frame
 
 import greenws
-from greenws.deflate import Deflate, Parameters
-from greenws.protocol import Protocol
-from greenws.shared import SharedMessage
+from greenws.protocol.connection import Protocol
+from greenws.protocol.deflate import Deflate, Parameters
+from greenws.protocol.shared import SharedMessage
 
 SERVER = Protocol(greenws.Config(), False)
 CLIENT = Protocol(greenws.Config(), True)

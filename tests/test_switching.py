@@ -10,7 +10,7 @@ import gevent
 import greenlet
 import pytest
 
-from greenws import switching
+from greenws.hub import switching
 
 
 def test_switch_runs_the_other_until_it_switches_back():
@@ -48,7 +48,7 @@ def test_thread_tells_threads_apart():
 
 
 _FAULTS = """
-import resource, gevent, greenws.polling
+import resource, gevent, greenws.hub.polling
 
 def nothing():
     pass
@@ -58,7 +58,7 @@ def spawn(count):
         gevent.spawn(nothing).join()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-print(greenws.polling.__file__.endswith(".so"), -spawn(100) + spawn(1000))
+print(greenws.hub.polling.__file__.endswith(".so"), -spawn(100) + spawn(1000))
 """
 
 

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from greenws import syscalls
-from greenws.syscalls import WOULD_BLOCK
+from greenws.hub import syscalls
+from greenws.hub.syscalls import WOULD_BLOCK
 
 
 @pytest.fixture

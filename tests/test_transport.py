@@ -11,7 +11,7 @@ import pytest
 from conftest import wait_until
 from gevent import socket
 
-from greenws.transport import FOREVER, POLL, TIMED_OUT, Transport
+from greenws.hub.transport import FOREVER, POLL, TIMED_OUT, Transport
 
 
 class FaultySocket:

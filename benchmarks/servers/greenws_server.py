@@ -12,7 +12,7 @@ if "--redis" in sys.argv:
 from common import HOST, MAX_MESSAGE_SIZE, announce_and_serve, lead_workers, parse_options
 
 import greenws
-import greenws.protocol
+import greenws.protocol.connection
 from greenws import Config, Rooms, Routes, WebSocketServer
 
 routes = Routes()
@@ -52,5 +52,5 @@ announce_and_serve(
     "gevent",
     "werkzeug",
     greenws=greenws.__version__,
-    form="compiled" if greenws.protocol.__file__.endswith(".so") else "pure",
+    form="compiled" if greenws.protocol.connection.__file__.endswith(".so") else "pure",
 )

@@ -25,7 +25,7 @@ from geventwebsocket.websocket import WebSocket as _Original
 from ..config import Config
 from ..exceptions import ConnectionClosed
 from ..opcodes import is_sendable
-from ..origin import check_origin
+from ..protocol.origin import check_origin
 from ..session import Upgrade
 from ..websocket import WebSocket
 
@@ -176,7 +176,7 @@ def install(config: Config | None = None) -> None:
     are loaded already are changed too. ``config`` sets the limits of their sessions, such as
     ``max_message_size``, which gevent-websocket does not have.
     """
-    from ..server import UpgradeHandler
+    from ..server.server import UpgradeHandler
 
     if config is not None:
         UpgradeHandler.config = config

@@ -16,7 +16,7 @@ import gevent
 from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
 
 from ..config import Config
-from ..server import UpgradeHandler, WebSocketServer
+from ..server.server import UpgradeHandler, WebSocketServer
 
 __all__ = ["Worker"]
 

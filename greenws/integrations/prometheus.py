@@ -23,7 +23,7 @@ except ImportError as error:
     hint = "pip install prometheus-client (or 'greenws[metrics]')"
     raise ImportError(f"{error}; {hint}") from None
 
-from ..rooms import Rooms
+from ..rooms.room import Rooms
 from ..stats import Stats, of_this_process, start_no_more, start_with_servers
 
 if TYPE_CHECKING:

@@ -16,16 +16,16 @@ import gevent
 from werkzeug import Request
 from werkzeug.exceptions import HTTPException
 
+from ..config import Config
+from ..exceptions import HandshakeError, RequestError
+from ..http.head import RequestHead, find_head, parse_head
+from ..hub.transport import FOREVER, TIMED_OUT, Transport
+from ..protocol.handshake import Offer, parse_request
+from ..routes import Routes
+from ..session import ENVIRON_KEY, Upgrade, WebSocketHandler, WebSocketSessionHandler
+from ..stats import Session
+from ..websocket import WebSocket
 from .admission import TOO_MANY
-from .config import Config
-from .exceptions import HandshakeError, RequestError
-from .handshake import Offer, parse_request
-from .http import RequestHead, find_head, parse_head
-from .routes import Routes
-from .session import ENVIRON_KEY, Upgrade, WebSocketHandler, WebSocketSessionHandler
-from .stats import Session
-from .transport import FOREVER, TIMED_OUT, Transport
-from .websocket import WebSocket
 
 __all__ = ["Opening", "ServerUpgrade", "is_direct", "make_environ", "remote_address"]
 

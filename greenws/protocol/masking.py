@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable
 from importlib import import_module
 
-from .form import PURE
+from ..form import PURE
 
 __all__ = [
     "apply_mask",
@@ -37,7 +37,7 @@ masks and unmasks."""
 
 if not PURE:
     with contextlib.suppress(ModuleNotFoundError):  # a twin that is there but broken says so
-        apply_mask = import_module("greenws._masking").apply_mask
+        apply_mask = import_module("greenws.protocol._masking").apply_mask
 
 
 def read_key(data: bytearray, position: int) -> bytes:

@@ -14,12 +14,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from .config import Config
+from ..config import Config
+from ..exceptions import ConnectionClosed, InvalidPayload, PolicyViolation, ProtocolError
+from ..opcodes import CloseCode, is_receivable, is_sendable
 from .deflate import Deflate
-from .exceptions import ConnectionClosed, InvalidPayload, PolicyViolation, ProtocolError
 from .frames import MAX_HEADER, FrameParser, encode_frame, encode_header, write_frame
 from .messages import FragmentAssembler
-from .opcodes import CloseCode, is_receivable, is_sendable
 
 __all__ = ["CLOSED", "CLOSING", "MAX_HEADER", "OPEN", "Ping", "Protocol"]
 

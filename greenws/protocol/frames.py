@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..exceptions import ProtocolError
 from . import masking
-from .exceptions import ProtocolError
 
 __all__ = ["MAX_HEADER", "FrameParser", "encode_frame", "encode_header", "write_frame"]
 

@@ -31,15 +31,14 @@ from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
 from geventwebsocket.server import WebSocketServer as _OriginalServer
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from .admission import TOO_MANY, Admission
-from .config import Config
-from .exceptions import HandshakeError, RequestError
-from .handshake import Offer, is_upgrade, parse_request
-from .http import RequestHead, refuse
-from .http_stream import HttpStream, RequestBody
-from .integrations.gevent_websocket import GeventWebSocket
-from .opening import Opening, ServerUpgrade, is_direct, make_environ, remote_address
-from .session import (
+from ..config import Config
+from ..exceptions import HandshakeError, RequestError
+from ..http.head import RequestHead, refuse
+from ..http.stream import HttpStream, RequestBody
+from ..hub.transport import FOREVER
+from ..integrations.gevent_websocket import GeventWebSocket
+from ..protocol.handshake import Offer, is_upgrade, parse_request
+from ..session import (
     ENVIRON_KEY,
     Upgrade,
     WebSocketSessionHandler,
@@ -47,9 +46,10 @@ from .session import (
     refusal,
     run_session,
 )
-from .stats import Stats
-from .transport import FOREVER
-from .websocket import WebSocket
+from ..stats import Stats
+from ..websocket import WebSocket
+from .admission import TOO_MANY, Admission
+from .opening import Opening, ServerUpgrade, is_direct, make_environ, remote_address
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

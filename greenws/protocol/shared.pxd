@@ -1,5 +1,5 @@
 # C types for shared.py, where it is compiled.
-from .protocol cimport Protocol
+from .connection cimport Protocol
 
 
 cdef class SharedMessage:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from .protocol import Protocol
+from .connection import Protocol
 
 __all__ = ["SharedMessage"]
 

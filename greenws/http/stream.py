@@ -16,9 +16,9 @@ from typing import Any
 
 from gevent import pywsgi
 
-from .config import Config
-from .exceptions import RequestError
-from .http import RequestHead, find_head, parse_chunk_size, parse_head, parse_trailer
+from ..config import Config
+from ..exceptions import RequestError
+from .head import RequestHead, find_head, parse_chunk_size, parse_head, parse_trailer
 
 __all__ = ["HttpStream", "RequestBody"]
 

@@ -23,8 +23,8 @@ from httptools import (
     HttpRequestParser,
 )
 
-from .config import Config
-from .exceptions import RequestError
+from ..config import Config
+from ..exceptions import RequestError
 
 __all__ = ["RequestHead", "find_head", "parse_chunk_size", "parse_head", "parse_trailer", "refuse"]
 

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from .config import Config
+from ..config import Config
+from ..exceptions import HandshakeError
 from .deflate import Extensions, Parameters, accept_answer, parse_extensions
-from .exceptions import HandshakeError
 
 __all__ = [
     "Offer",

@@ -13,8 +13,8 @@ import zlib
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
-from .config import Config
-from .exceptions import HandshakeError, InvalidPayload, PolicyViolation
+from ..config import Config
+from ..exceptions import HandshakeError, InvalidPayload, PolicyViolation
 
 __all__ = [
     "Deflate",

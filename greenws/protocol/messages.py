@@ -12,9 +12,9 @@ import codecs
 import io
 from typing import Any
 
-from .config import Config
+from ..config import Config
+from ..exceptions import InvalidPayload, MessageTooBig, PolicyViolation, ProtocolError
 from .deflate import Deflate
-from .exceptions import InvalidPayload, MessageTooBig, PolicyViolation, ProtocolError
 
 __all__ = ["FragmentAssembler", "Utf8Decoder"]
 

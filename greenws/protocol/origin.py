@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from .exceptions import HandshakeError
+from ..exceptions import HandshakeError
 
 __all__ = ["check_origin"]
 

@@ -11,7 +11,7 @@ import gevent
 from gevent import getcurrent
 from gevent.event import Event
 
-from .config import Config
+from ..config import Config
 
 __all__ = ["TOO_MANY", "Admission"]
 

@@ -23,12 +23,12 @@ import gevent
 from gevent._hub_local import get_hub_if_exists
 from gevent.monkey import get_original
 
+from ..protocol.shared import SharedMessage
+from ..websocket import WebSocket, offer_to_all
 from . import policies
-from .brokers import JOIN, LEAVE, MESSAGE, Broker, Entry, Opening, Position, order
-from .brokers.memory import MemoryBroker
+from .broker import JOIN, LEAVE, MESSAGE, Broker, Entry, Opening, Position, order
+from .memory import MemoryBroker
 from .policies import Policy, Queue, TooSlow
-from .shared import SharedMessage
-from .websocket import WebSocket, offer_to_all
 
 __all__ = ["Member", "Presence", "Room", "Rooms", "Stats", "json_id"]
 
@@ -663,7 +663,7 @@ class Rooms:
             )
         if isinstance(broker, str):
             try:
-                from .brokers.redis import RedisBroker
+                from .redis.broker import RedisBroker
             except ImportError as error:
                 raise ImportError(f"{error}; pip install redis (or 'greenws[redis]')") from None
             self.broker: Broker = RedisBroker(broker)

@@ -1,0 +1,14 @@
+"""Rooms: groups of sockets that get the same messages in the same order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..lazy import export as _export
+
+if TYPE_CHECKING:
+    from .room import Member, Presence, Room, Rooms, Stats, json_id
+
+__all__ = ["Member", "Presence", "Room", "Rooms", "Stats", "json_id"]
+
+__getattr__, __dir__ = _export(__name__, dict.fromkeys(__all__, ".room"))

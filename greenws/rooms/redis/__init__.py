@@ -1,0 +1,1 @@
+"""Rooms over Redis: the log of a room is a Redis Stream."""
