@@ -121,7 +121,7 @@ def test_the_object_is_the_originals(serve):
         assert peer.read_frame()[1] == CLOSE
     public = [name for name in dir(Original) if not name.startswith("_")]
     assert seen == [True] and len(public) > 20
-    from greenws.integrations.gevent_websocket import GeventWebSocket
+    from greenws.server.gevent_websocket import GeventWebSocket
 
     assert [name for name in public if not hasattr(GeventWebSocket, name)] == []
 

@@ -193,7 +193,8 @@ def test_a_part_that_needs_no_gevent_imports_none():
 import sys, greenws
 greenws.Config, greenws.CloseCode, greenws.ConnectionClosed, greenws.policies
 import greenws.protocol.connection, greenws.http.head, greenws.rooms.broker
-sys.exit(", ".join(name for name in sys.modules if name.split(".")[0] == "gevent"))
+found = [name for name in sys.modules if name.split(".")[0] in ("gevent", "greenlet")]
+assert not found, found
 """
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

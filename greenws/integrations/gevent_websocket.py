@@ -1,9 +1,4 @@
-"""gevent-websocket's face over a :class:`greenws.WebSocket`, for programs written for that library.
-
-It is a ``geventwebsocket.websocket.WebSocket`` with its methods, its return values and its errors;
-the bytes are greenws's. What gevent-websocket did that no program can want (lenient frames, torn
-frames when two greenlets send, a Close sent by the garbage collector) is not reproduced.
-"""
+"""gevent-websocket's programs that import its handler themselves, served by greenws."""
 
 from __future__ import annotations
 
@@ -12,160 +7,11 @@ from typing import Any
 
 from geventwebsocket import handler as original_handler
 from geventwebsocket import server as original_server
-from geventwebsocket.exceptions import ProtocolError, WebSocketError
-from geventwebsocket.utf8validator import Utf8Validator
-from geventwebsocket.websocket import (
-    MSG_ALREADY_CLOSED,
-    MSG_CLOSED,
-    MSG_SOCKET_DEAD,
-    Header,
-)
-from geventwebsocket.websocket import WebSocket as _Original
 
 from ..config import Config
-from ..exceptions import ConnectionClosed
-from ..opcodes import is_sendable
-from ..protocol.origin import check_origin
-from ..session import Upgrade
-from ..websocket import WebSocket
+from ..server.server import UpgradeHandler
 
-__all__ = ["GeventWebSocket", "install"]
-
-
-class GeventWebSocket(_Original):  # type: ignore[misc]
-    """``environ["wsgi.websocket"]``: accepts its upgrade by itself when it is first used.
-
-    Reading ``version``, ``path``, ``origin``, ``protocol`` or ``closed`` is not a use.
-    """
-
-    def __init__(self, upgrade: Upgrade, environ: dict[str, Any], handler: Any) -> None:
-        # The original's own __init__ would take the socket and its reader.
-        self._upgrade = upgrade
-        self._closed = False
-        self.environ = environ
-        self.handler = handler
-        self.stream = None
-        self.raw_read = self.raw_write = None
-        self.utf8validator = Utf8Validator()
-
-    def __del__(self) -> None:
-        """The original sends Close here; a session's end is known without the collector."""
-
-    @property
-    def socket(self) -> WebSocket:
-        """The :class:`greenws.WebSocket` underneath; this accepts the upgrade.
-
-        Raises:
-            HandshakeError: the server's ``allowed_origins`` do not include the client's. Where it
-                leaves the application, the client gets 403.
-        """
-        if self._upgrade.socket is None:
-            allowed = self._upgrade.config.allowed_origins
-            if allowed is not None:
-                check_origin(self.environ, allowed)
-            self._upgrade.accept(self._choose_protocol())
-        socket = self._upgrade.socket
-        assert socket is not None
-        return socket
-
-    @property
-    def accepted(self) -> WebSocket | None:
-        """:attr:`socket`, or None as long as nothing has accepted the upgrade."""
-        return self._upgrade.socket
-
-    @property
-    def closed(self) -> bool:
-        socket = self._upgrade.socket
-        return self._closed or (socket is not None and not socket.is_connected)
-
-    def _choose_protocol(self) -> str | None:
-        """What the application's ``app_protocol(path)`` names, if the client offers it."""
-        choose = getattr(self.handler.application, "app_protocol", None)
-        wanted = choose(self.path) if choose is not None else None
-        return wanted if wanted in self._upgrade.offer.protocols else None
-
-    def receive(self) -> str | bytearray | None:
-        """The next message: str for text, bytearray for binary, None when the peer is gone.
-
-        Raises:
-            WebSocketError: the socket was closed before.
-        """
-        self._check_open()
-        try:
-            message = self.socket.receive(timeout=None)
-        except ConnectionClosed as error:
-            self._closed = True
-            if error.code not in (1000, 1001, 1005):
-                self.current_app.on_close(MSG_CLOSED)
-            return None
-        return bytearray(message) if isinstance(message, bytes) else message
-
-    read_message = receive
-
-    def read_frame(self) -> tuple[Header, bytes]:
-        """The next frame of a message, as the original's header and its payload.
-
-        Raises:
-            WebSocketError: the connection is over.
-        """
-        data, opcode, final = self.socket.read_bytes_message()
-        if data is None:
-            raise WebSocketError(MSG_CLOSED)
-        return Header(fin=final, opcode=int(opcode), length=len(data)), data
-
-    def send(self, message: Any, binary: bool | None = None) -> None:
-        """Sends a message: text for str, binary otherwise, or as ``binary`` says.
-
-        Raises:
-            WebSocketError: the connection is over.
-        """
-        if binary is None:
-            binary = not isinstance(message, str)
-        try:
-            self.send_frame(message, self.OPCODE_BINARY if binary else self.OPCODE_TEXT)
-        except WebSocketError:
-            self.current_app.on_close(MSG_SOCKET_DEAD)
-            raise WebSocketError(MSG_SOCKET_DEAD) from None
-
-    def send_frame(self, message: Any, opcode: int) -> None:
-        """Sends one frame. Raises WebSocketError if the connection is over."""
-        self._check_open()
-        socket = self.socket
-        try:
-            if opcode == self.OPCODE_TEXT:
-                socket.send(_as_text(message))
-            elif opcode == self.OPCODE_BINARY:
-                socket.send(message if isinstance(message, (bytes, bytearray)) else bytes(message))
-            elif opcode == self.OPCODE_PING:
-                socket.send_ping(_as_text(message))
-            elif opcode == self.OPCODE_PONG:
-                socket.send_pong(message)
-            elif opcode == self.OPCODE_CLOSE:
-                self.close(1000, message)
-            else:
-                raise ProtocolError(f"cannot send a frame with opcode {opcode}")
-        except ConnectionClosed:
-            raise WebSocketError(MSG_SOCKET_DEAD) from None
-
-    def close(self, code: int = 1000, message: str | bytes | None = b"") -> None:
-        """Sends Close and does not wait; the connection ends with the session."""
-        if self.closed:
-            self.current_app.on_close(MSG_ALREADY_CLOSED)
-        self._closed = True
-        reason = _as_text(message or "").encode()[:123].decode("utf-8", "ignore")
-        self.socket.start_closing(code if is_sendable(code) else 1000, reason)
-        self.logger.debug("Closed WebSocket")
-
-    def _check_open(self) -> None:
-        if self.closed:
-            self.current_app.on_close(MSG_ALREADY_CLOSED)
-            raise WebSocketError(MSG_ALREADY_CLOSED)
-
-
-def _as_text(message: Any) -> str:
-    if isinstance(message, (bytes, bytearray)):
-        return message.decode()
-    return message if isinstance(message, str) else str(message or "")
+__all__ = ["install"]
 
 
 def install(config: Config | None = None) -> None:
@@ -176,8 +22,6 @@ def install(config: Config | None = None) -> None:
     are loaded already are changed too. ``config`` sets the limits of their sessions, such as
     ``max_message_size``, which gevent-websocket does not have.
     """
-    from ..server.server import UpgradeHandler
-
     if config is not None:
         UpgradeHandler.config = config
     original_handler.WebSocketHandler = UpgradeHandler

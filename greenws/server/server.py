@@ -36,7 +36,6 @@ from ..exceptions import HandshakeError, RequestError
 from ..http.head import RequestHead, refuse
 from ..http.stream import HttpStream, RequestBody
 from ..hub.transport import FOREVER
-from ..integrations.gevent_websocket import GeventWebSocket
 from ..protocol.handshake import Offer, is_upgrade, parse_request
 from ..session import (
     ENVIRON_KEY,
@@ -49,6 +48,7 @@ from ..session import (
 from ..stats import Stats
 from ..websocket import WebSocket
 from .admission import TOO_MANY, Admission
+from .gevent_websocket import GeventWebSocket
 from .opening import Opening, ServerUpgrade, is_direct, make_environ, remote_address
 
 if TYPE_CHECKING:
