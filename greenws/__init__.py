@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from .rooms.room import Member, Room, Rooms
     from .routes import Routes, StaticFiles
     from .selection import select
-    from .server.server import UpgradeHandler, WebSocketServer
+    from .server.handler import UpgradeHandler
+    from .server.server import WebSocketServer
     from .session import WebSocketHandler, WebSocketSessionHandler
     from .websocket import NO_TIMEOUT, Message, WebSocket
 
@@ -72,7 +73,7 @@ __getattr__, __dir__ = _export(
         "Rooms": ".rooms.room",
         "Routes": ".routes",
         "StaticFiles": ".routes",
-        "UpgradeHandler": ".server.server",
+        "UpgradeHandler": ".server.handler",
         "WebSocket": ".websocket",
         "WebSocketHandler": ".session",
         "WebSocketServer": ".server.server",

@@ -278,8 +278,8 @@ class TestTheView:
         with Peer.connect(serve(app).address) as peer:
             assert peer.shake("/abort").status == status
 
-    def test_after_a_plain_answer_the_connection_goes_on(self, serve, app):
-        """A 401 to a handshake is a response like any other: keep-alive holds."""
+    def test_a_plain_answer_to_a_handshake_ends_the_connection(self, serve, app):
+        """What a client sends behind its handshake is never read as HTTP."""
 
         @app.get("/secret")
         def secret():
@@ -287,8 +287,12 @@ class TestTheView:
                 flask.abort(401)
             return session_handler(echo_messages)
 
-        with Peer.connect(serve(app).address) as peer:
-            assert peer.shake("/secret").status == 401
+        server = serve(app)
+        with Peer.connect(server.address) as peer:
+            response = peer.shake("/secret")
+            assert (response.status, response.headers["connection"]) == (401, "close")
+            assert peer.at_end()
+        with Peer.connect(server.address) as peer:
             assert peer.shake("/secret", Authorization="yes").status == 101
             assert converse(peer, b"hello") == b"hello"
 

@@ -378,7 +378,7 @@ def test_frames_of_two_senders_do_not_interleave(serve):
 
 def test_the_socket_underneath_is_ours(serve):
     seen = []
-    with Peer.open(serve(bare(lambda ws: seen.append(ws.socket))).address) as peer:
+    with Peer.open(serve(bare(lambda ws: seen.append(ws.accept()))).address) as peer:
         assert peer.read_frame()[1] == CLOSE
     assert isinstance(seen[0], WebSocket)
 

@@ -28,7 +28,7 @@ LAYERS = [
     ("hub",),
     ("http",),
     ("rate_limit", "websocket", "keepalive", "selection", "stats"),
-    ("session", "routes"),
+    ("upgrade", "session", "routes"),
     ("rooms",),
     ("server",),
     ("integrations", "policies", "brokers", "gunicorn"),

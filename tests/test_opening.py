@@ -79,7 +79,7 @@ def test_a_session_has_one_greenlet(serve):
 
 
 @over_tls_too
-def test_a_refusal_asks_the_producer_once_and_the_connection_goes_on(serve):
+def test_a_refusal_asks_the_producer_once_and_ends_the_connection(serve):
     asked = []
 
     def produce(request, protocols):
@@ -90,8 +90,11 @@ def test_a_refusal_asks_the_producer_once_and_the_connection_goes_on(serve):
 
     server = serve(WebSocketHandler(produce))
     with Peer.connect(server.address) as peer:
-        assert peer.shake("/first").status == 401
+        response = peer.shake("/first")
+        assert (response.status, response.headers["connection"]) == (401, "close")
         assert asked == ["/first"]
+        assert peer.at_end()
+    with Peer.connect(server.address) as peer:
         assert peer.shake("/second").status == 101
     assert asked == ["/first", "/second"]
     assert server.stats.refused == {"application": 1}
@@ -105,12 +108,26 @@ def test_whatever_is_no_handshake_is_answered_as_http(serve):
     with Peer.connect(serve(routes).address) as peer:
         peer.send(b"GET /plain HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
         assert [peer.read_response().body for _ in range(2)] == [b"plain"] * 2
-        assert peer.shake("/plain").body == b"plain"
         peer.send(b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n")
         assert peer.read_response().status == 404
         peer.send(b"GET /socket HTTP/1.1\r\nHost: a\r\n\r\n")
         assert peer.read_response().status == 426
         assert peer.shake("/socket").status == 101
+
+
+@pytest.mark.parametrize("path, status", [("/plain", 200), ("/nowhere", 404), ("/page", 200)])
+def test_an_upgrade_that_is_answered_as_http_ends_the_connection(serve, path, status):
+    routes = Routes()
+    routes.add(uri="/plain", handler=plain)
+    routes.add(uri="/page", handler=lambda *args: plain(*args))
+    server = serve(routes)
+    with Peer.connect(server.address) as peer:
+        peer.send(request(path) + frame(TEXT, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"))
+        response = peer.read_response()
+        assert (response.status, response.headers["connection"]) == (status, "close")
+        assert peer.at_end()
+    wait_until(lambda: server.admission.open == 0)
+    assert server.stats.refused == {"application": 1}
 
 
 def test_routes_may_stand_in_routes(serve):

@@ -36,10 +36,10 @@ def test_an_upgrade_is_answered_with_501_and_advice(other):
     assert response.status == 501
     (line,) = response.body.decode().splitlines()
     assert other.name in line
-    assert "hands over no socket" in line
+    assert "does not hand over the socket" in line
     for server in ("greenws.WebSocketServer", "gunicorn", "flask run"):
         assert server in line
-    other.wait_for("hands over no socket")
+    other.wait_for("does not hand over the socket")
     assert "Traceback" not in other.output
 
 

@@ -147,7 +147,8 @@ def test_an_application_may_answer_an_upgrade_with_http(serve, status):
         response = peer.shake()
         assert (response.status, response.body) == (int(status[:3]), b"body")
         assert response.headers["location"] == "/login"
-        assert peer.shake().status == int(status[:3])  # keep-alive, as ever
+        assert response.headers["connection"] == "close"
+        assert peer.at_end()
 
 
 def test_an_application_may_write_its_http_answer(serve):

@@ -19,7 +19,7 @@ from greenws import (
     WebSocketHandler,
     WebSocketSessionHandler,
 )
-from greenws.session import refusal, take_read_ahead
+from greenws.upgrade import refusal_response, take_read_ahead
 
 
 class Echo(WebSocketSessionHandler):
@@ -80,7 +80,7 @@ def test_none_for_a_client_that_offers_no_protocol_is_logged(serve, caplog):
         with Peer.connect(serve(app).address) as peer:
             assert peer.shake("/chat", Sec_WebSocket_Protocol=offered).status == 400
     assert [record.getMessage() for record in caplog.records] == [
-        "'/chat' is refused with 400: its handler producer returned None, which says that no "
+        "'/chat' is refused with 400: its handler producer returned None, which means that no "
         "subprotocol fits; the client offers none"
     ]
 
@@ -229,7 +229,7 @@ def test_without_a_socket_the_answer_is_501(error_log):
         WebSocketHandler(producer)(environ, lambda status, headers: statuses.append(status))
     )
     assert statuses[0].startswith("501")
-    assert b"other/1.0 hands over no socket" in body and b"WebSocketServer" in body
+    assert b"other/1.0 does not hand over the socket" in body and b"WebSocketServer" in body
     (record,) = error_log.take()
     assert "other/1.0" in record.getMessage()
 
@@ -257,7 +257,7 @@ def test_the_read_ahead_is_taken_without_blocking():
 
 def test_a_refusal_is_one_line_of_text():
     statuses = []
-    body = refusal(HandshakeError("No.", 418, [("X-Why", "tea")]))(
+    body = refusal_response(HandshakeError("No.", 418, [("X-Why", "tea")]))(
         {"REQUEST_METHOD": "GET"}, lambda status, headers: statuses.append((status, dict(headers)))
     )
     status, headers = statuses[0]

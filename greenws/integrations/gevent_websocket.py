@@ -9,7 +9,7 @@ from geventwebsocket import handler as original_handler
 from geventwebsocket import server as original_server
 
 from ..config import Config
-from ..server.server import UpgradeHandler
+from ..server.handler import UpgradeHandler
 
 __all__ = ["install"]
 

@@ -16,7 +16,8 @@ import gevent
 from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
 
 from ..config import Config
-from ..server.server import UpgradeHandler, WebSocketServer
+from ..server.handler import UpgradeHandler
+from ..server.server import WebSocketServer
 
 __all__ = ["Worker"]
 
@@ -34,7 +35,7 @@ class _Handler(UpgradeHandler, PyWSGIHandler):  # type: ignore[misc]
         return environ
 
     def log_request(self) -> None:
-        if not self._is_upgraded:
+        if not self.is_upgraded:
             PyWSGIHandler.log_request(self)
 
 

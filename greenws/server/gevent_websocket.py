@@ -1,8 +1,8 @@
-"""gevent-websocket's face over a :class:`greenws.WebSocket`, for programs written for that library.
+"""gevent-websocket's ``WebSocket`` over a :class:`greenws.WebSocket`.
 
-It is a ``geventwebsocket.websocket.WebSocket`` with its methods, its return values and its errors;
-the bytes are greenws's. What gevent-websocket did that no program can want (lenient frames, torn
-frames when two greenlets send, a Close sent by the garbage collector) is not reproduced.
+It has the methods, return values and errors of ``geventwebsocket.websocket.WebSocket``, of which it
+is a subclass; greenws's codec does the work. It does not reproduce what no program can rely on:
+lenient frames, frames torn when two greenlets send, a Close sent by the garbage collector.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from geventwebsocket.websocket import WebSocket as _Original
 from ..exceptions import ConnectionClosed
 from ..opcodes import is_sendable
 from ..protocol.origin import check_origin
-from ..session import Upgrade
+from ..upgrade import Upgrade
 from ..websocket import WebSocket
 
 __all__ = ["GeventWebSocket"]
@@ -45,11 +45,11 @@ class GeventWebSocket(_Original):  # type: ignore[misc]
         self.utf8validator = Utf8Validator()
 
     def __del__(self) -> None:
-        """The original sends Close here; a session's end is known without the collector."""
+        """The original sends Close here; greenws ends sessions without the garbage collector."""
 
-    @property
-    def socket(self) -> WebSocket:
-        """The :class:`greenws.WebSocket` underneath; this accepts the upgrade.
+    def accept(self) -> WebSocket:
+        """Accepts the upgrade, unless that was done; returns the :class:`greenws.WebSocket`
+        underneath.
 
         Raises:
             HandshakeError: the server's ``allowed_origins`` do not include the client's. Where it
@@ -66,7 +66,7 @@ class GeventWebSocket(_Original):  # type: ignore[misc]
 
     @property
     def accepted(self) -> WebSocket | None:
-        """:attr:`socket`, or None as long as nothing has accepted the upgrade."""
+        """The :class:`greenws.WebSocket` underneath; None until something accepts the upgrade."""
         return self._upgrade.socket
 
     @property
@@ -88,7 +88,7 @@ class GeventWebSocket(_Original):  # type: ignore[misc]
         """
         self._check_open()
         try:
-            message = self.socket.receive(timeout=None)
+            message = self.accept().receive(timeout=None)
         except ConnectionClosed as error:
             self._closed = True
             if error.code not in (1000, 1001, 1005):
@@ -104,7 +104,7 @@ class GeventWebSocket(_Original):  # type: ignore[misc]
         Raises:
             WebSocketError: the connection is over.
         """
-        data, opcode, final = self.socket.read_bytes_message()
+        data, opcode, final = self.accept().read_bytes_message()
         if data is None:
             raise WebSocketError(MSG_CLOSED)
         return Header(fin=final, opcode=int(opcode), length=len(data)), data
@@ -126,7 +126,7 @@ class GeventWebSocket(_Original):  # type: ignore[misc]
     def send_frame(self, message: Any, opcode: int) -> None:
         """Sends one frame. Raises WebSocketError if the connection is over."""
         self._check_open()
-        socket = self.socket
+        socket = self.accept()
         try:
             if opcode == self.OPCODE_TEXT:
                 socket.send(_as_text(message))
@@ -149,7 +149,7 @@ class GeventWebSocket(_Original):  # type: ignore[misc]
             self.current_app.on_close(MSG_ALREADY_CLOSED)
         self._closed = True
         reason = _as_text(message or "").encode()[:123].decode("utf-8", "ignore")
-        self.socket.start_closing(code if is_sendable(code) else 1000, reason)
+        self.accept().start_closing(code if is_sendable(code) else 1000, reason)
         self.logger.debug("Closed WebSocket")
 
     def _check_open(self) -> None:

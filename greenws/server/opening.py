@@ -1,9 +1,9 @@
-"""How a connection opens whose server calls a ``Routes`` or a ``WebSocketHandler`` itself.
+"""The first request on a connection whose server calls a ``Routes`` or a ``WebSocketHandler``.
 
 No application stands around such a session, so it needs no HTTP handler: its first request is read
 from the transport that it will have. When the frames of this module are gone, an idle session keeps
-its socket and its request. Whatever is not an ordinary handshake goes to the HTTP handler, with the
-bytes that were read.
+its socket and its request. Whatever is not an accepted handshake goes on in the HTTP handler, which
+is handed all that was found here: nothing is read, parsed, checked or matched twice.
 """
 
 from __future__ import annotations
@@ -13,21 +13,23 @@ import time
 from typing import Any
 
 import gevent
-from werkzeug import Request
 from werkzeug.exceptions import HTTPException
 
 from ..config import Config
 from ..exceptions import HandshakeError, RequestError
 from ..http.head import RequestHead, find_head, parse_head
 from ..hub.transport import FOREVER, TIMED_OUT, Transport
-from ..protocol.handshake import Offer, parse_request
+from ..protocol.handshake import Offer, is_upgrade, parse_request
 from ..routes import Routes
-from ..session import ENVIRON_KEY, Upgrade, WebSocketHandler, WebSocketSessionHandler
+from ..session import OpenSession, WebSocketHandler
 from ..stats import Session
+from ..upgrade import ENVIRON_KEY, Upgrade, refusal_response
 from ..websocket import WebSocket
 from .admission import TOO_MANY
+from .environ import make_environ, remote_address
+from .host import Host
 
-__all__ = ["Opening", "ServerUpgrade", "is_direct", "make_environ", "remote_address"]
+__all__ = ["Opening", "ServerUpgrade", "is_direct"]
 
 _NO_BODY = io.BytesIO()
 
@@ -37,77 +39,51 @@ def is_direct(application: Any) -> bool:
     return type(application) is Routes or type(application) is WebSocketHandler
 
 
-def make_environ(server: Any, address: Any, head: RequestHead) -> dict[str, Any]:
-    """The environ of a request but for its body."""
-    environ: dict[str, Any] = server.get_environ()
-    if isinstance(address, tuple):
-        environ["REMOTE_ADDR"] = str(address[0])
-        environ["REMOTE_PORT"] = str(address[1])
-    head.add_to(environ)
-    environ["wsgi.input_terminated"] = True
-    fix = getattr(server, "proxy_fix", None)
-    if fix is not None:
-        fix(environ, None)
-    return environ
-
-
-def remote_address(environ: dict[str, Any], peer: Any) -> Any:
-    """The client's address; port 0 where proxies that are trusted say who the client is."""
-    if "werkzeug.proxy_fix.orig" in environ:
-        host = environ.get("REMOTE_ADDR")
-        if host != environ["werkzeug.proxy_fix.orig"].get("REMOTE_ADDR"):
-            return (host, 0)
-    return peer
-
-
 class ServerUpgrade(Upgrade):
-    """An upgrade that its server counts, and admits unless it is about to stop.
+    """An upgrade that its server counts, and does not admit while it is stopping.
 
     Raises:
-        HandshakeError: 503, if it is, or if the client has too many connections already.
+        HandshakeError: 503, because the server is stopping, or because the client has too many
+            connections already.
     """
 
-    def __init__(
-        self, offer: Offer, config: Config, server: Any, environ: dict[str, Any], target: str
-    ) -> None:
-        super().__init__(offer, config)
-        self._server = server
-        self._path = target.partition("?")[0]  # what stands in a query may be secret
+    def __init__(self, offer: Offer, host: Host, environ: dict[str, Any], target: str) -> None:
+        super().__init__(offer, host.config)
+        self._host = host
+        self._path = target.partition("?")[0]  # a query may be secret
         self._claimed: str | None = None
         self._check_stopping()
-        # By the address of the peer it is counted already.
-        if getattr(server, "proxy_fix", None) is not None:
+        if host.proxy_fix is not None:  # otherwise the connection was counted when it was accepted
             address = str(environ.get("REMOTE_ADDR", ""))
-            if not server.admission.claim(address):
+            if not host.admission.claim(address):
                 raise HandshakeError(TOO_MANY["address"], 503, reason="address")
             self._claimed = address
 
     def _check_stopping(self) -> None:
-        if getattr(self._server, "is_stopping", False):
-            raise HandshakeError("The server is about to stop.", 503, reason="stopping")
+        if self._host.is_stopping:
+            raise HandshakeError("The server is stopping.", 503, reason="stopping")
 
     def accept(self, *args: Any, **options: Any) -> WebSocket:
         self._check_stopping()
         return super().accept(*args, **options)
 
     def _record(self, socket: WebSocket, config: Config) -> Session:
-        stats = getattr(self._server, "stats", None)
         release = self.release if self._claimed is not None else None
-        return Session(socket, self._path, config, stats, release)
+        return Session(socket, self._path, config, self._host.stats, release)
 
     def release(self) -> None:
-        """The client's place is free for another."""
+        """Frees the client's place for another connection."""
         if self._claimed is not None:
-            self._server.admission.release(self._claimed)
+            self._host.admission.release(self._claimed)
 
 
 class _DirectUpgrade(ServerUpgrade):
-    """An upgrade of a transport from which nothing but its request has been read."""
+    """An upgrade of a transport from which nothing but the request has been read."""
 
     def __init__(self, offer: Offer, opening: Opening, environ: dict[str, Any], head: RequestHead):
-        super().__init__(offer, opening.server.config, opening.server, environ, head.target)
+        super().__init__(offer, opening.host, environ, head.target)
         self._transport = opening.transport
-        self._early = opening.received[head.size :]
+        self._early = opening.rest
         self._address = remote_address(environ, opening.address)
 
     def _take_transport(self, config: Config) -> tuple[Transport, bytes, bool]:
@@ -120,18 +96,26 @@ class _DirectUpgrade(ServerUpgrade):
 
 
 class Opening:
-    """The first request on a connection.
+    """The first request on a connection, as far as it is known.
 
-    ``received`` is what was read. ``answer``, if it is not None, is the
-    response to the request, which must not be asked again; ``refusal`` says why, for a counter.
+    ``error``: why the head is refused. ``head``: None until it is complete. ``rest``: the bytes
+    that were read behind it, or all of them. For an upgrade, ``environ`` is there, and one of
+    ``offer`` (nobody has answered it yet), ``refused`` (the handshake is invalid, or the server
+    does not admit it) and ``refusal`` (the reason why ``application``, a response, refuses it).
+    ``application`` is what is to be called, unless that is the server's.
     """
 
-    def __init__(self, server: Any, sock: Any, address: Any) -> None:
-        config: Config = server.config
-        self.server = server
+    def __init__(self, host: Host, sock: Any, address: Any) -> None:
+        config = host.config
+        self.host = host
         self.address = address
-        self.received = b""
-        self.answer: Any = None
+        self.error: RequestError | None = None
+        self.head: RequestHead | None = None
+        self.rest = b""
+        self.environ: dict[str, Any] | None = None
+        self.offer: Offer | None = None
+        self.refused: HandshakeError | None = None
+        self.application: Any = None
         self.refusal = ""
         self.transport = Transport(
             sock, gevent.get_hub(), config.write_high_water, config.write_timeout
@@ -139,54 +123,80 @@ class Opening:
         timeout = config.handshake_timeout
         self.deadline = FOREVER if timeout is None else time.monotonic() + timeout
 
-    def open(self) -> tuple[WebSocketSessionHandler, Request, WebSocket] | None:
-        """Blocks until a session is open, and returns it; None if this is for the HTTP handler."""
+    def open(self) -> OpenSession | None:
+        """Blocks until a session is open, and returns it; None if the HTTP handler is to go on."""
         try:
-            head = self._read_head()
-            if head is None or not head.upgrade:
-                return None
-            environ = make_environ(self.server, self.address, head)
-            offer = parse_request(environ)
-            application = self.server.application
+            head = self.head = self._read_head()
+        except RequestError as error:
+            self.error = error
+            return None
+        if head is None or not head.upgrade:
+            return None
+        environ = self.environ = make_environ(self.host, self.address, head)
+        if not is_upgrade(environ):
+            return None
+        try:
+            self.offer = parse_request(environ)
+            application = self.host.application
             while type(application) is Routes:
                 application = application.match(environ)
             if type(application) is not WebSocketHandler:
+                self.application = application
                 return None
-            upgrade = _DirectUpgrade(offer, self, environ, head)
-        except (RequestError, HandshakeError, HTTPException):
-            return None  # which finds the same, and answers
+            return self._open(application, _DirectUpgrade(self.offer, self, environ, head))
+        except HandshakeError as error:
+            self.refused = error
+        except HTTPException as error:
+            self._answer(error.get_response(environ), "application")
+        return None
+
+    def _answer(self, response: Any, reason: str) -> None:
+        self.application = response
+        self.refusal = reason
+        self.offer = None
+
+    def _open(self, handler: WebSocketHandler, upgrade: _DirectUpgrade) -> OpenSession | None:
+        environ = self.environ
+        assert environ is not None
         environ["wsgi.input"] = _NO_BODY
         environ["wsgi.websocket"] = None
         environ["wsgi.websocket_version"] = "13"
         environ[ENVIRON_KEY] = upgrade
-        self.server.admission.begin_work()
+        admission = self.host.admission
+        admission.begin_work()
         try:
-            opened = application.open(environ)
+            return handler.open(environ)
+        except HandshakeError as error:
+            self._answer(refusal_response(error), error.reason)
+        except HTTPException as error:
+            self._answer(error.get_response(environ), "application")
         finally:
-            self.server.admission.end_work()
-            # The socket knows its request, and that the environ: a cycle.
+            admission.end_work()
+            # The socket refers to its request, and that to the environ: a cycle.
             del environ[ENVIRON_KEY]
             if upgrade.socket is None:
                 upgrade.release()
-        if isinstance(opened, tuple):
-            return opened
-        self.answer = opened
-        self.refusal = upgrade.refusal
         return None
 
     def _read_head(self) -> RequestHead | None:
-        """The head of the request; None if it does not come."""
+        """The head of the request; None if the peer does not send all of it in time.
+
+        Raises:
+            RequestError: the head is refused.
+        """
         transport = self.transport
-        config = self.server.config
+        config = self.host.config
         size = transport.poll()  # it often comes with the connection
         while True:
             if size == TIMED_OUT:
                 size = transport.receive(self.deadline)
             if size <= 0:
                 return None
-            seen = len(self.received)
-            self.received += transport.buffer[:size]
-            length = find_head(self.received, seen, config)
+            seen = len(self.rest)
+            self.rest += transport.buffer[:size]
+            length = find_head(self.rest, seen, config)
             if length >= 0:
-                return parse_head(self.received[:length], config)
+                head = parse_head(self.rest[:length], config)
+                self.rest = self.rest[length:]
+                return head
             size = TIMED_OUT

@@ -1,22 +1,13 @@
-"""The WSGI server that upgrades: ``WebSocketServer``, and ``UpgradeHandler`` for any pywsgi server.
-
-The upgrade is lazy. A request that no application could accept is refused here; any other goes to
-the application with a pending ``Upgrade`` in its environ, and nothing is sent until somebody
-accepts. Then nothing of HTTP is written to or read from that connection again, whatever the
-application returns or raises.
-"""
+"""``WebSocketServer``: a ``gevent.pywsgi.WSGIServer`` whose requests may become WebSockets."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import logging
-import signal
 import socket as native
 import ssl
-import time
-from collections.abc import Iterator
-from http.client import HTTPMessage
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -25,37 +16,26 @@ import gevent.ssl
 from gevent import getcurrent
 from gevent.event import Event
 from gevent.monkey import get_original
-from gevent.pywsgi import WSGIHandler
-from geventwebsocket.handler import Client
-from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
 from geventwebsocket.server import WebSocketServer as _OriginalServer
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from ..config import Config
-from ..exceptions import HandshakeError, RequestError
-from ..http.head import RequestHead, refuse
-from ..http.stream import HttpStream, RequestBody
-from ..hub.transport import FOREVER
-from ..protocol.handshake import Offer, is_upgrade, parse_request
-from ..session import (
-    ENVIRON_KEY,
-    Upgrade,
-    WebSocketSessionHandler,
-    end_session,
-    refusal,
-    run_session,
-)
+from ..exceptions import RequestError
+from ..http.head import refuse
+from ..http.stream import HttpStream
+from ..opcodes import CloseCode
+from ..session import OpenSession
 from ..stats import Stats
-from ..websocket import WebSocket
 from .admission import TOO_MANY, Admission
-from .gevent_websocket import GeventWebSocket
-from .opening import Opening, ServerUpgrade, is_direct, make_environ, remote_address
+from .clients import DirectClient
+from .handler import UpgradeHandler
+from .opening import Opening, is_direct
+from .signals import stop_at_signals
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
-    from werkzeug import Request
 
-__all__ = ["UpgradeHandler", "WebSocketServer"]
+__all__ = ["WebSocketServer"]
 
 
 _logger = logging.getLogger("greenws.server")
@@ -63,274 +43,6 @@ _logger = logging.getLogger("greenws.server")
 _ACCEPT_PAUSE = 0.1  # seconds without accepting when the process has run out of something
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _NativeSocket = get_original("socket", "SocketType")
-
-
-class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
-    """A ``handler_class`` for ``gevent.pywsgi.WSGIServer``, in gevent-websocket's place."""
-
-    eager = False
-    """Whether to accept before the application is called, as gevent-websocket does: for an
-    application that waits for something else before it uses its socket."""
-
-    config = Config()
-    """The limits of the sessions of a server that is not a :class:`WebSocketServer`."""
-
-    websocket: Any = None
-    _upgrade: Upgrade | None = None
-    _head: RequestHead | None = None
-    _headers: Any = None
-    _deadline: float | None = None
-    client_address: Any
-    _opening: Opening | None = None
-
-    def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
-        config = getattr(server, "config", self.config)
-        super().__init__(sock, address, server, rfile or HttpStream(sock, config))
-        if config.handshake_timeout is not None:
-            self._deadline = time.monotonic() + config.handshake_timeout
-
-    def continue_from(self, opening: Opening) -> None:
-        """Serves the request that ``opening`` has begun to read."""
-        self._opening = opening
-        self._deadline = None if opening.deadline == FOREVER else opening.deadline
-
-    # -- reading requests, in the place of pywsgi's own parser
-
-    def handle_one_request(self) -> bool | None:
-        """Reads a request and answers it; True if another may follow on this connection."""
-        if self.rfile.closed:
-            return None
-        self.response_length = 0
-        try:
-            head = self._read_head()
-        except RequestError as error:
-            self._refuse_request(error)
-            return None
-        except OSError:
-            return None
-        if head is None:
-            return None
-        self._head = head
-        self._headers = None
-        self.command, self.path, self.request_version = head.method, head.target, head.version
-        self.requestline = head.line
-        self.content_length = head.content_length
-        self.close_connection = not head.keep_alive or self._is_stopping
-        self.environ = self.get_environ()
-        self.application = self.server.application
-        if self._opening is not None and self._opening.answer is not None:
-            self.application = self._opening.answer
-        self.handle_one_response()
-        self._opening = None
-        if self.socket is None or self.rfile.closed:
-            return None
-        if self.wsgi_input.ends_the_connection:
-            self.rfile.linger()
-            return None
-        return None if self.close_connection else True
-
-    def _read_head(self) -> RequestHead | None:
-        deadline, self._deadline = self._deadline, None
-        idle: float | None = self.rfile.config.keep_alive_timeout
-        if idle is not None:
-            idle += time.monotonic()
-        head: RequestHead | None = self.rfile.read_head(deadline, idle)
-        return head
-
-    def _refuse_request(self, error: RequestError) -> None:
-        self.log_error("%s", f"(from {self.client_address}) {error.status}: {str(error)!r}")
-        sock: Any = self.socket
-        try:
-            sock.sendall(refuse(error))
-        except OSError:
-            return
-        self.rfile.linger()
-
-    def get_environ(self) -> dict[str, Any]:
-        """The environ of the request, as pywsgi builds it."""
-        head = self._head
-        assert head is not None
-        environ = make_environ(self.server, self.client_address, head)
-        expects = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
-        body = RequestBody(self.rfile, head, self.socket if expects else None)
-        self.wsgi_input = environ["wsgi.input"] = body
-        return environ
-
-    @property
-    def _is_stopping(self) -> bool:
-        return bool(getattr(self.server, "is_stopping", False))
-
-    @property
-    def remote_address(self) -> Any:
-        """The client's address; port 0 where proxies that are trusted say who the client is."""
-        return remote_address(self.environ or {}, self.client_address)
-
-    def handle_one_response(self) -> None:
-        admission = getattr(self.server, "admission", None)
-        if admission is None:
-            super().handle_one_response()
-            return
-        admission.begin_work()
-        try:
-            super().handle_one_response()
-        finally:
-            admission.end_work()
-
-    def format_request(self) -> str:
-        peer, self.client_address = self.client_address, self.remote_address
-        try:
-            line: str = super().format_request()
-        finally:
-            self.client_address = peer
-        return line
-
-    @property
-    def headers(self) -> Any:
-        """The request's headers, as pywsgi has them, for subclasses that look."""
-        if self._headers is None:
-            self._headers = HTTPMessage()
-            for name, value in self._head.headers if self._head is not None else ():
-                self._headers[name.decode("ascii")] = value.decode("latin-1")
-        return self._headers
-
-    def _sendall(self, data: bytes | bytearray) -> None:
-        try:
-            super()._sendall(data)
-        except ssl.SSLError as error:
-            # The client is gone, which pywsgi passes over in silence for plain connections only.
-            raise ConnectionResetError(errno.ECONNRESET, str(error)) from None
-
-    # -- upgrading
-
-    def run_application(self) -> None:
-        hook = getattr(self.server, "pre_start_hook", None)
-        if not is_upgrade(self.environ) or (hook and hook(self)):
-            WSGIHandler.run_application(self)
-            return
-        try:
-            upgrade = self._upgrade = _HandlerUpgrade(parse_request(self.environ), self)
-        except HandshakeError as error:
-            self._count_refusal(error.reason)
-            self._refuse(error)
-            return
-        self.websocket = GeventWebSocket(upgrade, self.environ, self)
-        self.environ[ENVIRON_KEY] = upgrade
-        self.environ["wsgi.websocket"] = self.websocket
-        self.environ["wsgi.websocket_version"] = "13"
-        clients = self._clients()
-        key = self._client_key
-        clients[key] = Client(self.client_address, self.websocket)
-        try:
-            self._run_upgrade(upgrade)
-        except HandshakeError as error:
-            upgrade.refusal = error.reason
-            self._refuse(error)
-        finally:
-            del clients[key]
-            # The socket knows its request, and that the environ: a cycle.
-            self.environ.pop(ENVIRON_KEY, None)
-            upgrade.forget()
-            self.environ["wsgi.websocket"] = None
-            self.websocket.environ = None
-            self.websocket = None
-            if upgrade.socket is None:
-                self._upgrade = None
-                told = self._opening.refusal if self._opening is not None else upgrade.refusal
-                self._count_refusal(told or "application")
-                upgrade.release()
-
-    def _run_upgrade(self, upgrade: Upgrade) -> None:
-        prevented = getattr(self, "prevent_wsgi_call", False)
-        if self.eager or prevented:
-            self.websocket.socket  # noqa: B018 - accepts
-        escaped: BaseException | None = None
-        try:
-            if not prevented:
-                WSGIHandler.run_application(self)
-        except BaseException as error:
-            if upgrade.socket is None:
-                raise
-            escaped = error
-        if upgrade.socket is None and self.status is None:
-            # Neither used nor answered: gevent-websocket's applications have it accepted all the
-            # same.
-            self.websocket.socket  # noqa: B018 - accepts
-        if upgrade.socket is not None:
-            try:
-                end_session(upgrade.socket, escaped)
-            finally:
-                escaped = None
-
-    def _count_refusal(self, reason: str) -> None:
-        stats = getattr(self.server, "stats", None)
-        if stats is not None:
-            stats.refused[reason] += 1
-
-    def _refuse(self, error: HandshakeError) -> None:
-        # Whatever follows a refused handshake may be meant for a WebSocket, or be its body.
-        self.close_connection = True
-        self.wsgi_input.drop()
-        self.application = refusal(error)
-        WSGIHandler.run_application(self)
-
-    def _clients(self) -> dict[Any, Client]:
-        """gevent-websocket's register of the open sockets of a server."""
-        if not hasattr(self.server, "clients"):
-            self.server.clients = {}
-        clients: dict[Any, Client] = self.server.clients
-        return clients
-
-    @property
-    def _client_key(self) -> Any:
-        # The clients of a unix socket have no address to tell them by.
-        return self.client_address or id(self)
-
-    @property
-    def active_client(self) -> Client:
-        return self._clients()[self._client_key]
-
-    @property
-    def _is_upgraded(self) -> bool:
-        return self._upgrade is not None and self._upgrade.socket is not None
-
-    @property
-    def _is_beside_the_socket(self) -> bool:
-        """Whether what the application returns means nothing: it has upgraded, or it was asked to
-        and has not begun an HTTP response."""
-        return self._is_upgraded or (self._upgrade is not None and self.status is None)
-
-    def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
-        if self._is_upgraded:
-            return self.write
-        return WSGIHandler.start_response(self, status, headers, exc_info)
-
-    def write(self, data: bytes) -> None:
-        if self._is_beside_the_socket:
-            return
-        WSGIHandler.write(self, data)
-
-    def process_result(self) -> None:
-        if self._is_beside_the_socket and not hasattr(self.result, "__iter__"):
-            return
-        WSGIHandler.process_result(self)
-
-    def finalize_headers(self) -> None:
-        # Both are hop by hop, so the server's to set and not the application's.
-        connection = []
-        if self.code == 426:  # RFC 9110, 15.5.22
-            self.response_headers.append((b"Upgrade", b"websocket"))
-            connection.append(b"Upgrade")
-        if self.close_connection or self.wsgi_input.ends_the_connection:
-            connection.append(b"close")
-        if connection and not any(
-            name.lower() == b"connection" for name, _ in self.response_headers
-        ):
-            self.response_headers.append((b"Connection", b", ".join(connection)))
-        WSGIHandler.finalize_headers(self)
-
-    def log_request(self) -> None:
-        if not self._is_upgraded:
-            WSGIHandler.log_request(self)
 
 
 def _green(sock: Any) -> Any:
@@ -351,69 +63,6 @@ class _Greenlet(gevent.Greenlet):  # type: ignore[type-arg]
 
     def _run(self, serve: Any, sock: Any, address: Any) -> None:
         serve(sock, address)
-
-
-class _Client:
-    """What ``server.clients`` knows of a session without a handler.
-
-    It looks like gevent-websocket's ``Client``, and its ``ws`` finds in it what it looks for in a
-    handler.
-    """
-
-    __slots__ = ("_socket", "_ws", "address", "server")
-
-    def __init__(self, server: Any, address: Any, socket: WebSocket) -> None:
-        self.server = server
-        self.address = address
-        self._socket = socket
-        self._ws: GeventWebSocket | None = None
-
-    @property
-    def ws(self) -> GeventWebSocket:
-        """gevent-websocket's face of the socket, made when somebody asks for it."""
-        if self._ws is None:
-            upgrade = Upgrade(Offer("", []), Config())  # accepted long ago
-            upgrade.socket = self._socket
-            assert self._socket.request is not None
-            self._ws = GeventWebSocket(upgrade, self._socket.request.environ, self)
-        return self._ws
-
-    @property
-    def application(self) -> Any:
-        return self.server.application
-
-    @property
-    def client_address(self) -> Any:
-        return self.address
-
-    @property
-    def active_client(self) -> _Client:
-        return self
-
-
-class _HandlerUpgrade(ServerUpgrade):
-    """The upgrade of the request that an ``UpgradeHandler`` is at."""
-
-    def __init__(self, offer: Offer, handler: UpgradeHandler) -> None:
-        server: Any = handler.server
-        config = getattr(server, "config", handler.config)
-        super().__init__(offer, config, server, handler.environ, handler.path)
-        self._handler: Any = handler  # None once the request is over
-
-    def forget(self) -> None:
-        self._handler = None
-
-    def _take_socket(self) -> tuple[Any, bytes, bool]:
-        handler = self._handler
-        if handler.headers_sent:
-            raise RuntimeError("the application has begun an HTTP response; too late to upgrade")
-        early = handler.rfile.take()
-        handler.rfile.close()
-        handler.close_connection = True
-        return handler.socket, early, False
-
-    def _remote_address(self) -> Any:
-        return self._handler.remote_address
 
 
 class WebSocketServer(_OriginalServer):  # type: ignore[misc]
@@ -558,10 +207,10 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     def handle(self, sock: Any, address: Any) -> None:
         """Serves a connection."""
         session = self._open(sock, address)
-        if session is not None:  # what led to it is gone from the stack
+        if session is not None:  # what led to it is no longer on the stack
             self._run_session(session, address)
 
-    def _open(self, sock: Any, address: Any) -> Any:
+    def _open(self, sock: Any, address: Any) -> OpenSession | None:
         """Opens a session without an HTTP handler; or serves HTTP to the end, and returns None."""
         if not self._is_direct:
             self.handler_class(_green(sock), address, self).handle()
@@ -574,22 +223,17 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             raise
         if session is None:
             sock = _green(opening.transport.detach())
-            stream = HttpStream(sock, self.config, opening.received)
-            handler = UpgradeHandler(sock, address, self, stream)
-            handler.continue_from(opening)
-            handler.handle()
+            stream = HttpStream(sock, self.config, opening.rest)
+            UpgradeHandler(sock, address, self, stream).handle_from(opening)
         return session
 
-    def _run_session(
-        self, session: tuple[WebSocketSessionHandler, Request, WebSocket], address: Any
-    ) -> None:
-        handler, request, socket = session
-        client = _Client(self, address, socket)
+    def _run_session(self, session: OpenSession, address: Any) -> None:
+        client = DirectClient(self, address, session.socket)
         key = address or id(client)
         self.clients[key] = client
         self.admission.begin_work()
         try:
-            run_session(handler, request, socket)
+            session.run()
         finally:
             self.admission.end_work()
             if self.clients.get(key) is client:
@@ -617,7 +261,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         try:
             self.close()
             for socket in self.stats.open_sockets:
-                socket.start_closing(1001)
+                socket.start_closing(CloseCode.GOING_AWAY)
             if not self.admission.wait_until_quiet(grace):
                 _logger.warning(
                     "%d requests and sessions did not end within %g s (shutdown_grace)",
@@ -639,37 +283,8 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         ends the process at once. ``handle_signals=False`` leaves signals alone, and so does a
         server outside the main thread; a signal that the program handles itself is left to it.
         """
-        with _signals(self, stop_timeout) if handle_signals else contextlib.nullcontext():
+        with stop_at_signals(lambda: self.stop(stop_timeout)) if handle_signals else nullcontext():
             super().serve_forever(stop_timeout)
-
-
-@contextlib.contextmanager
-def _signals(server: WebSocketServer, grace: float | None) -> Iterator[None]:
-    """Stops ``server`` at the first SIGTERM or SIGINT; the second has its default effect."""
-    before = {}
-    watchers: list[Any] = []
-
-    def stop(number: int) -> None:
-        _logger.info("%s: stopping", signal.Signals(number).name)
-        forget()
-        server.stop(grace)
-
-    def forget() -> None:
-        # With the last watcher of a signal its default action is back, without Python in between.
-        while watchers:
-            watchers.pop().cancel()
-
-    if gevent.get_hub().loop.default:  # no other gets signals
-        for number in (signal.SIGTERM, signal.SIGINT):
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-                before[number] = signal.getsignal(number)
-                watchers.append(gevent.signal_handler(number, stop, number))
-    try:
-        yield
-    finally:
-        forget()
-        for number, action in before.items():
-            signal.signal(number, action)
 
 
 def _make_proxy_fix(hops: int) -> ProxyFix | None:

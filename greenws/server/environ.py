@@ -1,0 +1,32 @@
+"""The environ of a request, and the client's address in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..http.head import RequestHead
+from .host import Host
+
+__all__ = ["make_environ", "remote_address"]
+
+
+def make_environ(host: Host, address: Any, head: RequestHead) -> dict[str, Any]:
+    """The environ of a request, without ``wsgi.input``."""
+    environ = host.get_environ()
+    if isinstance(address, tuple):
+        environ["REMOTE_ADDR"] = str(address[0])
+        environ["REMOTE_PORT"] = str(address[1])
+    head.add_to(environ)
+    environ["wsgi.input_terminated"] = True
+    if host.proxy_fix is not None:
+        host.proxy_fix(environ, None)
+    return environ
+
+
+def remote_address(environ: dict[str, Any], peer: Any) -> Any:
+    """The client's address; port 0 where it comes from the headers of trusted proxies."""
+    if "werkzeug.proxy_fix.orig" in environ:
+        host = environ.get("REMOTE_ADDR")
+        if host != environ["werkzeug.proxy_fix.orig"].get("REMOTE_ADDR"):
+            return (host, 0)
+    return peer

@@ -1,0 +1,349 @@
+"""``UpgradeHandler``: the HTTP handler whose requests may become WebSockets.
+
+The upgrade is lazy. A handshake that no application could accept is refused here; any other goes to
+the application with a pending ``Upgrade`` in its environ, and nothing is sent until somebody
+accepts. From then on nothing of HTTP is written to or read from that connection, whatever the
+application returns or raises.
+"""
+
+from __future__ import annotations
+
+import errno
+import ssl
+import time
+from http.client import HTTPMessage
+from typing import Any
+
+from gevent.pywsgi import WSGIHandler
+from geventwebsocket.handler import Client
+from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
+
+from ..config import Config
+from ..exceptions import HandshakeError, RequestError
+from ..http.head import RequestHead, refuse
+from ..http.stream import HttpStream, RequestBody
+from ..hub.transport import FOREVER
+from ..protocol.handshake import Offer, is_upgrade, parse_request
+from ..session import end_session
+from ..upgrade import ENVIRON_KEY, refusal_response
+from .environ import make_environ, remote_address
+from .gevent_websocket import GeventWebSocket
+from .host import Host, host_of
+from .opening import Opening, ServerUpgrade
+
+__all__ = ["UpgradeHandler"]
+
+
+class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
+    """A ``handler_class`` for ``gevent.pywsgi.WSGIServer``, in gevent-websocket's place."""
+
+    eager = False
+    """Whether to accept before the application is called, as gevent-websocket does: for an
+    application that waits for something else before it uses its socket."""
+
+    config = Config()
+    """The limits of the sessions of a server that is not a :class:`WebSocketServer`."""
+
+    websocket: Any = None
+    client_address: Any
+    _upgrade: _HandlerUpgrade | None = None
+    _head: RequestHead | None = None
+    _headers: Any = None
+    _deadline: float | None = None
+    _opening: Opening | None = None
+
+    def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
+        self._host: Host = host_of(server, self.config)
+        config = self._host.config
+        super().__init__(sock, address, server, rfile or HttpStream(sock, config))
+        if config.handshake_timeout is not None:
+            self._deadline = time.monotonic() + config.handshake_timeout
+
+    def handle_from(self, opening: Opening) -> None:
+        """:meth:`handle` for a connection whose first request ``opening`` has begun to read."""
+        self._opening = opening
+        self._deadline = None if opening.deadline == FOREVER else opening.deadline
+        self.handle()
+
+    # -- reading requests, in place of pywsgi's own parser
+
+    def handle_one_request(self) -> bool | None:
+        """Reads a request and answers it; True if another may follow on this connection."""
+        if self.rfile.closed:
+            return None
+        self.response_length = 0
+        try:
+            head = self._read_head()
+        except RequestError as error:
+            self._refuse_request(error)
+            return None
+        except OSError:
+            return None
+        if head is None:
+            return None
+        self._head = head
+        self._headers = None
+        self.command, self.path, self.request_version = head.method, head.target, head.version
+        self.requestline = head.line
+        self.content_length = head.content_length
+        self.close_connection = not head.keep_alive or self._host.is_stopping
+        self.environ = self.get_environ()
+        self.application = self.server.application
+        if self._opening is not None and self._opening.application is not None:
+            self.application = self._opening.application
+        self.handle_one_response()
+        self._opening = None
+        if self.socket is None or self.rfile.closed:
+            return None
+        if self.wsgi_input.ends_the_connection:
+            self.rfile.linger()
+            return None
+        return None if self.close_connection else True
+
+    def _read_head(self) -> RequestHead | None:
+        deadline, self._deadline = self._deadline, None
+        opening = self._opening
+        if opening is not None and opening.error is not None:
+            raise opening.error
+        if opening is not None and opening.head is not None:
+            return opening.head
+        idle: float | None = self.rfile.config.keep_alive_timeout
+        if idle is not None:
+            idle += time.monotonic()
+        head: RequestHead | None = self.rfile.read_head(deadline, idle)
+        return head
+
+    def _refuse_request(self, error: RequestError) -> None:
+        self.log_error("%s", f"(from {self.client_address}) {error.status}: {str(error)!r}")
+        sock: Any = self.socket
+        try:
+            sock.sendall(refuse(error))
+        except OSError:
+            return
+        self.rfile.linger()
+
+    def get_environ(self) -> dict[str, Any]:
+        """The environ of the request, as pywsgi builds it."""
+        head = self._head
+        assert head is not None
+        environ = self._opening.environ if self._opening is not None else None
+        if environ is None:
+            environ = make_environ(self._host, self.client_address, head)
+        expects = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
+        body = RequestBody(self.rfile, head, self.socket if expects else None)
+        self.wsgi_input = environ["wsgi.input"] = body
+        return environ
+
+    @property
+    def remote_address(self) -> Any:
+        """The client's address; port 0 where proxies that are trusted say who the client is."""
+        return remote_address(self.environ or {}, self.client_address)
+
+    def handle_one_response(self) -> None:
+        admission = self._host.admission
+        admission.begin_work()
+        try:
+            super().handle_one_response()
+        finally:
+            admission.end_work()
+
+    def format_request(self) -> str:
+        peer, self.client_address = self.client_address, self.remote_address
+        try:
+            line: str = super().format_request()
+        finally:
+            self.client_address = peer
+        return line
+
+    @property
+    def headers(self) -> Any:
+        """The request's headers, as pywsgi has them, for subclasses that look."""
+        if self._headers is None:
+            self._headers = HTTPMessage()
+            for name, value in self._head.headers if self._head is not None else ():
+                self._headers[name.decode("ascii")] = value.decode("latin-1")
+        return self._headers
+
+    def _sendall(self, data: bytes | bytearray) -> None:
+        try:
+            super()._sendall(data)
+        except ssl.SSLError as error:
+            # The client is gone, which pywsgi passes over in silence for plain connections only.
+            raise ConnectionResetError(errno.ECONNRESET, str(error)) from None
+
+    # -- upgrading
+
+    def run_application(self) -> None:
+        try:
+            offer = self._find_offer()
+            upgrade = None if offer is None else _HandlerUpgrade(offer, self)
+        except HandshakeError as error:
+            self._count_refusal(error.reason)
+            self._refuse(error)
+            return
+        if upgrade is None:
+            if self._opening is not None and self._opening.refusal:  # its response is to be sent
+                self._count_refusal(self._opening.refusal)
+                self._end_http()
+            WSGIHandler.run_application(self)
+        else:
+            self._run_upgrade(upgrade)
+
+    def _find_offer(self) -> Offer | None:
+        """The handshake in the request, unless this is no upgrade or it was answered before.
+
+        Raises:
+            HandshakeError: no application could accept it.
+        """
+        opening = self._opening
+        if opening is not None and opening.environ is not None:
+            if opening.refused is not None:
+                raise opening.refused
+            return opening.offer
+        hook = self._host.pre_start_hook
+        if not is_upgrade(self.environ) or (hook and hook(self)):
+            return None
+        return parse_request(self.environ)
+
+    def _end_http(self) -> None:
+        """Reads no more requests: what follows a handshake may be meant for a WebSocket."""
+        self.close_connection = True
+        self.wsgi_input.drop()
+
+    def _run_upgrade(self, upgrade: _HandlerUpgrade) -> None:
+        self._upgrade = upgrade
+        self._end_http()
+        self.websocket = GeventWebSocket(upgrade, self.environ, self)
+        self.environ[ENVIRON_KEY] = upgrade
+        self.environ["wsgi.websocket"] = self.websocket
+        self.environ["wsgi.websocket_version"] = "13"
+        clients = self._host.clients
+        key = self._client_key
+        clients[key] = Client(self.client_address, self.websocket)
+        try:
+            self._call_application(upgrade)
+        except HandshakeError as error:
+            upgrade.refusal = error.reason
+            self._refuse(error)
+        finally:
+            del clients[key]
+            # The socket refers to its request, and that to the environ: a cycle.
+            self.environ.pop(ENVIRON_KEY, None)
+            upgrade.forget()
+            self.environ["wsgi.websocket"] = None
+            self.websocket.environ = None
+            self.websocket = None
+            if upgrade.socket is None:
+                self._upgrade = None
+                self._count_refusal(upgrade.refusal or "application")
+                upgrade.release()
+
+    def _call_application(self, upgrade: _HandlerUpgrade) -> None:
+        prevented = getattr(self, "prevent_wsgi_call", False)
+        if self.eager or prevented:
+            self.websocket.accept()
+        escaped: BaseException | None = None
+        try:
+            if not prevented:
+                WSGIHandler.run_application(self)
+        except BaseException as error:
+            if upgrade.socket is None:
+                raise
+            escaped = error
+        if upgrade.socket is None and self.status is None:
+            # gevent-websocket's applications may return without having used the socket.
+            self.websocket.accept()
+        if upgrade.socket is None:
+            return
+        try:
+            if upgrade.socket.record is not None:
+                end_session(upgrade.socket, escaped)
+            elif escaped is not None:  # the session has ended already; this came after it
+                raise escaped
+        finally:
+            escaped = None
+
+    def _count_refusal(self, reason: str) -> None:
+        if self._host.stats is not None:
+            self._host.stats.refused[reason] += 1
+
+    def _refuse(self, error: HandshakeError) -> None:
+        self._end_http()
+        self.application = refusal_response(error)
+        WSGIHandler.run_application(self)
+
+    @property
+    def _client_key(self) -> Any:
+        # The clients of a unix socket have no address to tell them by.
+        return self.client_address or id(self)
+
+    @property
+    def active_client(self) -> Client:
+        return self._host.clients[self._client_key]
+
+    @property
+    def is_upgraded(self) -> bool:
+        """Whether the request at hand has become a WebSocket."""
+        return self._upgrade is not None and self._upgrade.socket is not None
+
+    @property
+    def _is_beside_the_socket(self) -> bool:
+        """Whether what the application returns means nothing: it has upgraded, or it was asked to
+        and has not begun an HTTP response."""
+        return self.is_upgraded or (self._upgrade is not None and self.status is None)
+
+    def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
+        if self.is_upgraded:
+            return self.write
+        return WSGIHandler.start_response(self, status, headers, exc_info)
+
+    def write(self, data: bytes) -> None:
+        if self._is_beside_the_socket:
+            return
+        WSGIHandler.write(self, data)
+
+    def process_result(self) -> None:
+        if self._is_beside_the_socket and not hasattr(self.result, "__iter__"):
+            return
+        WSGIHandler.process_result(self)
+
+    def finalize_headers(self) -> None:
+        # Both are hop by hop, so the server's to set and not the application's.
+        connection = []
+        if self.code == 426:  # RFC 9110, 15.5.22
+            self.response_headers.append((b"Upgrade", b"websocket"))
+            connection.append(b"Upgrade")
+        if self.close_connection or self.wsgi_input.ends_the_connection:
+            connection.append(b"close")
+        if connection and not any(
+            name.lower() == b"connection" for name, _ in self.response_headers
+        ):
+            self.response_headers.append((b"Connection", b", ".join(connection)))
+        WSGIHandler.finalize_headers(self)
+
+    def log_request(self) -> None:
+        if not self.is_upgraded:
+            WSGIHandler.log_request(self)
+
+
+class _HandlerUpgrade(ServerUpgrade):
+    """The upgrade of the request that an ``UpgradeHandler`` is at."""
+
+    def __init__(self, offer: Offer, handler: UpgradeHandler) -> None:
+        super().__init__(offer, handler._host, handler.environ, handler.path)
+        self._handler: Any = handler  # None once the request is over
+
+    def forget(self) -> None:
+        self._handler = None
+
+    def _take_socket(self) -> tuple[Any, bytes, bool]:
+        handler = self._handler
+        if handler.headers_sent:
+            raise RuntimeError("the application has begun an HTTP response; too late to upgrade")
+        early = handler.rfile.take()
+        handler.rfile.close()
+        handler.close_connection = True
+        return handler.socket, early, False
+
+    def _remote_address(self) -> Any:
+        return self._handler.remote_address

@@ -1,0 +1,62 @@
+"""What a server offers to its HTTP handler and its upgrades, whichever server it is."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from ..config import Config
+from ..stats import Stats
+from .admission import Admission
+
+__all__ = ["ForeignHost", "Host", "host_of"]
+
+
+class Host(Protocol):
+    """A server, as the handler and the upgrades see it. ``WebSocketServer`` is one."""
+
+    config: Config
+    admission: Admission
+    proxy_fix: Any
+    """What rewrites an environ by the headers of trusted proxies; None without any."""
+    clients: dict[Any, Any]
+    """gevent-websocket's register: its ``Client`` of each open socket, by address."""
+    pre_start_hook: Any
+    application: Any
+
+    @property
+    def stats(self) -> Stats | None:
+        """The counters of the server, if it has any."""
+        ...
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether no upgrade is accepted and no connection is kept alive any more."""
+        ...
+
+    def get_environ(self) -> dict[str, Any]:
+        """The part of an environ that is the same for all requests."""
+        ...
+
+
+class ForeignHost:
+    """Any other pywsgi server that has ``UpgradeHandler`` for its ``handler_class``."""
+
+    is_stopping = False
+    stats: Stats | None = None
+    proxy_fix = None
+    admission = Admission(Config(max_connections=None, max_connections_per_address=None))
+
+    def __init__(self, server: Any, config: Config) -> None:
+        self.config = config
+        self.pre_start_hook = getattr(server, "pre_start_hook", None)
+        self.get_environ = server.get_environ
+        if not hasattr(server, "clients"):
+            server.clients = {}
+        self.clients = server.clients
+        self.application = server.application
+
+
+def host_of(server: Any, config: Config) -> Host:
+    """``server`` itself if it is a ``WebSocketServer``; ``config`` is for any other."""
+    host: Host = server if hasattr(server, "admission") else ForeignHost(server, config)
+    return host

@@ -1,0 +1,47 @@
+"""Stopping a server by signals."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+
+__all__ = ["stop_at_signals"]
+
+_logger = logging.getLogger("greenws.server")
+
+
+@contextlib.contextmanager
+def stop_at_signals(stop: Callable[[], object]) -> Iterator[None]:
+    """Calls ``stop`` at the first SIGTERM or SIGINT; the second has its default effect.
+
+    A signal that the program handles itself is left to it, and so are all outside the main thread.
+    """
+    before = {}
+    watchers: list[Any] = []
+
+    def on_signal(number: int) -> None:
+        _logger.info("%s: stopping", signal.Signals(number).name)
+        cancel()
+        stop()
+
+    def cancel() -> None:
+        # Without a watcher the signal has its default action again, with no Python in between.
+        while watchers:
+            watchers.pop().cancel()
+
+    if gevent.get_hub().loop.default:  # no other loop gets signals
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                before[number] = signal.getsignal(number)
+                watchers.append(gevent.signal_handler(number, on_signal, number))
+    try:
+        yield
+    finally:
+        cancel()
+        for number, action in before.items():
+            signal.signal(number, action)

@@ -1,0 +1,196 @@
+"""How an opening handshake is answered, on any server.
+
+``Upgrade`` is a handshake that nobody has answered yet. A server that knows greenws puts one into
+the environ; elsewhere one is made from the raw socket, where the server hands that over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent._hub_local import get_hub_if_exists
+from werkzeug import Response
+
+from .config import Config
+from .exceptions import HandshakeError
+from .hub.polling import drop_poller
+from .hub.transport import Transport
+from .keepalive import start_pulse
+from .protocol.deflate import Deflate, accept_offer
+from .protocol.handshake import Offer, accept_response, parse_request
+from .stats import Session
+from .websocket import WebSocket
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+    from werkzeug import Request
+
+__all__ = [
+    "ENVIRON_KEY",
+    "Upgrade",
+    "find_upgrade",
+    "hub_of_this_thread",
+    "refusal_response",
+    "take_read_ahead",
+]
+
+ENVIRON_KEY = "greenws.upgrade"
+
+_logger = logging.getLogger("greenws.session")
+
+
+class Upgrade:
+    """A client's opening handshake, until somebody accepts it.
+
+    ``socket`` is None until then. ``refusal`` is the reason of a refusal, for the counter.
+    """
+
+    def __init__(self, offer: Offer, config: Config) -> None:
+        self.offer = offer
+        self.config = config
+        self.socket: WebSocket | None = None
+        self.refusal = ""
+
+    def accept(
+        self,
+        subprotocol: str | None = None,
+        config: Config | None = None,
+        request: Request | None = None,
+    ) -> WebSocket:
+        """Sends 101 and returns the open socket. Does not switch.
+
+        Raises:
+            HandshakeError: the client does not offer ``subprotocol``; nothing was sent.
+            RuntimeError: it was accepted before.
+        """
+        if self.socket is not None:
+            raise RuntimeError("this WebSocket was accepted already")
+        config = config or self.config
+        agreed = accept_offer(self.offer.extensions, config)
+        response = accept_response(self.offer, subprotocol, agreed)
+        transport, early, borrowed = self._take_transport(config)
+        self.socket = WebSocket(
+            transport,
+            config,
+            deflate=None if agreed is None else Deflate(agreed, config),
+            early=early,
+            corking=not borrowed,
+            subprotocol=subprotocol,
+            request=request,
+            remote_address=self._remote_address(),
+        )
+        transport.send(response)
+        transport.sent = 0  # that was HTTP
+        start_pulse(self.socket, transport.hub, config)
+        self.socket.record = self._record(self.socket, config)
+        return self.socket
+
+    def _record(self, socket: WebSocket, config: Config) -> Session:
+        return Session(socket, "", config)
+
+    def _take_transport(self, config: Config) -> tuple[Transport, bytes, bool]:
+        """The transport, the bytes that were read behind the handshake, and whether the socket is
+        borrowed from the server."""
+        sock, early, borrowed = self._take_socket()
+        transport = Transport(
+            sock, gevent.get_hub(), config.write_high_water, config.write_timeout, borrowed
+        )
+        return transport, early, borrowed
+
+    def _take_socket(self) -> tuple[Any, bytes, bool]:
+        """Like :meth:`_take_transport`, with the socket."""
+        raise NotImplementedError
+
+    def _remote_address(self) -> Any:
+        raise NotImplementedError
+
+
+class _SocketUpgrade(Upgrade):
+    """An upgrade on a server that hands over its raw socket, and has a thread for each session."""
+
+    def __init__(self, offer: Offer, config: Config, sock: Any, environ: WSGIEnvironment) -> None:
+        super().__init__(offer, config)
+        self._sock = sock
+        self._environ = environ
+
+    def _take_socket(self) -> tuple[Any, bytes, bool]:
+        source = self._environ["wsgi.input"]
+        unreader = getattr(getattr(source, "reader", None), "unreader", None)
+        if unreader is not None:  # gunicorn
+            early = bytes(unreader.buf.getvalue())
+        else:
+            early = take_read_ahead(source, self._sock)
+        return self._sock, early, True
+
+    def _record(self, socket: WebSocket, config: Config) -> Session:
+        path = self._environ.get("SCRIPT_NAME", "") + self._environ.get("PATH_INFO", "")
+        return Session(socket, path, config)
+
+    def _remote_address(self) -> Any:
+        with contextlib.suppress(OSError):  # the client is gone already; the first read says so
+            return self._sock.getpeername()
+        return None
+
+
+def find_upgrade(environ: WSGIEnvironment) -> Upgrade:
+    """The upgrade that ``environ`` asks for.
+
+    Raises:
+        HandshakeError: it asks for none, or the handshake is malformed; 501 if the server does not
+            hand over the socket.
+        RuntimeError: it was accepted before.
+    """
+    upgrade = environ.get(ENVIRON_KEY)
+    if isinstance(upgrade, Upgrade):
+        if upgrade.socket is not None:
+            raise RuntimeError("this request was upgraded already")
+        return upgrade
+    offer = parse_request(environ)
+    sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    if sock is None:
+        software = environ.get("SERVER_SOFTWARE") or "this server"
+        advice = (
+            "give it handler_class=greenws.UpgradeHandler, or run greenws.WebSocketServer"
+            if software.startswith("gevent/") and "gunicorn" not in software
+            else "run greenws.WebSocketServer, gunicorn (gevent or gthread workers) or 'flask run'"
+        )
+        message = f"No WebSocket here: {software} does not hand over the socket; {advice}."
+        _logger.error("%s", message)
+        raise HandshakeError(message, 501)
+    return _SocketUpgrade(offer, Config(), sock, environ)
+
+
+def refusal_response(error: HandshakeError) -> WSGIApplication:
+    """The HTTP response to a handshake that cannot be accepted: one line of text."""
+    return Response(f"{error}\n", error.status, error.headers, content_type="text/plain")
+
+
+def take_read_ahead(rfile: Any, sock: Any) -> bytes:
+    """Takes what is in the buffer of ``rfile``, a reader over ``sock``, without blocking."""
+    timeout = sock.gettimeout()
+    sock.settimeout(0.0)
+    try:
+        # peek() asks the socket only if its buffer is empty, and then takes what is there.
+        with contextlib.suppress(OSError):
+            return bytes(rfile.read(len(rfile.peek(1))))
+        return b""
+    finally:
+        sock.settimeout(timeout)
+
+
+@contextlib.contextmanager
+def hub_of_this_thread(environ: WSGIEnvironment) -> Iterator[None]:
+    """Destroys the hub of a server's thread after the session for which it was made."""
+    had_hub = ENVIRON_KEY in environ or get_hub_if_exists() is not None
+    try:
+        yield
+    finally:
+        if not had_hub:
+            hub = get_hub_if_exists()
+            if hub is not None:
+                drop_poller(hub)
+                hub.destroy()
