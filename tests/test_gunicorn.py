@@ -184,10 +184,13 @@ def test_http_keeps_its_connections(worker):
     connection.close()
 
 
-def test_a_refusal_keeps_the_connection(worker):
-    """A 401 to a handshake is a response like any other."""
+def test_a_refused_handshake_is_answered_with_http(worker):
+    """Behind it, our own server reads no more HTTP; others decide for themselves."""
     with Peer.connect(worker.address) as peer:
         assert peer.shake("/secret").status == 401
+        if worker.kind == "greenws":
+            assert peer.at_end()
+    with Peer.connect(worker.address) as peer:
         assert peer.shake("/echo").status == 101
         assert converse(peer, b"hello") == b"hello"
         finish(peer)

@@ -9,15 +9,16 @@ line and answered with 400.
 
 from __future__ import annotations
 
-import contextlib
 import ssl
 import time
 from typing import Any
 
+import gevent
 from gevent import pywsgi
 
 from ..config import Config
 from ..exceptions import RequestError
+from ..hub.transport import Transport
 from .head import RequestHead, find_head, parse_chunk_size, parse_head, parse_trailer
 
 __all__ = ["HttpStream", "RequestBody"]
@@ -149,22 +150,14 @@ class HttpStream:
         return data
 
     def linger(self) -> None:
-        """Ends our half of the stream, and drops what the peer sends until it has ended its own.
+        """Ends our half of the stream, and drops what the peer sends until it has ended its own,
+        or for two seconds.
 
         Closing with bytes unread would send a reset, which may destroy the answer in flight.
         """
-        deadline = time.monotonic() + _LINGER
-        sock = self._sock
         self._buffer = b""
-        with contextlib.suppress(OSError, ValueError):
-            if hasattr(sock, "pending"):  # TLS: sends close_notify, and waits for nothing
-                sock.settimeout(0.0)
-                with contextlib.suppress(OSError):
-                    sock.unwrap()
-                sock.settimeout(None)
-            sock.shutdown(1)
-            while self._receive(deadline):
-                pass
+        transport = Transport(self._sock, gevent.get_hub(), borrowed=True)
+        transport.finish(time.monotonic() + _LINGER)
 
     def close(self) -> None:
         """Reads nothing any more. The socket is not this object's."""
