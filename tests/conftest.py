@@ -3,96 +3,27 @@
 from __future__ import annotations
 
 import gc
-import io
 import logging
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
 import trustme
 from gevent import ssl
-from wire import Peer
 
 import greenws
 from greenws.hub.transport import Transport
 
-ROOT = Path(__file__).resolve().parent.parent
+from .support.leftovers import ErrorLog, HubErrors, live_greenlets, open_sockets
+from .support.wire import Peer
 
 
 def pytest_collection_finish() -> None:
     """What all the imports made is not looked at again after every test."""
     gc.collect()
     gc.freeze()
-
-
-def require(condition: object, what: str) -> None:
-    """Skips a test on a machine that lacks something; in CI, where nothing may lack, fails it."""
-    if condition:
-        return
-    if os.environ.get("GREENWS_REQUIRE_ALL") == "1":
-        pytest.fail(f"{what} is missing, and GREENWS_REQUIRE_ALL is set")
-    pytest.skip(f"{what} is not installed")
-
-
-def require_program(*names: str) -> None:
-    """:func:`require` for programs on the PATH."""
-    for name in names:
-        require(shutil.which(name), name)
-
-
-def wait_until(condition: Callable[[], Any], timeout: float = 5.0) -> Any:
-    """Lets other greenlets run until ``condition()`` holds, and returns what it gave."""
-    deadline = time.monotonic() + timeout
-    while not (result := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        gevent.sleep(0.002)
-    return result
-
-
-def live_greenlets() -> list[gevent.Greenlet]:
-    return [
-        thing
-        for thing in gc.get_objects()
-        if issubclass(type(thing), gevent.Greenlet) and not thing.dead
-    ]
-
-
-def open_descriptors() -> dict[str, str]:
-    found = {}
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found[number] = os.readlink(f"/proc/self/fd/{number}")
-        except OSError:  # the descriptor of listdir itself
-            continue
-    return {number: target for number, target in found.items() if target.startswith("socket:")}
-
-
-class ErrorLog(logging.Handler):
-    """Errors that greenws logged. A test that expects some takes them off with ``take()``."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-    def take(self) -> list[logging.LogRecord]:
-        records, self.records = self.records, []
-        return records
-
-
-class HubErrors(io.StringIO):
-    def take(self) -> str:
-        text = self.getvalue()
-        self.seek(0)
-        self.truncate()
-        return text
 
 
 @pytest.fixture(autouse=True)
@@ -107,19 +38,22 @@ def error_log() -> Iterator[ErrorLog]:
 
 
 @pytest.fixture(autouse=True)
-def hub_errors() -> Iterator[HubErrors]:
+def hub_errors(request: pytest.FixtureRequest) -> Iterator[HubErrors | None]:
     """Fails a test that leaves a greenlet or a socket behind, or that has the hub print a traceback
-    which the test did not take with ``take()``."""
+    which the test did not take with ``take()``. Costs 90 ms: tests marked ``no_io`` go without."""
+    if request.node.get_closest_marker("no_io"):
+        yield None
+        return
     hub = gevent.get_hub()
     hub.exception_stream = errors = HubErrors()
     gc.collect()
     greenlets = {id(greenlet) for greenlet in live_greenlets()}
-    descriptors = open_descriptors()
+    descriptors = open_sockets()
     yield errors
 
     def left() -> list[Any]:
         extra: list[Any] = [g for g in live_greenlets() if id(g) not in greenlets]
-        extra += [f"{n} {t}" for n, t in open_descriptors().items() if descriptors.get(n) != t]
+        extra += [f"{n} {t}" for n, t in open_sockets().items() if descriptors.get(n) != t]
         return extra
 
     deadline = time.monotonic() + 3.0

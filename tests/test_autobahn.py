@@ -18,10 +18,22 @@ from typing import Any, NamedTuple
 import gevent
 import gevent.socket
 import pytest
-from wire import BINARY, CLOSE, CONTINUATION, MASK, PING, PONG, TEXT, Peer, close_frame, frame
 
 import greenws
 from greenws import Config, Routes
+
+from .support.wire import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    MASK,
+    PING,
+    PONG,
+    TEXT,
+    Peer,
+    close_frame,
+    frame,
+)
 
 NORMAL, PROTOCOL_ERROR, INVALID_PAYLOAD = 1000, 1002, 1007
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import require, require_program
-from processes import TIMEOUT, Process
 
-ROOT = Path(__file__).resolve().parent.parent
+from .support.paths import ROOT
+from .support.processes import TIMEOUT, Process
+from .support.require import require, require_program
+
 BENCHMARKS = ROOT / "benchmarks"
 PROGRAM = """
 import sys

@@ -23,16 +23,19 @@ import pytest
 import trustme
 import websocket as websocket_client
 import websockets
-from conftest import require, require_program, wait_until
 from gevent import ssl as gevent_ssl
-from processes import connect
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.sync.client import ClientConnection
 from werkzeug.exceptions import Unauthorized
 
 from greenws import Config, OpcodeType, Routes, WebSocketHandler, WebSocketServer
 
-NODE = Path(__file__).resolve().parent / "node"
+from .support.limits import wait_until
+from .support.paths import TESTS
+from .support.processes import connect
+from .support.require import require, require_program
+
+NODE = TESTS / "node"
 TIMEOUT = 10.0
 MIB = 1 << 20
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from sansio import hub_errors as hub_errors
 
 from greenws.config import SERVER_ONLY, Config
+
+pytestmark = pytest.mark.no_io
 
 LIMITS = {
     "max_message_size": 1 << 20,

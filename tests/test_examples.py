@@ -6,9 +6,10 @@ import hashlib
 import http.client
 
 import pytest
-from conftest import ROOT
-from processes import Process, connect
 from websockets.exceptions import InvalidStatus
+
+from .support.paths import ROOT
+from .support.processes import Process, connect
 
 EXAMPLES = ROOT / "examples"
 

@@ -6,7 +6,6 @@ import inspect
 import pickle
 
 import pytest
-from sansio import hub_errors as hub_errors
 
 from greenws import exceptions
 from greenws.exceptions import (
@@ -19,6 +18,8 @@ from greenws.exceptions import (
     PolicyViolation,
     ProtocolError,
 )
+
+pytestmark = pytest.mark.no_io
 
 
 def test_every_error_of_the_module_is_exported_and_has_the_one_root():

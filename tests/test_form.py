@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.machinery
 import importlib.util
 import os
@@ -10,14 +11,25 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, require
 
-MODULES = ["frames", "messages", "protocol", "shared", "polling", "transport", "websocket"]
+import greenws.form
+import greenws.protocol.frames
+
+from .support.paths import ROOT
+from .support.require import require
+
+SETUP = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+(COMPILED,) = [
+    ast.literal_eval(node.value)
+    for node in SETUP.body
+    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "COMPILED"
+]
+MODULES = [f"greenws.{name.replace('/', '.')}" for name in COMPILED]
 
 PROGRAM = """
-import greenws, sys
+import greenws.protocol.masking, importlib
 for name in {modules}:
-    print(sys.modules["greenws." + name].__file__)
+    print(importlib.import_module(name).__file__)
 print(greenws.protocol.masking.apply_mask.__module__)
 """
 
@@ -48,8 +60,6 @@ def test_the_compiled_form_where_it_was_built(value):
 
 
 def test_the_form_that_these_tests_run_on():
-    import greenws.protocol.frames
-
     compiled = built() and not greenws.form.PURE
     assert greenws.protocol.frames.__file__.endswith(".py") is not compiled
 
@@ -58,7 +68,7 @@ def test_a_build_that_is_broken_says_so(tmp_path):
     package = tmp_path / "greenws"
     shutil.copytree(ROOT / "greenws", package, ignore=shutil.ignore_patterns("*.so"))
     suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
-    (package / f"_masking{suffix}").write_bytes(b"not a library")
+    (package / "protocol" / f"_masking{suffix}").write_bytes(b"not a library")
     command = [sys.executable, "-c", "import greenws.protocol.masking"]
     env = {**os.environ, "PYTHONPATH": "", "GREENWS_PURE_PYTHON": ""}
     result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)

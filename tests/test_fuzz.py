@@ -8,8 +8,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import ROOT
-from sansio import hub_errors as hub_errors
+
+from .support.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "fuzz"))
 
@@ -19,6 +19,8 @@ import fuzz_frames  # noqa: E402
 import fuzz_handshake  # noqa: E402
 
 from greenws.http.head import RequestHead  # noqa: E402
+
+pytestmark = pytest.mark.no_io
 
 
 def is_head(data: bytes) -> bool:

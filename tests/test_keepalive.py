@@ -6,13 +6,14 @@ import time
 
 import gevent
 import pytest
-from conftest import wait_until
-from wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame
 
 from greenws import Config, ConnectionClosed, Routes
 from greenws import keepalive as module
 from greenws.keepalive import Heartbeat, Pulse, start_pulse
 from greenws.protocol.connection import Ping
+
+from .support.limits import wait_until
+from .support.wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame
 
 FAST = {"ping_interval": 0.08, "ping_timeout": 0.08}
 

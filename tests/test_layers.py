@@ -12,13 +12,14 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
-from sansio import hub_errors as hub_errors
 
 import greenws
 
+from .support.paths import ROOT, TESTS
+
+pytestmark = pytest.mark.no_io
+
 PACKAGE = Path(greenws.__file__).resolve().parent
-ROOT = PACKAGE.parent
-TESTS = Path(__file__).resolve().parent
 
 # The layers. Each imports only from itself and from those above it. A layer is a folder, or a
 # few modules beside each other; a new module in a folder has its place there.
@@ -303,6 +304,10 @@ def test_what_others_import_from_a_module_is_public(module):
 # -- what is tested
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if path_of(m).name != "__init__.py"])
-def test_every_module_has_its_tests(module):
-    assert (TESTS / f"test_{module.rsplit('.', 1)[-1]}.py").is_file()
+@pytest.mark.parametrize(
+    "module",
+    [m for m in MODULES if path_of(m).name != "__init__.py" and m not in SHORT_IMPORTS],
+)
+def test_every_module_has_its_tests_in_the_same_folder(module):
+    *folders, name = module.split(".")
+    assert TESTS.joinpath(*folders, f"test_{name}.py").is_file()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from sansio import hub_errors as hub_errors
 
 from greenws.opcodes import CloseCode, OpcodeType, is_receivable, is_sendable
+
+pytestmark = pytest.mark.no_io
 
 REGISTERED = {1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014}
 NEVER = [-1, 0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 1999, 2000, 2999, 5000, 65535, 65536]

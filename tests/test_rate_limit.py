@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from wire import PING, PONG, TEXT, frame
 
 from greenws import rate_limit
 from greenws.rate_limit import RateLimit
+
+from .support.wire import PING, PONG, TEXT, frame
 
 
 @pytest.fixture

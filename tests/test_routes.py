@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from werkzeug import Request, Response
 from werkzeug.test import Client, EnvironBuilder
-from wire import CLOSE, TEXT, Peer, close_frame, frame
 
 from greenws import Routes, StaticFiles, WebSocketHandler
+
+from .support.wire import CLOSE, TEXT, Peer, close_frame, frame
 
 
 def named(name):

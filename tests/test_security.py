@@ -6,10 +6,12 @@ import ast
 import re
 
 import pytest
-from conftest import ROOT
-from sansio import hub_errors as hub_errors
 
 from greenws import Config
+
+from .support.paths import ROOT
+
+pytestmark = pytest.mark.no_io
 
 TEXT = (ROOT / "docs" / "SECURITY.md").read_text(encoding="utf-8")
 ROWS = [line for line in TEXT.splitlines() if line.startswith("| ")][2:]

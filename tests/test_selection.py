@@ -9,11 +9,12 @@ from gevent.lock import Semaphore
 from gevent.queue import JoinableQueue, LifoQueue, PriorityQueue, Queue
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire import PING, PONG, TEXT, close_frame, frame
 
 import greenws
 from greenws import select
 from greenws.hub.transport import Transport
+
+from .support.wire import PING, PONG, TEXT, close_frame, frame
 
 QUEUES = [Queue, JoinableQueue, LifoQueue, PriorityQueue]
 

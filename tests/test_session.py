@@ -6,12 +6,10 @@ import io
 
 import gevent
 import pytest
-from conftest import wait_until
 from gevent import pywsgi, socket
 from werkzeug import Request
 from werkzeug.exceptions import abort
 from werkzeug.utils import redirect
-from wire import CLOSE, TEXT, Peer, close_frame, frame
 
 from greenws import (
     HandshakeError,
@@ -20,6 +18,9 @@ from greenws import (
     WebSocketSessionHandler,
 )
 from greenws.upgrade import refusal_response, take_read_ahead
+
+from .support.limits import wait_until
+from .support.wire import CLOSE, TEXT, Peer, close_frame, frame
 
 
 class Echo(WebSocketSessionHandler):

@@ -10,9 +10,10 @@ import os
 import time
 
 import gevent
-from conftest import wait_until
-from processes import PROGRAMS, Process
-from wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame
+
+from .support.limits import wait_until
+from .support.processes import PROGRAMS, Process
+from .support.wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame
 
 SESSIONS = 200
 SECONDS = float(

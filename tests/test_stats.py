@@ -6,11 +6,12 @@ import logging
 
 import gevent
 import pytest
-from conftest import wait_until
-from wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame
 
 from greenws import Config, Routes
 from greenws.stats import escape, of_this_process, total
+
+from .support.limits import wait_until
+from .support.wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame
 
 
 def make_routes(**options):

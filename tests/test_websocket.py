@@ -10,9 +10,7 @@ import weakref
 
 import gevent
 import pytest
-from conftest import wait_until
 from gevent.event import Event
-from wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
 
 from greenws import (
     NO_TIMEOUT,
@@ -22,6 +20,9 @@ from greenws import (
     OpcodeType,
     WebSocket,
 )
+
+from .support.limits import wait_until
+from .support.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
 
 NOTHING = Message(None, OpcodeType.INVALID, True)
 

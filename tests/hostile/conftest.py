@@ -10,11 +10,12 @@ from typing import Any
 
 import gevent
 import pytest
-from conftest import wait_until
-from wire import CLOSE, TEXT, Peer, close_frame, frame
 
 import greenws
 from greenws import Config, Routes
+
+from ..support.limits import wait_until
+from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame
 
 BODIES: list[bytes] = []
 

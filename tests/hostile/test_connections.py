@@ -9,12 +9,12 @@ import os
 
 import gevent
 import pytest
-from conftest import wait_until
 from gevent import socket
-from wire import Peer
 
 import greenws
 
+from ..support.limits import wait_until
+from ..support.wire import Peer
 from .conftest import make_routes
 
 

@@ -10,11 +10,12 @@ import time
 
 import gevent
 import pytest
-from conftest import wait_until
 from gevent import socket
-from wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame, request
 
 import greenws
+
+from ..support.limits import wait_until
+from ..support.wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame, request
 
 CODES: list[int | None] = []
 

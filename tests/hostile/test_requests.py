@@ -6,9 +6,9 @@ import time
 
 import gevent
 import pytest
-from test_http import REFUSED
-from wire import Peer, frame, request
 
+from ..http.test_head import REFUSED
+from ..support.wire import Peer, frame, request
 from .conftest import BODIES
 
 GET = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -1,0 +1,398 @@
+"""Request heads: what is taken, what is refused, and that h11 takes nothing less."""
+
+from __future__ import annotations
+
+import h11
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from greenws.config import Config
+from greenws.exceptions import RequestError
+from greenws.http.head import find_head, parse_chunk_size, parse_head, parse_trailer, refuse
+
+pytestmark = pytest.mark.no_io
+
+CONFIG = Config()
+
+
+def head(
+    line: bytes = b"GET / HTTP/1.1", *headers: bytes, host: bytes | None = b"Host: x"
+) -> bytes:
+    lines = [line, *([host] if host is not None else []), *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def environ_of(data: bytes) -> dict:
+    environ: dict = {}
+    parse_head(data, CONFIG).add_to(environ)
+    return environ
+
+
+def refused(data: bytes, config: Config = CONFIG) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        size = find_head(data, 0, config)
+        assert size == len(data), "the head is not complete"
+        parse_head(data, config)
+    return caught.value
+
+
+# -- what is taken
+
+
+def test_a_head_becomes_an_environ():
+    environ = environ_of(
+        head(
+            b"POST /a%2Fb%C3%A9/c?d=%20e&f HTTP/1.1",
+            b"Content-Length: 5",
+            b"Content-Type: text/plain",
+            b"Accept: a",
+            b"X-One:  padded \t",
+            b"accept: b",
+            b"Cookie: c=1",
+            b"Cookie: d=2",
+            b"X-Latin: \xe9",
+            b"X-Empty:",
+        )
+    )
+    assert environ == {
+        "REQUEST_METHOD": "POST",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": "/a/b\xc3\xa9/c",
+        "QUERY_STRING": "d=%20e&f",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "CONTENT_LENGTH": "5",
+        "CONTENT_TYPE": "text/plain",
+        "HTTP_HOST": "x",
+        "HTTP_ACCEPT": "a,b",
+        "HTTP_X_ONE": "padded",
+        "HTTP_COOKIE": "c=1; d=2",
+        "HTTP_X_LATIN": "\xe9",
+        "HTTP_X_EMPTY": "",
+    }
+
+
+def test_a_name_with_an_underscore_does_not_pass_for_one_with_a_hyphen():
+    data = head(b"GET / HTTP/1.1", b"X_User: forged", b"X-User: real", b"Content_Length: 5")
+    environ = environ_of(data)
+    assert environ["HTTP_X_USER"] == "real"
+    assert not [key for key in environ if "LENGTH" in key]
+    assert parse_head(data, CONFIG).content_length is None
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"])
+def test_methods_of_http_are_taken(method):
+    assert parse_head(head(f"{method} / HTTP/1.1".encode()), CONFIG).method == method
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "host"),
+    [
+        (b"http://x/a?b", "/a", "x"),
+        (b"http://x", "/", "x"),
+        (b"HTTP://x?q", "/", "x"),
+        (b"https://x:8/", "/", "x:8"),
+    ],
+)
+def test_a_url_as_the_target_names_the_host(target, path, host):
+    host_header = b"Host: " + host.encode()
+    environ = environ_of(head(b"GET " + target + b" HTTP/1.1", host=host_header))
+    assert (environ["PATH_INFO"], environ["HTTP_HOST"]) == (path, host)
+
+
+def test_options_may_ask_about_the_whole_server():
+    assert environ_of(head(b"OPTIONS * HTTP/1.1"))["PATH_INFO"] == "*"
+    assert environ_of(head(b"OPTIONS http://x HTTP/1.1"))["PATH_INFO"] == "*"
+
+
+@pytest.mark.parametrize("host", [b"", b"a.b:80", b"[::1]", b"[::1]:80", b"a:", b"127.0.0.1:1"])
+def test_hosts(host):
+    assert environ_of(head(host=b"Host: " + host))["HTTP_HOST"] == host.decode()
+
+
+@pytest.mark.parametrize(
+    ("line", "connection", "closes"),
+    [
+        (b"1.1", None, False),
+        (b"1.1", b"close", True),
+        (b"1.1", b"Upgrade, Close", True),
+        (b"1.1", b"keep-alive", False),
+        (b"1.0", None, True),
+        (b"1.0", b"Keep-Alive", False),
+    ],
+)
+def test_who_wants_the_connection_kept(line, connection, closes):
+    headers = [] if connection is None else [b"Connection: " + connection]
+    assert parse_head(head(b"GET / HTTP/" + line, *headers), CONFIG).keep_alive is not closes
+
+
+def test_http_1_0_needs_no_host():
+    assert "HTTP_HOST" not in environ_of(head(b"GET / HTTP/1.0", host=None))
+
+
+# -- what is refused
+
+REFUSED = {
+    # smuggling
+    "two lengths": (400, head(b"POST / HTTP/1.1", b"Content-Length: 1", b"Content-Length: 2")),
+    "one length twice": (400, head(b"POST / HTTP/1.1", b"Content-Length: 1", b"Content-Length: 1")),
+    "lengths in a list": (400, head(b"POST / HTTP/1.1", b"Content-Length: 1, 1")),
+    "a signed length": (400, head(b"POST / HTTP/1.1", b"Content-Length: +1")),
+    "a negative length": (400, head(b"POST / HTTP/1.1", b"Content-Length: -1")),
+    "an empty length": (400, head(b"POST / HTTP/1.1", b"Content-Length:")),
+    "a length in hexadecimal": (400, head(b"POST / HTTP/1.1", b"Content-Length: 0x1")),
+    "a length with an underscore": (400, head(b"POST / HTTP/1.1", b"Content-Length: 1_0")),
+    "a length of other digits": (400, head(b"POST / HTTP/1.1", b"Content-Length: \xb2")),
+    "an enormous length": (413, head(b"POST / HTTP/1.1", b"Content-Length: " + b"0" * 19)),
+    "a length and chunks": (
+        400,
+        head(b"POST / HTTP/1.1", b"Content-Length: 1", b"Transfer-Encoding: chunked"),
+    ),
+    "chunks and a length": (
+        400,
+        head(b"POST / HTTP/1.1", b"Transfer-Encoding: chunked", b"Content-Length: 1"),
+    ),
+    "chunked twice": (
+        400,
+        head(b"POST / HTTP/1.1", b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"),
+    ),
+    "an unknown coding": (400, head(b"POST / HTTP/1.1", b"Transfer-Encoding: xchunked")),
+    "identity": (400, head(b"POST / HTTP/1.1", b"Transfer-Encoding: identity")),
+    "no coding": (400, head(b"POST / HTTP/1.1", b"Transfer-Encoding:")),
+    "two codings": (501, head(b"POST / HTTP/1.1", b"Transfer-Encoding: gzip, chunked")),
+    "chunked not last": (400, head(b"POST / HTTP/1.1", b"Transfer-Encoding: chunked, gzip")),
+    "a coding behind a tabulator": (
+        400,
+        head(b"POST / HTTP/1.1", b"Transfer-Encoding: \x0bchunked"),
+    ),
+    "chunks in HTTP/1.0": (400, head(b"POST / HTTP/1.0", b"Transfer-Encoding: chunked")),
+    "a body of HEAD": (400, head(b"HEAD / HTTP/1.1", b"Content-Length: 1")),
+    # names and values
+    "a space before the colon": (400, head(b"GET / HTTP/1.1", b"Content-Length : 1")),
+    "a space before the name": (400, b"GET / HTTP/1.1\r\n Host: x\r\n\r\n"),
+    "a folded line": (400, head(b"GET / HTTP/1.1", b"X: a\r\n b")),
+    "no name": (400, head(b"GET / HTTP/1.1", b": a")),
+    "no colon": (400, head(b"GET / HTTP/1.1", b"Broken", b"X: a")),
+    "a name that is no token": (400, head(b"GET / HTTP/1.1", b"X(): a")),
+    "a name beyond ASCII": (400, head(b"GET / HTTP/1.1", b"X\xe9: a")),
+    "a bare CR": (400, head(b"GET / HTTP/1.1", b"X: a\rY: b")),
+    "a bare LF": (400, head(b"GET / HTTP/1.1", b"X: a\nY: b")),
+    "a NUL": (400, head(b"GET / HTTP/1.1", b"X: a\x00")),
+    "an escape": (400, head(b"GET / HTTP/1.1", b"X: \x1b[2J")),
+    "a DEL": (400, head(b"GET / HTTP/1.1", b"X: \x7f")),
+    # request lines
+    "HTTP/0.9": (400, b"GET /\r\n\r\n"),
+    "HTTP/2.0": (505, head(b"GET / HTTP/2.0")),
+    "HTTP/1.2": (505, head(b"GET / HTTP/1.2")),
+    "a version without a dot": (400, head(b"GET / HTTP/11")),
+    "a version with another name": (400, head(b"GET / ICE/1.0")),
+    "a version in lower case": (400, head(b"GET / http/1.1")),
+    "two spaces": (400, head(b"GET  / HTTP/1.1")),
+    "a tab": (400, head(b"GET\t/ HTTP/1.1")),
+    "a space behind": (400, head(b"GET / HTTP/1.1 ")),
+    "a space within the target": (400, head(b"GET /a b HTTP/1.1")),
+    "a control character in the target": (400, head(b"GET /\x1b HTTP/1.1")),
+    "a target beyond ASCII": (400, head(b"GET /\xc3\xa9 HTTP/1.1")),
+    "a fragment": (400, head(b"GET /a#b HTTP/1.1")),
+    "a relative target": (400, head(b"GET a HTTP/1.1")),
+    "an asterisk with GET": (400, head(b"GET * HTTP/1.1")),
+    "an authority": (400, head(b"GET x:80 HTTP/1.1")),
+    "another scheme": (400, head(b"GET ftp://x/ HTTP/1.1")),
+    "a URL without a host": (400, head(b"GET http:///a HTTP/1.1")),
+    "a URL with a user": (400, head(b"GET http://u@x/ HTTP/1.1")),
+    "CONNECT": (501, head(b"CONNECT x:80 HTTP/1.1")),
+    "a method that nobody knows": (501, head(b"FROB / HTTP/1.1")),
+    "a method in lower case": (501, head(b"get / HTTP/1.1")),
+    "a method that is no token": (400, head(b"G@T / HTTP/1.1")),
+    # Host
+    "no host": (400, head(host=None)),
+    "two hosts": (400, head(b"GET / HTTP/1.1", b"Host: x")),
+    "a host with a path": (400, head(host=b"Host: x/y")),
+    "a host with a user": (400, head(host=b"Host: u@x")),
+    "a host with a space": (400, head(host=b"Host: x y")),
+    "a list of hosts": (400, head(host=b"Host: x y, z")),
+    "a host with a wrong port": (400, head(host=b"Host: x:http")),
+    "another host than the URL's": (400, head(b"GET http://y/ HTTP/1.1")),
+    # limits
+    "a long request line": (414, head(b"GET /" + b"a" * 8192 + b" HTTP/1.1")),
+    "a long request line without an end": (414, b"G" * 8193),
+    "large headers": (431, head(b"GET / HTTP/1.1", b"X: " + b"a" * 32768)),
+    "headers without an end": (431, b"GET / HTTP/1.1\r\nX: " + b"a" * 32768),
+    "many headers": (431, head(b"GET / HTTP/1.1", *[b"X: a"] * 100)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_head_is_refused(name):
+    status, data = REFUSED[name]
+    error = refused(data)
+    assert error.status == status
+    answer = refuse(error)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"\r\nConnection: close\r\n" in answer
+    top, body = answer.split(b"\r\n\r\n")
+    assert f"Content-Length: {len(body)}".encode() in top
+    assert body.count(b"\n") == 1 and body.endswith(b".\n")
+    assert not set(body[:-1]) - set(range(0x20, 0x7F)), "nothing raw of the request is echoed"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x16\x03\x01\x02", b"GET / HTTP/1.1\n", b"GET /\r\n", b"GET / HTTP/1.1\r\nX\x00", b"\rG"],
+)
+def test_what_can_no_longer_become_a_request_is_refused_before_its_end(data):
+    with pytest.raises(RequestError):
+        find_head(data, 0, CONFIG)
+
+
+def test_the_largest_that_is_allowed_is_taken():
+    line = b"GET /" + b"a" * (8192 - len(b"GET / HTTP/1.1")) + b" HTTP/1.1"
+    for data in (
+        head(line),
+        head(b"GET / HTTP/1.1", *[b"X: a"] * 99),
+        head(b"GET / HTTP/1.1", b"X: " + b"a" * (32768 - len(b"Host: x\r\nX: \r\n\r\n"))),
+    ):
+        assert find_head(data, 0, CONFIG) == len(data)
+        parse_head(data, CONFIG)
+
+
+def test_limits_can_be_set_and_switched_off():
+    small = Config(max_request_line=20, max_headers=2, max_header_size=30)
+    assert refused(head(b"GET /" + b"a" * 12 + b" HTTP/1.1"), small).status == 414
+    assert refused(head(b"GET / HTTP/1.1", b"A:b", b"C:d"), small).status == 431
+    assert refused(head(b"GET / HTTP/1.1", b"A: " + b"b" * 30), small).status == 431
+    none = Config(max_request_line=None, max_headers=None, max_header_size=None)
+    data = head(b"GET /" + b"a" * 50_000 + b" HTTP/1.1", *[b"X: " + b"a" * 100] * 1000)
+    assert find_head(data, 0, none) == len(data)
+    assert len(parse_head(data, none).headers) == 1001
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_head_that_comes_in_pieces_ends_where_the_whole_one_does(data):
+    whole = head(b"GET /a HTTP/1.1", b"A: b", b"C:d") + b"behind"
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1), max_size=6)))
+    buffer = bytearray()
+    size = -1
+    for begin, end in zip([0, *cuts], [*cuts, len(whole)], strict=True):
+        seen = len(buffer)
+        buffer += whole[begin:end]
+        size = find_head(buffer, seen, CONFIG)
+        if size >= 0:
+            break
+    assert size == len(whole) - len(b"behind")
+
+
+# -- h11 as the judge
+
+PIECES = [
+    b"GET",
+    b" ",
+    b"/",
+    b"HTTP/1.1",
+    b"HTTP/1.0",
+    b"\r\n",
+    b"\r",
+    b"\n",
+    b"Host: x",
+    b"Host:",
+    b"Content-Length: 3",
+    b"Transfer-Encoding: chunked",
+    b":",
+    b"\t",
+    b"\x00",
+    b"a",
+    b"\xff",
+    b",",
+]
+
+
+def judge(data: bytes) -> None:
+    """Nothing but a RequestError is raised; and what is taken, h11 takes with the same meaning."""
+    try:
+        size = find_head(data, 0, CONFIG)
+        if size < 0:
+            return
+        ours = parse_head(data[:size], CONFIG)
+    except RequestError:
+        return
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+    connection.receive_data(data[:size])
+    theirs = connection.next_event()
+    assert isinstance(theirs, h11.Request)
+    assert ours.method == theirs.method.decode()
+    assert theirs.target.decode().endswith(ours.target) or ours.target in ("/", "*")
+    assert [(n.lower(), v) for n, v in ours.headers] == list(theirs.headers)
+    framing = dict(theirs.headers)
+    assert ours.chunked == (b"transfer-encoding" in framing)
+    length = framing.get(b"content-length")
+    assert ours.content_length == (None if length is None else int(length))
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12), st.lists(st.sampled_from(PIECES)))
+@settings(max_examples=500, deadline=None)
+def test_nothing_is_taken_that_h11_refuses(start, rest):
+    judge(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(rest) + b"\r\n\r\n")
+    judge(b"".join(start) + b"\r\n" + b"".join(rest) + b"\r\n\r\n")
+
+
+@given(st.integers(0, 60), st.binary(min_size=1, max_size=3))
+@settings(max_examples=500, deadline=None)
+def test_nothing_is_taken_that_h11_refuses_after_a_mutation(at, noise):
+    data = head(b"POST /a?b HTTP/1.1", b"Content-Length: 12", b"X-A: b c")
+    judge(data[:at] + noise + data[at + 1 :])
+    judge(data[:at] + noise + data[at:])
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_judge_agrees_with_the_table(name):
+    judge(REFUSED[name][1])
+
+
+# -- chunks
+
+
+@pytest.mark.parametrize(
+    ("line", "size"), [(b"0\r\n", 0), (b"a\r\n", 10), (b"00F;x=y\r\n", 15), (b"1 ; a\r\n", 1)]
+)
+def test_chunk_sizes(line, size):
+    assert parse_chunk_size(line) == size
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"\r\n",
+        b"5",
+        b"5\n",
+        b"5\r",
+        b"-5\r\n",
+        b"+5\r\n",
+        b"0x5\r\n",
+        b"5_0\r\n",
+        b"g\r\n",
+        b" 5\r\n",
+        b"5;a\n",
+        b"5;\n\r\n",
+        b"5;\x00\r\n",
+        b"f" * 16 + b"\r\n",
+        b"5 5\r\n",
+    ],
+)
+def test_malformed_chunk_sizes(line):
+    with pytest.raises(RequestError):
+        parse_chunk_size(line)
+
+
+def test_trailers():
+    assert parse_trailer(b"X-Sum: 5\r\n") is True
+    assert parse_trailer(b"\r\n") is False
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"\n", b"X\r\n", b"X : a\r\n", b" a\r\n", b"X: a\n", b":\r\n"]
+)
+def test_malformed_trailers(line):
+    with pytest.raises(RequestError):
+        parse_trailer(line)

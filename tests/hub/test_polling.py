@@ -1,0 +1,348 @@
+"""Whose turn is next: by epoll and by gevent's watchers, over real sockets."""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import socket
+import weakref
+
+import gevent
+import pytest
+from gevent.event import Event
+from gevent.exceptions import BlockingSwitchOutError
+from gevent.monkey import get_original
+from greenlet import greenlet
+
+from greenws.hub import polling
+from greenws.hub.polling import READABLE, EpollPoller, Waiter, WatcherPoller, drop_poller
+
+from ..support.limits import wait_until
+
+
+@pytest.fixture(params=["epoll", "watchers"])
+def sockets(request):
+    """``sockets(n)`` gives n waiters and the peers of their sockets."""
+    if request.param == "epoll" and not hasattr(select, "epoll"):
+        pytest.skip("this system has no epoll")
+    hub = gevent.get_hub()
+    poller = {"epoll": EpollPoller, "watchers": WatcherPoller}[request.param]()
+    made = []
+
+    def make(count):
+        for _ in range(count):
+            ours, theirs = socket.socketpair()
+            ours.setblocking(False)
+            waiter = Waiter(hub, ours.fileno())
+            waiter.poller = poller
+            made.append((waiter, ours, theirs))
+        return [waiter for waiter, _, _ in made], [theirs for _, _, theirs in made]
+
+    yield make
+    for waiter, ours, theirs in made:
+        waiter.unwatch()
+        ours.close()
+        theirs.close()
+
+
+def take(waiter):
+    """Waits, and reads what there is, as edges demand."""
+    while True:
+        assert waiter.wait() == READABLE
+        try:
+            return os.read(waiter.fileno, 1 << 16)
+        except BlockingIOError:
+            continue
+
+
+def test_a_wait_ends_when_the_socket_is_readable(sockets):
+    (waiter,), (peer,) = sockets(1)
+    reader = gevent.spawn(take, waiter)
+    gevent.sleep(0.01)
+    assert not reader.ready()
+    peer.send(b"bytes")
+    assert reader.get(timeout=5) == b"bytes"
+
+
+def test_what_comes_while_nobody_waits_is_remembered(sockets):
+    (waiter,), (peer,) = sockets(1)
+    reader = gevent.spawn(take, waiter)
+    gevent.sleep(0)
+    peer.send(b"1")
+    reader.get(timeout=5)
+    peer.send(b"2")
+    gevent.sleep(0.01)  # the event comes now
+    assert gevent.spawn(take, waiter).get(timeout=5) == b"2"
+    peer.send(b"3")
+    assert gevent.spawn(take, waiter).get(timeout=5) == b"3"
+
+
+def test_many_sockets_each_get_their_own(sockets):
+    waiters, peers = sockets(300)  # more than a batch
+    taken: list[list[bytes]] = [[] for _ in waiters]
+
+    def take_all(number: int) -> None:
+        for _ in range(3):
+            taken[number].append(take(waiters[number]))
+
+    readers = [gevent.spawn(take_all, number) for number in range(300)]
+    gevent.sleep(0)
+    for turn in range(3):
+        for number, peer in enumerate(peers):
+            peer.send(b"%d:%d" % (number, turn))
+        wait_until(lambda turn=turn: all(len(each) > turn for each in taken))
+    gevent.joinall(readers, timeout=5, raise_error=True)
+    for number, each in enumerate(taken):
+        assert each == [b"%d:%d" % (number, turn) for turn in range(3)]
+
+
+def test_one_that_waits_for_something_else_does_not_hold_up_the_batch(sockets):
+    waiters, peers = sockets(3)
+    go_on = Event()
+
+    def stop_in_between(waiter):
+        data = take(waiter)
+        go_on.wait()
+        return data
+
+    first = gevent.spawn(stop_in_between, waiters[0])
+    others = [gevent.spawn(take, waiter) for waiter in waiters[1:]]
+    gevent.sleep(0)
+    for peer in peers:
+        peer.send(b"x")
+    gevent.joinall(others, timeout=5, raise_error=True)
+    assert [other.get() for other in others] == [b"x", b"x"] and not first.ready()
+    go_on.set()
+    assert first.get(timeout=5) == b"x"
+
+
+def test_killed_in_the_middle_of_a_batch(sockets):
+    waiters, peers = sockets(4)
+    readers = []
+
+    def kill_the_next(waiter):
+        data = take(waiter)
+        gevent.killall(readers[1:2], block=False)
+        return data
+
+    readers += [gevent.spawn(kill_the_next, waiters[0])]
+    readers += [gevent.spawn(take, waiter) for waiter in waiters[1:]]
+    gevent.sleep(0)
+    for peer in peers:
+        peer.send(b"x")
+    assert [readers[i].get(timeout=5) for i in (0, 2, 3)] == [b"x"] * 3
+    readers[1].join(timeout=5)
+    # Whether it was killed before or behind its turn, its socket can be waited for again.
+    peers[1].send(b"y")
+    assert gevent.spawn(take, waiters[1]).get(timeout=5).endswith(b"y")
+
+
+def test_a_greenlet_that_dies_is_reported_and_the_rest_goes_on(sockets, hub_errors):
+    waiters, peers = sockets(3)
+
+    def fail():
+        take(waiters[0])
+        raise ValueError("escaped")
+
+    hub = gevent.get_hub()
+    bare = greenlet(fail, parent=hub)
+    hub.loop.run_callback(bare.switch)
+    others = [gevent.spawn(take, waiter) for waiter in waiters[1:]]
+    gevent.sleep(0)
+    for peer in peers:
+        peer.send(b"x")
+    gevent.joinall(others, timeout=5, raise_error=True)
+    assert "escaped" in hub_errors.take()
+
+
+def test_what_cannot_be_sent_is_reported_and_the_rest_goes_on(sockets, hub_errors):
+    class Corked(Waiter):
+        def flush(self):
+            self.poller.corked = None
+            raise MemoryError("no room")
+
+    waiters, peers = sockets(3)
+    poller = waiters[0].poller
+    if isinstance(poller, WatcherPoller):
+        return  # which has no batches
+    corked = Corked(gevent.get_hub(), 0)
+    corked.poller = poller
+
+    def cork():
+        take(waiters[0])
+        poller.corked = corked
+        take(waiters[0])
+
+    readers = [gevent.spawn(cork), *(gevent.spawn(take, waiter) for waiter in waiters[1:])]
+    gevent.sleep(0)
+    for peer in peers:
+        peer.send(b"x")
+    assert [reader.get(timeout=5) for reader in readers[1:]] == [b"x", b"x"]
+    wait_until(lambda: poller.corked is None)
+    peers[0].send(b"y")
+    readers[0].get(timeout=5)
+    assert "no room" in hub_errors.take()
+
+
+def test_a_socket_that_cannot_be_watched_is_an_error_of_its_wait(sockets, tmp_path):
+    (waiter, other), (_, peer) = sockets(2)
+    if isinstance(waiter.poller, WatcherPoller):
+        return  # gevent's watchers tell in other ways
+    with open(tmp_path / "file", "w+b") as file:  # which no epoll takes
+        fileno = waiter.fileno
+        waiter.fileno = file.fileno()
+        for _ in range(2):
+            with pytest.raises(PermissionError):
+                waiter.wait()
+        waiter.fileno = fileno
+    reader = gevent.spawn(take, other)
+    gevent.sleep(0)
+    peer.send(b"x")
+    assert reader.get(timeout=5) == b"x"
+
+
+def test_wake_ends_a_wait_with_its_reason(sockets):
+    (waiter,), _ = sockets(1)
+    reader = gevent.spawn(waiter.wait)
+    gevent.sleep(0)
+    gevent.get_hub().loop.run_callback(waiter.wake, 7)
+    assert reader.get(timeout=5) == 7
+    gevent.get_hub().loop.run_callback(waiter.wake, 7)  # nobody waits: nothing happens
+    gevent.sleep(0.01)
+
+
+def test_the_hub_itself_cannot_wait(sockets):
+    (waiter,), _ = sockets(1)
+    raised = []
+
+    def callback():
+        try:
+            waiter.wait()
+        except BlockingSwitchOutError as error:
+            raised.append(error)
+
+    gevent.get_hub().loop.run_callback(callback)
+    gevent.sleep(0.01)
+    assert len(raised) == 1
+
+
+def test_the_end_of_the_stream_is_an_event(sockets):
+    (waiter,), (peer,) = sockets(1)
+    reader = gevent.spawn(take, waiter)
+    gevent.sleep(0)
+    peer.close()
+    assert reader.get(timeout=5) == b""
+
+
+def test_a_descriptor_that_is_used_again_is_a_new_socket(sockets):
+    (waiter,), (peer,) = sockets(1)
+    reader = gevent.spawn(take, waiter)
+    gevent.sleep(0)
+    peer.send(b"x")
+    reader.get(timeout=5)
+    waiter.unwatch()
+    ours, theirs = socket.socketpair()
+    other, _ = socket.socketpair()
+    os.dup2(ours.fileno(), waiter.fileno)  # closes the first, whose descriptor this is now
+    again = Waiter(waiter.hub, waiter.fileno)
+    again.poller = waiter.poller
+    reader = gevent.spawn(take, again)
+    gevent.sleep(0)
+    theirs.send(b"y")
+    assert reader.get(timeout=5) == b"y"
+    again.unwatch()
+    for sock in (ours, theirs, other, _):
+        sock.close()
+
+
+def test_nothing_is_left_once_the_last_socket_is_gone(sockets):
+    (waiter, other), _ = sockets(2)
+    for one in (waiter, other):
+        reader = gevent.spawn(one.wait)
+        gevent.sleep(0)
+        reader.kill()
+    loop = waiter.hub.loop
+    before = loop.activecnt
+    waiter.unwatch()
+    other.unwatch()
+    assert loop.activecnt < before
+    waiter.unwatch()  # again: nothing
+
+
+def test_a_poller_goes_with_its_hub():
+    def session():
+        ours, theirs = socket.socketpair()
+        waiter = Waiter(gevent.get_hub(), ours.fileno())
+        gevent.get_hub().loop.run_callback(theirs.send, b"x")
+        ours.setblocking(False)
+        assert take(waiter) == b"x"
+        waiter.unwatch()
+        ours.close()
+        theirs.close()
+        drop_poller(gevent.get_hub())
+        gevent.get_hub().destroy()
+
+    before, descriptors = list(polling._pollers), os.listdir("/proc/self/fd")
+    thread = get_original("threading", "Thread")(target=session)
+    thread.start()
+    thread.join()
+    gc.collect()
+    assert list(polling._pollers) == before
+    assert os.listdir("/proc/self/fd") == descriptors
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_what_a_child_closes_is_still_open_for_its_parent():
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    waiter = Waiter(gevent.get_hub(), ours.fileno())
+    reader = gevent.spawn(take, waiter)
+    gevent.sleep(0)
+    child = os.fork()
+    if child == 0:
+        waiter.unwatch()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    theirs.send(b"x")
+    assert reader.get(timeout=5) == b"x"
+    waiter.unwatch()
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="this system has no epoll")
+def test_a_child_is_woken_for_what_it_inherited():
+    poller = EpollPoller()
+    ours, theirs = socket.socketpair()
+    waiter = Waiter(gevent.get_hub(), ours.fileno())
+    waiter.poller = poller
+    reader = gevent.spawn(waiter.wait)
+    gevent.sleep(0)
+    poller.after_fork()
+    theirs.send(b"x")
+    assert reader.get(timeout=5) == READABLE
+    waiter.unwatch()
+    poller.close()
+    ours.close()
+    theirs.close()
+
+
+def test_what_lies_near_is_not_kept_and_may_be_gone(sockets):
+    class Thing:
+        pass
+
+    waiters, peers = sockets(20)
+    things = [Thing() for _ in waiters]
+    gone = [weakref.ref(thing) for thing in things]
+    for waiter, thing in zip(waiters, things, strict=True):
+        waiter.lies_near(thing, [thing], bytearray(1 << 20), None)
+    del things, thing
+    gc.collect()
+    assert not any(reference() for reference in gone)
+    readers = [gevent.spawn(take, waiter) for waiter in waiters]
+    gevent.sleep(0)
+    for number, peer in enumerate(peers):
+        peer.sendall(b"%d" % number)
+    gevent.joinall(readers, timeout=5)
+    assert [reader.value for reader in readers] == [b"%d" % number for number in range(20)]

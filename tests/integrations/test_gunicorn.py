@@ -1,0 +1,409 @@
+"""gunicorn, with its gevent and its gthread worker, in front of a Flask application."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import importlib.metadata
+import re
+import signal
+import socket
+import ssl
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+import websockets
+
+from ..support.processes import TROUBLE, Process, children, connect, descriptors, eventually
+from ..support.wire import BINARY, TEXT, Peer, close_frame, frame
+
+WORKERS = {
+    "gevent": ["-k", "gevent"],
+    "gthread": ["-k", "gthread", "--threads", "8"],
+    "greenws": ["-k", "greenws.gunicorn.Worker"],
+}
+
+
+def gunicorn(*options: str, app: str = "flask_app:app", cwd: Path | None = None) -> Process:
+    command = ["-m", "gunicorn", "--bind", "127.0.0.1:0", "--workers", "1", "--log-level", "info"]
+    process = Process(*command, "--graceful-timeout", "2", *options, app, cwd=cwd)
+    try:
+        process.wait_for(r"Booting worker")
+        return process.wait_for_port()
+    except BaseException:
+        process.stop()
+        raise
+
+
+@pytest.fixture(scope="module", params=WORKERS)
+def worker(request: pytest.FixtureRequest) -> Iterator[Process]:
+    with gunicorn(*WORKERS[request.param]) as process:
+        process.kind = request.param
+        yield process
+
+
+@pytest.fixture(autouse=True)
+def no_trouble(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No line of gunicorn's log speaks of an error, unless the test expects one."""
+    yield
+    if "worker" in request.fixturenames:
+        process = request.getfixturevalue("worker")
+        assert get(process, "/hello") == "hello"
+        process.assert_no_trouble()
+
+
+def get(process: Process, path: str, status: int = 200) -> str:
+    connection = http.client.HTTPConnection(*process.address, timeout=10)
+    connection.request("GET", path, headers={"Connection": "close"})
+    response = connection.getresponse()
+    body = response.read().decode()
+    connection.close()
+    assert response.status == status, body
+    return body
+
+
+def converse(peer: Peer, text: bytes) -> bytes:
+    peer.send(frame(TEXT, text))
+    fin, opcode, payload = peer.read_frame()
+    assert (fin, opcode) == (True, TEXT)
+    return payload
+
+
+def finish(peer: Peer) -> None:
+    peer.send(close_frame(1000))
+    assert peer.read_close() == (1000, b"")
+    peer.close()
+
+
+def test_the_extra_brings_what_gunicorn_s_gevent_worker_imports():
+    requirements = importlib.metadata.requires("greenws")
+    assert 'gunicorn[gevent]>=23; extra == "gunicorn"' in requirements
+
+
+def test_echo(worker):
+    with connect(worker.url("/echo"), subprotocols=["chat", "echo"]) as client:
+        assert client.subprotocol == "echo"
+        for message in ["hello", b"\x00\xff", "", "x" * 200_000, b"y" * (1 << 20)]:
+            client.send(message)
+            assert client.recv(10) == message
+        assert client.ping(b"ping").wait(10)
+        client.close(4000, "bye")
+    assert client.protocol.close_rcvd.code == 4000
+
+
+def test_the_close_handshake_is_clean(worker):
+    with connect(worker.url("/goodbye")) as client:
+        assert client.recv(10) == "goodbye"
+        with pytest.raises(websockets.ConnectionClosed) as caught:
+            client.recv(10)
+        assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (4000, "enough")
+    with Peer.open(worker.address, "/goodbye") as peer:
+        assert peer.read_frame() == (True, TEXT, b"goodbye")
+        assert peer.read_frame() == (True, 8, b"\x0f\xa0enough")
+        peer.send(close_frame(4000))
+        assert peer.at_end()  # nothing of HTTP behind it
+    with Peer.open(worker.address, "/echo") as peer:
+        finish(peer)
+
+
+def test_timeouts_and_pings_of_the_session(worker):
+    with connect(worker.url("/ping")) as client:
+        assert client.recv(10) == "INVALID True"
+        assert client.recv(10) == "answered: True"
+
+
+def test_sessions_at_once(worker):
+    """As many as there are threads, but for one; under gevent, as many as one likes."""
+    count = 7 if worker.kind == "gthread" else 100
+    peers = [Peer.open(worker.address, "/echo") for _ in range(count)]
+    for round_ in range(3):
+        for number, peer in enumerate(peers):
+            text = b"%d %d" % (number, round_)
+            assert converse(peer, text) == text
+    assert get(worker, "/hello") == "hello"
+    for peer in peers:
+        finish(peer)
+
+
+def test_many_sessions_one_after_the_other(worker):
+    """Many more than threads, from four clients at once."""
+
+    def visit(number: int) -> None:
+        with connect(worker.url("/echo")) as client:
+            client.send(f"visitor {number}")
+            assert client.recv(10) == f"visitor {number}"
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(visit, range(60)))
+
+
+def test_frames_in_the_handshake_s_own_segment(worker):
+    large = frame(BINARY, b"bird" * 5000)
+    behind = frame(TEXT, b"early") + large[:9000]
+    with Peer.open(worker.address, "/echo", behind) as peer:
+        assert peer.read_frame() == (True, TEXT, b"early")
+        peer.send(large[9000:])
+        assert peer.read_frame() == (True, BINARY, b"bird" * 5000)
+        finish(peer)
+
+
+def test_a_send_from_another_request_reaches_a_session_that_reads(worker):
+    with Peer.open(worker.address, "/listen") as peer:
+        assert peer.read_frame() == (True, TEXT, b"listening")
+        assert get(worker, "/tell/news") == "told 1"
+        assert peer.read_frame() == (True, TEXT, b"request: news")
+        assert peer.read_frame() == (True, TEXT, b"thread: news")
+        finish(peer)
+    eventually(lambda: get(worker, "/tell/nobody"), "told 0")
+
+
+@pytest.mark.parametrize(("path", "status"), [("/secret", 401), ("/nowhere", 404), ("/hello", 200)])
+def test_a_plain_answer_to_a_handshake(worker, path, status):
+    with Peer.connect(worker.address) as peer:
+        assert peer.shake(path).status == status
+
+
+def test_a_plain_request_for_a_websocket_view(worker):
+    assert "WebSocket endpoint" in get(worker, "/echo", 426)
+
+
+def test_http_keeps_its_connections(worker):
+    connection = http.client.HTTPConnection(*worker.address, timeout=10)
+    for _ in range(3):
+        connection.request("GET", "/hello")
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (200, b"hello")
+        sock = connection.sock
+        connection.request("POST", "/length", body=b"x" * 100_000)
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (200, b"100000")
+        assert connection.sock is sock is not None
+    connection.close()
+
+
+def test_a_refused_handshake_is_answered_with_http(worker):
+    """Behind it, our own server reads no more HTTP; others decide for themselves."""
+    with Peer.connect(worker.address) as peer:
+        assert peer.shake("/secret").status == 401
+        if worker.kind == "greenws":
+            assert peer.at_end()
+    with Peer.connect(worker.address) as peer:
+        assert peer.shake("/echo").status == 101
+        assert converse(peer, b"hello") == b"hello"
+        finish(peer)
+
+
+def test_nothing_of_http_follows_a_session_that_was_cut_off(worker):
+    """No Close and no end of the stream went out before: the socket itself must be shut."""
+    with Peer.open(worker.address, "/flood") as peer:
+        eventually(lambda: get(worker, "/flooded"), "1")
+        eventually(lambda: get(worker, "/flooded"), "0")  # write_timeout
+        data = bytearray(peer.buffer)
+        try:
+            while chunk := peer.sock.recv(1 << 20):
+                data += chunk
+        except ConnectionResetError:
+            pass
+    assert b"HTTP" not in data
+
+
+def test_clients_that_vanish(worker):
+    for _ in range(3):
+        Peer.open(worker.address, "/echo").reset()
+        with Peer.open(worker.address, "/echo") as peer:
+            peer.send(frame(TEXT, b"half a frame")[:5])
+
+
+def test_descriptors_come_back(worker):
+    (pid,) = children(worker.popen.pid)
+
+    def round_() -> None:
+        peers = [Peer.open(worker.address, "/echo") for _ in range(6)]
+        for peer in peers:
+            assert converse(peer, b"hello") == b"hello"
+        for peer in peers[:3]:
+            finish(peer)
+        for peer in peers:
+            peer.close()
+
+    def open_now() -> list[str]:
+        get(worker, "/hello")
+        return [target for target in descriptors(pid) if target != "socket:[]"]
+
+    round_()
+    # While a session of gthread's has not ended, its thread's hub has an epoll of its own.
+    eventually(lambda: open_now().count("anon_inode:[eventpoll]"), 1)
+    before = open_now()
+    for _ in range(3):
+        round_()
+    eventually(open_now, before)
+
+
+@pytest.mark.parametrize("kind", WORKERS)
+def test_an_error_in_the_session_is_logged_once(kind):
+    with gunicorn(*WORKERS[kind]) as process:
+        with Peer.open(process.address, "/crash") as peer:
+            assert peer.read_frame() == (True, 8, b"\x03\xf3")
+            peer.send(close_frame(1011))
+            assert peer.at_end()
+        assert get(process, "/hello") == "hello"
+        process.wait_for("ValueError: of the handler")
+    assert process.output.count("Traceback") == 1
+    assert process.output.count("ValueError: of the handler") == 1
+
+
+@pytest.mark.parametrize("kind", WORKERS)
+def test_it_stops_while_sessions_are_open(kind):
+    """SIGTERM ends gunicorn within its graceful timeout, whatever its sessions do."""
+    with gunicorn(*WORKERS[kind]) as process:
+        with Peer.open(process.address, "/echo") as peer:
+            assert converse(peer, b"hello") == b"hello"
+            process.popen.terminate()
+            process.popen.wait(10)
+    assert process.popen.returncode == 0
+    lines = [line for line in process.lines if TROUBLE.search(line)]
+    assert [line for line in lines if not re.search("SIGKILL|SIGTERM", line)] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_handler_that_does_not_end_is_killed_in_time_to_clean_up(number):
+    with gunicorn(*WORKERS["greenws"], "--graceful-timeout", "3") as process:
+        with Peer.open(process.address, "/busy") as peer:
+            assert peer.read_frame() == (True, TEXT, b"busy")
+            process.popen.send_signal(number)
+            process.wait_for(r"\[WARNING\] 1 requests and sessions did not end within --graceful")
+            process.wait_for("the handler has cleaned up")
+        process.wait_for(r"Worker exiting")
+        if number == signal.SIGTERM:
+            assert process.popen.wait(10) == 0
+        process.assert_no_trouble()
+
+
+def visit_and_crash(process: Process) -> None:
+    with Peer.open(process.address, "/echo") as peer:
+        finish(peer)
+    with Peer.open(process.address, "/crash") as peer:
+        assert peer.read_frame() == (True, 8, b"\x03\xf3")
+        peer.send(close_frame(1011))
+    process.wait_for("ValueError: of the handler")
+
+
+TIME = r"\[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"
+HEAD = r"^\[[-\d]+ [:\d]+ [+-]\d{4}\] \[\d+\] \[ERROR\]"
+
+
+def test_sessions_and_errors_are_in_the_logs_of_gunicorn():
+    with gunicorn(*WORKERS["greenws"], "--access-logfile", "-") as process:
+        visit_and_crash(process)
+        process.wait_for(rf'^{TIME} 127\.0\.0\.1 "/echo" - closed 1000 by peer')
+        process.wait_for(rf"{HEAD} session failed: '/crash'")
+    assert process.output.count("closed 1000") == process.output.count("session failed") == 1
+
+
+def test_without_an_access_log_of_gunicorn_sessions_are_in_none():
+    with gunicorn(*WORKERS["greenws"]) as process:
+        visit_and_crash(process)
+        process.wait_for(rf"{HEAD} session failed: '/crash'")
+    assert "closed 1000" not in process.output
+
+
+def test_where_the_application_lets_greenws_log_is_left_alone(tmp_path):
+    setup = "import logging; logging.basicConfig(format='own: %(message)s', level='INFO')\n"
+    (tmp_path / "own.py").write_text(setup + "from flask_app import app")
+    with gunicorn(*WORKERS["greenws"], app="own:app", cwd=tmp_path) as process:
+        visit_and_crash(process)
+        process.wait_for(r'^own: 127\.0\.0\.1 "/echo" - closed 1000 by peer')
+        process.wait_for(r"^own: session failed: '/crash'")
+    assert process.output.count("closed 1000") == process.output.count("session failed") == 1
+
+
+def test_connections_without_a_request_do_not_hold_up_its_end():
+    with (
+        gunicorn(*WORKERS["greenws"], "--graceful-timeout", "30") as process,
+        contextlib.closing(http.client.HTTPConnection(*process.address, timeout=10)) as kept,
+        socket.create_connection(process.address) as silent,
+    ):
+        kept.request("GET", "/hello")
+        assert kept.getresponse().read() == b"hello"
+        process.popen.terminate()
+        assert process.popen.wait(10) == 0
+        assert kept.sock.recv(1) == silent.recv(1) == b""
+        process.assert_no_trouble()
+
+
+def test_a_worker_that_ends_answers_what_follows_on_a_connection_at_work():
+    """Also a request that is not answered yet when those before it have been for a while."""
+    post = b"POST /length HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n"
+    with (
+        gunicorn(*WORKERS["greenws"], "--graceful-timeout", "30") as process,
+        Peer.connect(process.address) as peer,
+    ):
+        peer.send(post + b"abc" + post)
+        assert peer.read_response().body == b"3"  # so the next one is being answered
+        process.popen.terminate()
+        eventually(lambda: refuses(process.address), True)
+        assert peer.is_silent(0.8)  # longer than a worker waits for what may be on its way
+        peer.send(b"abc")
+        assert peer.read_response().body == b"3"
+        assert peer.is_silent(0.1)  # nobody works, and the worker has seen it
+        peer.send(post)
+        assert peer.is_silent(0.8)
+        peer.send(b"abc")
+        last = peer.read_response()
+        assert (last.body, last.headers["connection"]) == (b"3", "close")
+        assert peer.at_end()
+        assert process.popen.wait(10) == 0
+        process.assert_no_trouble()
+
+
+def refuses(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+class Certificate:
+    def __init__(self, folder: Path) -> None:
+        authority = trustme.CA()
+        certificate = authority.issue_cert("127.0.0.1")
+        self.certfile, self.keyfile = folder / "cert.pem", folder / "key.pem"
+        certificate.cert_chain_pems[0].write_to_path(self.certfile)
+        certificate.private_key_pem.write_to_path(self.keyfile)
+        self.context = ssl.create_default_context()
+        authority.configure_trust(self.context)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Certificate:
+    return Certificate(tmp_path)
+
+
+@pytest.mark.parametrize("kind", WORKERS)
+def test_tls(kind: str, certificate: Certificate):
+    files = ["--certfile", str(certificate.certfile), "--keyfile", str(certificate.keyfile)]
+    with gunicorn(*WORKERS[kind], *files) as process:
+        options: dict[str, Any] = {"ssl": certificate.context}
+        with connect(process.url("/echo", "wss"), **options) as client:
+            for message in ["hello", "x" * 200_000, b"y" * (1 << 20)]:
+                client.send(message)
+                assert client.recv(10) == message
+            pipeline = [f"message {number}" for number in range(200)]
+            for message in pipeline:
+                client.send(message)
+            assert [client.recv(10) for _ in pipeline] == pipeline
+            client.close(4000)
+        assert client.protocol.close_rcvd.code == 4000
+        with connect(process.url("/ping", "wss"), **options) as client:
+            assert client.recv(10) == "INVALID True"
+            assert client.recv(10) == "answered: True"
+        with pytest.raises(websockets.InvalidStatus) as caught:
+            with connect(process.url("/secret", "wss"), **options):
+                pass
+        assert caught.value.response.status_code == 401
+    process.assert_no_trouble()

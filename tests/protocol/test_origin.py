@@ -1,0 +1,231 @@
+"""Which pages may connect: the rule by itself, on handlers and servers, and behind a proxy."""
+
+from __future__ import annotations
+
+import pytest
+
+from greenws import Config, HandshakeError, Routes, WebSocketHandler, WebSocketServer
+from greenws.protocol.origin import check_origin
+
+from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame
+
+
+def allows(origin, allowed, host="example.com", scheme="http"):
+    environ = {"HTTP_HOST": host, "wsgi.url_scheme": scheme}
+    if origin is not None:
+        environ["HTTP_ORIGIN"] = origin
+    try:
+        check_origin(environ, allowed)
+    except HandshakeError as error:
+        assert error.status == 403 and error.reason == "origin"
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "scheme", "expected"),
+    [
+        ("http://example.com", "example.com", "http", True),
+        ("https://example.com", "example.com", "https", True),
+        ("https://example.com", "example.com", "http", True),  # TLS may end at a proxy
+        ("http://example.com", "example.com", "https", False),
+        ("http://EXAMPLE.com", "Example.COM", "http", True),
+        ("http://example.com:8000", "example.com:8000", "http", True),
+        ("http://example.com", "example.com:80", "http", True),
+        ("https://example.com", "example.com:443", "https", True),
+        ("http://example.com:8000", "example.com", "http", False),
+        ("http://example.com", "example.com:8000", "http", False),
+        ("http://[::1]:80", "[::1]", "http", True),
+        ("http://example.com.evil.org", "example.com", "http", False),
+        ("http://evil-example.com", "example.com", "http", False),
+        ("http://example.com@evil.org", "example.com", "http", False),
+        ("http://evil.org#example.com", "example.com", "http", False),
+        ("http://evil.org/example.com", "example.com", "http", False),
+        ("http://example.com,http://evil.org", "example.com", "http", False),
+        ("http://example.com:99999999", "example.com", "http", False),
+        ("file://", "", "http", False),
+        ("null", "null", "http", False),
+        ("", "", "http", False),
+        ("http://", "", "http", False),
+        ("//example.com", "example.com", "http", False),
+    ],
+)
+def test_the_same_origin(origin, host, scheme, expected):
+    assert allows(origin, ["self"], host, scheme) is expected
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ("https://example.com", False),
+        ("https://a.example.com", True),
+        ("https://a.b.example.com", True),
+        ("https://A.Example.com:443", True),
+        ("https://a.example.com:444", False),
+        ("http://a.example.com", False),
+        ("https://evil-example.com", False),
+        ("https://a.example.com.evil.org", False),
+        ("https://.example.com", False),
+    ],
+)
+def test_a_pattern_stands_for_everything_below_a_domain(origin, expected):
+    assert allows(origin, ["https://*.example.com"], host="other") is expected
+
+
+def test_a_list_allows_what_it_names_and_nothing_else():
+    allowed = ["https://one.com", "http://two.com:8080", "app://three", "null"]
+    for origin in (*allowed, "https://ONE.com:443"):
+        assert allows(origin, allowed)
+    for origin in ("http://one.com", "https://two.com:8080", "http://example.com", "app://thre"):
+        assert not allows(origin, allowed)
+
+
+def test_an_absent_origin_is_allowed():
+    assert allows(None, ["https://one.com"])
+
+
+def test_a_star_allows_everything():
+    assert allows("https://evil.org", ["*"]) and allows("null", ["*"])
+
+
+# -- on servers
+
+
+def echo(request, socket):
+    for message in socket:
+        socket.send(message)
+
+
+def routes_with(**options):
+    routes = Routes()
+    routes.websocket("/ws", **options)(echo)
+    return routes
+
+
+def status(server, origin, path="/ws", **headers):
+    with Peer.connect(server.address) as peer:
+        response = peer.shake(path, Origin=origin, **headers)
+        if response.status == 101:
+            peer.send(close_frame())
+            assert peer.read_frame()[1] == CLOSE
+        return response.status
+
+
+def test_a_handler_checks_the_origin_by_default(serve):
+    server = serve(routes_with())
+    assert status(server, "http://example.com") == 101
+    assert status(server, None) == 101
+    assert status(server, "http://evil.org") == 403
+    assert server.stats.refused == {"origin": 1}
+
+
+def test_the_refusal_says_which_option_to_set(serve):
+    with Peer.connect(serve(routes_with()).address) as peer:
+        response = peer.shake("/ws", Origin="http://evil.org")
+        assert response.status == 403
+        assert "allowed_origins=['http://evil.org']" in response.body.decode()
+        assert response.body.count(b"\n") == 1
+
+
+def test_a_handler_overrides_its_server(serve):
+    config = Config(allowed_origins=["https://one.com"])
+    assert status(serve(routes_with(), config=config), "https://one.com") == 101
+    assert status(serve(routes_with(), config=config), "http://example.com") == 403
+    server = serve(routes_with(allowed_origins="*"), config=config)
+    assert status(server, "https://evil.org") == 101
+
+
+def test_the_producer_is_not_asked_about_a_foreign_page(serve):
+    asked = []
+    handler = WebSocketHandler(lambda request, protocols: asked.append(request))
+    assert status(serve(handler), "http://evil.org", "/") == 403
+    assert asked == []
+
+
+def gevent_websocket_app(environ, start_response):
+    socket = environ["wsgi.websocket"]
+    while (message := socket.receive()) is not None:
+        socket.send(message)
+    return []
+
+
+def test_wsgi_websocket_is_checked_only_if_origins_were_set(serve):
+    assert status(serve(gevent_websocket_app), "http://evil.org", "/") == 101
+    server = serve(gevent_websocket_app, config=Config(allowed_origins="self"))
+    assert status(server, "http://evil.org", "/") == 403
+    assert status(server, "http://example.com", "/") == 101
+    assert server.stats.refused == {"origin": 1}
+
+
+# -- trusted proxies
+
+
+def environ_of(serve, hops, **headers):
+    seen = []
+
+    def app(environ, start_response):
+        seen.append(dict(environ))
+        start_response("200 OK", [("Content-Length", "0")])
+        return []
+
+    server = serve(app, trusted_proxies=hops)
+    with Peer.connect(server.address) as peer:
+        lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+        peer.send(f"GET / HTTP/1.1\r\nHost: inside\r\n{lines}\r\n".encode())
+        assert peer.read_response().status == 200
+    return seen[0]
+
+
+FORWARDED = {
+    "X_Forwarded_For": "6.6.6.6, 203.0.113.9",
+    "X_Forwarded_Proto": "https",
+    "X_Forwarded_Host": "example.com",
+}
+
+
+def test_a_header_that_nobody_was_told_to_trust_means_nothing(serve):
+    environ = environ_of(serve, 0, **FORWARDED, Forwarded="for=6.6.6.6", X_Real_IP="6.6.6.6")
+    assert environ["REMOTE_ADDR"] == "127.0.0.1"
+    assert environ["HTTP_HOST"] == "inside"
+    assert environ["wsgi.url_scheme"] == "http"
+
+
+def test_one_proxy_is_trusted_for_what_it_added_itself(serve):
+    environ = environ_of(serve, 1, **FORWARDED)
+    assert environ["REMOTE_ADDR"] == "203.0.113.9"
+    assert environ["HTTP_HOST"] == "example.com"
+    assert environ["wsgi.url_scheme"] == "https"
+
+
+def test_fewer_hops_than_were_announced_are_not_believed(serve):
+    environ = environ_of(serve, 3, **FORWARDED)
+    assert environ["REMOTE_ADDR"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("hops", [-1, True, "1", 1.0])
+def test_the_number_of_proxies_is_a_number(hops):
+    with pytest.raises(ValueError, match="trusted_proxies is the number of proxies"):
+        WebSocketServer(("127.0.0.1", 0), None, trusted_proxies=hops)
+
+
+def test_the_session_behind_a_proxy_has_the_clients_address_and_origin(serve):
+    seen = []
+    routes = Routes()
+
+    @routes.websocket("/ws")
+    def session(request, socket):
+        seen.append((socket.remote_address, request.host_url))
+        echo(request, socket)
+
+    server = serve(routes, trusted_proxies=1)
+    headers = {name: value.split(",")[-1] for name, value in FORWARDED.items()}
+    assert status(server, "https://example.com", Host="inside", **headers) == 101
+    assert seen == [(("203.0.113.9", 0), "https://example.com/")]
+    assert status(server, "http://example.com", Host="inside", **headers) == 403
+    assert status(server, "https://example.com", Host="inside") == 403
+
+
+def test_frames_of_a_session_behind_a_proxy(serve):
+    server = serve(routes_with(), trusted_proxies=1)
+    with Peer.open(server.address, "/ws", behind=frame(TEXT, b"x")) as peer:
+        assert peer.read_frame() == (True, TEXT, b"x")

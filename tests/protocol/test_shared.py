@@ -1,0 +1,64 @@
+"""A message to many sockets is encoded once."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+
+import greenws
+from greenws.protocol.connection import Protocol
+from greenws.protocol.deflate import Deflate, Parameters
+from greenws.protocol.shared import SharedMessage
+
+from ..support.wire import BINARY, TEXT, frame
+
+SERVER = Protocol(greenws.Config(), False)
+CLIENT = Protocol(greenws.Config(), True)
+
+
+@pytest.mark.parametrize(("data", "opcode"), [("grün", TEXT), (b"\x00\xff", BINARY), ("", TEXT)])
+def test_a_server_s_frame_is_whole_and_unmasked(data, opcode):
+    payload = data.encode() if isinstance(data, str) else data
+    assert SharedMessage(data).frame(SERVER) == frame(opcode, payload, mask=None)
+
+
+def test_all_servers_share_one_frame():
+    message = SharedMessage("x" * 1000)
+    assert message.frame(SERVER) is message.frame(Protocol(greenws.Config(), False))
+
+
+def test_a_client_s_frame_has_a_mask_of_its_own():
+    message = SharedMessage("hello")
+    first, second = message.frame(CLIENT), message.frame(CLIENT)
+    assert first == frame(TEXT, b"hello", mask=first[2:6])
+    assert second == frame(TEXT, b"hello", mask=second[2:6])
+    assert first != second
+
+
+def deflating(**options):
+    takeover = options.pop("takeover", False)
+    parameters = Parameters(not takeover, True)
+    config = greenws.Config(deflate_threshold=0, **options)
+    return Protocol(config, False, Deflate(parameters, config))
+
+
+def test_connections_that_compress_alike_share_one_frame():
+    message = SharedMessage("x" * 1000)
+    compressed = message.frame(deflating())
+    assert message.frame(deflating()) is compressed
+    assert message.frame(SERVER) == frame(TEXT, b"x" * 1000, mask=None)
+    assert message.frame(deflating(deflate_level=9)) is not compressed
+    head, body = compressed[:2], compressed[2:]
+    assert head == bytes((0x80 | 0x40 | TEXT, len(body)))
+    assert zlib.decompressobj(-15).decompress(body + b"\x00\x00\xff\xff") == b"x" * 1000
+
+
+def test_connections_with_a_history_compress_for_themselves():
+    message = SharedMessage("abc" * 300)
+    first, second = deflating(takeover=True), deflating(takeover=True)
+    inflater = zlib.decompressobj(-15)
+    for protocol in (first, first):
+        data = message.frame(protocol)[2:] + b"\x00\x00\xff\xff"
+        assert inflater.decompress(data) == b"abc" * 300
+    assert len(message.frame(first)) < len(message.frame(second))  # which refers back to nothing

@@ -1,0 +1,150 @@
+"""How many may connect: in all, from one address, and behind a proxy."""
+
+from __future__ import annotations
+
+import logging
+
+import gevent
+import pytest
+
+from greenws import Config, Routes
+from greenws.server.admission import Admission
+
+from ..support.limits import wait_until
+from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame
+
+
+def test_what_entered_leaves_its_place_to_another():
+    admission = Admission(Config(max_connections=2))
+    assert [admission.enter("a"), admission.enter("b"), admission.enter("c")] == [
+        "",
+        "",
+        "connections",
+    ]
+    admission.leave("a")
+    assert admission.enter("c") == ""
+
+
+def test_addresses_are_counted_apart_and_forgotten():
+    admission = Admission(Config(max_connections_per_address=1))
+    assert [admission.enter("a"), admission.enter("a"), admission.enter("b")] == [
+        "",
+        "address",
+        "",
+    ]
+    assert admission.enter(None) == "" and admission.enter("") == ""  # unix sockets have none
+    admission.leave("a")
+    admission.leave("b")
+    assert not admission._addresses  # private: it must not grow with every address ever seen
+    assert admission.enter("a") == ""
+
+
+def test_no_limit():
+    admission = Admission(Config(max_connections=None))
+    assert all(admission.enter("a") == "" for _ in range(20_000))
+
+
+def test_quiet_is_when_nobody_works_any_more_and_all_who_wait_hear_it():
+    admission = Admission(Config())
+    admission.begin_work()
+    waiting = [gevent.spawn(admission.wait_until_quiet, timeout) for timeout in (None, 5)]
+    impatient = gevent.spawn(admission.wait_until_quiet, 0.01)
+    assert impatient.get(timeout=2) is False
+    admission.end_work()
+    admission.begin_work()  # before anybody could look
+    gevent.sleep(0.01)
+    assert not any(each.ready() for each in waiting)
+    admission.end_work()
+    assert [each.get(timeout=2) for each in waiting] == [True, True]
+    assert admission.wait_until_quiet(None)
+    assert not admission._waiting
+
+
+@pytest.fixture
+def routes():
+    routes = Routes()
+
+    @routes.websocket("/ws")
+    def echo(request, socket):
+        for message in socket:
+            socket.send(message)
+
+    return routes
+
+
+def echoes(peer):
+    peer.send(frame(TEXT, b"x"))
+    return peer.read_frame() == (True, TEXT, b"x")
+
+
+def turned_away(server, option, **headers):
+    with Peer.connect(server.address) as peer:
+        response = peer.shake("/ws", **headers)
+        assert response.status == 503
+        assert response.headers["connection"] == "close"
+        assert option in response.body.decode()
+        return peer.at_end()
+
+
+def open_soon(server, **headers):
+    """As soon as there is room."""
+
+    def attempt():
+        peer = Peer.connect(server.address)
+        if peer.shake("/ws", **headers).status == 101:
+            return peer
+        peer.close()
+        return None
+
+    return wait_until(attempt)
+
+
+@pytest.mark.parametrize("option", ["max_connections", "max_connections_per_address"])
+def test_one_connection_too_many_is_503_and_the_others_go_on(serve, routes, option, caplog):
+    server = serve(routes, config=Config(**{option: 3}))
+    peers = [Peer.open(server.address, "/ws") for _ in range(2)]
+    peers.append(Peer.connect(server.address))  # one that says nothing counts too
+    wait_until(lambda: server.admission.open == 3)
+    with caplog.at_level(logging.WARNING, "greenws"):
+        for _ in range(3):
+            assert turned_away(server, option)
+    assert len(caplog.records) == (option == "max_connections")  # no flood of lines
+    assert server.stats.refused == {option.rpartition("_")[2]: 3}
+    assert all(echoes(peer) for peer in peers[:2])
+    peers.pop().close()
+    peers.append(open_soon(server))
+    peers.pop(0).close()  # a session leaves its place as well
+    peers.append(open_soon(server))
+    assert all(echoes(peer) for peer in peers)
+    for peer in peers:
+        peer.close()
+    wait_until(lambda: server.admission.open == 0)
+    assert server.admission.busy == 0 and not server.admission.greenlets
+
+
+def test_behind_a_proxy_the_addresses_that_it_names_are_counted(serve, routes):
+    config = Config(max_connections_per_address=1)
+    server = serve(routes, config=config, trusted_proxies=1)
+    one, two = {"X_Forwarded_For": "203.0.113.1"}, {"X_Forwarded_For": "6.6.6.6, 203.0.113.2"}
+    with Peer.open(server.address, "/ws", **one) as first:
+        assert turned_away(server, "max_connections_per_address", **one)
+        with Peer.open(server.address, "/ws", **two) as second:
+            assert echoes(first) and echoes(second)
+        first.send(close_frame())
+        assert first.read_frame()[1] == CLOSE
+    with Peer.connect(server.address) as peer:  # what was not upgraded holds no place
+        assert peer.shake("/nowhere", **one).status == 404
+    open_soon(server, **one).close()
+
+
+def test_over_tls_one_too_many_is_closed_without_the_cost_of_a_handshake(
+    serve, routes, certificates
+):
+    served, trusting = certificates
+    server = serve(routes, config=Config(max_connections=1), ssl_context=served)
+    with Peer.connect(server.address) as first:
+        wait_until(lambda: server.admission.open == 1)
+        with Peer.connect(server.address) as peer:
+            assert peer.at_end()
+        first.sock = trusting.wrap_socket(first.sock, server_hostname="127.0.0.1")
+        assert first.shake("/ws").status == 101

@@ -1,0 +1,399 @@
+"""gevent-websocket's world: its object, its applications, and the libraries built on it.
+
+Where it can, a test runs under the original server too (``world``): what we replace must behave
+alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+
+import gevent
+import geventwebsocket
+import pytest
+from gevent import pywsgi
+from gevent.event import Event
+from geventwebsocket import Resource, WebSocketApplication, WebSocketError
+from geventwebsocket.protocols.base import BaseProtocol
+from geventwebsocket.websocket import WebSocket as Original
+
+from greenws import Config, UpgradeHandler, WebSocketServer
+from greenws.websocket import WebSocket
+
+from ..support.limits import wait_until
+from ..support.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Peer, close_frame, frame
+
+
+@pytest.fixture(params=["greenws", "original"])
+def world(request, serve):
+    """Starts an application under our server, and under gevent-websocket's own."""
+    if request.param == "greenws":
+        return serve
+    return lambda app, **options: serve(app, cls=geventwebsocket.WebSocketServer, **options)
+
+
+def bare(function):
+    """An application of environ["wsgi.websocket"], as gevent-websocket's README has it."""
+
+    def app(environ, start_response):
+        function(environ["wsgi.websocket"])
+        return []
+
+    return app
+
+
+# -- applications
+
+
+class Recorder(WebSocketApplication):
+    events: list
+
+    def on_open(self):
+        self.events.append("open")
+
+    def on_message(self, message):
+        self.events.append(message)
+        if message is not None:
+            self.ws.send(message)
+
+    def on_close(self, reason):
+        self.events.append(("close", reason))
+
+
+def test_resource_and_application(world):
+    class App(Recorder):
+        events = []
+
+    def page(environ, start_response):
+        start_response("200 OK", [("Content-Length", "4")])
+        return [b"page"]
+
+    server = world(Resource(OrderedDict([("^/ws", App), ("/.*", page)])))
+    with Peer.connect(server.address) as peer:
+        peer.send(b"GET /page HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert peer.read_response().body == b"page"
+    with Peer.open(server.address, "/ws") as peer:
+        peer.send(frame(TEXT, b"text") + frame(BINARY, b"bytes"))
+        assert peer.read_frame() == (True, TEXT, b"text")
+        assert peer.read_frame() == (True, BINARY, b"bytes")
+        peer.send(close_frame(1000))
+        assert peer.read_frame()[:2] == (True, CLOSE)
+    wait_until(lambda: any(isinstance(event, tuple) for event in App.events))
+    assert App.events[:4] == ["open", "text", bytearray(b"bytes"), None]
+    assert isinstance(App.events[2], bytearray)
+    assert {event[0] for event in App.events[4:]} == {"close"}
+
+
+class Chat(BaseProtocol):
+    PROTOCOL_NAME = "chat"
+
+
+class ChatApp(Recorder):
+    events: list = []
+    protocol_class = Chat
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"), [("chat", "chat"), ("other, chat", "chat"), ("other", None)]
+)
+def test_the_protocol_of_an_application(world, offered, chosen):
+    server = world(Resource(OrderedDict([("/", ChatApp)])))
+    with Peer.connect(server.address) as peer:
+        response = peer.shake(Sec_WebSocket_Protocol=offered)
+        assert response.status == 101
+        assert response.headers.get("sec-websocket-protocol") == chosen
+
+
+def test_protocols_are_compared_as_tokens(serve):
+    server = serve(Resource(OrderedDict([("/", ChatApp)])))
+    with Peer.connect(server.address) as peer:  # the original finds "chat" in "chatter"
+        response = peer.shake(Sec_WebSocket_Protocol="chatter")
+        assert "sec-websocket-protocol" not in response.headers
+
+
+# -- the object
+
+
+def test_the_object_is_the_originals(serve):
+    seen = []
+    with Peer.open(serve(bare(lambda ws: seen.append(isinstance(ws, Original)))).address) as peer:
+        assert peer.read_frame()[1] == CLOSE
+    public = [name for name in dir(Original) if not name.startswith("_")]
+    assert seen == [True] and len(public) > 20
+    from greenws.server.gevent_websocket import GeventWebSocket
+
+    assert [name for name in public if not hasattr(GeventWebSocket, name)] == []
+
+
+def test_messages_in_their_types(world):
+    got = []
+
+    def talk(ws):
+        while (message := ws.receive()) is not None:
+            got.append(message)
+        with pytest.raises(WebSocketError):
+            ws.receive()
+        with pytest.raises(WebSocketError):
+            ws.send("too late")
+        got.append(ws.closed)
+
+    with Peer.open(world(bare(talk)).address) as peer:
+        peer.send(frame(TEXT, "tëxt".encode()) + frame(BINARY, b"\xff") + frame(TEXT))
+        peer.send(frame(TEXT, b"a", fin=False) + frame(PING, b"p") + frame(CONTINUATION, b"b"))
+        assert peer.read_frame() == (True, PONG, b"p")
+        peer.send(close_frame(1001))
+        wait_until(lambda: len(got) == 5)
+    assert got == ["tëxt", bytearray(b"\xff"), "", "ab", True]
+    assert [type(message) for message in got[:2]] == [str, bytearray]
+
+
+def test_sending(world):
+    def talk(ws):
+        ws.send("text")
+        ws.send(b"bytes")
+        ws.send(bytearray(b"array"))
+        ws.send(b"as binary", binary=True)
+        ws.send("forced text", binary=False)
+        ws.send_frame("frame", ws.OPCODE_TEXT)
+        ws.send_frame(b"frame", ws.OPCODE_BINARY)
+        ws.send_frame("ping", ws.OPCODE_PING)
+        ws.send_frame(b"pong", ws.OPCODE_PONG)
+        ws.close(1001, "bye")
+
+    with Peer.open(world(bare(talk)).address) as peer:
+        assert [peer.read_frame()[1:] for _ in range(9)] == [
+            (TEXT, b"text"),
+            (BINARY, b"bytes"),
+            (BINARY, b"array"),
+            (BINARY, b"as binary"),
+            (TEXT, b"forced text"),
+            (TEXT, b"frame"),
+            (BINARY, b"frame"),
+            (PING, b"ping"),
+            (PONG, b"pong"),
+        ]
+        # The original forgets the code: the body of its Close is the reason alone.
+        assert peer.read_frame()[1] == CLOSE
+
+
+def test_a_frame_at_a_time(serve):
+    got = []
+
+    def talk(ws):
+        for _ in range(2):
+            header, payload = ws.read_frame()
+            got.append((header.fin, header.opcode, header.length, payload))
+
+    with Peer.open(serve(bare(talk)).address) as peer:
+        peer.send(frame(BINARY, b"one", fin=False) + frame(CONTINUATION, b"two!"))
+        assert peer.read_frame()[1] == CLOSE
+    assert got == [(False, BINARY, 3, b"one"), (True, CONTINUATION, 4, b"two!")]
+
+
+def test_closing_does_not_wait(world):
+    seconds = []
+
+    def talk(ws):
+        began = time.monotonic()
+        ws.close()
+        seconds.append(time.monotonic() - began)
+        assert ws.closed
+
+    with Peer.open(world(bare(talk)).address) as peer:
+        assert peer.read_frame()[1] == CLOSE
+        wait_until(lambda: seconds)
+        peer.send(close_frame())
+    assert seconds[0] < 1
+
+
+def test_a_close_code_of_the_program_is_sent(serve):
+    with Peer.open(serve(bare(lambda ws: ws.close(4001, b"reason"))).address) as peer:
+        assert peer.read_frame() == (True, CLOSE, b"\x0f\xa1reason")
+
+
+def test_a_peer_that_is_lost_is_none_and_on_close_is_told(world):
+    events = []
+
+    class App:
+        class current_app:
+            @staticmethod
+            def on_close(reason):
+                events.append(reason)
+
+        def __call__(self, environ, start_response):
+            events.append(environ["wsgi.websocket"].receive())
+            return []
+
+    with Peer.open(world(App()).address) as peer:
+        peer.close()
+        wait_until(lambda: len(events) > 1)
+    assert None in events and "Connection closed" in events
+
+
+def test_what_describes_the_request(world):
+    seen = []
+
+    def talk(ws):
+        seen.append((ws.version, ws.path, ws.origin, ws.protocol, ws.closed))
+        seen.append((ws.environ["QUERY_STRING"], ws.handler.server is server))
+        ws.logger.debug("fine")
+
+    server = world(bare(talk))
+    with Peer.open(
+        server.address, "/p?q=1", Origin="http://o", Sec_WebSocket_Protocol="a, b"
+    ) as peer:
+        assert peer.read_frame()[1] == CLOSE
+    assert seen == [("13", "/p", "http://o", "a, b", False), ("q=1", True)]
+
+
+# -- the lazy upgrade
+
+
+def test_describing_the_request_does_not_accept_it(serve):
+    accepted = []
+
+    def app(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        str((ws.version, ws.path, ws.origin, ws.protocol, ws.closed))
+        accepted.append(ws.accepted)
+        start_response("401 Unauthorized", [("Content-Length", "2")])
+        return [b"no"]
+
+    with Peer.connect(serve(app).address) as peer:
+        response = peer.shake()
+        assert (response.status, response.body) == (401, b"no")
+    assert accepted == [None]
+
+
+@pytest.mark.parametrize("result", [[], [b"ignored"], None])
+def test_one_that_neither_uses_nor_answers_is_accepted_and_closed(serve, result):
+    with Peer.open(serve(lambda environ, start_response: result).address) as peer:
+        assert peer.read_frame() == (True, CLOSE, b"\x03\xe8")
+        peer.send(close_frame())
+        assert peer.at_end()
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_eager_accepts_before_the_application_is_called(serve, eager):
+    class Handler(UpgradeHandler):
+        pass
+
+    Handler.eager = eager
+    go_on = Event()
+
+    def app(environ, start_response):
+        go_on.wait(5)
+        environ["wsgi.websocket"].send("hello")
+        return []
+
+    with Peer.connect(serve(app, handler_class=Handler).address) as peer:
+        shaking = gevent.spawn(peer.shake)
+        gevent.sleep(0.05)
+        assert shaking.ready() is eager
+        go_on.set()
+        assert shaking.get().status == 101
+        assert peer.read_frame() == (True, TEXT, b"hello")
+
+
+def test_the_first_use_may_come_from_another_greenlet(serve):
+    def talk(ws):
+        writer = gevent.spawn(ws.send, "from a writer")
+        assert ws.receive() == "x"
+        writer.join()
+
+    with Peer.open(serve(bare(talk)).address) as peer:
+        assert peer.read_frame() == (True, TEXT, b"from a writer")
+        peer.send(frame(TEXT, b"x"))
+        assert peer.read_frame()[1] == CLOSE
+
+
+# -- the server's side
+
+
+def test_clients_and_active_client(world):
+    def talk(ws):
+        assert ws.handler.active_client.ws is ws
+        assert ws.handler.active_client.address == ws.handler.client_address
+        ws.receive()
+
+    server = world(bare(talk))
+    with Peer.open(server.address) as one, Peer.open(server.address) as two:
+        wait_until(lambda: len(server.clients) == 2)
+        for client in server.clients.values():
+            client.ws.send("to all")
+        assert one.read_frame() == two.read_frame() == (True, TEXT, b"to all")
+    wait_until(lambda: not server.clients)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_pre_start_hook(world, plain):
+    def app(environ, start_response):
+        if "wsgi.websocket" in environ:
+            environ["wsgi.websocket"].send("upgraded")
+            return []
+        start_response("200 OK", [("Content-Length", "5")])
+        return [b"plain"]
+
+    server = world(app, pre_start_hook=lambda handler: plain)
+    with Peer.connect(server.address) as peer:
+        response = peer.shake()
+        assert (response.status, response.body) == ((200, b"plain") if plain else (101, b""))
+
+
+def test_an_exception_closes_with_1011(serve, error_log):
+    def fail(ws):
+        ws.receive()
+        raise LookupError("in the application")
+
+    with Peer.open(serve(bare(fail)).address) as peer:
+        peer.send(frame(TEXT, b"x"))
+        assert peer.read_frame() == (True, CLOSE, b"\x03\xf3")
+        peer.send(close_frame(1011))
+        assert peer.at_end()
+    (record,) = wait_until(error_log.take)
+    assert "in the application" in str(record.exc_info[1])
+
+
+def test_websocket_error_is_a_normal_end(serve):
+    def talk(ws):
+        while True:
+            ws.receive()
+
+    with Peer.open(serve(bare(talk)).address) as peer:
+        peer.send(close_frame())
+        assert peer.read_close() == (1000, b"")
+
+
+def test_frames_of_two_senders_do_not_interleave(serve):
+    def talk(ws):
+        senders = [gevent.spawn(ws.send, bytes([i]) * 300_000) for i in range(8)]
+        gevent.joinall(senders, raise_error=True)
+
+    with Peer.open(serve(bare(talk)).address) as peer:
+        for _ in range(8):
+            payload = peer.read_frame()[2]
+            assert payload == payload[:1] * 300_000
+
+
+def test_the_socket_underneath_is_ours(serve):
+    seen = []
+    with Peer.open(serve(bare(lambda ws: seen.append(ws.accept()))).address) as peer:
+        assert peer.read_frame()[1] == CLOSE
+    assert isinstance(seen[0], WebSocket)
+
+
+def test_the_limits_of_a_program_that_is_not_ours(serve):
+    class Handler(UpgradeHandler):
+        config = Config(max_message_size=5)
+
+    server = serve(bare(lambda ws: ws.receive()), cls=pywsgi.WSGIServer, handler_class=Handler)
+    with Peer.open(server.address) as peer:
+        peer.send(frame(TEXT, b"sixsix"))
+        assert peer.read_close()[0] == 1009
+
+
+def test_our_server_takes_the_originals_arguments(serve):
+    server = serve(bare(lambda ws: None), debug=True, pre_start_hook=None, environ={"a": "b"})
+    assert isinstance(server, (WebSocketServer, geventwebsocket.WebSocketServer))
+    assert server.debug is True

@@ -1,0 +1,233 @@
+"""How a connection opens: in one read, in a few, or by way of the HTTP handler."""
+
+from __future__ import annotations
+
+import gc
+
+import gevent
+import pytest
+from gevent.event import Event
+from werkzeug.exceptions import HTTPException, Unauthorized
+
+from greenws import Config, Routes, UpgradeHandler, WebSocketHandler, WebSocketSessionHandler
+from greenws.server.opening import is_direct
+
+from ..support.limits import wait_until
+from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
+
+over_tls_too = pytest.mark.usefixtures("over_tls_too")
+
+
+class Echo(WebSocketSessionHandler):
+    def handle_session(self, request, socket):
+        for message in socket:
+            socket.send(message)
+
+
+def produce(request, protocols):
+    return Echo()
+
+
+def plain(environ, start_response):
+    start_response("200 OK", [("Content-Length", "5")])
+    return [b"plain"]
+
+
+def handlers_alive():
+    return [thing for thing in gc.get_objects() if type(thing) is UpgradeHandler]
+
+
+def test_only_applications_with_nothing_around_their_sessions_are_direct():
+    class Subclass(Routes):
+        pass
+
+    assert is_direct(Routes()) and is_direct(WebSocketHandler(produce))
+    assert not is_direct(Subclass()) and not is_direct(plain)
+
+
+@over_tls_too
+@pytest.mark.parametrize("step", [1000, 100, 7])
+def test_a_head_in_pieces_opens_a_session_and_what_is_behind_it_is_the_sessions(serve, step):
+    server = serve(WebSocketHandler(produce))
+    data = request() + frame(TEXT, b"early")
+    with Peer.connect(server.address) as peer:
+        for start in range(0, len(data), step):
+            peer.send(data[start : start + step])
+            gevent.sleep(0)
+        assert peer.read_response().status == 101
+        assert peer.read_frame() == (True, TEXT, b"early")
+        assert not handlers_alive()
+        peer.send(close_frame())
+        assert peer.read_close()[0] == 1000
+    wait_until(lambda: not server.clients)
+
+
+def test_a_session_has_one_greenlet(serve):
+    greenlets = []
+
+    class Session(Echo):
+        def handle_session(self, request, socket):
+            greenlets.append(gevent.getcurrent())
+            super().handle_session(request, socket)
+
+    def produce(request, protocols):
+        greenlets.append(gevent.getcurrent())
+        return Session()
+
+    with Peer.open(serve(WebSocketHandler(produce)).address):
+        wait_until(lambda: len(greenlets) == 2)
+    assert greenlets[0] is greenlets[1]
+
+
+@over_tls_too
+def test_a_refusal_asks_the_producer_once_and_ends_the_connection(serve):
+    asked = []
+
+    def produce(request, protocols):
+        asked.append(request.path)
+        if len(asked) == 1:
+            raise Unauthorized("who are you?")
+        return Echo()
+
+    server = serve(WebSocketHandler(produce))
+    with Peer.connect(server.address) as peer:
+        response = peer.shake("/first")
+        assert (response.status, response.headers["connection"]) == (401, "close")
+        assert asked == ["/first"]
+        assert peer.at_end()
+    with Peer.connect(server.address) as peer:
+        assert peer.shake("/second").status == 101
+    assert asked == ["/first", "/second"]
+    assert server.stats.refused == {"application": 1}
+
+
+@over_tls_too
+def test_whatever_is_no_handshake_is_answered_as_http(serve):
+    routes = Routes()
+    routes.add(uri="/plain", handler=plain)
+    routes.add(uri="/socket", handler=WebSocketHandler(produce))
+    with Peer.connect(serve(routes).address) as peer:
+        peer.send(b"GET /plain HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
+        assert [peer.read_response().body for _ in range(2)] == [b"plain"] * 2
+        peer.send(b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert peer.read_response().status == 404
+        peer.send(b"GET /socket HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert peer.read_response().status == 426
+        assert peer.shake("/socket").status == 101
+
+
+@pytest.mark.parametrize("path, status", [("/plain", 200), ("/nowhere", 404), ("/page", 200)])
+def test_an_upgrade_that_is_answered_as_http_ends_the_connection(serve, path, status):
+    routes = Routes()
+    routes.add(uri="/plain", handler=plain)
+    routes.add(uri="/page", handler=lambda *args: plain(*args))
+    server = serve(routes)
+    with Peer.connect(server.address) as peer:
+        peer.send(request(path) + frame(TEXT, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"))
+        response = peer.read_response()
+        assert (response.status, response.headers["connection"]) == (status, "close")
+        assert peer.at_end()
+    wait_until(lambda: server.admission.open == 0)
+    assert server.stats.refused == {"application": 1}
+
+
+def test_routes_may_stand_in_routes(serve):
+    seen = []
+
+    def produce(request, protocols):
+        seen.append((request.root_path, request.path, request.environ["wsgiorg.routing_args"][1]))
+        return Echo()
+
+    inner, outer = Routes(), Routes()
+    inner.add(uri="/<room>", handler=WebSocketHandler(produce))
+    outer.add(uri="/chat/*", handler=inner)
+    with Peer.open(serve(outer).address, "/chat/lobby"):
+        assert not handlers_alive()
+    assert seen == [("/chat", "/lobby", {"room": "lobby"})]
+
+
+@over_tls_too
+@pytest.mark.parametrize("part", [b"", b"GET / HTTP/1.1\r\nHos"])
+def test_a_head_that_is_late_gets_the_same_as_from_the_http_handler(serve, part):
+    server = serve(WebSocketHandler(produce), config=Config(handshake_timeout=0.3), error_log=None)
+    with Peer.connect(server.address) as peer:
+        peer.send(part)
+        if part:
+            assert peer.read_response().status == 408
+        assert peer.at_end()
+
+
+def test_a_client_that_leaves_before_its_head_is_whole_leaves_nothing(serve):
+    server = serve(WebSocketHandler(produce))
+    with Peer.connect(server.address) as peer:
+        peer.send(b"GET / HT")
+    wait_until(lambda: server.admission.open == 0)
+
+
+def test_a_greenlet_that_is_killed_in_the_producer_closes_the_connection(serve):
+    waiting = []
+
+    def produce(request, protocols):
+        waiting.append(gevent.getcurrent())
+        Event().wait()
+
+    server = serve(WebSocketHandler(produce))
+    with Peer.connect(server.address) as peer:
+        peer.send(request())
+        wait_until(lambda: waiting)[0].kill()
+        assert peer.at_end()
+    wait_until(lambda: server.admission.open == 0)
+
+
+def test_the_handlers_options_hold_for_the_transport_too(serve):
+    ended = []
+
+    class Flood(WebSocketSessionHandler):
+        def handle_session(self, request, socket):
+            try:
+                while True:
+                    socket.send(bytes(1 << 16))
+            finally:
+                ended.append(True)
+
+    server = serve(WebSocketHandler(lambda r, p: Flood(), write_timeout=0.05, write_high_water=1))
+    with Peer.open(server.address):
+        wait_until(lambda: ended)
+
+
+def test_behind_a_proxy_the_client_is_whom_it_names(serve):
+    addresses = []
+
+    class Session(WebSocketSessionHandler):
+        def handle_session(self, request, socket):
+            addresses.append(socket.remote_address)
+
+    config = Config(max_connections_per_address=1)
+    server = serve(WebSocketHandler(lambda r, p: Session()), config=config, trusted_proxies=1)
+    for _ in range(2):
+        with Peer.open(server.address, X_Forwarded_For="192.0.2.1") as peer:
+            assert peer.read_frame()[1] == CLOSE
+            peer.send(close_frame())
+        wait_until(lambda: server.admission.open == 0)
+    assert addresses == [("192.0.2.1", 0)] * 2
+
+
+def test_an_exception_that_is_no_refusal_does_not_ask_twice(serve, error_log):
+    asked = []
+
+    def produce(request, protocols):
+        asked.append(True)
+        raise RuntimeError("broken")
+
+    with Peer.connect(serve(WebSocketHandler(produce)).address) as peer:
+        assert peer.shake().status == 500
+    assert asked == [True]
+    assert len(error_log.take()) == 1
+
+
+def test_what_routes_raise_is_for_http_to_answer():
+    with pytest.raises(HTTPException):
+        Routes().match(
+            {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "HTTP_HOST": "a"}
+            | {"wsgi.url_scheme": "http", "SERVER_NAME": "a", "SERVER_PORT": "80"}
+        )

@@ -1,0 +1,294 @@
+"""Stopping: what is told to whom, what is waited for, and for how long; signals."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from greenws import Config, Routes
+
+from ..support.limits import wait_until
+from ..support.processes import PROGRAMS, Process
+from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
+
+GOING_AWAY = b"\x03\xe9"
+
+
+class Work:
+    """Handlers whose progress a test watches and steers."""
+
+    def __init__(self):
+        self.go_on = Event()
+        self.reached = []
+        self.routes = Routes()
+        self.routes.websocket("/echo")(self.echo)
+        self.routes.websocket("/busy")(self.busy)
+        self.routes.websocket("/deaf")(self.deaf)
+        self.routes.add(uri="/page", handler=self.page)
+        self.routes.add(uri="/late", handler=self.late)
+
+    def echo(self, request, socket):
+        for message in socket:
+            socket.send(message)
+
+    def busy(self, request, socket):
+        self.reached.append("busy")
+        list(socket)
+        self.go_on.wait(5)
+        self.reached.append("finished")
+
+    def deaf(self, request, socket):
+        self.reached.append("deaf")
+        try:
+            self.go_on.wait(5)
+        except gevent.GreenletExit:
+            self.reached.append("killed")
+            raise
+
+    def page(self, environ, start_response):
+        self.reached.append("page")
+        self.go_on.wait(5)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"page"]
+
+    def late(self, environ, start_response):
+        self.reached.append("late")
+        self.go_on.wait(5)
+        environ["wsgi.websocket"].send("hello")
+        return []
+
+
+@pytest.fixture
+def work():
+    return Work()
+
+
+def finishing(peer, payload=GOING_AWAY):
+    """Reads the Close, and answers it."""
+    assert peer.read_frame() == (True, CLOSE, payload)
+    peer.send(close_frame(1001))
+    assert peer.at_end()
+    peer.close()
+
+
+def get(path="/page"):
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+
+def test_a_thousand_clients_all_get_1001(serve, work):
+    server = serve(work.routes)
+    peers = [Peer.open(server.address, "/echo") for _ in range(1000)]
+    stopping = gevent.spawn(server.stop, grace=20)
+    for peer in peers:
+        finishing(peer)
+    stopping.get(timeout=5)
+    assert server.stats.closes == {1001: 1000}
+    assert server.stats.connections_open == 0
+
+
+def test_handlers_are_let_finish(serve, work):
+    server = serve(work.routes)
+    with Peer.open(server.address, "/busy") as peer:
+        wait_until(lambda: work.reached)
+        stopping = gevent.spawn(server.stop, grace=10)
+        finishing_peer = gevent.spawn(finishing, peer)
+        gevent.sleep(0.05)
+        assert not stopping.ready()
+        work.go_on.set()
+        stopping.get(timeout=2)
+        finishing_peer.get(timeout=2)
+    assert work.reached == ["busy", "finished"]
+
+
+def test_what_does_not_end_within_the_grace_is_killed(serve, work, caplog):
+    server = serve(work.routes)
+    with Peer.open(server.address, "/deaf") as peer:
+        wait_until(lambda: work.reached)
+        began = time.monotonic()
+        with caplog.at_level(logging.WARNING, "greenws"):
+            server.stop(grace=0.1)
+        assert 0.09 < time.monotonic() - began < 1
+        assert work.reached == ["deaf", "killed"]
+        assert "shutdown_grace" in caplog.text
+        assert peer.read_close() == (1001, b"")
+    assert server.stats.connections_open == 0
+
+
+def test_the_grace_is_an_option_and_timeout_is_gevents_name_for_it(serve, work):
+    server = serve(work.routes, config=Config(shutdown_grace=0.05))
+    for stop in (server.stop, lambda: server.stop(timeout=0.05), lambda: server.stop(0.05)):
+        if not server.started:
+            server.start()
+        with Peer.open(server.address[:1] + (server.server_port,), "/deaf"):
+            wait_until(lambda: work.reached)
+            began = time.monotonic()
+            stop()
+            assert time.monotonic() - began < 1
+        work.reached.clear()
+
+
+def test_nothing_to_wait_for_is_not_waited_for(serve, work):
+    server = serve(work.routes)
+    with Peer.connect(server.address) as idle:
+        wait_until(lambda: server.admission.open == 1)
+        with gevent.Timeout(1):
+            server.stop(grace=10)
+        assert idle.at_end()  # a connection that is kept alive for nothing ends with the server
+
+
+def test_a_request_that_is_being_answered_is_answered_and_the_last(serve, work):
+    server = serve(work.routes)
+    with Peer.connect(server.address) as peer:
+        peer.send(get())
+        wait_until(lambda: work.reached)
+        stopping = gevent.spawn(server.stop, grace=10)
+        gevent.sleep(0.01)
+        work.go_on.set()
+        response = peer.read_response()
+        assert (response.status, response.body) == (200, b"page")
+        stopping.get(timeout=2)
+        assert peer.at_end()
+
+
+def test_what_was_sent_behind_a_request_that_is_being_answered_is_answered_too(serve, work):
+    server = serve(work.routes)
+    with Peer.connect(server.address) as peer:
+        peer.send(get() + get())
+        wait_until(lambda: work.reached)
+        stopping = gevent.spawn(server.stop, grace=10)
+        wait_until(lambda: server.is_stopping)
+        work.go_on.set()
+        work.go_on.clear()  # whoever waits goes on
+        assert peer.read_response().body == b"page"
+        wait_until(lambda: len(work.reached) == 2)
+        assert not stopping.ready()
+        work.go_on.set()
+        last = peer.read_response()
+        assert (last.body, last.headers["connection"]) == (b"page", "close")
+        stopping.get(timeout=2)
+        assert peer.at_end()
+
+
+def test_upgrades_on_connections_that_are_kept_alive_are_503(serve, work):
+    work.go_on.set()
+    server = serve(work.routes)
+    with Peer.connect(server.address) as kept, Peer.open(server.address, "/deaf"):
+        kept.send(get())
+        assert kept.read_response().status == 200
+        work.go_on.clear()
+        with Peer.open(server.address, "/busy"):
+            wait_until(lambda: "busy" in work.reached)
+            stopping = gevent.spawn(server.stop, grace=0.3)
+            wait_until(lambda: server.is_stopping)
+            response = kept.shake("/echo")
+            assert response.status == 503
+            assert response.headers["connection"] == "close"
+            assert kept.at_end()
+            stopping.get(timeout=3)
+    assert server.stats.refused == {"stopping": 1}
+
+
+def test_an_upgrade_that_was_pending_is_refused(serve, work, hub_errors):
+    server = serve(work.routes)
+    with Peer.connect(server.address) as peer:
+        peer.send(request("/late"))
+        wait_until(lambda: work.reached)
+        stopping = gevent.spawn(server.stop, grace=5)
+        wait_until(lambda: server.is_stopping)
+        work.go_on.set()
+        assert peer.read_response().status == 503
+        stopping.get(timeout=2)
+
+
+def test_new_connections_are_not_accepted(serve, work):
+    server = serve(work.routes)
+    with Peer.open(server.address, "/busy"):
+        stopping = gevent.spawn(server.stop, grace=0.2)
+        wait_until(lambda: server.is_stopping)
+        with pytest.raises(ConnectionRefusedError):
+            Peer.connect(server.address)
+        stopping.get(timeout=2)
+
+
+def test_all_who_stop_wait_for_the_same_end(serve, work):
+    server = serve(work.routes)
+    with Peer.open(server.address, "/busy") as peer:
+        stops = [gevent.spawn(server.stop, grace=5) for _ in range(3)]
+        finishing_peer = gevent.spawn(finishing, peer)
+        gevent.sleep(0.02)
+        assert not any(stop.ready() for stop in stops)
+        work.go_on.set()
+        gevent.joinall(stops, timeout=2, raise_error=True)
+        assert all(stop.ready() for stop in stops)
+        finishing_peer.get()
+
+
+def test_a_handler_may_stop_its_server(serve):
+    routes = Routes()
+
+    @routes.websocket("/stop")
+    def stop(request, socket):
+        request.environ["stop"]()
+        socket.close()
+
+    server = serve(routes, environ={"stop": lambda: server.stop(grace=5)})
+    with gevent.Timeout(2), Peer.open(server.address, "/stop") as peer:
+        finishing(peer)
+
+
+def test_a_stopped_server_can_be_started_again(serve, work):
+    server = serve(work.routes)
+    server.stop(grace=1)
+    server.start()
+    with Peer.open(("127.0.0.1", server.server_port), "/echo") as peer:
+        peer.send(frame(TEXT, b"x"))
+        assert peer.read_frame() == (True, TEXT, b"x")
+
+
+# -- signals
+
+
+@pytest.fixture
+def process():
+    with Process(PROGRAMS / "stopping_server.py") as process:
+        yield process.wait_for_port()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_closes_with_1001_lets_finish_and_exits_with_0(process, number):
+    peers = [Peer.open(process.address, path) for path in ("/echo", "/echo", "/slow")]
+    with Peer.connect(process.address) as page:
+        page.send(get())
+        gevent.sleep(0.1)
+        process.popen.send_signal(number)
+        for peer in peers:
+            finishing(peer)
+        assert page.read_response().body == b"page"
+    assert process.popen.wait(10) == 0
+    process.wait_for("slow: finished")
+    process.wait_for("behind serve_forever")
+    process.assert_no_trouble()
+
+
+def test_a_handler_that_goes_on_is_ended_after_the_grace(process):
+    with Peer.open(process.address, "/deaf") as peer:
+        began = time.monotonic()
+        process.popen.send_signal(signal.SIGTERM)
+        assert peer.read_close() == (1001, b"")
+        assert process.popen.wait(10) == 0
+        assert 0.9 < time.monotonic() - began < 8
+    process.wait_for("deaf: ended")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once(process, number):
+    with Peer.open(process.address, "/deaf") as peer:
+        process.popen.send_signal(number)
+        assert peer.read_frame() == (True, CLOSE, GOING_AWAY)
+        process.popen.send_signal(number)
+        assert process.popen.wait(1.5) == -number

@@ -1,0 +1,136 @@
+"""TLS: contexts, server names, the protocol that is agreed on, and streams that are cut off."""
+
+from __future__ import annotations
+
+import ssl as native_ssl
+
+import gevent
+import pytest
+import trustme
+from gevent import ssl
+
+from greenws import Routes, WebSocketServer
+
+from ..support.limits import wait_until
+from ..support.wire import TEXT, Peer, frame
+
+AUTHORITY = trustme.CA()
+
+
+def served(name):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    AUTHORITY.issue_cert(name).configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def trusting():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    AUTHORITY.configure_trust(context)
+    return context
+
+
+CODES: list[object] = []
+
+
+@pytest.fixture
+def routes():
+    CODES.clear()
+    routes = Routes()
+
+    @routes.websocket("/ws")
+    def echo(request, socket):
+        try:
+            for message in socket:
+                socket.send(message)
+        finally:
+            CODES.append(socket.close_code)
+
+    return routes
+
+
+def connect(server, context, name="127.0.0.1"):
+    peer = Peer.connect(server.address)
+    peer.sock = context.wrap_socket(peer.sock, server_hostname=name)
+    return peer
+
+
+def echoes(peer):
+    assert peer.shake("/ws").status == 101
+    peer.send(frame(TEXT, b"x"))
+    return peer.read_frame() == (True, TEXT, b"x")
+
+
+def test_the_certificate_follows_the_servers_name(serve, routes, trusting):
+    contexts = {name: served(name) for name in ("one.example", "two.example")}
+    context = served("127.0.0.1")
+
+    def choose(sock, name, initial):
+        if name in contexts:
+            sock.context = contexts[name]
+
+    context.sni_callback = choose
+    server = serve(routes, ssl_context=context)
+    for name in ("one.example", "two.example", "127.0.0.1"):
+        with connect(server, trusting, name) as peer:  # which checks the name
+            assert echoes(peer)
+
+
+def test_http_1_1_is_agreed_on(serve, routes, trusting):
+    server = serve(routes, ssl_context=served("127.0.0.1"))
+    trusting.set_alpn_protocols(["h2", "http/1.1"])
+    with connect(server, trusting) as peer:
+        assert peer.sock.selected_alpn_protocol() == "http/1.1"
+        assert echoes(peer)
+
+
+def test_certfile_and_keyfile(serve, routes, trusting, tmp_path):
+    certificate = AUTHORITY.issue_cert("127.0.0.1")
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    for pem in certificate.cert_chain_pems:
+        pem.write_to_path(str(chain), append=True)
+    certificate.private_key_pem.write_to_path(str(key))
+    server = serve(routes, certfile=str(chain), keyfile=str(key))
+    trusting.set_alpn_protocols(["http/1.1"])
+    with connect(server, trusting) as peer:
+        assert peer.sock.selected_alpn_protocol() == "http/1.1"
+        assert echoes(peer)
+
+
+def test_a_context_that_would_stop_all_greenlets_is_refused():
+    context = native_ssl.SSLContext(native_ssl.PROTOCOL_TLS_SERVER)
+    with pytest.raises(TypeError, match=r"must be a gevent\.ssl\.SSLContext"):
+        WebSocketServer(("127.0.0.1", 0), None, ssl_context=context)
+
+
+def test_a_stream_without_close_notify_is_cut_off(serve, routes, trusting):
+    """RFC 6455 has an end of its own, so that a truncated stream cannot pass for a whole one."""
+    server = serve(routes, ssl_context=served("127.0.0.1"))
+    peer = connect(server, trusting)
+    assert echoes(peer)
+    peer.sock.close()
+    assert wait_until(lambda: CODES) == [1006]
+
+
+def test_the_end_of_tls_without_a_close_is_not_a_close(serve, routes, trusting):
+    server = serve(routes, ssl_context=served("127.0.0.1"))
+    with connect(server, trusting) as peer:
+        assert echoes(peer)
+        ending = gevent.spawn(peer.sock.unwrap)
+        assert wait_until(lambda: CODES) == [1006]
+        ending.get(timeout=5)
+
+
+def test_the_scheme_is_wss_for_the_application(serve, trusting):
+    seen = []
+    routes = Routes()
+
+    @routes.websocket("/ws")
+    def session(request, socket):
+        seen.append((request.scheme, request.is_secure))
+
+    server = serve(routes, ssl_context=served("127.0.0.1"))
+    with connect(server, trusting) as peer:
+        assert peer.shake("/ws").status == 101
+        wait_until(lambda: seen)
+    assert seen == [("https", True)]

@@ -1,0 +1,54 @@
+"""What a test may leave behind, or have printed: greenlets, sockets, errors."""
+
+from __future__ import annotations
+
+import gc
+import io
+import logging
+import os
+
+import gevent
+
+
+def live_greenlets() -> list[gevent.Greenlet]:
+    return [
+        thing
+        for thing in gc.get_objects()
+        if issubclass(type(thing), gevent.Greenlet) and not thing.dead
+    ]
+
+
+def open_sockets() -> dict[str, str]:
+    """The descriptors of this process that are sockets, each with the number of its socket."""
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found[number] = os.readlink(f"/proc/self/fd/{number}")
+        except OSError:  # the descriptor of listdir itself
+            continue
+    return {number: target for number, target in found.items() if target.startswith("socket:")}
+
+
+class ErrorLog(logging.Handler):
+    """Errors that greenws logged. A test that expects some takes them off with ``take()``."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def take(self) -> list[logging.LogRecord]:
+        records, self.records = self.records, []
+        return records
+
+
+class HubErrors(io.StringIO):
+    """What a hub printed: tracebacks of greenlets. ``take()`` as in :class:`ErrorLog`."""
+
+    def take(self) -> str:
+        text = self.getvalue()
+        self.seek(0)
+        self.truncate()
+        return text

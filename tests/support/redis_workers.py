@@ -1,0 +1,90 @@
+"""What is as good as several processes over one Redis: brokers in this process, each with rooms and
+members of its own."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from greenws import Rooms
+from greenws.brokers.redis import RedisBroker
+
+from .limits import wait_until
+from .redis_server import RedisServer
+from .wire import TEXT, Peer
+
+
+def stamp(position: str, data: Any) -> str:
+    return f"{position} {data}"
+
+
+class Client:
+    def __init__(self, member: Any, peer: Peer) -> None:
+        self.member = member
+        self.peer = peer
+        self.last = member.position
+
+    def hear(self, count: int) -> list[str]:
+        heard = []
+        for _ in range(count):
+            fin, opcode, payload = self.peer.read_frame()
+            assert (fin, opcode) == (True, TEXT)
+            self.last, text = payload.decode().split(" ", 1)
+            heard.append(text)
+        return heard
+
+    def hears_no_more(self) -> bool:
+        return self.peer.is_silent(0.03)
+
+
+class Worker:
+    """What one process would have."""
+
+    def __init__(self, pair: Any, **options: Any) -> None:
+        self.broker = RedisBroker(**{"timeout": 1.0, **options})
+        self.rooms = Rooms(self.broker, stamp=stamp)
+        self._pair = pair
+        self._stack = contextlib.ExitStack()
+
+    def join(self, room: str = "r", **options: Any) -> Client:
+        socket, peer = self._pair()
+        return Client(self._stack.enter_context(self.rooms[room].join(socket, **options)), peer)
+
+    def send(self, *texts: str, room: str = "r") -> None:
+        for text in texts:
+            self.rooms[room].send(text)
+
+    @property
+    def is_away(self) -> bool:
+        return self.broker._is_away
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.is_away and not self.broker._unsent
+
+    def names(self, room: str = "r") -> list[str]:
+        return sorted(member.info["name"] for member in self.rooms[room].members)
+
+    def stop(self) -> None:
+        self._stack.close()
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: self.is_idle, 0.2)
+        self.rooms.close(0)
+
+    def die(self) -> None:
+        """As a process that is killed: nothing more of it reaches Redis."""
+        self.rooms.close(0)
+        self.broker.publish = lambda *args, **options: None
+        self._stack.close()
+
+
+def away(server: RedisServer, *workers: Worker) -> None:
+    server.stop()
+    for each in workers:
+        wait_until(lambda each=each: each.is_away)
+
+
+def back(server: RedisServer, *workers: Worker) -> None:
+    server.start()
+    for each in workers:
+        wait_until(lambda each=each: each.is_idle)
