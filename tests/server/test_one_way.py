@@ -9,9 +9,9 @@ from typing import Any
 
 import flask
 import pytest
-from conftest import wait_until
+from ..support.limits import wait_until
 from werkzeug.exceptions import Unauthorized
-from wire import CLOSE, TEXT, Peer, close_frame, frame, request
+from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
 
 from greenws import Routes, StaticFiles, WebSocketHandler, WebSocketSessionHandler, session, upgrade
 from greenws.http import stream
