@@ -1,0 +1,1 @@
+"""The parts of the demo that run_server.py serves beside its echo, and its command line."""
