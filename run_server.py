@@ -209,7 +209,7 @@ class Monitor:
     - "time": milliseconds since 1970, which never go back
     - "process": its "id", its "pid", when it "started" (likewise), its "memory" (bytes, or null),
       and whether it is "one_of_several" workers of which the others tell nothing here
-    - "server": connections, messages, bytes, refusals and closes, as ``Stats.as_dict()`` gives them
+    - "server": connections, messages, bytes, refusals and closes (``server.stats.as_dict()``)
     - "rates": of the messages and bytes among them, each second; null in the first snapshot
     - "rooms": what the rooms count, :class:`greenws.rooms.Stats`
     - "largest_rooms": [{"name", "members"}] of those with members here, the others included

@@ -26,7 +26,7 @@ from .keepalive import start_pulse
 from .protocol.deflate import Deflate, accept_offer
 from .protocol.handshake import Offer, accept_response, parse_request
 from .protocol.origin import check_origin
-from .stats import Session
+from .stats import SessionRecord
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ class Upgrade:
         self.socket.record = self._record(self.socket, config)
         return self.socket
 
-    def _record(self, socket: WebSocket, config: Config) -> Session:
-        return Session(socket, "", config)
+    def _record(self, socket: WebSocket, config: Config) -> SessionRecord:
+        return SessionRecord(socket, "", config)
 
     def _take_transport(self, config: Config) -> tuple[Transport, bytes, bool]:
         """The transport, what was read from it behind the handshake, and whether it is borrowed."""
@@ -142,9 +142,9 @@ class _SocketUpgrade(Upgrade):
             early = take_read_ahead(source, self._sock)
         return self._sock, early, True
 
-    def _record(self, socket: WebSocket, config: Config) -> Session:
+    def _record(self, socket: WebSocket, config: Config) -> SessionRecord:
         path = self._environ.get("SCRIPT_NAME", "") + self._environ.get("PATH_INFO", "")
-        return Session(socket, path, config)
+        return SessionRecord(socket, path, config)
 
     def _remote_address(self) -> Any:
         with contextlib.suppress(OSError):  # the client is gone already; the first read says so

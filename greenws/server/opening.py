@@ -23,7 +23,7 @@ from ..hub.transport import FOREVER, TIMED_OUT, Transport
 from ..protocol.handshake import Offer, parse_request
 from ..routes import Routes
 from ..session import ENVIRON_KEY, Upgrade, WebSocketHandler, WebSocketSessionHandler
-from ..stats import Session
+from ..stats import SessionRecord
 from ..websocket import WebSocket
 from .admission import TOO_MANY
 
@@ -90,10 +90,10 @@ class ServerUpgrade(Upgrade):
         self._check_stopping()
         return super().accept(*args, **options)
 
-    def _record(self, socket: WebSocket, config: Config) -> Session:
+    def _record(self, socket: WebSocket, config: Config) -> SessionRecord:
         stats = getattr(self._server, "stats", None)
         release = self.release if self._claimed is not None else None
-        return Session(socket, self._path, config, stats, release)
+        return SessionRecord(socket, self._path, config, stats, release)
 
     def release(self) -> None:
         """The client's place is free for another."""

@@ -45,7 +45,7 @@ from ..session import (
     refusal,
     run_session,
 )
-from ..stats import Stats
+from ..stats import ServerStats
 from ..websocket import WebSocket
 from .admission import TOO_MANY, Admission
 from .gevent_websocket import GeventWebSocket
@@ -432,7 +432,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     handler_class = UpgradeHandler
     _spawn = _Greenlet.spawn
 
-    stats: Stats
+    stats: ServerStats
     """What has happened since it was made, in numbers."""
 
     def __init__(
@@ -445,7 +445,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         self.config = config or Config()
-        self.stats = Stats()
+        self.stats = ServerStats()
         self.admission = Admission(self.config)
         self.proxy_fix = _make_proxy_fix(trusted_proxies)
         self._exhausted = False
