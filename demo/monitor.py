@@ -33,7 +33,7 @@ class Monitor:
     - "time": milliseconds since 1970; never decreases
     - "process": "id", "pid", "started" (like "time"), "memory" (bytes, or null), and
       "one_of_several": whether there are other workers whose snapshots do not arrive here
-    - "server": connections, messages, bytes, refusals and closes, as in ``Stats.as_dict()``
+    - "server": connections, messages, bytes, refusals and closes, as in ``ServerStats.as_dict()``
     - "rates": messages and bytes of "server" per second; null in the first snapshot
     - "rooms": the counters of the rooms, :class:`greenws.rooms.Stats`
     - "largest_rooms": [{"name", "members"}], the rooms with members in this process; "members"

@@ -12,7 +12,7 @@ from typing import Any
 from engine import fuzz
 
 from greenws.config import Config
-from greenws.protocol.connection import CLOSED, Protocol
+from greenws.protocol.connection import CLOSED, Connection
 from greenws.protocol.deflate import Deflate, Parameters
 
 CONFIG = Config(max_message_size=512, max_fragments=8, deflate_threshold=0)
@@ -34,22 +34,22 @@ SEEDS = [
 def read(data: bytes, client: bool, compressed: bool, size: int) -> tuple[list[Any], bytes]:
     """(events, answers) for ``data`` in pieces of ``size``."""
     deflate = Deflate(Parameters(client, client), CONFIG, client) if compressed else None
-    protocol = Protocol(CONFIG, client, deflate)
+    connection = Connection(CONFIG, client, deflate)
     events: list[Any] = []
     for start in range(0, len(data), size):
         buffer = bytearray(data[start : start + size])
-        protocol.feed(buffer, len(buffer))
+        connection.feed(buffer, len(buffer))
         while True:
-            event = protocol.next_event()
+            event = connection.next_event()
             if event == NOTHING:
                 break
             if event == CLOSE:
-                assert protocol.state == CLOSED
-                events.append((CLOSE, protocol.close_code))
-                return events, b"".join(protocol.replies)
-            events.append((event, protocol.data, protocol.final))
+                assert connection.state == CLOSED
+                events.append((CLOSE, connection.close_code))
+                return events, b"".join(connection.replies)
+            events.append((event, connection.data, connection.final))
         buffer[:] = bytes(len(buffer))  # nothing may look into it any more
-    return events, b"".join(protocol.replies)
+    return events, b"".join(connection.replies)
 
 
 def check(data: bytes) -> None:

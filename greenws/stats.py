@@ -18,8 +18,8 @@ from .websocket import Traffic, WebSocket
 
 __all__ = [
     "Exporter",
-    "Session",
-    "Stats",
+    "SessionRecord",
+    "ServerStats",
     "escape",
     "of_this_process",
     "start_no_more",
@@ -36,11 +36,11 @@ class Exporter(Protocol):
     def start(self) -> None: ...
 
 
-_all: WeakSet[Stats] = WeakSet()
+_all: WeakSet[ServerStats] = WeakSet()
 _exporters: WeakSet[Exporter] = WeakSet()
 
 
-def of_this_process() -> list[Stats]:
+def of_this_process() -> list[ServerStats]:
     """Those of all servers of this process."""
     return list(_all)
 
@@ -57,7 +57,7 @@ def start_with_servers(exporter: Exporter) -> None:
         exporter.start()
 
 
-class Stats:
+class ServerStats:
     """Counters since the server was made; only ``connections_open`` goes down again.
 
     ``refused`` counts upgrades that were refused, by reason, and ``closes`` the sessions that
@@ -71,7 +71,7 @@ class Stats:
         self.refused: Counter[str] = Counter()
         self.closes: Counter[int] = Counter()
         self._ended = Traffic(0, 0, 0, 0)
-        self._open: set[Session] = set()
+        self._open: set[SessionRecord] = set()
         for exporter in list(_exporters):
             exporter.start()
 
@@ -102,17 +102,20 @@ class Stats:
             "pings_timed_out": self.pings_timed_out,
         }
 
-    def begin(self, session: Session) -> None:
+    def begin(self, session: SessionRecord) -> None:
         self.connections_total += 1
         self._open.add(session)
 
-    def end(self, session: Session, code: int) -> None:
+    def end(self, session: SessionRecord, code: int) -> None:
         self._open.discard(session)
         self._ended = Traffic(*map(sum, zip(self._ended, session.socket.traffic, strict=True)))
         self.closes[code] += 1
 
 
-def total(parts: Iterable[Stats]) -> dict[str, Any]:
+Stats = ServerStats  # its name in earlier versions
+
+
+def total(parts: Iterable[ServerStats]) -> dict[str, Any]:
     """What ``as_dict()`` tells of each, added up; empty without any."""
     sums: dict[str, Any] = {}
     for part in parts:
@@ -122,7 +125,7 @@ def total(parts: Iterable[Stats]) -> dict[str, Any]:
     return sums
 
 
-class Session:
+class SessionRecord:
     """The record of one session, from its handshake to its end."""
 
     __slots__ = ("_began", "_format", "_on_end", "_path", "_stats", "socket")
@@ -132,7 +135,7 @@ class Session:
         socket: WebSocket,
         path: str,
         config: Config,
-        stats: Stats | None = None,
+        stats: ServerStats | None = None,
         on_end: Callable[[], None] | None = None,
     ) -> None:
         self.socket = socket

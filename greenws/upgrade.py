@@ -22,7 +22,7 @@ from .hub.transport import Transport
 from .keepalive import start_pulse
 from .protocol.deflate import Deflate, accept_offer
 from .protocol.handshake import Offer, accept_response, parse_request
-from .stats import Session
+from .stats import SessionRecord
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ class Upgrade:
         self.socket.record = self._record(self.socket, config)
         return self.socket
 
-    def _record(self, socket: WebSocket, config: Config) -> Session:
-        return Session(socket, "", config)
+    def _record(self, socket: WebSocket, config: Config) -> SessionRecord:
+        return SessionRecord(socket, "", config)
 
     def _take_transport(self, config: Config) -> tuple[Transport, bytes, bool]:
         """The transport, the bytes that were read behind the handshake, and whether the socket is
@@ -126,9 +126,9 @@ class _SocketUpgrade(Upgrade):
             early = take_read_ahead(source, self._sock)
         return self._sock, early, True
 
-    def _record(self, socket: WebSocket, config: Config) -> Session:
+    def _record(self, socket: WebSocket, config: Config) -> SessionRecord:
         path = self._environ.get("SCRIPT_NAME", "") + self._environ.get("PATH_INFO", "")
-        return Session(socket, path, config)
+        return SessionRecord(socket, path, config)
 
     def _remote_address(self) -> Any:
         with contextlib.suppress(OSError):  # the client is gone already; the first read says so

@@ -3,7 +3,7 @@ import cython
 
 from .hub cimport switching
 from .hub.polling cimport Poller
-from .protocol.connection cimport Protocol
+from .protocol.connection cimport Connection
 from .protocol.shared cimport SharedMessage
 from .hub.transport cimport Transport
 
@@ -19,7 +19,7 @@ cdef class WebSocket:
     cdef public object request
     cdef public object remote_address
     cdef public Transport _transport
-    cdef public Protocol _protocol
+    cdef public Connection _connection
     cdef double _max_inbox
     cdef object _close_timeout
     cdef double _close_deadline
@@ -51,7 +51,7 @@ cdef class WebSocket:
     cdef int _read_fragment(self) except -2
     cdef object _take_data(self)
     cdef int _begin_read(self) except -1
-    @cython.locals(protocol=Protocol, event=int)
+    @cython.locals(connection=Connection, event=int)
     cdef int _next_fragment(self, double deadline) except -2
     @cython.locals(transport=Transport, size=Py_ssize_t)
     cdef bint _pump(self, double deadline) except -1
@@ -59,21 +59,21 @@ cdef class WebSocket:
     cdef int _feed(self, Py_ssize_t size) except -1
     cdef bint _follow(self, double deadline) except -1
     cdef void _wake_followers(self) except *
-    @cython.locals(protocol=Protocol, event=int)
+    @cython.locals(connection=Connection, event=int)
     cdef void _absorb(self) except *
-    @cython.locals(protocol=Protocol, transport=Transport)
+    @cython.locals(connection=Connection, transport=Transport)
     cdef bint _offer(self, SharedMessage message) except -1
     cdef void _put_back(self, tuple fragment) except *
     cdef int _send_data(self, int opcode, payload, bint final, bint whole, compress) except -1
     cpdef int _send_as(
         self, sender, int opcode, payload, bint final, bint whole, compress
     ) except -1
-    @cython.locals(protocol=Protocol, transport=Transport, size=Py_ssize_t, position=Py_ssize_t,
+    @cython.locals(connection=Connection, transport=Transport, size=Py_ssize_t, position=Py_ssize_t,
                    end=Py_ssize_t)
     cdef int _send_frame(self, int opcode, payload, bint final, compress) except -1
     cdef int _put(self, bytes frame) except -1
     cdef void _put_control(self, bytes frame) except *
-    @cython.locals(protocol=Protocol)
+    @cython.locals(connection=Connection)
     cdef void _send_replies(self) except *
     cdef void _wait_turn(self, sender, bint whole) except *
     cdef void _finish_message(self) except *

@@ -27,7 +27,7 @@ from .exceptions import ConcurrentReadError, ConnectionClosed, GreenwsError
 from .hub import switching
 from .hub.transport import FOREVER, POLL, Transport
 from .opcodes import CloseCode, OpcodeType
-from .protocol.connection import CLOSED, MAX_HEADER, OPEN, Ping, Protocol
+from .protocol.connection import CLOSED, MAX_HEADER, OPEN, Connection, Ping
 from .protocol.deflate import Deflate
 from .protocol.shared import SharedMessage
 from .rate_limit import RateLimit
@@ -122,7 +122,7 @@ class WebSocket:
         self.request = request
         self.remote_address = remote_address
         self._transport = transport
-        self._protocol = Protocol(config, client, deflate)
+        self._connection = Connection(config, client, deflate)
         self._max_inbox = _FOREVER if config.max_message_size is None else config.max_message_size
         self._close_timeout = config.close_timeout
         self._close_deadline = _FOREVER
@@ -131,7 +131,7 @@ class WebSocket:
         self.pulse: Any = None
         """Its :class:`greenws.keepalive.Pulse`, where it has one."""
         self.record: Any = None
-        """Its :class:`greenws.stats.Session`, as long as that has not ended."""
+        """Its :class:`greenws.stats.SessionRecord`, as long as that has not ended."""
         # read state
         self._reading = False
         self._leading = False
@@ -148,11 +148,11 @@ class WebSocket:
         self._couriers: dict[Any, Any] = {}
         self._carried = 0
         if early:
-            self._protocol.feed(bytearray(early), len(early))
+            self._connection.feed(bytearray(early), len(early))
             transport.received += len(early)
-        transport.lies_near(self, self._protocol, *self._protocol.parts)
+        transport.lies_near(self, self._connection, *self._connection.parts)
         if config.max_message_rate is not None:
-            self._protocol.limiter = RateLimit(config.max_message_rate)
+            self._connection.limiter = RateLimit(config.max_message_rate)
 
     # -- reading
 
@@ -174,7 +174,7 @@ class WebSocket:
                 data = data.decode()
             except UnicodeDecodeError:
                 data = None
-        return Message(data, _OPCODES[opcode], self._protocol.final)
+        return Message(data, _OPCODES[opcode], self._connection.final)
 
     def read_bytes_message(self) -> Message:
         """Like :meth:`read_string_message`, with bytes. Text comes as UTF-8, cut between
@@ -183,7 +183,7 @@ class WebSocket:
         data = self._take_data()
         if isinstance(data, str):
             data = data.encode()
-        return Message(data, _OPCODES[opcode], self._protocol.final)
+        return Message(data, _OPCODES[opcode], self._connection.final)
 
     def receive(self, timeout: float | None | _Unset = _UNSET) -> str | bytes:
         """The next whole message: str for text, bytes for binary.
@@ -207,7 +207,7 @@ class WebSocket:
             event = self._next_fragment(deadline)
             while event == _PONG:
                 event = self._next_fragment(deadline)
-            if not self._protocol.final:
+            if not self._connection.final:
                 return self._receive_rest(event, deadline, seconds, iterating)
         finally:
             self._reading = False
@@ -220,7 +220,7 @@ class WebSocket:
         """What a read raises. (Beside it, less of the stack is kept while a session waits.)"""
         if event == _NOTHING:
             return TimeoutError(f"no message within {seconds} s")
-        error = self._protocol.closed_error()
+        error = self._connection.closed_error()
         return StopIteration() if iterating and error.code in _QUIET else error
 
     def _receive_rest(
@@ -235,7 +235,7 @@ class WebSocket:
                     raise self._no_message(event, seconds, iterating)
                 if event == _PONG:
                     continue
-                final = self._protocol.final
+                final = self._connection.final
                 parts.append((self._take_data(), event, final))
                 if final:
                     pieces = [part[0] for part in parts]
@@ -268,7 +268,7 @@ class WebSocket:
         return _NOTHING if event == _CLOSE else event
 
     def _take_data(self) -> Any:
-        data, self._protocol.data = self._protocol.data, None
+        data, self._connection.data = self._connection.data, None
         return data
 
     def _begin_read(self) -> None:
@@ -283,16 +283,16 @@ class WebSocket:
     def _next_fragment(self, deadline: float) -> int:
         """A fragment or pong, in the protocol's ``data`` and ``final``; INVALID at the deadline,
         CLOSE when the connection is over."""
-        protocol = self._protocol
+        connection = self._connection
         while True:
             if self._inbox:
                 data, event, final = self._inbox.popleft()
                 self._inbox_size -= len(data) + _ENTRY
-                protocol.data = data
-                protocol.final = final
+                connection.data = data
+                connection.final = final
                 return event
-            event = protocol.next_event()
-            if protocol.replies:
+            event = connection.next_event()
+            if connection.replies:
                 self._send_replies()
             if event == _NOTHING:
                 if not self._pump(deadline):
@@ -311,8 +311,8 @@ class WebSocket:
             return self._follow(deadline)
         transport = self._transport
         transport.flush()
-        self._protocol.keep()
-        if transport.poller.borrower is self._protocol:
+        self._connection.keep()
+        if transport.poller.borrower is self._connection:
             transport.poller.borrower = None
         self._leading = True
         try:
@@ -325,18 +325,18 @@ class WebSocket:
             self._looked = transport.poller.ticks
             self._feed(size)
         elif size == 0:
-            self._protocol.feed_eof(transport.failure)
+            self._connection.feed_eof(transport.failure)
         elif self._close_deadline <= deadline:
             transport.close("the peer did not answer Close (close_timeout)")
-            self._protocol.feed_eof(transport.failure)
+            self._connection.feed_eof(transport.failure)
         else:
             return False
         return True
 
     def _feed(self, size: int) -> None:
         poller = self._transport.poller
-        self._protocol.feed(poller.buffer, size)
-        poller.borrower = self._protocol
+        self._connection.feed(poller.buffer, size)
+        poller.borrower = self._connection
 
     def _follow(self, deadline: float) -> bool:
         if self._followers is None:
@@ -354,10 +354,10 @@ class WebSocket:
 
     def _absorb(self) -> None:
         """Takes what the protocol has, for a greenlet that does not read: the inbox keeps it."""
-        protocol = self._protocol
+        connection = self._connection
         while self._inbox_size <= self._max_inbox:
-            event = protocol.next_event()
-            if protocol.replies:
+            event = connection.next_event()
+            if connection.replies:
                 self._send_replies()
             if event == _CLOSE:
                 self._transport.finish_writing()
@@ -366,7 +366,7 @@ class WebSocket:
             data = self._take_data()
             if self._inbox is None:
                 self._inbox = deque()
-            self._inbox.append((data, event, protocol.final))
+            self._inbox.append((data, event, connection.final))
             self._inbox_size += len(data) + _ENTRY
         self._wake_followers()
 
@@ -434,7 +434,7 @@ class WebSocket:
         if self._elsewhere():
             self._hand_over(self.send_ping, payload)
         else:
-            self._put_control(self._protocol.ping(payload, True)[1])
+            self._put_control(self._connection.ping(payload, True)[1])
 
     def send_pong(self, data: bytes | str = b"") -> None:
         """Sends a pong that nobody asked for (RFC 6455, section 5.5.3). Raises like
@@ -443,7 +443,7 @@ class WebSocket:
         if self._elsewhere():
             self._hand_over(self.send_pong, payload)
         else:
-            self._put_control(self._protocol.pong(payload))
+            self._put_control(self._connection.pong(payload))
 
     def ping(self, timeout: float | None = None) -> float:
         """Pings the peer, blocks until it answers, and returns the seconds that took.
@@ -457,7 +457,7 @@ class WebSocket:
         """
         self._check_thread("ping")
         deadline = _deadline(timeout)
-        ping, frame = self._protocol.ping(os.urandom(8), False)
+        ping, frame = self._connection.ping(os.urandom(8), False)
         began = time.monotonic()
         self._put(frame)
         self._transport.flush()
@@ -465,8 +465,8 @@ class WebSocket:
             self._absorb()
             if ping.answered:
                 return time.monotonic() - began
-            if self._protocol.state == _CLOSED:
-                raise self._protocol.closed_error()
+            if self._connection.state == _CLOSED:
+                raise self._connection.closed_error()
             if self._inbox_size > self._max_inbox and not self._reading:
                 raise TimeoutError("too many unread messages stand before the pong; read them")
             if not self._pump(deadline):
@@ -482,14 +482,14 @@ class WebSocket:
         return self._offer(message)
 
     def _offer(self, message: SharedMessage) -> bool:
-        protocol = self._protocol
+        connection = self._connection
         transport = self._transport
-        if protocol.state != _OPEN or transport.failure:
+        if connection.state != _OPEN or transport.failure:
             return True
         if self._sender is not None or transport.backlog or self._elsewhere():
             return False
-        protocol.messages_out += 1
-        transport.send(message.frame(protocol))
+        connection.messages_out += 1
+        transport.send(message.frame(connection))
         return True
 
     def when_ready(self, callback: Callable[[], object]) -> None:
@@ -517,7 +517,7 @@ class WebSocket:
             sender, payload = switching.current(), bytes(payload)
             self._hand_over(self._send_as, sender, opcode, payload, final, whole, compress)
         elif final and self._sender is None:
-            self._send_frame(self._protocol.begin_message(opcode, True), payload, True, compress)
+            self._send_frame(self._connection.begin_message(opcode, True), payload, True, compress)
         else:
             self._send_as(switching.current(), opcode, payload, final, whole, compress)
 
@@ -532,7 +532,7 @@ class WebSocket:
     ) -> None:
         if self._sender is not None:
             self._wait_turn(sender, whole)
-        opcode = self._protocol.begin_message(opcode, final)
+        opcode = self._connection.begin_message(opcode, final)
         if not final:
             self._sender = sender
         elif self._sender is not None:
@@ -540,21 +540,21 @@ class WebSocket:
         self._send_frame(opcode, payload, final, compress)
 
     def _send_frame(self, opcode: int, payload: Any, final: bool, compress: bool | None) -> None:
-        protocol = self._protocol
-        if protocol.deflate is not None:
-            opcode, payload = protocol.compress(opcode, final, payload, compress)
+        connection = self._connection
+        if connection.deflate is not None:
+            opcode, payload = connection.compress(opcode, final, payload, compress)
         transport = self._transport
         size = len(payload)
-        if size > _SMALL and not protocol.client:
-            transport.send_large(protocol.header(opcode, final, size), payload)
-        elif protocol.client or transport.backlog:
-            self._put(protocol.encode(opcode, final, payload))
+        if size > _SMALL and not connection.client:
+            transport.send_large(connection.header(opcode, final, size), payload)
+        elif connection.client or transport.backlog:
+            self._put(connection.encode(opcode, final, payload))
         else:
             position = transport.cork(_MAX_HEADER + size)
             if position >= 0:
                 data = payload if isinstance(payload, bytes) else bytes(payload)
-                end = protocol.write(transport.poller.cork, position, opcode, final, data)
-                transport.commit(end, self._corking and protocol.has_frame())
+                end = connection.write(transport.poller.cork, position, opcode, final, data)
+                transport.commit(end, self._corking and connection.has_frame())
         if transport.backlog:
             transport.wait_for_room()
         if transport.failure:
@@ -564,7 +564,7 @@ class WebSocket:
 
     def _put(self, frame: bytes) -> None:
         """Sends a frame, or holds it back while the reader has more frames to handle anyway."""
-        if self._corking and self._protocol.has_frame():
+        if self._corking and self._connection.has_frame():
             self._transport.hold(frame)
         else:
             self._transport.send(frame)
@@ -575,9 +575,9 @@ class WebSocket:
             raise self._lost()
 
     def _send_replies(self) -> None:
-        protocol = self._protocol
-        replies = protocol.replies
-        if protocol.state == _OPEN and self._transport.backlog:
+        connection = self._connection
+        replies = connection.replies
+        if connection.state == _OPEN and self._transport.backlog:
             self._transport.reply(replies[-1] if len(replies) == 1 else b"".join(replies))
         else:
             self._transport.late = b""  # nothing may stand behind a Close
@@ -586,8 +586,8 @@ class WebSocket:
 
     def _wait_turn(self, sender: Any, whole: bool) -> None:
         """Until the fragmented message that another greenlet has begun is finished."""
-        if self._protocol.state != _OPEN:
-            raise self._protocol.closed_error()
+        if self._connection.state != _OPEN:
+            raise self._connection.closed_error()
         while self._sender is not None and self._sender is not sender:
             if self._sender.dead:
                 raise RuntimeError(
@@ -597,8 +597,8 @@ class WebSocket:
             if self._sent is None:
                 self._sent = Event()
             self._sent.wait(1.0)
-            if self._protocol.state != _OPEN:
-                raise self._protocol.closed_error()
+            if self._connection.state != _OPEN:
+                raise self._connection.closed_error()
             if self._transport.failure:
                 raise self._lost()
         if self._sender is not None and whole:
@@ -624,7 +624,7 @@ class WebSocket:
         if size > 0:
             self._feed(size)
         elif size == 0:
-            self._protocol.feed_eof(transport.failure)
+            self._connection.feed_eof(transport.failure)
         self._absorb()
 
     def look(self) -> None:
@@ -640,7 +640,7 @@ class WebSocket:
     def send_heartbeat(self, ping: Ping) -> None:
         """Sends a ping whose answer nobody waits for."""
         try:
-            frame = self._protocol.send_ping(ping)
+            frame = self._connection.send_ping(ping)
         except ConnectionClosed:  # the end has come, behind what nobody has read yet
             return
         self._transport.send(frame)
@@ -654,20 +654,20 @@ class WebSocket:
         """Ends the connection as one that was lost (1006): no Close, no wait."""
         self._transport.close(why)
         if not self._leading:
-            self._protocol.feed_eof(why)
+            self._connection.feed_eof(why)
             self._absorb()
 
     def _lost(self) -> ConnectionClosed:
         """Nothing can be written. Perhaps the peer has said why, and it was not read yet."""
-        protocol = self._protocol
+        connection = self._connection
         if not self._leading:
             if self._transport.closed:
-                protocol.feed_eof(self._transport.failure)
+                connection.feed_eof(self._transport.failure)
                 self._absorb()
             else:
                 self._look()
         # What the peer sent before may still be unread: its end is for the next read to find.
-        error = protocol.closed_error()
+        error = connection.closed_error()
         if error.code == CloseCode.ABNORMAL:
             error = ConnectionClosed(error.code, self._transport.failure)
         return error
@@ -696,13 +696,13 @@ class WebSocket:
         if transport.closed:
             return
         try:
-            protocol = self._protocol
-            while protocol.state != _CLOSED:
+            connection = self._connection
+            while connection.state != _CLOSED:
                 if self._reading:
                     self._absorb()
                 else:
                     self._discard()
-                if protocol.state != _CLOSED:
+                if connection.state != _CLOSED:
                     self._pump(_FOREVER)
             transport.finish_writing()
             while self._leading and self._follow(self._close_deadline):
@@ -723,7 +723,7 @@ class WebSocket:
         if self._elsewhere():
             self.call_in_hub(self.start_closing, code, reason)
             return
-        frame = self._protocol.close(code, reason)
+        frame = self._connection.close(code, reason)
         if self._close_deadline == _FOREVER and self._close_timeout is not None:
             self._close_deadline = time.monotonic() + self._close_timeout
             self._transport.hasten(self._close_deadline)
@@ -736,15 +736,15 @@ class WebSocket:
         self.start_closing(code)
         self._transport.finish_writing()
         self._transport.close()
-        self._protocol.feed_eof()
+        self._connection.feed_eof()
         self._discard()
 
     def _discard(self) -> None:
-        protocol = self._protocol
+        connection = self._connection
         event = 0
         while event != _NOTHING and event != _CLOSE:
-            event = protocol.next_event()
-        if protocol.replies:
+            event = connection.next_event()
+        if connection.replies:
             self._send_replies()
         self._inbox = None
         self._inbox_size = 0
@@ -752,20 +752,20 @@ class WebSocket:
     @property
     def is_connected(self) -> bool:
         """True until a Close was sent or received, or the connection was lost."""
-        return self._protocol.state == _OPEN and not self._transport.failure
+        return self._connection.state == _OPEN and not self._transport.failure
 
     @property
     def close_code(self) -> int | None:
         """The code that ended the connection (RFC 6455, section 7.1.5): the peer's; or ours, if the
         peer broke the protocol; 1005 for a Close without a code, 1006 for a connection lost
         without a Close. None while it is not over."""
-        return self._protocol.close_code or None
+        return self._connection.close_code or None
 
     @property
     def close_reason(self) -> str | None:
         """The reason beside :attr:`close_code`, and for 1006 what is known of the loss; empty if
         there is none."""
-        return self._protocol.close_reason if self._protocol.close_code else None
+        return self._connection.close_reason if self._connection.close_code else None
 
     @property
     def latency(self) -> float | None:
@@ -776,24 +776,25 @@ class WebSocket:
     @property
     def traffic(self) -> Traffic:
         """What has gone over the connection."""
-        protocol, transport = self._protocol, self._transport
+        connection, transport = self._connection, self._transport
         return Traffic(
-            protocol.messages_in, transport.received, protocol.messages_out, transport.sent
+            connection.messages_in, transport.received, connection.messages_out, transport.sent
         )
 
     @property
     def closed_by(self) -> str:
         """Who closed first: ``"us"``, ``"peer"``; ``"nobody"`` if the connection was lost. Empty
         while it is open."""
-        protocol = self._protocol
-        if protocol.closed_here:
+        connection = self._connection
+        if connection.closed_here:
             return "us"
-        if protocol.state == _CLOSED and protocol.close_code != CloseCode.ABNORMAL:
+        if connection.state == _CLOSED and connection.close_code != CloseCode.ABNORMAL:
             return "peer"
-        return "nobody" if protocol.state == _CLOSED or self._transport.failure else ""
+        return "nobody" if connection.state == _CLOSED or self._transport.failure else ""
 
     def __repr__(self) -> str:
-        state = "open" if self.is_connected else f"closed {self._protocol.close_code or ''}".strip()
+        code = self._connection.close_code or ""
+        state = "open" if self.is_connected else f"closed {code}".strip()
         return f"<{type(self).__name__} {self.remote_address} {state}>"
 
     # -- other threads
@@ -820,12 +821,12 @@ class WebSocket:
         Waits only while the session does not keep up.
         """
         if not self.is_connected:
-            raise self._protocol.closed_error()
+            raise self._connection.closed_error()
         self._handed.append((switching.current(), call, args))
         try:
             self._transport.hub.loop.run_callback_threadsafe(self._take_over)
         except AttributeError:  # the session has ended meanwhile, and its hub with it
-            raise self._protocol.closed_error() from None
+            raise self._connection.closed_error() from None
         sleep = gevent.sleep if isinstance(switching.current().parent, Hub) else _sleep
         while len(self._handed) + self._carried > _MAX_HANDED and self.is_connected:
             sleep(0.01)

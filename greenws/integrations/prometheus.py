@@ -24,7 +24,7 @@ except ImportError as error:
     raise ImportError(f"{error}; {hint}") from None
 
 from ..rooms.room import Rooms
-from ..stats import Stats, of_this_process, start_no_more, start_with_servers
+from ..stats import ServerStats, of_this_process, start_no_more, start_with_servers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -67,7 +67,9 @@ class Metrics:
     others when they are first asked, or from :meth:`start` on.
     """
 
-    def __init__(self, rooms: Rooms | None = None, stats: Iterable[Stats] | None = None) -> None:
+    def __init__(
+        self, rooms: Rooms | None = None, stats: Iterable[ServerStats] | None = None
+    ) -> None:
         self._rooms = rooms
         self._stats = None if stats is None else list(stats)
         self._registry = CollectorRegistry()

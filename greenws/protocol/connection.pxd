@@ -1,4 +1,4 @@
-# C types for protocol.py, where it is compiled.
+# C types for connection.py, where it is compiled.
 import cython
 
 from .frames cimport FrameParser, encode_frame, encode_header, write_frame
@@ -17,7 +17,7 @@ cdef class Ping:
     cpdef void answer(self) except *
 
 
-cdef class Protocol:
+cdef class Connection:
     cdef public bint client
     cdef public int state
     cdef public int close_code

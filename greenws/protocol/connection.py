@@ -21,7 +21,7 @@ from .deflate import Deflate
 from .frames import MAX_HEADER, FrameParser, encode_frame, encode_header, write_frame
 from .messages import FragmentAssembler
 
-__all__ = ["CLOSED", "CLOSING", "MAX_HEADER", "OPEN", "Ping", "Protocol"]
+__all__ = ["CLOSED", "CLOSING", "MAX_HEADER", "OPEN", "Connection", "Ping"]
 
 # states; a name with an underscore is a C number where this is compiled
 OPEN = _OPEN = 0
@@ -54,7 +54,7 @@ class Ping:
         self.answered = True
 
 
-class Protocol:
+class Connection:
     """One end of a WebSocket connection, after its opening handshake.
 
     ``deflate``: permessage-deflate, if that was negotiated.

@@ -1,5 +1,5 @@
 # C types for shared.py, where it is compiled.
-from .connection cimport Protocol
+from .connection cimport Connection
 
 
 cdef class SharedMessage:
@@ -8,5 +8,5 @@ cdef class SharedMessage:
     cdef dict _compressed
     cdef object __weakref__
 
-    cpdef bytes frame(self, Protocol protocol)
-    cdef bytes _encode(self, Protocol protocol)
+    cpdef bytes frame(self, Connection connection)
+    cdef bytes _encode(self, Connection connection)

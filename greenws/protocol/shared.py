@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from .connection import Protocol
+from .connection import Connection
 
 __all__ = ["SharedMessage"]
 
@@ -26,27 +26,27 @@ class SharedMessage:
         self._frame = b""
         self._compressed: dict[Hashable, bytes] | None = None
 
-    def frame(self, protocol: Protocol) -> bytes:
-        """The one frame of the message, as the connection of ``protocol`` sends it."""
-        form = None if protocol.deflate is None else protocol.deflate.form
-        if protocol.client or (protocol.deflate is not None and form is None):
-            return self._encode(protocol)
+    def frame(self, connection: Connection) -> bytes:
+        """The one frame of the message, as ``connection`` sends it."""
+        form = None if connection.deflate is None else connection.deflate.form
+        if connection.client or (connection.deflate is not None and form is None):
+            return self._encode(connection)
         if form is None:
             if not self._frame:
-                self._frame = self._encode(protocol)
+                self._frame = self._encode(connection)
             return self._frame
         if self._compressed is None:
             self._compressed = {}
         frame = self._compressed.get(form)
         if frame is None:
-            frame = self._compressed[form] = self._encode(protocol)
+            frame = self._compressed[form] = self._encode(connection)
         return frame
 
-    def _encode(self, protocol: Protocol) -> bytes:
+    def _encode(self, connection: Connection) -> bytes:
         opcode = _TEXT if isinstance(self.data, str) else _BINARY
         payload: bytes | memoryview = (
             self.data.encode() if isinstance(self.data, str) else self.data
         )
-        if protocol.deflate is not None:
-            opcode, payload = protocol.compress(opcode, True, payload, None)
-        return protocol.encode(opcode, True, payload)
+        if connection.deflate is not None:
+            opcode, payload = connection.compress(opcode, True, payload, None)
+        return connection.encode(opcode, True, payload)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from ..config import Config
-from ..stats import Stats
+from ..stats import ServerStats
 from .admission import Admission
 
 __all__ = ["ForeignHost", "Host", "host_of"]
@@ -24,7 +24,7 @@ class Host(Protocol):
     application: Any
 
     @property
-    def stats(self) -> Stats | None:
+    def stats(self) -> ServerStats | None:
         """The counters of the server, if it has any."""
         ...
 
@@ -42,7 +42,7 @@ class ForeignHost:
     """Any other pywsgi server that has ``UpgradeHandler`` for its ``handler_class``."""
 
     is_stopping = False
-    stats: Stats | None = None
+    stats: ServerStats | None = None
     proxy_fix = None
     admission = Admission(Config(max_connections=None, max_connections_per_address=None))
 

@@ -22,7 +22,7 @@ from ..hub.transport import FOREVER, TIMED_OUT, Transport
 from ..protocol.handshake import Offer, is_upgrade, parse_request
 from ..routes import Routes
 from ..session import OpenSession, WebSocketHandler
-from ..stats import Session
+from ..stats import SessionRecord
 from ..upgrade import ENVIRON_KEY, Upgrade, refusal_response
 from ..websocket import WebSocket
 from .admission import TOO_MANY
@@ -67,9 +67,9 @@ class ServerUpgrade(Upgrade):
         self._check_stopping()
         return super().accept(*args, **options)
 
-    def _record(self, socket: WebSocket, config: Config) -> Session:
+    def _record(self, socket: WebSocket, config: Config) -> SessionRecord:
         release = self.release if self._claimed is not None else None
-        return Session(socket, self._path, config, self._host.stats, release)
+        return SessionRecord(socket, self._path, config, self._host.stats, release)
 
     def release(self) -> None:
         """Frees the client's place for another connection."""

@@ -25,7 +25,7 @@ from ..http.head import refuse
 from ..http.stream import HttpStream
 from ..opcodes import CloseCode
 from ..session import OpenSession
-from ..stats import Stats
+from ..stats import ServerStats
 from .admission import TOO_MANY, Admission
 from .clients import DirectClient
 from .handler import UpgradeHandler
@@ -81,7 +81,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     handler_class = UpgradeHandler
     _spawn = _Greenlet.spawn
 
-    stats: Stats
+    stats: ServerStats
     """What has happened since it was made, in numbers."""
 
     def __init__(
@@ -94,7 +94,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         self.config = config or Config()
-        self.stats = Stats()
+        self.stats = ServerStats()
         self.admission = Admission(self.config)
         self.proxy_fix = _make_proxy_fix(trusted_proxies)
         self._exhausted = False

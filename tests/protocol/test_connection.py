@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from greenws.config import Config
 from greenws.exceptions import ConnectionClosed, ProtocolError
-from greenws.protocol.connection import CLOSED, CLOSING, OPEN, Protocol
+from greenws.protocol.connection import CLOSED, CLOSING, OPEN, Connection
 
 from ..support.sansio import (
     INVALID_UTF8,
@@ -36,12 +36,12 @@ VALID_CODES = [*range(1000, 1004), *range(1007, 1015), 3000, 3999, 4000, 4999]
 
 
 class End:
-    """A Protocol under test, and frames as its peer sends them."""
+    """A Connection under test, and frames as its peer sends them."""
 
     def __init__(self, client: bool, **options) -> None:
         self.client = client
         self.mask = None if client else MASK
-        self.protocol = Protocol(Config(**options), client)
+        self.protocol = Connection(Config(**options), client)
 
     def frame(self, opcode: int, payload: bytes = b"", **options) -> bytes:
         return frame(opcode, payload, mask=self.mask, **options)
@@ -220,7 +220,7 @@ def test_a_limit_of_any_size_holds_or_is_refused_when_it_is_set(client, limit):
             options = Config(**{name: limit})
         except ValueError:
             continue
-        events = drive(Protocol(options, client), End(client).frame(TEXT, b"a"))
+        events = drive(Connection(options, client), End(client).frame(TEXT, b"a"))
         assert events == [(TEXT, "a", True)]
 
 
@@ -841,7 +841,7 @@ def test_encoded_messages_at_every_boundary_of_the_length(end, size):
 
 def test_a_servers_header_stands_alone_before_a_large_payload():
     payload = os.urandom(70_000)
-    header = Protocol(Config()).header(BINARY, True, len(payload))
+    header = Connection(Config()).header(BINARY, True, len(payload))
     assert read_frames(header + payload) == [(True, BINARY, payload)]
 
 
@@ -869,7 +869,7 @@ def test_a_server_masks_nothing():
 
 
 def test_two_ends_talk_to_each_other(client):
-    ours, theirs = Protocol(Config(), client), Protocol(Config(), not client)
+    ours, theirs = Connection(Config(), client), Connection(Config(), not client)
     data = ours.encode(ours.begin_message(TEXT, False), False, b"a")
     data += ours.ping(b"p", True)[1]
     data += ours.encode(ours.begin_message(TEXT, True), True, b"b")
@@ -941,7 +941,7 @@ def test_any_stream_gives_the_same_events_at_any_cut(data, client):
 
 def _survives(client: bool, chunks: list[bytes]) -> None:
     """No bytes raise; the connection is open, or over with one Close as its last answer."""
-    protocol = Protocol(Config(max_message_size=1000, max_fragments=5), client)
+    protocol = Connection(Config(max_message_size=1000, max_fragments=5), client)
     for chunk in chunks:
         lend(protocol, chunk)
         for _ in range(len(chunk) + 2):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import greenws
 from greenws import Config, WebSocketHandler
 from greenws.exceptions import HandshakeError
-from greenws.protocol.connection import Protocol
+from greenws.protocol.connection import Connection
 from greenws.protocol.deflate import (
     Deflate,
     Parameters,
@@ -47,18 +47,18 @@ def inflated(payload: bytes, bits: int = 15) -> bytes:
     return zlib.decompressobj(-bits).decompress(payload + TAIL)
 
 
-def protocol(parameters: Parameters = BOTH, client: bool = False, **options) -> Protocol:
+def protocol(parameters: Parameters = BOTH, client: bool = False, **options) -> Connection:
     config = Config(**options)
-    return Protocol(config, client, Deflate(parameters, config, client))
+    return Connection(config, client, Deflate(parameters, config, client))
 
 
-def sent(end: Protocol, payload: bytes, opcode: int = BINARY, final=True, compress=None) -> bytes:
+def sent(end: Connection, payload: bytes, opcode: int = BINARY, final=True, compress=None) -> bytes:
     """The frame that ``end`` sends."""
     number, payload = end.compress(end.begin_message(opcode, final), final, payload, compress)
     return end.encode(number, final, payload)
 
 
-def close_code(end: Protocol, *chunks: bytes) -> int:
+def close_code(end: Connection, *chunks: bytes) -> int:
     *_, last = drive(end, *chunks)
     assert last[0] == CLOSE
     return last[1]
@@ -380,7 +380,7 @@ def test_rsv1_belongs_to_the_first_frame_of_a_message(data):
 def test_a_reserved_bit_fails_with_its_byte():
     assert close_code(protocol(), b"\xc9") == 1002
     assert drive(protocol(), b"\xc1") == []
-    assert close_code(Protocol(Config()), b"\xc1") == 1002
+    assert close_code(Connection(Config()), b"\xc1") == 1002
 
 
 def test_compressed_and_plain_messages_may_be_mixed_with_pings_between():

@@ -25,13 +25,13 @@ from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 from wsproto import ConnectionType, WSConnection
 from wsproto import events as wsproto_events
-from wsproto.connection import Connection
+from wsproto.connection import Connection as WsprotoConnection
 from wsproto.connection import ConnectionState as WsprotoState
 from wsproto.extensions import PerMessageDeflate as WsprotoDeflate
 
 from greenws.config import Config
 from greenws.exceptions import HandshakeError
-from greenws.protocol.connection import Protocol
+from greenws.protocol.connection import Connection
 from greenws.protocol.deflate import Deflate, Parameters, accept_offer, make_offer
 from greenws.protocol.handshake import (
     accept_response,
@@ -59,7 +59,7 @@ class Ours:
     def __init__(self, client: bool, agreed: Parameters | None = None) -> None:
         config = Config(max_message_size=None, max_fragments=None, deflate_threshold=0)
         deflate = None if agreed is None else Deflate(agreed, config, client)
-        self.protocol = Protocol(config, client, deflate)
+        self.protocol = Connection(config, client, deflate)
         self.kind = ""
 
     def receive(self, *chunks: bytes) -> list[tuple]:
@@ -155,7 +155,7 @@ class Wsproto:
             extensions.append(WsprotoDeflate())
             extensions[0].finalize(str(agreed))
         role = ConnectionType.CLIENT if client else ConnectionType.SERVER
-        self.connection = Connection(role, extensions)
+        self.connection = WsprotoConnection(role, extensions)
 
     def receive(self, *chunks: bytes) -> list[tuple]:
         events: list[tuple] = []
@@ -477,7 +477,7 @@ def test_a_surrogate_fails_on_its_second_byte_and_not_on_its_third():
 def test_what_is_too_big_gets_1009_from_all_that_have_a_limit(client):
     side = Side.CLIENT if client else Side.SERVER
     for sizes in ([101], [1 << 20], [60, 41], [50, 50, 1]):
-        ours = Protocol(Config(max_message_size=100), client)
+        ours = Connection(Config(max_message_size=100), client)
         theirs = WebsocketsProtocol(side, max_size=100)
         data = b""
         for index, size in enumerate(sizes):
@@ -486,7 +486,7 @@ def test_what_is_too_big_gets_1009_from_all_that_have_a_limit(client):
         drive(ours, data)
         theirs.receive_data(data)
         assert ours.close_code == theirs.close_sent.code == 1009
-    ours = Protocol(Config(max_message_size=100), client)
+    ours = Connection(Config(max_message_size=100), client)
     theirs = WebsocketsProtocol(side, max_size=100)
     data = wrap(BINARY, bytes(60), client, fin=False) + wrap(CONTINUATION, bytes(40), client)
     drive(ours, data)

@@ -7,14 +7,14 @@ import zlib
 import pytest
 
 import greenws
-from greenws.protocol.connection import Protocol
+from greenws.protocol.connection import Connection
 from greenws.protocol.deflate import Deflate, Parameters
 from greenws.protocol.shared import SharedMessage
 
 from ..support.wire import BINARY, TEXT, frame
 
-SERVER = Protocol(greenws.Config(), False)
-CLIENT = Protocol(greenws.Config(), True)
+SERVER = Connection(greenws.Config(), False)
+CLIENT = Connection(greenws.Config(), True)
 
 
 @pytest.mark.parametrize(("data", "opcode"), [("grün", TEXT), (b"\x00\xff", BINARY), ("", TEXT)])
@@ -25,7 +25,7 @@ def test_a_server_s_frame_is_whole_and_unmasked(data, opcode):
 
 def test_all_servers_share_one_frame():
     message = SharedMessage("x" * 1000)
-    assert message.frame(SERVER) is message.frame(Protocol(greenws.Config(), False))
+    assert message.frame(SERVER) is message.frame(Connection(greenws.Config(), False))
 
 
 def test_a_client_s_frame_has_a_mask_of_its_own():
@@ -40,7 +40,7 @@ def deflating(**options):
     takeover = options.pop("takeover", False)
     parameters = Parameters(not takeover, True)
     config = greenws.Config(deflate_threshold=0, **options)
-    return Protocol(config, False, Deflate(parameters, config))
+    return Connection(config, False, Deflate(parameters, config))
 
 
 def test_connections_that_compress_alike_share_one_frame():

@@ -9,13 +9,14 @@ from typing import Any
 
 import flask
 import pytest
-from ..support.limits import wait_until
 from werkzeug.exceptions import Unauthorized
-from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
 
 from greenws import Routes, StaticFiles, WebSocketHandler, WebSocketSessionHandler, session, upgrade
 from greenws.http import stream
 from greenws.server import handler, opening
+
+from ..support.limits import wait_until
+from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
 
 PLAIN = b"GET %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import settings
 
-from greenws.protocol.connection import Protocol
+from greenws.protocol.connection import Connection
 
 from .wire import CLOSE
 
@@ -25,7 +25,7 @@ def lend(protocol: Any, chunk: bytes) -> bytearray:
     return buffer
 
 
-def pull(protocol: Protocol) -> Iterator[tuple[int, Any, Any]]:
+def pull(protocol: Connection) -> Iterator[tuple[int, Any, Any]]:
     """(opcode, data, final) until nothing is left; (CLOSE, code, reason) is the last of all."""
     while True:
         event = protocol.next_event()
@@ -37,7 +37,7 @@ def pull(protocol: Protocol) -> Iterator[tuple[int, Any, Any]]:
         yield event, protocol.data, protocol.final
 
 
-def drive(protocol: Protocol, *chunks: bytes) -> list[tuple[int, Any, Any]]:
+def drive(protocol: Connection, *chunks: bytes) -> list[tuple[int, Any, Any]]:
     """All events of ``chunks``, each lent in a buffer that is overwritten as soon as it may be."""
     events: list[tuple[int, Any, Any]] = []
     for chunk in chunks:
