@@ -1,4 +1,4 @@
-"""Who may connect, and who is there: the connections of a server, and what a stop waits for."""
+"""The connections of a server: how many it accepts, and what a stop waits for."""
 
 from __future__ import annotations
 
@@ -18,19 +18,15 @@ __all__ = ["TOO_MANY", "Admission"]
 _logger = logging.getLogger("greenws.server")
 
 TOO_MANY = {
-    "connections": "The server has as many connections as it takes (max_connections).",
-    "address": "There are too many connections from this address (max_connections_per_address).",
+    "connections": "Too many connections to this server (max_connections).",
+    "address": "Too many connections from this address (max_connections_per_address).",
 }
 
 _KILL_TIMEOUT = 1.0  # seconds
 
 
 class Admission:
-    """Counts connections, all and by address, and the requests and sessions at work.
-
-    A connection has a greenlet, and perhaps another when its session leaves its request; it is
-    ``entered`` once and ``left`` once.
-    """
+    """Counts connections, in all and by address, and the requests and sessions in progress."""
 
     def __init__(self, config: Config) -> None:
         self._limit = config.max_connections
@@ -38,13 +34,14 @@ class Admission:
         self._addresses: Counter[str] = Counter()
         self.open = 0
         self.busy = 0
-        """Requests that are being answered, and sessions."""
+        """Requests that are being answered, and open sessions."""
         self.greenlets: set[Any] = set()
-        """Those of all connections."""
-        self._waiting: set[Event] = set()  # of those who wait until it is quiet
+        """The greenlets that serve connections."""
+        self._waiting: set[Event] = set()  # of the calls of wait_until_quiet()
 
     def enter(self, address: str | None) -> str:
-        """Takes a connection in; or says why not: ``"connections"`` or ``"address"``."""
+        """Counts a new connection; or returns why it is refused: ``"connections"`` or
+        ``"address"``."""
         if self._limit is not None and self.open >= self._limit:
             return "connections"
         if not self.claim(address):
@@ -53,12 +50,12 @@ class Admission:
         return ""
 
     def leave(self, address: str | None) -> None:
-        """The connection is over."""
+        """Counts a connection as closed."""
         self.open -= 1
         self.release(address)
 
     def claim(self, address: str | None) -> bool:
-        """Counts one more for ``address``; False if that has as many as it may."""
+        """Counts one more for ``address``; False if it has as many as are allowed."""
         if self._address_limit is None or not address:
             return True
         if self._addresses[address] >= self._address_limit:
@@ -82,8 +79,8 @@ class Admission:
             event.set()
 
     def wait_until_quiet(self, timeout: float | None) -> bool:
-        """Blocks until no request is being answered and no session open; False after ``timeout``
-        seconds. A handler that stops its own server does not wait for itself."""
+        """Blocks until no request is being answered and no session is open; False after
+        ``timeout`` seconds. A handler that stops its own server does not wait for itself."""
         own = 1 if getcurrent() in self.greenlets else 0
         deadline = None if timeout is None else time.monotonic() + timeout
         event = Event()
@@ -99,9 +96,9 @@ class Admission:
         return True
 
     def end_all(self) -> None:
-        """Kills the greenlets of all connections but this one's own."""
+        """Kills the greenlets of all connections except the current one."""
         others = [greenlet for greenlet in self.greenlets if greenlet is not getcurrent()]
         try:
             gevent.killall(others, timeout=_KILL_TIMEOUT)
         except gevent.Timeout:
-            _logger.error("some handlers do not end although they were killed (GreenletExit)")
+            _logger.error("some handlers did not end within 1 s of being killed (GreenletExit)")

@@ -69,20 +69,20 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     """A ``gevent.pywsgi.WSGIServer`` whose requests may become WebSockets.
 
     ``WebSocketServer(("127.0.0.1", 8181), app).serve_forever()`` serves any WSGI application.
-    ``config`` sets the limits of its sessions. ``trusted_proxies`` says how many proxies stand in
-    front of it, whose ``X-Forwarded-For``, ``-Proto`` and ``-Host`` are believed; 0, and those
-    headers mean nothing. Everything else (``log``, ``certfile``, ``keyfile``, ``ssl_context``,
-    ``spawn``, ``pre_start_hook``...) is as in ``WSGIServer`` and gevent-websocket.
+    ``config`` sets the limits of its sessions. ``trusted_proxies`` is the number of proxies in
+    front of it whose ``X-Forwarded-For``, ``-Proto`` and ``-Host`` are trusted; with 0 these
+    headers are ignored. All other options (``log``, ``certfile``, ``keyfile``, ``ssl_context``,
+    ``spawn``, ``pre_start_hook``...) are those of ``WSGIServer`` and gevent-websocket.
 
     Raises:
-        TypeError, ValueError: an option makes no sense.
+        TypeError, ValueError: the value of an option is not allowed.
     """
 
     handler_class = UpgradeHandler
     _spawn = _Greenlet.spawn
 
     stats: ServerStats
-    """What has happened since it was made, in numbers."""
+    """Counters since the server was created."""
 
     def __init__(
         self,
@@ -104,14 +104,14 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         super().__init__(listener, application, *args, **kwargs)
 
     def do_read(self) -> Any:
-        """Accepts a connection; None if there is none, or nothing left to accept it with."""
+        """Accepts a connection; None if there is none, or no resources to accept it."""
         try:
             accepted = self._accept() if self._is_bare else super().do_read()
         except OSError as error:
             if error.errno not in _EXHAUSTED:
                 raise
             if not self._exhausted:
-                _logger.error("cannot accept connections for the time being: %s", error)
+                _logger.error("cannot accept connections: %s; retrying", error)
                 self._exhausted = True
             # The listener stays readable: without a pause this would be a busy loop.
             self.stop_accepting()
@@ -124,7 +124,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         return accepted
 
     def _accept(self) -> Any:
-        """A connection without gevent's socket around it, which its transport does not need."""
+        """Accepts a connection without gevent's socket around it, which a transport does not need."""
         try:
             descriptor, address = self.socket._accept()
         except BlockingIOError:
@@ -147,18 +147,20 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         )
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
-        """Shakes hands for TLS, within ``handshake_timeout``; the handler closes the socket."""
+        """Does the TLS handshake, within ``handshake_timeout``, and serves the connection."""
         timeout = self.config.handshake_timeout
         try:
-            with gevent.Timeout(timeout, TimeoutError(f"no TLS within {timeout} s")):
+            with gevent.Timeout(
+                timeout, TimeoutError(f"no TLS handshake within {timeout} s (handshake_timeout)")
+            ):
                 sock = self.wrap_socket(client_socket, **self.ssl_args)
         except OSError as error:  # scanners, plain HTTP, a certificate that is not trusted
-            _logger.info("no TLS with %s: %s", address, error)
+            _logger.info("TLS handshake with %s failed: %s", address, error)
             return
         self.handle(sock, address)
 
     def do_handle(self, sock: Any, address: Any) -> None:
-        """Has a greenlet serve a connection."""
+        """Spawns a greenlet that serves a connection."""
         if self._spawn is None:
             self._admit(sock, address)
             return
@@ -169,7 +171,8 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             raise
 
     def address_of(self, address: Any) -> str | None:
-        """By what the connections of an address are counted; None if not by that of the peer."""
+        """The key under which a new connection is counted; None if it is counted later, by the
+        address that a proxy names."""
         return address[0] if isinstance(address, tuple) and self.proxy_fix is None else None
 
     def _admit(self, sock: Any, address: Any) -> None:
@@ -243,16 +246,16 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
 
     @property
     def is_stopping(self) -> bool:
-        """Whether ``stop()`` is at work: no upgrade is accepted, no connection kept alive."""
+        """Whether ``stop()`` is running: no upgrade is accepted, and no connection is kept alive."""
         return self._stopping is not None
 
     def stop(self, timeout: float | None = None, *, grace: float | None = None) -> None:
-        """Stops accepting, and closes every session with 1001; blocks until all of them and all
-        requests have ended, and ends by force what has not within ``grace`` seconds.
+        """Stops accepting, closes every session with 1001, and blocks until all sessions and
+        requests have ended; after ``grace`` seconds it kills the rest.
 
-        ``timeout`` is what gevent calls ``grace``; without either it is ``shutdown_grace``.
+        ``timeout`` is gevent's name for ``grace``; the default is ``shutdown_grace``.
         """
-        if self._stopping is not None:  # another greenlet is at it
+        if self._stopping is not None:  # another greenlet is stopping the server
             self._stopping.wait()
             return
         if grace is None:
@@ -277,18 +280,18 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     def serve_forever(
         self, stop_timeout: float | None = None, *, handle_signals: bool = True
     ) -> None:
-        """Serves until :meth:`stop` is called, or SIGTERM or SIGINT comes; then returns.
+        """Serves until :meth:`stop` is called, or SIGTERM or SIGINT arrives; then returns.
 
         The first signal stops as :meth:`stop` does, with ``stop_timeout`` as its grace; a second
-        ends the process at once. ``handle_signals=False`` leaves signals alone, and so does a
-        server outside the main thread; a signal that the program handles itself is left to it.
+        ends the process at once. Signals are left alone with ``handle_signals=False``, outside the
+        main thread, and where the program handles them itself.
         """
         with stop_at_signals(lambda: self.stop(stop_timeout)) if handle_signals else nullcontext():
             super().serve_forever(stop_timeout)
 
 
 def _make_proxy_fix(hops: int) -> ProxyFix | None:
-    """What rewrites an environ by the headers of ``hops`` proxies."""
+    """Rewrites an environ by the headers of ``hops`` proxies; None for no proxies."""
     if isinstance(hops, bool) or not isinstance(hops, int) or hops < 0:
         raise ValueError(
             f"trusted_proxies is the number of proxies in front of the server, not {hops!r}"
@@ -299,7 +302,7 @@ def _make_proxy_fix(hops: int) -> ProxyFix | None:
 
 
 def _prepare_tls(options: dict[str, Any]) -> None:
-    """Makes the context that ``certfile`` and ``keyfile`` ask for, and has it speak HTTP/1.1."""
+    """Replaces ``certfile`` and ``keyfile`` by a context, and sets its ALPN protocol."""
     if "certfile" in options and "ssl_context" not in options:
         context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(options.pop("certfile"), options.pop("keyfile", None))
@@ -307,7 +310,7 @@ def _prepare_tls(options: dict[str, Any]) -> None:
     if "ssl_context" in options:
         if not isinstance(options["ssl_context"], gevent.ssl.SSLContext):
             raise TypeError(
-                "ssl_context must be a gevent.ssl.SSLContext: one of Python's own would stop all "
-                f"greenlets for each handshake; not {options['ssl_context']!r}"
+                f"ssl_context must be a gevent.ssl.SSLContext, not {options['ssl_context']!r}: "
+                "with one of Python's own, each handshake would block all greenlets"
             )
         options["ssl_context"].set_alpn_protocols(["http/1.1"])

@@ -36,7 +36,7 @@ def test_what_is_not_tls_is_one_line_and_no_traceback(tls_server, hello, caplog)
             while peer._fill():
                 pass
         (record,) = wait_until(lambda: caplog.records)
-        assert "no TLS" in record.getMessage() and record.exc_info is None
+        assert "TLS handshake" in record.getMessage() and record.exc_info is None
 
 
 def test_tls_has_a_deadline_in_all(tls_server, caplog):

@@ -1,0 +1,115 @@
+"""``UpgradeHandler``: which requests it upgrades, and what it does behind them."""
+
+from __future__ import annotations
+
+import pytest
+
+from greenws import UpgradeHandler, WebSocketServer
+
+from ..support.limits import wait_until
+from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
+
+GET = b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def page(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [environ.get("HTTP_UPGRADE", "page").encode()]
+
+
+def late(environ, start_response):
+    """Uses gevent-websocket's face."""
+    socket = environ["wsgi.websocket"]
+    socket.send(socket.receive())
+    return []
+
+
+@pytest.mark.parametrize("stray", [b"\r\n", b""])
+def test_requests_follow_each_other_on_one_connection(serve, stray):
+    with Peer.connect(serve(page).address) as peer:
+        for _ in range(3):
+            peer.send(GET + stray)
+            assert peer.read_response().body == b"page"
+
+
+def test_another_upgrade_is_an_ordinary_request(serve):
+    with Peer.connect(serve(page).address) as peer:
+        peer.send(request(Upgrade="h2c"))
+        response = peer.read_response()
+        assert (response.status, response.body) == (200, b"h2c")
+        peer.send(GET)
+        assert peer.read_response().body == b"page"
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [({"Sec_WebSocket_Version": "8"}, 426), ({"Sec_WebSocket_Key": "short"}, 400), ({}, 200)],
+)
+def test_nothing_behind_a_refused_handshake_is_a_request(serve, changes, status):
+    asked = []
+
+    def app(environ, start_response):
+        asked.append(environ["PATH_INFO"])
+        return page(environ, start_response)
+
+    server = serve(app)
+    with Peer.connect(server.address) as peer:
+        peer.send(request("/socket", **changes) + GET)
+        response = peer.read_response()
+        assert response.status == status
+        assert "close" in response.headers["connection"]
+        assert peer.at_end()
+    assert "/page" not in asked
+    wait_until(lambda: server.admission.open == 0)
+    assert sum(server.stats.refused.values()) == 1
+
+
+def test_a_hook_may_keep_a_request_from_being_upgraded(serve):
+    server = serve(page, pre_start_hook=lambda handler: True)
+    with Peer.connect(server.address) as peer:
+        response = peer.shake()
+        assert (response.status, response.body) == (200, b"websocket")
+
+
+def test_an_error_after_a_session_has_ended_is_logged_and_not_sent(serve, hub_errors):
+    def app(environ, start_response):
+        from greenws import WebSocketHandler, WebSocketSessionHandler
+
+        class Session(WebSocketSessionHandler):
+            def handle_session(self, request, socket):
+                socket.send(socket.receive())
+
+        WebSocketHandler(lambda request, protocols: Session())(environ, start_response)
+        raise RuntimeError("after the session")
+
+    server = serve(app)
+    with Peer.open(server.address) as peer:
+        peer.send(frame(TEXT, b"hello"))
+        assert peer.read_frame() == (True, TEXT, b"hello")
+        assert peer.read_frame()[1] == CLOSE
+        peer.send(close_frame())
+        assert peer.at_end()
+    wait_until(lambda: server.admission.open == 0)
+    assert hub_errors.take().count("RuntimeError: after the session") == 1
+
+
+def test_a_subclass_sees_the_headers_as_pywsgi_has_them(serve):
+    seen = []
+
+    class Handler(UpgradeHandler):
+        def run_application(self):
+            seen.append((self.headers["x-one"], self.headers.get_all("x-two"), self.is_upgraded))
+            super().run_application()
+            seen.append(self.is_upgraded)
+
+    class Server(WebSocketServer):
+        handler_class = Handler
+
+    with Peer.open(serve(late, cls=Server).address, X_One="1", X_Two="2") as peer:
+        peer.send(frame(TEXT, b"hello"))
+        assert peer.read_frame() == (True, TEXT, b"hello")
+        assert peer.read_frame()[1] == CLOSE
+        peer.send(close_frame())
+        assert peer.at_end()
+    wait_until(lambda: len(seen) == 2)
+    assert seen == [("1", ["2"], False), True]
