@@ -124,7 +124,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         return accepted
 
     def _accept(self) -> Any:
-        """Accepts a connection without gevent's socket around it, which a transport does not need."""
+        """Accepts a connection as a native socket, which is all that a transport needs."""
         try:
             descriptor, address = self.socket._accept()
         except BlockingIOError:
@@ -246,7 +246,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
 
     @property
     def is_stopping(self) -> bool:
-        """Whether ``stop()`` is running: no upgrade is accepted, and no connection is kept alive."""
+        """Whether ``stop()`` is running: nothing is upgraded, no connection kept alive."""
         return self._stopping is not None
 
     def stop(self, timeout: float | None = None, *, grace: float | None = None) -> None:
