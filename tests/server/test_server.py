@@ -22,7 +22,7 @@ from greenws import (
 )
 from greenws.protocol.handshake import is_upgrade
 
-from ..support.limits import wait_until
+from ..support.limits import limit, wait_until
 from ..support.wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame, request
 
 over_tls_too = pytest.mark.usefixtures("over_tls_too")
@@ -699,7 +699,7 @@ def test_stop_does_not_accept_what_was_pending(serve):
     waiting = gevent.event.Event()
 
     def app(environ, start_response):
-        waiting.wait(2)
+        waiting.wait(limit(2))
         start_response("401 Unauthorized", [("Content-Length", "0")])
         return []
 
