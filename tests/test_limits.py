@@ -17,6 +17,7 @@ pytestmark = pytest.mark.no_io
 # An upper limit that is a number: of what has passed, of a wait for a greenlet, process or message.
 OWN_LIMIT = re.compile(
     r"(monotonic\(\)|now\(\)) - \w+ <=? ?[\d.]"
+    r"|deadline = time\.monotonic\(\) \+ \d"
     r"|\.(wait|join)\((timeout=)?\d"
     r"|\.(get|recv)\(timeout=[1-9]"
     r"|joinall\(.*timeout=\d"

@@ -21,7 +21,7 @@ from greenws import (
     WebSocket,
 )
 
-from .support.limits import limit, wait_until
+from .support.limits import limit, stays, wait_until
 from .support.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
 
 NOTHING = Message(None, OpcodeType.INVALID, True)
@@ -176,7 +176,7 @@ def test_a_shorter_timeout_after_a_longer_one_is_kept(pair):
     with pytest.raises(TimeoutError):
         socket.receive(timeout=0.05)
     reader = gevent.spawn(socket.receive, 30)
-    gevent.sleep(0.01)
+    gevent.sleep(0)
     peer.send(frame(TEXT, b"x"))
     assert reader.get() == "x"
     began = time.monotonic()
@@ -209,8 +209,7 @@ def test_no_timeout_waits(pair, forever):
     socket, peer = pair()
     socket.read_timeout_seconds = forever
     reader = gevent.spawn(socket.read_string_message)
-    gevent.sleep(0.05)
-    assert not reader.ready()
+    stays(lambda: not reader.ready(), 0.05)
     peer.send(frame(TEXT, b"x"))
     assert reader.get().data == "x"
 
@@ -429,8 +428,7 @@ def test_other_greenlets_wait_for_the_end_of_a_fragmented_message(pair):
     socket.send_string_message("a", final=False)
     others = [gevent.spawn(socket.send, f"other {i}") for i in range(3)]
     others.append(gevent.spawn(socket.send_string_message, "other 3"))
-    gevent.sleep(0.01)
-    assert not any(other.ready() for other in others)
+    stays(lambda: not any(other.ready() for other in others))
     socket.send_string_message("b")
     gevent.joinall(others, timeout=limit(2), raise_error=True)
     frames = [peer.read_frame() for _ in range(6)]
@@ -509,7 +507,7 @@ def test_frames_of_many_greenlets_never_interleave(pair):
 def test_killed_senders_leave_whole_frames(pair):
     socket, peer = pair(write_high_water=1000, write_timeout=None)
     senders = [gevent.spawn(socket.send, bytes([i]) * 500_000) for i in range(10)]
-    gevent.sleep(0.01)
+    gevent.sleep(0)
     gevent.killall(senders[::2])
     with gevent.Timeout(0.01, False):
         socket.send(b"\xff" * 500_000)
@@ -532,8 +530,7 @@ def test_a_sender_waits_while_the_peer_does_not_read(pair):
             sent.append(i)
 
     sender = gevent.spawn(send)
-    gevent.sleep(0.05)
-    assert not sender.ready() and len(sent) < 50
+    stays(lambda: not sender.ready() and len(sent) < 50, 0.05)
     for _ in range(100):
         assert len(peer.read_frame()[2]) == 100_000
     sender.get(timeout=limit(2))
@@ -701,7 +698,7 @@ def test_ping_while_another_greenlet_reads(pair):
     pinging = gevent.spawn(socket.ping, 2)
     payload = peer.read_frame()[2]
     peer.send(frame(TEXT, b"a"))
-    gevent.sleep(0.01)
+    wait_until(lambda: socket.traffic.messages_in == 1)
     peer.send(frame(PONG, payload) + frame(TEXT, b"b"))
     assert pinging.get() < limit(2)
     assert reader.get() == ["a", "b"]
@@ -712,7 +709,7 @@ def test_a_reader_that_comes_while_ping_waits_gets_its_message(pair):
     pinging = gevent.spawn(socket.ping, 5)
     payload = peer.read_frame()[2]
     reader = gevent.spawn(socket.receive)
-    gevent.sleep(0.01)
+    gevent.sleep(0)
     peer.send(frame(TEXT, b"a"))
     assert reader.get(timeout=limit(2)) == "a"
     assert not pinging.ready()
@@ -962,7 +959,7 @@ def test_a_close_that_came_in_time_counts_for_a_late_reader(pair):
     socket, peer = pair(close_timeout=0.02)
     socket.start_closing()
     peer.send(close_frame())
-    gevent.sleep(0.05)
+    gevent.sleep(0.05)  # longer than close_timeout
     socket.close()
     assert socket.close_code == 1000
 

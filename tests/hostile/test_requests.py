@@ -208,7 +208,7 @@ def test_a_session_outlives_the_deadline_of_its_handshake(attack):
     with attack(handshake_timeout=0.2, keep_alive_timeout=0.2) as target:
         with target.connect() as peer:
             assert peer.shake("/ws").status == 101
-            gevent.sleep(0.3)
+            gevent.sleep(0.3)  # longer than both timeouts
             peer.send(frame(1, b"still here"))
             assert peer.read_frame()[2] == b"still here"
             peer.send(frame(8))

@@ -18,7 +18,7 @@ from greenlet import greenlet
 from greenws.hub import polling
 from greenws.hub.polling import READABLE, EpollPoller, Waiter, WatcherPoller, drop_poller
 
-from ..support.limits import limit, wait_until
+from ..support.limits import limit, stays, wait_until
 
 
 @pytest.fixture(params=["epoll", "watchers"])
@@ -59,8 +59,7 @@ def take(waiter):
 def test_a_wait_ends_when_the_socket_is_readable(sockets):
     (waiter,), (peer,) = sockets(1)
     reader = gevent.spawn(take, waiter)
-    gevent.sleep(0.01)
-    assert not reader.ready()
+    stays(lambda: not reader.ready())
     peer.send(b"bytes")
     assert reader.get(timeout=limit()) == b"bytes"
 
@@ -209,7 +208,7 @@ def test_wake_ends_a_wait_with_its_reason(sockets):
     gevent.get_hub().loop.run_callback(waiter.wake, 7)
     assert reader.get(timeout=limit()) == 7
     gevent.get_hub().loop.run_callback(waiter.wake, 7)  # nobody waits: nothing happens
-    gevent.sleep(0.01)
+    gevent.sleep(0)
 
 
 def test_the_hub_itself_cannot_wait(sockets):
@@ -223,7 +222,7 @@ def test_the_hub_itself_cannot_wait(sockets):
             raised.append(error)
 
     gevent.get_hub().loop.run_callback(callback)
-    gevent.sleep(0.01)
+    wait_until(lambda: raised)
     assert len(raised) == 1
 
 

@@ -12,7 +12,7 @@ from gevent import socket
 
 from greenws.hub.transport import FOREVER, POLL, TIMED_OUT, Transport
 
-from ..support.limits import limit, wait_until
+from ..support.limits import limit, stays, wait_until
 
 
 class FaultySocket:
@@ -107,8 +107,7 @@ def read_all(sock, size):
 def test_receive_blocks_until_bytes_are_there(make_either):
     transport, peer = make_either()
     reader = gevent.spawn(received, transport)
-    gevent.sleep(0.01)
-    assert not reader.ready()
+    stays(lambda: not reader.ready())
     peer.sendall(b"bytes")
     assert reader.get() == b"bytes"
 
@@ -257,8 +256,7 @@ def test_senders_wait_for_room_and_all_get_it(make_either):
     transport, peer = make_either(high_water=1000)
     transport.send(b"x" * 2_000_000)
     waiting = [gevent.spawn(transport.wait_for_room) for _ in range(5)]
-    gevent.sleep(0.01)
-    assert not any(greenlet.ready() for greenlet in waiting)
+    stays(lambda: not any(greenlet.ready() for greenlet in waiting))
     read_all(peer, 2_000_000)
     gevent.joinall(waiting, timeout=limit(2), raise_error=True)
     assert all(greenlet.ready() for greenlet in waiting)
@@ -302,7 +300,7 @@ def test_finish_reads_what_is_left_so_that_nothing_is_reset(make_either):
     peer.sendall(b"x" * 50_000)
     transport.send(b"goodbye")
     finishing = gevent.spawn(transport.finish, time.monotonic() + 5)
-    gevent.sleep(0.01)
+    gevent.sleep(0)
     peer.sendall(b"y" * 50_000)
     assert peer.recv(100) == b"goodbye"
     assert peer.recv(100) == b""

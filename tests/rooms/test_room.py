@@ -24,7 +24,7 @@ from greenws.hub.transport import Transport
 from greenws.protocol.shared import SharedMessage
 from greenws.rooms import json_id
 
-from ..support.limits import limit, wait_until
+from ..support.limits import limit, stays, wait_until
 from ..support.wire import BINARY, CLOSE, CONTINUATION, TEXT, Peer, close_frame, frame
 
 TOO_SLOW = (True, CLOSE, b"\x03\xf5You read too slowly.")
@@ -343,8 +343,7 @@ def test_block_holds_up_who_sends_until_there_is_room(rooms, join):
     room = rooms["lobby"]
     _, peer = join(room, policy=policies.block(timeout=5, limit=5))
     sending = gevent.spawn(fill, room)
-    gevent.sleep(0.03)
-    assert not sending.ready()
+    stays(lambda: not sending.ready())
     got = read(peer, 100)
     assert sending.get() == got
     assert (rooms.stats.closed, rooms.stats.dropped) == (0, 0)
@@ -655,7 +654,7 @@ def test_what_is_sent_while_a_slow_client_catches_up_waits_its_turn(rooms, pair)
 
         came_back = gevent.event.Event()
         coming = gevent.spawn(come_back)
-        gevent.sleep(0.01)
+        gevent.sleep(0)
         live = fill(room, "live ", 50)
         assert not came_back.is_set()
         assert read(peer, 140) == missed + live
@@ -680,7 +679,7 @@ def test_who_catches_up_too_slowly_is_closed_before_memory_runs_out(rooms, pair)
                 raise AssertionError("it has caught up")
 
         coming = gevent.spawn(come_back)
-        gevent.sleep(0.01)
+        gevent.sleep(0)
         fill(room, count=1500, size=10)
         assert (rooms.stats.closed, len(room)) == (0, 2)
         room.send("one too many")

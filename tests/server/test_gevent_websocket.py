@@ -21,7 +21,7 @@ from geventwebsocket.websocket import WebSocket as Original
 from greenws import Config, UpgradeHandler, WebSocketServer
 from greenws.websocket import WebSocket
 
-from ..support.limits import limit, wait_until
+from ..support.limits import limit, stays, wait_until
 from ..support.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Peer, close_frame, frame
 
 
@@ -289,8 +289,10 @@ def test_eager_accepts_before_the_application_is_called(serve, eager):
 
     with Peer.connect(serve(app, handler_class=Handler).address) as peer:
         shaking = gevent.spawn(peer.shake)
-        gevent.sleep(0.05)
-        assert shaking.ready() is eager
+        if eager:
+            wait_until(shaking.ready)
+        else:
+            stays(lambda: not shaking.ready())
         go_on.set()
         assert shaking.get().status == 101
         assert peer.read_frame() == (True, TEXT, b"hello")

@@ -467,7 +467,7 @@ def test_the_request_of_a_session_stays_usable(serve):
 
     def session(request, socket):
         assert socket.request is request
-        gevent.sleep(0.01)
+        gevent.sleep(0)
         seen.append((request.path, request.args["b"], request.headers["X-A"], request.remote_addr))
         seen.append((request.data, request.method, request.host, hasattr(request, "nonsense")))
 
@@ -708,7 +708,7 @@ def test_stop_does_not_accept_what_was_pending(serve):
         peer.send(request())
         wait_until(lambda: server.clients)
         stopping = gevent.spawn(server.stop, 2)
-        gevent.sleep(0.01)
+        wait_until(lambda: server.is_stopping)
         waiting.set()
         assert peer.read_response().status == 401
         stopping.get()

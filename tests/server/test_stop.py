@@ -12,7 +12,7 @@ from gevent.event import Event
 
 from greenws import Config, Routes
 
-from ..support.limits import limit, wait_until
+from ..support.limits import limit, stays, wait_until
 from ..support.processes import PROGRAMS, Process
 from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
 
@@ -97,8 +97,7 @@ def test_handlers_are_let_finish(serve, work):
         wait_until(lambda: work.reached)
         stopping = gevent.spawn(server.stop, grace=10)
         finishing_peer = gevent.spawn(finishing, peer)
-        gevent.sleep(0.05)
-        assert not stopping.ready()
+        stays(lambda: not stopping.ready())
         work.go_on.set()
         stopping.get(timeout=limit(2))
         finishing_peer.get(timeout=limit(2))
@@ -147,7 +146,7 @@ def test_a_request_that_is_being_answered_is_answered_and_the_last(serve, work):
         peer.send(get())
         wait_until(lambda: work.reached)
         stopping = gevent.spawn(server.stop, grace=10)
-        gevent.sleep(0.01)
+        wait_until(lambda: server.is_stopping)
         work.go_on.set()
         response = peer.read_response()
         assert (response.status, response.body) == (200, b"page")
@@ -220,8 +219,7 @@ def test_all_who_stop_wait_for_the_same_end(serve, work):
     with Peer.open(server.address, "/busy") as peer:
         stops = [gevent.spawn(server.stop, grace=5) for _ in range(3)]
         finishing_peer = gevent.spawn(finishing, peer)
-        gevent.sleep(0.02)
-        assert not any(stop.ready() for stop in stops)
+        stays(lambda: not any(stop.ready() for stop in stops))
         work.go_on.set()
         gevent.joinall(stops, timeout=limit(2), raise_error=True)
         assert all(stop.ready() for stop in stops)
@@ -264,7 +262,7 @@ def test_a_signal_closes_with_1001_lets_finish_and_exits_with_0(process, number)
     peers = [Peer.open(process.address, path) for path in ("/echo", "/echo", "/slow")]
     with Peer.connect(process.address) as page:
         page.send(get())
-        gevent.sleep(0.1)
+        process.wait_for("page: begun")
         process.popen.send_signal(number)
         for peer in peers:
             finishing(peer)

@@ -13,7 +13,7 @@ from typing import Any
 
 import gevent
 
-__all__ = ["eventually", "limit", "wait_until"]
+__all__ = ["eventually", "limit", "stays", "wait_until"]
 
 _SECONDS = 5.0  # of an idle machine; only a failure takes so long
 _PROCESSORS = len(os.sched_getaffinity(0))
@@ -38,6 +38,16 @@ def wait_until(condition: Callable[[], Any], seconds: float = _SECONDS) -> Any:
         assert time.monotonic() - began < limit(seconds), "waited in vain"
         gevent.sleep(0.002)
     return result
+
+
+def stays(condition: Callable[[], Any], seconds: float = 0.03) -> None:
+    """Asserts that ``condition()`` holds all the while. Short, since nothing tells that nothing
+    will happen: a test that should fail may pass on a busy machine, never the other way round."""
+    began = time.monotonic()
+    assert condition()
+    while time.monotonic() - began < seconds:
+        gevent.sleep(0.005)
+        assert condition()
 
 
 def eventually(get: Callable[[], Any], expected: Any, seconds: float = _SECONDS) -> None:

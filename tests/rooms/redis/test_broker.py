@@ -20,7 +20,7 @@ from greenws import Rooms, policies
 from greenws.brokers import BrokerUnavailable
 from greenws.brokers.redis import RedisBroker
 
-from ...support.limits import limit, wait_until
+from ...support.limits import limit, stays, wait_until
 from ...support.redis_workers import Client, Worker, away, back
 from ...support.wire import TEXT
 
@@ -51,7 +51,6 @@ def test_what_was_not_published_to_a_process_is_read_in_the_log(worker):
     b.broker._hear = lambda *args: None
     a.send("one", "two")
     assert ann.hear(2) == ["one", "two"]
-    gevent.sleep(0.02)
     assert bob.hears_no_more()
     del b.broker._hear
     a.send("three")
@@ -483,9 +482,9 @@ def test_nothing_is_lost_while_redis_restarts(server, worker):
             gevent.sleep(0.002)
 
     sending = gevent.spawn(send)
-    gevent.sleep(0.05)
+    wait_until(lambda: len(sent) > 20)
     server.stop()
-    gevent.sleep(0.05)
+    wait_until(lambda: len(sent) > 60)
     server.start()
     sending.join()
     for client in clients:
@@ -1214,7 +1213,7 @@ def test_old_entries_are_trimmed_by_age(server, worker):
     for number in range(300):
         a.send(str(number))
     ann.hear(300)
-    gevent.sleep(1.05)
+    gevent.sleep(1.05)  # older than max_age
     a.send("new")
     ann.hear(1)
     assert 0 < server.call("XLEN", "greenws:room:r") < 120
@@ -1334,7 +1333,7 @@ def test_options_in_the_url_that_would_do_harm_do_none(server, worker, options):
     server.url = url
     ann = a.join()
     wait_until(lambda: a.is_idle)
-    gevent.sleep(0.05)
+    stays(lambda: not a.is_away, 0.05)
     a.send("hello")
     assert ann.hear(1) == ["hello"]
     assert not a.is_away

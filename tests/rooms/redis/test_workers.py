@@ -16,7 +16,7 @@ import pytest
 import trustme
 from gevent import socket as gevent_socket
 
-from ...support.limits import limit, wait_until
+from ...support.limits import limit, stays, wait_until
 from ...support.paths import ROOT
 from ...support.processes import Process, children, free_port
 from ...support.redis_server import RedisServer
@@ -175,8 +175,7 @@ def test_every_survivor_has_every_message_once_and_in_order(workers, server):
             ) and (len({frozenset(client.heard) for client in clients}) == 1)
 
         wait_until(all_have_all, 20)
-        gevent.sleep(0.1)
-        assert all_have_all()
+        stays(all_have_all, 0.1)
         for client in clients:
             assert len(set(client.heard)) == len(client.heard)  # once
             for sender in clients:
