@@ -14,7 +14,7 @@ import pytest
 import greenws
 from greenws import Config, Routes
 
-from ..support.limits import wait_until
+from ..support.limits import limit, wait_until
 from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame
 
 BODIES: list[bytes] = []
@@ -60,7 +60,7 @@ class Target:
 
     def check_health(self) -> None:
         """A fresh client is served at once, over HTTP and over a WebSocket."""
-        with gevent.Timeout(1.0), self.connect() as peer:
+        with gevent.Timeout(limit(1)), self.connect() as peer:
             peer.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
             assert peer.read_response().body == b"read 0"
             assert peer.shake("/ws").status == 101

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gevent.socket
 import pytest
 
-from ..support.limits import wait_until
+from ..support.limits import limit, wait_until
 from ..support.paths import PROGRAMS
 from ..support.processes import Process, connect
 
@@ -34,7 +34,7 @@ def test_bottle_websocket():
         wait_until(lambda: answers(server.port))  # bottle says so before it listens
         with connect(server.url("/echo/ada")) as ws:
             ws.send("hi")
-            assert ws.recv(timeout=5) == "ada: hi"
+            assert ws.recv(timeout=limit()) == "ada: hi"
         server.wait_for("^left$")
         server.assert_no_trouble()
     assert "handler: UpgradeHandler" in server.output
@@ -48,5 +48,5 @@ def test_gunicorn_with_the_originals_worker():
         server.wait_for_port()
         with connect(server.url()) as ws:
             ws.send("hi")
-            assert ws.recv(timeout=5) == "UpgradeHandler: hi"
+            assert ws.recv(timeout=limit()) == "UpgradeHandler: hi"
         server.assert_no_trouble()

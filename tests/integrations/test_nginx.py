@@ -9,7 +9,7 @@ import pytest
 
 from greenws import Config, Routes
 
-from ..support.limits import wait_until
+from ..support.limits import limit, wait_until
 from ..support.processes import free_port
 from ..support.require import require_program
 from ..support.wire import CLOSE, PING, PONG, TEXT, Peer, close_frame, frame
@@ -78,7 +78,7 @@ def behind_nginx(serve, tmp_path):
     yield start
     for process in processes:
         process.terminate()
-        process.wait(10)
+        process.wait(limit(10))
 
 
 SEEN: list[object] = []
@@ -163,4 +163,4 @@ def test_a_stop_reaches_the_clients_behind_the_proxy(behind_nginx, routes):
         assert peer.read_frame() == (True, CLOSE, b"\x03\xe9")
         peer.send(close_frame(1001))
         peer.close()
-        stopping.get(timeout=3)
+        stopping.get(timeout=limit(3))

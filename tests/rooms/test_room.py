@@ -24,7 +24,7 @@ from greenws.hub.transport import Transport
 from greenws.protocol.shared import SharedMessage
 from greenws.rooms import json_id
 
-from ..support.limits import wait_until
+from ..support.limits import limit, stays, wait_until
 from ..support.wire import BINARY, CLOSE, CONTINUATION, TEXT, Peer, close_frame, frame
 
 TOO_SLOW = (True, CLOSE, b"\x03\xf5You read too slowly.")
@@ -343,8 +343,7 @@ def test_block_holds_up_who_sends_until_there_is_room(rooms, join):
     room = rooms["lobby"]
     _, peer = join(room, policy=policies.block(timeout=5, limit=5))
     sending = gevent.spawn(fill, room)
-    gevent.sleep(0.03)
-    assert not sending.ready()
+    stays(lambda: not sending.ready())
     got = read(peer, 100)
     assert sending.get() == got
     assert (rooms.stats.closed, rooms.stats.dropped) == (0, 0)
@@ -490,7 +489,7 @@ def test_a_thread_for_which_the_hub_waits_is_not_held_up_for_ever(rooms, join, m
     _, dropping = join(room, policy=policies.drop_oldest(limit=5))
     thread = threading.Thread(target=fill, args=(room, "", 20, 1))
     thread.start()
-    thread.join(5)  # the hub hangs
+    thread.join(limit())  # the hub hangs
     assert not thread.is_alive()
     assert rooms.stats.closed == 1
     assert closed.read_frame() == TOO_SLOW
@@ -522,7 +521,7 @@ def test_nothing_is_sent_from_another_thread_than_the_session_s(pair):
     ready = gevent.event.Event()
     thread = threading.Thread(target=socket.when_ready, args=(ready.set,))
     thread.start()
-    assert ready.wait(5)
+    assert ready.wait(limit())
     thread.join()
     assert socket.offer(message)
     assert read(peer, 1) == ["hello"]
@@ -536,7 +535,7 @@ def test_members_of_other_threads(rooms):
     def session(number: int) -> None:
         ours, theirs = gevent_socket.socketpair()
         socket = greenws.WebSocket(Transport(ours, gevent.get_hub(), None, None), greenws.Config())
-        with Peer(theirs, 10) as peer:
+        with Peer(theirs, limit(10)) as peer:
             with room.join(socket):
                 ready.wait()
                 room.send(f"from {number}")
@@ -549,7 +548,7 @@ def test_members_of_other_threads(rooms):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(limit(10))
     assert sorted(heard[0]) == [f"from {number}" for number in range(4)]
     assert heard[0] == heard[1] == heard[2] == heard[3]
     assert len(room) == 0
@@ -655,11 +654,11 @@ def test_what_is_sent_while_a_slow_client_catches_up_waits_its_turn(rooms, pair)
 
         came_back = gevent.event.Event()
         coming = gevent.spawn(come_back)
-        gevent.sleep(0.01)
+        gevent.sleep(0)
         live = fill(room, "live ", 50)
         assert not came_back.is_set()
         assert read(peer, 140) == missed + live
-        assert came_back.wait(5)
+        assert came_back.wait(limit())
         coming.kill()
     assert rooms.stats.closed == 0
 
@@ -680,7 +679,7 @@ def test_who_catches_up_too_slowly_is_closed_before_memory_runs_out(rooms, pair)
                 raise AssertionError("it has caught up")
 
         coming = gevent.spawn(come_back)
-        gevent.sleep(0.01)
+        gevent.sleep(0)
         fill(room, count=1500, size=10)
         assert (rooms.stats.closed, len(room)) == (0, 2)
         room.send("one too many")
@@ -690,7 +689,7 @@ def test_who_catches_up_too_slowly_is_closed_before_memory_runs_out(rooms, pair)
             pass
         assert last == TOO_SLOW
         peer.send(close_frame(1013))
-        coming.get(timeout=5)
+        coming.get(timeout=limit())
         assert (len(room), rooms.stats.members) == (1, 1)
 
 

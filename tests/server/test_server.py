@@ -22,7 +22,7 @@ from greenws import (
 )
 from greenws.protocol.handshake import is_upgrade
 
-from ..support.limits import wait_until
+from ..support.limits import limit, wait_until
 from ..support.wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame, request
 
 over_tls_too = pytest.mark.usefixtures("over_tls_too")
@@ -468,7 +468,7 @@ def test_the_request_of_a_session_stays_usable(serve):
 
     def session(request, socket):
         assert socket.request is request
-        gevent.sleep(0.01)
+        gevent.sleep(0)
         seen.append((request.path, request.args["b"], request.headers["X-A"], request.remote_addr))
         seen.append((request.data, request.method, request.host, hasattr(request, "nonsense")))
 
@@ -700,7 +700,7 @@ def test_stop_does_not_accept_what_was_pending(serve):
     waiting = gevent.event.Event()
 
     def app(environ, start_response):
-        waiting.wait(2)
+        waiting.wait(limit(2))
         start_response("401 Unauthorized", [("Content-Length", "0")])
         return []
 
@@ -709,7 +709,7 @@ def test_stop_does_not_accept_what_was_pending(serve):
         peer.send(request())
         wait_until(lambda: server.clients)
         stopping = gevent.spawn(server.stop, 2)
-        gevent.sleep(0.01)
+        wait_until(lambda: server.is_stopping)
         waiting.set()
         assert peer.read_response().status == 401
         stopping.get()
