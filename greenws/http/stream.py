@@ -144,6 +144,22 @@ class HttpStream:
         """What was read ahead, without taking it."""
         return self._buffer
 
+    def read_ahead(self, limit: int) -> bool | None:
+        """Takes what has arrived into the buffer, without blocking; False at the end of the
+        stream, None if the buffer holds more than ``limit`` bytes.
+
+        Raises:
+            OSError: the connection is lost.
+        """
+        if len(self._buffer) > limit:
+            return None
+        try:
+            data = self._receive(0.0)
+        except TimeoutError:
+            return True
+        self._buffer += data
+        return bool(data)
+
     def take(self) -> bytes:
         """What was read ahead."""
         data, self._buffer = self._buffer, b""

@@ -17,6 +17,7 @@ __all__ = [
     "WOULD_BLOCK",
     "event_ends",
     "event_fd",
+    "is_lost",
     "new_events",
     "readable",
     "receive",
@@ -46,6 +47,13 @@ def readable(fileno: int) -> bool:
     """Whether a read would not block: there is input, or the end of it."""
     inquiry = _poll()
     inquiry.register(fileno, select.POLLIN)
+    return bool(inquiry.poll(0))
+
+
+def is_lost(fileno: int) -> bool:
+    """Whether the connection was reset, or both of its halves are closed."""
+    inquiry = _poll()
+    inquiry.register(fileno, 0)
     return bool(inquiry.poll(0))
 
 

@@ -8,33 +8,31 @@ application returns or raises.
 
 from __future__ import annotations
 
-import errno
-import ssl
 import time
 from http.client import HTTPMessage
 from typing import Any
 
 from gevent.pywsgi import WSGIHandler
 from geventwebsocket.handler import Client
-from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
 
 from ..config import Config
 from ..exceptions import HandshakeError, RequestError
 from ..http.head import RequestHead, refuse
 from ..http.stream import HttpStream, RequestBody
-from ..hub.transport import FOREVER
+from ..hub.transport import FOREVER, no_delay
 from ..protocol.handshake import Offer, is_upgrade, parse_request
 from ..session import end_session
 from ..upgrade import ENVIRON_KEY, refusal_response
 from .environ import make_environ, remote_address
 from .gevent_websocket import GeventWebSocket
-from .host import Host, host_of
+from .host import host_of
 from .opening import Opening, ServerUpgrade
+from .response import ResponseHandler
 
 __all__ = ["UpgradeHandler"]
 
 
-class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
+class UpgradeHandler(ResponseHandler):
     """A ``handler_class`` for ``gevent.pywsgi.WSGIServer``, in gevent-websocket's place."""
 
     eager = False
@@ -53,8 +51,9 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
     _opening: Opening | None = None
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
-        self._host: Host = host_of(server, self.config)
+        self._host = host_of(server, self.config)
         config = self._host.config
+        no_delay(sock)
         super().__init__(sock, address, server, rfile or HttpStream(sock, config))
         if config.handshake_timeout is not None:
             self._deadline = time.monotonic() + config.handshake_timeout
@@ -129,7 +128,10 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         environ = self._opening.environ if self._opening is not None else None
         if environ is None:
             environ = make_environ(self._host, self.client_address, head)
-        expects = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
+        expects = (
+            head.version != "HTTP/1.0"  # RFC 9110, section 10.1.1
+            and environ.get("HTTP_EXPECT", "").lower() == "100-continue"
+        )
         body = RequestBody(self.rfile, head, self.socket if expects else None)
         self.wsgi_input = environ["wsgi.input"] = body
         return environ
@@ -163,13 +165,6 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
             for name, value in self._head.headers if self._head is not None else ():
                 self._headers[name.decode("ascii")] = value.decode("latin-1")
         return self._headers
-
-    def _sendall(self, data: bytes | bytearray) -> None:
-        try:
-            super()._sendall(data)
-        except ssl.SSLError as error:
-            # The client is gone, which pywsgi passes over in silence for plain connections only.
-            raise ConnectionResetError(errno.ECONNRESET, str(error)) from None
 
     # -- upgrading
 
@@ -295,31 +290,17 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
         if self.is_upgraded:
             return self.write
-        return WSGIHandler.start_response(self, status, headers, exc_info)
+        return super().start_response(status, headers, exc_info)
 
     def write(self, data: bytes) -> None:
         if self._is_beside_the_socket:
             return
-        WSGIHandler.write(self, data)
+        super().write(data)
 
     def process_result(self) -> None:
         if self._is_beside_the_socket and not hasattr(self.result, "__iter__"):
             return
-        WSGIHandler.process_result(self)
-
-    def finalize_headers(self) -> None:
-        # Both are hop by hop, so the server's to set and not the application's.
-        connection = []
-        if self.code == 426:  # RFC 9110, 15.5.22
-            self.response_headers.append((b"Upgrade", b"websocket"))
-            connection.append(b"Upgrade")
-        if self.close_connection or self.wsgi_input.ends_the_connection:
-            connection.append(b"close")
-        if connection and not any(
-            name.lower() == b"connection" for name, _ in self.response_headers
-        ):
-            self.response_headers.append((b"Connection", b", ".join(connection)))
-        WSGIHandler.finalize_headers(self)
+        super().process_result()
 
     def log_request(self) -> None:
         if not self.is_upgraded:
