@@ -344,7 +344,7 @@ def test_a_second_reader_gets_a_clear_error(pair):
     reader = gevent.spawn(socket.receive)
     gevent.sleep(0)
     for read in (socket.receive, socket.read_string_message, lambda: next(iter(socket))):
-        with pytest.raises(ConcurrentReadError, match="another greenlet is reading"):
+        with pytest.raises(ConcurrentReadError, match="another greenlet is already reading"):
             read()
     peer.send(frame(TEXT, b"mine"))
     assert reader.get() == "mine"
@@ -439,7 +439,7 @@ def test_other_greenlets_wait_for_the_end_of_a_fragmented_message(pair):
 def test_a_fragmented_message_whose_sender_died_is_reported(pair):
     socket, _ = pair()
     gevent.spawn(socket.send_string_message, "a", final=False).join()
-    with pytest.raises(RuntimeError, match="ended before its last fragment"):
+    with pytest.raises(RuntimeError, match="ended before it sent the last fragment"):
         socket.send("x")
 
 
@@ -580,12 +580,12 @@ def test_a_send_to_a_peer_that_is_gone_raises(pair):
 def test_a_handler_that_only_sends_answers_pings_and_learns_of_the_close(pair):
     socket, peer = pair()
     peer.send(frame(PING, b"hello"))
-    socket._looked -= 10
+    socket._polled_at -= 10
     socket.send("tick")
     frames = {peer.read_frame()[1:] for _ in range(2)}
     assert frames == {(TEXT, b"tick"), (PONG, b"hello")}
     peer.send(close_frame(1001))
-    socket._looked -= 10
+    socket._polled_at -= 10
     socket.send("tick")  # finds the Close
     with pytest.raises(ConnectionClosed) as caught:
         socket.send("tick")
@@ -595,7 +595,7 @@ def test_a_handler_that_only_sends_answers_pings_and_learns_of_the_close(pair):
 def test_what_a_look_finds_is_kept_for_the_reader(pair):
     socket, peer = pair()
     peer.send(frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b"))
-    socket._looked -= 10
+    socket._polled_at -= 10
     socket.send("tick")
     assert socket.read_string_message() == Message("a", OpcodeType.TEXT, False)
     assert socket.receive() == "b"
