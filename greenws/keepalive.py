@@ -1,11 +1,10 @@
-"""One heartbeat for all sockets of a hub: it pings, drops who does not answer, and looks at the
-input for those that nobody reads.
+"""Keepalive for all sockets of a hub: sends pings, ends connections whose peer does not answer, and
+polls the input of sockets that no greenlet reads.
 
-A socket has no timer. Its ``Pulse`` stands in the bucket of the time when something is next due
-for it; there is one timer, for the first bucket, and a bucket is as wide as a sixteenth of the
-shortest interval, so that sockets share them. Whatever a peer sends shows that it lives, not only a
-pong: behind a large message on a slow line the pong comes late, and bytes that arrive are counted
-anyway.
+A socket has no timer of its own. Its ``Pulse`` is in a bucket with others that are due at about the
+same time, and the ``Heartbeat`` of the hub has one timer, for the first bucket. A bucket is as wide
+as a sixteenth of the shortest interval. Any byte from a peer shows that it is alive, not only a
+pong: on a slow line, a pong that follows a large message arrives late.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from .websocket import WebSocket
 
 __all__ = ["Heartbeat", "Pulse", "TimedPing", "start_pulse"]
 
-_LOOK_EVERY = 5.0  # seconds after which the input of a socket that nobody reads is looked at
-_BATCH = 200  # sockets in a row, before the hub gets its turn
+_POLL_INPUT_INTERVAL = 5.0  # seconds between two polls of a socket's input
+_BATCH = 200  # pulses in a row before the hub gets control
 _FOREVER = float("inf")
 _NO_BUCKET: set[Any] = set()
 
 
 class TimedPing(Ping):
-    """A ping that tells ``pulse`` how many seconds its answer took."""
+    """A ping that sets the ``latency`` of ``pulse`` when its pong arrives."""
 
     __slots__ = ("_pulse", "_sent")
 
@@ -47,11 +46,11 @@ class TimedPing(Ping):
 
 
 class Pulse:
-    """What the heartbeat knows of one socket. It does not keep the socket alive."""
+    """The keepalive state of one socket. It does not keep the socket in memory."""
 
     __slots__ = (
+        "_bytes_in",
         "_deadline",
-        "_heard",
         "_heartbeat",
         "_interval",
         "_next_ping",
@@ -70,58 +69,58 @@ class Pulse:
         self._timeout = _FOREVER if config.ping_timeout is None else config.ping_timeout
         self._next_ping = time.monotonic() + self._interval
         self._deadline = _FOREVER
-        self._heard = 0
+        self._bytes_in = 0
         self.latency: float | None = None
         self.timed_out = False
-        self.width = min(self._interval, self._timeout, _LOOK_EVERY) / 16
+        self.width = min(self._interval, self._timeout, _POLL_INPUT_INTERVAL) / 16
         self.bucket: set[Pulse] = _NO_BUCKET
-        heartbeat.add(self, min(self._next_ping, time.monotonic() + _LOOK_EVERY))
+        heartbeat.add(self, min(self._next_ping, time.monotonic() + _POLL_INPUT_INTERVAL))
 
     def stop(self) -> None:
-        """Nothing is due any more."""
+        """Ends keepalive for the socket."""
         self._heartbeat.remove(self)
 
     def beat(self, now: float) -> float:
-        """Does what is due, and says when something is next; ``inf`` if the connection is over."""
+        """Does what is due; returns when it is next due, ``inf`` if the connection is closed."""
         socket = self._socket()
         if socket is None or not socket.is_connected:
             return _FOREVER
         soon = now + self.width
-        socket.look()
+        socket.poll_input()
         traffic = socket.traffic
-        if traffic.bytes_in != self._heard:
-            self._heard = traffic.bytes_in
+        if traffic.bytes_in != self._bytes_in:
+            self._bytes_in = traffic.bytes_in
             self._deadline = _FOREVER
         elif self._deadline < soon:
-            # Where we do not take what stands in the kernel, the silence is ours. Our pings wait
-            # for TCP's acknowledgements there, so TCP itself finds out who is gone.
+            # While the kernel holds input that we do not receive, the peer is not to blame. TCP
+            # itself finds out if the peer is gone, because our pings need acknowledgements.
             if not socket.has_unread_input():
                 self.timed_out = True
-                socket.lose(f"nothing came within {self._timeout:g} s of a ping (ping_timeout)")
+                socket.mark_lost(f"no data within {self._timeout:g} s after a ping (ping_timeout)")
                 return _FOREVER
             self._deadline = now + self._timeout
         if self._next_ping < soon and socket.is_connected:
-            # Behind a backlog a ping would measure the backlog, and write_timeout watches that.
+            # A ping would wait in the outbox, and write_timeout watches that already.
             if not socket.has_backlog:
                 socket.send_heartbeat(TimedPing(self))
                 self._deadline = min(self._deadline, now + self._timeout)
             self._next_ping = now + self._interval
-        return min(self._next_ping, self._deadline, now + _LOOK_EVERY)
+        return min(self._next_ping, self._deadline, now + _POLL_INPUT_INTERVAL)
 
 
 class Heartbeat:
-    """The pulses of a hub, by the time when they are due."""
+    """The pulses of a hub, ordered by when they are due."""
 
     def __init__(self, loop: Any) -> None:
         self._loop = loop
         self._buckets: dict[float, set[Pulse]] = {}
-        self._times: list[float] = []  # of the buckets; a heap
+        self._times: list[float] = []  # the keys of the buckets, as a heap
         self._due: deque[Pulse] = deque()
         self._timer: Any = None
         self._timer_time = _FOREVER
 
     def add(self, pulse: Pulse, when: float) -> None:
-        """Has ``pulse`` beat at ``when`` (``time.monotonic()``), or up to its width earlier."""
+        """Schedules ``pulse`` for ``when`` (``time.monotonic()``), or up to its width earlier."""
         begin = when // pulse.width * pulse.width
         bucket = self._buckets.get(begin)
         if bucket is None:
@@ -132,14 +131,14 @@ class Heartbeat:
         pulse.bucket = bucket
 
     def remove(self, pulse: Pulse) -> None:
-        """Forgets ``pulse``."""
+        """Unschedules ``pulse``."""
         pulse.bucket.discard(pulse)
         while self._times and not self._buckets[self._times[0]]:
             del self._buckets[heapq.heappop(self._times)]
         self._arm()
 
     def _arm(self) -> None:
-        """Sets the timer for the first bucket."""
+        """Sets the timer to the time of the first bucket."""
         first = self._times[0] if self._times else _FOREVER
         if first == self._timer_time:
             return
@@ -164,22 +163,22 @@ class Heartbeat:
             for _ in range(min(_BATCH, len(self._due))):
                 pulse = self._due.popleft()
                 pulse.bucket = _NO_BUCKET
-                following = pulse.beat(time.monotonic())
-                if following != _FOREVER:
-                    self.add(pulse, following)
-        finally:  # what one of them raises is not the others' end
+                next_beat = pulse.beat(time.monotonic())
+                if next_beat != _FOREVER:
+                    self.add(pulse, next_beat)
+        finally:  # an error in one pulse must not stop the others
             if self._due:
                 self._loop.run_callback(self._beat)
 
 
 _heartbeats: WeakKeyDictionary[Hub, Heartbeat] = WeakKeyDictionary()
 
-if hasattr(os, "register_at_fork"):  # a child has a loop of its own
+if hasattr(os, "register_at_fork"):  # a child has its own loop
     os.register_at_fork(after_in_child=_heartbeats.clear)
 
 
 def start_pulse(socket: WebSocket, hub: Hub, config: Config) -> None:
-    """Has the heartbeat of ``hub`` care for ``socket``, until ``socket.pulse.stop()``."""
+    """Starts keepalive for ``socket``, until ``socket.pulse.stop()``."""
     heartbeat = _heartbeats.get(hub)
     if heartbeat is None:
         heartbeat = _heartbeats[hub] = Heartbeat(hub.loop)

@@ -2,14 +2,14 @@
 import cython
 
 from .hub cimport switching
-from .hub.polling cimport Poller
+from .hub.polling cimport ReceiveBuffer
+from .hub.transport cimport Transport
 from .protocol.connection cimport Connection
 from .protocol.shared cimport SharedMessage
-from .hub.transport cimport Transport
 
 
 cdef double _FOREVER, _POLL
-cdef int _OPEN, _CLOSED, _MAX_HEADER, _SMALL, _ENTRY, _LOOK_EVERY, _MAX_HANDED
+cdef int _OPEN, _CLOSED, _MAX_HEADER, _COPY_LIMIT, _ENTRY_OVERHEAD, _POLL_INPUT_TICKS
 cdef int _TEXT, _BINARY, _CLOSE, _PONG, _NOTHING
 
 
@@ -23,7 +23,7 @@ cdef class WebSocket:
     cdef double _max_inbox
     cdef object _close_timeout
     cdef double _close_deadline
-    cdef unsigned long _thread
+    cdef unsigned long _thread_id
     cdef bint _corking
     cdef public object pulse
     cdef public object record
@@ -33,37 +33,35 @@ cdef class WebSocket:
     cdef object _followers
     cdef object _inbox
     cdef long long _inbox_size
-    cdef public long _looked
+    cdef public long _polled_at
     # write state
     cdef object _sender
-    cdef object _sent
-    cdef object _to_tell
-    cdef list _handed
-    cdef dict _couriers
-    cdef long _carried
+    cdef object _message_finished
+    cdef object _ready_callbacks
+    cdef object _cross_thread_calls
     cdef object __weakref__
     cdef dict __dict__
 
     cdef object _receive(self, seconds, bint iterating)
     @cython.locals(final=bint)
     cdef object _receive_rest(self, int event, double deadline, seconds, bint iterating)
-    cdef object _no_message(self, int event, seconds, bint iterating)
+    cdef object _read_error(self, int event, seconds, bint iterating)
     cdef int _read_fragment(self) except -2
     cdef object _take_data(self)
     cdef int _begin_read(self) except -1
     @cython.locals(connection=Connection, event=int)
     cdef int _next_fragment(self, double deadline) except -2
-    @cython.locals(transport=Transport, size=Py_ssize_t)
+    @cython.locals(transport=Transport, receive_buffer=ReceiveBuffer, size=Py_ssize_t)
     cdef bint _pump(self, double deadline) except -1
-    @cython.locals(poller=Poller)
+    @cython.locals(receive_buffer=ReceiveBuffer)
     cdef int _feed(self, Py_ssize_t size) except -1
     cdef bint _follow(self, double deadline) except -1
     cdef void _wake_followers(self) except *
     @cython.locals(connection=Connection, event=int)
-    cdef void _absorb(self) except *
+    cdef void _fill_inbox(self) except *
     @cython.locals(connection=Connection, transport=Transport)
     cdef bint _offer(self, SharedMessage message) except -1
-    cdef void _put_back(self, tuple fragment) except *
+    cdef void _return_to_inbox(self, tuple fragment) except *
     cdef int _send_data(self, int opcode, payload, bint final, bint whole, compress) except -1
     cpdef int _send_as(
         self, sender, int opcode, payload, bint final, bint whole, compress
@@ -71,16 +69,16 @@ cdef class WebSocket:
     @cython.locals(connection=Connection, transport=Transport, size=Py_ssize_t, position=Py_ssize_t,
                    end=Py_ssize_t)
     cdef int _send_frame(self, int opcode, payload, bint final, compress) except -1
-    cdef int _put(self, bytes frame) except -1
-    cdef void _put_control(self, bytes frame) except *
+    cdef int _send_or_hold(self, bytes frame) except -1
+    cdef void _send_control(self, bytes frame) except *
     @cython.locals(connection=Connection)
     cdef void _send_replies(self) except *
     cdef void _wait_turn(self, sender, bint whole) except *
     cdef void _finish_message(self) except *
     @cython.locals(transport=Transport, size=Py_ssize_t)
-    cdef void _look(self) except *
-    cdef bint _elsewhere(self) except -1
-    cdef void _check_thread(self, str what) except *
+    cdef void _poll_input(self) except *
+    cdef bint _in_other_thread(self) except -1
+    cdef void _check_thread(self, str action) except *
 
 
 @cython.locals(socket=WebSocket, taken=Py_ssize_t)

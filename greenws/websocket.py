@@ -1,29 +1,27 @@
-"""``WebSocket``: the blocking calls, for a greenlet that reads and writes as if it were alone.
+"""``WebSocket``: blocking calls, for a greenlet that reads and writes as if it were alone.
 
-There is no reader greenlet and no queue: a read pulls from the protocol, and the protocol is fed by
-whichever greenlet waits for the socket. Only one can. It is the *leader*; others that need
-something from the wire (``ping()`` for its pong, ``close()`` for the peer's Close, a reader while
-one of those leads) follow it, and take over when it leaves. What a leader meets that is not its own
-goes to the inbox, and the next read finds it there first.
+There is no reader greenlet and no queue. A read pulls events from the connection, and the greenlet
+that waits for input feeds the connection. Only one greenlet at a time can wait: the *leader*.
+Others that need input (``ping()`` for its pong, ``close()`` for the peer's Close, a read while one
+of those leads) are *followers*, and one of them takes over when the leader leaves. Messages that a
+leader receives but did not wait for go to the *inbox*, which the next read takes from first.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import gevent
 from gevent.event import Event
-from gevent.hub import Hub
 from gevent.monkey import get_original
 
 from .config import Config
-from .exceptions import ConcurrentReadError, ConnectionClosed, GreenwsError
+from .cross_thread import CrossThreadCalls
+from .exceptions import ConcurrentReadError, ConnectionClosed
 from .hub import switching
 from .hub.transport import FOREVER, POLL, Transport
 from .opcodes import CloseCode, OpcodeType
@@ -38,14 +36,13 @@ if TYPE_CHECKING:
 __all__ = ["NO_TIMEOUT", "Message", "Traffic", "WebSocket", "offer_to_all"]
 
 NO_TIMEOUT = -1
-"""For ``read_timeout_seconds``: wait for ever. ``None`` means the same."""
+"""For ``read_timeout_seconds``: no timeout. ``None`` means the same."""
 
-_SMALL = 1 << 14  # bytes up to which a payload is joined to its header
-_ENTRY = 64  # bytes that an entry of the inbox costs beside its payload, at least
-_LOOK_EVERY = 2  # ticks, half seconds, after which a send looks at the input
-_MAX_HANDED = 64  # calls from other threads that wait for the session's hub
+_COPY_LIMIT = 1 << 14  # bytes; a larger payload is sent without a copy
+_ENTRY_OVERHEAD = 64  # bytes that an inbox entry takes besides its payload, at least
+_POLL_INPUT_TICKS = 2  # half seconds without a receive, after which a send polls the input
 
-# C numbers where this is compiled
+# C numbers in the compiled form
 _FOREVER = FOREVER
 _POLL = POLL
 _OPEN = OPEN
@@ -60,19 +57,18 @@ _NOTHING = -1
 _OPCODES = {int(opcode): opcode for opcode in OpcodeType}
 _QUIET = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED)
 
-_logger = logging.getLogger("greenws.websocket")
+_new_calls_lock = get_original("_thread", "allocate_lock")()
 
 switching.load()
 
-_sleep = get_original("time", "sleep")
-
 
 class Message(NamedTuple):
-    """What a read brought.
+    """What a read returns.
 
-    ``data``: str from ``read_string_message()``, bytes from ``read_bytes_message()``; None if there
-    is nothing (``opcode`` INVALID: timed out, or the connection is over), or if a binary frame read
-    as a string is not UTF-8. ``final``: False for a fragment that another follows.
+    ``data``: str from ``read_string_message()``, bytes from ``read_bytes_message()``. None if there
+    is no message (``opcode`` is INVALID: the read timed out, or the connection is closed), or if a
+    binary frame that is read as a string is not UTF-8. ``final``: False if another fragment of the
+    message follows.
     """
 
     data: Any
@@ -81,7 +77,7 @@ class Message(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """Whole messages, and bytes of frames (before TLS), since the opening handshake."""
+    """Complete messages, and bytes of frames (without TLS), since the opening handshake."""
 
     messages_in: int
     bytes_in: int
@@ -98,9 +94,9 @@ _UNSET = _Unset()
 
 
 class WebSocket:
-    """One WebSocket connection (RFC 6455), server or client.
+    """One WebSocket connection (RFC 6455), as a server or a client.
 
-    Any number of greenlets may send. One may read at a time; a second gets ConcurrentReadError.
+    Any number of greenlets may send. Only one may read at a time; another gets ConcurrentReadError.
     """
 
     def __init__(
@@ -117,7 +113,7 @@ class WebSocket:
         remote_address: Any = None,
     ) -> None:
         self.read_timeout_seconds: float | None = NO_TIMEOUT
-        """Seconds that a read may take as a whole; NO_TIMEOUT (-1) or None: for ever."""
+        """Seconds that a whole read may take; NO_TIMEOUT (-1) or None for no limit."""
         self.subprotocol = subprotocol
         self.request = request
         self.remote_address = remote_address
@@ -126,43 +122,40 @@ class WebSocket:
         self._max_inbox = _FOREVER if config.max_message_size is None else config.max_message_size
         self._close_timeout = config.close_timeout
         self._close_deadline = _FOREVER
-        self._thread = switching.thread()
+        self._thread_id = switching.thread_id()
         self._corking = corking
         self.pulse: Any = None
-        """Its :class:`greenws.keepalive.Pulse`, where it has one."""
+        """Its :class:`greenws.keepalive.Pulse`, if keepalive watches it."""
         self.record: Any = None
-        """Its :class:`greenws.stats.SessionRecord`, as long as that has not ended."""
+        """Its :class:`greenws.stats.SessionRecord`, until the session ends."""
         # read state
         self._reading = False
         self._leading = False
         self._followers: Event | None = None
         self._inbox: deque[tuple[Any, int, bool]] | None = None
         self._inbox_size = 0
-        self._looked = 0
+        self._polled_at = 0
         # write state
         self._sender: Any = None  # the greenlet whose fragmented message is open
-        self._sent: Event | None = None  # set when it is finished
-        self._to_tell: list[Callable[[], object]] | None = None  # those of when_ready()
-        # calls from other threads
-        self._handed: list[tuple[Any, Any, tuple[Any, ...]]] = []
-        self._couriers: dict[Any, Any] = {}
-        self._carried = 0
+        self._message_finished: Event | None = None  # set when that message is finished
+        self._ready_callbacks: list[Callable[[], object]] | None = None  # of when_ready()
+        self._cross_thread_calls: CrossThreadCalls | None = None
         if early:
             self._connection.feed(bytearray(early), len(early))
             transport.received += len(early)
-        transport.lies_near(self, self._connection, *self._connection.parts)
+        transport.set_prefetch(self, self._connection, *self._connection.parts)
         if config.max_message_rate is not None:
             self._connection.limiter = RateLimit(config.max_message_rate)
 
     # -- reading
 
     def read_string_message(self) -> Message:
-        """The next fragment as ``Message(str, opcode, final)``; blocks until it is there.
+        """Blocks until the next fragment, and returns it as ``Message(str, opcode, final)``.
 
-        ``Message(None, INVALID, True)`` after ``read_timeout_seconds`` (nothing is lost:
-        ``is_connected`` is still True, and the next read goes on), or when the connection is over.
-        ``Message(None, BINARY, final)`` for a binary frame that is not UTF-8. A pong comes as
-        ``Message(payload, PONG, True)`` if it answers ``send_ping()``.
+        Returns ``Message(None, INVALID, True)`` after ``read_timeout_seconds`` (nothing is lost:
+        ``is_connected`` is still True, and the next read continues), or when the connection is
+        closed. A binary frame that is not UTF-8 gives ``Message(None, BINARY, final)``. A pong that
+        answers ``send_ping()`` gives ``Message(payload, PONG, True)``.
 
         Raises:
             ConcurrentReadError: another greenlet is reading.
@@ -177,8 +170,8 @@ class WebSocket:
         return Message(data, _OPCODES[opcode], self._connection.final)
 
     def read_bytes_message(self) -> Message:
-        """Like :meth:`read_string_message`, with bytes. Text comes as UTF-8, cut between
-        characters."""
+        """Like :meth:`read_string_message`, but returns bytes. Text is returned as UTF-8; a
+        fragment of it never ends inside a character."""
         opcode = self._read_fragment()
         data = self._take_data()
         if isinstance(data, str):
@@ -186,15 +179,16 @@ class WebSocket:
         return Message(data, _OPCODES[opcode], self._connection.final)
 
     def receive(self, timeout: float | None | _Unset = _UNSET) -> str | bytes:
-        """The next whole message: str for text, bytes for binary.
+        """Blocks until the next message is complete, and returns it: str for text, bytes for
+        binary.
 
-        ``timeout`` in seconds bounds the whole call; None waits for ever, 0 takes only what is
-        there, and without it ``read_timeout_seconds`` holds. In the middle of a message of which
-        fragments were read, it gives the rest.
+        ``timeout``: seconds for the whole call; None for no limit, 0 to return only what has
+        already arrived; ``read_timeout_seconds`` if omitted. If some fragments of a message were
+        read before, this returns the rest of it.
 
         Raises:
-            TimeoutError: nothing is lost, the next read goes on from there.
-            ConnectionClosed: the connection is over; with its ``code`` and ``reason``.
+            TimeoutError: nothing is lost; the next read continues.
+            ConnectionClosed: the connection is closed; has its ``code`` and ``reason``.
             ConcurrentReadError: another greenlet is reading.
         """
         seconds = self.read_timeout_seconds if isinstance(timeout, _Unset) else timeout
@@ -212,12 +206,12 @@ class WebSocket:
         finally:
             self._reading = False
         if event == _NOTHING or event == _CLOSE:
-            raise self._no_message(event, seconds, iterating)
+            raise self._read_error(event, seconds, iterating)
         data: str | bytes = self._take_data()
         return data
 
-    def _no_message(self, event: int, seconds: float | None, iterating: bool) -> Exception:
-        """What a read raises. (Beside it, less of the stack is kept while a session waits.)"""
+    def _read_error(self, event: int, seconds: float | None, iterating: bool) -> Exception:
+        """What a read raises. (A method of its own, so that a waiting session keeps less stack.)"""
         if event == _NOTHING:
             return TimeoutError(f"no message within {seconds} s")
         error = self._connection.closed_error()
@@ -226,13 +220,13 @@ class WebSocket:
     def _receive_rest(
         self, event: int, deadline: float, seconds: float | None, iterating: bool
     ) -> str | bytes:
-        """Joins the fragments of a message whose first is at hand."""
+        """Joins the fragments of a message, the first of which has been read."""
         parts = [(self._take_data(), event, False)]
         try:
             while True:
                 event = self._next_fragment(deadline)
                 if event == _NOTHING or event == _CLOSE:
-                    raise self._no_message(event, seconds, iterating)
+                    raise self._read_error(event, seconds, iterating)
                 if event == _PONG:
                     continue
                 final = self._connection.final
@@ -242,14 +236,14 @@ class WebSocket:
                     parts = []
                     return "".join(pieces) if isinstance(pieces[0], str) else b"".join(pieces)
         finally:
-            for part in reversed(parts):  # timed out, killed: the next read begins where this did
-                self._put_back(part)
+            for part in reversed(parts):  # timed out or killed: the next read starts over
+                self._return_to_inbox(part)
 
     def __iter__(self) -> Iterator[str | bytes]:
-        """Whole messages, as :meth:`receive` gives them, until the connection is closed.
+        """Iterates over complete messages, as from :meth:`receive`, until the connection is closed.
 
-        Ends quietly if the peer closed with 1000, 1001 or no code at all (1005, a browser's plain
-        ``close()``), and raises ConnectionClosed otherwise; TimeoutError after
+        Ends without an error if the close code is 1000, 1001 or 1005 (no code, as from a browser's
+        plain ``close()``); raises ConnectionClosed for other codes, and TimeoutError after
         ``read_timeout_seconds``.
         """
         return self
@@ -258,8 +252,8 @@ class WebSocket:
         return self._receive(self.read_timeout_seconds, True)
 
     def _read_fragment(self) -> int:
-        """The opcode of the next fragment, which :meth:`_take_data` gives; INVALID if there is
-        none."""
+        """The opcode of the next fragment, whose payload :meth:`_take_data` returns; INVALID if
+        there is none."""
         self._begin_read()
         try:
             event = self._next_fragment(_deadline(self.read_timeout_seconds))
@@ -274,20 +268,20 @@ class WebSocket:
     def _begin_read(self) -> None:
         if self._reading:
             raise ConcurrentReadError(
-                "another greenlet is reading this socket; only one may read at a time"
+                "another greenlet is already reading this socket; only one may read at a time"
             )
-        if switching.thread() != self._thread:
+        if switching.thread_id() != self._thread_id:
             self._check_thread("read")
         self._reading = True
 
     def _next_fragment(self, deadline: float) -> int:
-        """A fragment or pong, in the protocol's ``data`` and ``final``; INVALID at the deadline,
-        CLOSE when the connection is over."""
+        """Blocks until the next fragment or pong, and leaves it in ``data`` and ``final`` of the
+        connection. INVALID at the deadline, CLOSE when the connection is closed."""
         connection = self._connection
         while True:
             if self._inbox:
                 data, event, final = self._inbox.popleft()
-                self._inbox_size -= len(data) + _ENTRY
+                self._inbox_size -= len(data) + _ENTRY_OVERHEAD
                 connection.data = data
                 connection.final = final
                 return event
@@ -303,17 +297,18 @@ class WebSocket:
                 return event
 
     def _pump(self, deadline: float) -> bool:
-        """Blocks until the protocol was fed, by this greenlet or by another; False at the deadline.
+        """Blocks until this greenlet or the leader has fed the connection; False at the deadline.
 
-        Nothing may switch between its return and the next call of ``next_event()``.
+        Nothing may switch between its return and the next ``next_event()``.
         """
         if self._leading:
             return self._follow(deadline)
         transport = self._transport
         transport.flush()
         self._connection.keep()
-        if transport.poller.borrower is self._connection:
-            transport.poller.borrower = None
+        receive_buffer = transport.poller.receive_buffer
+        if receive_buffer.borrower is self._connection:
+            receive_buffer.borrower = None
         self._leading = True
         try:
             size = transport.receive(min(deadline, self._close_deadline))
@@ -322,7 +317,7 @@ class WebSocket:
             if self._followers is not None:
                 self._wake_followers()
         if size > 0:
-            self._looked = transport.poller.ticks
+            self._polled_at = transport.poller.ticks
             self._feed(size)
         elif size == 0:
             self._connection.feed_eof(transport.failure)
@@ -334,11 +329,12 @@ class WebSocket:
         return True
 
     def _feed(self, size: int) -> None:
-        poller = self._transport.poller
-        self._connection.feed(poller.buffer, size)
-        poller.borrower = self._connection
+        receive_buffer = self._transport.poller.receive_buffer
+        self._connection.feed(receive_buffer.data, size)
+        receive_buffer.borrower = self._connection
 
     def _follow(self, deadline: float) -> bool:
+        """Blocks until the leader leaves; False at the deadline."""
         if self._followers is None:
             self._followers = Event()
         if deadline == _FOREVER:
@@ -352,8 +348,8 @@ class WebSocket:
             followers, self._followers = self._followers, None
             followers.set()
 
-    def _absorb(self) -> None:
-        """Takes what the protocol has, for a greenlet that does not read: the inbox keeps it."""
+    def _fill_inbox(self) -> None:
+        """Moves the connection's events to the inbox, for the next read."""
         connection = self._connection
         while self._inbox_size <= self._max_inbox:
             event = connection.next_event()
@@ -367,34 +363,34 @@ class WebSocket:
             if self._inbox is None:
                 self._inbox = deque()
             self._inbox.append((data, event, connection.final))
-            self._inbox_size += len(data) + _ENTRY
+            self._inbox_size += len(data) + _ENTRY_OVERHEAD
         self._wake_followers()
 
-    def _put_back(self, fragment: tuple[Any, int, bool]) -> None:
+    def _return_to_inbox(self, fragment: tuple[Any, int, bool]) -> None:
         if self._inbox is None:
             self._inbox = deque()
         self._inbox.appendleft(fragment)
-        self._inbox_size += len(fragment[0]) + _ENTRY
+        self._inbox_size += len(fragment[0]) + _ENTRY_OVERHEAD
 
     # -- sending
 
     def send(
         self, data: str | bytes | bytearray | memoryview, *, compress: bool | None = None
     ) -> None:
-        """Sends a whole message: text for str, binary for anything bytes-like.
+        """Sends a complete message: text for str, binary for a bytes-like object.
 
-        It is compressed if the peer agreed to that and it has ``deflate_threshold`` bytes or more.
-        ``compress=True``: whatever its size; False: never, as for a secret that stands beside text
-        which somebody else chose.
+        With permessage-deflate, it is compressed from ``deflate_threshold`` bytes on.
+        ``compress=True`` compresses it whatever its size. ``compress=False`` does not: use that for
+        a secret in the same message as text that an attacker may choose.
 
-        Blocks only while the peer reads so slowly that more than ``write_high_water`` bytes wait
-        for it, or while another greenlet's fragmented message is open.
+        Blocks only while more than ``write_high_water`` bytes wait for the peer to read, or while
+        another greenlet's fragmented message is unfinished.
 
         Raises:
-            ConnectionClosed: the connection is over, or the peer read nothing for
+            ConnectionClosed: the connection is closed, or the peer has read nothing for
                 ``write_timeout``.
-            TypeError: ``data`` is neither.
-            RuntimeError: this greenlet has begun a fragmented message and not finished it.
+            TypeError: ``data`` is neither str nor bytes-like.
+            RuntimeError: this greenlet has an unfinished fragmented message.
         """
         if isinstance(data, str):
             self._send_data(_TEXT, data.encode(), True, True, compress)
@@ -404,9 +400,9 @@ class WebSocket:
     def send_string_message(
         self, string: str, final: bool = True, *, compress: bool | None = None
     ) -> None:
-        """Sends text, or a fragment of it: ``final=False`` opens a message, later calls continue
-        it, and ``final=True`` ends it. ``compress`` as in :meth:`send`; the first fragment decides.
-        Raises like :meth:`send`."""
+        """Sends a text message or a fragment of one: ``final=False`` begins a message, later calls
+        continue it, and ``final=True`` finishes it. ``compress`` is that of :meth:`send`, and
+        counts for the first fragment. Raises what :meth:`send` raises."""
         if not isinstance(string, str):
             raise TypeError(f"send_string_message() takes str, not {type(string).__name__}")
         self._send_data(_TEXT, string.encode(), final, False, compress)
@@ -418,66 +414,68 @@ class WebSocket:
         *,
         compress: bool | None = None,
     ) -> None:
-        """Sends bytes, or a fragment of them, as :meth:`send_string_message` sends text."""
+        """Like :meth:`send_string_message`, for a binary message."""
         if isinstance(data, str):
             raise TypeError("send_binary_message() takes a bytes-like object, not str")
         self._send_data(_BINARY, _flat(data), final, False, compress)
 
     def send_ping(self, data: bytes | str = b"") -> None:
-        """Sends a ping (at most 125 bytes). The reader gets its pong as a message.
+        """Sends a ping with at most 125 bytes. A ``read_*_message()`` returns its pong.
 
         Raises:
-            ConnectionClosed: the connection is over.
-            ValueError: ``data`` is too long.
+            ConnectionClosed: the connection is closed.
+            ValueError: ``data`` is longer than 125 bytes.
         """
         payload = _control_payload(data)
-        if self._elsewhere():
+        if self._in_other_thread():
             self._hand_over(self.send_ping, payload)
         else:
-            self._put_control(self._connection.ping(payload, True)[1])
+            self._send_control(self._connection.ping(payload, True)[1])
 
     def send_pong(self, data: bytes | str = b"") -> None:
-        """Sends a pong that nobody asked for (RFC 6455, section 5.5.3). Raises like
-        :meth:`send_ping`."""
+        """Sends an unsolicited pong (RFC 6455, section 5.5.3). Raises what :meth:`send_ping`
+        raises."""
         payload = _control_payload(data)
-        if self._elsewhere():
+        if self._in_other_thread():
             self._hand_over(self.send_pong, payload)
         else:
-            self._put_control(self._connection.pong(payload))
+            self._send_control(self._connection.pong(payload))
 
     def ping(self, timeout: float | None = None) -> float:
-        """Pings the peer, blocks until it answers, and returns the seconds that took.
+        """Sends a ping, blocks until its pong, and returns the round trip in seconds.
 
-        Another greenlet may read meanwhile; if none does, what arrives is kept for the next read.
+        Another greenlet may be reading. If none is, messages that arrive are kept for the next
+        read.
 
         Raises:
-            TimeoutError: no answer within ``timeout`` seconds (None: no limit), or more than
-                ``max_message_size`` bytes of messages stand unread before it.
-            ConnectionClosed: the connection is over.
+            TimeoutError: no pong within ``timeout`` seconds (None: no limit), or more than
+                ``max_message_size`` bytes of unread messages arrived before it.
+            ConnectionClosed: the connection is closed.
         """
         self._check_thread("ping")
         deadline = _deadline(timeout)
         ping, frame = self._connection.ping(os.urandom(8), False)
         began = time.monotonic()
-        self._put(frame)
+        self._send_or_hold(frame)
         self._transport.flush()
         while True:
-            self._absorb()
+            self._fill_inbox()
             if ping.answered:
                 return time.monotonic() - began
             if self._connection.state == _CLOSED:
                 raise self._connection.closed_error()
             if self._inbox_size > self._max_inbox and not self._reading:
-                raise TimeoutError("too many unread messages stand before the pong; read them")
+                raise TimeoutError("too many unread messages before the pong; read them first")
             if not self._pump(deadline):
                 raise TimeoutError(f"no pong within {timeout} s")
 
     def offer(self, message: SharedMessage) -> bool:
-        """Sends a whole message if that takes no waiting. False: offer it again, as
-        :meth:`when_ready` says.
+        """Sends a complete message if that does not block. If it returns False, use
+        :meth:`when_ready` and try again.
 
-        That is so while the outbox is not empty, while a fragmented message is open, and in other
-        threads than the session's. A connection that is over takes everything, and forgets it.
+        Returns False while the outbox is not empty, while a fragmented message is unfinished, and
+        in other threads than the session's. On a closed connection it returns True, and drops the
+        message.
         """
         return self._offer(message)
 
@@ -486,34 +484,34 @@ class WebSocket:
         transport = self._transport
         if connection.state != _OPEN or transport.failure:
             return True
-        if self._sender is not None or transport.backlog or self._elsewhere():
+        if self._sender is not None or transport.backlog or self._in_other_thread():
             return False
         connection.messages_out += 1
         transport.send(message.frame(connection))
         return True
 
     def when_ready(self, callback: Callable[[], object]) -> None:
-        """Has the session's hub call ``callback`` once, when an :meth:`offer` is worth another try.
-        May be called from any thread; ``callback`` must not block."""
-        if self._elsewhere():
+        """Has the session's hub call ``callback`` once, as soon as :meth:`offer` may succeed. May
+        be called from any thread. ``callback`` must not block."""
+        if self._in_other_thread():
             self.call_in_hub(self.when_ready, callback)
             return
-        if self._to_tell is None:
-            self._to_tell = []
-            self._transport.drained = self._tell_ready
+        if self._ready_callbacks is None:
+            self._ready_callbacks = []
+            self._transport.on_outbox_empty = self._call_ready_callbacks
             if self._sender is None and not self._transport.backlog:
-                self._transport.hub.loop.run_callback(self._tell_ready)
-        self._to_tell.append(callback)
+                self._transport.hub.loop.run_callback(self._call_ready_callbacks)
+        self._ready_callbacks.append(callback)
 
-    def _tell_ready(self) -> None:
-        callbacks, self._to_tell = self._to_tell, None
+    def _call_ready_callbacks(self) -> None:
+        callbacks, self._ready_callbacks = self._ready_callbacks, None
         for callback in callbacks or ():
             callback()
 
     def _send_data(
         self, opcode: int, payload: Any, final: bool, whole: bool, compress: bool | None
     ) -> None:
-        if switching.thread() != self._thread:
+        if switching.thread_id() != self._thread_id:
             sender, payload = switching.current(), bytes(payload)
             self._hand_over(self._send_as, sender, opcode, payload, final, whole, compress)
         elif final and self._sender is None:
@@ -545,34 +543,35 @@ class WebSocket:
             opcode, payload = connection.compress(opcode, final, payload, compress)
         transport = self._transport
         size = len(payload)
-        if size > _SMALL and not connection.client:
+        if size > _COPY_LIMIT and not connection.client:
             transport.send_large(connection.header(opcode, final, size), payload)
         elif connection.client or transport.backlog:
-            self._put(connection.encode(opcode, final, payload))
+            self._send_or_hold(connection.encode(opcode, final, payload))
         else:
-            position = transport.cork(_MAX_HEADER + size)
+            position = transport.reserve(_MAX_HEADER + size)
             if position >= 0:
                 data = payload if isinstance(payload, bytes) else bytes(payload)
-                end = connection.write(transport.poller.cork, position, opcode, final, data)
+                end = connection.write(transport.poller.cork.data, position, opcode, final, data)
                 transport.commit(end, self._corking and connection.has_frame())
         if transport.backlog:
             transport.wait_for_room()
         if transport.failure:
-            raise self._lost()
-        if transport.poller.ticks - self._looked > _LOOK_EVERY and not self._leading:
-            self._look()
+            raise self._lost_error()
+        if transport.poller.ticks - self._polled_at > _POLL_INPUT_TICKS and not self._leading:
+            self._poll_input()
 
-    def _put(self, frame: bytes) -> None:
-        """Sends a frame, or holds it back while the reader has more frames to handle anyway."""
+    def _send_or_hold(self, frame: bytes) -> None:
+        """Sends a frame; holds it back if another whole frame has already been received, so that
+        both answers leave together."""
         if self._corking and self._connection.has_frame():
             self._transport.hold(frame)
         else:
             self._transport.send(frame)
 
-    def _put_control(self, frame: bytes) -> None:
-        self._put(frame)
+    def _send_control(self, frame: bytes) -> None:
+        self._send_or_hold(frame)
         if self._transport.failure:
-            raise self._lost()
+            raise self._lost_error()
 
     def _send_replies(self) -> None:
         connection = self._connection
@@ -580,44 +579,45 @@ class WebSocket:
         if connection.state == _OPEN and self._transport.backlog:
             self._transport.reply(replies[-1] if len(replies) == 1 else b"".join(replies))
         else:
-            self._transport.late = b""  # nothing may stand behind a Close
-            self._put(b"".join(replies))
+            self._transport.pending_reply = b""  # nothing may follow a Close
+            self._send_or_hold(b"".join(replies))
         replies.clear()
 
     def _wait_turn(self, sender: Any, whole: bool) -> None:
-        """Until the fragmented message that another greenlet has begun is finished."""
+        """Blocks until another greenlet's fragmented message is finished."""
         if self._connection.state != _OPEN:
             raise self._connection.closed_error()
         while self._sender is not None and self._sender is not sender:
             if self._sender.dead:
                 raise RuntimeError(
-                    "a greenlet began a fragmented message and ended before its last fragment; "
-                    "nothing can be sent behind it: close the socket"
+                    "a greenlet ended before it sent the last fragment of its message; nothing "
+                    "else can be sent: close the socket"
                 )
-            if self._sent is None:
-                self._sent = Event()
-            self._sent.wait(1.0)
+            if self._message_finished is None:
+                self._message_finished = Event()
+            self._message_finished.wait(1.0)
             if self._connection.state != _OPEN:
                 raise self._connection.closed_error()
             if self._transport.failure:
-                raise self._lost()
+                raise self._lost_error()
         if self._sender is not None and whole:
             raise RuntimeError(
-                "a fragmented message is open; send its last fragment with final=True first"
+                "a fragmented message is unfinished; send its last fragment with final=True first"
             )
 
     def _finish_message(self) -> None:
         self._sender = None
-        if self._sent is not None:
-            sent, self._sent = self._sent, None
+        if self._message_finished is not None:
+            sent, self._message_finished = self._message_finished, None
             sent.set()
-        if self._to_tell is not None:  # later, for the last fragment has not been sent yet
-            self._transport.hub.loop.run_callback(self._tell_ready)
+        if self._ready_callbacks is not None:  # later: the last fragment has not been sent yet
+            self._transport.hub.loop.run_callback(self._call_ready_callbacks)
 
-    def _look(self) -> None:
-        """A handler that only sends answers pings and learns of a Close as well."""
+    def _poll_input(self) -> None:
+        """Receives without blocking, so that pings are answered and a Close is noticed even if the
+        handler only sends."""
         transport = self._transport
-        self._looked = transport.poller.ticks
+        self._polled_at = transport.poller.ticks
         if self._inbox_size > self._max_inbox:
             return
         size = transport.poll()
@@ -625,48 +625,49 @@ class WebSocket:
             self._feed(size)
         elif size == 0:
             self._connection.feed_eof(transport.failure)
-        self._absorb()
+        self._fill_inbox()
 
-    def look(self) -> None:
-        """Takes what has arrived, where nobody waits for it: pings are answered, a Close is noted,
-        messages are kept for the next read. Does not block."""
+    def poll_input(self) -> None:
+        """Receives what has arrived, without blocking, unless a greenlet is waiting for input.
+        Pings are answered, a Close is noticed, messages go to the inbox."""
         if not self._leading and not self._transport.closed:
-            self._look()
+            self._poll_input()
 
     def has_unread_input(self) -> bool:
-        """Whether something of the peer's stands in the kernel, for us to take."""
+        """Whether the kernel has input that we have not received."""
         return not self._transport.closed and self._transport.has_input()
 
     def send_heartbeat(self, ping: Ping) -> None:
-        """Sends a ping whose answer nobody waits for."""
+        """Sends a ping whose pong no reader gets."""
         try:
             frame = self._connection.send_ping(ping)
-        except ConnectionClosed:  # the end has come, behind what nobody has read yet
+        except ConnectionClosed:  # the stream has ended, but earlier messages are unread
             return
         self._transport.send(frame)
 
     @property
     def has_backlog(self) -> bool:
-        """Whether the peer has yet to read what was sent before."""
+        """Whether the outbox holds bytes that the kernel has not taken."""
         return bool(self._transport.backlog)
 
-    def lose(self, why: str) -> None:
-        """Ends the connection as one that was lost (1006): no Close, no wait."""
-        self._transport.close(why)
+    def mark_lost(self, reason: str) -> None:
+        """Ends the connection as lost (1006), without a Close. Does not block."""
+        self._transport.close(reason)
         if not self._leading:
-            self._connection.feed_eof(why)
-            self._absorb()
+            self._connection.feed_eof(reason)
+            self._fill_inbox()
 
-    def _lost(self) -> ConnectionClosed:
-        """Nothing can be written. Perhaps the peer has said why, and it was not read yet."""
+    def _lost_error(self) -> ConnectionClosed:
+        """The error of a send that could not write. Polls the input first: the peer's Close may
+        have arrived unread."""
         connection = self._connection
         if not self._leading:
             if self._transport.closed:
                 connection.feed_eof(self._transport.failure)
-                self._absorb()
+                self._fill_inbox()
             else:
-                self._look()
-        # What the peer sent before may still be unread: its end is for the next read to find.
+                self._poll_input()
+        # Earlier messages may be unread, so the state is left for the next read to find.
         error = connection.closed_error()
         if error.code == CloseCode.ABNORMAL:
             error = ConnectionClosed(error.code, self._transport.failure)
@@ -675,22 +676,21 @@ class WebSocket:
     # -- closing
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """The closing handshake (RFC 6455, section 7.1.2): sends Close, waits for the peer's, and
-        closes TCP. Idempotent.
+        """Performs the closing handshake (RFC 6455, section 7.1.2): sends Close, waits for the
+        peer's Close, and closes TCP. Idempotent.
 
-        Waits at most ``close_timeout``. A greenlet that reads meanwhile goes on until the peer's
-        Close; otherwise, what the peer still sends is dropped.
+        Blocks for at most ``close_timeout``. If another greenlet is reading, it gets messages until
+        the peer's Close; otherwise messages that still arrive are dropped.
 
         Raises:
-            ValueError: ``code`` may not be sent (1000 to 1014 but for 1004 to 1006 and 1010, and
-                3000 to 4999, may), or ``reason`` is longer than 123 bytes in UTF-8.
+            ValueError: ``code`` may not be sent (allowed are 1000 to 1003, 1007 to 1009, 1011 to
+                1014 and 3000 to 4999), or ``reason`` is longer than 123 bytes in UTF-8.
         """
-        if self._elsewhere():
+        if self._in_other_thread():
             self._hand_over(self.start_closing, code, reason)
             return
-        if self._handed or self._couriers:  # what other threads have sent by now goes first
-            self._take_over()
-            gevent.joinall(list(self._couriers.values()), timeout=self._close_timeout)
+        if self._cross_thread_calls is not None:  # what other threads have sent goes first
+            self._cross_thread_calls.finish(self._close_timeout)
         self.start_closing(code, reason)
         transport = self._transport
         if transport.closed:
@@ -699,9 +699,9 @@ class WebSocket:
             connection = self._connection
             while connection.state != _CLOSED:
                 if self._reading:
-                    self._absorb()
+                    self._fill_inbox()
                 else:
-                    self._discard()
+                    self._discard_input()
                 if connection.state != _CLOSED:
                     self._pump(_FOREVER)
             transport.finish_writing()
@@ -718,28 +718,29 @@ class WebSocket:
             transport.close()
 
     def start_closing(self, code: int = 1000, reason: str = "") -> None:
-        """The first half of :meth:`close`: sends Close and does not wait. A read finishes it. May
-        be called from any thread."""
-        if self._elsewhere():
+        """Sends Close, like :meth:`close`, but does not wait. A read finishes the handshake. May be
+        called from any thread."""
+        if self._in_other_thread():
             self.call_in_hub(self.start_closing, code, reason)
             return
         frame = self._connection.close(code, reason)
         if self._close_deadline == _FOREVER and self._close_timeout is not None:
             self._close_deadline = time.monotonic() + self._close_timeout
-            self._transport.hasten(self._close_deadline)
+            self._transport.advance_deadline(self._close_deadline)
         if frame:
-            self._transport.late = b""
+            self._transport.pending_reply = b""
             self._transport.send(frame)
 
     def abandon(self, code: int) -> None:
-        """Ends the connection at once: sends Close and waits for nothing."""
+        """Sends Close, and closes TCP without waiting for the peer's."""
         self.start_closing(code)
         self._transport.finish_writing()
         self._transport.close()
         self._connection.feed_eof()
-        self._discard()
+        self._discard_input()
 
-    def _discard(self) -> None:
+    def _discard_input(self) -> None:
+        """Drops unread messages, and answers what must be answered."""
         connection = self._connection
         event = 0
         while event != _NOTHING and event != _CLOSE:
@@ -756,26 +757,25 @@ class WebSocket:
 
     @property
     def close_code(self) -> int | None:
-        """The code that ended the connection (RFC 6455, section 7.1.5): the peer's; or ours, if the
-        peer broke the protocol; 1005 for a Close without a code, 1006 for a connection lost
-        without a Close. None while it is not over."""
+        """The code that ended the connection (RFC 6455, section 7.1.5): that of the peer's Close,
+        or ours if the peer violated the protocol; 1005 if its Close had no code, 1006 if the
+        connection was lost without a Close. None while the connection is not closed."""
         return self._connection.close_code or None
 
     @property
     def close_reason(self) -> str | None:
-        """The reason beside :attr:`close_code`, and for 1006 what is known of the loss; empty if
-        there is none."""
+        """The reason that came with :attr:`close_code`, or, for 1006, what is known about the loss.
+        May be empty. None while the connection is not closed."""
         return self._connection.close_reason if self._connection.close_code else None
 
     @property
     def latency(self) -> float | None:
-        """Seconds that the peer took to answer the last keepalive ping; None before the first
-        answer."""
+        """The round trip of the last keepalive ping in seconds; None before the first."""
         return None if self.pulse is None else self.pulse.latency
 
     @property
     def traffic(self) -> Traffic:
-        """What has gone over the connection."""
+        """What was sent and received on this connection."""
         connection, transport = self._connection, self._transport
         return Traffic(
             connection.messages_in, transport.received, connection.messages_out, transport.sent
@@ -783,7 +783,7 @@ class WebSocket:
 
     @property
     def closed_by(self) -> str:
-        """Who closed first: ``"us"``, ``"peer"``; ``"nobody"`` if the connection was lost. Empty
+        """Who closed first: ``"us"`` or ``"peer"``; ``"nobody"`` if the connection was lost. Empty
         while it is open."""
         connection = self._connection
         if connection.closed_here:
@@ -799,71 +799,42 @@ class WebSocket:
 
     # -- other threads
 
-    def is_elsewhere(self) -> bool:
-        """Whether another thread runs than the session's."""
-        return self._elsewhere()
+    def in_other_thread(self) -> bool:
+        """Whether the current thread is not the session's."""
+        return self._in_other_thread()
 
     def call_in_hub(self, call: Callable[..., object], *args: Any) -> None:
-        """Has the session's hub make ``call``, which must not block. For any thread."""
-        with contextlib.suppress(AttributeError):  # the session has ended, and its hub with it
+        """From any thread: has the session's hub make ``call``, which must not block."""
+        with contextlib.suppress(AttributeError):  # the session and its hub have ended
             self._transport.hub.loop.run_callback_threadsafe(call, *args)
 
-    def _elsewhere(self) -> bool:
-        return switching.thread() != self._thread
+    def _in_other_thread(self) -> bool:
+        return switching.thread_id() != self._thread_id
 
-    def _check_thread(self, what: str) -> None:
-        if self._elsewhere():
-            raise RuntimeError(f"only the thread of the session may {what}; others may send")
+    def _check_thread(self, action: str) -> None:
+        if self._in_other_thread():
+            raise RuntimeError(
+                f"only the session's own thread may {action}; other threads may only send"
+            )
 
-    def _hand_over(self, call: Any, *args: Any) -> None:
-        """Lets the hub of the session make ``call``, behind those handed over before.
-
-        Waits only while the session does not keep up.
-        """
+    def _hand_over(self, call: Callable[..., object], *args: Any) -> None:
+        """From another thread: has the session's hub make ``call``, after this caller's earlier
+        calls. Blocks only while the session does not keep up."""
         if not self.is_connected:
             raise self._connection.closed_error()
-        self._handed.append((switching.current(), call, args))
-        try:
-            self._transport.hub.loop.run_callback_threadsafe(self._take_over)
-        except AttributeError:  # the session has ended meanwhile, and its hub with it
-            raise self._connection.closed_error() from None
-        sleep = gevent.sleep if isinstance(switching.current().parent, Hub) else _sleep
-        while len(self._handed) + self._carried > _MAX_HANDED and self.is_connected:
-            sleep(0.01)
-
-    def _take_over(self) -> None:
-        """Gives each sender a greenlet of its own: one that waits must not hold up the others."""
-        while self._handed:
-            sender, call, args = self._handed.pop(0)
-            courier: Any = self._couriers.get(sender)
-            if courier is None:
-                calls: deque[Any] = deque()
-                courier = gevent.Greenlet(self._make_calls, sender, calls)
-                courier.calls = calls
-                self._couriers[sender] = courier
-                courier.start()
-            courier.calls.append((call, args))
-            self._carried += 1
-
-    def _make_calls(self, sender: Any, calls: Any) -> None:
-        try:
-            while calls:
-                call, args = calls.popleft()
-                self._carried -= 1
-                try:
-                    call(*args)
-                except (GreenwsError, RuntimeError, ValueError) as error:
-                    _logger.debug("a send from another thread failed: %s", error)
-        finally:
-            self._carried -= len(calls)
-            del self._couriers[sender]
+        if self._cross_thread_calls is None:
+            with _new_calls_lock:  # two threads must not make two
+                if self._cross_thread_calls is None:
+                    self._cross_thread_calls = CrossThreadCalls(self._transport.hub)
+        if not self._cross_thread_calls.hand_over(self, call, args):
+            raise self._connection.closed_error()
 
 
 def offer_to_all(
     sockets: dict[Any, WebSocket], message: SharedMessage, exclude: object
 ) -> tuple[int, list[Any]]:
-    """:meth:`WebSocket.offer` to many, but for ``exclude``: how many took the message, and the keys
-    of the others."""
+    """:meth:`WebSocket.offer` for all ``sockets`` except ``exclude``; returns how many took the
+    message, and the keys of those that did not."""
     taken = 0
     refused = []
     for key, socket in sockets.items():
@@ -882,19 +853,19 @@ def _deadline(seconds: float | None) -> float:
     if seconds == 0:
         return _POLL
     if not seconds > 0:
-        raise ValueError(f"a timeout is a number of seconds, 0 or more, or None; not {seconds!r}")
+        raise ValueError(f"timeout must be 0 or more seconds, or None, not {seconds!r}")
     return time.monotonic() + seconds
 
 
 def _flat(data: Any) -> bytes | memoryview:
-    """A bytes-like object, byte by byte."""
+    """A bytes-like object as bytes, or as a memoryview of bytes."""
     if type(data) is bytes:  # a subclass is copied
         return data
     try:
         view = memoryview(data)
     except TypeError:
         raise TypeError(
-            f"a message is str or a bytes-like object, not {type(data).__name__}"
+            f"message must be a str or a bytes-like object, not {type(data).__name__}"
         ) from None
     return view.cast("B") if view.c_contiguous else view.tobytes()
 
@@ -902,5 +873,5 @@ def _flat(data: Any) -> bytes | memoryview:
 def _control_payload(data: bytes | str) -> bytes:
     payload = data.encode() if isinstance(data, str) else bytes(_flat(data))
     if len(payload) > 125:
-        raise ValueError(f"a ping or pong holds at most 125 bytes, not {len(payload)}")
+        raise ValueError(f"ping and pong payloads must be at most 125 bytes, not {len(payload)}")
     return payload

@@ -36,7 +36,7 @@ def living(pair):
 
 @pytest.fixture
 def looking_often(monkeypatch):
-    monkeypatch.setattr(module, "_LOOK_EVERY", 0.05)
+    monkeypatch.setattr(module, "_POLL_INPUT_INTERVAL", 0.05)
 
 
 def pong(peer):
@@ -185,7 +185,7 @@ def test_what_arrives_where_nobody_reads_is_kept_and_bounded(living, looking_oft
 
 
 def test_a_peer_is_not_blamed_for_what_we_do_not_take(living, monkeypatch):
-    monkeypatch.setattr(module, "_LOOK_EVERY", 0.02)
+    monkeypatch.setattr(module, "_POLL_INPUT_INTERVAL", 0.02)
     socket, peer = living(max_message_size=10_000, **FAST)
     sending = gevent.spawn(peer.send, frame(TEXT, b"x" * 9_000) * 500)
     stays(lambda: socket.is_connected, 0.5)  # longer than both timeouts
@@ -301,9 +301,9 @@ def test_an_end_behind_unread_messages_does_not_stop_the_others_hearts(living):
         peer.send(frame(BINARY, b"y" * 500))
     peer.sock.shutdown(gevent.socket.SHUT_WR)
     gevent.sleep(0.01)
-    socket.look()
+    socket.poll_input()
     socket.receive()
-    socket.look()  # meets the end, and does not deliver it: messages stand before it
+    socket.poll_input()  # meets the end, and does not deliver it: messages stand before it
     assert socket.is_connected
     socket.send_heartbeat(Ping(b"a", False))
 

@@ -28,7 +28,7 @@ LAYERS = [
     ("protocol",),
     ("hub",),
     ("http",),
-    ("rate_limit", "websocket", "keepalive", "selection", "stats"),
+    ("rate_limit", "cross_thread", "websocket", "keepalive", "selection", "stats"),
     ("upgrade", "session", "routes"),
     ("rooms",),
     ("server",),

@@ -1,6 +1,6 @@
-/* CPython (3.11 and later) maps 16 KiB for the Python frames of each greenlet, and unmaps them when
-   it ends: two system calls and the page faults behind them, most of what a short session costs.
-   Some of these chunks are kept for the next greenlets instead. */
+/* CPython 3.11 and later keeps the Python frames of each greenlet in a chunk of 16 KiB, which it maps
+   when the greenlet starts and unmaps when it ends. These two system calls, and the page faults that
+   follow, are most of what a short session costs. So we keep some chunks for later greenlets. */
 
 #ifndef GREENWS_CHUNKS_H
 #define GREENWS_CHUNKS_H
@@ -9,24 +9,24 @@
 
 #if PY_VERSION_HEX >= 0x030B0000
 
-#define GREENWS_CHUNK_SIZE (1 << 14) /* DATA_STACK_CHUNK_SIZE; an arena of objects is larger */
+#define GREENWS_CHUNK_SIZE (1 << 14) /* DATA_STACK_CHUNK_SIZE; object arenas are larger */
 #define GREENWS_CHUNKS_KEPT 64
 
-static PyObjectArenaAllocator greenws_arenas; /* what was there before */
+static PyObjectArenaAllocator greenws_arenas; /* the previous allocator */
 static void *greenws_chunks[GREENWS_CHUNKS_KEPT];
-static int greenws_chunk_count = -1; /* that of those kept; -1 before keep_chunks() */
-static char greenws_chunks_taken; /* interpreters with locks of their own share the allocator */
+static int greenws_chunk_count = -1; /* how many are kept; -1 before keep_chunks() */
+static char greenws_chunks_locked; /* subinterpreters with their own GIL share the allocator */
 
 static inline int
-greenws_take_chunks(void)
+greenws_lock_chunks(void)
 {
-    return !__atomic_test_and_set(&greenws_chunks_taken, __ATOMIC_ACQUIRE);
+    return !__atomic_test_and_set(&greenws_chunks_locked, __ATOMIC_ACQUIRE);
 }
 
 static inline void
-greenws_leave_chunks(void)
+greenws_unlock_chunks(void)
 {
-    __atomic_clear(&greenws_chunks_taken, __ATOMIC_RELEASE);
+    __atomic_clear(&greenws_chunks_locked, __ATOMIC_RELEASE);
 }
 
 static void *
@@ -34,10 +34,10 @@ greenws_alloc_arena(void *context, size_t size)
 {
     void *chunk = NULL;
     (void)context;
-    if (size == GREENWS_CHUNK_SIZE && greenws_take_chunks()) {
+    if (size == GREENWS_CHUNK_SIZE && greenws_lock_chunks()) {
         if (greenws_chunk_count > 0)
             chunk = greenws_chunks[--greenws_chunk_count];
-        greenws_leave_chunks();
+        greenws_unlock_chunks();
     }
     return chunk != NULL ? chunk : greenws_arenas.alloc(greenws_arenas.ctx, size);
 }
@@ -46,12 +46,12 @@ static void
 greenws_free_arena(void *context, void *memory, size_t size)
 {
     (void)context;
-    if (size == GREENWS_CHUNK_SIZE && greenws_take_chunks()) {
+    if (size == GREENWS_CHUNK_SIZE && greenws_lock_chunks()) {
         if (greenws_chunk_count < GREENWS_CHUNKS_KEPT) {
             greenws_chunks[greenws_chunk_count++] = memory;
             memory = NULL;
         }
-        greenws_leave_chunks();
+        greenws_unlock_chunks();
     }
     if (memory != NULL)
         greenws_arenas.free(greenws_arenas.ctx, memory, size);

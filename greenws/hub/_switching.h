@@ -1,4 +1,4 @@
-/* Greenlets by greenlet's C interface; switching.py says what each is for. */
+/* Greenlets by greenlet's C API. switching.py documents each function. */
 
 #ifndef GREENWS_SWITCHING_H
 #define GREENWS_SWITCHING_H
@@ -26,40 +26,40 @@ greenws_switch(PyObject *greenlet)
 }
 
 static inline unsigned long
-greenws_thread(void)
+greenws_thread_id(void)
 {
     return PyThread_get_thread_ident();
 }
 
-/* The processor may begin to load what lies at an address; none is wrong. */
+/* Prefetching is a hint to the processor, and harmless for any address. */
 
-#define GREENWS_FETCHES 1
+#define GREENWS_PREFETCHES 1
 #define GREENWS_LINE 64
 
 static inline void
-greenws_fetch(size_t address, size_t size)
+greenws_prefetch(size_t address, size_t size)
 {
     for (size_t end = address + size; address < end; address += GREENWS_LINE)
         __builtin_prefetch((const void *)address);
 }
 
 static inline void
-greenws_fetch_at(size_t address, size_t size)
+greenws_prefetch_at(size_t address, size_t size)
 {
-    size_t header = 2 * sizeof(void *); /* of the garbage collector, before the object */
-    greenws_fetch(address - header, size + header);
+    size_t header = 2 * sizeof(void *); /* the garbage collector's, which precedes the object */
+    greenws_prefetch(address - header, size + header);
 }
 
 static inline void
-greenws_fetch_object(PyObject *object, size_t size)
+greenws_prefetch_object(PyObject *object, size_t size)
 {
-    greenws_fetch_at((size_t)object, size);
+    greenws_prefetch_at((size_t)object, size);
 }
 
 static inline void
-greenws_fetch_state(PyObject *greenlet)
+greenws_prefetch_state(PyObject *greenlet)
 {
-    greenws_fetch((size_t)((PyGreenlet *)greenlet)->pimpl, 256);
+    greenws_prefetch((size_t)((PyGreenlet *)greenlet)->pimpl, 256);
 }
 
 #endif

@@ -1,4 +1,4 @@
-/* System calls on non-blocking sockets; syscalls.py says what each is for. */
+/* System calls on non-blocking sockets. syscalls.py documents each function. */
 
 #ifndef GREENWS_SYSCALLS_H
 #define GREENWS_SYSCALLS_H
@@ -18,7 +18,7 @@
 #define MSG_NOSIGNAL 0
 #endif
 
-/* After a call that failed: 1 to repeat it, -1 if it would block, -2 with an exception set. */
+/* After a failed call: 1 to repeat it, -1 if it would block, -2 with an exception set. */
 static inline int
 greenws_failed(void)
 {
@@ -50,17 +50,17 @@ greenws_receive(int fd, PyObject *buffer)
 static inline int
 greenws_readable(int fd)
 {
-    struct pollfd inquiry = {.fd = fd, .events = POLLIN};
-    int count = poll(&inquiry, 1, 0);
+    struct pollfd query = {.fd = fd, .events = POLLIN};
+    int count = poll(&query, 1, 0);
     if (count < 0 && errno != EINTR) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
-    return count != 0; /* if interrupted: perhaps */
+    return count != 0; /* if interrupted: it may be */
 }
 
 static inline Py_ssize_t
-greenws_send_start(int fd, PyObject *buffer, Py_ssize_t size)
+greenws_send_prefix(int fd, PyObject *buffer, Py_ssize_t size)
 {
     GREENWS_REPEAT(send(fd, PyByteArray_AS_STRING(buffer), size, MSG_DONTWAIT | MSG_NOSIGNAL))
 }
@@ -92,7 +92,7 @@ greenws_new_events(Py_ssize_t count)
 }
 
 static inline Py_ssize_t
-greenws_wait(PyObject *epoll, int fd, PyObject *events, Py_ssize_t count)
+greenws_take_events(PyObject *epoll, int fd, PyObject *events, Py_ssize_t count)
 {
     (void)epoll;
     GREENWS_REPEAT(epoll_wait(fd, (struct epoll_event *)PyByteArray_AS_STRING(events), (int)count,
@@ -106,13 +106,13 @@ greenws_event_fd(PyObject *events, Py_ssize_t index)
 }
 
 static inline int
-greenws_event_ends(PyObject *events, Py_ssize_t index)
+greenws_event_hung_up(PyObject *events, Py_ssize_t index)
 {
     return (((struct epoll_event *)PyByteArray_AS_STRING(events))[index].events
             & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
 }
 
-#else /* polling.py does not call these where select has no epoll */
+#else /* without epoll, polling.py does not call these */
 
 static inline PyObject *
 greenws_new_events(Py_ssize_t count)
@@ -120,9 +120,9 @@ greenws_new_events(Py_ssize_t count)
     return PyByteArray_FromStringAndSize(NULL, count);
 }
 
-#define greenws_wait(epoll, fd, events, count) ((Py_ssize_t)-1)
+#define greenws_take_events(epoll, fd, events, count) ((Py_ssize_t)-1)
 #define greenws_event_fd(events, index) (0)
-#define greenws_event_ends(events, index) (0)
+#define greenws_event_hung_up(events, index) (0)
 
 #endif
 #endif

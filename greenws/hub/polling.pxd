@@ -4,26 +4,39 @@ import cython
 from . cimport switching, syscalls
 
 
-cdef int _ASLEEP, _READABLE, _BATCH, _OBJECT
+cdef int _ASLEEP, _READABLE, _BATCH, _OBJECT_SIZE
+
+
+@cython.final
+cdef class ReceiveBuffer:
+    cdef public bytearray data
+    cdef public object borrower
+
+    cpdef int reclaim(self) except -1
+
+
+@cython.final
+cdef class Cork:
+    cdef public bytearray data
+    cdef public Py_ssize_t size
+    cdef public Waiter owner
+    cdef public bint flushed_by_batch
+
+    @cython.locals(owner=Waiter)
+    cpdef int flush(self) except -1
+    cpdef int flush_soon(self) except -1
 
 
 cdef class Poller:
-    cdef public bytearray buffer
-    cdef public object borrower
-    cdef public bytearray cork
-    cdef public Py_ssize_t held
-    cdef public Waiter corked
+    cdef public ReceiveBuffer receive_buffer
+    cdef public Cork cork
     cdef public long ticks
-    cdef public bint dispatching
-    cdef long _users
+    cdef long _watched
     cdef object _ticker
 
     cpdef void add(self, Waiter waiter) except *
     cpdef void remove(self, Waiter waiter) except *
     cpdef int switch(self, Waiter waiter) except -1
-    @cython.locals(corked=Waiter)
-    cpdef int uncork(self) except -1
-    cpdef int uncork_soon(self) except -1
     cdef void _open(self, loop) except *
     cdef void _close(self) except *
 
@@ -38,14 +51,14 @@ cdef class EpollPoller(Poller):
     cdef Py_ssize_t _count
     cdef Py_ssize_t _next_event
 
-    @cython.locals(following=Waiter)
+    @cython.locals(next_waiter=Waiter)
     cpdef int switch(self, Waiter waiter) except -1
     @cython.locals(index=Py_ssize_t, waiter=Waiter)
-    cdef Waiter _next(self)
+    cdef Waiter _next_waiter(self)
     cdef int _register(self, int fileno) except -1
-    @cython.locals(ahead=Waiter)
-    cdef int _look_ahead(self) except -1
-    cdef Waiter _ahead(self, Py_ssize_t steps)
+    @cython.locals(waiter=Waiter)
+    cdef int _prefetch(self) except -1
+    cdef Waiter _peek(self, Py_ssize_t steps)
     cdef int _run(self, greenlet) except -1
 
 
@@ -58,19 +71,19 @@ cdef class Waiter:
     cdef public int fileno
     cdef public Poller poller
     cdef public object greenlet
-    cdef public int why
+    cdef public int woken_by
     cdef public bint pending
-    cdef public bint ends
+    cdef public bint hung_up
     cdef public bint watched
     cdef public object watcher
-    cdef size_t _near1
-    cdef size_t _near2
-    cdef size_t _near3
-    cdef size_t _near4
+    cdef size_t _prefetch1
+    cdef size_t _prefetch2
+    cdef size_t _prefetch3
+    cdef size_t _prefetch4
 
-    cpdef void lies_near(self, near1, near2, near3, near4) except *
+    cpdef void set_prefetch(self, first, second, third, fourth) except *
     cpdef int wait(self) except -1
-    cpdef int wake(self, int why) except -1
+    cpdef int wake(self, int cause) except -1
     cpdef void wake_soon(self) except *
     cpdef void unwatch(self) except *
     cpdef int flush(self) except -1

@@ -1,13 +1,13 @@
-"""Waiting for many sockets: whose turn is next.
+"""Waiting for many sockets: which greenlet runs next, and the buffers that a hub's sockets share.
 
-The sockets of a hub stand in an epoll of their own, of which the hub's loop knows one descriptor.
-When that is readable the hub takes a batch of events and switches to the first greenlet; and that
-one, when it comes to wait again, switches straight to the next of the batch, and only the last back
-to the hub. So a message costs one switch and no callback of the loop. Events are edges: one that
-comes while nobody waits is remembered, and asking the kernel once too often is the only harm of a
-stale one.
+The sockets of a hub are registered with an epoll instance of ours, and the hub's loop watches its
+one descriptor. When that becomes readable, the hub takes a batch of events and switches to the
+greenlet of the first. When that greenlet waits again, it switches straight to the next one of the
+batch, and the last one switches back to the hub. So a message costs one switch and no callback of
+the loop. Events are edge-triggered: an event that comes while no greenlet waits is remembered, and
+a stale event costs no more than a read that would block.
 
-Where there is no epoll, each socket has a watcher of gevent's.
+Without epoll, each socket has a gevent watcher.
 """
 
 from __future__ import annotations
@@ -25,82 +25,113 @@ from . import switching, syscalls
 
 __all__ = [
     "ASLEEP",
+    "Cork",
     "EpollPoller",
     "Poller",
     "READABLE",
+    "ReceiveBuffer",
     "Waiter",
     "WatcherPoller",
     "drop_poller",
     "poller_of",
 ]
 
-# what a waiting greenlet is woken by; a Waiter's owner may add its own
-# (the names with an underscore are C numbers where this is compiled)
+# What woke a waiting greenlet; subclasses of Waiter may define more causes.
+# (Names with an underscore are C numbers in the compiled form.)
 ASLEEP = _ASLEEP = 0
 READABLE = _READABLE = 1
 
-_BUFFER_SIZE = 1 << 18  # bytes that one receive takes at most
-_CORK_SIZE = 1 << 16  # bytes that may be held back
+_RECEIVE_SIZE = 1 << 18  # bytes that one receive takes at most
+_CORK_SIZE = 1 << 16  # bytes
 _BATCH = 256  # events
 _TICK = 0.5  # seconds
-_OBJECT = 256  # bytes; what an object that belongs to a socket takes, about
+_OBJECT_SIZE = 256  # bytes to prefetch of each object; about the size of a socket's objects
 
 switching.load()
 switching.keep_chunks()
 
 
-class Poller:
-    """What the sockets of a hub share. It does not know the hub, which could not end then."""
+class ReceiveBuffer:
+    """The memory that all sockets of a hub receive into, so that an idle connection owns none.
+
+    Invariant: what a parser has not consumed yet may stay in ``data`` only while that parser is
+    the ``borrower``. Call :meth:`reclaim` before receiving into ``data``.
+    """
 
     def __init__(self) -> None:
-        self.buffer = bytearray(_BUFFER_SIZE)
-        """What is received. Whoever reads into it first asks the borrower to keep its rest."""
-        self.borrower: Any = None
-        self.cork = bytearray(_CORK_SIZE)
-        """What is held back: ``held`` bytes of the socket ``corked``."""
-        self.held = 0
-        self.corked: Waiter | None = None
+        self.data = bytearray(_RECEIVE_SIZE)
+        self.borrower: Any = None  # its keep() copies what it still needs
+
+    def reclaim(self) -> None:
+        """Has the borrower copy what it has not consumed, so that ``data`` can be overwritten."""
+        if self.borrower is not None:
+            self.borrower.keep()
+            self.borrower = None
+
+
+class Cork:
+    """The memory in which the sockets of a hub write small frames, so that several frames leave in
+    one system call.
+
+    Invariant: the first ``size`` bytes of ``data`` are to be sent on ``owner``, a socket of the
+    hub; without an owner, ``size`` is 0. Call :meth:`flush` before another socket becomes owner.
+    """
+
+    def __init__(self) -> None:
+        self.data = bytearray(_CORK_SIZE)
+        self.size = 0
+        self.owner: Waiter | None = None
+        self.flushed_by_batch = False
+        """Whether a batch of events is running, which flushes the cork itself."""
+
+    def flush(self) -> None:
+        """Sends what is held back."""
+        owner = self.owner  # a reference of our own: flushing removes the cork's
+        if owner is not None:
+            owner.flush()
+
+    def flush_soon(self) -> None:
+        """Has the hub flush the cork as soon as it gets control."""
+        if not self.flushed_by_batch and self.owner is not None:
+            self.owner.hub.loop.run_callback(self._on_control)
+
+    def _on_control(self) -> None:
+        self.flush()
+
+
+class Poller:
+    """What the sockets of a hub share. It must not reference the hub, which would then never be
+    freed."""
+
+    def __init__(self) -> None:
+        self.receive_buffer = ReceiveBuffer()
+        self.cork = Cork()
         self.ticks = 0
-        """Half seconds, while any socket is open: the time for those who need no better clock."""
-        self.dispatching = False
-        self._users = 0
+        """A coarse clock, in half seconds. It runs while any socket is open."""
+        self._watched = 0
         self._ticker: Any = None
 
     def add(self, waiter: Waiter) -> None:
-        """Watches a socket."""
-        if self._users == 0:
+        """Starts to watch a socket."""
+        if self._watched == 0:
             self._open(waiter.hub.loop)
-        self._users += 1
+        self._watched += 1
 
     def remove(self, waiter: Waiter) -> None:
-        """Forgets a socket, before it is closed."""
-        self._users -= 1
-        if self._users == 0:
+        """Stops watching a socket. Call it before the socket is closed."""
+        self._watched -= 1
+        if self._watched == 0:
             self._close()
 
     def switch(self, waiter: Waiter) -> None:
-        """Gives control to whoever is next; returns when this greenlet is, or in vain."""
+        """Gives control to the next greenlet. May return although nothing woke this one."""
         switching.switch(waiter.hub)
 
-    def uncork(self) -> None:
-        """Sends what is held back."""
-        corked = self.corked  # which may have no other reference, and lets go of this one
-        if corked is not None:
-            corked.flush()
-
-    def uncork_soon(self) -> None:
-        """Sends what is held back as soon as the hub gets control."""
-        if not self.dispatching and self.corked is not None:  # otherwise the batch does it
-            self.corked.hub.loop.run_callback(self._on_control)
-
-    def _on_control(self) -> None:
-        self.uncork()
-
     def close(self) -> None:
-        """No socket of the hub is left, and none will come."""
+        """Frees what belongs to the poller. No socket may be left."""
 
     def after_fork(self) -> None:
-        """In the child: what the kernel would share with the parent is made anew."""
+        """In the child: replaces what the kernel would share with the parent."""
 
     def _open(self, loop: Any) -> None:
         self._ticker = loop.timer(_TICK, _TICK, ref=False)
@@ -115,7 +146,7 @@ class Poller:
 
 
 class EpollPoller(Poller):
-    """By an epoll beside the hub's."""
+    """Polls with an epoll instance, whose descriptor the hub's loop watches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +168,7 @@ class EpollPoller(Poller):
         self._waiters[fileno] = waiter
         try:
             self._register(fileno)
-        except BaseException:  # such as more than the system watches for one user
+        except BaseException:  # for example, beyond the system's limit for one user
             self._waiters[fileno] = None
             Poller.remove(self, waiter)
             raise
@@ -145,7 +176,7 @@ class EpollPoller(Poller):
     def _register(self, fileno: int) -> None:
         try:
             self._epoll.register(fileno, self._mask)
-        except FileExistsError:  # a socket that was closed, and lives on in another process
+        except FileExistsError:  # the descriptor's last socket is still open in another process
             self._epoll.modify(fileno, self._mask)
 
     def remove(self, waiter: Waiter) -> None:
@@ -157,7 +188,7 @@ class EpollPoller(Poller):
         self._epoll.close()
 
     def after_fork(self) -> None:
-        # The descriptor stays, the epoll behind it is no longer the parent's.
+        # The descriptor stays; the epoll instance behind it is no longer the parent's.
         with select.epoll() as fresh:
             os.dup2(fresh.fileno(), self._fileno, inheritable=False)
         self._count = self._next_event = 0
@@ -166,78 +197,81 @@ class EpollPoller(Poller):
                 self._epoll.register(waiter.fileno, self._mask)
 
     def switch(self, waiter: Waiter) -> None:
-        following = self._next()
-        if following is None:
+        next_waiter = self._next_waiter()
+        if next_waiter is None:
             switching.switch(waiter.hub)
-        elif following is not waiter:
-            switching.switch(following.greenlet)
+        elif next_waiter is not waiter:
+            switching.switch(next_waiter.greenlet)
 
-    def _next(self) -> Waiter | None:
-        """The next of the batch that somebody waits for; its greenlet is to be switched to."""
+    def _next_waiter(self) -> Waiter | None:
+        """The next socket of the batch that a greenlet waits for; the caller must switch to it."""
         while self._next_event < self._count:
             index = self._next_event
             self._next_event = index + 1
             waiter = self._waiters[syscalls.event_fd(self._events, index)]
             if waiter is not None:
-                if syscalls.event_ends(self._events, index):
-                    waiter.ends = True
+                if syscalls.event_hung_up(self._events, index):
+                    waiter.hung_up = True
                 if waiter.greenlet is None:
                     waiter.pending = True
-                elif waiter.why == _ASLEEP:
-                    waiter.why = _READABLE
-                    if switching.FETCHES:
-                        self._look_ahead()
+                elif waiter.woken_by == _ASLEEP:
+                    waiter.woken_by = _READABLE
+                    if switching.PREFETCHES:
+                        self._prefetch()
                     return waiter
         return None
 
-    def _look_ahead(self) -> None:
-        """Has what the next three need loaded meanwhile: for each a step that builds on what the
-        step before has loaded. Among a thousand connections hardly anything of one is in a
-        cache."""
-        ahead = self._ahead(2)
-        if ahead is not None:
-            switching.fetch_object(ahead, _OBJECT)
-        ahead = self._ahead(1)
-        if ahead is not None:
-            switching.fetch_object(ahead.greenlet, _OBJECT)
-            switching.fetch_at(ahead._near1, _OBJECT)
-            switching.fetch_at(ahead._near2, _OBJECT)
-            switching.fetch_at(ahead._near3, _OBJECT)
-            switching.fetch_at(ahead._near4, _OBJECT)
-        ahead = self._ahead(0)
-        if ahead is not None and ahead.greenlet is not None:
-            switching.fetch_state(ahead.greenlet)
+    def _prefetch(self) -> None:
+        """Loads what the next three sockets need into the processor's cache while this one runs.
 
-    def _ahead(self, steps: int) -> Waiter | None:
+        Each step follows pointers that the step before has loaded. With a thousand connections,
+        hardly anything of a given one is cached.
+        """
+        waiter = self._peek(2)
+        if waiter is not None:
+            switching.prefetch_object(waiter, _OBJECT_SIZE)
+        waiter = self._peek(1)
+        if waiter is not None:
+            switching.prefetch_object(waiter.greenlet, _OBJECT_SIZE)
+            switching.prefetch_at(waiter._prefetch1, _OBJECT_SIZE)
+            switching.prefetch_at(waiter._prefetch2, _OBJECT_SIZE)
+            switching.prefetch_at(waiter._prefetch3, _OBJECT_SIZE)
+            switching.prefetch_at(waiter._prefetch4, _OBJECT_SIZE)
+        waiter = self._peek(0)
+        if waiter is not None and waiter.greenlet is not None:
+            switching.prefetch_state(waiter.greenlet)
+
+    def _peek(self, steps: int) -> Waiter | None:
+        """The socket of a later event of the batch."""
         if self._next_event + steps >= self._count:
             return None
         return self._waiters[syscalls.event_fd(self._events, self._next_event + steps)]
 
     def _dispatch(self) -> None:
-        """In the hub: runs everybody whose socket is readable."""
-        self._count = syscalls.wait(self._epoll, self._fileno, self._events, _BATCH)
+        """In the hub: runs every greenlet whose socket is readable."""
+        self._count = syscalls.take_events(self._epoll, self._fileno, self._events, _BATCH)
         self._next_event = 0
-        self.dispatching = True
+        self.cork.flushed_by_batch = True
         try:
             while True:
-                waiter = self._next()
+                waiter = self._next_waiter()
                 if waiter is None:
                     break
                 self._run(waiter.greenlet)
         finally:
-            self.dispatching = False
+            self.cork.flushed_by_batch = False
 
     def _run(self, greenlet: Any) -> None:
         hub: Any = switching.current()
         try:
             switching.switch(greenlet)
-        except GreenletExit:  # the hub is to end
+        except GreenletExit:  # the hub itself was told to exit
             raise
-        except BaseException as error:  # a bare greenlet that died
+        except BaseException as error:  # a raw greenlet, whose parent is the hub, has failed
             hub.handle_error(greenlet, type(error), error, error.__traceback__)
         try:
-            self.uncork()
-        except Exception as error:  # there is no memory
+            self.cork.flush()
+        except Exception as error:  # for example, MemoryError
             hub.handle_error(self, type(error), error, error.__traceback__)
 
     def _open(self, loop: Any) -> None:
@@ -252,7 +286,7 @@ class EpollPoller(Poller):
 
 
 class WatcherPoller(Poller):
-    """By a watcher of gevent's for each socket."""
+    """Polls with a gevent watcher for each socket."""
 
     def add(self, waiter: Waiter) -> None:
         Poller.add(self, waiter)
@@ -266,30 +300,30 @@ class WatcherPoller(Poller):
 
 
 class Waiter:
-    """A socket for whose input one greenlet at a time may wait."""
+    """A socket on whose input one greenlet at a time can wait."""
 
     def __init__(self, hub: Hub, fileno: int) -> None:
         self.hub = hub
         self.fileno = fileno
         self.poller = poller_of(hub)
         self.greenlet: Any = None  # the one that waits
-        self.why = _ASLEEP
-        self.pending = False  # it was readable while nobody waited
-        self.ends = False  # the peer has ended its stream, or the connection is lost
+        self.woken_by = _ASLEEP
+        self.pending = False  # it became readable while no greenlet waited
+        self.hung_up = False  # the peer has ended its stream, or the connection is lost
         self.watched = False
         self.watcher: Any = None
-        self._near1 = self._near2 = self._near3 = self._near4 = 0
+        self._prefetch1 = self._prefetch2 = self._prefetch3 = self._prefetch4 = 0
 
-    def lies_near(self, near1: object, near2: object, near3: object, near4: object) -> None:
-        """Says what the greenlet that is woken will use. It is not kept alive."""
-        self._near1 = id(near1)
-        self._near2 = id(near2)
-        self._near3 = id(near3)
-        self._near4 = id(near4)
+    def set_prefetch(self, first: object, second: object, third: object, fourth: object) -> None:
+        """Names four objects that the greenlet uses when it wakes. Takes no references."""
+        self._prefetch1 = id(first)
+        self._prefetch2 = id(second)
+        self._prefetch3 = id(third)
+        self._prefetch4 = id(fourth)
 
     def wait(self) -> int:
-        """Blocks this greenlet until the socket is readable, or :meth:`wake` is called; returns
-        why. May say READABLE in vain."""
+        """Blocks this greenlet until the socket is readable or :meth:`wake` is called; returns the
+        cause. READABLE may be stale: the next read may still block."""
         if self.pending:
             self.pending = False
             return _READABLE
@@ -298,33 +332,33 @@ class Waiter:
             self.watched = True
         elif self.watcher is not None and not self.watcher.active:
             self.watcher.start(self.on_readable)
-        self.why = _ASLEEP
+        self.woken_by = _ASLEEP
         greenlet = switching.current()
         if greenlet is self.hub:
-            raise BlockingSwitchOutError("a callback of the event loop cannot wait for a socket")
+            raise BlockingSwitchOutError("cannot wait for a socket in a callback of the event loop")
         self.greenlet = greenlet
         try:
-            while self.why == _ASLEEP:
+            while self.woken_by == _ASLEEP:
                 self.poller.switch(self)
         finally:
             self.greenlet = None
-        return self.why
+        return self.woken_by
 
-    def wake(self, why: int) -> None:
-        """In the hub: runs the greenlet that waits, if one does."""
-        if self.greenlet is not None and self.why == _ASLEEP:
-            self.why = why
+    def wake(self, cause: int) -> None:
+        """In the hub: runs the waiting greenlet, if there is one."""
+        if self.greenlet is not None and self.woken_by == _ASLEEP:
+            self.woken_by = cause
             switching.switch(self.greenlet)
 
     def wake_soon(self) -> None:
-        """Lets the hub run the greenlet that waits, as if the socket were readable."""
+        """Has the hub run the waiting greenlet, as if the socket were readable."""
         self.hub.loop.run_callback(self._on_turn)
 
     def _on_turn(self) -> None:
         self.wake(_READABLE)
 
     def on_readable(self) -> None:
-        """In the hub: what a watcher calls."""
+        """In the hub: the callback of a watcher."""
         if self.greenlet is None:
             self.pending = True
             self.watcher.stop()
@@ -332,13 +366,13 @@ class Waiter:
             self.wake(_READABLE)
 
     def unwatch(self) -> None:
-        """To be called before the descriptor is closed."""
+        """Stops watching the socket. Call it before the descriptor is closed."""
         if self.watched:
             self.watched = False
             self.poller.remove(self)
 
     def flush(self) -> None:
-        """Sends what the poller's cork holds back of this socket."""
+        """Sends what the cork holds back for this socket."""
 
 
 _pollers: WeakKeyDictionary[Hub, Poller] = WeakKeyDictionary()
@@ -354,7 +388,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def poller_of(hub: Hub) -> Poller:
-    """The poller of ``hub``."""
+    """The poller of ``hub``; made when first needed."""
     poller = _pollers.get(hub)
     if poller is None:
         kind = EpollPoller if hasattr(select, "epoll") else WatcherPoller
@@ -363,7 +397,8 @@ def poller_of(hub: Hub) -> Poller:
 
 
 def drop_poller(hub: Hub) -> None:
-    """To be called before ``hub`` is destroyed: gevent may keep it, though its thread is over."""
+    """Closes the poller of ``hub``. Call it before the hub is destroyed: gevent may keep a
+    reference to the hub of a thread that has ended."""
     poller = _pollers.pop(hub, None)
     if poller is not None:
         poller.close()

@@ -1,7 +1,7 @@
-"""Which greenlet and which thread runs, and giving control to another greenlet.
+"""The current greenlet and thread, switching to another greenlet, and prefetching for it.
 
-The compiled modules get these as C from ``_switching.h``. ``switch`` skips what gevent's own
-``switch_out`` hooks would do, which no greenlet of gevent has a use for.
+Compiled modules use the C functions of ``_switching.h`` instead. ``switch`` does not call gevent's
+``switch_out`` hooks, which no greenlet of gevent's own uses.
 """
 
 from __future__ import annotations
@@ -12,40 +12,40 @@ from gevent.monkey import get_original
 from greenlet import getcurrent
 
 __all__ = [
-    "FETCHES",
+    "PREFETCHES",
     "current",
-    "fetch_at",
-    "fetch_object",
-    "fetch_state",
     "keep_chunks",
     "load",
+    "prefetch_at",
+    "prefetch_object",
+    "prefetch_state",
     "switch",
-    "thread",
+    "thread_id",
 ]
 
-FETCHES = False
-"""Whether the functions whose names begin with ``fetch`` do anything: have the processor load into
-its cache what will be needed soon."""
+PREFETCHES = False
+"""Whether the ``prefetch_*`` functions do anything. In C they load memory into the processor's
+cache."""
 
 _get_ident = get_original("_thread", "get_ident")
 
 
 def load() -> None:
-    """Finds greenlet's C interface, where that is used."""
+    """Imports greenlet's C API, in the C form."""
 
 
 def keep_chunks() -> None:
-    """Has the process keep some of the memory that the Python frames of greenlets lie in, for the
-    greenlets to come (where this is C, and the memory CPython's)."""
+    """Has the process reuse the memory in which CPython keeps a greenlet's Python frames (in the C
+    form, on CPython 3.11 and later; see ``_chunks.h``)."""
 
 
 def current() -> Any:
-    """The greenlet that runs."""
+    """The current greenlet."""
     return getcurrent()
 
 
-def thread() -> int:
-    """The thread that runs, whatever was monkey-patched."""
+def thread_id() -> int:
+    """The id of the current native thread, monkey-patched or not."""
     ident: int = _get_ident()
     return ident
 
@@ -55,13 +55,13 @@ def switch(greenlet: Any) -> Any:
     return greenlet.switch()
 
 
-def fetch_at(address: int, size: int) -> None:
-    """Loads what ``id()`` gave for an object that may have gone meanwhile."""
+def prefetch_at(address: int, size: int) -> None:
+    """Prefetches ``size`` bytes at an ``id()``; its object may have been freed since."""
 
 
-def fetch_object(fetched: Any, size: int) -> None:
-    """Loads an object of ``size`` bytes."""
+def prefetch_object(target: Any, size: int) -> None:
+    """Prefetches ``size`` bytes of an object."""
 
 
-def fetch_state(greenlet: Any) -> None:
-    """Loads what a switch to ``greenlet`` needs; the object itself should be there."""
+def prefetch_state(greenlet: Any) -> None:
+    """Prefetches what a switch to ``greenlet`` uses. The greenlet itself should be cached."""

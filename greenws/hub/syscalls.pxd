@@ -2,14 +2,14 @@
 cdef extern from "_syscalls.h":
     Py_ssize_t receive "greenws_receive"(int fileno, bytearray buffer) except -2
     bint readable "greenws_readable"(int fileno) except -1
-    Py_ssize_t send_start "greenws_send_start"(
+    Py_ssize_t send_prefix "greenws_send_prefix"(
         int fileno, bytearray buffer, Py_ssize_t size
     ) except -2
     Py_ssize_t send "greenws_send"(int fileno, bytes data) except -2
     Py_ssize_t send_both "greenws_send_both"(int fileno, bytes header, bytes payload) except -2
     bytearray new_events "greenws_new_events"(Py_ssize_t count)
-    Py_ssize_t wait "greenws_wait"(
+    Py_ssize_t take_events "greenws_take_events"(
         object epoll, int fileno, bytearray events, Py_ssize_t count
     ) except -2
     int event_fd "greenws_event_fd"(bytearray events, Py_ssize_t index)
-    bint event_ends "greenws_event_ends"(bytearray events, Py_ssize_t index)
+    bint event_hung_up "greenws_event_hung_up"(bytearray events, Py_ssize_t index)

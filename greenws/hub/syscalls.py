@@ -1,7 +1,7 @@
 """The system calls on the path of a message, on non-blocking sockets.
 
-Each returns what the kernel does, or WOULD_BLOCK, and raises OSError. The compiled modules get
-them as C from ``_syscalls.h``, without the detour through a socket's methods.
+Each returns what the kernel returns, or WOULD_BLOCK, and raises OSError. Compiled modules use the C
+functions of ``_syscalls.h`` instead, which skip a socket's methods.
 """
 
 from __future__ import annotations
@@ -15,28 +15,29 @@ from gevent.monkey import get_original
 __all__ = [
     "AVAILABLE",
     "WOULD_BLOCK",
-    "event_ends",
     "event_fd",
+    "event_hung_up",
     "is_lost",
     "new_events",
     "readable",
     "receive",
     "send",
     "send_both",
-    "send_start",
-    "wait",
+    "send_prefix",
+    "take_events",
 ]
 
 WOULD_BLOCK = -1
 
 AVAILABLE = hasattr(os, "readv")
-"""Whether a socket's descriptor is a file's, as on Unix."""
+"""Whether file functions work on a socket's descriptor, as on Unix."""
 
 _poll = get_original("select", "poll")
 
 
 def receive(fileno: int, buffer: bytearray) -> int:
-    """Fills ``buffer`` from its start; the number of bytes, 0 at the end of the stream."""
+    """Receives into ``buffer``, from its start; returns the number of bytes, 0 at the end of the
+    stream."""
     try:
         return os.readv(fileno, (buffer,))
     except BlockingIOError:
@@ -44,30 +45,30 @@ def receive(fileno: int, buffer: bytearray) -> int:
 
 
 def readable(fileno: int) -> bool:
-    """Whether a read would not block: there is input, or the end of it."""
-    inquiry = _poll()
-    inquiry.register(fileno, select.POLLIN)
-    return bool(inquiry.poll(0))
+    """Whether a read would not block, because of input or the end of the stream."""
+    query = _poll()
+    query.register(fileno, select.POLLIN)
+    return bool(query.poll(0))
 
 
 def is_lost(fileno: int) -> bool:
     """Whether the connection was reset, or both of its halves are closed."""
-    inquiry = _poll()
-    inquiry.register(fileno, 0)
-    return bool(inquiry.poll(0))
+    query = _poll()
+    query.register(fileno, 0)
+    return bool(query.poll(0))
 
 
-def send_start(fileno: int, buffer: bytearray, size: int) -> int:
-    """Sends of the first ``size`` bytes of ``buffer`` as many as the kernel takes."""
+def send_prefix(fileno: int, buffer: bytearray, size: int) -> int:
+    """Sends the first ``size`` bytes of ``buffer``; returns how many the kernel took."""
     try:
-        with memoryview(buffer) as view, view[:size] as start:
-            return os.write(fileno, start)
+        with memoryview(buffer) as view, view[:size] as prefix:
+            return os.write(fileno, prefix)
     except BlockingIOError:
         return WOULD_BLOCK
 
 
 def send(fileno: int, data: bytes) -> int:
-    """Sends of ``data`` as many bytes as the kernel takes."""
+    """Sends ``data``; returns how many bytes the kernel took."""
     try:
         return os.write(fileno, data)
     except BlockingIOError:
@@ -75,7 +76,7 @@ def send(fileno: int, data: bytes) -> int:
 
 
 def send_both(fileno: int, header: bytes, payload: bytes) -> int:
-    """:func:`send` for two pieces in one call."""
+    """Like :func:`send`, for two pieces in one system call."""
     try:
         return os.writev(fileno, (header, payload))
     except BlockingIOError:
@@ -83,21 +84,21 @@ def send_both(fileno: int, header: bytes, payload: bytes) -> int:
 
 
 def new_events(count: int) -> Any:
-    """Room for the events of one :func:`wait`."""
+    """Room for the ``count`` events of one :func:`take_events`."""
     return []
 
 
-def wait(epoll: Any, fileno: int, events: Any, count: int) -> int:
-    """Takes up to ``count`` events that are there, without waiting, and says how many."""
+def take_events(epoll: Any, fileno: int, events: Any, count: int) -> int:
+    """Takes up to ``count`` events, without waiting; returns how many there were."""
     events[:] = epoll.poll(0, count)
     return len(events)
 
 
 def event_fd(events: Any, index: int) -> int:
-    """The descriptor of an event."""
+    """The descriptor of the event at ``index``."""
     return int(events[index][0])
 
 
-def event_ends(events: Any, index: int) -> bool:
+def event_hung_up(events: Any, index: int) -> bool:
     """Whether the peer has ended its stream, or the connection is lost."""
     return bool(events[index][1] & (select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR))

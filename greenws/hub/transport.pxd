@@ -2,11 +2,11 @@
 import cython
 
 from . cimport syscalls
-from .polling cimport Poller, Waiter
+from .polling cimport Cork, ReceiveBuffer, Waiter
 
 
 cdef double _FOREVER, _POLL
-cdef int _TIMED_OUT, _READABLE, _DEADLINE, _CORK_LIMIT, _COPY_LIMIT, _TLS_RECORD, _MAX_TURNS
+cdef int _TIMED_OUT, _READABLE, _DEADLINE, _CORK_LIMIT, _COPY_LIMIT, _TLS_RECORD, _MAX_RECEIVES
 
 
 cdef class Transport(Waiter):
@@ -23,16 +23,16 @@ cdef class Transport(Waiter):
     cdef public bint _direct
     # read state
     cdef public bytearray buffer
-    cdef bint _drained
-    cdef int _turns
+    cdef bint _input_drained
+    cdef int _receives
     cdef double _deadline
-    cdef double _last_chance
+    cdef double _polled_deadline
     cdef public object _timer
     cdef double _timer_due
     # write state
     cdef public Py_ssize_t backlog
-    cdef public bytes late
-    cdef public object drained
+    cdef public bytes pending_reply
+    cdef public object on_outbox_empty
     cdef public list _outbox
     cdef double _high_water
     cdef object _room
@@ -46,16 +46,16 @@ cdef class Transport(Waiter):
 
     @cython.locals(size=Py_ssize_t)
     cpdef Py_ssize_t receive(self, double deadline) except -2
-    @cython.locals(size=Py_ssize_t, poller=Poller)
+    @cython.locals(size=Py_ssize_t, receive_buffer=ReceiveBuffer)
     cpdef Py_ssize_t poll(self) except -2
     cdef bint _wait_readable(self, double deadline) except -1
-    cpdef int hasten(self, double deadline) except -1
-    @cython.locals(poller=Poller)
-    cpdef Py_ssize_t cork(self, Py_ssize_t size) except -2
-    @cython.locals(poller=Poller, first=bint)
+    cpdef int advance_deadline(self, double deadline) except -1
+    @cython.locals(cork=Cork)
+    cpdef Py_ssize_t reserve(self, Py_ssize_t size) except -2
+    @cython.locals(cork=Cork, first=bint)
     cpdef int commit(self, Py_ssize_t end, bint hold) except -1
     cpdef int flush(self) except -1
-    @cython.locals(poller=Poller, size=Py_ssize_t, sent=Py_ssize_t)
+    @cython.locals(cork=Cork, size=Py_ssize_t, sent=Py_ssize_t)
     cdef void _flush_cork(self) except *
     @cython.locals(sent=Py_ssize_t)
     cpdef void send(self, bytes data) except *
@@ -66,5 +66,5 @@ cdef class Transport(Waiter):
     cpdef void hold(self, bytes data) except *
     cpdef void wait_for_room(self) except *
     cdef Py_ssize_t _write(self, data) except -2
-    cdef bint _is_decrypted(self) except -1
+    cdef bint _is_tls_drained(self) except -1
     cdef void _append(self, data) except *

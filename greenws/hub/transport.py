@@ -1,14 +1,14 @@
-"""One socket on one hub: receiving, the outbox, and closing without a reset.
+"""One socket on one hub: receiving, sending through an outbox, and closing without a reset.
 
-Only ``receive``, ``wait_for_room`` and ``finish`` block, and only the greenlet that calls them.
-Everything else is non-blocking and never switches. Nobody but ``_flush`` and the first attempt of a
-send writes to the socket, and what the kernel did not take stands in the outbox: so frames cannot
-interleave, and a greenlet that is killed in a send leaves a whole frame behind, never half of one.
+Only ``receive``, ``wait_for_room`` and ``finish`` block, and they block only the calling greenlet.
+Everything else is non-blocking and never switches. Only ``_flush`` and the first attempt of a send
+write to the socket; what the kernel does not take goes to the outbox. So frames cannot interleave,
+and killing a greenlet in a send leaves a whole frame behind, never half of one.
 
-What keeps the path of a message short: the receive buffer is shared by all sockets of a hub, and so
-is the cork, in which frames are written before they are sent. A read that came back short has
-drained the socket, so the next one waits at once instead of asking the kernel in vain. A timer
-stays armed between reads, and is set again if it fires early.
+To keep the path of a message short, all sockets of a hub share the receive buffer and the cork. A
+receive that returned less than the buffer holds has drained the socket, so the next one waits first
+instead of making a system call that would block. The timer stays armed between reads; if it fires
+early, it is set again.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from .polling import READABLE, Waiter
 
 __all__ = ["FOREVER", "POLL", "TIMED_OUT", "Transport", "no_delay"]
 
-# deadlines: times of time.monotonic(), or these
-# (a name with an underscore is a C number where this is compiled)
+# Deadlines are times of time.monotonic(), or one of these.
+# (Names with an underscore are C numbers in the compiled form.)
 FOREVER = _FOREVER = float("inf")
 POLL = _POLL = 0.0
 
 TIMED_OUT = _TIMED_OUT = -1
 
-_CORK_LIMIT = 1 << 16  # bytes held back at most, while the reader still has frames to handle
-_COPY_LIMIT = 1 << 14  # bytes up to which joining two buffers beats a second one
-_TLS_RECORD = 1 << 14
-_MAX_TURNS = 16  # receives in a row before the hub gets its turn
+_CORK_LIMIT = 1 << 16  # bytes to hold back at most
+_COPY_LIMIT = 1 << 14  # bytes; larger pieces enter the outbox without a copy
+_TLS_RECORD = 1 << 14  # bytes
+_MAX_RECEIVES = 16  # receives in a row before the hub gets control
 
 _READABLE = READABLE
-_DEADLINE = 2  # what the reader is woken by, beside READABLE
+_DEADLINE = 2  # another cause to wake the reader
 
 _BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -62,10 +62,10 @@ def no_delay(sock: Any) -> None:
 class Transport(Waiter):
     """The byte stream under one WebSocket.
 
-    ``sock`` is a connected socket, gevent's or native, TLS or not. It is owned from here on, unless
-    it is ``borrowed`` from a server that closes it itself: then it is given back shut down, so that
-    whatever that server may still write goes nowhere. ``high_water`` and ``write_timeout`` are
-    those of :class:`greenws.Config`.
+    ``sock`` is a connected socket, gevent's or native, TLS or not. The transport closes it, unless
+    it is ``borrowed`` from a server that closes it itself: then the transport only shuts it down,
+    so that nothing the server may still write is sent. ``high_water`` and ``write_timeout`` are
+    ``write_high_water`` and ``write_timeout`` of :class:`greenws.Config`.
     """
 
     def __init__(
@@ -81,30 +81,30 @@ class Transport(Waiter):
         no_delay(sock)
         self._timeout: float | None = sock.gettimeout()
         sock.settimeout(0.0)
-        self.received = 0  # bytes, as of now
-        self.sent = 0  # bytes, what stands in the outbox included
+        self.received = 0  # bytes
+        self.sent = 0  # bytes, including those in the outbox
         self.closed = False
-        self.failure = ""  # why nothing can be written any more
+        self.failure = ""  # why nothing can be written anymore
         self._sock = sock
         self._tls = hasattr(sock, "pending")
-        # What does the work in an SSLSocket of gevent's or Python's own.
+        # The object inside an SSLSocket, gevent's or Python's, that calls OpenSSL.
         self._ssl: Any = getattr(sock, "_sslobj", None) if self._tls else None
-        # gevent's socket of a plain connection is a shell in Python around the one that works.
+        # A plain gevent socket is a Python wrapper around this one.
         self._raw: Any = sock if self._tls else getattr(sock, "_sock", sock)
         plain = not self._tls and isinstance(self._raw, _socket.socket)
         self._direct = plain and syscalls.AVAILABLE
         # read state
-        self.buffer = self.poller.buffer
-        self._drained = True
-        self._turns = 0
+        self.buffer = self.poller.receive_buffer.data
+        self._input_drained = True  # the kernel has nothing more until the next event
+        self._receives = 0  # in a row
         self._deadline = _FOREVER
-        self._last_chance = _FOREVER
+        self._polled_deadline = _FOREVER  # the last deadline after which receive() polled once more
         self._timer: Any = None
         self._timer_due = _FOREVER
         # write state
         self.backlog = 0  # bytes in the outbox
-        self.late = b""  # the answer to send when there is room
-        self.drained: Any = None  # has the hub call it once: when the outbox is empty, or lost
+        self.pending_reply = b""  # what reply() sends when there is room
+        self.on_outbox_empty: Any = None  # called once by the hub, also if the connection is lost
         self._outbox: list[bytearray | memoryview] | None = None
         self._high_water = _FOREVER if high_water is None else high_water
         self._room: Event | None = None
@@ -116,86 +116,86 @@ class Transport(Waiter):
         self._finishing = False
         self._shut = False
 
-    def limit(self, high_water: int | None, write_timeout: float | None) -> None:
-        """Sets the limits of what stands in the outbox."""
+    def set_limits(self, high_water: int | None, write_timeout: float | None) -> None:
+        """Replaces the limits of the outbox."""
         self._high_water = _FOREVER if high_water is None else high_water
         self._write_timeout = write_timeout
 
     # -- reading
 
     def receive(self, deadline: float) -> int:
-        """Blocks until bytes stand in ``buffer``, and says how many: 0 at the end of the stream.
+        """Blocks until input has been received into ``buffer``; returns the number of bytes.
 
-        TIMED_OUT if ``deadline`` passes first. The bytes must be taken out of ``buffer`` before
-        anything can switch.
+        0 at the end of the stream, TIMED_OUT if ``deadline`` passes first. The bytes must be taken
+        out of ``buffer`` before anything can switch.
         """
         if deadline == _POLL:
             return self.poll()
         while not self.closed:
-            if self._drained or self._turns >= _MAX_TURNS:
-                if not self._drained:  # others' turn: there will be no other event
+            if self._input_drained or self._receives >= _MAX_RECEIVES:
+                if not self._input_drained:  # let others run; no event will wake this greenlet
                     self.wake_soon()
-                self._turns = 0
+                self._receives = 0
                 if not self._wait_readable(deadline):
-                    if self._last_chance == self._deadline:
+                    if self._polled_deadline == self._deadline:
                         return _TIMED_OUT
-                    # What came in time counts, although this greenlet is late; once for a deadline.
-                    self._last_chance = self._deadline
+                    # Input that came in time counts, even if this greenlet ran late. Once for each
+                    # deadline.
+                    self._polled_deadline = self._deadline
                     return self.poll()
-                deadline = self._deadline  # hasten() may have moved it
-            self._turns += 1
+                deadline = self._deadline  # advance_deadline() may have moved it
+            self._receives += 1
             size = self.poll()
             if size != _TIMED_OUT:
                 return size
         return 0
 
     def poll(self) -> int:
-        """:meth:`receive` without waiting: TIMED_OUT if nothing is there."""
+        """Like :meth:`receive`, without waiting: TIMED_OUT if there is no input."""
         if self.closed:
             return 0
-        poller = self.poller
-        if poller.borrower is not None:
-            poller.borrower.keep()
-            poller.borrower = None
+        receive_buffer = self.poller.receive_buffer
+        if receive_buffer.borrower is not None:
+            receive_buffer.reclaim()
         try:
             if self._direct:
-                size = syscalls.receive(self.fileno, poller.buffer)
+                size = syscalls.receive(self.fileno, self.buffer)
             elif self._ssl is not None:
-                size = self._ssl.read(len(poller.buffer), poller.buffer)
+                size = self._ssl.read(len(self.buffer), self.buffer)
             else:
-                size = self._raw.recv_into(poller.buffer)
+                size = self._raw.recv_into(self.buffer)
         except (BlockingIOError, ssl.SSLWantReadError):
             size = _TIMED_OUT
-        except ssl.SSLWantWriteError:  # TLS itself has something to say first
-            self._drained = False  # nothing says that the kernel is empty, and the event is spent
+        except ssl.SSLWantWriteError:  # TLS itself has to send something first
+            self._input_drained = False  # input may be left, and its event is used up
             if getcurrent() is not self.hub:
                 gevent_socket.wait_write(self.fileno)
             return _TIMED_OUT
-        except ssl.SSLEOFError:  # without close_notify; a WebSocket has a Close of its own
+        except ssl.SSLEOFError:  # no close_notify; a WebSocket ends with a Close frame anyway
             size = 0
         except OSError as error:
             self._fail(f"connection lost: {error}")
             return 0
         if size == _TIMED_OUT:
-            self._drained = True
-            self.ends = False
+            self._input_drained = True
+            self.hung_up = False
         else:
             self.received += size
-            # Behind the end of the stream there is no other event to wait for.
-            self._drained = size < len(poller.buffer) and not self.ends
-            if self._tls and self._drained:
-                self._drained = self._is_decrypted()
+            # After a hang-up no event follows, so read until the end of the stream.
+            self._input_drained = size < len(self.buffer) and not self.hung_up
+            if self._tls and self._input_drained:
+                self._input_drained = self._is_tls_drained()
         return size
 
-    def _is_decrypted(self) -> bool:
-        """Whether TLS, which decrypts a record at a time, has nothing left, as far as one can ask.
-        That is cheaper than the exception of a read in vain."""
+    def _is_tls_drained(self) -> bool:
+        """Whether neither OpenSSL, which returns one record at a time, nor the kernel has more
+        input. Asking is cheaper than the exception of a read that would block."""
         return (
             self._ssl is not None and not self._ssl.pending() and not syscalls.readable(self.fileno)
         )
 
     def has_input(self) -> bool:
-        """Whether the kernel holds input, or the end of it, that nobody has received yet."""
+        """Whether the kernel has input, or the end of the stream, that was not received yet."""
         return syscalls.readable(self.fileno)
 
     def _wait_readable(self, deadline: float) -> bool:
@@ -209,8 +209,8 @@ class Transport(Waiter):
                 self._start_timer(delay, deadline)
         return self.wait() == _READABLE
 
-    def hasten(self, deadline: float) -> None:
-        """Moves the deadline of a receive that is waiting forward."""
+    def advance_deadline(self, deadline: float) -> None:
+        """Gives a waiting receive an earlier deadline."""
         if self.greenlet is not None and deadline < self._deadline:
             self._deadline = deadline
             if deadline < self._timer_due:
@@ -235,64 +235,64 @@ class Transport(Waiter):
 
     # -- writing
 
-    def cork(self, size: int) -> int:
-        """Where in ``poller.cork`` the next ``size`` bytes are to be written, for :meth:`commit`;
-        -1 if they do not fit."""
-        poller = self.poller
-        if poller.corked is not self:
-            poller.uncork()
-        elif poller.held + size > _CORK_LIMIT:
+    def reserve(self, size: int) -> int:
+        """Makes this socket the owner of the hub's cork; returns the position in it for the next
+        ``size`` bytes, which :meth:`commit` sends. -1 if they do not fit."""
+        cork = self.poller.cork
+        if cork.owner is not self:
+            cork.flush()
+        elif cork.size + size > _CORK_LIMIT:
             self.flush()
         if size > _CORK_LIMIT or self.failure:
             return -1
-        poller.corked = self
-        return poller.held
+        cork.owner = self
+        return cork.size
 
     def commit(self, end: int, hold: bool) -> None:
-        """Takes what was written into the cork up to ``end``; sends it, or holds it back until more
-        follows, at the latest when the hub gets control."""
-        poller = self.poller
-        first = poller.held == 0
-        poller.held = end
+        """Sends what was written into the cork, which ends at ``end``; with ``hold``, holds it back
+        until more follows, or until the hub gets control."""
+        cork = self.poller.cork
+        first = cork.size == 0
+        cork.size = end
         if not hold:
             self.flush()
         elif first:
-            poller.uncork_soon()
+            cork.flush_soon()
 
     def flush(self) -> None:
-        """Sends what was held back, unless the hub is at it."""
-        if self.poller.corked is self:
+        """Sends what is held back, and of the outbox what the kernel takes."""
+        if self.poller.cork.owner is self:
             self._flush_cork()
         elif self._outbox:
             self._flush_unless_writing()
 
     def _flush_cork(self) -> None:
-        poller = self.poller
-        size = poller.held
-        poller.held = 0
-        poller.corked = None
+        cork = self.poller.cork
+        size = cork.size
+        cork.size = 0
+        cork.owner = None
         if self.failure or not size:
             return
         self.sent += size
         if self._outbox or not self._direct and size > _TLS_RECORD:
-            self._append(bytes(poller.cork[:size]))
+            self._append(bytes(cork.data[:size]))
             self._flush_unless_writing()
             return
         try:
             if self._direct:
-                sent = syscalls.send_start(self.fileno, poller.cork, size)
+                sent = syscalls.send_prefix(self.fileno, cork.data, size)
             else:
-                sent = self._write(memoryview(poller.cork)[:size])
+                sent = self._write(memoryview(cork.data)[:size])
         except OSError as error:
             self._fail(f"connection lost: {error}")
             return
         if sent != size:
-            self._append(bytes(poller.cork[max(sent, 0) : size]))
+            self._append(bytes(cork.data[max(sent, 0) : size]))
             self._start_writing()
 
     def send(self, data: bytes) -> None:
-        """Sends ``data``, or puts what the kernel does not take into the outbox."""
-        if self.poller.corked is self:
+        """Sends ``data``; what the kernel does not take goes to the outbox."""
+        if self.poller.cork.owner is self:
             self._flush_cork()
         if self.failure:
             return
@@ -311,8 +311,8 @@ class Transport(Waiter):
             self._start_writing()
 
     def send_large(self, header: bytes, payload: bytes | memoryview) -> None:
-        """:meth:`send` for a payload that is not worth a copy."""
-        if self.poller.corked is self:
+        """Like :meth:`send`, for a payload too large to copy."""
+        if self.poller.cork.owner is self:
             self._flush_cork()
         if self.failure:
             return
@@ -334,38 +334,38 @@ class Transport(Waiter):
             sent = len(header)
         rest = memoryview(payload)[sent - len(header) :]
         if rest:
-            # The caller may change or resize what is mutable as soon as its send returns; a
-            # read-only view may be one of something mutable.
+            # The caller may change a mutable object as soon as its send returns, and even a
+            # read-only view may be of a mutable object.
             self._append(rest if isinstance(payload, bytes) else memoryview(bytes(rest)))
         if self._outbox:
             self._flush_unless_writing()
 
     def reply(self, data: bytes) -> None:
-        """:meth:`send` for an answer that a later one may replace while the outbox is full."""
+        """Like :meth:`send`; but while the outbox is full, only the latest reply is kept."""
         if self.backlog > self._high_water:
-            self.late = data
+            self.pending_reply = data
         else:
             self.send(data)
 
     def hold(self, data: bytes) -> None:
-        """Corks ``data``: sends it with what follows, at the latest when the hub gets control."""
-        position = self.cork(len(data))
+        """Holds ``data`` back until more follows, or until the hub gets control."""
+        position = self.reserve(len(data))
         if position < 0:
             self.send(data)
         else:
             end = position + len(data)
-            self.poller.cork[position:end] = data
+            self.poller.cork.data[position:end] = data
             self.commit(end, True)
 
     def wait_for_room(self) -> None:
-        """Blocks while more than ``high_water`` bytes stand in the outbox."""
+        """Blocks while the outbox holds more than ``high_water`` bytes."""
         while self.backlog > self._high_water and not self.failure:
             if self._room is None:
                 self._room = Event()
             self._room.wait()
 
     def _write(self, data: bytes | bytearray | memoryview) -> int:
-        """How many bytes the socket takes now, of no more than a record if this is TLS."""
+        """Writes to the socket; returns how many bytes it took. For TLS, at most one record."""
         try:
             if self._ssl is not None:
                 return int(self._ssl.write(data))
@@ -396,7 +396,7 @@ class Transport(Waiter):
         outbox = self._outbox or []
         while outbox:
             head = outbox[0]
-            # An interrupted TLS write must be repeated with the same bytes, so they are cut alike.
+            # OpenSSL demands that an interrupted write is repeated with the same bytes.
             chunk = head[:_TLS_RECORD] if self._tls and len(head) > _TLS_RECORD else head
             try:
                 sent = self._write(chunk)
@@ -415,10 +415,10 @@ class Transport(Waiter):
                 outbox[0] = head[sent:]
         if not outbox:
             self._outbox = None
-        if self.late and self.backlog <= self._high_water:
-            self.sent += len(self.late)
-            self._append(self.late)
-            self.late = b""
+        if self.pending_reply and self.backlog <= self._high_water:
+            self.sent += len(self.pending_reply)
+            self._append(self.pending_reply)
+            self.pending_reply = b""
         if self._outbox:
             self._start_writing()
         elif self._writing:
@@ -427,12 +427,12 @@ class Transport(Waiter):
             self._shut_down()
         if self._room is not None and self.backlog <= self._high_water:
             self._make_room()
-        if self.drained is not None and not self._outbox:
-            self._tell_drained()
+        if self.on_outbox_empty is not None and not self._outbox:
+            self._call_on_outbox_empty()
 
-    def _tell_drained(self) -> None:
-        drained, self.drained = self.drained, None
-        self.hub.loop.run_callback(drained)
+    def _call_on_outbox_empty(self) -> None:
+        callback, self.on_outbox_empty = self.on_outbox_empty, None
+        self.hub.loop.run_callback(callback)
 
     def _make_room(self) -> None:
         if self._room is not None:
@@ -440,7 +440,7 @@ class Transport(Waiter):
             room.set()
 
     def _start_writing(self) -> None:
-        """Lets the hub flush the outbox, whenever the kernel takes more."""
+        """Has the hub flush the outbox whenever the socket is writable."""
         if self._writing:
             return
         self._writing = True
@@ -473,23 +473,23 @@ class Transport(Waiter):
             self._stall_timer.close()
             self._stall_timer = None
 
-    def _fail(self, why: str) -> None:
-        """Nothing can be written any more; what the peer sent before may still be read."""
+    def _fail(self, reason: str) -> None:
+        """Gives up writing. What the peer has sent can still be read."""
         if not self.failure:
-            self.failure = why
+            self.failure = reason
         self._outbox = None
-        self.late = b""
+        self.pending_reply = b""
         self.backlog = 0
         if self._writing:
             self._stop_writing()
         self._make_room()
-        if self.drained is not None:
-            self._tell_drained()
+        if self.on_outbox_empty is not None:
+            self._call_on_outbox_empty()
 
-    # -- the end
+    # -- closing
 
     def finish_writing(self) -> None:
-        """Ends our half of the stream, behind what stands in the outbox."""
+        """Ends our half of the stream as soon as the outbox is empty."""
         self._finishing = True
         self.flush()
         if not self._outbox:
@@ -500,20 +500,20 @@ class Transport(Waiter):
             return
         self._shut = True
         if not self.failure:
-            self.failure = "the stream was ended"
+            self.failure = "the connection was closed for writing"
         if self._tls:
-            with contextlib.suppress(OSError, ValueError):  # sends close_notify; waits for nothing
+            with contextlib.suppress(OSError, ValueError):  # sends close_notify; does not wait
                 self._sock.unwrap()
-            self._ssl = None  # what still comes is not decrypted, as in a socket that was shut down
+            self._ssl = None  # later input is not decrypted, as in any SSLSocket after a shutdown
         try:
             self._sock.shutdown(native.SHUT_WR)
         except OSError:
-            pass  # the peer is gone already
+            pass  # the peer is already gone
 
     def finish(self, deadline: float) -> None:
-        """Ends our half, blocks until the peer has ended its own, and closes.
+        """Ends our half of the stream, blocks until the peer has ended its half, and closes.
 
-        Closing with bytes unread would send a reset, which may destroy the Close that the peer has
+        Closing with unread input would send a reset, which could destroy a Close that the peer has
         not read yet (RFC 6455, section 7.1.1).
         """
         try:
@@ -531,7 +531,8 @@ class Transport(Waiter):
         self._write_watcher = self._timer = self._stall_timer = None
 
     def detach(self) -> Any:
-        """Gives the socket back, as it came; this transport is closed."""
+        """Gives up the socket, in its original state, and returns it. The transport is unusable
+        afterwards."""
         self._borrowed = True
         self._shut = True
         self.unwatch()
@@ -541,15 +542,15 @@ class Transport(Waiter):
         self._ssl = None
         return sock
 
-    def close(self, why: str = "the connection was closed") -> None:
-        """Closes the socket, and wakes whoever waits for it. Idempotent."""
+    def close(self, reason: str = "the connection was closed") -> None:
+        """Closes the socket, and wakes the greenlet that waits for it. Idempotent."""
         if self.closed:
             return
         self.closed = True
-        self._fail(why)
+        self._fail(reason)
         self.unwatch()
         self._close_watchers()
-        self._ssl = None  # which has much memory
+        self._ssl = None  # it is large
         if self._borrowed:
             with contextlib.suppress(OSError):
                 self._sock.shutdown(native.SHUT_RDWR)

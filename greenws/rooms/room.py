@@ -550,7 +550,7 @@ class Room:
         if queue is None:
             queue = member._queue = Queue()
             self._sort(member)
-            if member.socket.is_elsewhere():
+            if member.socket.in_other_thread():
                 member._untried = True
                 member.socket.call_in_hub(member._drain)
             else:
@@ -624,7 +624,7 @@ class Room:
                 assert member._patience is not None
                 left = member._queue.full_since + member._patience - time.monotonic()
                 look = _GLANCE if member._untried else _LOOK
-                if member._untried and not member.socket.is_elsewhere():
+                if member._untried and not member.socket.in_other_thread():
                     self._drain(member)
                     continue
                 if left <= 0 and member._untried:  # its thread hangs; perhaps it waits for this one

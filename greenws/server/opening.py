@@ -88,7 +88,7 @@ class _DirectUpgrade(ServerUpgrade):
 
     def _take_transport(self, config: Config) -> tuple[Transport, bytes, bool]:
         self._transport.received = 0  # that was HTTP
-        self._transport.limit(config.write_high_water, config.write_timeout)
+        self._transport.set_limits(config.write_high_water, config.write_timeout)
         return self._transport, self._early, False
 
     def _remote_address(self) -> Any:

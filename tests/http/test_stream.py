@@ -95,7 +95,7 @@ CONVERSATIONS = {
     b"Cookie: a=1\r\nCookie: b=2\r\nContent-Type: t/p\r\nX_U: u\r\nAccept:  */* \r\n\r\n",
     "an encoded path": b"GET /%C3%A9%20 HTTP/1.1\r\nHost: x\r\n\r\n",
     "http 1.0": b"GET / HTTP/1.0\r\n\r\n" + GET,
-    "http 1.0 kept alive": b"GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + GET,
+    "http 1.0 kept alive": b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + GET,
     "close": b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + GET,
     "a body": post(b"/echo", b"body", b"Content-Length: 4") + GET,
     "a body of lines": post(b"/lines", b"a\nbc\nd", b"Content-Length: 6") + GET,

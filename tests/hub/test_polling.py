@@ -158,7 +158,7 @@ def test_a_greenlet_that_dies_is_reported_and_the_rest_goes_on(sockets, hub_erro
 def test_what_cannot_be_sent_is_reported_and_the_rest_goes_on(sockets, hub_errors):
     class Corked(Waiter):
         def flush(self):
-            self.poller.corked = None
+            self.poller.cork.owner = None
             raise MemoryError("no room")
 
     waiters, peers = sockets(3)
@@ -170,7 +170,7 @@ def test_what_cannot_be_sent_is_reported_and_the_rest_goes_on(sockets, hub_error
 
     def cork():
         take(waiters[0])
-        poller.corked = corked
+        poller.cork.owner = corked
         take(waiters[0])
 
     readers = [gevent.spawn(cork), *(gevent.spawn(take, waiter) for waiter in waiters[1:])]
@@ -178,7 +178,7 @@ def test_what_cannot_be_sent_is_reported_and_the_rest_goes_on(sockets, hub_error
     for peer in peers:
         peer.send(b"x")
     assert [reader.get(timeout=limit()) for reader in readers[1:]] == [b"x", b"x"]
-    wait_until(lambda: poller.corked is None)
+    wait_until(lambda: poller.cork.owner is None)
     peers[0].send(b"y")
     readers[0].get(timeout=limit())
     assert "no room" in hub_errors.take()
@@ -327,7 +327,7 @@ def test_a_child_is_woken_for_what_it_inherited():
     theirs.close()
 
 
-def test_what_lies_near_is_not_kept_and_may_be_gone(sockets):
+def test_prefetching_takes_no_references(sockets):
     class Thing:
         pass
 
@@ -335,7 +335,7 @@ def test_what_lies_near_is_not_kept_and_may_be_gone(sockets):
     things = [Thing() for _ in waiters]
     gone = [weakref.ref(thing) for thing in things]
     for waiter, thing in zip(waiters, things, strict=True):
-        waiter.lies_near(thing, [thing], bytearray(1 << 20), None)
+        waiter.set_prefetch(thing, [thing], bytearray(1 << 20), None)
     del things, thing
     gc.collect()
     assert not any(reference() for reference in gone)

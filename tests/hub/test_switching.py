@@ -41,10 +41,10 @@ def test_what_escapes_a_greenlet_reaches_its_parent():
 def test_thread_tells_threads_apart():
     switching.load()
     seen = []
-    thread = threading.Thread(target=lambda: seen.append(switching.thread()))
+    thread = threading.Thread(target=lambda: seen.append(switching.thread_id()))
     thread.start()
     thread.join()
-    assert seen[0] != switching.thread() == threading.get_ident()
+    assert seen[0] != switching.thread_id() == threading.get_ident()
 
 
 _FAULTS = """

@@ -50,13 +50,13 @@ def test_sends_say_how_much_the_kernel_took(ends):
     ours, theirs = ends
     fileno = ours.fileno()
     assert syscalls.send(fileno, b"one") == 3
-    assert syscalls.send_start(fileno, bytearray(b"two and more"), 3) == 3
+    assert syscalls.send_prefix(fileno, bytearray(b"two and more"), 3) == 3
     assert syscalls.send_both(fileno, b"th", b"ree") == 5
     assert theirs.recv(100) == b"onetwothree"
     taken = 0
     while (sent := syscalls.send(fileno, b"x" * 100_000)) != WOULD_BLOCK:
         taken += sent
-    assert syscalls.send_start(fileno, bytearray(10), 10) == WOULD_BLOCK
+    assert syscalls.send_prefix(fileno, bytearray(10), 10) == WOULD_BLOCK
     assert syscalls.send_both(fileno, b"a", b"b") == WOULD_BLOCK
     while taken:
         taken -= len(theirs.recv(1 << 20))
@@ -67,7 +67,7 @@ def test_a_connection_that_is_lost_raises(ends):
     theirs.close()
     for send in (
         lambda fileno: syscalls.send(fileno, b"x"),
-        lambda fileno: syscalls.send_start(fileno, bytearray(b"x"), 1),
+        lambda fileno: syscalls.send_prefix(fileno, bytearray(b"x"), 1),
         lambda fileno: syscalls.send_both(fileno, b"x", b"y"),
     ):
         with pytest.raises(BrokenPipeError):
@@ -82,11 +82,11 @@ def test_events_tell_the_descriptor_and_the_end(ends):
     with select.epoll() as epoll:
         epoll.register(ours.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
         events = syscalls.new_events(4)
-        assert syscalls.wait(epoll, epoll.fileno(), events, 4) == 0
+        assert syscalls.take_events(epoll, epoll.fileno(), events, 4) == 0
         theirs.send(b"x")
-        assert syscalls.wait(epoll, epoll.fileno(), events, 4) == 1
+        assert syscalls.take_events(epoll, epoll.fileno(), events, 4) == 1
         assert syscalls.event_fd(events, 0) == ours.fileno()
-        assert not syscalls.event_ends(events, 0)
+        assert not syscalls.event_hung_up(events, 0)
         theirs.shutdown(socket.SHUT_WR)
-        assert syscalls.wait(epoll, epoll.fileno(), events, 4) == 1
-        assert syscalls.event_ends(events, 0)
+        assert syscalls.take_events(epoll, epoll.fileno(), events, 4) == 1
+        assert syscalls.event_hung_up(events, 0)

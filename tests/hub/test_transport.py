@@ -140,7 +140,7 @@ def test_a_deadline_can_be_moved_forward(make_either):
     began = time.monotonic()
     reader = gevent.spawn(received, transport)
     gevent.sleep(0)
-    transport.hasten(began + 0.03)
+    transport.advance_deadline(began + 0.03)
     assert reader.get(timeout=limit(2)) == TIMED_OUT
 
 

@@ -37,7 +37,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ...config import check_range, check_seconds
-from ...hub.switching import thread
+from ...hub.switching import thread_id
 from ..broker import JOIN, LEAVE, MESSAGE, Broker, BrokerUnavailable, Entry, Opening, order
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ class RedisBroker(Broker):
     def _settle(self) -> None:
         """Whose greenlets do the work: those of the thread that made the broker, or joins rooms."""
         self._hub = gevent.get_hub()
-        self._thread = thread()
+        self._thread = thread_id()
 
     def _start(self) -> None:
         """Begins anew in each process."""
@@ -280,7 +280,7 @@ class RedisBroker(Broker):
             loop()
 
     def _in_hub(self, call: Callable[[], None]) -> None:
-        if thread() == self._thread:
+        if thread_id() == self._thread:
             call()
         else:
             self._hub.loop.run_callback_threadsafe(call)
