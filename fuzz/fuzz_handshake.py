@@ -7,6 +7,8 @@ Bytes that come in two pieces give what they give in one.
 
 from __future__ import annotations
 
+import re
+
 import h11
 from engine import fuzz
 
@@ -56,7 +58,10 @@ def check(data: bytes) -> None:
         return
     size = find_head(data, 0, CONFIG)
     judge = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
-    judge.receive_data(data[:size])
+    line, rest = data[:size].split(b"\r\n", 1)
+    # RFC 3986 has no raw UTF-8; here it is taken as if it were percent-encoded.
+    line = re.sub(rb"[\x80-\xff]", lambda octet: b"%%%02X" % octet[0][0], line)
+    judge.receive_data(line + b"\r\n" + rest)
     request = judge.next_event()  # raises where h11 refuses
     assert isinstance(request, h11.Request)
     assert request.method.decode() == head.method

@@ -68,6 +68,13 @@ class Config:
     ``WebSocketHandler``, and no check of ``wsgi.websocket``, as gevent-websocket has none. What
     sends no ``Origin`` is no browser, and allowed."""
 
+    allowed_hosts: str | Sequence[str] | None = None
+    """The hosts that a request may name: ``"example.com"``, ``"*.example.com"``,
+    ``"localhost:8181"``, ``"[::1]"``; one or a list, any port where none is given; 421. Off. A
+    server that only its own machine or network reaches should set it: a page from elsewhere can
+    have its own name resolve to that server's address (DNS rebinding), and is then of the same
+    origin."""
+
     access_log: str | None = _ACCESS_LOG
     """The line that ``greenws.access`` logs when a session ends; None for none."""
 
@@ -114,6 +121,10 @@ class Config:
     body_timeout: float | None = 60.0
     """Seconds for which a request's body may stand still."""
 
+    min_body_rate: int | None = 500
+    """Bytes a second that a request's body must reach on average, once ``body_timeout`` seconds
+    were spent waiting for it: a byte now and then must not hold a connection."""
+
     max_request_line: int | None = 8192
     """Bytes in a request line; 414 beyond it. No browser sends longer ones."""
 
@@ -139,6 +150,8 @@ class Config:
             value = getattr(self, option.name)
             if option.name == "allowed_origins":
                 object.__setattr__(self, option.name, _check_origins(value))
+            elif option.name == "allowed_hosts":
+                object.__setattr__(self, option.name, _check_hosts(value))
             elif option.name == "access_log":
                 _check_access_log(value)
             elif option.type == "bool":
@@ -162,6 +175,7 @@ SERVER_ONLY = frozenset(
         "handshake_timeout",
         "keep_alive_timeout",
         "body_timeout",
+        "min_body_rate",
         "max_request_line",
         "max_headers",
         "max_header_size",
@@ -188,6 +202,26 @@ ACCESS_FIELDS = {
 """What ``access_log`` may name, each with a value of its type."""
 
 _ORIGIN = re.compile(r"\*|self|null|[a-z][a-z0-9+.-]*://(\*\.)?[^\s/*?#@,]+", re.IGNORECASE)
+
+
+_HOST = re.compile(
+    r"(\*\.)?[a-z0-9._-]+(:[0-9]{1,5})?|\[[0-9a-f:.]+\](:[0-9]{1,5})?", re.IGNORECASE
+)
+
+
+def _check_hosts(value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    hosts = (value,) if isinstance(value, str) else tuple(value)
+    for host in hosts:
+        if not isinstance(host, str):
+            raise TypeError(f"allowed_hosts is one or several str, not {host!r}")
+        if not _HOST.fullmatch(host):
+            raise ValueError(
+                f"allowed_hosts: {host!r} is not a host such as 'example.com', '*.example.com', "
+                "'localhost:8181' or '[::1]'"
+            )
+    return tuple(host.lower() for host in hosts)
 
 
 def _check_origins(value: Any) -> tuple[str, ...] | None:

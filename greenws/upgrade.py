@@ -43,6 +43,9 @@ ENVIRON_KEY = "greenws.upgrade"
 _logger = logging.getLogger("greenws.session")
 
 
+_ANSWERED = Offer("", [])  # what a client offered is not kept while its session lives
+
+
 class Upgrade:
     """A client's opening handshake, until somebody accepts it.
 
@@ -72,6 +75,7 @@ class Upgrade:
         config = config or self.config
         agreed = accept_offer(self.offer.extensions, config)
         response = accept_response(self.offer, subprotocol, agreed)
+        self.offer = _ANSWERED
         transport, early, borrowed = self._take_transport(config)
         self.socket = WebSocket(
             transport,

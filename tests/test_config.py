@@ -19,6 +19,7 @@ LIMITS = {
     "handshake_timeout": 10.0,
     "keep_alive_timeout": 75.0,
     "body_timeout": 60.0,
+    "min_body_rate": 500,
     "max_request_line": 8192,
     "max_headers": 100,
     "max_header_size": 32768,
@@ -38,12 +39,13 @@ RANGES = {
     "deflate_peer_window_bits": (15, 8, 15),
 }
 FLAGS = {"deflate": True, "deflate_takeover": False, "deflate_peer_takeover": False}
-OTHERS = {"allowed_origins": None, "access_log": Config.access_log}
+OTHERS = {"allowed_origins": None, "allowed_hosts": None, "access_log": Config.access_log}
 DEFAULTS = LIMITS | OTHERS | FLAGS | {name: default for name, (default, _, _) in RANGES.items()}
 WHOLE = [
     "max_message_size",
     "max_fragments",
     "write_high_water",
+    "min_body_rate",
     "max_request_line",
     "max_headers",
     "max_header_size",
@@ -233,6 +235,6 @@ def test_an_access_log_names_what_there_is():
 def test_what_is_the_servers_is_not_a_handlers(name):
     from greenws import WebSocketHandler
 
-    with pytest.raises(TypeError, match=f"{name} is the server's"):
+    with pytest.raises(TypeError, match=f"{name} is an option of the server"):
         WebSocketHandler(lambda request, protocols: None, **{name: 5})
     assert name in EVERY

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import sys
-from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -29,7 +28,7 @@ from ..exceptions import RequestError
 __all__ = ["RequestHead", "find_head", "parse_chunk_size", "parse_head", "parse_trailer", "refuse"]
 
 _END = b"\r\n\r\n"
-_REQUEST_LINE = re.compile(rb"([!-~]+) ([!-~]+) HTTP/([0-9])\.([0-9])\r\n")
+_REQUEST_LINE = re.compile(rb"([!-~]+) ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])\r\n")
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"/[!\"$-~]*")  # origin-form; a fragment never leaves the client
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)([/?][!\"$-~]*)?", re.IGNORECASE)
@@ -37,24 +36,33 @@ _HOST = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]+\]|\[v[0-9A-Fa-f]+\.[-._~!$&'()*+,;=:0-9A-Za-z]+\]"
     rb"|(?:[-._~!$&'()*+,;=0-9A-Za-z]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?"
 )
-# The headers that many clients send alike.
-_SHARED = frozenset(
-    f"HTTP_{name}"
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
+_TLS_HANDSHAKE = b"\x16\x03"  # the type of a record, and the first byte of its version
+
+# What most clients send alike is one string for all connections, since sessions keep their environ.
+# Only these: no table grows with what clients send.
+_KEYS = {
+    spelling.encode("ascii"): f"HTTP_{name.upper().replace('-', '_')}"
     for name in (
-        "ACCEPT_ENCODING",
-        "ACCEPT_LANGUAGE",
-        "CACHE_CONTROL",
-        "CONNECTION",
-        "HOST",
-        "ORIGIN",
-        "PRAGMA",
-        "SEC_WEBSOCKET_EXTENSIONS",
-        "SEC_WEBSOCKET_PROTOCOL",
-        "SEC_WEBSOCKET_VERSION",
-        "UPGRADE",
-        "USER_AGENT",
+        *("Accept", "Accept-Encoding", "Accept-Language", "Authorization", "Cache-Control"),
+        *("Connection", "Cookie", "Expect", "Host", "If-Modified-Since", "If-None-Match", "Origin"),
+        *("Pragma", "Range", "Referer", "Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site"),
+        *("Sec-WebSocket-Extensions", "Sec-WebSocket-Key", "Sec-WebSocket-Protocol"),
+        *("Sec-WebSocket-Version", "Transfer-Encoding", "Upgrade", "User-Agent"),
+        *("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP"),
     )
-)
+    for spelling in (name, name.lower())
+}
+_VALUES = {
+    value.encode("ascii"): value
+    for value in (
+        *("Upgrade", "upgrade", "keep-alive, Upgrade", "keep-alive", "close"),
+        *("websocket", "WebSocket", "13", "*/*", "no-cache", "max-age=0"),
+        *("gzip, deflate, br, zstd", "gzip, deflate, br", "gzip, deflate", "identity"),
+        *("en-US,en;q=0.9", "en-US,en;q=0.5", "en-US", "en"),
+        *("permessage-deflate; client_max_window_bits", "permessage-deflate"),
+    )
+}
 _LENGTH = re.compile(rb"[0-9]+")
 _MAX_DIGITS = 18  # of a Content-Length: what fits into 64 bits
 # What no continuation of an unfinished head can mend.
@@ -122,10 +130,10 @@ class RequestHead:
         environ["QUERY_STRING"] = query
         environ["SERVER_PROTOCOL"] = self.version
         for name, value in self.headers:
-            key = _environ_key(name)
+            key = _KEYS.get(name) or _environ_key(name)
             if not key:
                 continue
-            text = _shared_text(value) if key in _SHARED else value.decode("latin-1")
+            text = _VALUES.get(value) or value.decode("latin-1")
             if key not in environ:
                 environ[key] = text
             elif key != "CONTENT_TYPE":
@@ -134,13 +142,6 @@ class RequestHead:
             environ["HTTP_HOST"] = self.host
 
 
-@lru_cache(maxsize=512)
-def _shared_text(value: bytes) -> str:
-    """One string for all connections, since sessions keep their environ."""
-    return value.decode("latin-1")
-
-
-@lru_cache(maxsize=256)
 def _environ_key(name: bytes) -> str:
     """The key of a header in an environ; empty if it has none."""
     if b"_" in name:
@@ -171,6 +172,11 @@ def find_head(data: bytes | bytearray, start: int, config: Config) -> int:
             f"The headers are longer than {config.max_header_size} bytes (max_header_size).", 431
         )
     if end < 0:
+        if data.startswith(_TLS_HANDSHAKE):
+            raise RequestError(
+                "This is a TLS handshake, on a port without TLS: use http:// or ws://, or give the "
+                "server a certificate."
+            )
         if _SPOILT.search(data, max(0, start - 1)):
             raise RequestError("The request holds a control character or a bare CR or LF.")
         if line >= 0 and start <= line + 1:
@@ -186,6 +192,9 @@ def parse_head(data: bytes, config: Config) -> RequestHead:
     """
     head, target = _parse_request_line(data)
     head.size = len(data)
+    start = len(head.method) + 1
+    if not data.startswith(target, start):  # it was percent-encoded
+        data = data[:start] + target + data[data.index(b" HTTP/", start) :]
     try:
         HttpRequestParser(head).feed_data(data)
     except HttpParserUpgrade:
@@ -225,7 +234,7 @@ def parse_head(data: bytes, config: Config) -> RequestHead:
 
 
 def _parse_request_line(data: bytes | bytearray) -> tuple[RequestHead, bytes]:
-    """The head with its request line alone, and the target as it was sent."""
+    """The head with its request line alone, and the target as it was sent, in ASCII."""
     match = _REQUEST_LINE.match(data)
     if match is None:
         raise RequestError("The request line is not 'METHOD target HTTP/1.1'.")
@@ -237,6 +246,8 @@ def _parse_request_line(data: bytes | bytearray) -> tuple[RequestHead, bytes]:
     name = sys.intern(method.decode("ascii"))
     if name == "CONNECT":
         raise RequestError("This is no proxy: CONNECT is not for it.", 501)
+    if _NOT_ASCII.search(target):
+        target = _percent_encode(target)
     head = RequestHead(name, target.decode("ascii"), "HTTP/1.1" if minor == b"1" else "HTTP/1.0")
     if not _TARGET.fullmatch(target) and not (target == b"*" and name == "OPTIONS"):
         absolute = _ABSOLUTE.fullmatch(target)
@@ -249,7 +260,15 @@ def _parse_request_line(data: bytes | bytearray) -> tuple[RequestHead, bytes]:
     return head, target
 
 
-@lru_cache(maxsize=64)
+def _percent_encode(target: bytes) -> bytes:
+    """A target in raw UTF-8, which RFC 3986 does not allow and some clients send, as a URI."""
+    try:
+        target.decode()
+    except UnicodeDecodeError:
+        raise RequestError("The request target is neither ASCII nor UTF-8.") from None
+    return _NOT_ASCII.sub(lambda octet: b"%%%02X" % octet[0][0], target)
+
+
 def _options(value: bytes) -> list[bytes]:
     return [option.strip(b" \t") for option in value.lower().split(b",")]
 

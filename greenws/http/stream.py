@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ssl
 import time
+from math import inf
 from typing import Any
 
 import gevent
@@ -29,6 +30,8 @@ _InvalidClientInput = _pywsgi._InvalidClientInput
 _RECEIVE = 16384  # bytes; more than nearly every head, and than what a cheap allocation gives
 _CHUNK_LINE = 1024  # bytes: a size, and extensions that nobody uses
 _LINGER = 2.0  # seconds that a refused peer has for reading why
+_DISCARD_BYTES = 1 << 16  # of a body that the application left unread: beyond it, the connection
+_DISCARD_TIME = 2.0  # seconds; ends instead
 
 
 class HttpStream:
@@ -37,36 +40,49 @@ class HttpStream:
     ``data`` was read from it before.
     """
 
-    __slots__ = ("_buffer", "_sock", "closed", "config")
+    __slots__ = ("_body_bytes", "_body_limit", "_buffer", "_sock", "_waited", "closed", "config")
 
     def __init__(self, sock: Any, config: Config, data: bytes = b"") -> None:
         self.config = config
         self.closed = False
         self._sock = sock
         self._buffer = data
+        self._waited = 0.0  # seconds, for the body of the request at hand
+        self._body_bytes = 0  # that were received meanwhile
+        self._body_limit = inf  # seconds that may be waited in all
 
-    def read_head(self, deadline: float | None, idle_deadline: float | None) -> RequestHead | None:
+    def wait_for_request(self, deadline: float | None) -> bool:
+        """Blocks until a request begins; False at ``deadline``, or if the peer leaves.
+
+        Raises:
+            OSError: the connection is lost.
+        """
+        if not self._buffer:
+            try:
+                self._buffer = self._receive(deadline)
+            except TimeoutError:
+                return False
+        return bool(self._buffer)
+
+    def read_head(self, deadline: float | None = None) -> RequestHead | None:
         """Blocks until a whole head is there; None if the peer leaves instead.
 
         ``deadline`` (``time.monotonic()``) bounds all of it; where it is None,
-        ``handshake_timeout`` counts from the first byte, and ``idle_deadline`` bounds the wait for
-        that.
+        ``handshake_timeout`` counts from now.
 
         Raises:
             RequestError: the head is refused, 408 if it is late.
             OSError: the connection is lost.
         """
         config = self.config
-        data: bytes | bytearray = self._buffer
-        if data.startswith(b"\r\n"):  # a client may end its last body so (RFC 9112, 2.2)
-            data = data[2:]
+        if deadline is None and config.handshake_timeout is not None:
+            deadline = time.monotonic() + config.handshake_timeout
+        data: bytes | bytearray = self._buffer.removeprefix(b"\r\n")  # RFC 9112, section 2.2
         seen = 0
         size = find_head(data, 0, config) if data else -1
         while size < 0:
-            if data and deadline is None and config.handshake_timeout is not None:
-                deadline = time.monotonic() + config.handshake_timeout
             try:
-                received = self._receive(deadline if data or deadline else idle_deadline)
+                received = self._receive(deadline)
             except TimeoutError:
                 self._buffer = b""
                 if not data:
@@ -105,15 +121,36 @@ class HttpStream:
             sock.settimeout(before)
         return data
 
+    def begin_body(self) -> None:
+        """What is read from here on is the body of a request."""
+        self._waited = 0.0
+        self._body_bytes = 0
+        self._body_limit = inf
+
+    def hurry(self, seconds: float) -> None:
+        """Bounds the time for the rest of the body."""
+        self._body_limit = self._waited + seconds
+
     def _fill(self) -> bool:
         """Receives more of a body; False at the end of the stream."""
-        timeout = self.config.body_timeout
+        config = self.config
+        timeout = inf if config.body_timeout is None else config.body_timeout
+        reason = f"no more of the body within {timeout:g} s (body_timeout)"
+        if config.min_body_rate is not None and timeout != inf:
+            # Only the time that was spent waiting counts, and not what the application does.
+            left = timeout + self._body_bytes / config.min_body_rate - self._waited
+            if left < timeout:
+                timeout = max(0.0, left)
+                reason = f"the body arrives at less than {config.min_body_rate} bytes a second"
+                reason += " (min_body_rate)"
+        timeout = min(timeout, max(0.0, self._body_limit - self._waited))
+        began = time.monotonic()
         try:
-            data = self._receive(None if timeout is None else time.monotonic() + timeout)
+            data = self._receive(None if timeout == inf else began + timeout)
         except TimeoutError:
-            raise _InvalidClientInput(
-                f"no more of the body within {timeout:g} s (body_timeout)"
-            ) from None
+            raise _InvalidClientInput(reason) from None
+        self._waited += time.monotonic() - began
+        self._body_bytes += len(data)
         self._buffer = self._buffer + data if self._buffer else data
         return bool(data)
 
@@ -190,6 +227,7 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
     def __init__(self, stream: HttpStream, head: RequestHead, sock: Any) -> None:
         super().__init__(stream, head.content_length, sock, head.chunked)
         self._stream = stream
+        stream.begin_body()
 
     @property
     def ends_the_connection(self) -> bool:
@@ -206,8 +244,19 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
         self._chunked_input_error = True
 
     def _discard(self) -> None:
-        if not self.ends_the_connection:
-            super()._discard()
+        """Reads what the application left of the body, if it is little and comes soon; otherwise
+        the connection ends."""
+        if not self._has_body or self.ends_the_connection:
+            return
+        if not self.chunked_input and self.content_length - self.position > _DISCARD_BYTES:
+            self.drop()
+            return
+        self._stream.hurry(_DISCARD_TIME)
+        try:
+            if len(self.read(_DISCARD_BYTES)) == _DISCARD_BYTES and self.read(1):
+                self.drop()
+        except OSError:  # late, malformed or cut off; the response was sent all the same
+            self.drop()
 
     def _do_read(self, length: int | None = None, use_readline: bool = False) -> bytes:
         try:

@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from ..config import Config
@@ -51,11 +50,11 @@ def is_upgrade(environ: Mapping[str, Any]) -> bool:
 
     Without ``upgrade`` in ``Connection`` the ``Upgrade`` header says nothing (RFC 9110, 7.8).
     """
-    return (
-        "HTTP_UPGRADE" in environ
-        and "websocket" in _tokens(environ["HTTP_UPGRADE"])
-        and "upgrade" in _tokens(environ.get("HTTP_CONNECTION", ""))
-    )
+    upgrade = environ.get("HTTP_UPGRADE")
+    if upgrade is None or (upgrade != "websocket" and "websocket" not in _tokens(upgrade)):
+        return False
+    connection = environ.get("HTTP_CONNECTION", "")
+    return connection == "Upgrade" or "upgrade" in _tokens(connection)
 
 
 def parse_request(environ: Mapping[str, Any]) -> Offer:
@@ -208,7 +207,6 @@ def _accept_value(key: str) -> str:
     return base64.b64encode(digest).decode()
 
 
-@lru_cache(maxsize=128)  # clients send the same few
 def _tokens(header: str) -> list[str]:
     return [token for part in header.lower().split(",") if (token := part.strip(" \t"))]
 

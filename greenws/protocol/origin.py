@@ -6,13 +6,19 @@ page it was. Whoever sends none is no browser, and could send whatever it liked.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..exceptions import HandshakeError
 
-__all__ = ["check_origin"]
+__all__ = ["check_host", "check_origin"]
+
+_ORIGIN = re.compile(
+    r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[^\s/?#@\[\]:,*]+)(?::[0-9]{1,5})?", re.IGNORECASE
+)
+_PORT = re.compile(r":[0-9]*\Z")
 
 _PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 
@@ -36,9 +42,35 @@ def check_origin(environ: Mapping[str, Any], allowed: Sequence[str]) -> None:
     )
 
 
+def check_host(environ: Mapping[str, Any], allowed: Sequence[str] | None) -> None:
+    """Checks the ``Host`` of a request against ``allowed``, the ``allowed_hosts`` of a
+    :class:`greenws.Config`.
+
+    Raises:
+        HandshakeError: 421, with the option that would allow it.
+    """
+    if allowed is None:
+        return
+    host = environ.get("HTTP_HOST", "").lower()
+    name = _PORT.sub("", host)
+    for pattern in allowed:
+        found = host if _PORT.search(pattern) else name
+        if found == pattern or (pattern.startswith("*.") and found.endswith(pattern[1:])):
+            return
+    raise HandshakeError(
+        f"The host {ascii(host)} is not allowed; allowed_hosts=[{ascii(host)}] would allow it.",
+        421,
+        reason="host",
+    )
+
+
 def _matches(origin: str, pattern: str, environ: Mapping[str, Any]) -> bool:
     if pattern == "*":
         return True
+    if pattern == "null":
+        return origin == "null"
+    if not _ORIGIN.fullmatch(origin):  # RFC 6454, section 7.1
+        return False
     if pattern == "self":
         return _is_same(origin, environ)
     if "://*." not in pattern:
@@ -51,12 +83,12 @@ def _matches(origin: str, pattern: str, environ: Mapping[str, Any]) -> bool:
 def _is_same(origin: str, environ: Mapping[str, Any]) -> bool:
     """Whether a page is from the host that the request names.
 
-    Where the request came by TLS, so must the page have. The other way round it may be a proxy that
-    speaks TLS in our place, and does not say so.
+    Where the request came by TLS, so must the page have. The other way round, a proxy may do TLS
+    for this server without saying so.
     """
-    scheme, separator, _ = origin.lower().partition("://")
+    scheme = origin.lower().partition("://")[0]
     host = environ.get("HTTP_HOST")
-    if not separator or scheme not in ("http", "https") or not host:
+    if scheme not in ("http", "https") or not host:
         return False
     if environ.get("wsgi.url_scheme") == "https" and scheme != "https":
         return False
@@ -64,7 +96,7 @@ def _is_same(origin: str, environ: Mapping[str, Any]) -> bool:
 
 
 def _normal(origin: str) -> str:
-    """In lower case, with the port; what is no origin, such as ``null``, as it is."""
+    """In lower case, with the port; what is no origin, as it is."""
     origin = origin.lower()
     try:
         parts = urlsplit(origin)

@@ -127,12 +127,12 @@ class Opening:
         """Blocks until a session is open, and returns it; None if the HTTP handler is to go on."""
         try:
             head = self.head = self._read_head()
+            if head is None or not head.upgrade:
+                return None
+            environ = self.environ = make_environ(self.host, self.address, head)
         except RequestError as error:
             self.error = error
             return None
-        if head is None or not head.upgrade:
-            return None
-        environ = self.environ = make_environ(self.host, self.address, head)
         if not is_upgrade(environ):
             return None
         try:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import re
+import tracemalloc
+from urllib.parse import quote, unquote
+
 import h11
 import pytest
 from hypothesis import given, settings
@@ -10,6 +15,7 @@ from hypothesis import strategies as st
 from greenws.config import Config
 from greenws.exceptions import RequestError
 from greenws.http.head import find_head, parse_chunk_size, parse_head, parse_trailer, refuse
+from greenws.protocol.handshake import is_upgrade
 
 pytestmark = pytest.mark.no_io
 
@@ -192,7 +198,11 @@ REFUSED = {
     "a space behind": (400, head(b"GET / HTTP/1.1 ")),
     "a space within the target": (400, head(b"GET /a b HTTP/1.1")),
     "a control character in the target": (400, head(b"GET /\x1b HTTP/1.1")),
-    "a target beyond ASCII": (400, head(b"GET /\xc3\xa9 HTTP/1.1")),
+    "a target beyond ASCII and UTF-8": (400, head(b"GET /\xc3 HTTP/1.1")),
+    "a surrogate in the target": (400, head(b"GET /\xed\xa0\x80 HTTP/1.1")),
+    "a method beyond ASCII": (400, head(b"G\xc3\xa9T / HTTP/1.1")),
+    "a host beyond ASCII": (400, head(b"GET http://\xc3\xa9/ HTTP/1.1")),
+    "TLS": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
     "a fragment": (400, head(b"GET /a#b HTTP/1.1")),
     "a relative target": (400, head(b"GET a HTTP/1.1")),
     "an asterisk with GET": (400, head(b"GET * HTTP/1.1")),
@@ -220,6 +230,39 @@ REFUSED = {
     "headers without an end": (431, b"GET / HTTP/1.1\r\nX: " + b"a" * 32768),
     "many headers": (431, head(b"GET / HTTP/1.1", *[b"X: a"] * 100)),
 }
+
+
+@pytest.mark.parametrize("path", ["/é", "/a/日本?b=ü", "/%C3%A9é"])
+def test_a_target_in_raw_utf_8_is_taken_as_percent_encoded(path):
+    """As websocket-client sends it."""
+    data = head(f"GET {path} HTTP/1.1".encode())
+    environ = {}
+    parsed = parse_head(data, CONFIG)
+    parsed.add_to(environ)
+    assert parsed.target == quote(path, safe="/?=%")
+    assert environ["PATH_INFO"].encode("latin-1").decode() == unquote(path.split("?")[0])
+    assert parsed.size == len(data)
+    assert parsed.headers[0] == (b"Host", b"x")
+
+
+def test_a_tls_handshake_is_told_as_such():
+    assert "This is a TLS handshake" in str(refused(REFUSED["TLS"][1]))
+
+
+def test_nothing_that_a_client_sends_is_kept_when_its_head_is_forgotten():
+    value = b"x" * 20_000
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for i in range(300):
+        data = head(b"GET / HTTP/1.1", b"User-Agent: %d" % i + value, b"X-%d" % i + value + b": a")
+        environ = {}
+        parse_head(data, Config(max_header_size=None)).add_to(environ)
+        is_upgrade({"HTTP_UPGRADE": environ["HTTP_USER_AGENT"]})
+    del data, environ
+    gc.collect()
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert after - before < 100_000
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -317,7 +360,10 @@ def judge(data: bytes) -> None:
     except RequestError:
         return
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
-    connection.receive_data(data[:size])
+    line, rest = data[:size].split(b"\r\n", 1)
+    # RFC 3986 has no raw UTF-8; here it is taken as if it were percent-encoded.
+    line = re.sub(rb"[\x80-\xff]", lambda octet: b"%%%02X" % octet[0][0], line)
+    connection.receive_data(line + b"\r\n" + rest)
     theirs = connection.next_event()
     assert isinstance(theirs, h11.Request)
     assert ours.method == theirs.method.decode()
