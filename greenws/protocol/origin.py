@@ -16,7 +16,7 @@ from ..exceptions import HandshakeError
 __all__ = ["check_host", "check_origin"]
 
 _ORIGIN = re.compile(
-    r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[^\s/?#@\[\]:,*]+)(?::[0-9]{1,5})?", re.IGNORECASE
+    r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9._~-]+)(?::[0-9]{1,5})?", re.IGNORECASE
 )
 _PORT = re.compile(r":[0-9]*\Z")
 

@@ -16,7 +16,7 @@ from greenws import Config
 from greenws.exceptions import RequestError
 from greenws.http.stream import HttpStream
 
-from ..support.limits import wait_until
+from ..support.limits import limit, wait_until
 from ..support.wire import Peer
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -274,3 +274,78 @@ def test_a_body_that_stands_still(streams):
     peer.sendall(b"12")
     with pytest.raises(OSError, match="body_timeout"):
         stream.read(3)
+
+
+# -- bodies that nobody reads, and slow ones
+
+
+def unread(environ, start_response):
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+
+
+@pytest.mark.parametrize("body", [b"x" * 65_000, b""])
+def test_a_short_body_that_nobody_reads_is_dropped(serve, body):
+    with Peer.connect(serve(unread).address) as peer:
+        for _ in range(2):
+            peer.send(post(b"/", body, b"Content-Length: %d" % len(body)))
+            assert peer.read_response().body == b"ok"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        post(b"/", b"x" * 1000, b"Content-Length: 10000000"),
+        chunked(b"/", b"11170\r\n" + b"x" * 70_000 + b"\r\n" + b"1\r\nx\r\n"),
+    ],
+)
+def test_a_long_body_that_nobody_reads_ends_the_connection(serve, data):
+    server = serve(unread)
+    with Peer.connect(server.address) as peer:
+        peer.send(data)
+        assert peer.read_response().body == b"ok"
+        assert peer.at_end()
+    wait_until(lambda: server.admission.open == 0)
+
+
+def test_the_rest_of_an_answered_body_is_not_waited_for_long(serve, monkeypatch):
+    monkeypatch.setattr("greenws.http.stream._DISCARD_TIME", 0.1)
+    server = serve(unread)
+    with Peer.connect(server.address) as peer:
+        peer.send(post(b"/", b"x", b"Content-Length: 10"))
+        assert peer.read_response().body == b"ok"
+        with gevent.Timeout(limit(2)):
+            while True:  # a byte now and then does not help
+                try:
+                    peer.send(b"x")
+                except OSError:
+                    break
+                if not peer.is_silent(0.03):
+                    break
+    wait_until(lambda: server.admission.open == 0)
+
+
+def test_a_body_must_keep_a_minimal_rate(streams):
+    stream, peer = streams(body_timeout=0.1, min_body_rate=1000)
+    stream.begin_body()
+
+    def trickle():
+        while True:
+            peer.sendall(b"x")
+            gevent.sleep(0.02)
+
+    sender = gevent.spawn(trickle)
+    try:
+        with pytest.raises(OSError, match="min_body_rate"), gevent.Timeout(limit(2)):
+            stream.read(1000)
+    finally:
+        sender.kill()
+
+
+def test_only_the_time_that_was_waited_counts_for_the_rate(streams):
+    stream, peer = streams(body_timeout=0.1, min_body_rate=1000)
+    stream.begin_body()
+    for _ in range(3):
+        peer.sendall(b"x")
+        gevent.sleep(0.06)  # the application is busy
+        assert stream.read(1) == b"x"
