@@ -7,13 +7,14 @@ import pytest
 from gevent.event import AsyncResult, Event
 from gevent.lock import Semaphore
 from gevent.queue import JoinableQueue, LifoQueue, PriorityQueue, Queue
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import greenws
 from greenws import select
 from greenws.hub.transport import Transport
 
+from .support.examples import examples
 from .support.limits import limit
 from .support.wire import PING, PONG, TEXT, close_frame, frame
 
@@ -220,7 +221,7 @@ def test_what_cannot_be_waited_for(pair, thing):
         select(socket, thing, timeout=1)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.lists(st.sampled_from(["message", "item", "pause"]), max_size=30))
 def test_all_comes_once_and_in_order(steps):
     ours, theirs = gevent.socket.socketpair()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import h11
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from greenws.config import Config
 from greenws.exceptions import RequestError
 from greenws.http.head import find_head, parse_chunk_size, parse_head, parse_trailer, refuse
+
+from ..support.examples import examples
 
 pytestmark = pytest.mark.no_io
 
@@ -268,7 +270,7 @@ def test_limits_can_be_set_and_switched_off():
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_a_head_that_comes_in_pieces_ends_where_the_whole_one_does(data):
     whole = head(b"GET /a HTTP/1.1", b"A: b", b"C:d") + b"behind"
     cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1), max_size=6)))
@@ -330,14 +332,14 @@ def judge(data: bytes) -> None:
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12), st.lists(st.sampled_from(PIECES)))
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_nothing_is_taken_that_h11_refuses(start, rest):
     judge(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(rest) + b"\r\n\r\n")
     judge(b"".join(start) + b"\r\n" + b"".join(rest) + b"\r\n\r\n")
 
 
 @given(st.integers(0, 60), st.binary(min_size=1, max_size=3))
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_nothing_is_taken_that_h11_refuses_after_a_mutation(at, noise):
     data = head(b"POST /a?b HTTP/1.1", b"Content-Length: 12", b"X-A: b c")
     judge(data[:at] + noise + data[at + 1 :])

@@ -9,13 +9,14 @@ import os
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from greenws.config import Config
 from greenws.exceptions import ConnectionClosed, ProtocolError
 from greenws.protocol.connection import CLOSED, CLOSING, OPEN, Protocol
 
+from ..support.examples import examples
 from ..support.sansio import (
     INVALID_UTF8,
     NOTHING,
@@ -928,7 +929,7 @@ def streams(draw, client: bool):
     return stream, events, pongs
 
 
-@settings(settings.get_profile("sansio"), max_examples=250)
+@examples(250)
 @given(st.data(), st.booleans())
 def test_any_stream_gives_the_same_events_at_any_cut(data, client):
     stream, events, answers = data.draw(streams(client))
@@ -960,13 +961,13 @@ def _survives(client: bool, chunks: list[bytes]) -> None:
     assert protocol.next_event() == CLOSE
 
 
-@settings(settings.get_profile("sansio"), max_examples=300)
+@examples(300)
 @given(st.binary(max_size=40), st.lists(st.integers(0, 40), max_size=3), st.booleans())
 def test_garbage_raises_nothing(garbage, cuts, client):
     _survives(client, cut(garbage, [min(position, len(garbage)) for position in cuts]))
 
 
-@settings(settings.get_profile("sansio"), max_examples=300)
+@examples(300)
 @given(st.data(), st.booleans())
 def test_a_damaged_stream_raises_nothing(data, client):
     stream, _, _ = data.draw(streams(client))

@@ -11,7 +11,7 @@ import zlib
 
 import gevent
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import greenws
@@ -27,11 +27,11 @@ from greenws.protocol.deflate import (
     parse_extensions,
 )
 
+from ..support.examples import examples
 from ..support.sansio import cut, drive, octets, read_frame
 from ..support.wire import BINARY, CLOSE, CONTINUATION, PING, TEXT, Peer, frame
 
 TAIL = b"\x00\x00\xff\xff"
-SILENT = settings(settings.get_profile("sansio"), max_examples=60)
 BOTH = Parameters(True, True)  # what is agreed by default
 TAKEOVER = Parameters()
 
@@ -458,7 +458,7 @@ def test_a_code_point_may_be_cut_by_compressed_fragments():
     assert close_code(protocol(), frame(TEXT, deflated(b"\xe2\x82"), rsv=4)) == 1007
 
 
-@SILENT
+@examples(60)
 @given(
     st.binary(max_size=300),
     st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(1, 255)), max_size=3),
@@ -483,7 +483,7 @@ def test_damage_ends_in_a_message_or_in_a_close(payload, damage, takeover):
 # -- round trips
 
 
-@SILENT
+@examples(60)
 @given(
     st.lists(st.binary(max_size=2000), min_size=1, max_size=4),
     st.lists(st.integers(0, 3000), max_size=5),
@@ -508,7 +508,7 @@ def test_what_one_end_compresses_the_other_inflates(payloads, cuts, bits, takeov
         assert drive(theirs, *cut(data, positions)) == [(BINARY, payload, True)]
 
 
-@SILENT
+@examples(60)
 @given(
     st.lists(st.binary(max_size=500), min_size=1, max_size=6),
     st.booleans(),

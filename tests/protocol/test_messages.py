@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from greenws.config import Config
 from greenws.exceptions import InvalidPayload, MessageTooBig, PolicyViolation, ProtocolError
 from greenws.protocol.messages import FragmentAssembler, Utf8Decoder
 
+from ..support.examples import examples
 from ..support.sansio import INVALID_UTF8, VALID_UTF8, cut, first_bad, octets
 from ..support.wire import BINARY, CONTINUATION, TEXT
 
@@ -96,7 +97,7 @@ def test_invalid_utf8_fails_however_it_is_cut(data):
             Utf8Decoder().decode(data[: end + 1], False)
 
 
-@settings(settings.get_profile("sansio"), max_examples=300)
+@examples(300)
 @given(
     st.lists(
         st.one_of(
