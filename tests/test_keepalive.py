@@ -126,6 +126,20 @@ def test_the_answer_is_measured_and_never_reaches_the_reader(living):
     assert reader.get().data == "data"
 
 
+def test_a_pong_that_comes_after_the_next_ping_is_measured_from_its_own(living):
+    socket, peer = living(ping_interval=0.05, ping_timeout=None)
+    reader = read_in_background(socket)
+    first = peer.read_frame()[2]
+    second = peer.read_frame()[2]
+    peer.send(frame(PONG, first))
+    late = wait_until(lambda: socket.latency)
+    assert late > 0.04  # an interval has passed
+    peer.send(frame(PONG, second))
+    wait_until(lambda: socket.latency != late)
+    assert not reader.ready()
+    reader.kill()
+
+
 def test_the_pong_of_an_application_is_still_its_own(living):
     socket, peer = living(**FAST)
     socket.send_ping(b"mine")

@@ -736,6 +736,20 @@ def test_ping_times_out(pair):
     assert socket.receive() == "x"
 
 
+def test_a_pong_that_comes_after_its_ping_timed_out_is_nobodys_message(pair):
+    socket, peer = pair()
+    with pytest.raises(TimeoutError):
+        socket.ping(timeout=0.02)
+    late = peer.read_frame()[2]
+    pinging = gevent.spawn(socket.ping, limit())
+    payload = peer.read_frame()[2]
+    peer.send(frame(PONG, late))
+    stays(lambda: not pinging.ready())  # it is not its answer
+    peer.send(frame(PONG, payload) + frame(TEXT, b"x"))
+    assert pinging.get(timeout=limit()) > 0.02
+    assert socket.read_string_message() == Message("x", OpcodeType.TEXT, True)
+
+
 def test_ping_keeps_no_more_than_max_message_size(pair):
     socket, peer = pair(max_message_size=1000)
     sender = gevent.spawn(peer.send, frame(BINARY, b"x" * 900) * 5)
