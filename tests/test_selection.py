@@ -56,7 +56,7 @@ def test_a_queue_s_item_that_comes(pair, cls):
     assert queue.empty()
 
 
-def test_a_putter_that_waits_for_room_is_let_in(pair):
+def test_a_greenlet_waiting_to_put_is_woken(pair):
     socket, peer = pair()
     queue = Queue(maxsize=1)
     queue.put(1)
@@ -156,7 +156,7 @@ def test_half_a_message_waits_for_its_other_half(pair):
     assert select(socket, queue, timeout=limit()) == (socket, "one message")
 
 
-def test_another_greenlet_that_pings_meanwhile_is_left_alone(pair):
+def test_a_ping_by_another_greenlet_is_not_disturbed(pair):
     socket, peer = pair()
     queue = Queue()
     pinging = gevent.spawn(socket.ping, 5)

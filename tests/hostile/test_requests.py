@@ -59,7 +59,7 @@ def _send_quietly(peer: Peer, data: bytes) -> None:
         pass
 
 
-def test_what_stands_before_a_refused_request_is_answered(attack):
+def test_requests_before_a_refused_one_are_answered(attack):
     with attack() as target, target.connect() as peer:
         peer.send(GET + GET + b"GET\r\n\r\n" + GET)
         assert peer.read_response().body == b"read 0"

@@ -123,7 +123,7 @@ def test_hosts(host):
         (b"1.0", b"Keep-Alive", False),
     ],
 )
-def test_who_wants_the_connection_kept(line, connection, closes):
+def test_keep_alive_follows_the_version_and_the_connection_header(line, connection, closes):
     headers = [] if connection is None else [b"Connection: " + connection]
     assert parse_head(head(b"GET / HTTP/" + line, *headers), CONFIG).keep_alive is not closes
 
@@ -242,7 +242,7 @@ def test_a_head_is_refused(name):
     "data",
     [b"\x16\x03\x01\x02", b"GET / HTTP/1.1\n", b"GET /\r\n", b"GET / HTTP/1.1\r\nX\x00", b"\rG"],
 )
-def test_what_can_no_longer_become_a_request_is_refused_before_its_end(data):
+def test_a_head_is_refused_as_soon_as_it_cannot_become_a_request(data):
     with pytest.raises(RequestError):
         find_head(data, 0, CONFIG)
 
@@ -271,7 +271,7 @@ def test_limits_can_be_set_and_switched_off():
 
 @given(st.data())
 @examples(200)
-def test_a_head_that_comes_in_pieces_ends_where_the_whole_one_does(data):
+def test_a_head_in_pieces_ends_where_the_whole_one_does(data):
     whole = head(b"GET /a HTTP/1.1", b"A: b", b"C:d") + b"behind"
     cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1), max_size=6)))
     buffer = bytearray()

@@ -475,7 +475,7 @@ def test_a_surrogate_fails_on_its_second_byte_and_not_on_its_third():
 
 
 @ROLES
-def test_what_is_too_big_gets_1009_from_all_that_have_a_limit(client):
+def test_oversized_messages_get_1009_from_every_library_with_a_limit(client):
     side = Side.CLIENT if client else Side.SERVER
     for sizes in ([101], [1 << 20], [60, 41], [50, 50, 1]):
         ours = Protocol(Config(max_message_size=100), client)

@@ -239,7 +239,7 @@ def test_a_close_code_of_the_program_is_sent(serve):
         assert peer.read_frame() == (True, CLOSE, b"\x0f\xa1reason")
 
 
-def test_a_peer_that_is_lost_is_none_and_on_close_is_told(world):
+def test_a_lost_peer_is_none_and_calls_on_close(world):
     events = []
 
     class App:
@@ -294,7 +294,7 @@ def test_describing_the_request_does_not_accept_it(serve):
 
 
 @pytest.mark.parametrize("result", [[], [b"ignored"], None])
-def test_one_that_neither_uses_nor_answers_is_accepted_and_closed(serve, result):
+def test_an_application_that_neither_uses_nor_answers_is_accepted_and_closed(serve, result):
     with Peer.open(serve(lambda environ, start_response: result).address) as peer:
         assert peer.read_frame() == (True, CLOSE, b"\x03\xe8")
         peer.send(close_frame())

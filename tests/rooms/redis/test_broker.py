@@ -602,7 +602,7 @@ def test_what_was_heard_elsewhere_is_not_repeated_when_redis_goes_away_later(ser
 
 @pytest.mark.parametrize("has_heard", [True, False])
 @pytest.mark.parametrize("clock", [-60, 0, 30])
-def test_who_comes_to_a_process_that_does_not_know_that_redis_has_its_message_hears_it_once(
+def test_a_message_logged_unknown_to_the_new_process_is_heard_once(
     server, worker, monkeypatch, clock, has_heard
 ):
     """There, or elsewhere before."""
@@ -696,7 +696,7 @@ def test_what_is_sent_while_a_room_is_opened_arrives_with_what_waited_before(ser
     assert ann.hears_no_more()
 
 
-def test_one_who_has_come_further_than_its_new_process_misses_nothing_also_without_redis(
+def test_a_client_ahead_of_its_new_process_misses_nothing_without_redis(
     server, worker
 ):
     a, b = worker(timeout=0.2), worker()
