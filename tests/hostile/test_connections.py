@@ -14,8 +14,8 @@ from gevent import socket
 import greenws
 
 from ..support.limits import limit, wait_until
+from ..support.target import make_routes
 from ..support.wire import Peer
-from .conftest import make_routes
 
 
 @pytest.fixture

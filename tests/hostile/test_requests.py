@@ -7,10 +7,10 @@ import time
 import gevent
 import pytest
 
-from ..http.test_head import REFUSED
+from ..support.heads import REFUSED
 from ..support.limits import limit
+from ..support.target import BODIES
 from ..support.wire import Peer, frame, request
-from .conftest import BODIES
 
 GET = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -696,9 +696,7 @@ def test_what_is_sent_while_a_room_is_opened_arrives_with_what_waited_before(ser
     assert ann.hears_no_more()
 
 
-def test_a_client_ahead_of_its_new_process_misses_nothing_without_redis(
-    server, worker
-):
+def test_a_client_ahead_of_its_new_process_misses_nothing_without_redis(server, worker):
     a, b = worker(timeout=0.2), worker()
     ann, bob = a.join(), b.join()
     a.send("before")
