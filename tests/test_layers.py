@@ -311,3 +311,14 @@ def test_what_others_import_from_a_module_is_public(module):
 def test_every_module_has_its_tests_in_the_same_folder(module):
     *folders, name = module.split(".")
     assert TESTS.joinpath(*folders, f"test_{name}.py").is_file()
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.stem)
+def test_tests_share_code_through_support_alone(path):
+    names = [
+        name
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        for name in (node.module or "").split(".")
+    ]
+    assert [name for name in names if name == "conftest" or name.startswith("test_")] == []

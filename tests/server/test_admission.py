@@ -44,7 +44,7 @@ def test_no_limit():
     assert all(admission.enter("a") == "" for _ in range(20_000))
 
 
-def test_quiet_is_when_nobody_works_any_more_and_all_who_wait_hear_it():
+def test_all_waiters_are_woken_when_no_work_is_left():
     admission = Admission(Config())
     admission.begin_work()
     waiting = [gevent.spawn(admission.wait_until_quiet, timeout) for timeout in (None, 5)]

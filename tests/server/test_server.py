@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import socket as native_socket
 import weakref
 
 import gevent
 import gevent.event
 import gevent.pool
+import gevent.socket
 import pytest
 from gevent import pywsgi
 
@@ -521,6 +523,24 @@ def test_a_raw_greenlet_may_run_sessions(serve):
         peer.send(frame(TEXT, b"x"))
         assert peer.read_frame() == (True, TEXT, b"x")
     wait_until(lambda: not server.clients)
+
+
+def test_without_spawn_a_request_that_is_there_already_is_answered_in_the_hub(serve):
+    greenlets = []
+
+    def app(environ, start_response):
+        greenlets.append(gevent.getcurrent())
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    server = serve(app, spawn=None)
+    client = native_socket.create_connection(server.address)  # before the hub may accept it
+    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    client.setblocking(False)
+    with Peer(gevent.socket.socket(fileno=client.detach())) as peer:
+        assert peer.read_response().body == b"ok"
+        assert peer.at_end()
+    assert greenlets == [gevent.get_hub()]
 
 
 def test_a_connection_that_is_killed_before_it_is_served_is_closed(serve):
