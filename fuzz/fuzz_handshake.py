@@ -14,7 +14,7 @@ from engine import fuzz
 
 from greenws.config import Config
 from greenws.exceptions import HandshakeError, RequestError
-from greenws.http.head import RequestHead, find_head, parse_head, refuse
+from greenws.http.head import RequestHead, error_response, find_head, parse_head
 from greenws.protocol.handshake import accept_response, parse_request
 
 CONFIG = Config()
@@ -53,7 +53,7 @@ def check(data: bytes) -> None:
     # In pieces, the first of several faults may be seen earlier than another.
     assert type(head) is type(other) or isinstance(other, RequestError)
     if isinstance(head, RequestError):
-        assert refuse(head).startswith(b"HTTP/1.1 %d " % head.status)
+        assert error_response(head).startswith(b"HTTP/1.1 %d " % head.status)
     if not isinstance(head, RequestHead):
         return
     size = find_head(data, 0, CONFIG)

@@ -134,7 +134,7 @@ class WebSocketHandler:
             socket = upgrade.accept(handler.socket_protocol, config, request)
         except HandshakeError as error:
             if ENVIRON_KEY in environ:
-                environ[ENVIRON_KEY].refusal = error.reason
+                environ[ENVIRON_KEY].refusal_reason = error.reason
             raise
         except HTTPException:
             raise

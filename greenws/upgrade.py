@@ -49,14 +49,14 @@ _ANSWERED = Offer("", [])  # what a client offered is not kept while its session
 class Upgrade:
     """A client's opening handshake, until somebody accepts it.
 
-    ``socket`` is None until then. ``refusal`` is the reason of a refusal, for the counter.
+    ``socket`` is None until then. ``refusal_reason`` is the reason of a refusal, for the counter.
     """
 
     def __init__(self, offer: Offer, config: Config) -> None:
         self.offer = offer
         self.config = config
         self.socket: WebSocket | None = None
-        self.refusal = ""
+        self.refusal_reason = ""
 
     def accept(
         self,

@@ -223,11 +223,11 @@ def test_origins_of_the_wrong_type_are_refused(value):
 def test_an_access_log_names_what_there_is():
     assert Config(access_log="%(path)s %(seconds).1f").access_log
     assert Config(access_log=None).access_log is None
-    with pytest.raises(ValueError, match="messages_in.*'%\\(user\\)s' is wrong"):
+    with pytest.raises(ValueError, match="messages_in.*'%\\(user\\)s' is invalid"):
         Config(access_log="%(user)s")
-    with pytest.raises(ValueError, match="is wrong"):
+    with pytest.raises(ValueError, match="is invalid"):
         Config(access_log="%(path)d")
-    with pytest.raises(TypeError, match="access_log must be a format or None"):
+    with pytest.raises(TypeError, match="access_log must be a format string or None"):
         Config(access_log=True)
 
 

@@ -119,7 +119,7 @@ def test_the_short_form(serve):
 def test_the_short_form_checks_its_options():
     with pytest.raises(TypeError, match="list"):
         Routes().websocket("/", protocols="chat")
-    with pytest.raises(TypeError, match="no option"):
+    with pytest.raises(TypeError, match="unknown option"):
         Routes().websocket("/", max_size=1)(lambda request, socket: None)
 
 

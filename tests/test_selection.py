@@ -111,7 +111,7 @@ def test_a_timeout_loses_nothing(pair):
     socket, peer = pair()
     peer.send(frame(TEXT, b"first half")[:8])
     queue = Queue()
-    with pytest.raises(TimeoutError, match="nothing came within 0.02 s"):
+    with pytest.raises(TimeoutError, match="nothing was ready within 0.02 s"):
         select(socket, queue, timeout=0.02)
     peer.send(frame(TEXT, b"first half")[8:])
     assert select(socket, queue, timeout=limit()) == (socket, "first half")

@@ -19,7 +19,7 @@ from geventwebsocket.handler import Client
 
 from ..config import Config
 from ..exceptions import HandshakeError, RequestError
-from ..http.head import RequestHead, refuse
+from ..http.head import RequestHead, error_response
 from ..http.stream import HttpStream, RequestBody
 from ..hub.transport import FOREVER, no_delay
 from ..protocol.handshake import Offer, is_upgrade, parse_request
@@ -138,7 +138,7 @@ class UpgradeHandler(ResponseHandler):
         self.log_error("%s", f"(from {self.client_address}) {error.status}: {str(error)!r}")
         sock: Any = self.socket
         try:
-            sock.sendall(refuse(error))
+            sock.sendall(error_response(error))
         except OSError:
             return
         self.rfile.linger()
@@ -199,8 +199,9 @@ class UpgradeHandler(ResponseHandler):
             self._refuse(error)
             return
         if upgrade is None:
-            if self._opening is not None and self._opening.refusal:  # its response is to be sent
-                self._count_refusal(self._opening.refusal)
+            if self._opening is not None and self._opening.refusal_reason:
+                # Its response is to be sent.
+                self._count_refusal(self._opening.refusal_reason)
                 self._end_http()
             WSGIHandler.run_application(self)
         else:
@@ -240,7 +241,7 @@ class UpgradeHandler(ResponseHandler):
         try:
             self._call_application(upgrade)
         except HandshakeError as error:
-            upgrade.refusal = error.reason
+            upgrade.refusal_reason = error.reason
             self._refuse(error)
         finally:
             del clients[key]
@@ -252,7 +253,7 @@ class UpgradeHandler(ResponseHandler):
             self.websocket = None
             if upgrade.socket is None:
                 self._upgrade = None
-                self._count_refusal(upgrade.refusal or "application")
+                self._count_refusal(upgrade.refusal_reason or "application")
                 upgrade.release()
 
     def _call_application(self, upgrade: _HandlerUpgrade) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from greenws.config import Config
 from greenws.exceptions import RequestError
-from greenws.http.head import find_head, parse_chunk_size, parse_head, parse_trailer, refuse
+from greenws.http.head import error_response, find_head, parse_chunk_size, parse_head, parse_trailer
 from greenws.protocol.handshake import is_upgrade
 
 from ..support.examples import examples
@@ -173,7 +173,7 @@ def test_a_head_is_refused(name):
     status, data = REFUSED[name]
     error = refused(data)
     assert error.status == status
-    answer = refuse(error)
+    answer = error_response(error)
     assert answer.startswith(f"HTTP/1.1 {status} ".encode())
     assert b"\r\nConnection: close\r\n" in answer
     top, body = answer.split(b"\r\n\r\n")

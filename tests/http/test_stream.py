@@ -309,7 +309,7 @@ def test_a_long_body_that_nobody_reads_ends_the_connection(serve, data):
 
 
 def test_the_rest_of_an_answered_body_is_not_waited_for_long(serve, monkeypatch):
-    monkeypatch.setattr("greenws.http.stream._DISCARD_TIME", 0.1)
+    monkeypatch.setattr("greenws.http.stream._DISCARD_TIMEOUT", 0.1)
     server = serve(unread)
     with Peer.connect(server.address) as peer:
         peer.send(post(b"/", b"x", b"Content-Length: 10"))

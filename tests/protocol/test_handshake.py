@@ -195,7 +195,7 @@ def test_an_unsupported_version_is_426_and_names_the_supported_one(version):
 
 
 def test_a_refusal_names_the_wrong_version_or_calls_it_missing():
-    assert "missing" in str(refused(Sec_WebSocket_Version=None, status=426))
+    assert "Missing Sec" in str(refused(Sec_WebSocket_Version=None, status=426))
     assert "'8'" in str(refused(Sec_WebSocket_Version="8", status=426))
 
 
@@ -219,12 +219,12 @@ def test_a_refusal_names_the_wrong_version_or_calls_it_missing():
     ],
 )
 def test_a_malformed_key_is_refused(key):
-    refused(Sec_WebSocket_Key=key, status=400, match="16 bytes in base64, once")
+    refused(Sec_WebSocket_Key=key, status=400, match="exactly one value of 16 bytes")
 
 
 @pytest.mark.parametrize("key", [None, ""])
 def test_a_missing_key_is_called_missing(key):
-    refused(Sec_WebSocket_Key=key, status=400, match="Key header is missing")
+    refused(Sec_WebSocket_Key=key, status=400, match="Missing Sec-WebSocket-Key")
 
 
 def test_a_key_followed_by_a_line_feed_is_not_echoed():
@@ -241,17 +241,17 @@ def test_a_malformed_subprotocol_is_refused(header):
 
 @pytest.mark.parametrize("header", ["", ",", " , ,"])
 def test_a_list_of_no_subprotocols_is_refused(header):
-    refused(Sec_WebSocket_Protocol=header, status=400, match="names no subprotocol")
+    refused(Sec_WebSocket_Protocol=header, status=400, match="is empty")
 
 
 def test_a_subprotocol_offered_twice_is_refused():
-    refused(Sec_WebSocket_Protocol="a, b, a", status=400, match="twice")
+    refused(Sec_WebSocket_Protocol="a, b, a", status=400, match="duplicate subprotocol")
 
 
 def test_the_application_may_only_choose_what_was_offered():
     offer = Offer(KEY, ["superchat"])
     for choice in ("chat", "", "Superchat", "superchat\r\nX: y"):
-        with pytest.raises(HandshakeError, match="does not offer") as caught:
+        with pytest.raises(HandshakeError, match="did not offer") as caught:
             accept_response(offer, choice)
         assert caught.value.status == 400
 
@@ -364,5 +364,5 @@ def test_a_subprotocol_that_nobody_asked_for_is_refused():
 
 
 def test_the_accept_of_another_key_is_refused():
-    with pytest.raises(HandshakeError, match="does not answer the key"):
+    with pytest.raises(HandshakeError, match="does not match the key"):
         check_response(101, response(), new_key())
