@@ -1,0 +1,1 @@
+"""What run_server.py serves beside its echo, and how it is started."""
