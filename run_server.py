@@ -1,10 +1,10 @@
-"""The greenws demo: an echo service, a chat room, and the pages that speak to them; and /server, a
-live picture of the process that serves them.
+"""The greenws demo: an echo service, chat rooms, the web pages that use them, and a page with live
+figures of the server.
 
 python run_server.py                          http://127.0.0.1:8181/
-python run_server.py --host 0.0.0.0 --port 0  any address, any free port
+python run_server.py --host 0.0.0.0 --port 0  every address of this machine, any free port
 python run_server.py --certfile cert.pem --keyfile key.pem    https and wss
-python run_server.py --workers 4 --redis redis://localhost    many processes, with the same rooms
+python run_server.py --workers 4 --redis redis://localhost    several processes that share the rooms
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 from gevent import monkey
 
 if __name__ == "__main__":
-    monkey.patch_all()  # before all other imports: redis-py waits for its sockets
+    monkey.patch_all()  # before the other imports: redis-py must wait without blocking the hub
+
 import logging
 import sys
 from collections.abc import Iterable, Sequence
@@ -23,7 +24,7 @@ import gevent
 from werkzeug import Request, Response
 
 from demo.chat import Chat
-from demo.command_line import cannot_listen, parse_options
+from demo.command_line import listen_error, parse_options, start_line
 from demo.monitor import Monitor
 from demo.workers import serve_with_workers
 from greenws import (
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 WEBROOT = Path(__file__).resolve().parent / "webroot"
-MAX_LOGGED = 200  # characters of a payload in the log
-MAX_LAG = 200  # messages that wait for a member who does not read
+MAX_LOGGED = 200  # characters of a message in the log
+MAX_LAG = 200  # messages queued for a chat member that reads too slowly
 
 logger = logging.getLogger("greenws.demo")
 
@@ -69,25 +70,30 @@ def produce_echo(request: Request, protocols: list[str]) -> WebSocketSessionHand
 
 
 def make_routes(redis: str | None = None, one_of_several: bool = False) -> Routes:
-    """The demo as a WSGI application; ``redis``: the URL of what carries its rooms to others;
-    ``one_of_several``: other workers serve the same address."""
+    """The demo as a WSGI application.
+
+    ``redis``: URL of the Redis through which processes share the rooms.
+    ``one_of_several``: other workers serve the same address.
+    """
     routes = Routes()
     rooms = Rooms(redis, policy=policies.close(limit=MAX_LAG), stamp=json_id)
-    chat = Chat(rooms)
+    chat = Chat()
     monitor = Monitor(rooms, redis, one_of_several)
     files = StaticFiles(WEBROOT)
 
+    routes.add(method="GET", uri="/echo", handler=WebSocketHandler(produce_echo))
+
     @routes.websocket("/chat", protocols=["chat"])
-    def lobby(request: Request, socket: WebSocket) -> None:
-        chat.attend(socket, rooms["lobby"])
+    def chat_in_lobby(request: Request, socket: WebSocket) -> None:
+        chat.serve(socket, rooms["lobby"])
 
     @routes.websocket("/chat/<room>", protocols=["chat"])
-    def named(request: Request, socket: WebSocket, room: str) -> None:
-        chat.attend(socket, rooms[room])
+    def chat_in_room(request: Request, socket: WebSocket, room: str) -> None:
+        chat.serve(socket, rooms[room])
 
     @routes.websocket("/server/live", protocols=["live"])
     def live(request: Request, socket: WebSocket) -> None:
-        monitor.attend(socket)
+        monitor.serve(socket)
 
     def server_page(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         return files({**environ, "PATH_INFO": "/server.html"}, start_response)
@@ -96,9 +102,8 @@ def make_routes(redis: str | None = None, one_of_several: bool = False) -> Route
         from greenws.integrations.prometheus import Metrics
 
         routes.add(method="GET", uri="/metrics", handler=Metrics(rooms))
-    except ImportError as error:
+    except ImportError as error:  # prometheus_client is optional
         routes.add(method="GET", uri="/metrics", handler=Response(f"{error}\n", 501))
-    routes.add(method="GET", uri="/echo", handler=WebSocketHandler(produce_echo))
     routes.add(method="GET", uri="/server", handler=server_page)
     routes.add(method="GET", uri="*", handler=files)
     return routes
@@ -116,11 +121,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         server.start()
     except OSError as error:
-        return cannot_listen(options, error)
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    scheme = "https" if options.tls else "http"
-    line = f"greenws demo on {scheme}://{host}:{server.server_port}/  (Ctrl-C stops it)"
-    gevent.spawn(print, line, flush=True)  # runs when serve_forever() waits, and handles signals
+        print(listen_error(options, error), file=sys.stderr)
+        return 1
+    line = start_line(options, options.host, server.server_port)
+    # The greenlet prints once serve_forever() waits, when signals are handled already.
+    gevent.spawn(print, line, flush=True)
     server.serve_forever()
     return 0
 

@@ -1,1 +1,1 @@
-"""What run_server.py serves beside its echo, and how it is started."""
+"""The parts of the demo that run_server.py serves beside its echo, and its command line."""

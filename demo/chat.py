@@ -1,4 +1,4 @@
-"""The chat: rooms by name, JSON messages, a history, and who is there."""
+"""The chat: a JSON protocol over the rooms of greenws."""
 
 from __future__ import annotations
 
@@ -7,33 +7,35 @@ import json
 import time
 from typing import Any
 
-from greenws import Room, Rooms, WebSocket
+from greenws import Room, WebSocket
 from greenws.brokers import BrokerUnavailable
 
-MAX_NAME = 32
+MAX_NAME = 32  # characters
 MAX_TEXT = 2000
-MAX_HISTORY = 50
+MAX_HISTORY = 50  # messages that a new member gets
 
 
 class BadInput(ValueError):
-    """Input that the room refuses; the message is for the person who sent it."""
+    """Input that the chat refuses; its text is for the person who sent it."""
 
 
 class Chat:
-    """Rooms by name. Each text message in either direction is one JSON object.
+    """Serves the members of all rooms. Each text message in either direction is one JSON object.
 
     A client sends {"type": "join", "name"}, then any number of {"type": "message", "text"}, and
-    leaves by closing. It gets "welcome" (the name it was given, the members, the history, the "id"
-    up to which that is), then "joined", "left" and "message" as they happen, each with an "id", and
-    "error" for what was refused. One that comes back adds "since", the last id it saw, to "join":
-    it gets what it missed before its welcome, and "gap" if that is not all known any more.
+    leaves by closing the connection. First it gets "welcome": the "name" that it was given, the
+    "members", the "history", and the "id" up to which the history goes. After that it gets
+    "joined", "left" and "message" as they happen, each with an "id", and "error" if its input was
+    refused.
+
+    A client that comes back adds "since", the last id that it saw, to "join". It gets the messages
+    that it missed before its welcome, preceded by "gap" if some of them are no longer known.
     """
 
-    def __init__(self, rooms: Rooms) -> None:
-        self._rooms = rooms
+    def __init__(self) -> None:
         self._last_time = 0
 
-    def attend(self, socket: WebSocket, room: Room) -> None:
+    def serve(self, socket: WebSocket, room: Room) -> None:
         """Serve one client until its connection ends."""
         with contextlib.ExitStack() as membership:
             name = ""
@@ -43,10 +45,10 @@ class Chat:
                     if event.get("type") == "join" and not name:
                         name = self._join(membership, socket, room, event)
                     elif event.get("type") == "message" and name:
-                        self._say(room, name, event.get("text"))
+                        self._send(room, name, event.get("text"))
                     else:
                         raise BadInput(
-                            'Join once, with a "name", and then send messages with a "text".'
+                            'Send one "join" with a "name" first, then "message" with a "text".'
                         )
                 except BadInput as error:
                     socket.send(json.dumps({"type": "error", "message": str(error)}))
@@ -71,7 +73,7 @@ class Chat:
         name = " ".join(wanted.split()) if isinstance(wanted, str) else ""
         name = "".join(character for character in name if character.isprintable()).strip()
         if not 1 <= len(name) <= MAX_NAME:
-            raise BadInput(f"A name needs 1 to {MAX_NAME} visible characters.")
+            raise BadInput(f"A name must have 1 to {MAX_NAME} visible characters.")
         since = since if isinstance(since, str) else None
         name = _free_name(name, room)
         member = membership.enter_context(
@@ -79,7 +81,7 @@ class Chat:
                 socket,
                 since=since,
                 gap=json.dumps({"type": "gap"}),
-                presence=self._tell_presence,
+                presence=self._presence_event,
                 name=name,
             )
         )
@@ -92,31 +94,31 @@ class Chat:
             "id": member.position,
         }
         socket.send(json.dumps(welcome))
-        socket.send(self._tell_presence("join", member.info))
+        socket.send(self._presence_event("join", member.info))
         return name
 
-    def _tell_presence(self, kind: str, info: dict[str, Any]) -> str:
+    def _presence_event(self, kind: str, info: dict[str, Any]) -> str:
         event = {"type": "joined" if kind == "join" else "left", "name": info.get("name")}
         return json.dumps({**event, "time": self._now()})
 
-    def _say(self, room: Room, name: str, text: object) -> None:
+    def _send(self, room: Room, name: str, text: object) -> None:
         text = text.strip() if isinstance(text, str) else ""
         if not 1 <= len(text) <= MAX_TEXT:
-            raise BadInput(f"A message needs a text of 1 to {MAX_TEXT} characters.")
-        said = {"type": "message", "name": name, "text": text, "time": self._now()}
+            raise BadInput(f"The text of a message must have 1 to {MAX_TEXT} characters.")
+        event = {"type": "message", "name": name, "text": text, "time": self._now()}
         try:
-            room.send(json.dumps(said))
+            room.send(json.dumps(event))
         except BrokerUnavailable:
-            raise BadInput("The chat is cut off from its other servers; try again.") from None
+            raise BadInput("This server cannot reach the others. Please try again.") from None
 
     def _now(self) -> int:
-        """Milliseconds since 1970, never the same twice."""
+        """Milliseconds since 1970, never the same value twice."""
         self._last_time = max(self._last_time + 1, int(time.time() * 1000))
         return self._last_time
 
 
 def _free_name(wanted: str, room: Room) -> str:
-    """The name itself, or with a number behind it when somebody here has it."""
+    """The name itself, or with a number appended if a member of the room has it."""
     taken = {str(member.info.get("name")).casefold() for member in room.members}
     name, number = wanted, 1
     while name.casefold() in taken:

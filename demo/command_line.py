@@ -1,10 +1,9 @@
-"""run_server.py's options, and the lines that it prints."""
+"""The options of run_server.py, and the lines that it prints."""
 
 from __future__ import annotations
 
 import argparse
 import errno
-import sys
 from collections.abc import Sequence
 
 from gevent import ssl
@@ -14,38 +13,42 @@ from greenws import Rooms
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
-def port_number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
-    return int(text)
-
-
-def worker_count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1000):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes (1 to 1000)")
-    return int(text)
-
-
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Serve the greenws demo: echo and chat.")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument(
-        "--port", type=port_number, default=8181, help="port, 0 for any free one (%(default)s)"
+    """The options, with ``tls`` (an SSLContext or None) added. A wrong one ends the program."""
+    parser = argparse.ArgumentParser(
+        description="Serve the greenws demo: an echo service, chat rooms, live figures."
     )
     parser.add_argument(
-        "--workers", type=worker_count, help="serve with that many processes, kept by gunicorn"
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
     )
     parser.add_argument(
-        "--redis", metavar="URL", help="share the rooms through a Redis, such as redis://localhost"
+        "--port",
+        type=port_number,
+        default=8181,
+        help="port to listen on, 0 for any free one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=worker_count,
+        help="serve with N processes under gunicorn (default: one process, without gunicorn)",
+    )
+    parser.add_argument(
+        "--redis",
+        metavar="URL",
+        help="share the rooms with other processes through Redis, e.g. redis://localhost",
     )
     parser.add_argument("--certfile", help="TLS certificate chain (PEM), for https and wss")
-    parser.add_argument("--keyfile", help="the certificate's private key (PEM)")
+    parser.add_argument("--keyfile", help="private key of the certificate (PEM)")
     parser.add_argument(
-        "--log-level", choices=LOG_LEVELS, default="info", help="what to log (%(default)s)"
+        "--log-level",
+        choices=LOG_LEVELS,
+        default="info",
+        help="lowest level to log (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     if bool(options.certfile) != bool(options.keyfile):
-        parser.error("--certfile and --keyfile go together: give both, or neither")
+        parser.error("--certfile and --keyfile must be given together")
     if options.redis is not None:
         try:
             Rooms(options.redis).close()
@@ -56,16 +59,36 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             for path in (options.certfile, options.keyfile):
-                open(path, "rb").close()  # unlike load_cert_chain's, its error names the file
+                open(path, "rb").close()  # its error names the file; load_cert_chain's does not
             options.tls.load_cert_chain(options.certfile, options.keyfile)
         except OSError as error:
             parser.error(f"cannot use {options.certfile} with {options.keyfile}: {error}")
     return options
 
 
-def cannot_listen(options: argparse.Namespace, error: OSError) -> int:
-    """Says so; the exit code."""
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    reason = "the port is taken" if error.errno == errno.EADDRINUSE else error.strerror
-    print(f"cannot listen on {host}:{options.port}: {reason}", file=sys.stderr)
-    return 1
+def port_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port number (0 to 65535)")
+    return int(text)
+
+
+def worker_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1000):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes (1 to 1000)")
+    return int(text)
+
+
+def in_url(host: str) -> str:
+    """The host as a URL has it: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def start_line(options: argparse.Namespace, host: str, port: int) -> str:
+    scheme = "https" if options.tls else "http"
+    return f"greenws demo on {scheme}://{in_url(host)}:{port}/  (press Ctrl-C to stop)"
+
+
+def listen_error(options: argparse.Namespace, error: OSError) -> str:
+    in_use = error.errno == errno.EADDRINUSE
+    reason = "the port is already in use" if in_use else error.strerror
+    return f"cannot listen on {in_url(options.host)}:{options.port}: {reason}"

@@ -1,4 +1,4 @@
-"""The live picture of the process: one snapshot a second to whoever watches."""
+"""Live figures of this process: one snapshot a second, for everybody who watches."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ from greenws.brokers import Broker, BrokerUnavailable
 from greenws.brokers.memory import MemoryBroker
 from greenws.stats import of_this_process, total
 
-MINUTE = 60  # snapshots, one a second, that who comes to watch is sent at once
+MINUTE = 60  # snapshots, one a second, that a new watcher is sent at once
 MAX_LISTED = 20  # rooms and slow members in a snapshot
-MAX_LISTED_NAME = 80  # characters of a room's name in it
+MAX_LISTED_NAME = 80  # characters of a room's name in a snapshot
 RATED = ("messages_in", "messages_out", "bytes_in", "bytes_out")
 
 
 class Monitor:
-    """Tells whoever watches, once a second, what this process does; with ``redis``, also those
-    who watch at other processes, and them what those do.
+    """Sends a snapshot of this process to its watchers once a second. With ``redis``, the watchers
+    at other processes get it too, and the watchers here get theirs.
 
     A snapshot is a JSON object:
 
-    - "time": milliseconds since 1970, which never go back
-    - "process": its "id", its "pid", when it "started" (likewise), its "memory" (bytes, or null),
-      and whether it is "one_of_several" workers of which the others tell nothing here
-    - "server": connections, messages, bytes, refusals and closes, as ``Stats.as_dict()`` gives them
-    - "rates": of the messages and bytes among them, each second; null in the first snapshot
-    - "rooms": what the rooms count, :class:`greenws.rooms.Stats`
-    - "largest_rooms": [{"name", "members"}] of those with members here, the others included
-    - "slow_members": [{"name", "room", "waiting"}], the messages that wait for those who lag
+    - "time": milliseconds since 1970; never decreases
+    - "process": "id", "pid", "started" (like "time"), "memory" (bytes, or null), and
+      "one_of_several": whether there are other workers whose snapshots do not arrive here
+    - "server": connections, messages, bytes, refusals and closes, as in ``Stats.as_dict()``
+    - "rates": messages and bytes of "server" per second; null in the first snapshot
+    - "rooms": the counters of the rooms, :class:`greenws.rooms.Stats`
+    - "largest_rooms": [{"name", "members"}], the rooms with members in this process; "members"
+      counts those in all processes
+    - "slow_members": [{"name", "room", "waiting"}], the lagging members of this process and the
+      number of messages queued for each
     """
 
     def __init__(self, rooms: Rooms, redis: str | None, one_of_several: bool) -> None:
@@ -45,30 +47,30 @@ class Monitor:
         self._id = secrets.token_hex(6)
         self._one_of_several = one_of_several and not redis
         self._started = int(time.time() * 1000)
-        self._ahead = self._started - time.monotonic() * 1000  # of the clock that never goes back
+        self._offset = self._started - time.monotonic() * 1000  # the wall clock may be set back
         broker: Broker = MemoryBroker(history=MINUTE, max_age=MINUTE)
         if redis:
             from greenws.brokers.redis import RedisBroker
 
             broker = RedisBroker(redis, prefix="greenws:demo-server:", max_age=MINUTE)
-        # One that watches over a slow line needs none but the newest snapshot of each process.
+        # A watcher on a slow connection needs only the newest snapshot of each process.
         newest = policies.coalesce(lambda snapshot: json.loads(snapshot)["process"]["id"])
         self._watchers = Rooms(broker, policy=newest)["all"]
         self._ticker: gevent.Greenlet[[], None] | None = None
         self._is_shared = broker.is_shared
-        if self._is_shared:  # others may watch it
+        if self._is_shared:  # there may be watchers at other processes
             self._ticker = gevent.spawn(self._tick)
 
-    def attend(self, socket: WebSocket) -> None:
-        """Serve one who watches until its connection ends."""
-        with self._watchers.join(socket, since="0-0"):  # the last minute first, then go on live
+    def serve(self, socket: WebSocket) -> None:
+        """Serve one watcher until its connection ends."""
+        with self._watchers.join(socket, since="0-0"):  # replays the last minute, then goes on live
             if not self._ticker:
                 self._ticker = gevent.spawn(self._tick)
             for _ in socket:
-                pass  # there is nothing to ask
+                pass  # watchers have nothing to ask
 
     def _tick(self) -> None:
-        """Runs while somebody may watch."""
+        """Runs while there may be watchers."""
         last: dict[str, Any] = {}
         last_time = 0.0
         while True:
@@ -98,7 +100,7 @@ class Monitor:
         rooms.sort(key=lambda each: each["members"], reverse=True)
         slow.sort(key=lambda each: each["waiting"], reverse=True)
         return {
-            "time": int(self._ahead + time.monotonic() * 1000),
+            "time": int(self._offset + time.monotonic() * 1000),
             "process": {
                 "id": self._id,
                 "pid": os.getpid(),
@@ -115,7 +117,7 @@ class Monitor:
 
 
 def _resident_memory() -> int | None:
-    """Bytes of this process that are in RAM, where /proc tells (Linux)."""
+    """Bytes of this process in RAM, on systems with /proc (Linux)."""
     try:
         pages = Path("/proc/self/statm").read_text().split()[1]
     except OSError:

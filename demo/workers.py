@@ -1,4 +1,4 @@
-"""Serving with many processes, which gunicorn keeps."""
+"""Serving with several processes, managed by gunicorn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from greenws import Routes
 
-from .command_line import cannot_listen
+from .command_line import in_url, listen_error, start_line
 
 logger = logging.getLogger("greenws.demo")
 
@@ -23,8 +23,11 @@ logger = logging.getLogger("greenws.demo")
 def serve_with_workers(
     options: argparse.Namespace, make_routes: Callable[[str | None, bool], Routes]
 ) -> int:
-    """gunicorn keeps the processes: SIGHUP reloads them, SIGTTIN and SIGTTOU make them more or
-    fewer, SIGTERM ends them gracefully."""
+    """Serve until gunicorn is stopped; the exit code.
+
+    gunicorn reloads the workers on SIGHUP, adds one on SIGTTIN, removes one on SIGTTOU, and stops
+    gracefully on SIGTERM.
+    """
     try:
         from gunicorn.app.base import BaseApplication
 
@@ -33,20 +36,19 @@ def serve_with_workers(
         hint = "pip install 'gunicorn[gevent]' (or 'greenws[gunicorn]')"
         print(f"--workers needs gunicorn: {error}; {hint}", file=sys.stderr)
         return 1
-    try:  # gunicorn tries for 5 s
+    try:  # gunicorn would retry for 5 s
         with socket.socket(socket.AF_INET6 if ":" in options.host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((options.host, options.port))
     except OSError as error:
-        return cannot_listen(options, error)
+        print(listen_error(options, error), file=sys.stderr)
+        return 1
     if not options.redis and options.workers > 1:
-        logger.warning("each worker has rooms of its own: give --redis too, and they share them")
-    scheme = "https" if options.tls else "http"
+        logger.warning("each worker has its own rooms; use --redis to share them")
 
     class Demo(BaseApplication):  # type: ignore[misc]
         def load_config(self) -> None:
-            host = f"[{options.host}]" if ":" in options.host else options.host
-            self.cfg.set("bind", f"{host}:{options.port}")
+            self.cfg.set("bind", f"{in_url(options.host)}:{options.port}")
             self.cfg.set("workers", options.workers)
             self.cfg.set("worker_class", Worker)
             self.cfg.set("worker_connections", 10_000)
@@ -55,14 +57,13 @@ def serve_with_workers(
             self.cfg.set("loglevel", options.log_level)
             self.cfg.set("proc_name", "greenws")
             self.cfg.set("when_ready", self.announce)
-            self.cfg.set("child_exit", self.forget)
+            self.cfg.set("child_exit", self.remove_metrics)
 
         def announce(self, arbiter: Any) -> None:
             host, port = arbiter.LISTENERS[0].sock.getsockname()[:2]
-            host = f"[{host}]" if ":" in host else host
-            print(f"greenws demo on {scheme}://{host}:{port}/  (Ctrl-C stops it)", flush=True)
+            print(start_line(options, host, port), flush=True)
 
-        def forget(self, arbiter: Any, worker: Any) -> None:
+        def remove_metrics(self, arbiter: Any, worker: Any) -> None:
             with contextlib.suppress(ImportError):
                 from prometheus_client import multiprocess
 
@@ -77,6 +78,6 @@ def serve_with_workers(
     try:
         Demo().run()
     finally:
-        if os.getpid() == master:  # the workers are forks, and come by here as well
+        if os.getpid() == master:  # the workers are forks, and get here too
             shutil.rmtree(folder)
     return 0

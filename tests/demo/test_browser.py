@@ -366,7 +366,7 @@ def test_a_name_is_asked_for(page: Page) -> None:
     page("chat-leave").click()
     page("chat-name").clear()
     page("chat-name").send_keys("\u200b", Keys.ENTER)  # the page lets it through, the room does not
-    page.wait_for_text("#chat-join-error", "A name needs 1 to 32 visible characters.")
+    page.wait_for_text("#chat-join-error", "A name must have 1 to 32 visible characters.")
     assert page("chat-state").text == "not joined"
 
 

@@ -78,13 +78,13 @@ def test_help_names_every_option_with_its_default() -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--certfile", "cert.pem"], "--certfile and --keyfile go together"),
-        (["--keyfile", "key.pem"], "--certfile and --keyfile go together"),
+        (["--certfile", "cert.pem"], "--certfile and --keyfile must be given together"),
+        (["--keyfile", "key.pem"], "--certfile and --keyfile must be given together"),
         (["--certfile", "absent.pem", "--keyfile", "absent.key"], "absent.pem"),
         (["--certfile", __file__, "--keyfile", "absent.key"], "absent.key"),
         (["--certfile", __file__, "--keyfile", __file__], "cannot use"),
-        (["--port", "65536"], "'65536' is not a port"),
-        (["--port", "http"], "'http' is not a port"),
+        (["--port", "65536"], "'65536' is not a port number"),
+        (["--port", "http"], "'http' is not a port number"),
         (["--redis", "localhost"], "cannot use --redis 'localhost': Redis URL must specify"),
         (["--redis", ""], "cannot use --redis '': Redis URL must specify"),
         (["--workers", "0"], "'0' is not a number of processes"),
@@ -106,7 +106,7 @@ def test_a_port_that_is_taken_is_one_line_and_exit_code_1(workers: tuple[str, ..
         result = run("--port", str(port), *workers)
     assert result.returncode == 1
     assert result.stdout == ""
-    assert result.stderr == f"cannot listen on 127.0.0.1:{port}: the port is taken\n"
+    assert result.stderr == f"cannot listen on 127.0.0.1:{port}: the port is already in use\n"
 
 
 @pytest.mark.parametrize("workers", [(), ("--workers", "1")])
@@ -122,7 +122,8 @@ def test_a_host_that_does_not_exist_is_one_line_and_exit_code_1(workers: tuple[s
 
 def test_it_prints_one_line_with_its_address(demo: Demo) -> None:
     line = demo.wait_for(demo.stdout, ".*").group()
-    assert re.fullmatch(r"greenws demo on http://127\.0\.0\.1:[1-9]\d*/  \(Ctrl-C stops it\)", line)
+    address = r"http://127\.0\.0\.1:[1-9]\d*/"
+    assert re.fullmatch(rf"greenws demo on {address}  \(press Ctrl-C to stop\)", line)
     assert demo.stop() == 0
     assert demo.stdout == [line]
 
@@ -242,7 +243,7 @@ def test_workers_share_their_rooms_and_their_metrics(redis: RedisServer) -> None
 def test_workers_without_redis_are_warned_of() -> None:
     with running("--port", "0", "--workers", "2") as demo:
         assert demo.url
-        demo.wait_for(demo.stderr, "each worker has rooms of its own: give --redis too")
+        demo.wait_for(demo.stderr, "each worker has its own rooms; use --redis to share them")
         assert demo.stop() == 0
 
 
