@@ -1,11 +1,11 @@
-// The chat room. Messages are JSON objects; run_server.py's Chat says which there are. The room is
-// named by the address: ?room=garden, or the lobby.
+// The chat room. Messages are JSON objects; demo/chat.py documents them. The page's address names
+// the room (?room=garden); the default is the lobby.
 
 import { MessageLog, StateLabel, element, timeOfDay } from "./log.js";
 import { ReconnectingSocket } from "./reconnecting.js";
 
 const NAME_KEY = "greenws.chat.name";
-const INSIDE_KEY = "greenws.chat.inside"; // a reload of the page comes back in
+const INSIDE_KEY = "greenws.chat.inside"; // set while in the room, so that a reload joins again
 
 const byId = (id) => document.getElementById(id);
 const entrance = byId("chat-entrance");
@@ -23,18 +23,18 @@ const state = new StateLabel(byId("chat-state"), byId("chat-announce"));
 const roomName = new URLSearchParams(location.search).get("room") || "lobby";
 const socket = new ReconnectingSocket(`chat/${encodeURIComponent(roomName)}`, "chat");
 
-let wanted = ""; // the name asked for; the room may have added a number to it
+let wanted = ""; // the requested name; the server may have added a number to it
 let self = "";
-let inside = false; // the room has welcomed this connection
+let inside = false; // the server has sent "welcome" on this connection
 let members = new Set();
-const shown = new Set(); // ids of messages: a history may repeat what came just before it
+const shown = new Set(); // ids of messages: the history may repeat messages that came before it
 
 function remember(key, value) {
   try {
     if (value) sessionStorage.setItem(key, value);
     else sessionStorage.removeItem(key);
   } catch {
-    // storage is switched off: the name is forgotten, all else works
+    // storage is disabled: the name is not remembered, everything else works
   }
 }
 
@@ -113,7 +113,7 @@ const receivers = {
       for (const message of history) showMessage(message);
     });
     if (name !== wanted) {
-      showNotice("notice", Date.now(), named(wanted), " is taken, so you are ", named(name), ".");
+      showNotice("notice", Date.now(), named(wanted), " is taken; you are ", named(name), ".");
     }
   },
   joined({ name, time }) {
@@ -130,7 +130,7 @@ const receivers = {
     showMessage(event);
   },
   gap() {
-    showNotice("notice", Date.now(), "Some messages are too old to be shown.");
+    showNotice("notice", Date.now(), "Some older messages are no longer available.");
   },
   error({ message }) {
     if (inside) {
@@ -200,7 +200,7 @@ joinForm.addEventListener("submit", (event) => {
   event.preventDefault();
   const name = nameInput.value.trim();
   if (!name) {
-    complain("Please choose a name.");
+    complain("Please enter a name.");
     return;
   }
   join(name);

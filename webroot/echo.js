@@ -1,4 +1,4 @@
-// The echo panel: one plain WebSocket, opened and closed by hand.
+// The echo panel: one plain WebSocket that the user opens and closes.
 
 import { MessageLog, StateLabel, element, timeOfDay } from "./log.js";
 import { socketUrl } from "./reconnecting.js";
@@ -13,7 +13,7 @@ const state = new StateLabel(byId("echo-state"), byId("echo-announce"));
 const url = socketUrl("echo");
 
 let socket = null;
-let sentAt = []; // when what has not come back yet was sent: an echo keeps the order
+let sentAt = []; // times at which the pending messages were sent; echoes arrive in the same order
 
 byId("echo-url").textContent = url;
 

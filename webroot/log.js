@@ -1,5 +1,5 @@
-// A log of entries that keeps the newest in view, unless the reader has scrolled up.
-// Whatever comes from outside is put in as text, never as markup.
+// A log that keeps its newest entry in view unless the user has scrolled up.
+// Values come from outside, so they are inserted as text, never as markup.
 
 const MAX_ENTRIES = 500;
 const NEAR_BOTTOM = 48; // pixels
@@ -33,16 +33,16 @@ export class MessageLog {
       container.focus();
     });
     container.addEventListener("scroll", () => {
-      this.look();
+      this.updateFollowing();
       if (this.following) this.toNewest.hidden = true;
     }, { passive: true });
-    // The frame changes its size when a phone is turned, or its keyboard comes up.
+    // The log is resized when a phone is rotated or its keyboard opens.
     new ResizeObserver(() => {
       if (this.following) this.scrollToNewest();
     }).observe(container);
   }
 
-  look() {
+  updateFollowing() {
     const { scrollHeight, scrollTop, clientHeight } = this.container;
     this.following = scrollHeight - scrollTop - clientHeight < NEAR_BOTTOM;
   }
@@ -55,7 +55,7 @@ export class MessageLog {
 
   add(kind, ...children) {
     const entry = element("li", { "data-kind": kind }, ...children);
-    this.look(); // the event of a scroll may still be on its way
+    this.updateFollowing(); // the event of the last scroll may not have arrived yet
     this.list.append(entry);
     if (this.list.childElementCount > MAX_ENTRIES) this.list.firstElementChild.remove();
     if (this.following) this.scrollToNewest();
@@ -63,7 +63,7 @@ export class MessageLog {
     return entry;
   }
 
-  // Many entries at once (the history) are not to be read out one by one.
+  // Adds many entries at once (the history), which a screen reader should not read out one by one.
   addQuietly(fill) {
     this.container.setAttribute("aria-busy", "true");
     fill();
@@ -72,7 +72,7 @@ export class MessageLog {
   }
 }
 
-// Shows a connection's state to the eye at once, and to a screen reader once for each change.
+// Shows the state of a connection. A screen reader announces it only when it changes.
 export class StateLabel {
   constructor(label, announcer) {
     this.label = label;

@@ -1,13 +1,13 @@
-// A WebSocket that comes back by itself and misses nothing. Copy this file; it needs no other.
+// A WebSocket that reconnects by itself and misses no messages. Copy this file; it needs no other.
 //
-// Coming back: exponential back-off with jitter, so that the clients of a server that was restarted
-// do not all return in the same moment.
+// Reconnecting: exponential back-off with jitter, so that the clients of a restarted server do not
+// all return at the same moment.
 //
-// Missing nothing: messages are JSON objects, and those of a room carry their "id" (at the server,
-// Rooms(stamp=json_id)). Whoever comes back tells the server the last one it saw, in a message of
-// its own as here or in the path, and the server passes it on: room.join(socket, since=...).
-// Until a first message came there is no id, and what is said while the client is away is missed;
-// so let the server send one right after the join:
+// Missing nothing: messages are JSON objects, and the messages of a room carry their "id" (on the
+// server, Rooms(stamp=json_id)). A client that reconnects sends the last id that it saw, in a
+// message as shown below or in the path, and the server passes it to room.join(socket, since=...).
+// Before its first message a client has no id, and would miss what is sent while it is
+// disconnected. So let the server send an id right after the join:
 //
 //   with room.join(socket, since=since) as member:
 //       socket.send(json.dumps({"id": member.position}))
@@ -23,7 +23,7 @@
 
 const FIRST_DELAY = 1000; // milliseconds
 const LONGEST_DELAY = 30000;
-const STABLE_AFTER = 5000; // a connection that lived this long starts the back-off afresh
+const STABLE_AFTER = 5000; // milliseconds; a connection that lasted longer resets the back-off
 
 export function socketUrl(path) {
   const url = new URL(path, location.href);
@@ -35,11 +35,11 @@ function idOf(data) {
   try {
     return JSON.parse(data).id;
   } catch {
-    return undefined; // not one of a room
+    return undefined; // not a message of a room
   }
 }
 
-// path: of the WebSocket, from the page's address; protocol: the subprotocol.
+// path: of the WebSocket, relative to the page's address; protocol: the subprotocol.
 // Events: "open", "message" (data), "close", and "state", whose detail is
 // { state: "closed" | "connecting" | "open" | "waiting", seconds }.
 export class ReconnectingSocket extends EventTarget {
@@ -67,7 +67,7 @@ export class ReconnectingSocket extends EventTarget {
     return this.#socket?.readyState === WebSocket.OPEN;
   }
 
-  // The id of the last message, across reconnections; undefined before the first, and after close().
+  // The last id received, kept across reconnects; undefined before the first one and after close().
   get lastId() {
     return this.#lastId;
   }
@@ -83,7 +83,7 @@ export class ReconnectingSocket extends EventTarget {
     this.#lastId = undefined;
     clearInterval(this.#ticker);
     const socket = this.#socket;
-    this.#socket = null; // its late events are nobody's business
+    this.#socket = null; // so that its later events are ignored
     socket?.close(1000);
     this.#tell("closed");
   }

@@ -1,11 +1,11 @@
-// A live picture of the server: a snapshot a second of each of its processes, JSON; run_server.py's
-// Monitor says what is in it.
+// Live figures of the server: each of its processes sends a snapshot a second, as JSON.
+// demo/monitor.py documents the fields.
 
 import { StateLabel, element } from "./log.js";
 import { ReconnectingSocket } from "./reconnecting.js";
 
 const MINUTE = 60; // seconds that the charts show
-const PRESENT = 3000; // milliseconds after its last snapshot for which a process counts
+const PRESENT = 3000; // milliseconds after its last snapshot until a process counts as gone
 const LISTED = 10; // rows of a table
 const MEANINGS = {
   1000: "normal",
@@ -17,8 +17,8 @@ const MEANINGS = {
   1007: "invalid data",
   1008: "policy violation",
   1009: "message too big",
-  1011: "error in the server",
-  1013: "read too slowly, or too busy",
+  1011: "server error",
+  1013: "lagging, or server busy",
 };
 
 const byId = (id) => document.getElementById(id);
@@ -27,7 +27,7 @@ const socket = new ReconnectingSocket("server/live", "live");
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const fine = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 
-const processes = new Map(); // the snapshots of the last minute of each process, by its id
+const processes = new Map(); // process id: its snapshots of the last minute
 let isDrawing = false;
 
 function number(value) {
@@ -65,7 +65,7 @@ function write(texts) {
   for (const [id, text] of Object.entries(texts)) byId(id).textContent = text;
 }
 
-// Whatever comes from outside is put in as text, never as markup.
+// Values come from outside, so they are inserted as text, never as markup.
 function fill(id, rows) {
   const table = byId(id);
   table.tBodies[0].replaceChildren(
@@ -84,7 +84,7 @@ function add(values) {
   return values.reduce((total, value) => total + value, 0);
 }
 
-// Counts by some key, as the pairs of an object; the largest first.
+// Adds up objects of {key: count}; returns [key, count] pairs, the largest count first.
 function addUp(counts) {
   const total = new Map();
   for (const [key, count] of counts.flatMap(Object.entries)) {
@@ -93,18 +93,18 @@ function addUp(counts) {
   return [...total].sort(([, one], [, other]) => other - one);
 }
 
-// What a process told last up to a moment, if it was there.
-function told(snapshots, time) {
+// The last snapshot of a process before a time; undefined if the process was not there then.
+function snapshotAt(snapshots, time) {
   const last = snapshots.findLast((snapshot) => snapshot.time <= time);
   return last && last.time > time - PRESENT ? last : undefined;
 }
 
-function toldByAll(time) {
-  return [...processes.values()].map((each) => told(each, time)).filter(Boolean);
+function snapshotsAt(time) {
+  return [...processes.values()].map((each) => snapshotAt(each, time)).filter(Boolean);
 }
 
 function showFigures(now) {
-  const present = toldByAll(now);
+  const present = snapshotsAt(now);
   const total = (read) => add(present.map(read));
   const inTotal = (name) => `${whole.format(total(({ server }) => server[name]))} in total`;
   const bytesInTotal = (name) => `${bytes(total(({ server }) => server[name]))} in total`;
@@ -129,13 +129,13 @@ function showFigures(now) {
     "bytes-out-rate": rate("bytes_out", bytes),
     "bytes-out": bytesInTotal("bytes_out"),
     "slow": whole.format(lagging),
-    "slow-members-all": `of ${counted(total(({ rooms }) => rooms.members), "member")} of rooms`,
+    "slow-members-all": `of ${counted(total(({ rooms }) => rooms.members), "room member")}`,
     "lag-closed": whole.format(total(({ rooms }) => rooms.closed)),
     "lag-dropped": `${counted(total(({ rooms }) => rooms.dropped), "message")} dropped`,
     "refused": whole.format(total(({ server }) => add(Object.values(server.refused)))),
     "pings-timed-out": `${counted(total(({ server }) => server.pings_timed_out), "ping")} unanswered`,
     "memory": memories.length ? bytes(add(memories)) : "\u2013",
-    "memory-of": several ? "of them together" : "of this process",
+    "memory-of": several ? "of all processes" : "of this process",
     "uptime": duration((now - started) / 1000),
   });
   byId("several").hidden = several || !present[0].process.one_of_several;
@@ -158,7 +158,7 @@ function showFigures(now) {
       .slice(0, LISTED)
       .map(({ name, room, waiting }) => [name, room, whole.format(waiting)]),
   );
-  // Each process counts the members of all.
+  // Each process counts the members of a room in all processes.
   const rooms = new Map();
   for (const { name, members } of present.flatMap((snapshot) => snapshot.largest_rooms)) {
     rooms.set(name, Math.max(members, rooms.get(name) ?? 0));
@@ -174,7 +174,7 @@ function showFigures(now) {
     "closes-table",
     addUp(present.map(({ server }) => server.closes)).map(([code, count]) => [
       code,
-      MEANINGS[code] ?? "the application's own",
+      MEANINGS[code] ?? "defined by the application",
       whole.format(count),
     ]),
   );
@@ -187,13 +187,13 @@ function showFigures(now) {
   );
 }
 
-// The next of 1, 2, 5, 10, 20, ... so that the scale does not jump with every snapshot.
+// Rounds up to 1, 2, 5, 10, 20, ... so that the scale does not change with every snapshot.
 function ceiling(value) {
   const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
   return [1, 2, 5, 10].find((step) => step * power >= value) * power;
 }
 
-// series: for each line, what gives the value of a process in a snapshot, or undefined.
+// series: one function for each line, from a snapshot to a value or undefined.
 function drawChart(id, seconds, ...series) {
   const chart = byId(id);
   const lines = series.map((read) =>
@@ -203,7 +203,7 @@ function drawChart(id, seconds, ...series) {
     }),
   );
   const top = ceiling(Math.max(0, ...lines.flat().map((value) => value ?? 0)));
-  const paths = [...chart.querySelectorAll(".line")].reverse(); // the first one lies on top
+  const paths = [...chart.querySelectorAll(".line")].reverse(); // the first series is drawn on top
   lines.forEach((values, index) => {
     const points = values.map((value, second) =>
       value === undefined
@@ -225,7 +225,7 @@ function draw() {
   }
   showFigures(now);
   const seconds = Array.from({ length: MINUTE + 1 }, (_, second) =>
-    toldByAll(now - (MINUTE - second) * 1000),
+    snapshotsAt(now - (MINUTE - second) * 1000),
   );
   drawChart(
     "messages-chart",
@@ -239,8 +239,9 @@ function draw() {
 function show(snapshot) {
   const { id } = snapshot.process;
   const before = processes.get(id) ?? [];
-  if (before.length && snapshot.time <= before.at(-1).time) return; // told again to one who came back
-  processes.set(id, [...before, snapshot].slice(-2 * MINUTE)); // a page out of sight draws nothing
+  if (before.length && snapshot.time <= before.at(-1).time) return; // replayed after a reconnect
+  // draw() drops old snapshots, but does not run while the page is hidden.
+  processes.set(id, [...before, snapshot].slice(-2 * MINUTE));
   if (!isDrawing) requestAnimationFrame(draw);
   isDrawing = true;
 }

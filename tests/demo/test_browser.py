@@ -353,14 +353,14 @@ def test_a_taken_name_gets_a_number_and_a_notice(browse: Browse, demo: Demo) -> 
     first.join("Ada")
     second.join("Ada")
     notice = "#chat-log li[data-kind=notice] [data-field=text]"
-    second.wait_for_text(notice, "Ada is taken, so you are Ada (2).")
+    second.wait_for_text(notice, "Ada is taken; you are Ada (2).")
     assert second("chat-self").text == "Ada (2)"
     first.wait_for_members("Ada", "Ada (2)")
 
 
 def test_a_name_is_asked_for(page: Page) -> None:
     page("chat-name").send_keys("   ", Keys.ENTER)
-    page.wait_for_text("#chat-join-error", "Please choose a name.")
+    page.wait_for_text("#chat-join-error", "Please enter a name.")
     assert page.focused() == "chat-name"
     page.join("Ada")
     page("chat-leave").click()
@@ -661,7 +661,7 @@ def test_the_server_is_seen_at_work(browse: Browse, server_page: Page, demo: Dem
     assert server_page("process").text == f"Process {demo.process.pid}."
     assert not server_page("several").is_displayed()
     server_page.wait_for_text("#connections-open", "1")
-    assert server_page.texts("#rooms-table tbody tr") == ["Nobody is in a room."]
+    assert server_page.texts("#rooms-table tbody tr") == ["No rooms are open."]
     wait_for_rates(server_page)
     assert re.fullmatch(r"\d+(\.\d)? MB", server_page("memory").text)
     assert re.fullmatch(r"(\d+ min )?\d+ s", server_page("uptime").text)
@@ -670,7 +670,7 @@ def test_the_server_is_seen_at_work(browse: Browse, server_page: Page, demo: Dem
     ada.join("Ada")
     server_page.wait_for_text("#connections-open", "2")
     server_page.wait_for_text("#rooms-table tbody td:first-child", "lobby")
-    server_page.wait_for_text("#slow-members-all", "of 1 member of rooms")
+    server_page.wait_for_text("#slow-members-all", "of 1 room member")
     with connect(demo.ws_url + "/echo", "echo") as echo:
         for number in range(40):
             echo.send(str(number))
@@ -680,7 +680,7 @@ def test_the_server_is_seen_at_work(browse: Browse, server_page: Page, demo: Dem
     closes = "#closes-table tbody td:nth-child(2)"
     server_page.wait_for_text(closes, "normal")
     server_page.wait_for_text("#connections-total", "3 in total")
-    server_page.wait_for_text("#rooms-table tbody td", "Nobody is in a room.")
+    server_page.wait_for_text("#rooms-table tbody td", "No rooms are open.")
     line = "return document.querySelector('#messages-chart .line:last-of-type').getAttribute('d')"
     server_page.wait_until(lambda: server_page.run(line).count("L") >= 2, "a line")
     server_page.driver.refresh()  # and the last minute is there again
@@ -720,7 +720,7 @@ def test_the_picture_of_several_processes_adds_them_up(browse: Browse, redis: Re
             member.send(json.dumps({"type": "join", "name": f"Ada {number}"}))
         page.wait_for_text("#connections-open", "7")
         page.wait_for_text("#rooms-table tbody td:nth-child(2)", "6")
-        page.wait_for_text("#slow-members-all", "of 6 members of rooms")
+        page.wait_for_text("#slow-members-all", "of 6 room members")
 
         def workers() -> list[str]:
             return sorted(page.texts("#processes-table tbody td:first-child"))
