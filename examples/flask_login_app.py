@@ -1,8 +1,8 @@
-"""Flask: logging in before the upgrade, a real 401, the session inside the handler.
+"""Flask: login before the upgrade, 401 without it, current_user inside the handler.
 
 python examples/flask_login_app.py
 curl -c jar -d name=ada http://127.0.0.1:8000/login
-websocket client, with that cookie, on ws://127.0.0.1:8000/inbox (401 without it)
+WebSocket client with that cookie: ws://127.0.0.1:8000/inbox (401 without the cookie)
 """
 
 import argparse
@@ -33,7 +33,7 @@ def login():
 
 class Inbox(WebSocketSessionHandler):
     def handle_session(self, request, socket):
-        # The view's request context is still there: current_user, session, g, current_app.
+        # The request context of the view is still active: current_user, session, g, current_app.
         socket.send(f"Welcome, {current_user.id}.")
         for message in socket:
             socket.send(f"{current_user.id} said: {message}")

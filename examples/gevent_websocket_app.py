@@ -1,7 +1,7 @@
 """A program written for gevent-websocket, with one import changed.
 
 python examples/gevent_websocket_app.py
-websocket clients on ws://127.0.0.1:8000/: whatever one sends, all get
+WebSocket clients: ws://127.0.0.1:8000/ (what one sends, all receive)
 """
 
 import argparse

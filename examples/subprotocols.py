@@ -1,7 +1,7 @@
-"""One address, a handler for each subprotocol.
+"""One URL, with a handler for each subprotocol.
 
 python examples/subprotocols.py
-websocket client on ws://127.0.0.1:8000/ that offers "upper", "reverse" or both
+WebSocket client: ws://127.0.0.1:8000/, offering "upper", "reverse" or both
 """
 
 import argparse
@@ -29,7 +29,7 @@ handlers = {handler.socket_protocol: handler for handler in (Upper, Reverse)}
 
 
 def producer(request, protocols):
-    """The client's first wish that we know; None refuses the handshake with 400."""
+    """A handler for the client's first offer that we know; None refuses the handshake with 400."""
     for protocol in protocols:
         if protocol in handlers:
             return handlers[protocol]()

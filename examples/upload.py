@@ -1,8 +1,8 @@
-"""A large upload, fragment by fragment.
+"""A large upload, read fragment by fragment.
 
-A client sends one binary message in as many fragments as it likes, and gets the SHA-256 of it. The
-handler sees each fragment as it arrives, so the upload is never whole in memory, unless the client
-sends it in one frame: ``max_message_size`` bounds what that can cost.
+A client sends one binary message in any number of fragments, and gets its SHA-256. The handler
+reads each fragment as it arrives, so the upload is not held in memory as a whole, unless the client
+sends it in one frame. ``max_message_size`` bounds the memory for that.
 
     python examples/upload.py
     python -c "
@@ -25,7 +25,7 @@ class Upload(WebSocketSessionHandler):
         digest, size = hashlib.sha256(), 0
         while True:
             data, opcode, final = socket.read_bytes_message()
-            if data is None:  # timed out, gone, or too large
+            if data is None:  # timed out, disconnected, or too large
                 return
             digest.update(data)  # or write it to a file
             size += len(data)

@@ -1,8 +1,8 @@
-"""A bare WSGI application with a WebSocket beside its pages.
+"""A bare WSGI application with pages and a WebSocket.
 
 python examples/wsgi_app.py
 curl http://127.0.0.1:8000/            a page
-websocket client on ws://127.0.0.1:8000/time    the time, every second, until you leave
+WebSocket client: ws://127.0.0.1:8000/time    the time, every second
 """
 
 import argparse
@@ -15,7 +15,7 @@ from greenws import WebSocketHandler, WebSocketServer, WebSocketSessionHandler
 
 class Clock(WebSocketSessionHandler):
     def handle_session(self, request, socket):
-        while True:  # ends with ConnectionClosed, when the peer is gone
+        while True:  # send() raises ConnectionClosed when the peer is gone
             socket.send(time.strftime("%H:%M:%S"))
             gevent.sleep(1)
 
