@@ -61,6 +61,10 @@ class CrossThreadCalls:
             sleep(_POLL_INTERVAL)
         return True
 
+    def is_waiting(self, caller: Any) -> bool:
+        """In the hub's thread: whether a call of ``caller`` has not been made yet."""
+        return caller in self._workers or any(each[0] is caller for each in self._incoming)
+
     def finish(self, timeout: float | None) -> None:
         """In the hub's thread: blocks until all calls that were handed over have been made, for at
         most ``timeout`` seconds."""

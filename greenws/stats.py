@@ -63,7 +63,8 @@ class ServerStats:
     """Counters since the server was made. Only ``connections_open`` can decrease.
 
     ``refused`` counts refused handshakes by reason, and ``closes`` sessions that have ended, by
-    close code (1006: lost).
+    close code (1006: lost). The peer chooses among two thousand codes of applications, so these
+    are counted together: 3000 to 3999 as 3000, and 4000 to 4999 as 4000.
     """
 
     def __init__(self) -> None:
@@ -111,7 +112,7 @@ class ServerStats:
     def end(self, session: SessionRecord, code: int) -> None:
         self._open.discard(session)
         self._ended = Traffic(*map(sum, zip(self._ended, session.socket.traffic, strict=True)))
-        self.closes[code] += 1
+        self.closes[code if code < 3000 else code // 1000 * 1000] += 1
 
 
 Stats = ServerStats  # its name in earlier versions

@@ -10,10 +10,12 @@ leader receives but did not wait for go to the *inbox*, which the next read take
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from sys import getsizeof
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gevent.event import Event
@@ -39,7 +41,7 @@ NO_TIMEOUT = -1
 """For ``read_timeout_seconds``: no timeout. ``None`` means the same."""
 
 _COPY_LIMIT = 1 << 14  # bytes; a larger payload is sent without a copy
-_ENTRY_OVERHEAD = 64  # bytes that an inbox entry takes besides its payload, at least
+_ENTRY_OVERHEAD = 96  # bytes that an inbox entry takes besides its data
 _POLL_INPUT_TICKS = 2  # half seconds without a receive, after which a send polls the input
 
 # C numbers in the compiled form
@@ -221,23 +223,25 @@ class WebSocket:
         self, event: int, deadline: float, seconds: float | None, iterating: bool
     ) -> str | bytes:
         """Joins the fragments of a message, the first of which has been read."""
-        parts = [(self._take_data(), event, False)]
+        first = event
+        final = False
+        data = self._take_data()
+        # One object, since many small ones would take far more than max_message_size.
+        joined: Any = io.StringIO() if isinstance(data, str) else io.BytesIO()
+        joined.write(data)
         try:
-            while True:
+            while not final:
                 event = self._next_fragment(deadline)
                 if event == _NOTHING or event == _CLOSE:
                     raise self._read_error(event, seconds, iterating)
-                if event == _PONG:
-                    continue
-                final = self._connection.final
-                parts.append((self._take_data(), event, final))
-                if final:
-                    pieces = [part[0] for part in parts]
-                    parts = []
-                    return "".join(pieces) if isinstance(pieces[0], str) else b"".join(pieces)
+                if event != _PONG:
+                    final = self._connection.final
+                    joined.write(self._take_data())
         finally:
-            for part in reversed(parts):  # timed out or killed: the next read starts over
-                self._return_to_inbox(part)
+            if not final:  # timed out or killed: the next read starts over
+                self._return_to_inbox((joined.getvalue(), first, False))
+        message: str | bytes = joined.getvalue()
+        return message
 
     def __iter__(self) -> Iterator[str | bytes]:
         """Iterates over complete messages, as from :meth:`receive`, until the connection is closed.
@@ -281,7 +285,7 @@ class WebSocket:
         while True:
             if self._inbox:
                 data, event, final = self._inbox.popleft()
-                self._inbox_size -= len(data) + _ENTRY_OVERHEAD
+                self._inbox_size -= getsizeof(data) + _ENTRY_OVERHEAD
                 connection.data = data
                 connection.final = final
                 return event
@@ -363,14 +367,14 @@ class WebSocket:
             if self._inbox is None:
                 self._inbox = deque()
             self._inbox.append((data, event, connection.final))
-            self._inbox_size += len(data) + _ENTRY_OVERHEAD
+            self._inbox_size += getsizeof(data) + _ENTRY_OVERHEAD
         self._wake_followers()
 
     def _return_to_inbox(self, fragment: tuple[Any, int, bool]) -> None:
         if self._inbox is None:
             self._inbox = deque()
         self._inbox.appendleft(fragment)
-        self._inbox_size += len(fragment[0]) + _ENTRY_OVERHEAD
+        self._inbox_size += getsizeof(fragment[0]) + _ENTRY_OVERHEAD
 
     # -- sending
 
@@ -588,7 +592,8 @@ class WebSocket:
         if self._connection.state != _OPEN:
             raise self._connection.closed_error()
         while self._sender is not None and self._sender is not sender:
-            if self._sender.dead:
+            calls = self._cross_thread_calls
+            if self._sender.dead and (calls is None or not calls.is_waiting(self._sender)):
                 raise RuntimeError(
                     "a greenlet ended before it sent the last fragment of its message; nothing "
                     "else can be sent: close the socket"

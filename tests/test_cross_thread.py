@@ -98,6 +98,28 @@ def test_fragments_of_one_thread_and_messages_of_another(pair):
         thread.join()
 
 
+def test_a_thread_may_end_before_its_last_fragment_is_sent(pair):
+    socket, peer = pair()
+    go_on = threading.Event()
+
+    def fragments():
+        socket.send_string_message("a", final=False)
+        go_on.wait(limit())
+        socket.send_string_message("b")
+
+    first = threading.Thread(target=fragments)
+    second = threading.Thread(target=socket.send, args=("whole",))
+    first.start()
+    assert peer.read_frame() == (False, TEXT, b"a")
+    # The hub does not run while this thread blocks, so both calls wait, and their threads end.
+    second.start()
+    second.join()
+    go_on.set()
+    first.join()
+    assert peer.read_frame() == (True, CONTINUATION, b"b")
+    assert peer.read_frame() == (True, TEXT, b"whole")
+
+
 def test_a_wrong_call_in_another_thread_raises_there_and_loses_nothing(pair):
     socket, peer = pair()
     errors = []

@@ -53,7 +53,7 @@ _COUNTERS = {
 }
 _LABELLED = {
     "refused": ("reason", "Upgrades that were refused"),
-    "closes": ("code", "Sessions that ended, by close code (1006: lost)"),
+    "closes": ("code", "Sessions that ended, by close code (1006: lost; 3000, 4000: the range)"),
 }
 
 
