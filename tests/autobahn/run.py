@@ -186,7 +186,7 @@ def main() -> int:
     try:
         python = install(find_python27())
     except Unavailable as reason:
-        print(f"The Autobahn testsuite is not available: {reason}")
+        print(reason)
         return UNAVAILABLE
     if arguments.install:
         return 0
