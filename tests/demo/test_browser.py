@@ -730,7 +730,7 @@ def test_the_chat_and_the_server_link_to_each_other(demo: Demo, page: Page) -> N
     page.join("Ada")
 
 
-def test_the_server_is_seen_at_work(browse: Browse, server_demo: Demo, page: Page) -> None:
+def test_the_server_is_seen_at_work(browse: Browse, demo: Demo, server_page: Page) -> None:
     assert server_page("process").text == f"Process {demo.process.pid}."
     assert not server_page("several").is_displayed()
     server_page.wait_for_text("#connections-open", "1")
@@ -760,7 +760,7 @@ def test_the_server_is_seen_at_work(browse: Browse, server_demo: Demo, page: Pag
     server_page.wait_until(lambda: (server_page.run(line) or "").count("L") >= 2, "a line")
 
 
-def test_what_the_server_tells_of_others_is_shown_as_text(server_demo: Demo, page: Page) -> None:
+def test_what_the_server_tells_of_others_is_shown_as_text(demo: Demo, server_page: Page) -> None:
     with connect(demo.ws_url + "/chat/%3Cimg%20src=x%20onerror=alert(1)%3E", "chat") as mallory:
         mallory.send(json.dumps({"type": "join", "name": "Mallory"}))
         name = "<img src=x onerror=alert(1)>"
@@ -768,7 +768,7 @@ def test_what_the_server_tells_of_others_is_shown_as_text(server_demo: Demo, pag
         assert server_page.run("return document.querySelectorAll('main img').length") == 0
 
 
-def test_the_picture_of_the_server_comes_back_with_it(server_demo: Demo, page: Page) -> None:
+def test_the_picture_of_the_server_comes_back_with_it(demo: Demo, server_page: Page) -> None:
     server_page.expected_errors = "WebSocket connection to .* failed"
     port = str(demo.port)
     assert demo.stop() == 0
@@ -822,7 +822,7 @@ def test_a_worker_is_told_of_as_one_of_several(browse: Browse) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", SCREENS)
 def test_the_picture_of_the_server_looks_well_everywhere(
-    screen: str, scheme: str, server_demo: Demo, page: Page, tmp_path: Path
+    screen: str, scheme: str, demo: Demo, server_page: Page, tmp_path: Path
 ) -> None:
     page = server_page
     page.emulate(*SCREENS[screen], scheme=scheme)
