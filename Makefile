@@ -2,18 +2,32 @@
 # GREENWS_HYPOTHESIS=full make test: with all examples of Hypothesis, not a tenth of them
 # make bench: all of benchmarks/, about two hours, or one with ARGS="--seconds 1"; a part of it:
 #   make bench CASES=32B-100 AGAINST=gevent-websocket ARGS="--rounds 3 --seconds 2"
-# make fuzz SECONDS=120: the targets of fuzz/
+# make check: unit tests, lint and types, in under a minute    make fuzz SECONDS=120: the targets of fuzz/
+# make autobahn: all cases of the Autobahn testsuite; needs Python 2.7 (PYTHON27=...)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test coverage sanitize fuzz lint types wheel bench clean
+.PHONY: run test check autobahn coverage sanitize fuzz lint types wheel bench clean
 
 run: $(VENV)/run
 	$(BIN)/python run_server.py $(ARGS)
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest $(ARGS)
+
+# The tests without other programs, whole servers or attacks, with a tenth of Hypothesis's examples.
+BEYOND_UNITS := autobahn demo hostile integrations server rooms/redis test_autobahn.py \
+	test_benchmarks.py test_clients.py test_examples.py test_form.py test_fuzz.py test_soak.py
+check: $(VENV)/lint
+	GREENWS_HYPOTHESIS=quick $(BIN)/python -m pytest -q -n 2 $(BEYOND_UNITS:%=--ignore=tests/%) $(ARGS)
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+
+# Against both forms at once, or with ARGS=pure, against one.
+autobahn: $(VENV)/test
+	$(BIN)/python tests/autobahn/run.py $(ARGS)
 
 # What the tests reach of the pure form, with branches; fails below the figure in pyproject.toml.
 coverage: $(VENV)/test
@@ -71,7 +85,7 @@ $(VENV)/test: setup.py pyproject.toml $(COMPILED) | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@
 
-$(VENV)/lint: setup.py pyproject.toml | $(BIN)/python
+$(VENV)/lint: setup.py pyproject.toml $(COMPILED) | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[test,lint]'
 	touch $@
 

@@ -304,11 +304,11 @@ def demo() -> Iterator[Demo]:
 
 
 @pytest.fixture
-def page(browse: Browse, demo: Demo) -> Page:
+def page(demo: Demo, browse: Browse) -> Page:
     return browse(demo.url + "/")
 
 
-def test_the_page_needs_nothing_from_elsewhere(page: Page, demo: Demo) -> None:
+def test_the_page_needs_nothing_from_elsewhere(demo: Demo, page: Page) -> None:
     assert page.driver.title.startswith("greenws")
     names = page.run("return performance.getEntriesByType('resource').map((r) => r.name)")
     assert {name.rpartition("/")[2] for name in names} >= {"style.css", "echo.js", "chat.js"}
@@ -342,7 +342,7 @@ def test_echo_panel_connects_echoes_and_disconnects(page: Page) -> None:
     page.wait_for_state("echo", "connected")
 
 
-def test_the_browser_exchanges_compressed_messages(page: Page, demo: Demo) -> None:
+def test_the_browser_exchanges_compressed_messages(demo: Demo, page: Page) -> None:
     page.driver.set_script_timeout(limit(20))
     extensions, same = page.driver.execute_async_script(
         """
@@ -366,7 +366,7 @@ def test_the_browser_exchanges_compressed_messages(page: Page, demo: Demo) -> No
     assert same is True
 
 
-def test_echo_panel_shows_why_the_server_closed(page: Page, demo: Demo) -> None:
+def test_echo_panel_shows_why_the_server_closed(demo: Demo, page: Page) -> None:
     page("echo-toggle").click()
     page.wait_for_state("echo", "connected")
     assert demo.stop() == 0
@@ -374,7 +374,7 @@ def test_echo_panel_shows_why_the_server_closed(page: Page, demo: Demo) -> None:
     assert re.match(r"Closed \(1001\b", page.texts("#echo-log [data-field=text]")[-1])
 
 
-def test_two_browsers_chat_with_each_other(browse: Browse, demo: Demo) -> None:
+def test_two_browsers_chat_with_each_other(demo: Demo, browse: Browse) -> None:
     ada, grace = browse(demo.url + "/"), browse(demo.url + "/")
     ada.join("Ada")
     ada.wait_for_members("Ada")
@@ -405,7 +405,7 @@ def test_two_browsers_chat_with_each_other(browse: Browse, demo: Demo) -> None:
     assert grace("chat-name").get_attribute("value") == "Grace"
 
 
-def test_markup_is_shown_and_not_run(browse: Browse, demo: Demo) -> None:
+def test_markup_is_shown_and_not_run(demo: Demo, browse: Browse) -> None:
     ada, mallory = browse(demo.url + "/"), browse(demo.url + "/")
     name = "<img src=x onerror=alert(1)>"
     ada.join("Ada")
@@ -421,7 +421,7 @@ def test_markup_is_shown_and_not_run(browse: Browse, demo: Demo) -> None:
     ada.wait_for_text(left, f"{name} left")
 
 
-def test_a_taken_name_gets_a_number_and_a_notice(browse: Browse, demo: Demo) -> None:
+def test_a_taken_name_gets_a_number_and_a_notice(demo: Demo, browse: Browse) -> None:
     first, second = browse(demo.url + "/"), browse(demo.url + "/")
     first.join("Ada")
     second.join("Ada")
@@ -457,7 +457,7 @@ def test_a_reload_joins_again_with_the_same_name(page: Page) -> None:
     assert page("chat-state").text == "not joined"
 
 
-def test_coming_back_shows_what_was_missed_and_repeats_nothing(page: Page, demo: Demo) -> None:
+def test_coming_back_shows_what_was_missed_and_repeats_nothing(demo: Demo, page: Page) -> None:
     page.join("Ada")
     with connect(demo.ws_url + "/chat", "chat") as grace:
         grace.send(json.dumps({"type": "join", "name": "Grace"}))
@@ -499,7 +499,7 @@ def test_the_chat_works_with_the_keyboard_alone(page: Page) -> None:
     assert page.run(unnamed) == []
 
 
-def test_the_page_reconnects_when_the_server_is_back(browse: Browse, demo: Demo) -> None:
+def test_the_page_reconnects_when_the_server_is_back(demo: Demo, browse: Browse) -> None:
     ada, grace = browse(demo.url + "/"), browse(demo.url + "/")
     for each, name in ((ada, "Ada"), (grace, "Grace")):
         each.expected_errors = "WebSocket connection to .* failed"
@@ -587,7 +587,7 @@ def test_nothing_is_missed_when_workers_are_killed(browse: Browse, redis: RedisS
             assert [text for _, text in each.messages()] == [*texts, "after"]
 
 
-def test_reconnecting_can_be_forced_and_cancelled(page: Page, demo: Demo) -> None:
+def test_reconnecting_can_be_forced_and_cancelled(demo: Demo, page: Page) -> None:
     page.expected_errors = "WebSocket connection to .* failed"
     page.join("Ada")
     page.run("window.setInterval = () => 0")  # only the button can end the wait
@@ -605,7 +605,7 @@ def test_reconnecting_can_be_forced_and_cancelled(page: Page, demo: Demo) -> Non
     assert not page("chat-retry").is_displayed()
 
 
-def test_newest_messages_stay_in_view_until_the_reader_scrolls_up(page: Page, demo: Demo) -> None:
+def test_newest_messages_stay_in_view_until_the_reader_scrolls_up(demo: Demo, page: Page) -> None:
     page.join("Ada")
     with connect(demo.ws_url + "/chat", "chat", max_queue=None) as grace:
         grace.send(json.dumps({"type": "join", "name": "Grace"}))
@@ -665,7 +665,7 @@ def test_reduced_motion_is_respected(page: Page) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", SCREENS)
 def test_the_page_looks_right_on_every_screen(
-    screen: str, scheme: str, page: Page, demo: Demo, tmp_path: Path
+    screen: str, scheme: str, demo: Demo, page: Page, tmp_path: Path
 ) -> None:
     page.emulate(*SCREENS[screen], scheme=scheme)
     page.screenshot(tmp_path / f"{screen}-{scheme}-start.png")
@@ -704,7 +704,7 @@ def test_the_page_looks_right_on_every_screen(
 
 
 @pytest.fixture
-def server_page(browse: Browse, demo: Demo) -> Page:
+def server_page(demo: Demo, browse: Browse) -> Page:
     page = browse(demo.url + "/server")
     page.wait_for_state("server", "connected")
     return page
@@ -719,7 +719,7 @@ def messages_in(page: Page) -> int:
     return int(page("messages-in").text.split()[0].replace(",", ""))
 
 
-def test_the_chat_and_the_server_link_to_each_other(page: Page, demo: Demo) -> None:
+def test_the_chat_and_the_server_link_to_each_other(demo: Demo, page: Page) -> None:
     page.driver.find_element(By.LINK_TEXT, "Watch the server").click()
     page.wait_for_state("server", "connected")
     assert page.driver.current_url == demo.url + "/server"
@@ -730,7 +730,7 @@ def test_the_chat_and_the_server_link_to_each_other(page: Page, demo: Demo) -> N
     page.join("Ada")
 
 
-def test_the_server_page_shows_live_figures(browse: Browse, server_page: Page, demo: Demo) -> None:
+def test_the_server_page_shows_live_figures(browse: Browse, server_: Demo, page: Page) -> None:
     assert server_page("process").text == f"Process {demo.process.pid}."
     assert not server_page("several").is_displayed()
     server_page.wait_for_text("#connections-open", "1")
@@ -760,7 +760,7 @@ def test_the_server_page_shows_live_figures(browse: Browse, server_page: Page, d
     server_page.wait_until(lambda: (server_page.run(line) or "").count("L") >= 2, "a line")
 
 
-def test_names_on_the_server_page_are_shown_as_text(server_page: Page, demo: Demo) -> None:
+def test_names_on_the_server_page_are_shown_as_text(server_: Demo, page: Page) -> None:
     with connect(demo.ws_url + "/chat/%3Cimg%20src=x%20onerror=alert(1)%3E", "chat") as mallory:
         mallory.send(json.dumps({"type": "join", "name": "Mallory"}))
         name = "<img src=x onerror=alert(1)>"
@@ -768,7 +768,7 @@ def test_names_on_the_server_page_are_shown_as_text(server_page: Page, demo: Dem
         assert server_page.run("return document.querySelectorAll('main img').length") == 0
 
 
-def test_the_server_page_reconnects_after_a_restart(server_page: Page, demo: Demo) -> None:
+def test_the_server_page_reconnects_after_a_restart(server_: Demo, page: Page) -> None:
     server_page.expected_errors = "WebSocket connection to .* failed"
     port = str(demo.port)
     assert demo.stop() == 0
@@ -822,7 +822,7 @@ def test_the_server_page_says_that_a_worker_is_one_of_several(browse: Browse) ->
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", SCREENS)
 def test_the_server_page_looks_right_on_every_screen(
-    screen: str, scheme: str, server_page: Page, demo: Demo, tmp_path: Path
+    screen: str, scheme: str, server_: Demo, page: Page, tmp_path: Path
 ) -> None:
     page = server_page
     page.emulate(*SCREENS[screen], scheme=scheme)
