@@ -730,7 +730,7 @@ def test_the_chat_and_the_server_link_to_each_other(demo: Demo, page: Page) -> N
     page.join("Ada")
 
 
-def test_the_server_page_shows_live_figures(browse: Browse, server_: Demo, page: Page) -> None:
+def test_the_server_page_shows_live_figures(browse: Browse, demo: Demo, server_page: Page) -> None:
     assert server_page("process").text == f"Process {demo.process.pid}."
     assert not server_page("several").is_displayed()
     server_page.wait_for_text("#connections-open", "1")
@@ -760,7 +760,7 @@ def test_the_server_page_shows_live_figures(browse: Browse, server_: Demo, page:
     server_page.wait_until(lambda: (server_page.run(line) or "").count("L") >= 2, "a line")
 
 
-def test_names_on_the_server_page_are_shown_as_text(server_: Demo, page: Page) -> None:
+def test_names_on_the_server_page_are_shown_as_text(demo: Demo, server_page: Page) -> None:
     with connect(demo.ws_url + "/chat/%3Cimg%20src=x%20onerror=alert(1)%3E", "chat") as mallory:
         mallory.send(json.dumps({"type": "join", "name": "Mallory"}))
         name = "<img src=x onerror=alert(1)>"
@@ -768,7 +768,7 @@ def test_names_on_the_server_page_are_shown_as_text(server_: Demo, page: Page) -
         assert server_page.run("return document.querySelectorAll('main img').length") == 0
 
 
-def test_the_server_page_reconnects_after_a_restart(server_: Demo, page: Page) -> None:
+def test_the_server_page_reconnects_after_a_restart(demo: Demo, server_page: Page) -> None:
     server_page.expected_errors = "WebSocket connection to .* failed"
     port = str(demo.port)
     assert demo.stop() == 0
@@ -822,7 +822,7 @@ def test_the_server_page_says_that_a_worker_is_one_of_several(browse: Browse) ->
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", SCREENS)
 def test_the_server_page_looks_right_on_every_screen(
-    screen: str, scheme: str, server_: Demo, page: Page, tmp_path: Path
+    screen: str, scheme: str, demo: Demo, server_page: Page, tmp_path: Path
 ) -> None:
     page = server_page
     page.emulate(*SCREENS[screen], scheme=scheme)
