@@ -1,4 +1,4 @@
-"""Hostile requests: smuggling, limits, slowness. Each gets one response; no other client suffers."""
+"""Hostile requests: smuggling, limits, slowness. Each gets one response; other clients are fine."""
 
 from __future__ import annotations
 
