@@ -10,7 +10,7 @@ from .protocol.shared cimport SharedMessage
 
 cdef double _FOREVER, _POLL
 cdef int _OPEN, _CLOSED, _MAX_HEADER, _COPY_LIMIT, _ENTRY_OVERHEAD, _POLL_INPUT_TICKS
-cdef int _TEXT, _BINARY, _CLOSE, _PONG, _NOTHING
+cdef int _TEXT, _BINARY, _CLOSE, _PING, _PONG, _NOTHING
 
 
 cdef class WebSocket:
@@ -49,6 +49,7 @@ cdef class WebSocket:
     cdef int _read_fragment(self) except -2
     cdef object _take_data(self)
     cdef int _begin_read(self) except -1
+    cdef int _end_turn_if_over(self) except -1
     @cython.locals(connection=Connection, event=int)
     cdef int _next_fragment(self, double deadline) except -2
     @cython.locals(transport=Transport, receive_buffer=ReceiveBuffer, size=Py_ssize_t)

@@ -51,6 +51,7 @@ _MAX_HEADER = MAX_HEADER
 _TEXT = 1
 _BINARY = 2
 _CLOSE = 8
+_PING = 9
 _PONG = 10
 _NOTHING = -1
 
@@ -278,6 +279,8 @@ class WebSocket:
         """Blocks until the next fragment or pong, and leaves it in ``data`` and ``final`` of the
         connection. INVALID at the deadline, CLOSE when the connection is closed."""
         connection = self._connection
+        if self._inbox or connection.has_input():  # otherwise the wait for input ends the turn
+            self._end_turn_if_over()
         while True:
             if self._inbox:
                 data, event, final = self._inbox.popleft()
@@ -291,10 +294,16 @@ class WebSocket:
             if event == _NOTHING:
                 if not self._pump(deadline):
                     return _NOTHING
+            elif event == _PING:
+                self._end_turn_if_over()
             else:
                 if event == _CLOSE:
                     self._transport.finish_writing()
                 return event
+
+    def _end_turn_if_over(self) -> None:
+        """Counts a step, and lets others run if the turn is over."""
+        self._transport.poller.turns.step(self._transport.hub)
 
     def _pump(self, deadline: float) -> bool:
         """Blocks until this greenlet or the leader has fed the connection; False at the deadline.
@@ -359,6 +368,8 @@ class WebSocket:
                 self._transport.finish_writing()
             if event == _CLOSE or event == _NOTHING:
                 break
+            if event == _PING:
+                continue
             data = self._take_data()
             if self._inbox is None:
                 self._inbox = deque()
@@ -555,6 +566,7 @@ class WebSocket:
                 transport.commit(end, self._corking and connection.has_frame())
         if transport.backlog:
             transport.wait_for_room()
+        self._end_turn_if_over()
         if transport.failure:
             raise self._lost_error()
         if transport.poller.ticks - self._polled_at > _POLL_INPUT_TICKS and not self._leading:
@@ -570,6 +582,7 @@ class WebSocket:
 
     def _send_control(self, frame: bytes) -> None:
         self._send_or_hold(frame)
+        self._end_turn_if_over()
         if self._transport.failure:
             raise self._lost_error()
 
@@ -701,7 +714,7 @@ class WebSocket:
                 if self._reading:
                     self._fill_inbox()
                 else:
-                    self._discard_input()
+                    self._discard_input(True)
                 if connection.state != _CLOSED:
                     self._pump(_FOREVER)
             transport.finish_writing()
@@ -737,14 +750,16 @@ class WebSocket:
         self._transport.finish_writing()
         self._transport.close()
         self._connection.feed_eof()
-        self._discard_input()
+        self._discard_input(False)
 
-    def _discard_input(self) -> None:
+    def _discard_input(self, may_switch: bool) -> None:
         """Drops unread messages, and answers what must be answered."""
         connection = self._connection
         event = 0
         while event != _NOTHING and event != _CLOSE:
             event = connection.next_event()
+            if may_switch:
+                self._end_turn_if_over()
         if connection.replies:
             self._send_replies()
         self._inbox = None

@@ -19,6 +19,7 @@ from gevent import pywsgi
 from ..config import Config
 from ..exceptions import RequestError
 from ..hub.transport import Transport
+from ..hub.turns import end_turn_if_due
 from .head import RequestHead, find_head, parse_chunk_size, parse_head, parse_trailer
 
 __all__ = ["HttpStream", "RequestBody"]
@@ -56,6 +57,7 @@ class HttpStream:
             RequestError: the head is refused, 408 if it is late.
             OSError: the connection is lost.
         """
+        end_turn_if_due()
         config = self.config
         data: bytes | bytearray = self._buffer
         if data.startswith(b"\r\n"):  # a client may end its last body so (RFC 9112, 2.2)
@@ -108,6 +110,7 @@ class HttpStream:
     def _fill(self) -> bool:
         """Receives more of a body; False at the end of the stream."""
         timeout = self.config.body_timeout
+        end_turn_if_due()
         try:
             data = self._receive(None if timeout is None else time.monotonic() + timeout)
         except TimeoutError:
@@ -119,6 +122,7 @@ class HttpStream:
 
     def read(self, size: int = -1) -> bytes:
         """``size`` bytes, or all until the end of the stream; fewer only at its end."""
+        end_turn_if_due()
         parts = []
         left = float("inf") if size is None or size < 0 else size
         while left > 0:

@@ -6,7 +6,7 @@ from .polling cimport Cork, ReceiveBuffer, Waiter
 
 
 cdef double _FOREVER, _POLL
-cdef int _TIMED_OUT, _READABLE, _DEADLINE, _CORK_LIMIT, _COPY_LIMIT, _TLS_RECORD, _MAX_RECEIVES
+cdef int _TIMED_OUT, _READABLE, _DEADLINE, _CORK_LIMIT, _COPY_LIMIT, _TLS_RECORD
 
 
 cdef class Transport(Waiter):
@@ -24,7 +24,7 @@ cdef class Transport(Waiter):
     # read state
     cdef public bytearray buffer
     cdef bint _input_drained
-    cdef int _receives
+    cdef bint _receiving
     cdef double _deadline
     cdef double _polled_deadline
     cdef public object _timer
@@ -48,6 +48,7 @@ cdef class Transport(Waiter):
     cpdef Py_ssize_t receive(self, double deadline) except -2
     @cython.locals(size=Py_ssize_t, receive_buffer=ReceiveBuffer)
     cpdef Py_ssize_t poll(self) except -2
+    cdef bint _end_turn(self, double deadline) except -1
     cdef bint _wait_readable(self, double deadline) except -1
     cpdef int advance_deadline(self, double deadline) except -1
     @cython.locals(cork=Cork)

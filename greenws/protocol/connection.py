@@ -38,6 +38,7 @@ _NOTHING = -1
 _RSV1 = 0x40  # beside an opcode: the message is compressed
 
 _MAX_REASON = 123  # bytes: what a control frame leaves beside the code
+_MAX_CONTROL_FRAMES = 64  # handled by one next_event(), so that others can run in between
 _MAX_PINGS = 256  # sent and unanswered; the oldest are forgotten
 
 
@@ -112,6 +113,7 @@ class Connection:
 
         CONTINUATION, TEXT, BINARY: a fragment, in ``data`` and ``final``. PONG: to a ping whose
         sender wanted it, payload in ``data``. CLOSE: the connection is over (again and again).
+        PING: 64 control frames were handled, and there may be more input; call it again.
         """
         try:
             event = self._next_event()
@@ -136,8 +138,13 @@ class Connection:
         """Whether a whole frame more has been fed already."""
         return self._parser.position != self._parser.end and self._parser.has_frame()
 
+    def has_input(self) -> bool:
+        """Whether any bytes that were fed have not been parsed."""
+        return self._parser.position != self._parser.end
+
     def _next_event(self) -> int:
         parser = self._parser
+        taken = 0
         while self.state != _CLOSED:
             if not self._in_payload:
                 if not parser.next_header():
@@ -179,6 +186,11 @@ class Connection:
                 self.data = payload
                 self.final = True
                 return _PONG
+            taken += 1
+            if taken == _MAX_CONTROL_FRAMES and self.state != _CLOSED:
+                self.data = None
+                self.final = True
+                return _PING
         return _CLOSE
 
     def _answers(self, payload: bytes) -> bool:
