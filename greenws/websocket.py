@@ -279,8 +279,11 @@ class WebSocket:
         """Blocks until the next fragment or pong, and leaves it in ``data`` and ``final`` of the
         connection. INVALID at the deadline, CLOSE when the connection is closed."""
         connection = self._connection
-        if self._inbox or connection.has_input():  # otherwise the wait for input ends the turn
-            self._end_turn_if_over()
+        if connection.has_input() or self._inbox:  # otherwise the wait for input is a step
+            turns = self._transport.poller.turns
+            turns.steps -= 1
+            if turns.steps <= 0 and turns.is_over(self._transport.hub):
+                turns.end(self._transport.hub)
         while True:
             if self._inbox:
                 data, event, final = self._inbox.popleft()
@@ -295,14 +298,14 @@ class WebSocket:
                 if not self._pump(deadline):
                     return _NOTHING
             elif event == _PING:
-                self._end_turn_if_over()
+                self._take_step()
             else:
                 if event == _CLOSE:
                     self._transport.finish_writing()
                 return event
 
-    def _end_turn_if_over(self) -> None:
-        """Counts a step, and lets others run if the turn is over."""
+    def _take_step(self) -> None:
+        """Lets others run if the turn is over."""
         self._transport.poller.turns.step(self._transport.hub)
 
     def _pump(self, deadline: float) -> bool:
@@ -566,7 +569,10 @@ class WebSocket:
                 transport.commit(end, self._corking and connection.has_frame())
         if transport.backlog:
             transport.wait_for_room()
-        self._end_turn_if_over()
+        turns = transport.poller.turns
+        turns.steps -= 1
+        if turns.steps <= 0 and turns.is_over(transport.hub):
+            turns.end(transport.hub)
         if transport.failure:
             raise self._lost_error()
         if transport.poller.ticks - self._polled_at > _POLL_INPUT_TICKS and not self._leading:
@@ -582,7 +588,7 @@ class WebSocket:
 
     def _send_control(self, frame: bytes) -> None:
         self._send_or_hold(frame)
-        self._end_turn_if_over()
+        self._take_step()
         if self._transport.failure:
             raise self._lost_error()
 
@@ -759,7 +765,7 @@ class WebSocket:
         while event != _NOTHING and event != _CLOSE:
             event = connection.next_event()
             if may_switch:
-                self._end_turn_if_over()
+                self._take_step()
         if connection.replies:
             self._send_replies()
         self._inbox = None

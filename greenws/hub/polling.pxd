@@ -58,7 +58,7 @@ cdef class EpollPoller(Poller):
 
     @cython.locals(next_waiter=Waiter)
     cpdef int switch(self, Waiter waiter) except -1
-    @cython.locals(index=Py_ssize_t, waiter=Waiter)
+    @cython.locals(index=Py_ssize_t, waiter=Waiter, turns=Turns)
     cdef Waiter _next_waiter(self)
     cdef int _register(self, int fileno) except -1
     @cython.locals(waiter=Waiter)

@@ -212,8 +212,10 @@ class EpollPoller(Poller):
 
     def _next_waiter(self) -> Waiter | None:
         """The next socket of the batch that a greenlet waits for; the caller must switch to it."""
+        turns = self.turns
         while self._next_event < self._count:
-            if self.turns.is_over(None):
+            turns.steps -= 1
+            if turns.steps <= 0 and turns.is_over(None):
                 return None
             index = self._next_event
             self._next_event = index + 1

@@ -3,6 +3,7 @@ import cython
 
 from . cimport syscalls
 from .polling cimport Cork, ReceiveBuffer, Waiter
+from .turns cimport Turns
 
 
 cdef double _FOREVER, _POLL
@@ -44,11 +45,12 @@ cdef class Transport(Waiter):
     cdef bint _finishing
     cdef bint _shut
 
-    @cython.locals(size=Py_ssize_t)
+    @cython.locals(size=Py_ssize_t, in_time=bint)
     cpdef Py_ssize_t receive(self, double deadline) except -2
     @cython.locals(size=Py_ssize_t, receive_buffer=ReceiveBuffer)
     cpdef Py_ssize_t poll(self) except -2
-    cdef bint _end_turn(self, double deadline) except -1
+    @cython.locals(turns=Turns)
+    cdef bint _take_step(self, double deadline) except -1
     cdef bint _wait_readable(self, double deadline) except -1
     cpdef int advance_deadline(self, double deadline) except -1
     @cython.locals(cork=Cork)

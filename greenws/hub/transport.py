@@ -132,17 +132,18 @@ class Transport(Waiter):
         if deadline == _POLL:
             return self.poll()
         while not self.closed:
-            waits = self._input_drained
-            if waits or self.poller.turns.is_over(self.hub):
-                in_time = self._wait_readable(deadline) if waits else self._end_turn(deadline)
-                if not in_time:
-                    if self._polled_deadline == self._deadline:
-                        return _TIMED_OUT
-                    # Input that came in time counts, even if this greenlet ran late. Once for each
-                    # deadline.
-                    self._polled_deadline = self._deadline
-                    return self.poll()
-                deadline = self._deadline  # advance_deadline() may have moved it
+            if self._input_drained:
+                in_time = self._wait_readable(deadline)
+            else:
+                in_time = self._take_step(deadline)
+            if not in_time:
+                if self._polled_deadline == self._deadline:
+                    return _TIMED_OUT
+                # Input that came in time counts, even if this greenlet ran late. Once for each
+                # deadline.
+                self._polled_deadline = self._deadline
+                return self.poll()
+            deadline = self._deadline  # advance_deadline() may have moved it
             size = self.poll()
             if size != _TIMED_OUT:
                 return size
@@ -196,12 +197,16 @@ class Transport(Waiter):
         """Whether the kernel has input, or the end of the stream, that was not received yet."""
         return syscalls.readable(self.fileno)
 
-    def _end_turn(self, deadline: float) -> bool:
-        """Lets others run while there is input; False at the deadline."""
+    def _take_step(self, deadline: float) -> bool:
+        """Lets others run if the turn is over, although there is input; False at the deadline."""
         self._deadline = deadline
+        turns = self.poller.turns
+        turns.steps -= 1
+        if turns.steps > 0 or not turns.is_over(self.hub):
+            return True
         self._receiving = True
         try:
-            self.poller.turns.end(self.hub)
+            turns.end(self.hub)
         finally:
             self._receiving = False
         return self._deadline == _FOREVER or time.monotonic() < self._deadline

@@ -8,6 +8,7 @@ cdef long long _TURN, _SHORT, _LONG
 cdef int _MAX_STEPS
 
 
+@cython.final
 cdef class Turns:
     cdef public int steps
     cdef int _stride
@@ -19,12 +20,11 @@ cdef class Turns:
     cdef object _timer
     cdef object __weakref__
 
-    cpdef bint is_over(self, hub) except -1
     @cython.locals(now=cython.longlong)
-    cdef bint _read_clock(self, hub) except -1
+    cpdef bint is_over(self, hub) except -1
     cdef bint _is_new_iteration(self, hub) except -1
-    cpdef void begin(self) except *
-    cpdef void leave(self) except *
+    cpdef int begin(self) except -1
+    cpdef int leave(self) except -1
     cpdef void end(self, hub) except *
     cpdef int step(self, hub) except -1
     cdef int _start_timer(self, hub) except -1

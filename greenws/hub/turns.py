@@ -40,7 +40,8 @@ class Turns:
     """The turns of one hub. It does not refer to the hub, which could not end then."""
 
     def __init__(self) -> None:
-        self.steps = 1  # until the clock is read
+        self.steps = 1
+        """Steps until the clock is to be read. Whoever takes one counts down."""
         self._stride = 1
         self._end = 0  # 0 until the clock is first read in this turn
         self._read_at = 0
@@ -50,14 +51,8 @@ class Turns:
         self._timer: Any = None
 
     def is_over(self, hub: Hub | None) -> bool:
-        """Counts a step. True if the turn is over: call :meth:`end`, or switch to ``hub``.
-
-        ``hub`` may be None between :meth:`begin` and :meth:`leave`.
-        """
-        self.steps -= 1
-        return self.steps <= 0 and self._read_clock(hub)
-
-    def _read_clock(self, hub: Hub | None) -> bool:
+        """Reads the clock, once :attr:`steps` is 0. True if the turn is over: call :meth:`end`, or
+        switch to ``hub``, which may be None between :meth:`begin` and :meth:`leave`."""
         now = syscalls.clock()
         if self._end and now >= self._end:
             # In a callback or watcher of gevent's nobody has called begin().
@@ -114,8 +109,9 @@ class Turns:
             raise
 
     def step(self, hub: Hub) -> None:
-        """Counts a step, and ends the turn if it is over."""
-        if self.is_over(hub):
+        """Takes a step, and ends the turn if it is over."""
+        self.steps -= 1
+        if self.steps <= 0 and self.is_over(hub):
             self.end(hub)
 
     def _start_timer(self, hub: Hub) -> None:
@@ -184,7 +180,7 @@ def turns_of(hub: Hub) -> Turns:
 
 
 def end_turn_if_due() -> None:
-    """Counts a step of a greenlet. If its turn is over, blocks until the kernel was polled, and
+    """Takes a step. If its turn is over, blocks until the kernel was polled, and
     others had their turns. Does nothing in a callback of the loop, and outside of a hub's own
     greenlets."""
     hub = switching.current().parent
