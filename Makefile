@@ -1,4 +1,5 @@
 # make run: the demo on http://127.0.0.1:8181/    make test: the tests    make sanitize: with ASan
+# GREENWS_HYPOTHESIS=full make test: with all examples of Hypothesis, not a tenth of them
 # make bench: all of benchmarks/, about two hours, or one with ARGS="--seconds 1"; a part of it:
 #   make bench CASES=32B-100 AGAINST=gevent-websocket ARGS="--rounds 3 --seconds 2"
 # make fuzz SECONDS=120: the targets of fuzz/
@@ -33,10 +34,11 @@ lint: $(VENV)/lint
 types: $(VENV)/lint
 	$(BIN)/mypy
 
-# The sdist, and from it the wheel, which must hold the compiled modules.
+# The sdist, and from it the wheel; then a check of what they hold.
 wheel: $(VENV)/lint
+	rm -f *.egg-info/SOURCES.txt # setuptools would add what an old one lists
 	$(BIN)/python -m build --outdir dist .
-	$(BIN)/python -c "import glob, zipfile; names = zipfile.ZipFile(max(glob.glob('dist/*.whl'))).namelist(); assert any('websocket.cpython' in name for name in names), names"
+	$(BIN)/python .ci/check_distributions.py
 
 bench: $(VENV)/bench
 	$(BIN)/python benchmarks/run.py $(if $(CASES),--cases "$(CASES)") \

@@ -8,6 +8,8 @@ application returns or raises.
 
 from __future__ import annotations
 
+import contextlib
+import socket as native
 import time
 from http.client import HTTPMessage
 from typing import Any
@@ -17,7 +19,7 @@ from geventwebsocket.handler import Client
 
 from ..config import Config
 from ..exceptions import HandshakeError, RequestError
-from ..http.head import RequestHead, refuse
+from ..http.head import RequestHead, error_response
 from ..http.stream import HttpStream, RequestBody
 from ..hub.transport import FOREVER, no_delay
 from ..protocol.handshake import Offer, is_upgrade, parse_request
@@ -73,20 +75,14 @@ class UpgradeHandler(ResponseHandler):
         self.response_length = 0
         try:
             head = self._read_head()
+            if head is None:
+                return None
+            self._begin_request(head)
         except RequestError as error:
             self._refuse_request(error)
             return None
         except OSError:
             return None
-        if head is None:
-            return None
-        self._head = head
-        self._headers = None
-        self.command, self.path, self.request_version = head.method, head.target, head.version
-        self.requestline = head.line
-        self.content_length = head.content_length
-        self.close_connection = not head.keep_alive or self._host.is_stopping
-        self.environ = self.get_environ()
         self.application = self.server.application
         if self._opening is not None and self._opening.application is not None:
             self.application = self._opening.application
@@ -99,6 +95,15 @@ class UpgradeHandler(ResponseHandler):
             return None
         return None if self.close_connection else True
 
+    def _begin_request(self, head: RequestHead) -> None:
+        self._head = head
+        self._headers = None
+        self.command, self.path, self.request_version = head.method, head.target, head.version
+        self.requestline = head.line
+        self.content_length = head.content_length
+        self.close_connection = not head.keep_alive or self._host.is_stopping
+        self.environ = self.get_environ()
+
     def _read_head(self) -> RequestHead | None:
         deadline, self._deadline = self._deadline, None
         opening = self._opening
@@ -106,17 +111,34 @@ class UpgradeHandler(ResponseHandler):
             raise opening.error
         if opening is not None and opening.head is not None:
             return opening.head
-        idle: float | None = self.rfile.config.keep_alive_timeout
-        if idle is not None:
-            idle += time.monotonic()
-        head: RequestHead | None = self.rfile.read_head(deadline, idle)
+        if deadline is None and not self._wait_for_request():
+            return None
+        head: RequestHead | None = self.rfile.read_head(deadline)
         return head
+
+    def _wait_for_request(self) -> bool:
+        """Waits between two requests; meanwhile the connection may be closed to make room."""
+        timeout = self._host.config.keep_alive_timeout
+        idle = self._host.admission.idle
+        idle[self] = None
+        try:
+            began: bool = self.rfile.wait_for_request(
+                None if timeout is None else time.monotonic() + timeout
+            )
+            return began
+        finally:
+            idle.pop(self, None)
+
+    def end_idle(self) -> None:
+        """Ends the connection, on which no request has begun."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(native.SHUT_RDWR)
 
     def _refuse_request(self, error: RequestError) -> None:
         self.log_error("%s", f"(from {self.client_address}) {error.status}: {str(error)!r}")
         sock: Any = self.socket
         try:
-            sock.sendall(refuse(error))
+            sock.sendall(error_response(error))
         except OSError:
             return
         self.rfile.linger()
@@ -177,8 +199,9 @@ class UpgradeHandler(ResponseHandler):
             self._refuse(error)
             return
         if upgrade is None:
-            if self._opening is not None and self._opening.refusal:  # its response is to be sent
-                self._count_refusal(self._opening.refusal)
+            if self._opening is not None and self._opening.refusal_reason:
+                # Its response is to be sent.
+                self._count_refusal(self._opening.refusal_reason)
                 self._end_http()
             WSGIHandler.run_application(self)
         else:
@@ -218,7 +241,7 @@ class UpgradeHandler(ResponseHandler):
         try:
             self._call_application(upgrade)
         except HandshakeError as error:
-            upgrade.refusal = error.reason
+            upgrade.refusal_reason = error.reason
             self._refuse(error)
         finally:
             del clients[key]
@@ -230,7 +253,7 @@ class UpgradeHandler(ResponseHandler):
             self.websocket = None
             if upgrade.socket is None:
                 self._upgrade = None
-                self._count_refusal(upgrade.refusal or "application")
+                self._count_refusal(upgrade.refusal_reason or "application")
                 upgrade.release()
 
     def _call_application(self, upgrade: _HandlerUpgrade) -> None:
