@@ -42,7 +42,7 @@ class Turns:
     def __init__(self) -> None:
         self.steps = 1
         """Steps until the clock is to be read. Whoever takes one counts down."""
-        self._stride = 1
+        self._stride = _MAX_STEPS
         self._end = 0  # 0 until the clock is first read in this turn
         self._read_at = 0
         self._after_poll = False  # whether the turn began with a call of begin()
@@ -60,12 +60,12 @@ class Turns:
                 self.steps = 1
                 return True
             self._end = 0
+        if now - self._read_at < _SHORT:
+            self._stride = min(2 * self._stride, _MAX_STEPS)
+        elif self._end and now - self._read_at > _LONG:  # within one turn, so nobody was idle
+            self._stride = 1
         if self._end == 0:
             self._end = now + _TURN
-        elif now - self._read_at < _SHORT:
-            self._stride = min(2 * self._stride, _MAX_STEPS)
-        elif now - self._read_at > _LONG:
-            self._stride = 1
         self._read_at = now
         self.steps = self._stride
         return False
