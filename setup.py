@@ -16,6 +16,7 @@ COMPILED = [
     "protocol/messages",
     "protocol/connection",
     "protocol/shared",
+    "hub/turns",
     "hub/polling",
     "hub/transport",
     "websocket",

@@ -32,6 +32,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 SERVERS_DIR = HERE / "servers"
 LOAD = HERE / "build" / "load"
+FAIRNESS = HERE / "build" / "fairness"
 START_TIMEOUT = 20.0  # seconds
 SATURATED = 0.9  # of a core; above it the generator, not the server, limits the rate
 GIVE_UP_AFTER = 2  # this many failures of a server in a case
@@ -46,7 +47,7 @@ PING_INTERVAL = 4  # seconds, where the cost of keepalive is measured; also how 
 class Case:
     name: str
     what: str
-    mode: str = "echo"  # or handshake, idle, keepalive, room, rate
+    mode: str = "echo"  # or handshake, idle, keepalive, room, rate, fairness
     connections: int = 100
     inflight: int = 1
     size: int = 32
@@ -57,6 +58,7 @@ class Case:
     rate: float = 0.0  # messages per second; in the mode "rate" the lowest one tried
     silent: int = 0  # members that never read
     redis: bool = False  # two processes that are connected by Redis
+    flood: str = ""  # what one client does while another one is echoed to; see fairness.c
 
     @property
     def is_room(self) -> bool:
@@ -72,7 +74,12 @@ class Case:
             "keepalive": "ms of CPU per second",
             "room": "µs of CPU per delivered message",
             "rate": "µs per delivered message at the highest rate",
+            "fairness": "ms that another client waits (p99)",
         }[self.mode]
+
+
+def fairness(flood: str, what: str) -> Case:
+    return Case(f"fairness-{flood}", f"while one client {what}", "fairness", flood=flood)
 
 
 def room(name: str, what: str, members: int, rate: float, **more: Any) -> Case:
@@ -157,8 +164,17 @@ CASES = {
             mode="rate",
             redis=True,
         ),
+        fairness("json", "sends messages of 2 bytes, which are parsed as JSON"),
+        fairness("pings", "sends empty pings"),
+        fairness("fragments", "sends messages of 4,000 empty fragments"),
+        fairness("pipelined", "pipelines GET requests"),
+        fairness("download", "downloads as fast as it can"),
+        fairness("rows", "is sent 400,000 messages in a loop"),
     ]
 }
+
+FLOODS = ("json", "pings", "fragments", "pipelined", "download", "rows")
+HTTP_FLOODS = ("pipelined", "download")
 
 
 @dataclass(frozen=True)
@@ -174,8 +190,11 @@ class Server:
     redis: bool = False
     workers: int = 2  # if Redis connects them
     socketio: bool = False
+    floods: tuple[str, ...] = ()
 
     def can(self, case: Case) -> bool:
+        if case.mode == "fairness":
+            return case.flood in self.floods
         if case.redis:
             return self.redis
         if not (self.rooms if case.is_room else self.echo):
@@ -198,12 +217,17 @@ def python_server(name: str, program: str, **can: Any) -> Server:
 def known_servers() -> dict[str, Server]:
     everything = {"tls": True, "deflate": True, "rooms": True, "keepalive": True}
     ours = python_server(
-        "greenws", "greenws_server.py", env={"PYTHONPATH": str(ROOT)}, redis=True, **everything
+        "greenws",
+        "greenws_server.py",
+        env={"PYTHONPATH": str(ROOT)},
+        redis=True,
+        floods=FLOODS,
+        **everything,
     )
     servers = [
         ours,
         replace(ours, name="greenws-pure", env={**ours.env, "GREENWS_PURE_PYTHON": "1"}),
-        python_server("gevent-websocket", "gevent_websocket_server.py"),
+        python_server("gevent-websocket", "gevent_websocket_server.py", floods=FLOODS),
         python_server("flask-sock", "flask_sock_server.py"),
         python_server(
             "websockets-asyncio",
@@ -211,14 +235,23 @@ def known_servers() -> dict[str, Server]:
             deflate=True,
             rooms=True,
             keepalive=True,
+            floods=tuple(name for name in FLOODS if name not in HTTP_FLOODS),
         ),
         python_server("websockets-sync", "websockets_sync_server.py", deflate=True),
-        python_server("aiohttp", "aiohttp_server.py", deflate=True, rooms=True, keepalive=True),
+        python_server(
+            "aiohttp", "aiohttp_server.py", deflate=True, rooms=True, keepalive=True, floods=FLOODS
+        ),
         python_server("picows", "picows_server.py", tls=True, keepalive=True),
         Server("node-ws", ("node", str(SERVERS_DIR / "ws_server.mjs")), **everything),
-        Server("bun", (bun(), str(SERVERS_DIR / "bun_server.js")), **everything),
+        Server("bun", (bun(), str(SERVERS_DIR / "bun_server.js")), floods=FLOODS, **everything),
         replace(
-            ours, name="greenws-one-worker", echo=False, rooms=False, keepalive=False, workers=1
+            ours,
+            name="greenws-one-worker",
+            echo=False,
+            rooms=False,
+            keepalive=False,
+            floods=(),
+            workers=1,
         ),
         python_server(
             "flask-socketio", "flask_socketio_server.py", echo=False, redis=True, socketio=True
@@ -275,6 +308,19 @@ def build_load() -> Path:
             raise SystemExit(f"load.c could not be compiled:\n{built.stderr}")
         target.replace(LOAD)
     return LOAD
+
+
+def build_fairness() -> None:
+    """Compiles fairness.c where it is newer than its binary."""
+    source = HERE / "fairness.c"
+    if FAIRNESS.exists() and FAIRNESS.stat().st_mtime > source.stat().st_mtime:
+        return
+    compiler = os.environ.get("CC") or "cc"
+    FAIRNESS.parent.mkdir(exist_ok=True)
+    command = [*compiler.split(), "-O2", "-std=gnu11", "-o", str(FAIRNESS), str(source)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if built.returncode:
+        raise SystemExit(f"fairness.c does not compile:\n{built.stderr}")
 
 
 def load_features() -> list[str]:
@@ -545,6 +591,8 @@ def measure_fresh(case: Case, server: Server, options: Options) -> dict[str, Any
                 result = measure_idle(case, running, options)
             elif case.mode == "keepalive":
                 result = measure_keepalive(case, running, options)
+            elif case.mode == "fairness":
+                result = measure_fairness(case, running, options)
             elif case.mode == "room":
                 result = measure_room(case, server, running, options)
             elif case.mode == "rate":
@@ -721,6 +769,21 @@ def measure_keepalive(case: Case, running: Running, options: Options) -> dict[st
     if after <= before:
         raise Failure("the CPU time of another process cannot be read on this machine")
     result["figure"] = (after - before) / seconds * 1000
+    return result
+
+
+def measure_fairness(case: Case, running: Running, options: Options) -> dict[str, Any]:
+    """What an echo client waits while another client floods the server."""
+    finished = subprocess.run(
+        [str(FAIRNESS), "--port", running.ports, "--flood", case.flood]
+        + ["--duration", str(options.seconds)],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: pin(options.load_core),
+    )
+    result = parse_load(finished.stdout, finished.stderr, finished.returncode)
+    result["figure"] = result["p99_ms"]
     return result
 
 
@@ -932,6 +995,11 @@ def details(case: dict[str, Any], ours: str) -> list[str]:
         for name in order:
             rows.append([name, number(servers[name]["figure"]), ratio_cell(case, name, ours)])
         return markdown_table(["server", case["unit"], "ratio"], rows)
+    if case["mode"] == "fairness":
+        keys = ("p50_ms", "p99_ms", "max_ms", "sent_mb_per_second", "received_mb_per_second")
+        rows = [[name, *(number(servers[name][key]) for key in keys)] for name in order]
+        heads = ["p50 ms", "p99 ms", "most ms", "MB/s from the flood", "MB/s to it"]
+        return markdown_table(["server", *heads], rows)
     echo = case["mode"] == "echo"
     room = case["mode"] in ("room", "rate")
     silent = any("cost_of_silent" in server for server in servers.values())
@@ -1111,6 +1179,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--install", action="store_true", help="only install the rivals")
     parser.add_argument("--build", action="store_true", help="only build load.c; prints its path")
     arguments = parser.parse_args(argv)
+    if "fairness" in (arguments.cases or []):
+        arguments.cases.remove("fairness")
+        arguments.cases += [name for name, case in CASES.items() if case.mode == "fairness"]
     unknown = [name for name in arguments.cases or [] if name not in CASES]
     if unknown:
         parser.error(f"unknown case {unknown[0]!r}; choose from: {', '.join(CASES)}")
@@ -1173,6 +1244,8 @@ def main(argv: list[str] | None = None) -> int:
     rivals = [server for name in against if (server := find_server(name, servers)) != ours]
     cases = [CASES[name] for name in arguments.cases or CASES]
 
+    if any(case.mode == "fairness" for case in cases):
+        build_fairness()
     versions, left_out = probe([ours, *rivals])
     if ours.name in left_out:
         raise SystemExit(f"{ours.name}: {left_out[ours.name]}")

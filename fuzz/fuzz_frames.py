@@ -16,7 +16,7 @@ from greenws.protocol.connection import CLOSED, Connection
 from greenws.protocol.deflate import Deflate, Parameters
 
 CONFIG = Config(max_message_size=512, max_fragments=8, deflate_threshold=0)
-NOTHING, CLOSE, PONG = -1, 8, 10
+NOTHING, CLOSE, PING, PONG = -1, 8, 9, 10
 _MASK = b"\1\2\3\4"
 
 # The first byte of an input: whether a client reads it, and whether messages may be compressed.
@@ -47,7 +47,8 @@ def read(data: bytes, client: bool, compressed: bool, size: int) -> tuple[list[A
                 assert connection.state == CLOSED
                 events.append((CLOSE, connection.close_code))
                 return events, b"".join(connection.replies)
-            events.append((event, connection.data, connection.final))
+            if event != PING:
+                events.append((event, connection.data, connection.final))
         buffer[:] = bytes(len(buffer))  # nothing may look into it any more
     return events, b"".join(connection.replies)
 

@@ -19,13 +19,14 @@ from weakref import WeakKeyDictionary, ref
 from gevent.hub import Hub
 
 from .config import Config
+from .hub.turns import after_poll
 from .protocol.connection import Ping
 from .websocket import WebSocket
 
 __all__ = ["Heartbeat", "Pulse", "TimedPing", "start_pulse"]
 
 _POLL_INPUT_INTERVAL = 5.0  # seconds between two polls of a socket's input
-_BATCH = 200  # pulses in a row before the hub gets control
+_TURN = 0.005  # seconds of beats, before the loop polls the kernel
 _FOREVER = float("inf")
 _NO_BUCKET: set[Any] = set()
 
@@ -118,6 +119,7 @@ class Heartbeat:
         self._due: deque[Pulse] = deque()
         self._timer: Any = None
         self._timer_time = _FOREVER
+        self._rest_timer: Any = None
 
     def add(self, pulse: Pulse, when: float) -> None:
         """Schedules ``pulse`` for ``when`` (``time.monotonic()``), or up to its width earlier."""
@@ -159,16 +161,22 @@ class Heartbeat:
         self._beat()
 
     def _beat(self) -> None:
+        if self._rest_timer is not None:
+            self._rest_timer.close()
+            self._rest_timer = None
+        now = time.monotonic()
+        end = now + _TURN
         try:
-            for _ in range(min(_BATCH, len(self._due))):
+            while self._due and now < end:
                 pulse = self._due.popleft()
                 pulse.bucket = _NO_BUCKET
-                next_beat = pulse.beat(time.monotonic())
+                next_beat = pulse.beat(now)
+                now = time.monotonic()
                 if next_beat != _FOREVER:
                     self.add(pulse, next_beat)
         finally:  # an error in one pulse must not stop the others
             if self._due:
-                self._loop.run_callback(self._beat)
+                self._rest_timer = after_poll(self._loop, self._beat)
 
 
 _heartbeats: WeakKeyDictionary[Hub, Heartbeat] = WeakKeyDictionary()

@@ -4,13 +4,14 @@ import cython
 from .hub cimport switching
 from .hub.polling cimport ReceiveBuffer
 from .hub.transport cimport Transport
+from .hub.turns cimport Turns
 from .protocol.connection cimport Connection
 from .protocol.shared cimport SharedMessage
 
 
 cdef double _FOREVER, _POLL
 cdef int _OPEN, _CLOSED, _MAX_HEADER, _COPY_LIMIT, _ENTRY_OVERHEAD, _POLL_INPUT_TICKS
-cdef int _TEXT, _BINARY, _CLOSE, _PONG, _NOTHING
+cdef int _TEXT, _BINARY, _CLOSE, _PING, _PONG, _NOTHING
 
 
 cdef class WebSocket:
@@ -49,7 +50,8 @@ cdef class WebSocket:
     cdef int _read_fragment(self) except -2
     cdef object _take_data(self)
     cdef int _begin_read(self) except -1
-    @cython.locals(connection=Connection, event=int)
+    cdef int _take_step(self) except -1
+    @cython.locals(connection=Connection, event=int, turns=Turns)
     cdef int _next_fragment(self, double deadline) except -2
     @cython.locals(transport=Transport, receive_buffer=ReceiveBuffer, size=Py_ssize_t)
     cdef bint _pump(self, double deadline) except -1
@@ -67,7 +69,7 @@ cdef class WebSocket:
         self, sender, int opcode, payload, bint final, bint whole, compress
     ) except -1
     @cython.locals(connection=Connection, transport=Transport, size=Py_ssize_t, position=Py_ssize_t,
-                   end=Py_ssize_t)
+                   end=Py_ssize_t, turns=Turns)
     cdef int _send_frame(self, int opcode, payload, bint final, compress) except -1
     cdef int _send_or_hold(self, bytes frame) except -1
     cdef void _send_control(self, bytes frame) except *

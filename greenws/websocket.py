@@ -53,6 +53,7 @@ _MAX_HEADER = MAX_HEADER
 _TEXT = 1
 _BINARY = 2
 _CLOSE = 8
+_PING = 9
 _PONG = 10
 _NOTHING = -1
 
@@ -282,6 +283,11 @@ class WebSocket:
         """Blocks until the next fragment or pong, and leaves it in ``data`` and ``final`` of the
         connection. INVALID at the deadline, CLOSE when the connection is closed."""
         connection = self._connection
+        if connection.has_input() or self._inbox:  # otherwise the wait for input is a step
+            turns = self._transport.poller.turns
+            turns.steps -= 1
+            if turns.steps <= 0 and turns.is_over(self._transport.hub):
+                turns.end(self._transport.hub)
         while True:
             if self._inbox:
                 data, event, final = self._inbox.popleft()
@@ -295,10 +301,16 @@ class WebSocket:
             if event == _NOTHING:
                 if not self._pump(deadline):
                     return _NOTHING
+            elif event == _PING:
+                self._take_step()
             else:
                 if event == _CLOSE:
                     self._transport.finish_writing()
                 return event
+
+    def _take_step(self) -> None:
+        """Lets others run if the turn is over."""
+        self._transport.poller.turns.step(self._transport.hub)
 
     def _pump(self, deadline: float) -> bool:
         """Blocks until this greenlet or the leader has fed the connection; False at the deadline.
@@ -363,6 +375,8 @@ class WebSocket:
                 self._transport.finish_writing()
             if event == _CLOSE or event == _NOTHING:
                 break
+            if event == _PING:
+                continue
             data = self._take_data()
             if self._inbox is None:
                 self._inbox = deque()
@@ -559,6 +573,10 @@ class WebSocket:
                 transport.commit(end, self._corking and connection.has_frame())
         if transport.backlog:
             transport.wait_for_room()
+        turns = transport.poller.turns
+        turns.steps -= 1
+        if turns.steps <= 0 and turns.is_over(transport.hub):
+            turns.end(transport.hub)
         if transport.failure:
             raise self._lost_error()
         if transport.poller.ticks - self._polled_at > _POLL_INPUT_TICKS and not self._leading:
@@ -574,6 +592,7 @@ class WebSocket:
 
     def _send_control(self, frame: bytes) -> None:
         self._send_or_hold(frame)
+        self._take_step()
         if self._transport.failure:
             raise self._lost_error()
 
@@ -706,7 +725,7 @@ class WebSocket:
                 if self._reading:
                     self._fill_inbox()
                 else:
-                    self._discard_input()
+                    self._discard_input(True)
                 if connection.state != _CLOSED:
                     self._pump(_FOREVER)
             transport.finish_writing()
@@ -742,14 +761,16 @@ class WebSocket:
         self._transport.finish_writing()
         self._transport.close()
         self._connection.feed_eof()
-        self._discard_input()
+        self._discard_input(False)
 
-    def _discard_input(self) -> None:
+    def _discard_input(self, may_switch: bool) -> None:
         """Drops unread messages, and answers what must be answered."""
         connection = self._connection
         event = 0
         while event != _NOTHING and event != _CLOSE:
             event = connection.next_event()
+            if may_switch:
+                self._take_step()
         if connection.replies:
             self._send_replies()
         self._inbox = None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import weakref
 
 import uvloop
 from aiohttp import WSMsgType, web
-from common import HOST, MAX_MESSAGE_SIZE, announce, parse_options
+from common import HOST, MAX_MESSAGE_SIZE, PART, PARTS, ROWS, SMALL, announce, parse_options
 
 options = parse_options()
 
@@ -41,8 +42,40 @@ async def room(request: web.Request) -> web.WebSocketResponse:
     return socket
 
 
+async def parse(request: web.Request) -> web.WebSocketResponse:
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    async for message in socket:
+        json.loads(message.data)
+    return socket
+
+
+async def rows(request: web.Request) -> web.WebSocketResponse:
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    for row in ROWS:
+        await socket.send_str(row)
+    return socket
+
+
+async def small(request: web.Request) -> web.Response:
+    return web.Response(body=SMALL, content_type="text/plain")
+
+
+async def download(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Length": str(PARTS * len(PART))})
+    await response.prepare(request)
+    for _ in range(PARTS):
+        await response.write(PART)
+    return response
+
+
 async def main() -> None:
     app = web.Application()
+    app.router.add_get("/json", parse)
+    app.router.add_get("/rows", rows)
+    app.router.add_get("/small", small)
+    app.router.add_get("/download", download)
     app.router.add_get("/", echo)
     app.router.add_get("/room", room)
     runner = web.AppRunner(app, access_log=None)

@@ -19,8 +19,10 @@ const server = Bun.serve({
     ? { cert: Bun.file(options.certfile), key: Bun.file(options.keyfile) }
     : undefined,
   fetch (request, server) {
-    const inRoom = new URL(request.url).pathname === '/room'
-    if (server.upgrade(request, { data: { inRoom } })) return
+    const path = new URL(request.url).pathname
+    if (path === '/small') return new Response('small')
+    if (path === '/download') return new Response(parts())
+    if (server.upgrade(request, { data: { inRoom: path === '/room', path } })) return
     return new Response('This is a WebSocket server.\n', { status: 426 })
   },
   websocket: {
@@ -30,13 +32,32 @@ const server = Bun.serve({
     idleTimeout: options['ping-interval'] ? 8 : 120,
     open (socket) {
       if (socket.data.inRoom) socket.subscribe('all')
+      if (socket.data.path === '/rows') sendRows(socket)
     },
     message (socket, message) {
-      if (socket.data.inRoom) server.publish('all', message, options.deflate)
+      if (socket.data.path === '/json') JSON.parse(message)
+      else if (socket.data.inRoom) server.publish('all', message, options.deflate)
       else socket.send(message, options.deflate)
     }
   }
 })
+
+// 1 GiB, as fast as the client takes it.
+function parts () {
+  const part = new Uint8Array(1 << 16)
+  let left = 1 << 14
+  return new ReadableStream({
+    pull (controller) {
+      controller.enqueue(part)
+      if (--left === 0) controller.close()
+    }
+  })
+}
+
+function sendRows (socket) {
+  for (let number = 0; number < 400_000; number++) socket.send(`{"row": ${number % 1000}}`)
+  socket.close()
+}
 
 console.log('versions', JSON.stringify({ Bun: Bun.version }))
 console.log('listening', server.port)

@@ -14,6 +14,12 @@ from typing import NoReturn
 MAX_MESSAGE_SIZE = 16 << 20  # for the case with 1 MiB messages
 HOST = "127.0.0.1"
 
+# for the floods
+SMALL = b"small"
+PART = bytes(1 << 16)  # of a download
+PARTS = 1 << 14
+ROWS = [f'{{"row": {number}}}' for number in range(1000)] * 400
+
 
 def parse_options(tls: bool = False) -> argparse.Namespace:
     parser = argparse.ArgumentParser()

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 if "--redis" in sys.argv:
     from gevent import monkey
 
     monkey.patch_all()
 
-from common import HOST, MAX_MESSAGE_SIZE, announce_and_serve, lead_workers, parse_options
+import json
+
+from common import (
+    HOST,
+    MAX_MESSAGE_SIZE,
+    PART,
+    PARTS,
+    ROWS,
+    SMALL,
+    announce_and_serve,
+    lead_workers,
+    parse_options,
+)
 
 import greenws
 import greenws.protocol.connection
@@ -23,6 +37,31 @@ def echo(request: object, socket: greenws.WebSocket) -> None:
     for message in socket:
         socket.send(message)
 
+
+@routes.websocket("/json")
+def parse(request: object, socket: greenws.WebSocket) -> None:
+    for message in socket:
+        json.loads(message)
+
+
+@routes.websocket("/rows")
+def rows(request: object, socket: greenws.WebSocket) -> None:
+    for row in ROWS:
+        socket.send(row)
+
+
+def small(environ: object, start_response: Callable[..., Any]) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [SMALL]
+
+
+def download(environ: object, start_response: Callable[..., Any]) -> Iterator[bytes]:
+    start_response("200 OK", [("Content-Length", str(PARTS * len(PART)))])
+    return (PART for _ in range(PARTS))
+
+
+routes.add(method="GET", uri="/small", handler=small)
+routes.add(method="GET", uri="/download", handler=download)
 
 options = parse_options(tls=True)
 if options.workers > 1:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import uvloop
-from common import HOST, MAX_MESSAGE_SIZE, announce, parse_options
+from common import HOST, MAX_MESSAGE_SIZE, ROWS, announce, parse_options
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
 members: set[ServerConnection] = set()
@@ -13,7 +14,7 @@ members: set[ServerConnection] = set()
 
 async def session(websocket: ServerConnection) -> None:
     assert websocket.request is not None
-    await (room if websocket.request.path == "/room" else echo)(websocket)
+    await handlers.get(websocket.request.path, echo)(websocket)
 
 
 async def echo(websocket: ServerConnection) -> None:
@@ -28,6 +29,19 @@ async def room(websocket: ServerConnection) -> None:
             broadcast(members, message)
     finally:
         members.remove(websocket)
+
+
+async def parse(websocket: ServerConnection) -> None:
+    async for message in websocket:
+        json.loads(message)
+
+
+async def rows(websocket: ServerConnection) -> None:
+    for row in ROWS:
+        await websocket.send(row)
+
+
+handlers = {"/room": room, "/json": parse, "/rows": rows}
 
 
 async def main() -> None:

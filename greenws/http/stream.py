@@ -19,6 +19,7 @@ from gevent import pywsgi
 from ..config import Config
 from ..exceptions import RequestError
 from ..hub.transport import Transport
+from ..hub.turns import end_turn_if_due
 from .head import RequestHead, find_head, parse_chunk_size, parse_head, parse_trailer
 
 __all__ = ["HttpStream", "RequestBody"]
@@ -73,6 +74,7 @@ class HttpStream:
             RequestError: the head is invalid, or (408) not complete in time.
             OSError: the connection is lost.
         """
+        end_turn_if_due()
         config = self.config
         if deadline is None and config.handshake_timeout is not None:
             deadline = time.monotonic() + config.handshake_timeout
@@ -132,6 +134,7 @@ class HttpStream:
 
     def _fill(self) -> bool:
         """Receives more of a body; False at the end of the stream."""
+        end_turn_if_due()
         config = self.config
         timeout = inf if config.body_timeout is None else config.body_timeout
         reason = f"no more of the body within {timeout:g} s (body_timeout)"
@@ -155,6 +158,7 @@ class HttpStream:
 
     def read(self, size: int = -1) -> bytes:
         """Reads ``size`` bytes, or fewer at the end of the stream; -1 reads all of it."""
+        end_turn_if_due()
         parts = []
         left = float("inf") if size is None or size < 0 else size
         while left > 0:

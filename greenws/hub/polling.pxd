@@ -2,6 +2,7 @@
 import cython
 
 from . cimport switching, syscalls
+from .turns cimport Turns
 
 
 cdef int _ASLEEP, _READABLE, _BATCH, _OBJECT_SIZE
@@ -30,6 +31,7 @@ cdef class Cork:
 cdef class Poller:
     cdef public ReceiveBuffer receive_buffer
     cdef public Cork cork
+    cdef public Turns turns
     cdef public long ticks
     cdef long _watched
     cdef object _ticker
@@ -50,10 +52,13 @@ cdef class EpollPoller(Poller):
     cdef bytearray _events
     cdef Py_ssize_t _count
     cdef Py_ssize_t _next_event
+    cdef Py_ssize_t _rest_count
+    cdef Py_ssize_t _rest
+    cdef object _rest_timer
 
     @cython.locals(next_waiter=Waiter)
     cpdef int switch(self, Waiter waiter) except -1
-    @cython.locals(index=Py_ssize_t, waiter=Waiter)
+    @cython.locals(index=Py_ssize_t, waiter=Waiter, turns=Turns)
     cdef Waiter _next_waiter(self)
     cdef int _register(self, int fileno) except -1
     @cython.locals(waiter=Waiter)

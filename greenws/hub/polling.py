@@ -4,8 +4,9 @@ The sockets of a hub are registered with an epoll instance of ours, and the hub'
 one descriptor. When that becomes readable, the hub takes a batch of events and switches to the
 greenlet of the first. When that greenlet waits again, it switches straight to the next one of the
 batch, and the last one switches back to the hub. So a message costs one switch and no callback of
-the loop. Events are edge-triggered: an event that comes while no greenlet waits is remembered, and
-a stale event costs no more than a read that would block.
+the loop. A batch that takes longer than a turn goes on after another poll of the kernel. Events are
+edge-triggered: an event that comes while no greenlet waits is remembered, and a stale event costs
+no more than a read that would block.
 
 Without epoll, each socket has a gevent watcher.
 """
@@ -22,6 +23,7 @@ from gevent.hub import Hub
 from greenlet import GreenletExit
 
 from . import switching, syscalls
+from .turns import Turns, after_poll, turns_of
 
 __all__ = [
     "ASLEEP",
@@ -103,9 +105,10 @@ class Poller:
     """What the sockets of a hub share. It must not reference the hub, which would then never be
     freed."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns | None = None) -> None:
         self.receive_buffer = ReceiveBuffer()
         self.cork = Cork()
+        self.turns = turns or Turns()
         self.ticks = 0
         """A coarse clock, in half seconds. It runs while any socket is open."""
         self._watched = 0
@@ -148,8 +151,8 @@ class Poller:
 class EpollPoller(Poller):
     """Polls with an epoll instance, whose descriptor the hub's loop watches."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, turns: Turns | None = None) -> None:
+        super().__init__(turns)
         self._epoll = select.epoll()
         self._fileno = self._epoll.fileno()
         self._mask = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
@@ -159,6 +162,10 @@ class EpollPoller(Poller):
         self._events = syscalls.new_events(_BATCH)
         self._count = 0
         self._next_event = 0
+        # what is left of it when the turn is over
+        self._rest_count = 0
+        self._rest = 0
+        self._rest_timer: Any = None
 
     def add(self, waiter: Waiter) -> None:
         Poller.add(self, waiter)
@@ -191,7 +198,7 @@ class EpollPoller(Poller):
         # The descriptor stays; the epoll instance behind it is no longer the parent's.
         with select.epoll() as fresh:
             os.dup2(fresh.fileno(), self._fileno, inheritable=False)
-        self._count = self._next_event = 0
+        self._count = self._next_event = self._rest_count = self._rest = 0
         for waiter in self._waiters:
             if waiter is not None:
                 self._epoll.register(waiter.fileno, self._mask)
@@ -205,7 +212,11 @@ class EpollPoller(Poller):
 
     def _next_waiter(self) -> Waiter | None:
         """The next socket of the batch that a greenlet waits for; the caller must switch to it."""
+        turns = self.turns
         while self._next_event < self._count:
+            turns.steps -= 1
+            if turns.steps <= 0 and turns.is_over(None):
+                return None
             index = self._next_event
             self._next_event = index + 1
             waiter = self._waiters[syscalls.event_fd(self._events, index)]
@@ -249,9 +260,14 @@ class EpollPoller(Poller):
 
     def _dispatch(self) -> None:
         """In the hub: runs every greenlet whose socket is readable."""
-        self._count = syscalls.take_events(self._epoll, self._fileno, self._events, _BATCH)
-        self._next_event = 0
+        if self._rest_count:
+            self._count, self._next_event = self._rest_count, self._rest
+            self._rest_count = 0
+        else:
+            self._count = syscalls.take_events(self._epoll, self._fileno, self._events, _BATCH)
+            self._next_event = 0
         self.cork.flushed_by_batch = True
+        self.turns.begin()
         try:
             while True:
                 waiter = self._next_waiter()
@@ -260,6 +276,20 @@ class EpollPoller(Poller):
                 self._run(waiter.greenlet)
         finally:
             self.cork.flushed_by_batch = False
+            self.turns.leave()
+            if self._next_event < self._count:
+                self._keep_rest()
+
+    def _keep_rest(self) -> None:
+        """Has the hub run the rest of the batch after the next poll."""
+        if self._watcher is None:  # every socket is closed
+            self._count = self._next_event = 0
+            return
+        self._rest_count, self._rest = self._count, self._next_event
+        self._count = self._next_event = 0
+        if self._rest_timer is not None:
+            self._rest_timer.close()
+        self._rest_timer = after_poll(self._watcher.loop, self._dispatch)
 
     def _run(self, greenlet: Any) -> None:
         hub: Any = switching.current()
@@ -283,6 +313,10 @@ class EpollPoller(Poller):
         Poller._close(self)
         self._watcher.close()
         self._watcher = None
+        self._rest_count = 0
+        if self._rest_timer is not None:
+            self._rest_timer.close()
+            self._rest_timer = None
 
 
 class WatcherPoller(Poller):
@@ -392,7 +426,7 @@ def poller_of(hub: Hub) -> Poller:
     poller = _pollers.get(hub)
     if poller is None:
         kind = EpollPoller if hasattr(select, "epoll") else WatcherPoller
-        poller = _pollers[hub] = kind()
+        poller = _pollers[hub] = kind(turns_of(hub))
     return poller
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from typing import Any
 
 from gevent.monkey import get_original
@@ -15,6 +16,7 @@ from gevent.monkey import get_original
 __all__ = [
     "AVAILABLE",
     "WOULD_BLOCK",
+    "clock",
     "event_fd",
     "event_hung_up",
     "is_lost",
@@ -33,6 +35,11 @@ AVAILABLE = hasattr(os, "readv")
 """Whether file functions work on a socket's descriptor, as on Unix."""
 
 _poll = get_original("select", "poll")
+
+
+def clock() -> int:
+    """Nanoseconds of the monotonic clock."""
+    return time.monotonic_ns()
 
 
 def receive(fileno: int, buffer: bytearray) -> int:

@@ -3,10 +3,11 @@ import cython
 
 from . cimport syscalls
 from .polling cimport Cork, ReceiveBuffer, Waiter
+from .turns cimport Turns
 
 
 cdef double _FOREVER, _POLL
-cdef int _TIMED_OUT, _READABLE, _DEADLINE, _CORK_LIMIT, _COPY_LIMIT, _TLS_RECORD, _MAX_RECEIVES
+cdef int _TIMED_OUT, _READABLE, _DEADLINE, _CORK_LIMIT, _COPY_LIMIT, _TLS_RECORD
 
 
 cdef class Transport(Waiter):
@@ -24,7 +25,7 @@ cdef class Transport(Waiter):
     # read state
     cdef public bytearray buffer
     cdef bint _input_drained
-    cdef int _receives
+    cdef bint _receiving
     cdef double _deadline
     cdef double _polled_deadline
     cdef public object _timer
@@ -44,10 +45,12 @@ cdef class Transport(Waiter):
     cdef bint _finishing
     cdef bint _shut
 
-    @cython.locals(size=Py_ssize_t)
+    @cython.locals(size=Py_ssize_t, in_time=bint)
     cpdef Py_ssize_t receive(self, double deadline) except -2
     @cython.locals(size=Py_ssize_t, receive_buffer=ReceiveBuffer)
     cpdef Py_ssize_t poll(self) except -2
+    @cython.locals(turns=Turns)
+    cdef bint _take_step(self, double deadline) except -1
     cdef bint _wait_readable(self, double deadline) except -1
     cpdef int advance_deadline(self, double deadline) except -1
     @cython.locals(cork=Cork)

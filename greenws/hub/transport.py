@@ -40,7 +40,7 @@ TIMED_OUT = _TIMED_OUT = -1
 _CORK_LIMIT = 1 << 16  # bytes to hold back at most
 _COPY_LIMIT = 1 << 14  # bytes; larger pieces enter the outbox without a copy
 _TLS_RECORD = 1 << 14  # bytes
-_MAX_RECEIVES = 16  # receives in a row before the hub gets control
+_MAX_FLUSH = 0.005  # seconds in the hub, before it polls again
 
 _READABLE = READABLE
 _DEADLINE = 2  # another cause to wake the reader
@@ -96,7 +96,7 @@ class Transport(Waiter):
         # read state
         self.buffer = self.poller.receive_buffer.data
         self._input_drained = True  # the kernel has nothing more until the next event
-        self._receives = 0  # in a row
+        self._receiving = False  # a receive has ended its turn, and will go on
         self._deadline = _FOREVER
         self._polled_deadline = _FOREVER  # the last deadline after which receive() polled once more
         self._timer: Any = None
@@ -132,19 +132,18 @@ class Transport(Waiter):
         if deadline == _POLL:
             return self.poll()
         while not self.closed:
-            if self._input_drained or self._receives >= _MAX_RECEIVES:
-                if not self._input_drained:  # let others run; no event will wake this greenlet
-                    self.wake_soon()
-                self._receives = 0
-                if not self._wait_readable(deadline):
-                    if self._polled_deadline == self._deadline:
-                        return _TIMED_OUT
-                    # Input that came in time counts, even if this greenlet ran late. Once for each
-                    # deadline.
-                    self._polled_deadline = self._deadline
-                    return self.poll()
-                deadline = self._deadline  # advance_deadline() may have moved it
-            self._receives += 1
+            if self._input_drained:
+                in_time = self._wait_readable(deadline)
+            else:
+                in_time = self._take_step(deadline)
+            if not in_time:
+                if self._polled_deadline == self._deadline:
+                    return _TIMED_OUT
+                # Input that came in time counts, even if this greenlet ran late. Once for each
+                # deadline.
+                self._polled_deadline = self._deadline
+                return self.poll()
+            deadline = self._deadline  # advance_deadline() may have moved it
             size = self.poll()
             if size != _TIMED_OUT:
                 return size
@@ -198,6 +197,20 @@ class Transport(Waiter):
         """Whether the kernel has input, or the end of the stream, that was not received yet."""
         return syscalls.readable(self.fileno)
 
+    def _take_step(self, deadline: float) -> bool:
+        """Lets others run if the turn is over, although there is input; False at the deadline."""
+        self._deadline = deadline
+        turns = self.poller.turns
+        turns.steps -= 1
+        if turns.steps > 0 or not turns.is_over(self.hub):
+            return True
+        self._receiving = True
+        try:
+            turns.end(self.hub)
+        finally:
+            self._receiving = False
+        return self._deadline == _FOREVER or time.monotonic() < self._deadline
+
     def _wait_readable(self, deadline: float) -> bool:
         """Blocks this greenlet until the socket is readable; False at the deadline."""
         self._deadline = deadline
@@ -211,7 +224,7 @@ class Transport(Waiter):
 
     def advance_deadline(self, deadline: float) -> None:
         """Gives a waiting receive an earlier deadline."""
-        if self.greenlet is not None and deadline < self._deadline:
+        if deadline < self._deadline and (self.greenlet is not None or self._receiving):
             self._deadline = deadline
             if deadline < self._timer_due:
                 self._start_timer(max(0.0, deadline - time.monotonic()), deadline)
@@ -394,6 +407,7 @@ class Transport(Waiter):
 
     def _flush(self) -> None:
         outbox = self._outbox or []
+        begin = 0.0
         while outbox:
             head = outbox[0]
             # OpenSSL demands that an interrupted write is repeated with the same bytes.
@@ -406,6 +420,7 @@ class Transport(Waiter):
             if sent == 0:
                 break
             self._progress = time.monotonic()
+            begin = begin or self._progress
             self.backlog -= sent
             if sent == len(head):
                 del outbox[0]
@@ -413,6 +428,8 @@ class Transport(Waiter):
                 del head[:sent]
             else:
                 outbox[0] = head[sent:]
+            if self._progress - begin > _MAX_FLUSH:  # the hub goes on after the next poll
+                break
         if not outbox:
             self._outbox = None
         if self.pending_reply and self.backlog <= self._high_water:

@@ -6,7 +6,7 @@ from .messages cimport FragmentAssembler
 
 
 cdef int _OPEN, _CLOSING, _CLOSED
-cdef int _CONTINUATION, _CLOSE, _PING, _PONG, _NOTHING, _RSV1
+cdef int _CONTINUATION, _CLOSE, _PING, _PONG, _NOTHING, _RSV1, _MAX_CONTROL_FRAMES
 
 
 cdef class Ping:
@@ -46,7 +46,8 @@ cdef class Connection:
     @cython.locals(event=int)
     cpdef int next_event(self) except -2
     cpdef bint has_frame(self) except -1
-    @cython.locals(parser=FrameParser, complete=bint, opcode=int, payload=bytes)
+    cpdef bint has_input(self) except -1
+    @cython.locals(parser=FrameParser, complete=bint, opcode=int, taken=int, payload=bytes)
     cdef int _next_event(self) except -2
     @cython.locals(ping=Ping)
     cdef bint _answers(self, bytes payload) except -1

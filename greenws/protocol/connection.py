@@ -38,6 +38,7 @@ _NOTHING = -1
 _RSV1 = 0x40  # combined with an opcode: the message is compressed
 
 _MAX_REASON = 123  # bytes: a control frame holds 125, the code takes 2
+_MAX_CONTROL_FRAMES = 64  # handled by one next_event(), so that others can run in between
 _MAX_PINGS = 256  # unanswered; older ones are forgotten
 
 
@@ -113,6 +114,7 @@ class Connection:
         CONTINUATION, TEXT, BINARY: a fragment, in ``data`` and ``final``. PONG: the answer to a
         ``wanted`` ping, with its payload in ``data``. CLOSE: the connection is closed; every later
         call returns CLOSE too.
+        PING: 64 control frames were handled; call it again, for there may be more input.
         """
         try:
             event = self._next_event()
@@ -137,8 +139,13 @@ class Connection:
         """Whether another whole frame has been fed."""
         return self._parser.position != self._parser.end and self._parser.has_frame()
 
+    def has_input(self) -> bool:
+        """Whether any bytes that were fed have not been parsed."""
+        return self._parser.position != self._parser.end
+
     def _next_event(self) -> int:
         parser = self._parser
+        taken = 0
         while self.state != _CLOSED:
             if not self._in_payload:
                 if not parser.next_header():
@@ -180,6 +187,11 @@ class Connection:
                 self.data = payload
                 self.final = True
                 return _PONG
+            taken += 1
+            if taken == _MAX_CONTROL_FRAMES and self.state != _CLOSED:
+                self.data = None
+                self.final = True
+                return _PING
         return _CLOSE
 
     def _answers(self, payload: bytes) -> bool:

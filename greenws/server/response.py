@@ -23,6 +23,7 @@ from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
 
 from ..hub import syscalls
 from ..hub.transport import Transport
+from ..hub.turns import end_turn_if_due
 from .host import Host
 
 __all__ = ["ResponseHandler"]
@@ -135,6 +136,8 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
                         watch.stop()
                 if data:
                     self.write(data)
+                else:
+                    end_turn_if_due()
         finally:
             if watch is not None:
                 watch.close()
@@ -188,6 +191,7 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
             self.log_error("%s", f"the body of {self.path!r} is {what} than its Content-Length")
 
     def _sendall(self, data: bytes | bytearray | memoryview) -> None:
+        end_turn_if_due()
         try:
             sent = 0
             if not hasattr(self.socket, "pending"):  # TLS must repeat a write that was cut short

@@ -8,7 +8,7 @@ from typing import Any
 
 from greenws.protocol.connection import Connection
 
-from .wire import CLOSE
+from .wire import CLOSE, PING
 
 NOTHING = -1
 
@@ -26,6 +26,8 @@ def pull(protocol: Connection) -> Iterator[tuple[int, Any, Any]]:
         event = protocol.next_event()
         if event == NOTHING:
             return
+        if event == PING:  # many control frames were handled, and there may be more
+            continue
         if event == CLOSE:
             yield CLOSE, protocol.close_code, protocol.close_reason
             return

@@ -1,0 +1,268 @@
+"""One client never stops the others: whatever it sends, a turn ends with a poll of the kernel.
+
+First in steps, which do not depend on the machine; then a server in another process, which echoes
+to one client while another one floods it, and which can be stopped all the while.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import gevent
+import pytest
+
+from greenws.config import Config
+from greenws.keepalive import Heartbeat, Pulse
+
+from ..support.limits import limit
+from ..support.paths import PROGRAMS
+from ..support.polls import MOST, Polls
+from ..support.processes import Process
+from ..support.wire import BINARY, CONTINUATION, PING, TEXT, Peer, close_frame, frame
+
+STEPS = 300
+
+
+@pytest.fixture
+def polls():
+    with Polls() as polls:
+        yield polls
+
+
+# --- in steps
+
+
+def read_messages(socket, polls):
+    for _ in socket:
+        polls.step()
+
+
+def read_fragments(socket, polls):
+    while socket.read_string_message().data is not None:
+        polls.step()
+
+
+def poll_messages(socket, polls):
+    for _ in range(STEPS):
+        socket.receive(timeout=0)
+        polls.step()
+
+
+@pytest.mark.parametrize(
+    ("handle", "data"),
+    [
+        (read_messages, frame(TEXT, b"{}") * STEPS),
+        (
+            read_fragments,
+            frame(TEXT, b"", fin=False)
+            + frame(CONTINUATION, b"", fin=False) * (STEPS - 2)
+            + frame(CONTINUATION, b""),
+        ),
+        (poll_messages, frame(BINARY, b"{}") * STEPS),
+    ],
+    ids=["messages", "fragments", "polls"],
+)
+def test_messages_that_came_in_one_receive(pair, polls, handle, data):
+    socket, peer = pair()
+    peer.send(data)
+    reader = gevent.spawn(handle, socket, polls)
+    gevent.sleep(0)
+    peer.send(close_frame())
+    peer.close()
+    reader.join(limit())
+    assert polls.total == STEPS
+    assert polls.most <= MOST
+
+
+def test_messages_that_came_in_one_receive_are_whole_although_others_receive(pair, polls):
+    """The receive buffer is shared: what is left in it must survive the end of a turn."""
+    sent = [b"%d" % number for number in range(STEPS)]
+    received = {}
+
+    def read(socket, peer):
+        for message in socket:
+            polls.step()
+            received.setdefault(peer, []).append(message)
+
+    readers = []
+    for _ in range(3):
+        socket, peer = pair()
+        peer.send(b"".join(frame(BINARY, data) for data in sent) + close_frame())
+        readers.append(gevent.spawn(read, socket, peer))
+    gevent.joinall(readers, limit())
+    assert list(received.values()) == [sent] * 3
+    assert polls.most <= MOST
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda socket: socket.send(b"x"),
+        lambda socket: socket.send_string_message("x", final=False),
+        lambda socket: socket.send_pong(b"x"),
+    ],
+    ids=["messages", "fragments", "pongs"],
+)
+def test_a_handler_that_sends_in_a_loop(pair, polls, send):
+    socket, _ = pair()
+
+    def handle():
+        for _ in range(STEPS):
+            send(socket)
+            polls.step()
+
+    gevent.spawn(handle).join(limit())
+    assert polls.total == STEPS
+    assert polls.most <= MOST
+
+
+def test_many_control_frames_are_not_one_step(pair, polls):
+    socket, peer = pair(max_message_size=1)
+    count = 20_000
+    reader = gevent.spawn(socket.receive)
+    writer = gevent.spawn(peer.send, frame(PING) * count + frame(TEXT, b"x"))
+    gevent.spawn(lambda: [peer.sock.recv(1 << 16) for _ in iter(lambda: reader.ready(), True)])
+    assert reader.get(timeout=limit(20)) == "x"
+    writer.join()
+    assert polls.count > 0
+
+
+def http(path, body=b"", method="GET", **headers):
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\n"
+    head += "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+    return head.encode() + b"\r\n" + body
+
+
+def application(polls):
+    """What each path costs, in steps."""
+
+    def app(environ, start_response):
+        path = environ["PATH_INFO"]
+        parts = [b"x"]
+        if path == "/page":
+            polls.step()
+        elif path == "/read":
+            while environ["wsgi.input"].read(1):
+                polls.step()
+        elif path == "/lines":
+            for _ in environ["wsgi.input"]:
+                polls.step()
+        elif path in ("/generated", "/empty"):
+            parts = generate(b"" if path == "/empty" else b"row")
+        write = start_response("200 OK", [("Content-Type", "text/plain")])
+        if path == "/written":
+            for _ in range(STEPS):
+                polls.step()
+                write(b"row")
+        return parts
+
+    def generate(part):
+        for _ in range(STEPS):
+            polls.step()
+            yield part
+
+    return app
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        http("/page") * STEPS,
+        http("/read", b"x" * STEPS, "POST", Content_Length=STEPS),
+        http("/read", b"1\r\nx\r\n" * STEPS + b"0\r\n\r\n", "POST", Transfer_Encoding="chunked"),
+        http("/lines", b"\n" * STEPS, "POST", Content_Length=STEPS),
+        http("/generated"),
+        http("/empty"),
+        http("/written"),
+    ],
+    ids=["pipelined", "by length", "in chunks", "lines", "generated", "empty parts", "written"],
+)
+@pytest.mark.usefixtures("over_tls_too")
+def test_http(serve, polls, data):
+    server = serve(application(polls))
+    with Peer.connect(server.address) as peer:
+        gevent.spawn(peer.send, data + http("/end", Connection="close")).join(limit())
+        while peer.sock.recv(1 << 16):
+            pass
+    assert polls.total == STEPS
+    assert polls.most <= MOST
+
+
+def test_heartbeats_that_are_due_at_once(pair, polls):
+    class SlowPulse(Pulse):
+        def beat(self, now):
+            polls.step()
+            return float("inf")
+
+    heartbeat = Heartbeat(gevent.get_hub().loop)
+    socket, _ = pair()
+    config = Config(ping_interval=0.05)
+    pulses = [SlowPulse(socket, config, heartbeat) for _ in range(STEPS)]
+    gevent.sleep(0.1)
+    with gevent.Timeout(limit()):
+        while polls.total < STEPS:
+            gevent.sleep(0.01)
+    assert polls.most <= MOST
+    for pulse in pulses:
+        pulse.stop()
+
+
+# --- from other processes
+
+FLOODS = [
+    "messages", "pings", "fragments", "large", "pipelined", "chunks", "lines", "rows",
+    "generated", "download",
+]  # fmt: skip
+
+
+@pytest.fixture
+def server():
+    with Process(PROGRAMS / "flooded_server.py") as process:
+        yield process.wait_for_port()
+
+
+def flood(server, name):
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAMS / "flood.py"), name, str(server.port)],
+        stdout=subprocess.PIPE,
+    )
+
+
+def end(process):
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_another_client_is_served_and_the_server_stops(server, name):
+    with Peer.open(server.address, "/echo") as peer:
+        flooder = flood(server, name)
+        assert flooder.stdout.read(1) == b"x"  # it has begun
+        try:
+            waits = []
+            for _ in range(50):
+                began = time.monotonic()
+                peer.send(frame(TEXT, b"hello"))
+                assert peer.read_frame() == (True, TEXT, b"hello")
+                waits.append(time.monotonic() - began)
+            assert max(waits) < limit(0.5), sorted(waits)[-5:]
+            server.popen.send_signal(signal.SIGTERM)
+            server.wait_for("SIGTERM: stopping")
+            assert server.popen.wait(limit(4)) == 0  # a second of grace, two for a body to end
+        finally:
+            end(flooder)
+
+
+def test_a_second_signal_ends_the_server_in_a_flood(server):
+    flooder = flood(server, "messages")
+    try:
+        assert flooder.stdout.read(1) == b"x"
+        server.popen.send_signal(signal.SIGTERM)
+        server.wait_for("SIGTERM: stopping")
+        server.popen.send_signal(signal.SIGTERM)
+        assert server.popen.wait(limit(0.5)) in (0, -signal.SIGTERM)
+    finally:
+        end(flooder)

@@ -1,0 +1,57 @@
+"""How much is done between two polls of the kernel, counted in steps: time would depend on what
+else the machine does."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import gevent
+
+__all__ = ["MOST", "Polls", "busy"]
+
+STEP = 0.0005  # seconds of a step
+# Ten steps make a turn. Until the clock is read at each of them, there may be sixteen more, and so
+# again for the other greenlets that run between two polls.
+MOST = 60
+
+
+def busy(seconds: float = STEP) -> None:
+    """Keeps the processor, and the hub, for so long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+class Polls:
+    """Counts the polls of this thread's hub, by a descriptor that is always readable."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.most = 0  # steps between two polls
+        self.total = 0
+        self._steps = 0
+
+    def step(self) -> None:
+        """A step of half a millisecond."""
+        busy()
+        self.total += 1
+        self._steps += 1
+        self.most = max(self.most, self._steps)
+
+    def _on_poll(self) -> None:
+        self.count += 1
+        self._steps = 0
+
+    def __enter__(self) -> Polls:
+        self._pipe = os.pipe()
+        os.write(self._pipe[1], b"x")
+        self._watcher: Any = gevent.get_hub().loop.io(self._pipe[0], 1)
+        self._watcher.start(self._on_poll)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._watcher.close()
+        for descriptor in self._pipe:
+            os.close(descriptor)
