@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary, ref
 from gevent.hub import Hub
 
 from .config import Config
+from .hub import forks
 from .protocol.connection import Ping
 from .websocket import WebSocket
 
@@ -112,6 +113,7 @@ class Heartbeat:
     """The pulses of a hub, ordered by when they are due."""
 
     def __init__(self, loop: Any) -> None:
+        self.process = forks.process()
         self._loop = loop
         self._buckets: dict[float, set[Pulse]] = {}
         self._times: list[float] = []  # the keys of the buckets, as a heap
@@ -139,6 +141,9 @@ class Heartbeat:
 
     def _arm(self) -> None:
         """Sets the timer to the time of the first bucket."""
+        if self.process != forks.process():
+            self.stop()
+            return
         first = self._times[0] if self._times else _FOREVER
         if first == self._timer_time:
             return
@@ -150,7 +155,19 @@ class Heartbeat:
             self._timer = self._loop.timer(max(0.0, first - time.monotonic()), ref=False)
             self._timer.start(self._on_timer)
 
+    def stop(self) -> None:
+        """Forgets all pulses."""
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+        self._times.clear()
+        self._buckets.clear()
+        self._due.clear()
+
     def _on_timer(self) -> None:
+        if self.process != forks.process():
+            self.stop()
+            return
         now = time.monotonic() + 0.001
         while self._times and self._times[0] <= now:
             self._due.extend(self._buckets.pop(heapq.heappop(self._times)))
@@ -159,6 +176,9 @@ class Heartbeat:
         self._beat()
 
     def _beat(self) -> None:
+        if self.process != forks.process():
+            self.stop()
+            return
         try:
             for _ in range(min(_BATCH, len(self._due))):
                 pulse = self._due.popleft()
@@ -173,13 +193,22 @@ class Heartbeat:
 
 _heartbeats: WeakKeyDictionary[Hub, Heartbeat] = WeakKeyDictionary()
 
-if hasattr(os, "register_at_fork"):  # a child has its own loop
-    os.register_at_fork(after_in_child=_heartbeats.clear)
+
+def _after_fork() -> None:
+    """In the child. Keeps a heartbeat that an earlier hook has started there."""
+    for hub, heartbeat in list(_heartbeats.items()):
+        if heartbeat.process != forks.process():
+            del _heartbeats[hub]
+            heartbeat.stop()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def start_pulse(socket: WebSocket, hub: Hub, config: Config) -> None:
     """Starts keepalive for ``socket``, until ``socket.pulse.stop()``."""
     heartbeat = _heartbeats.get(hub)
-    if heartbeat is None:
+    if heartbeat is None or heartbeat.process != forks.process():
         heartbeat = _heartbeats[hub] = Heartbeat(hub.loop)
     socket.pulse = Pulse(socket, config, heartbeat)

@@ -7,6 +7,7 @@ its figures are added when its session ends, or when somebody asks.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -66,14 +67,18 @@ class ServerStats:
 
     def __init__(self) -> None:
         _all.add(self)
+        self.reset()
+        for exporter in list(_exporters):
+            exporter.start()
+
+    def reset(self) -> None:
+        """Begins to count anew."""
         self.connections_total = 0
         self.pings_timed_out = 0
         self.refused: Counter[str] = Counter()
         self.closes: Counter[int] = Counter()
         self._ended = Traffic(0, 0, 0, 0)
         self._open: set[SessionRecord] = set()
-        for exporter in list(_exporters):
-            exporter.start()
 
     @property
     def connections_open(self) -> int:
@@ -112,6 +117,15 @@ class ServerStats:
         self.closes[code] += 1
 
 
+def _after_fork() -> None:
+    """In the child: the sessions are the parent's, and so is what it counted."""
+    for stats in list(_all):
+        stats.reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
 Stats = ServerStats  # its name in earlier versions
 
 
@@ -148,8 +162,11 @@ class SessionRecord:
             stats.begin(self)
 
     def end(self) -> None:
-        """Counts the session as ended, and logs the line about it."""
+        """Counts the session as ended, and logs the line about it. In a forked child, it has not
+        ended."""
         socket = self.socket
+        if socket.is_inherited():
+            return
         code = socket.close_code or 1006
         if self._stats is not None:
             self._stats.end(self, code)

@@ -1,7 +1,7 @@
 # C types for websocket.py, where it is compiled.
 import cython
 
-from .hub cimport switching
+from .hub cimport forks, switching
 from .hub.polling cimport ReceiveBuffer
 from .hub.transport cimport Transport
 from .protocol.connection cimport Connection
@@ -77,6 +77,8 @@ cdef class WebSocket:
     cdef void _finish_message(self) except *
     @cython.locals(transport=Transport, size=Py_ssize_t)
     cdef void _poll_input(self) except *
+    cpdef bint is_inherited(self) except -1
+    cdef int _disown(self) except -1
     cdef bint _in_other_thread(self) except -1
     cdef void _check_thread(self, str action) except *
 

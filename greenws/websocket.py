@@ -22,7 +22,7 @@ from gevent.monkey import get_original
 from .config import Config
 from .cross_thread import CrossThreadCalls
 from .exceptions import ConcurrentReadError, ConnectionClosed
-from .hub import switching
+from .hub import forks, switching
 from .hub.transport import FOREVER, POLL, Transport
 from .opcodes import CloseCode, OpcodeType
 from .protocol.connection import CLOSED, MAX_HEADER, OPEN, Connection, Ping
@@ -60,6 +60,7 @@ _QUIET = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED)
 _new_calls_lock = get_original("_thread", "allocate_lock")()
 
 switching.load()
+forks.load()
 
 
 class Message(NamedTuple):
@@ -266,6 +267,8 @@ class WebSocket:
         return data
 
     def _begin_read(self) -> None:
+        if self._transport.process != forks.process():
+            self._disown()
         if self._reading:
             raise ConcurrentReadError(
                 "another greenlet is already reading this socket; only one may read at a time"
@@ -453,6 +456,8 @@ class WebSocket:
             ConnectionClosed: the connection is closed.
         """
         self._check_thread("ping")
+        if self.is_inherited():
+            self._disown()
         deadline = _deadline(timeout)
         ping, frame = self._connection.ping(os.urandom(8), False)
         began = time.monotonic()
@@ -482,7 +487,7 @@ class WebSocket:
     def _offer(self, message: SharedMessage) -> bool:
         connection = self._connection
         transport = self._transport
-        if connection.state != _OPEN or transport.failure:
+        if connection.state != _OPEN or transport.failure or self.is_inherited():
             return True
         if self._sender is not None or transport.backlog or self._in_other_thread():
             return False
@@ -528,6 +533,8 @@ class WebSocket:
         whole: bool,
         compress: bool | None,
     ) -> None:
+        if self.is_inherited():
+            self._disown()
         if self._sender is not None:
             self._wait_turn(sender, whole)
         opcode = self._connection.begin_message(opcode, final)
@@ -686,6 +693,9 @@ class WebSocket:
             ValueError: ``code`` may not be sent (allowed are 1000 to 1003, 1007 to 1009, 1011 to
                 1014 and 3000 to 4999), or ``reason`` is longer than 123 bytes in UTF-8.
         """
+        if self.is_inherited():
+            self._disown()
+            return
         if self._in_other_thread():
             self._hand_over(self.start_closing, code, reason)
             return
@@ -720,6 +730,9 @@ class WebSocket:
     def start_closing(self, code: int = 1000, reason: str = "") -> None:
         """Sends Close, like :meth:`close`, but does not wait. A read finishes the handshake. May be
         called from any thread."""
+        if self.is_inherited():
+            self._disown()
+            return
         if self._in_other_thread():
             self.call_in_hub(self.start_closing, code, reason)
             return
@@ -750,10 +763,27 @@ class WebSocket:
         self._inbox = None
         self._inbox_size = 0
 
+    def is_inherited(self) -> bool:
+        """Whether this process was forked from the one that has the connection. Here, then, it is
+        closed (1006)."""
+        return self._transport.process != forks.process()
+
+    def _disown(self) -> None:
+        """In a forked child: closes the socket there. Whoever is using it is the parent's."""
+        self._transport.disown()
+        self._connection.feed_eof(self._transport.failure)
+        self._reading = self._leading = False
+        self._sender = self._followers = self._message_finished = None
+        self._discard_input()
+
     @property
     def is_connected(self) -> bool:
         """True until a Close was sent or received, or the connection was lost."""
-        return self._connection.state == _OPEN and not self._transport.failure
+        return (
+            self._connection.state == _OPEN
+            and not self._transport.failure
+            and not self.is_inherited()
+        )
 
     @property
     def close_code(self) -> int | None:

@@ -1,7 +1,7 @@
 # C types for transport.py, where it is compiled.
 import cython
 
-from . cimport syscalls
+from . cimport forks, syscalls
 from .polling cimport Cork, ReceiveBuffer, Waiter
 
 

@@ -25,7 +25,7 @@ from gevent import socket as gevent_socket
 from gevent.event import Event
 from gevent.hub import Hub
 
-from . import syscalls
+from . import forks, syscalls
 from .polling import READABLE, Waiter
 
 __all__ = ["FOREVER", "POLL", "TIMED_OUT", "Transport"]
@@ -44,6 +44,10 @@ _MAX_RECEIVES = 16  # receives in a row before the hub gets control
 
 _READABLE = READABLE
 _DEADLINE = 2  # another cause to wake the reader
+
+_INHERITED = "the connection belongs to the process that this one was forked from"
+
+forks.load()
 
 _BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -142,6 +146,9 @@ class Transport(Waiter):
         """Like :meth:`receive`, without waiting: TIMED_OUT if there is no input."""
         if self.closed:
             return 0
+        if self.process != forks.process():
+            self.disown()
+            return 0
         receive_buffer = self.poller.receive_buffer
         if receive_buffer.borrower is not None:
             receive_buffer.reclaim()
@@ -184,7 +191,7 @@ class Transport(Waiter):
 
     def has_input(self) -> bool:
         """Whether the kernel has input, or the end of the stream, that was not received yet."""
-        return syscalls.readable(self.fileno)
+        return self.process == forks.process() and syscalls.readable(self.fileno)
 
     def _wait_readable(self, deadline: float) -> bool:
         """Blocks this greenlet until the socket is readable; False at the deadline."""
@@ -213,6 +220,8 @@ class Transport(Waiter):
 
     def _on_timer(self) -> None:
         self._timer_due = _FOREVER
+        if self.process != forks.process():
+            return
         if self.greenlet is None or self._deadline == _FOREVER:
             return
         delay = self._deadline - time.monotonic()
@@ -227,7 +236,9 @@ class Transport(Waiter):
         """Makes this socket the owner of the hub's cork; returns the position in it for the next
         ``size`` bytes, which :meth:`commit` sends. -1 if they do not fit."""
         cork = self.poller.cork
-        if cork.owner is not self:
+        if self.process != forks.process():
+            self.disown()
+        elif cork.owner is not self:
             cork.flush()
         elif cork.size + size > _CORK_LIMIT:
             self.flush()
@@ -259,6 +270,8 @@ class Transport(Waiter):
         size = cork.size
         cork.size = 0
         cork.owner = None
+        if self.process != forks.process():
+            self.disown()
         if self.failure or not size:
             return
         self.sent += size
@@ -282,6 +295,8 @@ class Transport(Waiter):
         """Sends ``data``; what the kernel does not take goes to the outbox."""
         if self.poller.cork.owner is self:
             self._flush_cork()
+        if self.process != forks.process():
+            self.disown()
         if self.failure:
             return
         self.sent += len(data)
@@ -302,6 +317,8 @@ class Transport(Waiter):
         """Like :meth:`send`, for a payload too large to copy."""
         if self.poller.cork.owner is self:
             self._flush_cork()
+        if self.process != forks.process():
+            self.disown()
         if self.failure:
             return
         self.sent += len(header) + len(payload)
@@ -381,6 +398,9 @@ class Transport(Waiter):
             self._flush()
 
     def _flush(self) -> None:
+        if self.process != forks.process():
+            self.disown()
+            return
         outbox = self._outbox or []
         while outbox:
             head = outbox[0]
@@ -432,6 +452,7 @@ class Transport(Waiter):
         if self._writing:
             return
         self._writing = True
+        self.poller.writers.add(self)
         self._progress = time.monotonic()
         if self._write_watcher is None:
             self._write_watcher = self.hub.loop.io(self.fileno, 2)
@@ -446,6 +467,8 @@ class Transport(Waiter):
         self._stall_timer.start(self._on_stall)
 
     def _on_stall(self) -> None:
+        if self.process != forks.process():
+            return
         assert self._write_timeout is not None
         delay = self._progress + self._write_timeout - time.monotonic()
         if delay > 0:
@@ -456,6 +479,7 @@ class Transport(Waiter):
 
     def _stop_writing(self) -> None:
         self._writing = False
+        self.poller.writers.discard(self)
         self._write_watcher.stop()
         if self._stall_timer is not None:
             self._stall_timer.close()
@@ -484,7 +508,7 @@ class Transport(Waiter):
             self._shut_down()
 
     def _shut_down(self) -> None:
-        if self._shut or self.closed:
+        if self._shut or self.closed or self.process != forks.process():
             return
         self._shut = True
         if not self.failure:
@@ -526,6 +550,10 @@ class Transport(Waiter):
         """Closes the socket, and wakes the greenlet that waits for it. Idempotent."""
         if self.closed:
             return
+        inherited = self.process != forks.process()
+        if inherited:
+            reason = _INHERITED
+            self.on_outbox_empty = None
         self.closed = True
         self._fail(reason)
         self.unwatch()
@@ -535,7 +563,9 @@ class Transport(Waiter):
         self._writing = False
         self._write_watcher = self._timer = self._stall_timer = None
         self._ssl = None  # it is large
-        if self._borrowed:
+        if self._borrowed and inherited:
+            pass
+        elif self._borrowed:
             with contextlib.suppress(OSError):
                 self._sock.shutdown(native.SHUT_RDWR)
                 self._sock.settimeout(self._timeout)
@@ -543,3 +573,7 @@ class Transport(Waiter):
             self._sock.close()
         if self.greenlet is not None:
             self.wake_soon()
+
+    def disown(self) -> None:
+        """In a forked child: closes the child's descriptor, and leaves the connection alone."""
+        self.close()

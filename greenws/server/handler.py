@@ -22,6 +22,7 @@ from ..config import Config
 from ..exceptions import HandshakeError, RequestError
 from ..http.head import RequestHead, refuse
 from ..http.stream import HttpStream, RequestBody
+from ..hub import forks
 from ..hub.transport import FOREVER
 from ..protocol.handshake import Offer, is_upgrade, parse_request
 from ..session import end_session
@@ -53,6 +54,7 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
     _opening: Opening | None = None
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
+        self._process = forks.process()
         self._host: Host = host_of(server, self.config)
         config = self._host.config
         super().__init__(sock, address, server, rfile or HttpStream(sock, config))
@@ -69,6 +71,13 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
 
     def handle_one_request(self) -> bool | None:
         """Reads a request and answers it; True if another may follow on this connection."""
+        try:
+            return self._handle_one_request()
+        finally:
+            if self._process != forks.process():  # pywsgi would read the rest of the input
+                self.socket = None
+
+    def _handle_one_request(self) -> bool | None:
         if self.rfile.closed:
             return None
         self.response_length = 0
