@@ -1,4 +1,5 @@
 # make run: the demo on http://127.0.0.1:8181/    make test: the tests    make sanitize: with ASan
+# GREENWS_HYPOTHESIS=full make test: with all examples of Hypothesis, not a tenth of them
 # make bench: all of benchmarks/, about two hours, or one with ARGS="--seconds 1"; a part of it:
 #   make bench CASES=32B-100 AGAINST=gevent-websocket ARGS="--rounds 3 --seconds 2"
 # make fuzz SECONDS=120: the targets of fuzz/

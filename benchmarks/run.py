@@ -364,7 +364,7 @@ class Running:
     ) -> None:
         self.ports = ""  # separated by commas
         self.versions: dict[str, str] = {}
-        self._output = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - closed in stop()
+        self._output = tempfile.TemporaryFile("w+b")  # closed in stop()
         command = [*server.command, "--port", "0"]
         if case.tls and options.certificate:
             certificate, key = options.certificate

@@ -7,12 +7,14 @@ Bytes that come in two pieces give what they give in one.
 
 from __future__ import annotations
 
+import re
+
 import h11
 from engine import fuzz
 
 from greenws.config import Config
 from greenws.exceptions import HandshakeError, RequestError
-from greenws.http.head import RequestHead, find_head, parse_head, refuse
+from greenws.http.head import RequestHead, error_response, find_head, parse_head
 from greenws.protocol.handshake import accept_response, parse_request
 
 CONFIG = Config()
@@ -51,12 +53,15 @@ def check(data: bytes) -> None:
     # In pieces, the first of several faults may be seen earlier than another.
     assert type(head) is type(other) or isinstance(other, RequestError)
     if isinstance(head, RequestError):
-        assert refuse(head).startswith(b"HTTP/1.1 %d " % head.status)
+        assert error_response(head).startswith(b"HTTP/1.1 %d " % head.status)
     if not isinstance(head, RequestHead):
         return
     size = find_head(data, 0, CONFIG)
     judge = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
-    judge.receive_data(data[:size])
+    line, rest = data[:size].split(b"\r\n", 1)
+    # RFC 3986 has no raw UTF-8; here it is taken as if it were percent-encoded.
+    line = re.sub(rb"[\x80-\xff]", lambda octet: b"%%%02X" % octet[0][0], line)
+    judge.receive_data(line + b"\r\n" + rest)
     request = judge.next_event()  # raises where h11 refuses
     assert isinstance(request, h11.Request)
     assert request.method.decode() == head.method

@@ -1,17 +1,17 @@
-"""The error tree: one root, and an error that goes on the wire carries what goes there.
+"""The error tree. Errors that are sent to the peer carry the status or close code to send.
 
     GreenwsError
-    ├── RequestError            a request that cannot be read; carries its HTTP status
-    ├── HandshakeError          a refused handshake; carries the HTTP response (RFC 6455, 4.2.2)
-    ├── ConnectionClosed        a send or ``receive()`` on a connection that is over
-    ├── ConcurrentReadError     a second greenlet reads a socket that one is reading
-    └── ProtocolError           the peer broke RFC 6455: 1002, unless a subclass says otherwise
+    ├── RequestError            an invalid HTTP request; has an HTTP status
+    ├── HandshakeError          a refused handshake; has the HTTP response (RFC 6455, section 4.2.2)
+    ├── ConnectionClosed        a send or ``receive()`` on a closed connection
+    ├── ConcurrentReadError     a read while another greenlet is reading
+    └── ProtocolError           the peer violated RFC 6455; close code 1002, or that of a subclass:
         ├── InvalidPayload      1007: text that is not UTF-8
-        ├── PolicyViolation     1008: more than a limit allows
+        ├── PolicyViolation     1008: a limit was exceeded
         └── MessageTooBig       1009: a message larger than ``max_message_size``
 
-A protocol error never reaches a handler: it closes the connection with its ``close_code``, and the
-handler learns of it as of any other close.
+A handler never gets a ProtocolError: the connection is closed with its ``close_code``, and the
+handler sees that as any other close.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ __all__ = [
 
 
 class GreenwsError(Exception):
-    """The root of all errors that greenws raises itself."""
+    """The base class of all errors of greenws."""
 
 
 class RequestError(GreenwsError):
-    """The bytes of a request are not HTTP/1.1 as it must be, or more than a limit allows.
+    """An HTTP request is invalid, or exceeds a limit.
 
-    ``status`` is the HTTP status code of the answer, and ``str(error)`` its one line.
+    ``status`` is the HTTP status code of the response, and ``str(error)`` its text.
     """
 
     def __init__(self, message: str, status: int = 400) -> None:
@@ -51,9 +51,8 @@ class RequestError(GreenwsError):
 class HandshakeError(GreenwsError):
     """The opening handshake was refused (RFC 6455, sections 4.1 and 4.2).
 
-    ``status`` is the HTTP status code of the answer, ``headers`` what it must carry besides, and
-    ``str(error)`` its one line, for the person at the other end. ``reason`` is one word for a
-    counter.
+    ``status`` is the HTTP status code of the response, ``headers`` are additional headers, and
+    ``str(error)`` is its text, for the user at the other end. ``reason`` is one word for a counter.
     """
 
     def __init__(
@@ -70,10 +69,10 @@ class HandshakeError(GreenwsError):
 
 
 class ConnectionClosed(GreenwsError):
-    """The connection is over: ``code`` and ``reason`` as in RFC 6455, section 7.1.5 and 7.1.6.
+    """The connection is closed, with ``code`` and ``reason`` (RFC 6455, sections 7.1.5 and 7.1.6).
 
-    ``code`` is 1005 if the peer's Close carried none, and 1006 if the connection was lost without
-    a Close.
+    ``code`` is 1005 if the peer's Close had none, and 1006 if the connection was lost without a
+    Close.
     """
 
     def __init__(self, code: int, reason: str = "") -> None:
@@ -90,11 +89,11 @@ class ConnectionClosed(GreenwsError):
 
 
 class ConcurrentReadError(GreenwsError, RuntimeError):
-    """Two greenlets read one socket: messages would go to either at random."""
+    """Two greenlets read the same socket, so that each message would go to either of them."""
 
 
 class ProtocolError(GreenwsError):
-    """The peer broke the protocol; ``close_code`` tells it so (RFC 6455, section 7.4.1)."""
+    """The peer violated the protocol. ``close_code`` is sent to it (RFC 6455, section 7.4.1)."""
 
     close_code: int = CloseCode.PROTOCOL_ERROR
 
@@ -106,7 +105,7 @@ class InvalidPayload(ProtocolError):
 
 
 class PolicyViolation(ProtocolError):
-    """More than a limit of :class:`greenws.Config` allows."""
+    """The peer exceeded a limit of :class:`greenws.Config`."""
 
     close_code = CloseCode.POLICY_VIOLATION
 

@@ -1,7 +1,7 @@
-"""Which form of greenws runs: compiled where it was built, or pure Python.
+"""Which form of the modules is imported: compiled, if they were built, or pure Python.
 
-The compiled modules stand beside their sources under the same names, and Python prefers them.
-``GREENWS_PURE_PYTHON=1`` makes it take the sources.
+A compiled module is in the folder of its source, under the same name, and Python prefers it. With
+``GREENWS_PURE_PYTHON=1``, the sources are imported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
 class _SourcesOnly(MetaPathFinder):
-    """Finds the modules of greenws whose compiled form Python would prefer."""
+    """Finds the sources of greenws's modules, even of compiled ones."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -1,4 +1,4 @@
-"""Opcodes and close codes, and which of them may stand on the wire (RFC 6455, 5.2 and 7.4)."""
+"""Opcodes and close codes, and which close codes may be sent (RFC 6455, sections 5.2 and 7.4)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["CloseCode", "OpcodeType", "is_receivable", "is_sendable"]
 
 
 class OpcodeType(IntEnum):
-    """What a frame holds. ``INVALID`` never travels: it marks a read that brought nothing."""
+    """The opcodes of frames. ``INVALID`` is never sent: it marks a read that returned nothing."""
 
     CONTINUATION = 0
     TEXT = 1
@@ -26,8 +26,8 @@ class CloseCode(IntEnum):
     GOING_AWAY = 1001
     PROTOCOL_ERROR = 1002
     UNSUPPORTED_DATA = 1003
-    NO_STATUS_RECEIVED = 1005  # never on the wire: the peer's Close was empty
-    ABNORMAL = 1006  # never on the wire: there was no Close
+    NO_STATUS_RECEIVED = 1005  # never sent: the peer's Close had no code
+    ABNORMAL = 1006  # never sent: there was no Close
     INVALID_PAYLOAD = 1007
     POLICY_VIOLATION = 1008
     MESSAGE_TOO_BIG = 1009
@@ -36,7 +36,7 @@ class CloseCode(IntEnum):
     SERVICE_RESTART = 1012
     TRY_AGAIN_LATER = 1013
     BAD_GATEWAY = 1014
-    TLS_HANDSHAKE = 1015  # never on the wire
+    TLS_HANDSHAKE = 1015  # never sent
 
 
 _NEVER_SENT = {CloseCode.NO_STATUS_RECEIVED, CloseCode.ABNORMAL, CloseCode.TLS_HANDSHAKE}
@@ -49,7 +49,7 @@ def is_receivable(code: int) -> bool:
 
 
 def is_sendable(code: int, client: bool = False) -> bool:
-    """Whether this end may send ``code``; 1010 is the client's alone (RFC 6455, section 7.4.1)."""
+    """Whether this end may send ``code``; only a client may send 1010 (RFC 6455, section 7.4.1)."""
     if code == CloseCode.MANDATORY_EXTENSION:
         return client
     return is_receivable(code)

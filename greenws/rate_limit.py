@@ -1,4 +1,4 @@
-"""How often something may happen: a token bucket."""
+"""A rate limit: a token bucket."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ __all__ = ["RateLimit"]
 
 
 class RateLimit:
-    """Lets ``rate`` messages and pings a second pass, and as many at once after a second without.
+    """Allows ``rate`` messages and pings a second, and a burst of as many.
 
-    The protocol asks it; it knows the clock, so that the protocol need not.
+    It reads the clock, so that protocol code need not.
     """
 
     def __init__(self, rate: float) -> None:
@@ -20,7 +20,7 @@ class RateLimit:
         self._filled = time.monotonic()
 
     def take(self) -> bool:
-        """Whether one more may pass now."""
+        """Whether one more is allowed now."""
         now = time.monotonic()
         self._tokens = min(self._size, self._tokens + (now - self._filled) * self._rate)
         self._filled = now

@@ -187,7 +187,9 @@ class _FunctionHandler(WebSocketSessionHandler):
 class StaticFiles:
     """A WSGI application that serves the files under ``root``; a folder by its ``index.html``.
 
-    With conditional and range requests; nothing outside ``root`` is reached.
+    With conditional and range requests. Files whose name, or a folder's, begins with a dot are not
+    served (``/.well-known/`` is), nor is what a symbolic link outside ``root`` leads to; browsers
+    are told to keep to the content type (``X-Content-Type-Options: nosniff``).
 
     Raises:
         ValueError: ``root`` is not a directory.
@@ -195,6 +197,7 @@ class StaticFiles:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = os.path.abspath(root)
+        self._real_root = os.path.join(os.path.realpath(root), "")
         if not os.path.isdir(self.root):
             raise ValueError(f"StaticFiles needs a directory, and {self.root!r} is none")
 
@@ -206,7 +209,22 @@ class StaticFiles:
             path = request.path.lstrip("/")
             if path == "" or path.endswith("/"):
                 path += "index.html"
+            self._check(path)
             response = send_from_directory(self.root, path, environ)
+            response.headers["X-Content-Type-Options"] = "nosniff"
         except HTTPException as error:
             return error.get_response(environ)(environ, start_response)
         return response(environ, start_response)
+
+    def _check(self, path: str) -> None:
+        """
+        Raises:
+            NotFound: ``path`` is hidden, or leads out of the root.
+        """
+        names = path.split("/")
+        hidden = names[1:] if names[0] == ".well-known" else names
+        if any(name.startswith(".") for name in hidden):
+            raise NotFound
+        full = os.path.join(self.root, path)
+        if not os.path.realpath(full).startswith(self._real_root):
+            raise NotFound

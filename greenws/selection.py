@@ -1,7 +1,7 @@
-"""``select()``: one greenlet waits for a message or for anything else of gevent's.
+"""``select()``: waiting for a message or for something else of gevent's, in one greenlet.
 
-A read survives an exception thrown into it, a ``gevent.Timeout`` for one, and loses nothing. So the
-other things are linked to a callback that throws such an exception into the read that waits.
+An exception thrown into a read, such as ``gevent.Timeout``, loses no input. So ``select()`` blocks
+in a read, and links a callback to the other objects that throws an exception into it.
 """
 
 from __future__ import annotations
@@ -24,30 +24,31 @@ __all__ = ["select"]
 
 _QUEUES = (gevent_queue.Queue, gevent_queue.SimpleQueue)
 _SHUT_DOWN: Any = getattr(gevent_queue, "ShutDown", ())  # gevent 25.4
-_served_another: WeakSet[WebSocket] = WeakSet()  # whose last select() did not give a message
+_turn_of_socket: WeakSet[WebSocket] = WeakSet()  # whose last select() returned another object
 
 
 class _Ready(BaseException):
-    """Something else is there; never leaves this module. ``args``: what the hub told of it, the
-    thing itself unless it is a queue."""
+    """One of the other objects may be ready. Never leaves this module. ``args``: the object, unless
+    it is a queue."""
 
 
 def select(socket: WebSocket, *others: Any, timeout: float | None = None) -> tuple[Any, Any]:
-    """Blocks until ``socket`` has a message or one of ``others`` is ready, and returns which it was
-    and what it gave; whatever else is ready stays for the next call.
+    """Blocks until ``socket`` has a message or one of ``others`` is ready; returns that object, and
+    the message or the object's value. Anything else that is ready is left for the next call.
 
-    ``others``: gevent's queues (the next item, taken out), ``Event`` (True; it stays set),
-    ``AsyncResult`` and greenlets (the value). ``timeout`` in seconds, None for ever. ::
+    ``others`` are gevent's queues (the value is the next item, which is removed), ``Event`` (True;
+    it stays set), ``AsyncResult`` and greenlets (their value). ``timeout``: seconds, None for no
+    limit. ::
 
         source, value = select(socket, queue, timeout=30)
         if source is socket:
             handle(value)
 
     Raises:
-        TimeoutError: nothing came; nothing is lost.
-        ConnectionClosed: the connection is over.
-        TypeError: one of ``others`` is nothing that can be waited for.
-        Whatever ``AsyncResult.get()`` or ``Greenlet.get()`` would raise.
+        TimeoutError: nothing was ready in time; nothing is lost.
+        ConnectionClosed: the connection is closed.
+        TypeError: one of ``others`` is not such an object.
+        Any error that ``AsyncResult.get()`` or ``Greenlet.get()`` raises.
     """
     for other in others:
         if not isinstance(other, (*_QUEUES, Event, AsyncResult, gevent.Greenlet)):
@@ -56,38 +57,38 @@ def select(socket: WebSocket, *others: Any, timeout: float | None = None) -> tup
     while True:
         for other in others:
             if _is_ready(other):
-                if socket in _served_another:  # neither side can starve the other
-                    _served_another.discard(socket)
+                if socket in _turn_of_socket:  # so that neither starves the other
+                    _turn_of_socket.discard(socket)
                     try:
                         return socket, socket.receive(0)
                     except TimeoutError:
                         pass
-                _served_another.add(socket)
+                _turn_of_socket.add(socket)
                 return other, _take(other)
         try:
             left = None if deadline is None else max(0, deadline - time.monotonic())
             message = _receive(socket, others, left)
         except _Ready as ready:
-            if ready.args and isinstance(ready.args[0], Event):  # which may be clear again by now
-                _served_another.add(socket)
+            if ready.args and isinstance(ready.args[0], Event):  # it may have been cleared since
+                _turn_of_socket.add(socket)
                 return ready.args[0], True
             continue
         except TimeoutError:
-            raise TimeoutError(f"nothing came within {timeout} s") from None
-        _served_another.discard(socket)
+            raise TimeoutError(f"nothing was ready within {timeout} s") from None
+        _turn_of_socket.discard(socket)
         return socket, message
 
 
 def _receive(socket: WebSocket, others: tuple[Any, ...], timeout: float | None) -> str | bytes:
-    """Raises _Ready as soon as one of ``others`` may be ready."""
+    """Receives a message; raises _Ready as soon as one of ``others`` may be ready."""
     reader = getcurrent()
     waiting = True
 
-    def wake(*what: object) -> None:
+    def wake(*ready: object) -> None:
         nonlocal waiting
         if waiting:
             waiting = False
-            reader.throw(_Ready(*what))
+            reader.throw(_Ready(*ready))
 
     unlinks: list[Callable[[], object]] = []
     try:
@@ -101,8 +102,8 @@ def _receive(socket: WebSocket, others: tuple[Any, ...], timeout: float | None) 
 
 
 def _link(other: Any, wake: Callable[..., object]) -> Callable[[], object]:
-    """Has the hub call ``wake`` when ``other`` is ready; returns what undoes that, without a
-    switch to anybody else."""
+    """Has the hub call ``wake`` when ``other`` may be ready; returns a function that undoes that
+    without a switch."""
     if not isinstance(other, _QUEUES):
         other.rawlink(wake)
         return lambda: other.unlink(wake)

@@ -16,7 +16,7 @@ from .config import SERVER_ONLY, Config
 from .exceptions import ConnectionClosed, HandshakeError
 from .opcodes import CloseCode
 from .protocol.handshake import Offer
-from .protocol.origin import check_origin
+from .protocol.origin import check_host, check_origin
 from .upgrade import ENVIRON_KEY, find_upgrade, hub_of_this_thread, refusal_response
 from .websocket import WebSocket
 
@@ -127,12 +127,14 @@ class WebSocketHandler:
             config = upgrade.config
             if self.options:
                 config = config.replace(**self.options)
-            check_origin(environ, config.allowed_origins or ("self",))
+            check_host(environ, config.allowed_hosts)
+            origins = config.allowed_origins
+            check_origin(environ, ("self",) if origins is None else origins)
             handler = self._produce(request, upgrade.offer)
             socket = upgrade.accept(handler.socket_protocol, config, request)
         except HandshakeError as error:
             if ENVIRON_KEY in environ:
-                environ[ENVIRON_KEY].refusal = error.reason
+                environ[ENVIRON_KEY].refusal_reason = error.reason
             raise
         except HTTPException:
             raise

@@ -1,7 +1,7 @@
-"""What a server counts, for metrics: ``server.stats``; and the record of one session in it.
+"""The counters of a server, ``server.stats``, and the records of its sessions.
 
-Nothing is counted here for a message: each socket counts for itself, in the compiled classes, and
-its figures are added when its session ends, or when somebody asks.
+A message changes no counter here: each socket counts its own, in compiled code. Its figures are
+added when its session ends, or when the counters are read.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from weakref import WeakSet
 
 from .config import Config
+from .opcodes import CloseCode
 from .websocket import Traffic, WebSocket
 
 __all__ = [
@@ -32,7 +33,7 @@ _access = logging.getLogger("greenws.access")
 
 
 class Exporter(Protocol):
-    """What reads the counters, all the time once it is started."""
+    """Something that reads the counters from time to time, once it is started."""
 
     def start(self) -> None: ...
 
@@ -42,27 +43,28 @@ _exporters: WeakSet[Exporter] = WeakSet()
 
 
 def of_this_process() -> list[ServerStats]:
-    """Those of all servers of this process."""
+    """The counters of all servers of this process."""
     return list(_all)
 
 
 def start_no_more(exporter: Exporter) -> None:
+    """Undoes :func:`start_with_servers`."""
     _exporters.discard(exporter)
 
 
 def start_with_servers(exporter: Exporter) -> None:
-    """Starts ``exporter`` in each process that has a server, be it the fork of one that has none;
-    each time that a server is made."""
+    """Starts ``exporter`` whenever a server is made, so that it runs in each process that has one,
+    even if this process forks before."""
     _exporters.add(exporter)
     if _all:
         exporter.start()
 
 
 class ServerStats:
-    """Counters since the server was made; only ``connections_open`` goes down again.
+    """Counters since the server was made. Only ``connections_open`` can decrease.
 
-    ``refused`` counts upgrades that were refused, by reason, and ``closes`` the sessions that
-    ended, by close code (1006: lost).
+    ``refused`` counts refused handshakes by reason, and ``closes`` sessions that have ended, by
+    close code (1006: lost).
     """
 
     def __init__(self) -> None:
@@ -82,22 +84,22 @@ class ServerStats:
 
     @property
     def connections_open(self) -> int:
-        """WebSocket sessions that are open now."""
+        """The number of open WebSocket sessions."""
         return len(self._open)
 
     @property
     def traffic(self) -> Traffic:
-        """Messages, and bytes of frames, in and out, of all sessions that are and were."""
+        """Messages, and bytes of frames, in and out, of all open and ended sessions."""
         parts = [session.socket.traffic for session in self._open]
         return Traffic(*map(sum, zip(self._ended, *parts, strict=True)))
 
     @property
     def open_sockets(self) -> list[WebSocket]:
-        """The sockets of the sessions that are open now."""
+        """The sockets of the open sessions."""
         return [session.socket for session in self._open]
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, for an exporter."""
+        """All counters, for an exporter."""
         return {
             "connections_open": self.connections_open,
             "connections_total": self.connections_total,
@@ -130,7 +132,7 @@ Stats = ServerStats  # its name in earlier versions
 
 
 def total(parts: Iterable[ServerStats]) -> dict[str, Any]:
-    """What ``as_dict()`` tells of each, added up; empty without any."""
+    """The sums of all ``as_dict()``; empty without ``parts``."""
     sums: dict[str, Any] = {}
     for part in parts:
         for name, figure in part.as_dict().items():
@@ -162,12 +164,12 @@ class SessionRecord:
             stats.begin(self)
 
     def end(self) -> None:
-        """Counts the session as ended, and logs the line about it. In a forked child, it has not
-        ended."""
+        """Counts the session as ended, and logs its line. Not in a forked child, where it is the
+        parent's."""
         socket = self.socket
         if socket.is_inherited():
             return
-        code = socket.close_code or 1006
+        code = socket.close_code or CloseCode.ABNORMAL
         if self._stats is not None:
             self._stats.end(self, code)
             if socket.pulse is not None and socket.pulse.timed_out:
@@ -195,5 +197,5 @@ class SessionRecord:
 
 
 def escape(text: str) -> str:
-    """``text`` of whatever origin, fit for one line of a log, between double quotes."""
+    """Escapes ``text`` from any source for one line of a log, inside double quotes."""
     return text.encode("unicode_escape").decode("ascii").replace('"', "\\x22")

@@ -43,17 +43,20 @@ ENVIRON_KEY = "greenws.upgrade"
 _logger = logging.getLogger("greenws.session")
 
 
+_ANSWERED = Offer("", [])  # what a client offered is not kept while its session lives
+
+
 class Upgrade:
     """A client's opening handshake, until somebody accepts it.
 
-    ``socket`` is None until then. ``refusal`` is the reason of a refusal, for the counter.
+    ``socket`` is None until then. ``refusal_reason`` is the reason of a refusal, for the counter.
     """
 
     def __init__(self, offer: Offer, config: Config) -> None:
         self.offer = offer
         self.config = config
         self.socket: WebSocket | None = None
-        self.refusal = ""
+        self.refusal_reason = ""
 
     def accept(
         self,
@@ -72,6 +75,7 @@ class Upgrade:
         config = config or self.config
         agreed = accept_offer(self.offer.extensions, config)
         response = accept_response(self.offer, subprotocol, agreed)
+        self.offer = _ANSWERED
         transport, early, borrowed = self._take_transport(config)
         self.socket = WebSocket(
             transport,

@@ -903,5 +903,5 @@ def _flat(data: Any) -> bytes | memoryview:
 def _control_payload(data: bytes | str) -> bytes:
     payload = data.encode() if isinstance(data, str) else bytes(_flat(data))
     if len(payload) > 125:
-        raise ValueError(f"ping and pong payloads must be at most 125 bytes, not {len(payload)}")
+        raise ValueError(f"ping or pong payload must be at most 125 bytes, not {len(payload)}")
     return payload

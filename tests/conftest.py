@@ -16,9 +16,12 @@ from gevent import ssl
 import greenws
 from greenws.hub.transport import Transport
 
+from .support.examples import load_profile
 from .support.leftovers import ErrorLog, HubErrors, live_greenlets, open_sockets
 from .support.limits import limit
 from .support.wire import Peer
+
+load_profile()
 
 
 def pytest_collection_finish() -> None:

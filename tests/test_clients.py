@@ -562,7 +562,7 @@ def plain(serve: Any, services: Services) -> Iterator[str]:
     yield f"http://127.0.0.1:{serve(services.routes).server_port}"
 
 
-def test_a_plain_request_is_told_what_to_do(plain: str) -> None:
+def test_a_plain_request_gets_426_with_advice(plain: str) -> None:
     def get(path: str) -> tuple[int, str, str]:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with pytest.raises(urllib.error.HTTPError) as caught:

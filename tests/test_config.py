@@ -19,6 +19,7 @@ LIMITS = {
     "handshake_timeout": 10.0,
     "keep_alive_timeout": 75.0,
     "body_timeout": 60.0,
+    "min_body_rate": 500,
     "max_request_line": 8192,
     "max_headers": 100,
     "max_header_size": 32768,
@@ -38,12 +39,13 @@ RANGES = {
     "deflate_peer_window_bits": (15, 8, 15),
 }
 FLAGS = {"deflate": True, "deflate_takeover": False, "deflate_peer_takeover": False}
-OTHERS = {"allowed_origins": None, "access_log": Config.access_log}
+OTHERS = {"allowed_origins": None, "allowed_hosts": None, "access_log": Config.access_log}
 DEFAULTS = LIMITS | OTHERS | FLAGS | {name: default for name, (default, _, _) in RANGES.items()}
 WHOLE = [
     "max_message_size",
     "max_fragments",
     "write_high_water",
+    "min_body_rate",
     "max_request_line",
     "max_headers",
     "max_header_size",
@@ -206,7 +208,7 @@ def test_origins_that_are_taken(origin):
     "origin",
     ["", "example.com", "https://", "https://example.com/", "https://*", "https://a.*.com", "a b"],
 )
-def test_what_is_no_origin_is_refused(origin):
+def test_an_invalid_origin_is_refused(origin):
     with pytest.raises(ValueError, match="'https://example.com'") as caught:
         Config(allowed_origins=[origin])
     assert repr(origin) in str(caught.value)
@@ -221,18 +223,18 @@ def test_origins_of_the_wrong_type_are_refused(value):
 def test_an_access_log_names_what_there_is():
     assert Config(access_log="%(path)s %(seconds).1f").access_log
     assert Config(access_log=None).access_log is None
-    with pytest.raises(ValueError, match="messages_in.*'%\\(user\\)s' is wrong"):
+    with pytest.raises(ValueError, match="messages_in.*'%\\(user\\)s' is invalid"):
         Config(access_log="%(user)s")
-    with pytest.raises(ValueError, match="is wrong"):
+    with pytest.raises(ValueError, match="is invalid"):
         Config(access_log="%(path)d")
-    with pytest.raises(TypeError, match="access_log must be a format or None"):
+    with pytest.raises(TypeError, match="access_log must be a format string or None"):
         Config(access_log=True)
 
 
 @pytest.mark.parametrize("name", sorted(SERVER_ONLY))
-def test_what_is_the_servers_is_not_a_handlers(name):
+def test_options_of_the_server_are_refused_by_a_handler(name):
     from greenws import WebSocketHandler
 
-    with pytest.raises(TypeError, match=f"{name} is the server's"):
+    with pytest.raises(TypeError, match=f"{name} is an option of the server"):
         WebSocketHandler(lambda request, protocols: None, **{name: 5})
     assert name in EVERY

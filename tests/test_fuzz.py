@@ -13,12 +13,12 @@ from .support.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "fuzz"))
 
-import engine  # noqa: E402
-import fuzz_deflate  # noqa: E402
-import fuzz_frames  # noqa: E402
-import fuzz_handshake  # noqa: E402
+import engine
+import fuzz_deflate
+import fuzz_frames
+import fuzz_handshake
 
-from greenws.http.head import RequestHead  # noqa: E402
+from greenws.http.head import RequestHead
 
 pytestmark = pytest.mark.no_io
 

@@ -60,7 +60,7 @@ def test_a_silent_connection_is_pinged_again_and_again(living):
     reader.kill()
 
 
-def test_a_peer_that_does_not_answer_is_gone_in_time_and_the_reader_learns_why(living):
+def test_a_peer_that_does_not_answer_is_dropped_in_time_with_a_reason(living):
     socket, peer = living(**FAST)
     reader = read_in_background(socket)
     began = time.monotonic()
@@ -80,7 +80,7 @@ def test_receive_raises_with_the_reason(living):
         socket.receive(timeout=limit(2))
 
 
-def test_what_the_peer_said_before_it_vanished_can_still_be_read(living):
+def test_messages_from_before_the_timeout_can_still_be_read(living):
     socket, peer = living(**FAST)
     peer.send(frame(TEXT, b"last words"))
     wait_until(lambda: not socket.is_connected)
@@ -124,6 +124,20 @@ def test_the_answer_is_measured_and_never_reaches_the_reader(living):
     assert socket.latency == measured
     peer.send(frame(TEXT, b"data"))
     assert reader.get().data == "data"
+
+
+def test_a_pong_that_comes_after_the_next_ping_is_measured_from_its_own(living):
+    socket, peer = living(ping_interval=0.05, ping_timeout=None)
+    reader = read_in_background(socket)
+    first = peer.read_frame()[2]
+    second = peer.read_frame()[2]
+    peer.send(frame(PONG, first))
+    late = wait_until(lambda: socket.latency)
+    assert late > 0.04  # an interval has passed
+    peer.send(frame(PONG, second))
+    wait_until(lambda: socket.latency != late)
+    assert not reader.ready()
+    reader.kill()
 
 
 def test_the_pong_of_an_application_is_still_its_own(living):
@@ -174,7 +188,7 @@ def test_the_end_of_the_stream_is_noticed_where_nobody_reads(living, looking_oft
     assert socket.close_code == 1006
 
 
-def test_what_arrives_where_nobody_reads_is_kept_and_bounded(living, looking_often):
+def test_unread_input_is_kept_and_bounded(living, looking_often):
     socket, peer = living(max_message_size=10_000, max_fragments=None)
     sending = gevent.spawn(peer.send, frame(TEXT, b"x" * 9_000) * 2000)
     one_receive = len(socket._transport.buffer)
@@ -184,7 +198,7 @@ def test_what_arrives_where_nobody_reads_is_kept_and_bounded(living, looking_oft
     sending.get()
 
 
-def test_a_peer_is_not_blamed_for_what_we_do_not_take(living, monkeypatch):
+def test_a_peer_is_not_dropped_while_its_input_is_unread(living, monkeypatch):
     monkeypatch.setattr(module, "_POLL_INPUT_INTERVAL", 0.02)
     socket, peer = living(max_message_size=10_000, **FAST)
     sending = gevent.spawn(peer.send, frame(TEXT, b"x" * 9_000) * 500)
@@ -194,7 +208,7 @@ def test_a_peer_is_not_blamed_for_what_we_do_not_take(living, monkeypatch):
     sending.get()
 
 
-def test_a_hub_that_was_held_up_looks_before_it_judges(living):
+def test_a_delayed_hub_reads_input_before_it_drops_a_peer(living):
     socket, peer = living(**FAST)
     reader = read_in_background(socket)
     fin, opcode, payload = peer.read_frame()
@@ -204,7 +218,7 @@ def test_a_hub_that_was_held_up_looks_before_it_judges(living):
     reader.kill()
 
 
-def test_no_pings_stand_behind_a_peer_that_does_not_read(living):
+def test_no_pings_queue_up_for_a_peer_that_does_not_read(living):
     socket, _ = living(ping_interval=0.02, ping_timeout=5, write_high_water=None)
     socket.send(b"x" * 5_000_000)
     before = socket.traffic.bytes_out
@@ -214,7 +228,7 @@ def test_no_pings_stand_behind_a_peer_that_does_not_read(living):
 # -- the heartbeat of a server
 
 
-def test_every_face_of_a_server_is_kept_alive(serve):
+def test_every_kind_of_session_is_kept_alive(serve):
     """Also ``wsgi.websocket``."""
 
     def app(environ, start_response):
@@ -295,7 +309,7 @@ def test_pulses_that_stop_leave_no_timer(living):
     assert heartbeat._timer is None
 
 
-def test_an_end_behind_unread_messages_does_not_stop_the_others_hearts(living):
+def test_an_end_after_unread_messages_does_not_stop_the_heartbeat(living):
     socket, peer = living(max_message_size=1000)
     for _ in range(10):
         peer.send(frame(BINARY, b"y" * 500))

@@ -24,7 +24,7 @@ PACKAGE = Path(greenws.__file__).resolve().parent
 # The layers. Each imports only from itself and from those above it. A layer is a folder, or a
 # few modules beside each other; a new module in a folder has its place there.
 LAYERS = [
-    ("form", "lazy", "opcodes", "exceptions", "config"),
+    ("form", "lazy", "grammar", "opcodes", "exceptions", "config"),
     ("protocol",),
     ("hub",),
     ("http",),
@@ -161,7 +161,7 @@ def test_the_hub_knows_nothing_of_websockets(module):
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("http.")])
 def test_http_knows_nothing_of_websockets(module):
-    allowed = {"http", "hub", "config", "exceptions"}
+    allowed = {"http", "hub", "config", "exceptions", "grammar"}
     assert {target.split(".")[0] for target, _ in siblings(module)} <= allowed
 
 
@@ -311,3 +311,14 @@ def test_what_others_import_from_a_module_is_public(module):
 def test_every_module_has_its_tests_in_the_same_folder(module):
     *folders, name = module.split(".")
     assert TESTS.joinpath(*folders, f"test_{name}.py").is_file()
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.stem)
+def test_tests_share_code_through_support_alone(path):
+    names = [
+        name
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        for name in (node.module or "").split(".")
+    ]
+    assert [name for name in names if name == "conftest" or name.startswith("test_")] == []

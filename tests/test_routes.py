@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from werkzeug import Request, Response
 from werkzeug.test import Client, EnvironBuilder
@@ -117,7 +119,7 @@ def test_the_short_form(serve):
 def test_the_short_form_checks_its_options():
     with pytest.raises(TypeError, match="list"):
         Routes().websocket("/", protocols="chat")
-    with pytest.raises(TypeError, match="no option"):
+    with pytest.raises(TypeError, match="unknown option"):
         Routes().websocket("/", max_size=1)(lambda request, socket: None)
 
 
@@ -176,6 +178,29 @@ def test_conditional_and_range_requests(files):
 )
 def test_nothing_else_is_reached(files, path):
     assert files.get(path).status_code == 404
+
+
+def test_hidden_files_are_not_served_but_for_well_known_ones(files):
+    root = Path(files.application.root)
+    for name in (".env", ".git/config", "sub/.hidden", ".well-known/acme", ".well-known/.x"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("text")
+    assert files.get("/.well-known/acme").text == "text"
+    for path in ("/.env", "/.git/config", "/sub/.hidden", "/.well-known/.x", "/%2eenv"):
+        assert files.get(path).status_code == 404
+
+
+def test_no_link_leads_out_of_the_root(files, tmp_path):
+    root = Path(files.application.root)
+    (root / "out.txt").symlink_to(tmp_path / "secret.txt")
+    (root / "up").symlink_to(tmp_path)
+    (root / "in.js").symlink_to(root / "app.js")
+    assert files.get("/out.txt").status_code == files.get("/up/secret.txt").status_code == 404
+    assert files.get("/in.js").text == "js()"
+
+
+def test_browsers_keep_to_the_type_of_a_file(files):
+    assert files.get("/app.js").headers["X-Content-Type-Options"] == "nosniff"
 
 
 def test_files_cannot_be_changed(files):

@@ -7,13 +7,14 @@ import pytest
 from gevent.event import AsyncResult, Event
 from gevent.lock import Semaphore
 from gevent.queue import JoinableQueue, LifoQueue, PriorityQueue, Queue
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import greenws
 from greenws import select
 from greenws.hub.transport import Transport
 
+from .support.examples import examples
 from .support.limits import limit
 from .support.wire import PING, PONG, TEXT, close_frame, frame
 
@@ -55,7 +56,7 @@ def test_a_queue_s_item_that_comes(pair, cls):
     assert queue.empty()
 
 
-def test_a_putter_that_waits_for_room_is_let_in(pair):
+def test_a_greenlet_waiting_to_put_is_woken(pair):
     socket, peer = pair()
     queue = Queue(maxsize=1)
     queue.put(1)
@@ -110,7 +111,7 @@ def test_a_timeout_loses_nothing(pair):
     socket, peer = pair()
     peer.send(frame(TEXT, b"first half")[:8])
     queue = Queue()
-    with pytest.raises(TimeoutError, match="nothing came within 0.02 s"):
+    with pytest.raises(TimeoutError, match="nothing was ready within 0.02 s"):
         select(socket, queue, timeout=0.02)
     peer.send(frame(TEXT, b"first half")[8:])
     assert select(socket, queue, timeout=limit()) == (socket, "first half")
@@ -155,7 +156,7 @@ def test_half_a_message_waits_for_its_other_half(pair):
     assert select(socket, queue, timeout=limit()) == (socket, "one message")
 
 
-def test_another_greenlet_that_pings_meanwhile_is_left_alone(pair):
+def test_a_ping_by_another_greenlet_is_not_disturbed(pair):
     socket, peer = pair()
     queue = Queue()
     pinging = gevent.spawn(socket.ping, 5)
@@ -220,7 +221,7 @@ def test_what_cannot_be_waited_for(pair, thing):
         select(socket, thing, timeout=1)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.lists(st.sampled_from(["message", "item", "pause"]), max_size=30))
 def test_all_comes_once_and_in_order(steps):
     ours, theirs = gevent.socket.socketpair()

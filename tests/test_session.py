@@ -193,7 +193,7 @@ def test_handle_session_must_be_there():
 
 
 def test_options_are_checked_when_they_are_set():
-    with pytest.raises(TypeError, match="no option 'max_size'.*max_message_size"):
+    with pytest.raises(TypeError, match="unknown option 'max_size'.*max_message_size"):
         WebSocketHandler(producer, max_size=5)
     with pytest.raises(ValueError, match="max_message_size"):
         WebSocketHandler(producer, max_message_size=0)

@@ -183,7 +183,7 @@ def test_a_session_leaves_one_line(serve, access):
     )
 
 
-def test_who_closed(serve, access):
+def test_the_access_line_says_who_closed(serve, access):
     server = serve(make_routes())
     with Peer.open(server.address, "/chat/1", Sec_WebSocket_Protocol="chat") as peer:
         peer.read_frame()

@@ -443,7 +443,7 @@ def test_a_fragmented_message_whose_sender_died_is_reported(pair):
 
 
 @pytest.mark.parametrize("wrong", [None, 5, ["a"], object()])
-def test_what_is_no_message_is_refused(pair, wrong):
+def test_a_value_that_is_not_a_message_is_refused(pair, wrong):
     socket, peer = pair()
     with pytest.raises(TypeError, match=type(wrong).__name__):
         socket.send(wrong)
@@ -557,7 +557,7 @@ def test_a_peer_that_reads_slowly_is_not_dropped(pair):
     sender.get(timeout=limit(2))
 
 
-def test_what_the_caller_changes_after_a_send_is_not_sent(pair):
+def test_changes_after_a_send_are_not_sent(pair):
     socket, peer = pair(write_high_water=None)
     data = bytearray(b"a" * 2_000_000)
     socket.send(data)
@@ -591,7 +591,7 @@ def test_a_handler_that_only_sends_answers_pings_and_learns_of_the_close(pair):
     assert caught.value.code == 1001
 
 
-def test_what_a_look_finds_is_kept_for_the_reader(pair):
+def test_input_found_by_a_look_is_kept_for_the_reader(pair):
     socket, peer = pair()
     peer.send(frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b"))
     socket._polled_at -= 10
@@ -733,6 +733,20 @@ def test_ping_times_out(pair):
         socket.ping(timeout=0.02)
     peer.send(frame(TEXT, b"x"))
     assert socket.receive() == "x"
+
+
+def test_a_pong_that_comes_after_its_ping_timed_out_is_nobodys_message(pair):
+    socket, peer = pair()
+    with pytest.raises(TimeoutError):
+        socket.ping(timeout=0.02)
+    late = peer.read_frame()[2]
+    pinging = gevent.spawn(socket.ping, limit())
+    payload = peer.read_frame()[2]
+    peer.send(frame(PONG, late))
+    stays(lambda: not pinging.ready())  # it is not its answer
+    peer.send(frame(PONG, payload) + frame(TEXT, b"x"))
+    assert pinging.get(timeout=limit()) > 0.02
+    assert socket.read_string_message() == Message("x", OpcodeType.TEXT, True)
 
 
 def test_ping_keeps_no_more_than_max_message_size(pair):
@@ -904,7 +918,7 @@ def test_before_it_is_over_there_is_no_code(pair):
 # -- the end of a connection, and what was still unread
 
 
-def test_a_failed_send_leaves_the_last_words_to_the_reader(pair):
+def test_a_failed_send_leaves_received_messages_to_the_reader(pair):
     socket, peer = pair()
     peer.send(frame(TEXT, b"important") * 3 + close_frame(1000))
     peer.close()
@@ -915,7 +929,7 @@ def test_a_failed_send_leaves_the_last_words_to_the_reader(pair):
     assert socket.close_code == 1000
 
 
-def test_a_failed_send_leaves_the_last_words_to_a_reader_that_waits(pair):
+def test_a_failed_send_leaves_received_messages_to_a_waiting_reader(pair):
     socket, peer = pair()
     reader = gevent.spawn(list, socket)
     gevent.sleep(0)
@@ -936,7 +950,7 @@ def test_pings_and_pongs_to_a_peer_that_is_gone_raise(pair, send):
             getattr(socket, send)()
 
 
-def test_a_send_that_waits_for_anothers_message_learns_of_the_end(pair):
+def test_a_send_waiting_for_anothers_message_raises_at_the_end(pair):
     socket, peer = pair()
     socket.send_string_message("begun", final=False)
 

@@ -1,16 +1,16 @@
-"""The bytes of one HTTP connection: heads with a deadline, bodies with strict chunks.
+"""The bytes of one HTTP connection: request heads with a deadline, strictly parsed bodies.
 
-``HttpStream`` stands where pywsgi has a buffered file, and ``RequestBody`` is its ``wsgi.input``.
-Of pywsgi this relies on ``Input``: that its reads go through ``rfile.read`` and ``rfile.readline``,
-or through ``_chunked_read``; that ``_discard`` is called behind each response, and
-``_send_100_continue`` before the first read; and that ``_InvalidClientInput`` is logged in one
-line and answered with 400.
+``HttpStream`` replaces pywsgi's buffered file, and ``RequestBody`` is ``wsgi.input``. They rely on
+these properties of pywsgi's ``Input``: it reads through ``rfile.read`` and ``rfile.readline``, or
+through ``_chunked_read``; ``_discard`` is called after each response, ``_send_100_continue`` before
+the first read; and ``_InvalidClientInput`` is logged in one line, and answered with 400.
 """
 
 from __future__ import annotations
 
 import ssl
 import time
+from math import inf
 from typing import Any
 
 import gevent
@@ -23,56 +23,71 @@ from .head import RequestHead, find_head, parse_chunk_size, parse_head, parse_tr
 
 __all__ = ["HttpStream", "RequestBody"]
 
-_pywsgi: Any = pywsgi  # whose published types leave out what a subclass needs
+_pywsgi: Any = pywsgi  # its type stubs lack what a subclass needs
 _InvalidClientInput = _pywsgi._InvalidClientInput
 
-_RECEIVE = 16384  # bytes; more than nearly every head, and than what a cheap allocation gives
-_CHUNK_LINE = 1024  # bytes: a size, and extensions that nobody uses
-_LINGER = 2.0  # seconds that a refused peer has for reading why
+_RECEIVE_SIZE = 16384  # bytes; more than nearly every head has
+_MAX_CHUNK_LINE = 1024  # bytes; a chunk size and its extensions, which are ignored
+_LINGER_TIMEOUT = 2.0  # seconds
+_DISCARD_SIZE = 1 << 16  # bytes of a body that the application left unread; a longer rest, or one
+_DISCARD_TIMEOUT = 2.0  # seconds late, ends the connection
 
 
 class HttpStream:
-    """Reads requests from ``sock``, a gevent socket; what it has read ahead stays in it.
+    """Reads requests from ``sock``, a gevent socket, through a buffer.
 
-    ``data`` was read from it before.
+    ``data``: what was read from the socket before.
     """
 
-    __slots__ = ("_buffer", "_sock", "closed", "config")
+    __slots__ = ("_body_bytes", "_body_limit", "_buffer", "_sock", "_waited", "closed", "config")
 
     def __init__(self, sock: Any, config: Config, data: bytes = b"") -> None:
         self.config = config
         self.closed = False
         self._sock = sock
         self._buffer = data
+        self._waited = 0.0  # seconds, for the body of the request at hand
+        self._body_bytes = 0  # that were received meanwhile
+        self._body_limit = inf  # seconds that may be waited in all
 
-    def read_head(self, deadline: float | None, idle_deadline: float | None) -> RequestHead | None:
-        """Blocks until a whole head is there; None if the peer leaves instead.
-
-        ``deadline`` (``time.monotonic()``) bounds all of it; where it is None,
-        ``handshake_timeout`` counts from the first byte, and ``idle_deadline`` bounds the wait for
-        that.
+    def wait_for_request(self, deadline: float | None) -> bool:
+        """Blocks until a request begins; False at ``deadline``, or if the peer leaves.
 
         Raises:
-            RequestError: the head is refused, 408 if it is late.
+            OSError: the connection is lost.
+        """
+        if not self._buffer:
+            try:
+                self._buffer = self._receive(deadline)
+            except TimeoutError:
+                return False
+        return bool(self._buffer)
+
+    def read_head(self, deadline: float | None = None) -> RequestHead | None:
+        """Blocks until the next head is complete, and returns it; None if the peer closes instead.
+
+        ``deadline`` (``time.monotonic()``) is for the whole head; if it is None,
+        ``handshake_timeout`` starts now.
+
+        Raises:
+            RequestError: the head is invalid, or (408) not complete in time.
             OSError: the connection is lost.
         """
         config = self.config
-        data: bytes | bytearray = self._buffer
-        if data.startswith(b"\r\n"):  # a client may end its last body so (RFC 9112, 2.2)
-            data = data[2:]
+        if deadline is None and config.handshake_timeout is not None:
+            deadline = time.monotonic() + config.handshake_timeout
+        data: bytes | bytearray = self._buffer.removeprefix(b"\r\n")  # RFC 9112, section 2.2
         seen = 0
         size = find_head(data, 0, config) if data else -1
         while size < 0:
-            if data and deadline is None and config.handshake_timeout is not None:
-                deadline = time.monotonic() + config.handshake_timeout
             try:
-                received = self._receive(deadline if data or deadline else idle_deadline)
+                received = self._receive(deadline)
             except TimeoutError:
                 self._buffer = b""
                 if not data:
                     return None
                 raise RequestError(
-                    f"No whole request within {config.handshake_timeout:g} s (handshake_timeout).",
+                    f"Incomplete request after {config.handshake_timeout:g} s (handshake_timeout).",
                     408,
                 ) from None
             if not received:
@@ -90,35 +105,56 @@ class HttpStream:
         return parse_head(bytes(data[:size]), config)
 
     def _receive(self, deadline: float | None) -> bytes:
-        """One receive, which waits until ``deadline``; empty at the end of the stream."""
+        """Receives once, and blocks until ``deadline`` for that; empty at the end of the stream."""
         sock = self._sock
         if deadline is None:
-            data: bytes = sock.recv(_RECEIVE)
+            data: bytes = sock.recv(_RECEIVE_SIZE)
             return data
         before = sock.gettimeout()
         sock.settimeout(max(0.0, deadline - time.monotonic()))
         try:
-            data = sock.recv(_RECEIVE)
-        except (BlockingIOError, ssl.SSLWantReadError):  # the deadline has passed before
+            data = sock.recv(_RECEIVE_SIZE)
+        except (BlockingIOError, ssl.SSLWantReadError):  # the deadline had already passed
             raise TimeoutError from None
         finally:
             sock.settimeout(before)
         return data
 
+    def begin_body(self) -> None:
+        """What is read from here on is the body of a request."""
+        self._waited = 0.0
+        self._body_bytes = 0
+        self._body_limit = inf
+
+    def hurry(self, seconds: float) -> None:
+        """Bounds the time for the rest of the body."""
+        self._body_limit = self._waited + seconds
+
     def _fill(self) -> bool:
         """Receives more of a body; False at the end of the stream."""
-        timeout = self.config.body_timeout
+        config = self.config
+        timeout = inf if config.body_timeout is None else config.body_timeout
+        reason = f"no more of the body within {timeout:g} s (body_timeout)"
+        if config.min_body_rate is not None and timeout != inf:
+            # Only the time that was spent waiting counts, and not what the application does.
+            left = timeout + self._body_bytes / config.min_body_rate - self._waited
+            if left < timeout:
+                timeout = max(0.0, left)
+                reason = f"the body arrives at less than {config.min_body_rate} bytes a second"
+                reason += " (min_body_rate)"
+        timeout = min(timeout, max(0.0, self._body_limit - self._waited))
+        began = time.monotonic()
         try:
-            data = self._receive(None if timeout is None else time.monotonic() + timeout)
+            data = self._receive(None if timeout == inf else began + timeout)
         except TimeoutError:
-            raise _InvalidClientInput(
-                f"no more of the body within {timeout:g} s (body_timeout)"
-            ) from None
+            raise _InvalidClientInput(reason) from None
+        self._waited += time.monotonic() - began
+        self._body_bytes += len(data)
         self._buffer = self._buffer + data if self._buffer else data
         return bool(data)
 
     def read(self, size: int = -1) -> bytes:
-        """``size`` bytes, or all until the end of the stream; fewer only at its end."""
+        """Reads ``size`` bytes, or fewer at the end of the stream; -1 reads all of it."""
         parts = []
         left = float("inf") if size is None or size < 0 else size
         while left > 0:
@@ -131,7 +167,7 @@ class HttpStream:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def readline(self, limit: int = -1) -> bytes:
-        """Up to and with the next LF; at most ``limit`` bytes."""
+        """Reads up to and including the next LF, at most ``limit`` bytes."""
         most = float("inf") if limit is None or limit < 0 else limit
         seen = 0
         while (end := self._buffer.find(b"\n", seen) + 1) == 0 and len(self._buffer) < most:
@@ -141,31 +177,47 @@ class HttpStream:
         return self.read(int(min(end or len(self._buffer), most)))
 
     def peek(self, size: int = 0) -> bytes:
-        """What was read ahead, without taking it."""
+        """The buffered bytes; they stay in the buffer."""
         return self._buffer
 
+    def read_ahead(self, limit: int) -> bool | None:
+        """Takes what has arrived into the buffer, without blocking; False at the end of the
+        stream, None if the buffer holds more than ``limit`` bytes.
+
+        Raises:
+            OSError: the connection is lost.
+        """
+        if len(self._buffer) > limit:
+            return None
+        try:
+            data = self._receive(0.0)
+        except TimeoutError:
+            return True
+        self._buffer += data
+        return bool(data)
+
     def take(self) -> bytes:
-        """What was read ahead."""
+        """The buffered bytes; they are removed from the buffer."""
         data, self._buffer = self._buffer, b""
         return data
 
     def linger(self) -> None:
-        """Ends our half of the stream, and drops what the peer sends until it has ended its own,
-        or for two seconds.
+        """Ends our half of the stream, and drops input until the peer has ended its half, for at
+        most two seconds.
 
-        Closing with bytes unread would send a reset, which may destroy the answer in flight.
+        Closing with unread input would send a reset, which could destroy a response in flight.
         """
         self._buffer = b""
         transport = Transport(self._sock, gevent.get_hub(), borrowed=True)
-        transport.finish(time.monotonic() + _LINGER)
+        transport.finish(time.monotonic() + _LINGER_TIMEOUT)
 
     def close(self) -> None:
-        """Reads nothing any more. The socket is not this object's."""
+        """Marks the stream as closed. Does not close the socket, which belongs to the server."""
         self.closed = True
 
 
 class RequestBody(_pywsgi.Input):  # type: ignore[misc]
-    """``wsgi.input``: the body of a request, by its length or in chunks."""
+    """``wsgi.input``: the body of a request, with a Content-Length or in chunks."""
 
     chunk_length: int
     position: int
@@ -174,11 +226,13 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
     def __init__(self, stream: HttpStream, head: RequestHead, sock: Any) -> None:
         super().__init__(stream, head.content_length, sock, head.chunked)
         self._stream = stream
+        stream.begin_body()
 
     @property
     def ends_the_connection(self) -> bool:
-        """Whether it is unknown where the next request would begin: a chunk was malformed, or the
-        client still waits with its body for a 100, which will not come (RFC 9110, 10.1.1)."""
+        """Whether the start of the next request cannot be known: a chunk was malformed, or the
+        client still waits to send its body until a 100 response, which it will not get (RFC 9110,
+        section 10.1.1)."""
         return self._chunked_input_error or (self._has_body and self.socket is not None)
 
     @property
@@ -186,12 +240,23 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
         return bool(self.chunked_input or self.content_length)
 
     def drop(self) -> None:
-        """Leaves the body where it is: the connection ends."""
+        """Leaves the body unread. The connection must be closed."""
         self._chunked_input_error = True
 
     def _discard(self) -> None:
-        if not self.ends_the_connection:
-            super()._discard()
+        """Reads what the application left of the body, if it is little and comes soon; otherwise
+        the connection ends."""
+        if not self._has_body or self.ends_the_connection:
+            return
+        if not self.chunked_input and self.content_length - self.position > _DISCARD_SIZE:
+            self.drop()
+            return
+        self._stream.hurry(_DISCARD_TIMEOUT)
+        try:
+            if len(self.read(_DISCARD_SIZE)) == _DISCARD_SIZE and self.read(1):
+                self.drop()
+        except OSError:  # late, malformed or cut off; the response was sent all the same
+            self.drop()
 
     def _do_read(self, length: int | None = None, use_readline: bool = False) -> bytes:
         try:
@@ -201,12 +266,12 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
             self._chunked_input_error = True
             if error.errno is not None or isinstance(error, _InvalidClientInput):
                 raise
-            raise _InvalidClientInput(str(error)) from None  # the stream ended; not our error
+            raise _InvalidClientInput(str(error)) from None  # the client ended the stream early
 
     def _chunked_read(self, length: int | None = None, use_readline: bool = False) -> bytes:
         self._send_100_continue()
         if self._chunked_input_error:
-            raise _InvalidClientInput("the body was malformed before")
+            raise _InvalidClientInput("the body was malformed")
         parts = []
         left = float("inf") if length is None else length
         try:
@@ -217,7 +282,7 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
                 most = int(min(left, self.chunk_length - self.position))
                 data = self._stream.readline(most) if use_readline else self._stream.read(most)
                 if len(data) < most and not (use_readline and data.endswith(b"\n")):
-                    raise _InvalidClientInput("the stream ended within a chunk")
+                    raise _InvalidClientInput("the stream ended inside a chunk")
                 parts.append(data)
                 left -= len(data)
                 self.position += len(data)
@@ -236,8 +301,8 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
         return b"".join(parts)
 
     def _open_chunk(self) -> None:
-        """Reads the size of the next chunk, and the trailers behind the last."""
-        size = parse_chunk_size(self._stream.readline(_CHUNK_LINE))
+        """Reads the size of the next chunk, and the trailers after the last one."""
+        size = parse_chunk_size(self._stream.readline(_MAX_CHUNK_LINE))
         if size == 0:
             self._drop_trailers()
         self.position = 0
@@ -251,4 +316,4 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
             room -= len(line)
             count -= 1
             if room <= 0 or count <= 0:
-                raise RequestError("There are too many trailers behind the chunks.", 431)
+                raise RequestError("Too many trailers.", 431)

@@ -17,6 +17,7 @@ __all__ = [
     "WOULD_BLOCK",
     "event_fd",
     "event_hung_up",
+    "is_lost",
     "new_events",
     "readable",
     "receive",
@@ -47,6 +48,13 @@ def readable(fileno: int) -> bool:
     """Whether a read would not block, because of input or the end of the stream."""
     query = _poll()
     query.register(fileno, select.POLLIN)
+    return bool(query.poll(0))
+
+
+def is_lost(fileno: int) -> bool:
+    """Whether the connection was reset, or both of its halves are closed."""
+    query = _poll()
+    query.register(fileno, 0)
     return bool(query.poll(0))
 
 

@@ -1,4 +1,4 @@
-/* The twin of masking.py's apply_mask(). */
+/* apply_mask() of masking.py in C. */
 
 #include "_masking.h"
 
@@ -14,7 +14,7 @@ apply_mask(PyObject *module, PyObject *const *args, Py_ssize_t count)
     if (PyBytes_AsStringAndSize(args[1], &mask, &mask_size) < 0)
         return NULL;
     if (mask_size != 4) {
-        PyErr_Format(PyExc_ValueError, "a mask has 4 bytes, not %zd", mask_size);
+        PyErr_Format(PyExc_ValueError, "mask must have 4 bytes, not %zd", mask_size);
         return NULL;
     }
     Py_buffer view;

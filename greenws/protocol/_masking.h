@@ -1,4 +1,4 @@
-/* Masking in portable C, in loops that compilers vectorise; masking.py says what each is for. */
+/* Masking in portable C, in loops that compilers vectorise. masking.py documents each function. */
 
 #ifndef GREENWS_MASKING_H
 #define GREENWS_MASKING_H
@@ -29,7 +29,7 @@ greenws_xor(unsigned char *restrict out, const unsigned char *restrict in, Py_ss
         out[i] = in[i] ^ mask[i & 3];
 }
 
-/* The callers in frames.py have checked that the window lies within the bytearray. */
+/* The callers in frames.py have checked that the range lies within the bytearray. */
 
 static inline uint32_t
 greenws_read_key(PyObject *data, Py_ssize_t position)
@@ -65,7 +65,7 @@ greenws_copy(PyObject *data, Py_ssize_t start, Py_ssize_t size)
     return PyBytes_FromStringAndSize(PyByteArray_AS_STRING(data) + start, size);
 }
 
-/* Nobody else has seen `gathered` yet. Where it is full, a larger one takes its place. */
+/* `gathered` may be changed: nothing else has a reference to it. A full one is replaced by a larger one. */
 static inline PyObject *
 greenws_gather(PyObject *gathered, Py_ssize_t used, PyObject *data, Py_ssize_t start,
                Py_ssize_t size, uint32_t key, Py_ssize_t length)
@@ -87,7 +87,7 @@ greenws_gather(PyObject *gathered, Py_ssize_t used, PyObject *data, Py_ssize_t s
     return gathered;
 }
 
-/* It has grown to its length exactly. */
+/* It has exactly the length of the payload now. */
 static inline PyObject *
 greenws_gathered(PyObject *gathered)
 {

@@ -1,12 +1,12 @@
-"""The state machine of one connection, server or client: bytes in, fragments and bytes out.
+"""The state machine of one connection, for both roles: bytes in, fragments and replies out.
 
-No socket, no clock, no greenlet. It is *pulled*: ``feed()`` lends it bytes, and every
-``next_event()`` gives one event in the order of arrival, so that what came before an error is
-delivered, and what a handler does not ask for is not parsed. Pings and Closes are answered here;
-the answers stand in ``replies``, for whoever owns the socket to send.
+It knows no socket, no clock and no greenlet, and it is *pulled*: ``feed()`` lends it bytes, and
+each ``next_event()`` returns one event, in order of arrival. So everything before an error is
+delivered, and nothing is parsed before the handler asks for it. Pings and Closes are answered here:
+the owner of the socket sends what is in ``replies``.
 
     OPEN ──── close() ────> CLOSING ── peer's Close ──> CLOSED
-      └─── peer's Close (answered), protocol error (told), end of stream ──┘
+      └── peer's Close (answered), protocol error (Close sent), end of stream ──┘
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from .messages import FragmentAssembler
 
 __all__ = ["CLOSED", "CLOSING", "MAX_HEADER", "OPEN", "Connection", "Ping"]
 
-# states; a name with an underscore is a C number where this is compiled
+# States. (Names with an underscore are C numbers in the compiled form.)
 OPEN = _OPEN = 0
-CLOSING = _CLOSING = 1  # our Close is sent, the peer's has not come
+CLOSING = _CLOSING = 1  # our Close was sent, the peer's has not arrived
 CLOSED = _CLOSED = 2
 
-# events: the opcode of what came; plain numbers, because they are compared for every frame
+# Events are opcodes; plain numbers, because they are compared for every frame.
 _CONTINUATION = 0
 _CLOSE = 8
 _PING = 9
 _PONG = 10
 _NOTHING = -1
 
-_RSV1 = 0x40  # beside an opcode: the message is compressed
+_RSV1 = 0x40  # combined with an opcode: the message is compressed
 
-_MAX_REASON = 123  # bytes: what a control frame leaves beside the code
-_MAX_PINGS = 256  # sent and unanswered; the oldest are forgotten
+_MAX_REASON = 123  # bytes: a control frame holds 125, the code takes 2
+_MAX_PINGS = 256  # unanswered; older ones are forgotten
 
 
 class Ping:
-    """A ping that was sent. ``wanted`` says whether its pong is for the reader of the socket."""
+    """A ping that was sent. ``wanted``: whether its pong is delivered as an event."""
 
     def __init__(self, payload: bytes, wanted: bool) -> None:
         self.payload = payload
@@ -50,7 +50,7 @@ class Ping:
         self.answered = False
 
     def answer(self) -> None:
-        """Its pong has come."""
+        """Called when its pong has arrived."""
         self.answered = True
 
 
@@ -73,16 +73,16 @@ class Connection:
         self._in_payload = False
         self._eof = False
         self._eof_reason = ""
-        self.closed_here = False  # whether it was we who closed, or refused to go on
+        self.closed_here = False  # whether we sent Close first
         self.data: str | bytes | None = None
         self.final = True
-        self.limiter: Any = None  # its take() says whether one more message or ping may come now
-        self.messages_in = 0  # whole ones
+        self.limiter: Any = None  # its take() returns whether one more message or ping is allowed
+        self.messages_in = 0  # complete ones
         # write state
         self.deflate = deflate
         self.messages_out = 0
         self.replies: list[bytes] = []
-        self.sending = 0  # the opcode of a message that we began and did not finish
+        self.sending = 0  # the opcode of our unfinished fragmented message
         self._pings: list[Ping] | None = None
         self._sent_code = 0
         self._sent_reason = ""
@@ -91,27 +91,28 @@ class Connection:
 
     @property
     def parts(self) -> tuple[FrameParser, FragmentAssembler]:
-        """What it uses for whatever comes."""
+        """What handles the input."""
         return self._parser, self._assembler
 
     def feed(self, data: bytearray, size: int) -> None:
-        """Lends the first ``size`` bytes of ``data``, until ``next_event()`` gives INVALID or
+        """Lends the first ``size`` bytes of ``data``, until ``next_event()`` returns INVALID or
         CLOSE, or ``keep()`` is called."""
         if self.state != _CLOSED:
             self._parser.feed(data, size)
 
     def feed_eof(self, reason: str = "") -> None:
-        """The byte stream is over. If what was fed holds no Close, that is 1006 (section 7.1.5);
-        ``reason`` is what is known of it."""
+        """Marks the end of the byte stream. Without a Close in what was fed, the close code is 1006
+        (section 7.1.5), with ``reason``."""
         if not self._eof:
             self._eof_reason = reason
         self._eof = True
 
     def next_event(self) -> int:
-        """What came next, as its opcode; INVALID (-1) if more bytes are needed.
+        """The opcode of the next event; INVALID (-1) if more bytes are needed.
 
-        CONTINUATION, TEXT, BINARY: a fragment, in ``data`` and ``final``. PONG: to a ping whose
-        sender wanted it, payload in ``data``. CLOSE: the connection is over (again and again).
+        CONTINUATION, TEXT, BINARY: a fragment, in ``data`` and ``final``. PONG: the answer to a
+        ``wanted`` ping, with its payload in ``data``. CLOSE: the connection is closed; every later
+        call returns CLOSE too.
         """
         try:
             event = self._next_event()
@@ -129,11 +130,11 @@ class Connection:
         return event
 
     def keep(self) -> None:
-        """Takes what was lent into a buffer of its own."""
+        """Copies what was lent and is still needed."""
         self._parser.keep()
 
     def has_frame(self) -> bool:
-        """Whether a whole frame more has been fed already."""
+        """Whether another whole frame has been fed."""
         return self._parser.position != self._parser.end and self._parser.has_frame()
 
     def _next_event(self) -> int:
@@ -182,10 +183,10 @@ class Connection:
         return _CLOSE
 
     def _answers(self, payload: bytes) -> bool:
-        """Takes a pong; whether a reader wants it.
+        """Handles a pong; returns whether it answers a ``wanted`` ping.
 
-        A peer that was pinged often may answer only the last one (section 5.5.3), so an answer
-        settles the pings before it too. An unsolicited pong means nothing.
+        A peer may answer only the latest of several pings (section 5.5.3), so a pong answers the
+        earlier pings too. An unsolicited pong is ignored.
         """
         if self._pings is None or all(ping.payload != payload for ping in self._pings):
             return False
@@ -205,22 +206,22 @@ class Connection:
         code: int = CloseCode.NO_STATUS_RECEIVED
         reason = ""
         if len(payload) == 1:
-            raise ProtocolError("the body of a Close is empty, or begins with a code of 2 bytes")
+            raise ProtocolError("a Close body must be empty or at least 2 bytes long")
         if payload:
             code = int.from_bytes(payload[:2], "big")
             if not is_receivable(code):
-                raise ProtocolError(f"close code {code} must not be sent")
+                raise ProtocolError(f"close code {code} is not allowed")
             try:
                 reason = payload[2:].decode()
             except UnicodeDecodeError:
-                raise InvalidPayload("the reason of a Close is not UTF-8") from None
+                raise InvalidPayload("close reason is not UTF-8") from None
         if self.state == _OPEN:
-            # Section 5.5.1: the answer repeats the code that came.
+            # Section 5.5.1: the answer repeats the peer's code.
             self.replies.append(self._frame(_CLOSE, payload[:2]))
         self._close(code, reason)
 
     def _fail(self, error: ProtocolError) -> None:
-        """Section 7.1.7: tell the peer why, and treat whatever follows as if it had not come."""
+        """Section 7.1.7: sends the peer a Close with the reason, and ignores whatever follows."""
         reason = str(error)
         if self.state == _OPEN:
             self.closed_here = True
@@ -238,11 +239,11 @@ class Connection:
     # -- output
 
     def begin_message(self, opcode: int, final: bool) -> int:
-        """The opcode for the next data frame: a message that is open is continued.
+        """The opcode for the next data frame: CONTINUATION if our fragmented message is unfinished.
 
         Raises:
             ConnectionClosed: a Close was sent or received.
-            RuntimeError: a message of the other type is open.
+            RuntimeError: the unfinished message is of the other type.
         """
         if self.state != _OPEN or self._eof:
             raise self.closed_error()
@@ -254,7 +255,7 @@ class Connection:
             return opcode
         if self.sending != opcode:
             raise RuntimeError(
-                "a fragmented message of the other type (text, binary) is open; "
+                "a fragmented message of the other type (text or binary) is unfinished; "
                 "send its last fragment with final=True first"
             )
         if final:
@@ -265,8 +266,9 @@ class Connection:
     def compress(
         self, opcode: int, final: bool, payload: bytes | memoryview, wanted: bool | None
     ) -> tuple[int, bytes | memoryview]:
-        """``begin_message``'s opcode, marked with RSV1 (RFC 7692, section 6), and the payload,
-        compressed; or both as they are. Comes before ``encode()``, where there is ``deflate``."""
+        """The opcode and payload to pass to ``encode()``, on a connection with ``deflate``: with
+        RSV1 (RFC 7692, section 6) and compressed, or unchanged. ``opcode`` is that of
+        ``begin_message()``."""
         assert self.deflate is not None
         first = opcode != _CONTINUATION
         compressed = self.deflate.compress(payload, first, final, wanted)
@@ -275,7 +277,7 @@ class Connection:
         return (opcode | _RSV1 if first else opcode), compressed
 
     def encode(self, opcode: int, final: bool, payload: bytes | memoryview) -> bytes:
-        """A data frame in one piece, for ``begin_message``'s opcode."""
+        """A whole data frame. ``opcode`` is that of ``begin_message()`` or ``compress()``."""
         if self.client:
             return encode_frame(opcode, final, payload, os.urandom(4))
         return encode_header(opcode, final, len(payload)) + payload
@@ -283,16 +285,16 @@ class Connection:
     def write(
         self, buffer: bytearray, position: int, opcode: int, final: bool, payload: bytes
     ) -> int:
-        """Writes a server's data frame into ``buffer``, which has room for it (MAX_HEADER bytes and
-        ``payload``); returns the position behind it."""
+        """Writes a server's data frame into ``buffer``, which must have room for MAX_HEADER bytes
+        and ``payload``; returns the position of its end. ``payload``: less than 64 KiB."""
         return write_frame(buffer, position, opcode, final, payload)
 
     def header(self, opcode: int, final: bool, length: int) -> bytes:
-        """A server's frame but for its payload, which may be too large to copy."""
+        """The header of a server's frame, for a payload that is too large to copy."""
         return encode_header(opcode, final, length)
 
     def ping(self, payload: bytes, wanted: bool) -> tuple[Ping, bytes]:
-        """A ping to send, and its record.
+        """A new ping, and its frame to send.
 
         Raises:
             ConnectionClosed: a Close was sent or received.
@@ -304,7 +306,7 @@ class Connection:
         return ping, frame
 
     def send_ping(self, ping: Ping) -> bytes:
-        """The frame of a ``ping`` that the caller has made. Raises like :meth:`ping`."""
+        """The frame of a ``ping`` that the caller made. Raises what :meth:`ping` raises."""
         frame = self._control(_PING, ping.payload)
         self._record(ping)
         return frame
@@ -317,30 +319,30 @@ class Connection:
         self._pings.append(ping)
 
     def pong(self, payload: bytes) -> bytes:
-        """A pong to send, solicited or not. Raises like :meth:`ping`."""
+        """The frame of a pong, solicited or not. Raises what :meth:`ping` raises."""
         return self._control(_PONG, payload)
 
     def close(self, code: int, reason: str) -> bytes:
-        """Our Close to send; empty if one was sent or received already.
+        """The frame of our Close; empty if a Close was already sent or received.
 
-        ``code`` 1005 sends a Close without a body.
+        ``code`` 1005 stands for a Close without a body.
 
         Raises:
             ValueError: ``code`` may not be sent, or ``reason`` is longer than 123 bytes.
         """
         if code == CloseCode.NO_STATUS_RECEIVED:
             if reason:
-                raise ValueError("a Close without a code (1005) cannot carry a reason")
+                raise ValueError("a Close without a code (1005) cannot have a reason")
             body = b""
         else:
             if not is_sendable(code, self.client):
                 raise ValueError(
                     f"close code {code} may not be sent; use 1000, 1001, 1011 or 3000 to 4999"
                 )
-            reason = str.__str__(reason)  # exactly a str, and no member of a StrEnum
+            reason = str.__str__(reason)  # a plain str, even for a member of a StrEnum
             size = len(reason.encode())
             if size > _MAX_REASON:
-                raise ValueError(f"a reason holds at most {_MAX_REASON} bytes, this one is {size}")
+                raise ValueError(f"close reason must be at most {_MAX_REASON} bytes, not {size}")
             body = _close_body(code, reason)
         if self.state != _OPEN:
             return b""
@@ -351,7 +353,7 @@ class Connection:
         return self._frame(_CLOSE, body)
 
     def closed_error(self) -> ConnectionClosed:
-        """What a send or ``receive()`` raises on a connection that is over."""
+        """What a send or ``receive()`` raises on a closed connection."""
         if self.state == _CLOSED:
             return ConnectionClosed(self.close_code, self.close_reason)
         if self.state == _CLOSING:
@@ -362,7 +364,7 @@ class Connection:
         if self.state != _OPEN or self._eof:
             raise self.closed_error()
         if len(payload) > 125:
-            raise ValueError(f"a ping or pong holds at most 125 bytes, not {len(payload)}")
+            raise ValueError(f"ping or pong payload must be at most 125 bytes, not {len(payload)}")
         return self._frame(opcode, payload)
 
     def _frame(self, opcode: int, payload: bytes) -> bytes:

@@ -25,7 +25,6 @@ cdef class FrameParser:
     cdef public long long remaining
     cdef object _gathered
 
-    @cython.locals(left=Py_ssize_t)
     cpdef int feed(self, bytearray data, Py_ssize_t size) except -1
     cpdef int keep(self) except -1
     cpdef void drop(self) except *
@@ -53,7 +52,7 @@ cpdef bytes encode_header(int opcode, bint final, long long length, bytes mask=*
 
 cpdef bytes encode_frame(int opcode, bint final, payload, bytes mask=*)
 
-@cython.locals(out=Octets, length=Py_ssize_t, i=int)
+@cython.locals(out=Octets, length=Py_ssize_t)
 cpdef Py_ssize_t write_frame(
     bytearray buffer, Py_ssize_t position, int opcode, bint final, bytes payload
 ) except -1

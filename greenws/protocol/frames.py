@@ -1,11 +1,9 @@
 """Frames on the wire (RFC 6455, section 5.2): a parser and an encoder.
 
-The parser works on a window of somebody else's buffer, and copies only what is unread when the
-owner wants its buffer back (``keep``): an idle connection owns no memory. A payload is handed on in
-the pieces in which it arrives, because text must fail on its first bad byte, and because nothing
-may be allocated from a length that was only announced.
-
-Runs as it stands and compiles as it stands; imports nothing that knows a socket.
+The parser reads from a borrowed buffer, and copies only what it has not read when the owner wants
+the buffer back (``keep``), so an idle connection owns no buffer. It can return a payload in the
+pieces in which it arrives, because text must fail on its first invalid byte, and because a declared
+length alone must never cause an allocation of that size.
 """
 
 from __future__ import annotations
@@ -18,29 +16,29 @@ from . import masking
 __all__ = ["MAX_HEADER", "FrameParser", "encode_frame", "encode_header", "write_frame"]
 
 MAX_HEADER = 10
-"""Bytes of a header without a mask, at most."""
+"""The most bytes that a header without a mask can have."""
 
 _RSV1 = 0x40
-_NOTHING = bytearray()  # stands for "no buffer", and is never written to
+_NO_BUFFER = bytearray()  # never written to
 
 
 class FrameParser:
-    """Splits a byte stream into frame headers and unmasked pieces of payload.
+    """Splits a byte stream into frame headers and unmasked pieces of payloads.
 
-    ``expect_mask`` is True at a server, which must refuse an unmasked frame, and False at a client,
-    which must refuse a masked one (RFC 6455, section 5.1). ``allow_compressed``: permessage-deflate
+    ``expect_mask`` is True for a server, which must reject unmasked frames, and False for a client,
+    which must reject masked ones (RFC 6455, section 5.1). ``allow_compressed``: permessage-deflate
     was negotiated, so the first frame of a message may have RSV1 set (RFC 7692, section 6).
     """
 
     def __init__(self, expect_mask: bool, allow_compressed: bool = False) -> None:
         self.expect_mask = expect_mask
         self.allow_compressed = allow_compressed
-        # the window of unread bytes
-        self.data = _NOTHING
+        # The unread bytes are data[position:end]; ``owned`` says whether ``data`` is our own copy.
+        self.data = _NO_BUFFER
         self.position = 0
         self.end = 0
         self.owned = True
-        # the frame at hand, as its header announced it
+        # the header of the current frame
         self.final = True
         self.compressed = False
         self.opcode = 0
@@ -50,7 +48,7 @@ class FrameParser:
         self._gathered: Any = None
 
     def feed(self, data: bytearray, size: int) -> None:
-        """Takes the first ``size`` bytes of ``data``, borrowed until ``keep()``."""
+        """Adds the first ``size`` bytes of ``data`` to the input; borrows them until ``keep()``."""
         if self.position == self.end:
             self.data = data
             self.position = 0
@@ -64,9 +62,9 @@ class FrameParser:
             self.end = len(self.data)
 
     def keep(self) -> None:
-        """Gives the borrowed buffer back, or an empty one of its own up."""
+        """Stops using the borrowed buffer, and copies what is unread; frees an empty copy."""
         if self.position == self.end:
-            self.data = _NOTHING
+            self.data = _NO_BUFFER
             self.position = 0
             self.end = 0
             self.owned = True
@@ -77,16 +75,16 @@ class FrameParser:
             self.owned = True
 
     def drop(self) -> None:
-        """Forgets what was fed."""
+        """Drops all input."""
         self._gathered = None
         self.position = self.end
         self.keep()
 
     def next_header(self) -> bool:
-        """Parses the next header; False if it is not all there yet.
+        """Parses the next header; False if it has not arrived completely.
 
         Raises:
-            ProtocolError: on the first byte that the peer may not send.
+            ProtocolError: on the first byte that is not allowed.
         """
         data = self.data
         position = self.position
@@ -106,7 +104,7 @@ class FrameParser:
                 "a server must not mask its frames" if masked else "a client must mask its frames"
             )
         if length > 125 and first & 8:
-            raise ProtocolError("a control frame holds at most 125 bytes")
+            raise ProtocolError("control frame longer than 125 bytes")
 
         size = 2
         if length == 126:
@@ -115,13 +113,13 @@ class FrameParser:
                 return False
             length = data[position + 2] << 8 | data[position + 3]
             if length < 126:
-                raise ProtocolError(f"a length of {length} must be sent in 7 bits")
+                raise ProtocolError(f"length {length} must be encoded in 7 bits")
         elif length == 127:
             size = 10
             if available > 2 and data[position + 2] > 127:
                 raise ProtocolError("the most significant bit of a 64-bit length must be 0")
             if available > 7 and not any(data[position + 2 : position + 8]):
-                raise ProtocolError("a length below 65536 must be sent in 16 bits or fewer")
+                raise ProtocolError("a length below 65536 must be encoded in 7 or 16 bits")
             if available < 10:
                 return False
             length = int.from_bytes(data[position + 2 : position + 10], "big")
@@ -140,12 +138,12 @@ class FrameParser:
         return True
 
     def has_payload(self) -> bool:
-        """Whether the whole rest of the payload at hand is there."""
+        """Whether the rest of the current payload has arrived."""
         return self.end - self.position >= self.remaining
 
     def gather(self) -> None:
-        """Keeps what is there of the payload at hand, unmasked, for the :meth:`take` that is made
-        when the rest is there too."""
+        """Unmasks and stores what has arrived of the current payload. :meth:`take` returns it with
+        the rest."""
         size = self.end - self.position
         if size > self.remaining:
             size = self.remaining
@@ -160,7 +158,7 @@ class FrameParser:
         self.key = masking.turn_key(self.key, size)
 
     def take(self) -> bytes:
-        """What is there of the payload at hand, unmasked, behind what was gathered of it."""
+        """What has arrived of the current payload, unmasked, including what was gathered."""
         if self._gathered is not None:
             self.gather()
             payload = masking.gathered(self._gathered)
@@ -182,7 +180,7 @@ class FrameParser:
         return payload
 
     def has_frame(self) -> bool:
-        """Whether another whole frame stands in the window, behind the one at hand."""
+        """Whether another whole frame follows the current one in the input."""
         available = self.end - self.position
         if available - 2 < self.remaining:
             return False
@@ -206,12 +204,12 @@ class FrameParser:
 
 
 def _check_first(first: int, allow_compressed: bool) -> None:
-    """Refuses what no first byte may say: reserved bits, reserved opcodes, fragmented control."""
+    """Rejects reserved bits, reserved opcodes and fragmented control frames."""
     opcode = first & 15
     if first & 0x70 and not allow_compressed:
         raise ProtocolError("reserved bits must be 0: no extension was negotiated")
     if first & 0x30 or (first & _RSV1 and (opcode == 0 or opcode & 8)):
-        raise ProtocolError("only the first frame of a message may be marked as compressed (RSV1)")
+        raise ProtocolError("only RSV1 may be set, and only in the first frame of a message")
     if opcode & 7 > 2:
         raise ProtocolError(f"opcode {opcode} is reserved")
     if opcode & 8 and first < 128:
@@ -219,9 +217,9 @@ def _check_first(first: int, allow_compressed: bool) -> None:
 
 
 def encode_header(opcode: int, final: bool, length: int, mask: bytes = b"") -> bytes:
-    """The header of a frame; with ``mask`` (4 bytes), as a client sends it.
+    """The header of a frame. ``mask``: 4 bytes for a client's frame, empty for a server's.
 
-    ``opcode`` may have RSV1 (0x40) beside it.
+    ``opcode`` may be combined with RSV1 (0x40).
     """
     first = opcode | 128 if final else opcode
     masked = 128 if mask else 0
@@ -233,29 +231,24 @@ def encode_header(opcode: int, final: bool, length: int, mask: bytes = b"") -> b
 
 
 def encode_frame(opcode: int, final: bool, payload: bytes | memoryview, mask: bytes = b"") -> bytes:
-    """A whole frame in one piece."""
+    """A whole frame, as bytes."""
     if mask:
         payload = masking.apply_mask(payload, mask)
     return encode_header(opcode, final, len(payload), mask) + payload
 
 
 def write_frame(buffer: bytearray, position: int, opcode: int, final: bool, payload: bytes) -> int:
-    """Writes a whole frame, unmasked, into ``buffer``, which has room for MAX_HEADER bytes beside
-    the payload; returns the position behind it."""
+    """Writes an unmasked frame into ``buffer``, which must have room for MAX_HEADER bytes and
+    ``payload``; returns the position of its end. ``payload``: less than 64 KiB."""
     out = buffer
     length = len(payload)
     out[position] = opcode | 128 if final else opcode
     if length < 126:
         out[position + 1] = length
         position += 2
-    elif length < 65536:
+    else:
         out[position + 1] = 126
         out[position + 2] = length >> 8
         out[position + 3] = length & 255
         position += 4
-    else:
-        out[position + 1] = 127
-        for i in range(8):
-            out[position + 2 + i] = length >> (56 - 8 * i) & 255
-        position += 10
     return masking.place(buffer, position, payload)

@@ -1,7 +1,7 @@
-"""The opening handshake (RFC 6455, section 4): headers in, an acceptance or a refusal out.
+"""The opening handshake (RFC 6455, section 4), for both roles.
 
-Both roles; no socket and no HTTP parser: a server's request comes as a WSGI environ, a client's
-response as a status and a mapping of headers.
+It knows no socket and no HTTP parser: a server's request is a WSGI environ, a client's response a
+status and a mapping of headers.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from ..config import Config
 from ..exceptions import HandshakeError
+from ..grammar import TOKEN
 from .deflate import Extensions, Parameters, accept_answer, parse_extensions
 
 __all__ = [
@@ -30,12 +30,12 @@ __all__ = [
 
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _VERSION = "13"
-_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # base64 of 16 bytes
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64
+_TOKEN = re.compile(TOKEN)
 
 
 class Offer:
-    """What a client asked for: ``key`` as it was sent, ``protocols`` and ``extensions`` in its
+    """What a client asks for: ``key`` as it was sent, and ``protocols`` and ``extensions`` in its
     order of preference."""
 
     def __init__(
@@ -47,27 +47,27 @@ class Offer:
 
 
 def is_upgrade(environ: Mapping[str, Any]) -> bool:
-    """Whether a request asks for a WebSocket, well formed or not.
+    """Whether a request asks for a WebSocket, even if its handshake is invalid.
 
-    Without ``upgrade`` in ``Connection`` the ``Upgrade`` header says nothing (RFC 9110, 7.8).
+    Without ``upgrade`` in ``Connection`` the ``Upgrade`` header is ignored (RFC 9110, section 7.8).
     """
-    return (
-        "HTTP_UPGRADE" in environ
-        and "websocket" in _tokens(environ["HTTP_UPGRADE"])
-        and "upgrade" in _tokens(environ.get("HTTP_CONNECTION", ""))
-    )
+    upgrade = environ.get("HTTP_UPGRADE")
+    if upgrade is None or (upgrade != "websocket" and "websocket" not in _tokens(upgrade)):
+        return False
+    connection = environ.get("HTTP_CONNECTION", "")
+    return connection == "Upgrade" or "upgrade" in _tokens(connection)
 
 
 def parse_request(environ: Mapping[str, Any]) -> Offer:
     """Checks a client's opening handshake (RFC 6455, section 4.2.1).
 
     Raises:
-        HandshakeError: with the status and the line to answer with: 405 for a method other than
-            GET, 426 for a plain request or another version, 400 for everything else.
+        HandshakeError: with status 405 for a method other than GET, 426 for a request without
+            upgrade or with another version, 400 for all other errors.
     """
     if environ["REQUEST_METHOD"] != "GET":
         raise HandshakeError(
-            f"A WebSocket handshake is a GET request, not {environ['REQUEST_METHOD']}.",
+            f"A WebSocket handshake must be a GET request, not {environ['REQUEST_METHOD']}.",
             405,
             [("Allow", "GET")],
             "method",
@@ -76,28 +76,28 @@ def parse_request(environ: Mapping[str, Any]) -> Offer:
         if "websocket" in _tokens(environ.get("HTTP_UPGRADE", "")):
             raise HandshakeError("The Connection header must contain 'Upgrade'.")
         raise _upgrade_required(
-            "This is a WebSocket endpoint: the request must carry 'Upgrade: websocket' and "
-            "'Connection: Upgrade'. (A proxy in between has to pass both on.)"
+            "This is a WebSocket endpoint: the request must have the headers 'Upgrade: websocket' "
+            "and 'Connection: Upgrade'. A proxy must forward both."
         )
     if environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
-        raise HandshakeError("A WebSocket handshake needs HTTP/1.1.")
+        raise HandshakeError("A WebSocket handshake requires HTTP/1.1.")
     if not environ.get("HTTP_HOST"):
-        raise HandshakeError("The Host header is missing.")
+        raise HandshakeError("Missing Host header.")
     if environ.get("CONTENT_LENGTH") not in (None, "", "0") or "HTTP_TRANSFER_ENCODING" in environ:
-        raise HandshakeError("A WebSocket handshake has no body.")
+        raise HandshakeError("A WebSocket handshake must not have a body.")
     version = environ.get("HTTP_SEC_WEBSOCKET_VERSION", "")
     if version.strip() != _VERSION:
         raise _upgrade_required(
             f"Sec-WebSocket-Version must be {_VERSION}, not {version!r}."
             if version
-            else f"The Sec-WebSocket-Version header is missing; it must be {_VERSION}."
+            else f"Missing Sec-WebSocket-Version header; it must be {_VERSION}."
         )
     key = environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()
     if not _KEY.fullmatch(key):
         raise HandshakeError(
-            "Sec-WebSocket-Key must be 16 bytes in base64, once."
+            "Sec-WebSocket-Key must be exactly one value of 16 bytes in base64."
             if key
-            else "The Sec-WebSocket-Key header is missing."
+            else "Missing Sec-WebSocket-Key header."
         )
     return Offer(
         key,
@@ -109,9 +109,9 @@ def parse_request(environ: Mapping[str, Any]) -> Offer:
 def accept_response(
     offer: Offer, subprotocol: str | None = None, deflate: Parameters | None = None
 ) -> bytes:
-    """The 101 that accepts ``offer`` (RFC 6455, section 4.2.2), head and all.
+    """The 101 response that accepts ``offer`` (RFC 6455, section 4.2.2).
 
-    ``deflate``: what :func:`greenws.deflate.accept_offer` chose from ``offer.extensions``.
+    ``deflate``: what :func:`greenws.protocol.deflate.accept_offer` chose from ``offer.extensions``.
 
     Raises:
         HandshakeError: the client did not offer ``subprotocol``.
@@ -125,7 +125,7 @@ def accept_response(
     if subprotocol is not None:
         if subprotocol not in offer.protocols:
             raise HandshakeError(
-                f"The client does not offer the subprotocol {subprotocol!r}.", reason="subprotocol"
+                f"The client did not offer the subprotocol {subprotocol!r}.", reason="subprotocol"
             )
         lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
     if deflate is not None:
@@ -134,7 +134,7 @@ def accept_response(
 
 
 def new_key() -> str:
-    """A fresh ``Sec-WebSocket-Key``."""
+    """A random ``Sec-WebSocket-Key``."""
     return base64.b64encode(os.urandom(16)).decode()
 
 
@@ -147,7 +147,7 @@ def client_request(
 ) -> bytes:
     """A client's opening handshake (RFC 6455, section 4.1) for ``target`` (path and query).
 
-    ``extensions``: what :func:`greenws.deflate.make_offer` offers.
+    ``extensions``: what :func:`greenws.protocol.deflate.make_offer` returned.
     """
     lines = [
         f"GET {target} HTTP/1.1",
@@ -163,7 +163,7 @@ def client_request(
         lines.append(f"Sec-WebSocket-Extensions: {extensions}")
     for line in lines:
         if "\r" in line or "\n" in line:
-            raise ValueError(f"a handshake cannot carry the line break in {line!r}")
+            raise ValueError(f"line break in a handshake header: {line!r}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
@@ -174,22 +174,22 @@ def check_response(
     protocols: Sequence[str] = (),
     config: Config | None = None,
 ) -> tuple[str | None, Parameters | None]:
-    """Checks a server's answer to ``key`` (section 4.1); returns the subprotocol that it chose, and
-    what it made of the extensions that ``config`` offers.
+    """Checks a server's response to ``key`` (section 4.1); returns the subprotocol that it chose,
+    and the parameters that it chose for the extension that ``config`` offers.
 
-    ``headers`` finds names in lower case. Without ``config`` no extension was offered.
+    The names in ``headers`` are in lower case. Without ``config`` no extension was offered.
 
     Raises:
-        HandshakeError: the server refused, or its answer proves that it did not understand.
+        HandshakeError: the server refused the handshake, or its response is invalid.
     """
     if status != 101:
-        raise HandshakeError(f"The server answered {status}, not 101.", status)
+        raise HandshakeError(f"The server responded with status {status}, not 101.", status)
     if _tokens(headers.get("upgrade", "")) != ["websocket"]:
         raise HandshakeError("The server's Upgrade header is not 'websocket'.")
     if "upgrade" not in _tokens(headers.get("connection", "")):
         raise HandshakeError("The server's Connection header does not contain 'Upgrade'.")
     if headers.get("sec-websocket-accept", "").strip() != _accept_value(key):
-        raise HandshakeError("The server's Sec-WebSocket-Accept does not answer the key.")
+        raise HandshakeError("The server's Sec-WebSocket-Accept does not match the key.")
     extensions = parse_extensions(headers.get("sec-websocket-extensions", ""))
     deflate = accept_answer(extensions, config or Config(deflate=False))
     subprotocol = headers.get("sec-websocket-protocol")
@@ -199,7 +199,7 @@ def check_response(
 
 
 def _upgrade_required(message: str) -> HandshakeError:
-    # The server adds the Upgrade and Connection that belong to a 426: a WSGI application may not.
+    # The server adds the Upgrade and Connection headers of a 426: a WSGI application must not.
     return HandshakeError(message, 426, [("Sec-WebSocket-Version", _VERSION)], "version")
 
 
@@ -208,7 +208,6 @@ def _accept_value(key: str) -> str:
     return base64.b64encode(digest).decode()
 
 
-@lru_cache(maxsize=128)  # clients send the same few
 def _tokens(header: str) -> list[str]:
     return [token for part in header.lower().split(",") if (token := part.strip(" \t"))]
 
@@ -216,13 +215,13 @@ def _tokens(header: str) -> list[str]:
 def _parse_protocols(header: str | None) -> list[str]:
     if header is None:
         return []
-    # Empty elements of a list mean nothing (RFC 9110, 5.6.1).
+    # Empty list elements are ignored (RFC 9110, section 5.6.1).
     protocols = [name for part in header.split(",") if (name := part.strip(" \t"))]
     if not protocols:
-        raise HandshakeError("Sec-WebSocket-Protocol names no subprotocol.")
+        raise HandshakeError("Sec-WebSocket-Protocol is empty.")
     for protocol in protocols:
         if not _TOKEN.fullmatch(protocol):
             raise HandshakeError(f"Sec-WebSocket-Protocol: {protocol!r} is not a token.")
     if len(set(protocols)) < len(protocols):
-        raise HandshakeError("Sec-WebSocket-Protocol names a subprotocol twice.")
+        raise HandshakeError("Sec-WebSocket-Protocol has a duplicate subprotocol.")
     return protocols

@@ -1,4 +1,4 @@
-# What of masking.py the compiled modules take as C, inlined.
+# masking.py as C, for the compiled modules.
 from libc.stdint cimport uint32_t
 
 

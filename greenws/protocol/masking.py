@@ -1,7 +1,7 @@
-"""What a client does to every payload (RFC 6455, section 5.3), and undoes here; and plain copies.
+"""Masking and unmasking payloads (RFC 6455, section 5.3), and copying them.
 
-Pure Python. ``apply_mask`` has a twin in C, which is taken where it was built. The rest is for
-``frames.py``, which gets it as C from ``_masking.h`` where it is compiled.
+``apply_mask`` is implemented in C too, in ``_masking.c``, which is used if it was built. The other
+functions are for ``frames.py``, whose compiled form uses those of ``_masking.h`` instead.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
 
 def _apply_mask(data: bytes | bytearray | memoryview, mask: bytes) -> bytes:
     size = len(data)
-    # One XOR of two long integers costs far less than a loop over bytes.
+    # One XOR of two long integers is much faster than a loop over bytes.
     key = (mask * ((size >> 2) + 1))[:size]
     return (int.from_bytes(data, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")
 
@@ -36,28 +36,28 @@ apply_mask: Callable[[bytes | bytearray | memoryview, bytes], bytes] = _apply_ma
 masks and unmasks."""
 
 if not PURE:
-    with contextlib.suppress(ModuleNotFoundError):  # a twin that is there but broken says so
+    with contextlib.suppress(ModuleNotFoundError):  # a broken build raises another ImportError
         apply_mask = import_module("greenws.protocol._masking").apply_mask
 
 
 def read_key(data: bytearray, position: int) -> bytes:
-    """The masking key at ``position``. What it is, only the functions here know."""
+    """The masking key at ``position``. Opaque: only the functions below use it."""
     return bytes(data[position : position + 4])
 
 
 def turn_key(key: bytes, offset: int) -> bytes:
-    """``key`` as it stands ``offset`` bytes into the payload."""
+    """``key`` rotated for the part of the payload that begins at ``offset``."""
     offset &= 3
     return key[offset:] + key[:offset]
 
 
 def unmask(data: bytearray, start: int, size: int, key: bytes) -> bytes:
-    """``size`` bytes of ``data`` from ``start`` on, unmasked."""
+    """``size`` bytes of ``data`` from ``start``, unmasked."""
     return _apply_mask(data[start : start + size], key)
 
 
 def copy(data: bytearray, start: int, size: int) -> bytes:
-    """``size`` bytes of ``data`` from ``start`` on, as they are."""
+    """``size`` bytes of ``data`` from ``start``, unchanged."""
     return bytes(data[start : start + size])
 
 
@@ -70,9 +70,9 @@ def gather(
     key: bytes,
     length: int,
 ) -> bytearray:
-    """Puts :func:`unmask`'s result behind the first ``used`` bytes of what is ``gathered`` of a
-    payload of ``length`` bytes; returns that. It takes four times the memory of what came, at
-    most."""
+    """Unmasks ``size`` bytes as :func:`unmask` does, and stores them after the first ``used`` bytes
+    of ``gathered``; returns ``gathered``, or what replaces it. ``length`` is that of the whole
+    payload. The memory is at most four times what has arrived."""
     if gathered is None:
         gathered = bytearray()
     gathered += unmask(data, start, size, key)
@@ -80,12 +80,12 @@ def gather(
 
 
 def gathered(gathered: bytearray) -> bytes:
-    """The payload, when all of it is gathered."""
+    """The whole payload, when all of it has been gathered."""
     return bytes(gathered)
 
 
 def place(buffer: bytearray, position: int, data: bytes) -> int:
-    """Puts ``data`` into ``buffer``, which has room for it; returns the position behind it."""
+    """Copies ``data`` into ``buffer``, which must have room; returns the position of its end."""
     end = position + len(data)
     buffer[position:end] = data
     return end

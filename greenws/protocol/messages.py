@@ -1,9 +1,9 @@
-"""Frames into fragments and messages: their order, their limits, and UTF-8 as it arrives.
+"""Assembles fragments and messages from frames: checks their order and limits, decodes UTF-8.
 
-A *fragment* is the payload of one frame, decoded; a message is one or more of them. What is
-announced is checked before it is taken (RFC 6455, section 5.4), and text fails on its first bad
-byte (section 8.1), wherever the frames and the segments are cut. What is compressed is inflated as
-it arrives.
+A *fragment* is the decoded payload of one frame; a message is one or more fragments. A frame's
+header is checked before its payload is taken (RFC 6455, section 5.4), and text fails on its first
+invalid byte (section 8.1), however it is split into frames and TCP segments. Compressed payloads
+are inflated as they arrive.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ __all__ = ["FragmentAssembler", "Utf8Decoder"]
 _TEXT = 1
 _CONTINUATION = 0
 
-_MOST = 1 << 60  # bytes: a larger limit is none, and could not be added to in C
+_MAX_LIMIT = 1 << 60  # bytes; additions to a larger limit could overflow in C
 
 
 class Utf8Decoder:
-    """Incremental UTF-8; a code point that is cut keeps its head for the next piece."""
+    """Decodes UTF-8 in pieces. ``head`` holds the first bytes of an incomplete code point."""
 
     def __init__(self) -> None:
         self.head = b""
 
     def decode(self, piece: bytes, end: bool) -> str:
-        """The characters that ``piece`` completes; ``end`` forbids a cut one behind them.
+        """The characters that are complete with ``piece``. ``end``: it is the last piece.
 
         Raises:
-            InvalidPayload: as soon as no continuation could be UTF-8.
+            InvalidPayload: as soon as no continuation could make it UTF-8.
         """
         if self.head:
             piece = self.head + piece
@@ -43,30 +43,30 @@ class Utf8Decoder:
         except UnicodeDecodeError as error:
             raise InvalidPayload(f"text is not UTF-8: {error.reason}") from None
         self.head = head = piece[taken:]
-        # The codec waits for the third byte of a surrogate, which the second has given away.
+        # Python's codec reports a surrogate only at its third byte; the second already shows it.
         if len(head) > 1 and head[0] == 0xED and head[1] >= 0xA0:
             raise InvalidPayload("text is not UTF-8: a surrogate")
         return text
 
 
 class FragmentAssembler:
-    """Takes frames in pieces, and gives fragments."""
+    """Takes frames in pieces, and returns fragments."""
 
     def __init__(self, config: Config, deflate: Deflate | None = None) -> None:
         self._deflate: Any = deflate
         size = config.max_message_size
-        self._max_size = -1 if size is None else min(size, _MOST)
+        self._max_size = -1 if size is None else min(size, _MAX_LIMIT)
         self._max_fragments = -1 if config.max_fragments is None else config.max_fragments
-        # the message at hand
+        # the current message
         self.open = False
-        self.gradual = False  # the pieces of a frame are wanted as they come
+        self.gradual = False  # wants the pieces of a frame as they arrive
         self._is_text = False
         self._compressed = False
-        self._size = 0  # as announced
-        self._inflated = 0
-        self._count = 0
+        self._size = 0  # bytes, as declared by the headers
+        self._inflated = 0  # bytes
+        self._count = 0  # of fragments
         self._decoder: Utf8Decoder | None = None
-        # the frame at hand, as far as it arrived; None while that is nothing
+        # what has arrived of the current frame, decoded
         self._text: io.StringIO | None = None
         self._bytes: io.BytesIO | None = None
 
@@ -74,17 +74,17 @@ class FragmentAssembler:
         """Takes the header of a data frame; ``compressed``: it begins a compressed message.
 
         Raises:
-            ProtocolError: a continuation of nothing, or a new message inside another.
-            MessageTooBig: the announced length goes beyond ``max_message_size``.
-            PolicyViolation: one fragment more than ``max_fragments``.
+            ProtocolError: a continuation without a message, or a new message inside another.
+            MessageTooBig: the declared length exceeds ``max_message_size``.
+            PolicyViolation: more fragments than ``max_fragments``.
         """
         if opcode == _CONTINUATION:
             if not self.open:
-                raise ProtocolError("a continuation frame that continues nothing")
+                raise ProtocolError("continuation frame without a message to continue")
             self._count += 1
         else:
             if self.open:
-                raise ProtocolError("a new message inside a fragmented one")
+                raise ProtocolError("new message before the last fragment of the previous one")
             self._is_text = opcode == _TEXT
             self._compressed = compressed
             self.gradual = self._is_text or compressed
@@ -93,7 +93,7 @@ class FragmentAssembler:
             self._size = 0
         limit = self._max_size
         if limit >= 0:
-            if self._compressed:  # deflate makes what it cannot compress a little larger
+            if self._compressed:  # deflate makes incompressible data a little larger
                 limit += (limit >> 2) + 64 * self._count
             if length > limit - self._size:
                 raise self._too_big()
@@ -103,7 +103,7 @@ class FragmentAssembler:
         self.open = not final
 
     def add(self, piece: bytes) -> None:
-        """Takes a piece of the frame that is not its last."""
+        """Takes a piece of the current frame, which is not the last."""
         if self._compressed:
             piece = self._inflate(piece, False)
         if self._is_text:
@@ -116,7 +116,7 @@ class FragmentAssembler:
             self._bytes.write(piece)
 
     def end(self, piece: bytes) -> str | bytes:
-        """Takes the last piece of the frame, which may be all of it; returns the fragment."""
+        """Takes the last (or only) piece of the current frame; returns the fragment."""
         if self._compressed:
             piece = self._inflate(piece, not self.open)
         if self._is_text:
@@ -140,7 +140,7 @@ class FragmentAssembler:
         return piece
 
     def drop(self) -> None:
-        """Forgets the message at hand."""
+        """Drops the current message."""
         self._text = self._bytes = self._decoder = None
         if self._deflate is not None:
             self._deflate.drop()
@@ -151,7 +151,7 @@ class FragmentAssembler:
         self._inflated += len(inflated)
         if 0 <= self._max_size < self._inflated:
             if self._is_text:
-                self._decode(inflated, False)  # of two errors the first, however it was cut
+                self._decode(inflated, False)  # an earlier error comes first, however it was split
             raise self._too_big()
         return inflated
 

@@ -1,70 +1,103 @@
-"""Which pages may open a WebSocket here: the ``Origin`` header (RFC 6455, section 10.2).
+"""The origin check: which pages may open a WebSocket (RFC 6455, section 10.2).
 
-A browser lets any page connect anywhere, with the cookies of its user, and says in ``Origin`` which
-page it was. Whoever sends none is no browser, and could send whatever it liked.
+A browser lets any page connect to any server, with the user's cookies, and sends the page's origin
+in ``Origin``. A client without that header is not a browser, and could send any value.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..exceptions import HandshakeError
 
-__all__ = ["check_origin"]
+__all__ = ["check_host", "check_origin"]
+
+_ORIGIN = re.compile(
+    r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9._~-]+)(?::[0-9]{1,5})?", re.IGNORECASE
+)
+_PORT = re.compile(r":[0-9]*\Z")
 
 _PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 
 
 def check_origin(environ: Mapping[str, Any], allowed: Sequence[str]) -> None:
-    """Checks the ``Origin`` of a request against ``allowed``, as :class:`greenws.Config` has it.
+    """Checks the ``Origin`` of a request against ``allowed``, which is ``allowed_origins`` of
+    :class:`greenws.Config`.
 
     Raises:
-        HandshakeError: 403, with the option that would allow it.
+        HandshakeError: 403; the message names the option that would allow the origin.
     """
     origin = environ.get("HTTP_ORIGIN")
     if origin is None or any(_matches(origin, pattern, environ) for pattern in allowed):
         return
     raise HandshakeError(
         f"The origin {ascii(origin)} is not allowed for the host "
-        f"{ascii(environ.get('HTTP_HOST', ''))}; allowed_origins=[{ascii(origin)}], on the "
-        "WebSocketHandler or in the Config of the server, would allow it. (Behind a proxy that "
-        "changes Host: trusted_proxies.)",
+        f"{ascii(environ.get('HTTP_HOST', ''))}. To allow it, set "
+        f"allowed_origins=[{ascii(origin)}] on the WebSocketHandler or in the server's Config. "
+        "Behind a proxy that changes Host, set trusted_proxies.",
         403,
         reason="origin",
+    )
+
+
+def check_host(environ: Mapping[str, Any], allowed: Sequence[str] | None) -> None:
+    """Checks the ``Host`` of a request against ``allowed``, the ``allowed_hosts`` of a
+    :class:`greenws.Config`.
+
+    Raises:
+        HandshakeError: 421, with the option that would allow it.
+    """
+    if allowed is None:
+        return
+    host = environ.get("HTTP_HOST", "").lower()
+    name = _PORT.sub("", host)
+    for pattern in allowed:
+        found = host if _PORT.search(pattern) else name
+        if found == pattern or (pattern.startswith("*.") and found.endswith(pattern[1:])):
+            return
+    raise HandshakeError(
+        f"The host {ascii(host)} is not allowed; allowed_hosts=[{ascii(host)}] would allow it.",
+        421,
+        reason="host",
     )
 
 
 def _matches(origin: str, pattern: str, environ: Mapping[str, Any]) -> bool:
     if pattern == "*":
         return True
+    if pattern == "null":
+        return origin == "null"
+    if not _ORIGIN.fullmatch(origin):  # RFC 6454, section 7.1
+        return False
     if pattern == "self":
         return _is_same(origin, environ)
     if "://*." not in pattern:
-        return _normal(origin) == _normal(pattern)
-    scheme, _, host = _normal(pattern).partition("://*")
-    other_scheme, _, other_host = _normal(origin).partition("://")
+        return _normalize(origin) == _normalize(pattern)
+    scheme, _, host = _normalize(pattern).partition("://*")
+    other_scheme, _, other_host = _normalize(origin).partition("://")
     return scheme == other_scheme and other_host.endswith(host) and len(other_host) > len(host)
 
 
 def _is_same(origin: str, environ: Mapping[str, Any]) -> bool:
-    """Whether a page is from the host that the request names.
+    """Whether a page comes from the host that the request names.
 
-    Where the request came by TLS, so must the page have. The other way round it may be a proxy that
-    speaks TLS in our place, and does not say so.
+    If the request came over TLS, so must the page. The reverse is allowed, because a proxy may
+    terminate TLS without telling us.
     """
-    scheme, separator, _ = origin.lower().partition("://")
+    scheme = origin.lower().partition("://")[0]
     host = environ.get("HTTP_HOST")
-    if not separator or scheme not in ("http", "https") or not host:
+    if scheme not in ("http", "https") or not host:
         return False
     if environ.get("wsgi.url_scheme") == "https" and scheme != "https":
         return False
-    return _normal(origin) == _normal(f"{scheme}://{host}")
+    return _normalize(origin) == _normalize(f"{scheme}://{host}")
 
 
-def _normal(origin: str) -> str:
-    """In lower case, with the port; what is no origin, such as ``null``, as it is."""
+def _normalize(origin: str) -> str:
+    """``origin`` in lower case and with its port; anything else, such as ``null``, unchanged."""
     origin = origin.lower()
     try:
         parts = urlsplit(origin)

@@ -1,9 +1,9 @@
-"""``SharedMessage``: a message to many sockets, encoded once for all that want it alike.
+"""``SharedMessage``: a message to many sockets, encoded once for all that can share its frame.
 
-A server's frames are not masked, so the bytes for one connection are the bytes for all of them
-(RFC 6455, section 5.1), or for all that agreed to compress alike: what is sent to a room of
-thousands is built and kept once. A client's frames have a mask each, and with context takeover each
-connection compresses for itself.
+A server's frames are not masked (RFC 6455, section 5.1), so all connections that compress in the
+same way get the same bytes: a message to a room of thousands is built and stored once. Not shared
+are a client's frames, each of which has its own mask, and frames with context takeover, where each
+connection has its own compressor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BINARY = 2
 
 
 class SharedMessage:
-    """A whole message: text for str, binary for bytes."""
+    """A complete message: text for str, binary for bytes."""
 
     def __init__(self, data: str | bytes) -> None:
         self.data = data
@@ -27,7 +27,7 @@ class SharedMessage:
         self._compressed: dict[Hashable, bytes] | None = None
 
     def frame(self, connection: Connection) -> bytes:
-        """The one frame of the message, as ``connection`` sends it."""
+        """The message in one frame, as ``connection`` sends it."""
         form = None if connection.deflate is None else connection.deflate.form
         if connection.client or (connection.deflate is not None and form is None):
             return self._encode(connection)

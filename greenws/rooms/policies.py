@@ -61,7 +61,7 @@ def check(policy: Any) -> None:
         raise TypeError(f"policy is one such as policies.close(), with brackets, not {policy!r}")
 
 
-class close(Policy):  # noqa: N801 - read as a verb, as the others
+class close(Policy):  # the names of policies read as verbs
     """Closes a member with 1013 (try again later) once ``limit`` messages wait for it."""
 
     def put(self, queue: Queue, message: SharedMessage, data: str | bytes) -> int:
@@ -71,7 +71,7 @@ class close(Policy):  # noqa: N801 - read as a verb, as the others
         return 0
 
 
-class drop_oldest(Policy):  # noqa: N801
+class drop_oldest(Policy):
     """Drops the message that has waited longest: for what soon grows old, such as positions."""
 
     def put(self, queue: Queue, message: SharedMessage, data: str | bytes) -> int:
@@ -83,7 +83,7 @@ class drop_oldest(Policy):  # noqa: N801
         return dropped
 
 
-class coalesce(Policy):  # noqa: N801
+class coalesce(Policy):
     """Keeps the newest message of each key: for tickers and cursors.
 
     ``key(data)`` gives a hashable; None for a message that nothing may replace, as if it raises an
@@ -113,7 +113,7 @@ class coalesce(Policy):  # noqa: N801
         return dropped
 
 
-class block(Policy):  # noqa: N801
+class block(Policy):
     """Holds up who sends to the room in this process, for at most ``timeout`` seconds; a member
     whose queue stays full for longer is closed with 1013. Other processes are not held up: at ten
     times ``limit`` it is closed at once."""

@@ -37,17 +37,27 @@ class Admission:
         """Requests that are being answered, and open sessions."""
         self.greenlets: set[Any] = set()
         """The greenlets that serve connections."""
+        self.idle: dict[Any, None] = {}
+        """The handlers of connections that wait for another request, the longest first."""
         self._waiting: set[Event] = set()  # of the calls of wait_until_quiet()
 
     def enter(self, address: str | None) -> str:
         """Counts a new connection; or returns why it is refused: ``"connections"`` or
         ``"address"``."""
-        if self._limit is not None and self.open >= self._limit:
+        if self._limit is not None and self.open >= self._limit and not self._make_room():
             return "connections"
         if not self.claim(address):
             return "address"
         self.open += 1
         return ""
+
+    def _make_room(self) -> bool:
+        """Ends the connection that has been idle for the longest time."""
+        for handler in self.idle:
+            del self.idle[handler]
+            handler.end_idle()
+            return True
+        return False
 
     def leave(self, address: str | None) -> None:
         """Counts a connection as closed."""

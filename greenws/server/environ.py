@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..exceptions import HandshakeError, RequestError
 from ..http.head import RequestHead
+from ..protocol.origin import check_host
 from .host import Host
 
 __all__ = ["make_environ", "remote_address"]
 
 
 def make_environ(host: Host, address: Any, head: RequestHead) -> dict[str, Any]:
-    """The environ of a request, without ``wsgi.input``."""
+    """The environ of a request, without ``wsgi.input``.
+
+    Raises:
+        RequestError: the request names a host that is not one of ``allowed_hosts``.
+    """
     environ = host.get_environ()
     if isinstance(address, tuple):
         environ["REMOTE_ADDR"] = str(address[0])
@@ -20,6 +26,10 @@ def make_environ(host: Host, address: Any, head: RequestHead) -> dict[str, Any]:
     environ["wsgi.input_terminated"] = True
     if host.proxy_fix is not None:
         host.proxy_fix(environ, None)
+    try:
+        check_host(environ, host.config.allowed_hosts)
+    except HandshakeError as error:
+        raise RequestError(str(error), error.status) from None
     return environ
 
 

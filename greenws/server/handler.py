@@ -8,34 +8,34 @@ application returns or raises.
 
 from __future__ import annotations
 
-import errno
-import ssl
+import contextlib
+import socket as native
 import time
 from http.client import HTTPMessage
 from typing import Any
 
 from gevent.pywsgi import WSGIHandler
 from geventwebsocket.handler import Client
-from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
 
 from ..config import Config
 from ..exceptions import HandshakeError, RequestError
-from ..http.head import RequestHead, refuse
+from ..http.head import RequestHead, error_response
 from ..http.stream import HttpStream, RequestBody
 from ..hub import forks
-from ..hub.transport import FOREVER
+from ..hub.transport import FOREVER, no_delay
 from ..protocol.handshake import Offer, is_upgrade, parse_request
 from ..session import end_session
 from ..upgrade import ENVIRON_KEY, refusal_response
 from .environ import make_environ, remote_address
 from .gevent_websocket import GeventWebSocket
-from .host import Host, host_of
+from .host import host_of
 from .opening import Opening, ServerUpgrade
+from .response import ResponseHandler
 
 __all__ = ["UpgradeHandler"]
 
 
-class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
+class UpgradeHandler(ResponseHandler):
     """A ``handler_class`` for ``gevent.pywsgi.WSGIServer``, in gevent-websocket's place."""
 
     eager = False
@@ -55,8 +55,9 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
         self._process = forks.process()
-        self._host: Host = host_of(server, self.config)
+        self._host = host_of(server, self.config)
         config = self._host.config
+        no_delay(sock)
         super().__init__(sock, address, server, rfile or HttpStream(sock, config))
         if config.handshake_timeout is not None:
             self._deadline = time.monotonic() + config.handshake_timeout
@@ -83,20 +84,14 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         self.response_length = 0
         try:
             head = self._read_head()
+            if head is None:
+                return None
+            self._begin_request(head)
         except RequestError as error:
             self._refuse_request(error)
             return None
         except OSError:
             return None
-        if head is None:
-            return None
-        self._head = head
-        self._headers = None
-        self.command, self.path, self.request_version = head.method, head.target, head.version
-        self.requestline = head.line
-        self.content_length = head.content_length
-        self.close_connection = not head.keep_alive or self._host.is_stopping
-        self.environ = self.get_environ()
         self.application = self.server.application
         if self._opening is not None and self._opening.application is not None:
             self.application = self._opening.application
@@ -109,6 +104,15 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
             return None
         return None if self.close_connection else True
 
+    def _begin_request(self, head: RequestHead) -> None:
+        self._head = head
+        self._headers = None
+        self.command, self.path, self.request_version = head.method, head.target, head.version
+        self.requestline = head.line
+        self.content_length = head.content_length
+        self.close_connection = not head.keep_alive or self._host.is_stopping
+        self.environ = self.get_environ()
+
     def _read_head(self) -> RequestHead | None:
         deadline, self._deadline = self._deadline, None
         opening = self._opening
@@ -116,17 +120,34 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
             raise opening.error
         if opening is not None and opening.head is not None:
             return opening.head
-        idle: float | None = self.rfile.config.keep_alive_timeout
-        if idle is not None:
-            idle += time.monotonic()
-        head: RequestHead | None = self.rfile.read_head(deadline, idle)
+        if deadline is None and not self._wait_for_request():
+            return None
+        head: RequestHead | None = self.rfile.read_head(deadline)
         return head
+
+    def _wait_for_request(self) -> bool:
+        """Waits between two requests; meanwhile the connection may be closed to make room."""
+        timeout = self._host.config.keep_alive_timeout
+        idle = self._host.admission.idle
+        idle[self] = None
+        try:
+            began: bool = self.rfile.wait_for_request(
+                None if timeout is None else time.monotonic() + timeout
+            )
+            return began
+        finally:
+            idle.pop(self, None)
+
+    def end_idle(self) -> None:
+        """Ends the connection, on which no request has begun."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(native.SHUT_RDWR)
 
     def _refuse_request(self, error: RequestError) -> None:
         self.log_error("%s", f"(from {self.client_address}) {error.status}: {str(error)!r}")
         sock: Any = self.socket
         try:
-            sock.sendall(refuse(error))
+            sock.sendall(error_response(error))
         except OSError:
             return
         self.rfile.linger()
@@ -138,7 +159,10 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         environ = self._opening.environ if self._opening is not None else None
         if environ is None:
             environ = make_environ(self._host, self.client_address, head)
-        expects = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
+        expects = (
+            head.version != "HTTP/1.0"  # RFC 9110, section 10.1.1
+            and environ.get("HTTP_EXPECT", "").lower() == "100-continue"
+        )
         body = RequestBody(self.rfile, head, self.socket if expects else None)
         self.wsgi_input = environ["wsgi.input"] = body
         return environ
@@ -173,13 +197,6 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
                 self._headers[name.decode("ascii")] = value.decode("latin-1")
         return self._headers
 
-    def _sendall(self, data: bytes | bytearray) -> None:
-        try:
-            super()._sendall(data)
-        except ssl.SSLError as error:
-            # The client is gone, which pywsgi passes over in silence for plain connections only.
-            raise ConnectionResetError(errno.ECONNRESET, str(error)) from None
-
     # -- upgrading
 
     def run_application(self) -> None:
@@ -191,8 +208,9 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
             self._refuse(error)
             return
         if upgrade is None:
-            if self._opening is not None and self._opening.refusal:  # its response is to be sent
-                self._count_refusal(self._opening.refusal)
+            if self._opening is not None and self._opening.refusal_reason:
+                # Its response is to be sent.
+                self._count_refusal(self._opening.refusal_reason)
                 self._end_http()
             WSGIHandler.run_application(self)
         else:
@@ -232,7 +250,7 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
         try:
             self._call_application(upgrade)
         except HandshakeError as error:
-            upgrade.refusal = error.reason
+            upgrade.refusal_reason = error.reason
             self._refuse(error)
         finally:
             del clients[key]
@@ -244,7 +262,7 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
             self.websocket = None
             if upgrade.socket is None:
                 self._upgrade = None
-                self._count_refusal(upgrade.refusal or "application")
+                self._count_refusal(upgrade.refusal_reason or "application")
                 upgrade.release()
 
     def _call_application(self, upgrade: _HandlerUpgrade) -> None:
@@ -304,31 +322,17 @@ class UpgradeHandler(_OriginalHandler):  # type: ignore[misc]
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
         if self.is_upgraded:
             return self.write
-        return WSGIHandler.start_response(self, status, headers, exc_info)
+        return super().start_response(status, headers, exc_info)
 
     def write(self, data: bytes) -> None:
         if self._is_beside_the_socket:
             return
-        WSGIHandler.write(self, data)
+        super().write(data)
 
     def process_result(self) -> None:
         if self._is_beside_the_socket and not hasattr(self.result, "__iter__"):
             return
-        WSGIHandler.process_result(self)
-
-    def finalize_headers(self) -> None:
-        # Both are hop by hop, so the server's to set and not the application's.
-        connection = []
-        if self.code == 426:  # RFC 9110, 15.5.22
-            self.response_headers.append((b"Upgrade", b"websocket"))
-            connection.append(b"Upgrade")
-        if self.close_connection or self.wsgi_input.ends_the_connection:
-            connection.append(b"close")
-        if connection and not any(
-            name.lower() == b"connection" for name, _ in self.response_headers
-        ):
-            self.response_headers.append((b"Connection", b", ".join(connection)))
-        WSGIHandler.finalize_headers(self)
+        super().process_result()
 
     def log_request(self) -> None:
         if not self.is_upgraded:

@@ -101,7 +101,7 @@ class Opening:
     ``error``: why the head is refused. ``head``: None until it is complete. ``rest``: the bytes
     that were read behind it, or all of them. For an upgrade, ``environ`` is there, and one of
     ``offer`` (nobody has answered it yet), ``refused`` (the handshake is invalid, or the server
-    does not admit it) and ``refusal`` (the reason why ``application``, a response, refuses it).
+    does not admit it) and ``refusal_reason`` (why ``application``, a response, refuses it).
     ``application`` is what is to be called, unless that is the server's.
     """
 
@@ -116,7 +116,7 @@ class Opening:
         self.offer: Offer | None = None
         self.refused: HandshakeError | None = None
         self.application: Any = None
-        self.refusal = ""
+        self.refusal_reason = ""
         self.transport = Transport(
             sock, gevent.get_hub(), config.write_high_water, config.write_timeout
         )
@@ -127,12 +127,12 @@ class Opening:
         """Blocks until a session is open, and returns it; None if the HTTP handler is to go on."""
         try:
             head = self.head = self._read_head()
+            if head is None or not head.upgrade:
+                return None
+            environ = self.environ = make_environ(self.host, self.address, head)
         except RequestError as error:
             self.error = error
             return None
-        if head is None or not head.upgrade:
-            return None
-        environ = self.environ = make_environ(self.host, self.address, head)
         if not is_upgrade(environ):
             return None
         try:
@@ -152,7 +152,7 @@ class Opening:
 
     def _answer(self, response: Any, reason: str) -> None:
         self.application = response
-        self.refusal = reason
+        self.refusal_reason = reason
         self.offer = None
 
     def _open(self, handler: WebSocketHandler, upgrade: _DirectUpgrade) -> OpenSession | None:

@@ -22,7 +22,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from ..config import Config
 from ..exceptions import RequestError
-from ..http.head import refuse
+from ..http.head import error_response
 from ..http.stream import HttpStream
 from ..hub import forks
 from ..hub.sockets import OwnedSocket, OwnedSSLSocket
@@ -215,7 +215,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             _logger.warning("%s", TOO_MANY[reason])
         if not self.ssl_args:  # there, the answer would cost a handshake
             with contextlib.suppress(OSError), _green(sock) as green:
-                green.sendall(refuse(RequestError(TOO_MANY[reason], 503)))
+                green.sendall(error_response(RequestError(TOO_MANY[reason], 503)))
                 HttpStream(green, self.config).linger()
 
     def handle(self, sock: Any, address: Any) -> None:

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect as websockets_connect
 
 from ..support.demo import Demo, connect, narrow_socket, running
 from ..support.limits import limit
@@ -91,7 +93,7 @@ return found;
 
 
 class Page:
-    """The demo's page in a browser of its own."""
+    """The demo's page, as in a browser of its own."""
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
@@ -192,29 +194,100 @@ class Page:
         return errors
 
 
+class Browser:
+    """A Chromium that serves test after test, each in a browser context of its own: no storage, no
+    cache and no cookie of one is there for the next."""
+
+    def __init__(self, profile: Path, insecure: bool = False) -> None:
+        options = webdriver.ChromeOptions()
+        options.binary_location = str(shutil.which("chromium"))
+        for flag in (*FLAGS, f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        options.accept_insecure_certs = insecure
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        service = Service(executable_path=str(shutil.which("chromedriver")))
+        # Without keep_alive, no test leaves a connection to chromedriver behind.
+        self.driver = webdriver.Chrome(options=options, service=service, keep_alive=False)
+        self._profile = profile
+        address = self.driver.capabilities["goog:chromeOptions"]["debuggerAddress"]
+        with urllib.request.urlopen(f"http://{address}/json/version") as response:
+            self._url = json.load(response)["webSocketDebuggerUrl"]
+        self._home = self.driver.current_window_handle
+        self._context = ""
+
+    def _call(self, method: str, **parameters: Any) -> Any:
+        """A call of the DevTools protocol to the browser; chromedriver makes them to pages only."""
+        with websockets_connect(self._url, proxy=None) as devtools:
+            devtools.send(json.dumps({"id": 1, "method": method, "params": parameters}))
+            while (answer := json.loads(devtools.recv(limit(20)))).get("id") != 1:
+                pass
+        return answer["result"]
+
+    def open(self, url: str) -> Page:
+        created = self._call("Target.createBrowserContext", disposeOnDetach=False)
+        self._context = created["browserContextId"]
+        target = self._call(
+            "Target.createTarget",
+            url="about:blank",
+            browserContextId=self._context,
+            newWindow=True,
+        )
+        self.driver.switch_to.window(target["targetId"])
+        self.driver.set_page_load_timeout(limit(20))
+        page = Page(self.driver)
+        page.open(url)
+        return page
+
+    def forget(self) -> None:
+        """Closes the page, with its context."""
+        for handle in self.driver.window_handles:
+            if handle != self._home:
+                self.driver.switch_to.window(handle)
+                self.driver.close()
+        self.driver.switch_to.window(self._home)
+        self._call("Target.disposeBrowserContext", browserContextId=self._context)
+        self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+
+    def quit(self) -> None:
+        self.driver.quit()
+        shutil.rmtree(self._profile, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def browsers() -> Iterator[list[Browser]]:
+    """The browsers that no test uses now."""
+    idle: list[Browser] = []
+    yield idle
+    for browser in idle:
+        browser.quit()
+
+
 @pytest.fixture
-def browse(tmp_path: Path) -> Iterator[Callable[..., Page]]:
-    """Opens the demo's page in a new browser. At the end no page may have logged an error."""
+def browse(
+    browsers: list[Browser], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Page]]:
+    """Opens the demo's page as in a new browser. At the end no page may have logged an error."""
     require_program("chromium", "chromedriver")
     pages: list[Page] = []
     with contextlib.ExitStack() as stack:
 
         def open_browser(url: str, insecure: bool = False) -> Page:
-            options = webdriver.ChromeOptions()
-            options.binary_location = str(shutil.which("chromium"))
-            profile = tmp_path / f"profile-{len(pages)}"
-            for flag in (*FLAGS, f"--user-data-dir={profile}"):
-                options.add_argument(flag)
-            options.accept_insecure_certs = insecure
-            options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-            service = Service(executable_path=str(shutil.which("chromedriver")))
-            driver = webdriver.Chrome(options=options, service=service)
-            stack.callback(shutil.rmtree, profile, ignore_errors=True)
-            stack.callback(driver.quit)
-            driver.set_page_load_timeout(limit(20))
-            page = Page(driver)
+            if insecure or not browsers:
+                browser = Browser(tmp_path_factory.mktemp("profile"), insecure)
+            else:
+                browser = browsers.pop()
+
+            def put_back() -> None:
+                try:
+                    browser.forget()
+                except Exception:
+                    browser.quit()
+                    raise
+                browsers.append(browser)
+
+            stack.callback(browser.quit if insecure else put_back)
+            page = browser.open(url)
             pages.append(page)
-            page.open(url)
             return page
 
         yield open_browser

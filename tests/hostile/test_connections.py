@@ -14,8 +14,8 @@ from gevent import socket
 import greenws
 
 from ..support.limits import limit, wait_until
+from ..support.target import make_routes
 from ..support.wire import Peer
-from .conftest import make_routes
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def tls_server(serve, certificates):
 
 
 @pytest.mark.parametrize("hello", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\xff\xff"])
-def test_what_is_not_tls_is_one_line_and_no_traceback(tls_server, hello, caplog):
+def test_a_client_without_tls_is_one_log_line_and_no_traceback(tls_server, hello, caplog):
     server = tls_server(handshake_timeout=0.2)
     with caplog.at_level(logging.INFO, "greenws"), Peer.connect(server.address) as peer:
         peer.send(hello)

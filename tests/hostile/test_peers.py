@@ -97,7 +97,7 @@ def trickle(peer, data):
             gevent.sleep(0)  # the server lives in this process too
 
 
-def test_a_client_that_never_reads_is_dropped_and_its_outbox_was_bounded(attack, routes):
+def test_a_client_that_never_reads_is_dropped_and_its_outbox_is_bounded(attack, routes):
     with attack(routes=routes, write_timeout=0.2, write_high_water=200_000) as target:
         before = memory()
         with open_at(target, "/flood"):
@@ -189,7 +189,7 @@ def test_a_peer_that_ignores_close_is_dropped(attack, routes, path):
         ended()
 
 
-def test_a_peer_that_vanished_without_a_word_is_found_out(attack, routes):
+def test_a_peer_that_vanished_is_detected(attack, routes):
     """A half-open connection: nothing arrives, not even the end of the stream."""
     with attack(routes=routes, ping_interval=0.1, ping_timeout=0.1) as target:
         began = time.monotonic()

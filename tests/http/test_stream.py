@@ -16,7 +16,7 @@ from greenws import Config
 from greenws.exceptions import RequestError
 from greenws.http.stream import HttpStream
 
-from ..support.limits import wait_until
+from ..support.limits import limit, wait_until
 from ..support.wire import Peer
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -95,7 +95,7 @@ CONVERSATIONS = {
     b"Cookie: a=1\r\nCookie: b=2\r\nContent-Type: t/p\r\nX_U: u\r\nAccept:  */* \r\n\r\n",
     "an encoded path": b"GET /%C3%A9%20 HTTP/1.1\r\nHost: x\r\n\r\n",
     "http 1.0": b"GET / HTTP/1.0\r\n\r\n" + GET,
-    "http 1.0 kept alive": b"GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + GET,
+    "http 1.0 kept alive": b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + GET,
     "close": b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + GET,
     "a body": post(b"/echo", b"body", b"Content-Length: 4") + GET,
     "a body of lines": post(b"/lines", b"a\nbc\nd", b"Content-Length: 6") + GET,
@@ -190,7 +190,7 @@ def test_continue_is_sent_when_the_application_reads(serve):
         assert peer.read_response().body == b"index"
 
 
-def test_a_client_that_waits_in_vain_for_continue_is_not_waited_for(serve):
+def test_a_client_that_was_not_sent_continue_is_not_waited_for(serve):
     expect = post(b"/unread", b"", b"Content-Length: 4", b"Expect: 100-continue")
     with Peer.connect(serve(make_app()).address) as peer:
         # Whether the client still sends its body is unknown, so this must not be read as a request.
@@ -201,7 +201,7 @@ def test_a_client_that_waits_in_vain_for_continue_is_not_waited_for(serve):
         assert peer.at_end()
 
 
-def test_a_body_behind_connection_upgrade_is_read_once(serve):
+def test_a_body_of_a_request_with_connection_upgrade_is_read_once(serve):
     data = post(b"/echo", b"body", b"Content-Length: 4", b"Connection: Upgrade", b"Upgrade: h2c")
     with Peer.connect(serve(make_app()).address) as peer:
         peer.send(data + GET)
@@ -236,14 +236,14 @@ def streams():
 def test_what_is_read_ahead_stays_in_the_stream(streams):
     stream, peer = streams()
     peer.sendall(GET + b"line\nrest")
-    assert stream.read_head(None, None).target == "/"
+    assert stream.read_head().target == "/"
     assert stream.peek() == b"line\nrest"
     assert stream.readline() == b"line\n"
     assert stream.read(2) == b"re"
     assert stream.take() == b"st"
     peer.close()
     assert stream.read() == stream.readline() == b""
-    assert stream.read_head(None, None) is None
+    assert stream.read_head() is None
 
 
 def test_lines_have_a_limit(streams):
@@ -252,24 +252,100 @@ def test_lines_have_a_limit(streams):
     assert [stream.readline(4), stream.readline(4)] == [b"abcd", b"ef\n"]
 
 
-def test_a_connection_that_ends_within_a_head_brings_none(streams):
+def test_a_connection_that_ends_within_a_head_brings_no_request(streams):
     stream, peer = streams()
     peer.sendall(GET[:-2])
     peer.close()
-    assert stream.read_head(None, None) is None
+    assert stream.read_head() is None
 
 
 def test_deadlines_of_a_later_request(streams):
     stream, peer = streams(handshake_timeout=0.05)
-    assert stream.read_head(None, time.monotonic() + 0.02) is None  # nothing came at all
+    assert not stream.wait_for_request(time.monotonic() + 0.02)
     peer.sendall(GET[:10])
+    assert stream.wait_for_request(time.monotonic() + 60)
     with pytest.raises(RequestError, match="handshake_timeout") as caught:
-        stream.read_head(None, time.monotonic() + 60)
+        stream.read_head()
     assert caught.value.status == 408
 
 
-def test_a_body_that_stands_still(streams):
+def test_a_stalled_body_times_out(streams):
     stream, peer = streams(body_timeout=0.03)
     peer.sendall(b"12")
     with pytest.raises(OSError, match="body_timeout"):
         stream.read(3)
+
+
+# -- bodies that nobody reads, and slow ones
+
+
+def unread(environ, start_response):
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+
+
+@pytest.mark.parametrize("body", [b"x" * 65_000, b""])
+def test_a_short_body_that_nobody_reads_is_dropped(serve, body):
+    with Peer.connect(serve(unread).address) as peer:
+        for _ in range(2):
+            peer.send(post(b"/", body, b"Content-Length: %d" % len(body)))
+            assert peer.read_response().body == b"ok"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        post(b"/", b"x" * 1000, b"Content-Length: 10000000"),
+        chunked(b"/", b"11170\r\n" + b"x" * 70_000 + b"\r\n" + b"1\r\nx\r\n"),
+    ],
+)
+def test_a_long_body_that_nobody_reads_ends_the_connection(serve, data):
+    server = serve(unread)
+    with Peer.connect(server.address) as peer:
+        peer.send(data)
+        assert peer.read_response().body == b"ok"
+        assert peer.at_end()
+    wait_until(lambda: server.admission.open == 0)
+
+
+def test_the_rest_of_an_answered_body_is_not_waited_for_long(serve, monkeypatch):
+    monkeypatch.setattr("greenws.http.stream._DISCARD_TIMEOUT", 0.1)
+    server = serve(unread)
+    with Peer.connect(server.address) as peer:
+        peer.send(post(b"/", b"x", b"Content-Length: 10"))
+        assert peer.read_response().body == b"ok"
+        with gevent.Timeout(limit(2)):
+            while True:  # a byte now and then does not help
+                try:
+                    peer.send(b"x")
+                except OSError:
+                    break
+                if not peer.is_silent(0.03):
+                    break
+    wait_until(lambda: server.admission.open == 0)
+
+
+def test_a_body_must_keep_a_minimal_rate(streams):
+    stream, peer = streams(body_timeout=0.1, min_body_rate=1000)
+    stream.begin_body()
+
+    def trickle():
+        while True:
+            peer.sendall(b"x")
+            gevent.sleep(0.02)
+
+    sender = gevent.spawn(trickle)
+    try:
+        with pytest.raises(OSError, match="min_body_rate"), gevent.Timeout(limit(2)):
+            stream.read(1000)
+    finally:
+        sender.kill()
+
+
+def test_only_the_time_that_was_waited_counts_for_the_rate(streams):
+    stream, peer = streams(body_timeout=0.1, min_body_rate=1000)
+    stream.begin_body()
+    for _ in range(3):
+        peer.sendall(b"x")
+        gevent.sleep(0.06)  # the application is busy
+        assert stream.read(1) == b"x"

@@ -64,7 +64,7 @@ def test_a_wait_ends_when_the_socket_is_readable(sockets):
     assert reader.get(timeout=limit()) == b"bytes"
 
 
-def test_what_comes_while_nobody_waits_is_remembered(sockets):
+def test_an_event_while_nobody_waits_is_remembered(sockets):
     (waiter,), (peer,) = sockets(1)
     reader = gevent.spawn(take, waiter)
     gevent.sleep(0)
@@ -96,7 +96,7 @@ def test_many_sockets_each_get_their_own(sockets):
         assert each == [b"%d:%d" % (number, turn) for turn in range(3)]
 
 
-def test_one_that_waits_for_something_else_does_not_hold_up_the_batch(sockets):
+def test_a_greenlet_that_waits_elsewhere_does_not_hold_up_the_batch(sockets):
     waiters, peers = sockets(3)
     go_on = Event()
 
@@ -155,7 +155,7 @@ def test_a_greenlet_that_dies_is_reported_and_the_rest_goes_on(sockets, hub_erro
     assert "escaped" in hub_errors.take()
 
 
-def test_what_cannot_be_sent_is_reported_and_the_rest_goes_on(sockets, hub_errors):
+def test_a_failed_flush_is_reported_and_the_rest_goes_on(sockets, hub_errors):
     class Corked(Waiter):
         def flush(self):
             self.poller.cork.owner = None
@@ -269,7 +269,7 @@ def test_nothing_is_left_once_the_last_socket_is_gone(sockets):
     waiter.unwatch()  # again: nothing
 
 
-def test_a_poller_goes_with_its_hub():
+def test_a_poller_is_freed_with_its_hub():
     def session():
         ours, theirs = socket.socketpair()
         waiter = Waiter(gevent.get_hub(), ours.fileno())
@@ -310,7 +310,7 @@ def test_what_a_child_closes_is_still_open_for_its_parent():
     theirs.close()
 
 
-def test_prefetching_takes_no_references(sockets):
+def test_prefetched_objects_are_not_kept_alive(sockets):
     class Thing:
         pass
 

@@ -154,7 +154,7 @@ def test_one_timer_serves_many_reads(make_either):
     assert len(timers) == 1
 
 
-def test_a_drained_socket_is_not_asked_in_vain(make):
+def test_a_drained_socket_is_not_read_again(make):
     transport, peer = make(faulty=lambda raw: FaultySocket(raw, receives=[None] * 100))
     for _ in range(10):
         peer.sendall(b"x")
@@ -219,7 +219,7 @@ def test_a_large_payload_is_not_copied_when_the_kernel_takes_part_of_it(make_eit
     assert isinstance(rest, memoryview) and rest.obj is payload
 
 
-def test_what_is_held_goes_out_when_the_hub_gets_control(make):
+def test_held_bytes_go_out_when_the_hub_gets_control(make):
     transport, peer = make()
     transport.hold(b"one ")
     transport.hold(b"two")
@@ -229,7 +229,7 @@ def test_what_is_held_goes_out_when_the_hub_gets_control(make):
     assert peer.recv(100) == b"one two"
 
 
-def test_what_is_held_by_a_socket_that_is_gone_is_forgotten(make):
+def test_bytes_held_by_a_lost_socket_are_dropped(make):
     ours, theirs = socket.socketpair()
     gone = Transport(ours, gevent.get_hub())
     gone.hold(b"never sent")
@@ -286,7 +286,7 @@ def test_what_the_peer_sent_before_it_left_can_still_be_read(make_either):
     assert received(transport) == b"last words"
 
 
-def test_the_stream_is_ended_behind_the_outbox(make_either):
+def test_the_stream_is_ended_after_the_outbox_is_sent(make_either):
     transport, peer = make_either()
     transport.send(b"x" * 2_000_000)
     transport.finish_writing()

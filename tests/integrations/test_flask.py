@@ -607,7 +607,7 @@ class TestRouting:
             assert converse(peer, b"hello") == b"hello"
         assert plain(server.address, "/only").status == 400  # werkzeug's own
 
-    def test_who_asks_werkzeug_itself_is_answered_as_ever(self):
+    def test_werkzeugs_own_url_adapter_answers_as_before(self):
         rules = Map([Rule("/page", endpoint="page"), Rule("/ws", endpoint="ws", websocket=True)])
         adapter = rules.bind("example.com")
         assert adapter.match("/page") == ("page", {})

@@ -305,14 +305,14 @@ def test_sessions_and_errors_are_in_the_logs_of_gunicorn():
     assert process.output.count("closed 1000") == process.output.count("session failed") == 1
 
 
-def test_without_an_access_log_of_gunicorn_sessions_are_in_none():
+def test_without_gunicorns_access_log_sessions_are_not_logged():
     with gunicorn(*WORKERS["greenws"]) as process:
         visit_and_crash(process)
         process.wait_for(rf"{HEAD} session failed: '/crash'")
     assert "closed 1000" not in process.output
 
 
-def test_where_the_application_lets_greenws_log_is_left_alone(tmp_path):
+def test_logging_that_the_application_set_up_is_left_alone(tmp_path):
     setup = "import logging; logging.basicConfig(format='own: %(message)s', level='INFO')\n"
     (tmp_path / "own.py").write_text(setup + "from flask_app import app")
     with gunicorn(*WORKERS["greenws"], app="own:app", cwd=tmp_path) as process:

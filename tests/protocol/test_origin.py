@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from greenws import Config, HandshakeError, Routes, WebSocketHandler, WebSocketServer
-from greenws.protocol.origin import check_origin
+from greenws import (
+    Config,
+    HandshakeError,
+    Routes,
+    WebSocketHandler,
+    WebSocketServer,
+    WebSocketSessionHandler,
+)
+from greenws.protocol.origin import check_host, check_origin
 
-from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame
+from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
+
+
+class Echo(WebSocketSessionHandler):
+    def handle_session(self, request, socket):
+        for message in socket:
+            socket.send(message)
 
 
 def allows(origin, allowed, host="example.com", scheme="http"):
@@ -68,7 +81,7 @@ def test_the_same_origin(origin, host, scheme, expected):
         ("https://.example.com", False),
     ],
 )
-def test_a_pattern_stands_for_everything_below_a_domain(origin, expected):
+def test_a_pattern_matches_every_subdomain(origin, expected):
     assert allows(origin, ["https://*.example.com"], host="other") is expected
 
 
@@ -78,6 +91,95 @@ def test_a_list_allows_what_it_names_and_nothing_else():
         assert allows(origin, allowed)
     for origin in ("http://one.com", "https://two.com:8080", "http://example.com", "app://thre"):
         assert not allows(origin, allowed)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.com/.example.com:443",
+        "https://evil.com/.example.com",
+        "https://evil.com?.example.com",
+        "https://evil.com#.example.com",
+        "https://evil.com\\.example.com",
+        "https://evil.com,a.example.com",
+        "https://evil.com@a.example.com",
+        "https:// a.example.com",
+        "https://a.example.com:x",
+        "https://a.example.com:443:443",
+        "https://*.example.com",
+        "https://",
+        "a.example.com",
+        "null",
+        "",
+    ],
+)
+def test_what_is_no_origin_matches_no_pattern(origin):
+    assert not allows(origin, ["https://*.example.com", "self", "https://example.com"])
+
+
+def test_an_empty_list_allows_no_origin(serve):
+    server = serve(WebSocketHandler(lambda r, p: Echo()), config=Config(allowed_origins=[]))
+    host = f"http://127.0.0.1:{server.server_port}"
+    with Peer.connect(server.address) as peer:
+        assert peer.shake(Origin=host, Host=host[7:]).status == 403
+    with Peer.open(server.address):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "expected"),
+    [
+        ("example.com", ["example.com"], True),
+        ("Example.COM:8181", ["example.com"], True),
+        ("example.com:8181", ["example.com:8181"], True),
+        ("example.com:8182", ["example.com:8181"], False),
+        ("a.example.com", ["*.example.com"], True),
+        ("example.com", ["*.example.com"], False),
+        ("evilexample.com", ["*.example.com"], False),
+        ("[::1]:80", ["[::1]"], True),
+        ("127.0.0.1:1", ["localhost", "127.0.0.1"], True),
+        ("evil.com", ["localhost", "127.0.0.1"], False),
+        ("", ["localhost"], False),
+        ("evil.com", [], False),
+    ],
+)
+def test_allowed_hosts(host, allowed, expected):
+    environ = {"HTTP_HOST": host}
+    check_host(environ, None)
+    config = Config(allowed_hosts=allowed)
+    if expected:
+        check_host(environ, config.allowed_hosts)
+    else:
+        with pytest.raises(HandshakeError, match="allowed_hosts") as caught:
+            check_host(environ, config.allowed_hosts)
+        assert caught.value.status == 421
+
+
+@pytest.mark.parametrize("value", ["", "http://a", "a/b", "*", "a:b"])
+def test_allowed_hosts_are_checked_when_they_are_set(value):
+    with pytest.raises(ValueError, match="allowed_hosts"):
+        Config(allowed_hosts=value)
+    with pytest.raises(TypeError, match="allowed_hosts"):
+        Config(allowed_hosts=[1])
+
+
+def test_a_page_that_had_its_name_resolve_to_the_server_is_refused(serve):
+    """DNS rebinding: such a page is of the same origin, for the browser and for us."""
+    server = serve(
+        WebSocketHandler(lambda r, p: Echo()),
+        config=Config(allowed_hosts="localhost"),
+        error_log=None,
+    )
+    for data in (
+        request(Host="evil.com", Origin="http://evil.com"),
+        b"GET / HTTP/1.1\r\nHost: evil.com\r\n\r\n",
+    ):
+        with Peer.connect(server.address) as peer:
+            peer.send(data)
+            assert peer.read_response().status == 421
+            assert peer.at_end()
+    with Peer.open(server.address, Host="localhost:1234"):
+        pass
 
 
 def test_an_absent_origin_is_allowed():
@@ -183,14 +285,14 @@ FORWARDED = {
 }
 
 
-def test_a_header_that_nobody_was_told_to_trust_means_nothing(serve):
+def test_an_untrusted_forwarding_header_is_ignored(serve):
     environ = environ_of(serve, 0, **FORWARDED, Forwarded="for=6.6.6.6", X_Real_IP="6.6.6.6")
     assert environ["REMOTE_ADDR"] == "127.0.0.1"
     assert environ["HTTP_HOST"] == "inside"
     assert environ["wsgi.url_scheme"] == "http"
 
 
-def test_one_proxy_is_trusted_for_what_it_added_itself(serve):
+def test_one_trusted_proxy_is_believed_only_for_what_it_added(serve):
     environ = environ_of(serve, 1, **FORWARDED)
     assert environ["REMOTE_ADDR"] == "203.0.113.9"
     assert environ["HTTP_HOST"] == "example.com"

@@ -13,7 +13,6 @@ from typing import Any
 import gevent
 import pytest
 from gevent import socket as gevent_socket
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -24,6 +23,7 @@ from greenws.hub.transport import Transport
 from greenws.protocol.shared import SharedMessage
 from greenws.rooms import json_id
 
+from ..support.examples import examples
 from ..support.limits import limit, stays, wait_until
 from ..support.wire import BINARY, CLOSE, CONTINUATION, TEXT, Peer, close_frame, frame
 
@@ -837,7 +837,7 @@ class Crowd(RuleBasedStateMachine):
 
 
 TestCrowd = Crowd.TestCase
-TestCrowd.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestCrowd.settings = examples(25, stateful_step_count=30)
 
 
 def test_who_comes_from_a_process_that_is_further_in_the_log_hears_nothing_twice(pair):

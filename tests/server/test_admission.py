@@ -44,7 +44,7 @@ def test_no_limit():
     assert all(admission.enter("a") == "" for _ in range(20_000))
 
 
-def test_quiet_is_when_nobody_works_any_more_and_all_who_wait_hear_it():
+def test_all_waiters_are_woken_when_no_work_is_left():
     admission = Admission(Config())
     admission.begin_work()
     waiting = [gevent.spawn(admission.wait_until_quiet, timeout) for timeout in (None, 5)]
@@ -147,3 +147,38 @@ def test_over_tls_one_too_many_is_closed_without_the_cost_of_a_handshake(
             assert peer.at_end()
         first.sock = trusting.wrap_socket(first.sock, server_hostname="127.0.0.1")
         assert first.shake("/ws").status == 101
+
+
+GET = b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def test_the_longest_idle_connection_makes_room(serve, routes):
+    server = serve(routes, config=Config(max_connections=3))
+    session = Peer.open(server.address, "/ws")
+    idle = [Peer.connect(server.address) for _ in range(2)]
+    for peer in idle:
+        peer.send(GET)
+        assert peer.read_response().status in (200, 404)
+        wait_until(lambda: len(server.admission.idle) == idle.index(peer) + 1)  # noqa: B023
+    with Peer.open(server.address, "/ws") as peer:
+        assert idle[0].at_end()  # it waited longest
+        assert echoes(peer) and echoes(session)
+        idle[1].send(GET)
+        assert idle[1].read_response().status in (200, 404)
+        wait_until(lambda: server.admission.open == 3)
+    for peer in [session, *idle]:
+        peer.close()
+    wait_until(lambda: server.admission.open == 0)
+    assert not server.admission.idle and not server.stats.refused
+
+
+def test_a_connection_with_a_request_in_progress_is_not_closed_for_another(serve, routes):
+    server = serve(routes, config=Config(max_connections=1))
+    with Peer.connect(server.address) as peer:
+        peer.send(GET)
+        assert peer.read_response().status in (200, 404)
+        peer.send(GET[:20])
+        wait_until(lambda: not server.admission.idle)
+        assert turned_away(server, "max_connections")
+        peer.send(GET[20:])
+        assert peer.read_response().status in (200, 404)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import socket as native_socket
 import weakref
 
 import gevent
 import gevent.event
 import gevent.pool
+import gevent.socket
 import pytest
 from gevent import pywsgi
 
@@ -70,16 +72,20 @@ def test_the_upgrade_is_answered_as_the_rfc_says(serve):
     ("status", "line", "headers"),
     [
         (400, "Sec-WebSocket-Key", {"Sec_WebSocket_Key": "too short"}),
-        (400, "Sec-WebSocket-Key header is missing", {"Sec_WebSocket_Key": None}),
+        (400, "Missing Sec-WebSocket-Key header", {"Sec_WebSocket_Key": None}),
         (426, "must be 13, not '8'", {"Sec_WebSocket_Version": "8"}),
-        (426, "missing; it must be 13", {"Sec_WebSocket_Version": None}),
+        (
+            426,
+            "Missing Sec-WebSocket-Version header; it must be 13",
+            {"Sec_WebSocket_Version": None},
+        ),
         (400, "Connection header must contain", {"Connection": "keep-alive"}),
-        (400, "has no body", {"Content_Length": "5"}),
+        (400, "must not have a body", {"Content_Length": "5"}),
         (400, "is not a token", {"Sec_WebSocket_Protocol": "a b"}),
-        (400, "twice", {"Sec_WebSocket_Protocol": "a, a"}),
-        (400, "Host header is missing", {"Host": None}),
+        (400, "duplicate", {"Sec_WebSocket_Protocol": "a, a"}),
+        (400, "Missing Host header", {"Host": None}),
         (426, "This is a WebSocket endpoint", {"Upgrade": None, "Connection": None}),
-        (405, "is a GET request, not POST", {"method": "POST"}),
+        (405, "must be a GET request, not POST", {"method": "POST"}),
         (400, "HTTP/1.1", {"version": "1.0"}),
     ],
 )
@@ -521,6 +527,24 @@ def test_a_raw_greenlet_may_run_sessions(serve):
         peer.send(frame(TEXT, b"x"))
         assert peer.read_frame() == (True, TEXT, b"x")
     wait_until(lambda: not server.clients)
+
+
+def test_without_spawn_a_request_that_is_there_already_is_answered_in_the_hub(serve):
+    greenlets = []
+
+    def app(environ, start_response):
+        greenlets.append(gevent.getcurrent())
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    server = serve(app, spawn=None)
+    client = native_socket.create_connection(server.address)  # before the hub may accept it
+    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    client.setblocking(False)
+    with Peer(gevent.socket.socket(fileno=client.detach())) as peer:
+        assert peer.read_response().body == b"ok"
+        assert peer.at_end()
+    assert greenlets == [gevent.get_hub()]
 
 
 def test_a_connection_that_is_killed_before_it_is_served_is_closed(serve):

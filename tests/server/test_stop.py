@@ -91,7 +91,7 @@ def test_a_thousand_clients_all_get_1001(serve, work):
     assert server.stats.connections_open == 0
 
 
-def test_handlers_are_let_finish(serve, work):
+def test_handlers_may_finish_within_the_grace(serve, work):
     server = serve(work.routes)
     with Peer.open(server.address, "/busy") as peer:
         wait_until(lambda: work.reached)

@@ -602,7 +602,7 @@ def test_what_was_heard_elsewhere_is_not_repeated_when_redis_goes_away_later(ser
 
 @pytest.mark.parametrize("has_heard", [True, False])
 @pytest.mark.parametrize("clock", [-60, 0, 30])
-def test_who_comes_to_a_process_that_does_not_know_that_redis_has_its_message_hears_it_once(
+def test_a_message_logged_unknown_to_the_new_process_is_heard_once(
     server, worker, monkeypatch, clock, has_heard
 ):
     """There, or elsewhere before."""
@@ -696,9 +696,7 @@ def test_what_is_sent_while_a_room_is_opened_arrives_with_what_waited_before(ser
     assert ann.hears_no_more()
 
 
-def test_one_who_has_come_further_than_its_new_process_misses_nothing_also_without_redis(
-    server, worker
-):
+def test_a_client_ahead_of_its_new_process_misses_nothing_without_redis(server, worker):
     a, b = worker(timeout=0.2), worker()
     ann, bob = a.join(), b.join()
     a.send("before")
@@ -1144,6 +1142,58 @@ def test_the_newest_messages(server, worker):
     away(server, a, b)
     assert b.rooms["r"].history(3) == []
     server.start()
+
+
+def test_without_redis_a_room_has_neither_history_nor_members(server, worker):
+    a, b = worker(), worker()
+    a.join(name="ann")
+    a.send("hello")
+    wait_until(lambda: [member.info for member in b.rooms["r"].members] == [{"name": "ann"}])
+    assert b.rooms["r"].history() != []
+    server.stop()
+    assert b.rooms["r"].members == []  # the first to learn it
+    assert b.is_away
+    assert b.rooms["r"].members == b.rooms["r"].history() == []
+    back(server, a, b)
+    wait_until(lambda: [member.info for member in b.rooms["r"].members] == [{"name": "ann"}])
+
+
+def test_a_history_that_is_asked_for_as_redis_goes_is_empty(server, worker):
+    a = worker()
+    a.send("hello", room="unread")
+    wait_until(lambda: a.is_idle)
+    server.stop()
+    assert a.rooms["unread"].history() == []  # the first to learn it
+    assert a.is_away
+
+
+def test_the_history_of_a_key_that_is_no_log_is_empty_and_an_error(server, worker, error_log):
+    a = worker()
+    server.call("SET", "greenws:room:r", "not a log")
+    assert a.rooms["r"].history() == []
+    (record,) = error_log.take()
+    assert "'r' has no history" in record.getMessage() and "WRONGTYPE" in record.getMessage()
+    assert not a.is_away
+
+
+def test_entries_that_redis_refuses_one_by_one_are_heard_in_their_own_process(
+    server, worker, error_log
+):
+    a, b = worker(), worker()
+    ann, bob, other = a.join(), b.join(), b.join("other")
+    wait_until(lambda: a.is_idle and b.is_idle and b.broker._is_tuned)
+    server.call("XADD", "greenws:room:r", "18446744073709551615-18446744073709551615", "k", "v")
+    a.send("one", "two")  # no id is greater than that
+    a.send("taken", room="other")
+    a.send("three")
+    assert ann.hear(3) == ["one", "two", "three"]
+    assert other.hear(1) == ["taken"]
+    assert bob.hears_no_more() and ann.hears_no_more()
+    assert not a.is_away and a.is_idle
+    errors = {record.getMessage() for record in error_log.take()}
+    (error,) = errors
+    assert error.startswith("Redis does not take messages of the room 'r': ")
+    server.call("DEL", "greenws:room:r")
 
 
 @pytest.mark.parametrize("since", ["0-0", "nonsense", "1-1+zz.4"])

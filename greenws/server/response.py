@@ -1,0 +1,321 @@
+"""Writing HTTP responses: framing, one write for a small response, and clients that do not read.
+
+This replaces the writing half of pywsgi's handler. What an application returns is framed as it
+promised and as the request allows; nothing is ever sent behind the head of a response that has no
+body, and never more than ``Content-Length`` says, since a client would take it for the next
+response. A client that acknowledges nothing for ``write_timeout`` is given up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket as native
+import struct
+import time
+from typing import Any
+from wsgiref.handlers import format_date_time
+
+import gevent
+from gevent import getcurrent
+from gevent.pywsgi import WSGIHandler
+from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
+
+from ..hub import syscalls
+from ..hub.transport import Transport
+from .host import Host
+
+__all__ = ["ResponseHandler"]
+
+_JOIN_LIMIT = 1 << 16  # bytes up to which a copy is cheaper than another system call
+_READ_AHEAD = 1 << 16  # bytes that are read ahead while a response is being generated
+_FIRST_CHECK, _LAST_CHECK = 0.05, 5.0  # seconds between two checks of a half-closed connection
+_KEEPALIVE = 5  # seconds between TCP's probes of a half-closed connection
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
+
+
+class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
+    """The half of ``UpgradeHandler`` that writes responses."""
+
+    _host: Host
+    code: Any
+    command: Any
+    status: Any
+    response_headers: Any
+    _has_body = True  # whether the response may have one
+    _left: int | None = None  # bytes of Content-Length that were not written yet
+    _is_too_long = False
+
+    # -- what pywsgi and the application call
+
+    def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
+        """PEP 3333's ``start_response``.
+
+        Raises:
+            AssertionError: ``Content-Length`` is repeated or is not a number.
+        """
+        write = WSGIHandler.start_response(self, status, headers, exc_info)
+        lengths = [value for name, value in headers if name.lower() == "content-length"]
+        if len(lengths) > 1 or not all(text.isascii() and text.isdigit() for text in lengths):
+            self.status = None
+            raise self.ApplicationError(f"invalid Content-Length in the response: {lengths}")
+        return write
+
+    def finalize_headers(self) -> None:
+        """Decides how the body is framed (RFC 9112, section 6.3), and adds the headers for it."""
+        headers = self.response_headers
+        if self.provided_date is None:
+            headers.append((b"Date", _date()))
+        self.connection_upgraded = self.code == 101
+        is_bodyless = self.code in (204, 304) or (100 <= self.code < 200 and self.code != 101)
+        self._has_body = not is_bodyless and self.command != "HEAD"
+        self._left = None
+        self._is_too_long = False
+        if is_bodyless or self.connection_upgraded:
+            pass
+        elif self.provided_content_length is not None:
+            self._left = int(self.provided_content_length)
+        elif hasattr(self.result, "__len__"):
+            self._left = sum(len(part) for part in self.result)
+            if self._left or self._has_body:
+                headers.append((b"Content-Length", b"%d" % self._left))
+        elif self.request_version == "HTTP/1.0":  # the end of the connection ends the body
+            self.close_connection = True
+        else:
+            self.response_use_chunked = True
+            headers.append((b"Transfer-Encoding", b"chunked"))
+        self._set_connection()
+
+    def _set_connection(self) -> None:
+        # Both are hop by hop, so they are the server's to set and not the application's.
+        options = []
+        if self.code == 426:  # RFC 9110, section 15.5.22
+            self.response_headers.append((b"Upgrade", b"websocket"))
+            options.append(b"Upgrade")
+        if self.close_connection or self.wsgi_input.ends_the_connection:
+            options.append(b"close")
+        if options:
+            self.response_headers = [
+                (name, value)
+                for name, value in self.response_headers
+                if name.lower() != b"connection" or value.lower() != b"keep-alive"
+            ]
+            if not any(name.lower() == b"connection" for name, _ in self.response_headers):
+                self.response_headers.append((b"Connection", b", ".join(options)))
+
+    def process_result(self) -> None:
+        """Writes what the application returned."""
+        result = self.result
+        if isinstance(result, (list, tuple)):
+            if len(result) > 1 and sum(map(len, result)) <= _JOIN_LIMIT:
+                result = (b"".join(result),)
+            for data in result:
+                if data:
+                    self.write(data)
+        else:
+            self._write_generated(iter(result))
+        if self.status and not self.headers_sent:
+            self.write(b"")
+        self._end_body()
+
+    def _write_generated(self, parts: Any) -> None:
+        watch: _ClientWatch | None = None
+        try:
+            while True:
+                if self.headers_sent and self._left != 0 and not self.connection_upgraded:
+                    if watch is None:
+                        watch = _ClientWatch(self)
+                    watch.start()
+                try:
+                    data = next(parts)
+                except StopIteration:
+                    return
+                finally:
+                    if watch is not None:
+                        watch.stop()
+                if data:
+                    self.write(data)
+        finally:
+            if watch is not None:
+                watch.close()
+
+    # -- writing
+
+    def _write_with_headers(self, data: bytes) -> None:
+        self.headers_sent = True
+        self.finalize_headers()
+        head = bytearray(b"HTTP/1.1 ")
+        head += self.status
+        for name, value in self.response_headers:
+            head += b"\r\n%b: %b" % (name, value)
+        head += b"\r\n\r\n"
+        body = self._frame(data)
+        if len(body) <= _JOIN_LIMIT:
+            head += body
+            self._sendall(head)
+        else:
+            self._sendall(head)
+            self._sendall(body)
+
+    def _write(self, data: bytes) -> None:
+        body = self._frame(data)
+        if body:
+            self._sendall(body)
+
+    def _frame(self, data: bytes) -> bytes | memoryview:
+        """``data`` as it is sent in the body: a chunk, or as much as Content-Length leaves."""
+        if not data or not self._has_body:
+            return b""
+        if self.response_use_chunked:
+            return b"%x\r\n%b\r\n" % (len(data), data)
+        if self._left is None:
+            return data
+        if len(data) > self._left:
+            self._is_too_long = True
+            data = memoryview(data)[: self._left]  # type: ignore[assignment]
+        self._left -= len(data)
+        return data
+
+    def _end_body(self) -> None:
+        if not self.headers_sent or not self._has_body:
+            return
+        if self.response_use_chunked:
+            self._sendall(b"0\r\n\r\n")
+        elif self._left or self._is_too_long:
+            # The client waits for the rest, or the application goes on where nobody reads.
+            self.close_connection = True
+            what = "longer" if self._is_too_long else f"{self._left} bytes shorter"
+            self.log_error("%s", f"the body of {self.path!r} is {what} than its Content-Length")
+
+    def _sendall(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            sent = 0
+            if not hasattr(self.socket, "pending"):  # TLS must repeat a write that was cut short
+                with contextlib.suppress(BlockingIOError):
+                    sent = self.socket._sock.send(data)
+            if sent < len(data):
+                self._send_slowly(memoryview(data)[sent:])
+        except OSError as error:
+            self.status = f"socket error: {error}"
+            self.code = -abs(self.code)
+            raise
+        self.response_length += len(data)
+
+    def _send_slowly(self, data: memoryview) -> None:
+        """Blocks until the kernel has taken all of ``data``.
+
+        Raises:
+            ConnectionResetError: the connection is lost, or ``write_timeout`` has passed without
+                progress.
+        """
+        transport = Transport(
+            self.socket, gevent.get_hub(), 0, self._host.config.write_timeout, borrowed=True
+        )
+        try:
+            transport.send_large(b"", data)
+            transport.wait_for_room()
+            failure = transport.failure
+            if transport.closed:  # nothing is to be kept for a client that does not read
+                self.log_error("%s", f"(from {self.client_address}) gave up a response: {failure}")
+                self.socket.setsockopt(native.SOL_SOCKET, native.SO_LINGER, _RESET)
+        finally:
+            transport.detach()
+        if failure:
+            raise ConnectionResetError(errno.ECONNRESET, failure)
+
+
+class _ClientWatch:
+    """Notices that the client is gone while the application generates the next part of a body, and
+    raises GreenletExit there, so that its ``finally`` runs.
+
+    The end of the client's stream alone does not tell: it may still read. So a chunked body then
+    gets the first digit of the size of its next chunk, a zero, early. A client that has closed its
+    socket answers it with a reset; for one that reads it changes nothing. Without chunks TCP's
+    keepalive finds out.
+    """
+
+    def __init__(self, handler: ResponseHandler) -> None:
+        self._handler = handler
+        self._greenlet = getcurrent()
+        self._sock: Any = handler.socket
+        self._loop = gevent.get_hub().loop
+        self._watcher = self._loop.io(self._sock.fileno(), 1)
+        self._timer: Any = None
+        self._delay = _FIRST_CHECK
+        self._has_ended = False
+
+    def start(self) -> None:
+        if self._has_ended:
+            self._check_later()
+        else:
+            self._watcher.start(self._on_readable)
+
+    def stop(self) -> None:
+        self._watcher.stop()
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+
+    def close(self) -> None:
+        self.stop()
+        self._watcher.close()
+
+    def _on_readable(self) -> None:
+        try:
+            state = self._handler.rfile.read_ahead(_READ_AHEAD)
+        except OSError:
+            self._leave()
+            return
+        if state:
+            return
+        self._watcher.stop()
+        if state is None:  # the client sends more than is read ahead, so it is there
+            return
+        self._has_ended = True
+        self._probe()
+        self._check_later()
+
+    def _probe(self) -> None:
+        sock = self._sock
+        with contextlib.suppress(OSError):
+            if self._handler.response_use_chunked:
+                timeout = sock.gettimeout()
+                sock.settimeout(0.0)
+                try:
+                    sock.send(b"0")
+                finally:
+                    sock.settimeout(timeout)
+            sock.setsockopt(native.SOL_SOCKET, native.SO_KEEPALIVE, 1)
+            if hasattr(native, "TCP_KEEPIDLE"):
+                sock.setsockopt(native.IPPROTO_TCP, native.TCP_KEEPIDLE, _KEEPALIVE)
+                sock.setsockopt(native.IPPROTO_TCP, native.TCP_KEEPINTVL, _KEEPALIVE)
+
+    def _check_later(self) -> None:
+        self._timer = self._loop.timer(self._delay)
+        self._timer.start(self._check)
+        self._delay = min(2 * self._delay, _LAST_CHECK)
+
+    def _check(self) -> None:
+        self._timer.close()
+        self._timer = None
+        if syscalls.is_lost(self._sock.fileno()):
+            self._leave()
+        else:
+            self._check_later()
+
+    def _leave(self) -> None:
+        self._watcher.stop()
+        self._handler.close_connection = True
+        gevent.kill(self._greenlet)
+
+
+_last_date = (0, b"")
+
+
+def _date() -> bytes:
+    """The value of the Date header."""
+    global _last_date
+    now = int(time.time())
+    if _last_date[0] != now:
+        _last_date = (now, format_date_time(now).encode("ascii"))
+    return _last_date[1]
