@@ -20,6 +20,7 @@ from gevent.hub import Hub
 
 from .config import Config
 from .hub import forks
+from .hub.delivery import Delivery
 from .protocol.connection import Ping
 from .websocket import WebSocket
 
@@ -52,6 +53,7 @@ class Pulse:
     __slots__ = (
         "_bytes_in",
         "_deadline",
+        "_delivery",
         "_heartbeat",
         "_interval",
         "_next_ping",
@@ -70,6 +72,7 @@ class Pulse:
         self._timeout = _FOREVER if config.ping_timeout is None else config.ping_timeout
         self._next_ping = time.monotonic() + self._interval
         self._deadline = _FOREVER
+        self._delivery: Delivery | None = None  # of what was sent before the unanswered ping
         self._bytes_in = 0
         self.latency: float | None = None
         self.timed_out = False
@@ -92,21 +95,35 @@ class Pulse:
         if traffic.bytes_in != self._bytes_in:
             self._bytes_in = traffic.bytes_in
             self._deadline = _FOREVER
+        elif self._delivery is not None and self._delivery.has_progressed():
+            # The ping waits behind what a slow reader takes its time for.
+            self._deadline = now + self._timeout
         elif self._deadline < soon:
             # While the kernel holds input that we do not receive, the peer is not to blame. TCP
             # itself finds out if the peer is gone, because our pings need acknowledgements.
             if not socket.has_unread_input():
                 self.timed_out = True
-                socket.mark_lost(f"no data within {self._timeout:g} s after a ping (ping_timeout)")
+                socket.mark_lost(f"no data within {self._timeout:g} s after a ping{self._fate()}")
                 return _FOREVER
             self._deadline = now + self._timeout
         if self._next_ping < soon and socket.is_connected:
             # A ping would wait in the outbox, and write_timeout watches that already.
             if not socket.has_backlog:
+                if self._deadline == _FOREVER:
+                    self._delivery = socket.watch_delivery()
                 socket.send_heartbeat(TimedPing(self))
                 self._deadline = min(self._deadline, now + self._timeout)
             self._next_ping = now + self._interval
         return min(self._next_ping, self._deadline, now + _POLL_INPUT_INTERVAL)
+
+    def _fate(self) -> str:
+        """What became of the ping that was not answered, and the option."""
+        arrived = None if self._delivery is None else self._delivery.is_passed()
+        if arrived is None:
+            return " (ping_timeout)"
+        if arrived:
+            return ", which the peer's TCP has acknowledged (ping_timeout)"
+        return ", which the peer's TCP has not acknowledged (ping_timeout)"
 
 
 class Heartbeat:

@@ -9,7 +9,7 @@ from .protocol.shared cimport SharedMessage
 
 
 cdef double _FOREVER, _POLL
-cdef int _OPEN, _CLOSED, _MAX_HEADER, _COPY_LIMIT, _ENTRY_OVERHEAD, _POLL_INPUT_TICKS
+cdef int _OPEN, _CLOSED, _MAX_HEADER, _MAX_CLOSE, _COPY_LIMIT, _ENTRY_OVERHEAD, _POLL_INPUT_TICKS
 cdef int _TEXT, _BINARY, _CLOSE, _PONG, _NOTHING
 
 
@@ -23,6 +23,7 @@ cdef class WebSocket:
     cdef double _max_inbox
     cdef object _close_timeout
     cdef double _close_deadline
+    cdef long long _undelivered
     cdef unsigned long _thread_id
     cdef bint _corking
     cdef public object pulse

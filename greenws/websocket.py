@@ -23,6 +23,7 @@ from .config import Config
 from .cross_thread import CrossThreadCalls
 from .exceptions import ConcurrentReadError, ConnectionClosed
 from .hub import forks, switching
+from .hub.delivery import Delivery
 from .hub.transport import FOREVER, POLL, Transport
 from .opcodes import CloseCode, OpcodeType
 from .protocol.connection import CLOSED, MAX_HEADER, OPEN, Connection, Ping
@@ -48,6 +49,7 @@ _POLL = POLL
 _OPEN = OPEN
 _CLOSED = CLOSED
 _MAX_HEADER = MAX_HEADER
+_MAX_CLOSE = 256  # bytes of a Close frame, in a TLS record if need be
 _TEXT = 1
 _BINARY = 2
 _CLOSE = 8
@@ -123,6 +125,7 @@ class WebSocket:
         self._max_inbox = _FOREVER if config.max_message_size is None else config.max_message_size
         self._close_timeout = config.close_timeout
         self._close_deadline = _FOREVER
+        self._undelivered = 0  # bytes, when that was last set
         self._thread_id = switching.thread_id()
         self._corking = corking
         self.pulse: Any = None
@@ -325,10 +328,20 @@ class WebSocket:
         elif size == 0:
             self._connection.feed_eof(transport.failure)
         elif self._close_deadline <= deadline:
-            transport.close("the peer did not answer Close (close_timeout)")
-            self._connection.feed_eof(transport.failure)
+            if not self._extend_close():
+                transport.close("the peer did not answer Close (close_timeout)")
+                self._connection.feed_eof(transport.failure)
         else:
             return False
+        return True
+
+    def _extend_close(self) -> bool:
+        """Gives a peer that is still reading what was sent before our Close more time; False if it
+        has acknowledged nothing of that, or all of it, and not answered."""
+        before, self._undelivered = self._undelivered, self._transport.undelivered()
+        if self._close_timeout is None or not _MAX_CLOSE < self._undelivered < before:
+            return False
+        self._close_deadline = time.monotonic() + self._close_timeout
         return True
 
     def _feed(self, size: int) -> None:
@@ -390,7 +403,7 @@ class WebSocket:
         another greenlet's fragmented message is unfinished.
 
         Raises:
-            ConnectionClosed: the connection is closed, or the peer has read nothing for
+            ConnectionClosed: the connection is closed, or the peer has acknowledged nothing for
                 ``write_timeout``.
             TypeError: ``data`` is neither str nor bytes-like.
             RuntimeError: this greenlet has an unfinished fragmented message.
@@ -652,6 +665,10 @@ class WebSocket:
             return
         self._transport.send(frame)
 
+    def watch_delivery(self) -> Delivery:
+        """Watches whether the peer acknowledges what has been sent so far."""
+        return self._transport.watch_delivery()
+
     @property
     def has_backlog(self) -> bool:
         """Whether the outbox holds bytes that the kernel has not taken."""
@@ -740,6 +757,7 @@ class WebSocket:
         if self._close_deadline == _FOREVER and self._close_timeout is not None:
             self._close_deadline = time.monotonic() + self._close_timeout
             self._transport.advance_deadline(self._close_deadline)
+            self._undelivered = self._transport.undelivered()
         if frame:
             self._transport.pending_reply = b""
             self._transport.send(frame)

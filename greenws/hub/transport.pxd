@@ -7,6 +7,7 @@ from .polling cimport Cork, ReceiveBuffer, Waiter
 
 cdef double _FOREVER, _POLL
 cdef int _TIMED_OUT, _READABLE, _DEADLINE, _CORK_LIMIT, _COPY_LIMIT, _TLS_RECORD, _MAX_RECEIVES
+cdef int _STALL_CHECKS
 
 
 cdef class Transport(Waiter):
@@ -41,6 +42,7 @@ cdef class Transport(Waiter):
     cdef object _write_timeout
     cdef double _progress
     cdef object _stall_timer
+    cdef public long long _unacknowledged
     cdef bint _finishing
     cdef bint _shut
 

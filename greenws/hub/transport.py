@@ -26,6 +26,7 @@ from gevent.event import Event
 from gevent.hub import Hub
 
 from . import forks, syscalls
+from .delivery import Delivery, unacknowledged
 from .polling import READABLE, Waiter
 
 __all__ = ["FOREVER", "POLL", "TIMED_OUT", "Transport", "no_delay"]
@@ -40,6 +41,7 @@ TIMED_OUT = _TIMED_OUT = -1
 _CORK_LIMIT = 1 << 16  # bytes to hold back at most
 _COPY_LIMIT = 1 << 14  # bytes; larger pieces enter the outbox without a copy
 _TLS_RECORD = 1 << 14  # bytes
+_STALL_CHECKS = 4  # in one write_timeout
 _MAX_RECEIVES = 16  # receives in a row before the hub gets control
 
 _READABLE = READABLE
@@ -117,6 +119,7 @@ class Transport(Waiter):
         self._write_timeout = write_timeout
         self._progress = 0.0
         self._stall_timer: Any = None
+        self._unacknowledged = -1  # bytes, when the stall timer last fired
         self._finishing = False
         self._shut = False
 
@@ -470,7 +473,8 @@ class Transport(Waiter):
             self._write_watcher = self.hub.loop.io(self.fileno, 2)
         self._write_watcher.start(self._flush)
         if self._write_timeout is not None:
-            self._start_stall_timer(self._write_timeout)
+            self._unacknowledged = unacknowledged(self.fileno)
+            self._start_stall_timer(self._write_timeout / _STALL_CHECKS)
 
     def _start_stall_timer(self, delay: float) -> None:
         if self._stall_timer is not None:
@@ -482,12 +486,28 @@ class Transport(Waiter):
         if self.process != forks.process():
             return
         assert self._write_timeout is not None
-        delay = self._progress + self._write_timeout - time.monotonic()
+        # The kernel takes more only when a third of its buffer is free, which may be megabytes.
+        now = time.monotonic()
+        before, self._unacknowledged = self._unacknowledged, unacknowledged(self.fileno)
+        if 0 <= self._unacknowledged < before:
+            self._progress = now
+        delay = self._progress + self._write_timeout - now
         if delay > 0:
-            self._start_stall_timer(delay)
+            self._start_stall_timer(min(delay, self._write_timeout / _STALL_CHECKS))
         else:
-            self._fail(f"the peer read nothing for {self._write_timeout:g} s (write_timeout)")
+            did = "read" if self._unacknowledged < 0 else "acknowledged"
+            self._fail(f"the peer {did} nothing for {self._write_timeout:g} s (write_timeout)")
             self.close()
+
+    def undelivered(self) -> int:
+        """Bytes that the peer has not acknowledged, in the outbox and in the kernel; -1 if that is
+        unknown."""
+        size = -1 if self.closed else unacknowledged(self.fileno)
+        return size if size < 0 else size + self.backlog
+
+    def watch_delivery(self) -> Delivery:
+        """Watches the delivery of what is in the kernel now."""
+        return Delivery(self._sock, self.fileno)
 
     def _stop_writing(self) -> None:
         self._writing = False
@@ -573,7 +593,7 @@ class Transport(Waiter):
         inherited = self.process != forks.process()
         if inherited:
             reason = _INHERITED
-            self.on_outbox_empty = None
+            self.on_outbox_empty = self._room = None  # who waits there is the parent's
         self.closed = True
         self._fail(reason)
         self.unwatch()

@@ -47,6 +47,7 @@ class UpgradeHandler(ResponseHandler):
 
     websocket: Any = None
     client_address: Any
+    socket: Any
     _upgrade: _HandlerUpgrade | None = None
     _head: RequestHead | None = None
     _headers: Any = None
