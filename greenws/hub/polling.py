@@ -17,6 +17,7 @@ import select
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from gevent._hub_local import get_hub_if_exists
 from gevent.exceptions import BlockingSwitchOutError
 from gevent.hub import Hub
 from greenlet import GreenletExit
@@ -418,8 +419,21 @@ class Waiter:
 _pollers: WeakKeyDictionary[Hub, Poller] = WeakKeyDictionary()
 
 
+def _before_fork() -> None:
+    """In the parent. Has libev make its own epoll instance anew before it polls the next time, in
+    both processes. Otherwise the child would change the parent's, if a hook before ours ran the hub
+    there: libev looks for a fork only when it begins an iteration, and may be in the middle of one.
+    """
+    hub = get_hub_if_exists()
+    if hub is not None and type(hub.loop).__module__.startswith("gevent.libev"):
+        hub.loop.reinit()
+
+
 def _after_fork() -> None:
     """In the child. Keeps a poller that an earlier hook has made there."""
+    hub = get_hub_if_exists()
+    if hub is not None:
+        hub.loop.reinit()
     for hub, poller in list(_pollers.items()):
         if poller.process != forks.process():
             del _pollers[hub]
@@ -427,7 +441,7 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
 def poller_of(hub: Hub) -> Poller:
