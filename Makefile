@@ -34,10 +34,11 @@ lint: $(VENV)/lint
 types: $(VENV)/lint
 	$(BIN)/mypy
 
-# The sdist, and from it the wheel, which must hold the compiled modules.
+# The sdist, and from it the wheel; then a check of what they hold.
 wheel: $(VENV)/lint
+	rm -f *.egg-info/SOURCES.txt # setuptools would add what an old one lists
 	$(BIN)/python -m build --outdir dist .
-	$(BIN)/python -c "import glob, zipfile; names = zipfile.ZipFile(max(glob.glob('dist/*.whl'))).namelist(); assert any('websocket.cpython' in name for name in names), names"
+	$(BIN)/python .ci/check_distributions.py
 
 bench: $(VENV)/bench
 	$(BIN)/python benchmarks/run.py $(if $(CASES),--cases "$(CASES)") \

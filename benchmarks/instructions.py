@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""How many instructions the server executes for each message, and the memory of an idle connection.
+"""The instructions that a server executes for each message, and the memory of an idle connection.
 
-Unlike time, instructions do not depend on what else the machine does, so that a change of 0.5 % can
-be seen on a busy machine. Valgrind counts those of a server that echoes to load.c, twice, with
-different numbers of messages; what both runs have in common (start, handshakes, end) cancels out.
+Unlike CPU time, instructions hardly depend on what else the machine does, so changes of less than
+1 % are visible. Valgrind counts those of a server that echoes messages from load.c, in two runs
+with different numbers of messages; what both have in common (start, handshakes, end) cancels out.
 
     python benchmarks/instructions.py
     python benchmarks/instructions.py --against ../before --against ../other
@@ -150,9 +150,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--against", action="append", default=[], type=Path, metavar="DIRECTORY",
-        help="another checkout of greenws, compiled",
-    )  # fmt: skip
+        "--against",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="DIRECTORY",
+        help="another checkout of greenws, compiled; may be repeated",
+    )
     parser.add_argument("--connections", type=int, default=100, help="100")
     parser.add_argument("--inflight", type=int, default=1, help="1; messages under way on each")
     parser.add_argument("--size", type=int, default=32, help="32; bytes of a message")

@@ -4,14 +4,15 @@
  *   cc -O2 -o load load.c                        plain TCP only
  *   cc -O2 -DWITH_TLS -DWITH_DEFLATE -o load load.c -lssl -lcrypto -lz
  *
- * echo       connect, keep --inflight messages under way on each connection, measure for a while
- * handshake  connect, upgrade, close with 1000, wait for the end of TCP (20 ms); and again
- * idle       connect, echo once, hold until stdin ends, count the pings
- * room       connect; the first connection sends at a fixed --rate, and all hear every message, but
- *            for --silent ones, which never read and whose buffers are full before the others come
+ * echo       connect, keep --inflight messages in flight on each connection, measure for a while
+ * handshake  connect, upgrade, close with 1000, wait up to 20 ms for the end of TCP; repeat
+ * idle       connect, echo once, stay connected until stdin ends, count the pings
+ * room       connect; the first connection sends at a fixed --rate, and all connections receive every
+ *            message, except --silent ones, which never read; their buffers are filled before the
+ *            others connect
  *
- * Prints one JSON object. Exits with 0; with 1 if the server did anything but echo or broadcast (the
- * object's "error" says what); with 2 for wrong arguments or a machine that does not allow it.
+ * Prints one JSON object. Exit code: 0; 1 if the server did anything but echo or broadcast (the
+ * object's "error" says what); 2 for wrong arguments, or if this machine lacks what they need.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -51,19 +52,19 @@ enum { KEYS = 64, HEAD_MAX = 8192, BUFFER = 256 * 1024, EVENTS = 512 };
 enum { PORTS_PER_ADDRESS = 20000, HANDSHAKE_ADDRESSES = 50, PORTS = 16 };
 enum { ROOM_INFLIGHT = 16, ROOM_STAMPS = 1 << 16 };
 enum { SILENT_SEGMENT = 536, SILENT_FILL = 64 * 1024 }; /* bytes */
-#define PATIENCE 20000000u /* nanoseconds from the server's Close to the end of its TCP */
+#define CLOSE_TIMEOUT 20000000u /* nanoseconds from the server's Close to the end of its TCP */
 
 static struct {
     const char *host, *path, *subprotocol;
     int ports, mode, connections, inflight, batch, silent;
     bool text, tls, deflate, socketio;
     size_t size;
-    double duration, warmup, timeout, rate, patience;
+    double duration, warmup, timeout, rate, drain_timeout;
     long long min_messages;
     pid_t watch;
 } opt = {
     .host = "127.0.0.1", .path = "/", .connections = 1, .inflight = 1, .batch = 64, .size = 32,
-    .duration = 2, .warmup = 0.5, .timeout = 15, .rate = 50, .patience = 15,
+    .duration = 2, .warmup = 0.5, .timeout = 15, .rate = 50, .drain_timeout = 15,
 };
 
 typedef struct {
@@ -76,7 +77,7 @@ typedef struct {
     size_t head_length;
     uint64_t begun;    /* connect() */
     uint64_t closed;   /* the server's Close */
-    /* out: a slice under way, then a control frame, then what is owed */
+    /* out: a partly sent slice, then a control frame, then the messages owed */
     const uint8_t *out;
     size_t out_left;
     uint32_t owed, next_out;
@@ -86,12 +87,12 @@ typedef struct {
     /* in */
     uint8_t header[10], header_length, opcode;
     bool final, in_payload, in_message, checked, peer_closed;
-    bool joined, in_packet; /* Socket.IO: the session is open; a packet that is no event */
-    uint8_t *packed;   /* a message that is checked as a whole, as far as it came */
+    bool joined, in_packet; /* Socket.IO: the session is open; reading a packet other than an event */
+    uint8_t *packed;   /* the part received so far of a message that is checked as a whole */
     uint64_t frame_left, message_got, echoes;
     uint32_t next_in;
     uint8_t ping[125], ping_length;
-    uint64_t *stamps;  /* when each message under way was sent: a ring of --inflight */
+    uint64_t *stamps;  /* when each message in flight was sent: a ring of --inflight */
     uint32_t oldest, newest, under_way;
 } Connection;
 
@@ -105,10 +106,11 @@ static uint8_t buffer[BUFFER];
  * that any run of up to --inflight frames is contiguous). */
 static uint8_t *payloads, *frames;
 static uint32_t variants, sample_every;
-static size_t *frame_at; /* where each of them begins, and the last one ends */
-static size_t packed_room; /* bytes of a compressed message, at most */
+static size_t *frame_at; /* the start of each, and the end of the last one */
+static size_t packed_room; /* the largest compressed message, in bytes */
 
-/* A room: when each message was due (a ring), how many were sent, and how many before it was full. */
+/* A room: when each message was due (a ring), how many were sent, and how many of them before all
+ * members had joined. */
 static uint64_t due_at[ROOM_STAMPS], published, published_before, delivered;
 
 /* Around the text of a message that is a Socket.IO event. */
@@ -116,7 +118,7 @@ static const char event_begin[] = "42[\"message\",\"", event_end[] = "\"]";
 
 static bool measuring;
 static uint64_t opened, connecting, first_echoes, messages, bytes, verified, sampled, total_messages;
-static uint64_t pings; /* that the server has sent */
+static uint64_t pings; /* sent by the server */
 static uint64_t last_progress, sequence, closed_by_us;
 static double connect_seconds;
 
@@ -220,7 +222,7 @@ static double process_cpu(pid_t pid)
                       &user, &system, &child_user, &child_system);
     double tick = (double)sysconf(_SC_CLK_TCK);
     double own = (double)(user + system) / tick;
-    /* The same sum from the scheduler's clock, which does not count in hundredths of a second. */
+    /* The same sum from the scheduler's clock, which is finer than hundredths of a second. */
     clockid_t id;
     struct timespec t;
     if (clock_getcpuclockid(pid, &id) == 0 && clock_gettime(id, &t) == 0)
@@ -264,7 +266,7 @@ static double own_cpu(void)
 static void sha1(const uint8_t *data, size_t length, uint8_t digest[20])
 {
     uint32_t h[5] = {0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0};
-    uint8_t padded[192] = {0}; /* what is hashed here has 60 bytes */
+    uint8_t padded[192] = {0}; /* the input has 60 bytes */
     size_t total = (length + 9 + 63) / 64 * 64;
     if (total > sizeof padded)
         abort();
@@ -350,7 +352,7 @@ static void make_keys(void)
     }
 }
 
-/* The value of a header in a response head that ends with a zero; false if it is not there. */
+/* The value of a header in a null-terminated response head; false if there is no such header. */
 static bool header_value(const char *head, const char *name, char *value, size_t room)
 {
     size_t length = strlen(name);
@@ -374,7 +376,7 @@ static void check_response(const Connection *c)
     char value[256];
     const char *head = c->head;
     if (strncmp(head, "HTTP/1.1 101", 12) != 0)
-        fail("the handshake was answered with '%.*s'", (int)strcspn(head, "\r"), head);
+        fail("the response to the handshake is '%.*s'", (int)strcspn(head, "\r"), head);
     if (!header_value(head, "Upgrade", value, sizeof value) || strcasecmp(value, "websocket") != 0)
         fail("the response to the handshake has no 'Upgrade: websocket'");
     if (!header_value(head, "Connection", value, sizeof value) || !strcasestr(value, "upgrade"))
@@ -387,7 +389,7 @@ static void check_response(const Connection *c)
         fail("the server uses an extension that was not offered: %s", value);
     if (opt.deflate && (!extended || strncmp(value, "permessage-deflate", 18) != 0
                         || strstr(value, "server_no_context_takeover") == NULL))
-        fail("the server does not compress as it was asked to: '%s'", extended ? value : "");
+        fail("the server did not accept the compression that was offered: '%s'", extended ? value : "");
     bool chosen = header_value(head, "Sec-WebSocket-Protocol", value, sizeof value);
     if (opt.subprotocol ? !chosen || strcmp(value, opt.subprotocol) : chosen)
         fail("the server chose the subprotocol '%s'", chosen ? value : "(none)");
@@ -447,13 +449,13 @@ static size_t compress_message(const uint8_t *payload, uint8_t *to, size_t room)
 {
     z_stream stream = {0};
     if (deflateInit2(&stream, 6, Z_DEFLATED, -15, 8, Z_DEFAULT_STRATEGY) != Z_OK)
-        refuse("zlib does not start");
+        refuse("zlib could not be initialised");
     stream.next_in = (uint8_t *)payload;
     stream.avail_in = (unsigned)opt.size;
     stream.next_out = to;
     stream.avail_out = (unsigned)room;
     if (deflate(&stream, Z_SYNC_FLUSH) != Z_OK || stream.avail_in || !stream.avail_out)
-        refuse("zlib does not compress");
+        refuse("zlib failed to compress");
     deflateEnd(&stream);
     return room - stream.avail_out - 4; /* without its 00 00 FF FF (RFC 7692, section 7.2.1) */
 }
@@ -466,7 +468,7 @@ static void check_packed(Connection *c)
     memcpy(c->packed + c->message_got, "\x00\x00\xff\xff", 4);
     z_stream stream = {0};
     if (inflateInit2(&stream, -15) != Z_OK)
-        refuse("zlib does not start");
+        refuse("zlib could not be initialised");
     stream.next_in = c->packed;
     stream.avail_in = (unsigned)c->message_got + 4;
     stream.next_out = plain;
@@ -475,7 +477,7 @@ static void check_packed(Connection *c)
     inflateEnd(&stream);
     if (result != Z_OK || stream.avail_out != 1
         || memcmp(plain, payloads + c->next_in * opt.size, opt.size) != 0)
-        fail("an echo does not inflate to what was sent");
+        fail("an echo differs from what was sent after inflating");
 }
 #endif
 
@@ -498,7 +500,7 @@ static void make_messages(void)
         if (opt.socketio) {
             for (size_t i = 0; i < opt.size; i++)
                 if (payload[i] == '"' || payload[i] == '\\')
-                    payload[i] = '\''; /* which JSON leaves as it is */
+                    payload[i] = '\''; /* needs no escape in JSON */
             memcpy(payload, event_begin, strlen(event_begin));
             memcpy(payload + opt.size - strlen(event_end), event_end, strlen(event_end));
         }
@@ -605,14 +607,14 @@ static void start(Connection *c)
     if (c->fd < 0)
         refuse("socket: %s", strerror(errno));
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (c->silent) { /* small segments keep the server's own buffer small, too */
+    if (c->silent) { /* small segments also keep the server's buffer small */
         int segment = SILENT_SEGMENT;
         setsockopt(c->fd, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof segment);
         setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &one, sizeof one);
     }
     bool loopback = (ntohl(address->sin_addr.s_addr) >> 24) == 127;
     bool many = opt.connections > PORTS_PER_ADDRESS || opt.mode == HANDSHAKE_MODE;
-    if (loopback && many) { /* one source address has 28,000 ports, which rest after use */
+    if (loopback && many) { /* a source address has 28,000 ports, each blocked for a while after use */
         uint32_t which = opt.mode == HANDSHAKE_MODE
                              ? (uint32_t)(sequence++ % HANDSHAKE_ADDRESSES)
                              : (uint32_t)number / PORTS_PER_ADDRESS;
@@ -634,7 +636,7 @@ static void start(Connection *c)
     watch(c, EPOLL_CTL_ADD, true);
 }
 
-/* Sends what there is to send, as far as the socket takes it. */
+/* Sends as much as the socket accepts. */
 static void flush(Connection *c)
 {
     for (;;) {
@@ -665,7 +667,7 @@ static void flush(Connection *c)
         }
         ssize_t n = transmit(c, c->out, c->out_left);
         if (n == BROKEN)
-            fail("the server closed a connection while it was sent to");
+            fail("the server closed a connection while the client was sending");
         if (n != BLOCKED) {
             c->out += n;
             c->out_left -= (size_t)n;
@@ -703,10 +705,10 @@ static void upgraded(Connection *c)
         c->state = CLOSING;
     } else if (opt.mode == IDLE_MODE) {
         c->owed = 1;
-    } /* echo: nobody sends before all are open, since that would hold up the opening */
+    } /* echo: sending starts when all are open, since it would delay opening the others */
 }
 
-/* A packet of Engine.IO 4 or Socket.IO 5 that is no event. */
+/* A packet of Engine.IO 4 or Socket.IO 5 other than an event. */
 static void packet_complete(Connection *c)
 {
     const char *answer = NULL;
@@ -718,14 +720,14 @@ static void packet_complete(Connection *c)
     else if (c->ping_length == 1 && c->ping[0] == '2') /* ping */
         answer = "3";
     else
-        fail("the server sent a packet that is none of Socket.IO's session: %.*s",
+        fail("the server sent an unexpected Socket.IO packet: %.*s",
              (int)c->ping_length, (const char *)c->ping);
     if (answer != NULL)
         c->control_length =
             (uint8_t)put_frame(c->control, 1, (const uint8_t *)answer, strlen(answer));
 }
 
-/* Flask-SocketIO handles each event in a greenlet of its own, and promises no order. */
+/* Flask-SocketIO handles each event in its own greenlet and guarantees no order. */
 static void check_event(const Connection *c)
 {
     for (uint32_t v = 0; v < variants; v++)
@@ -778,13 +780,13 @@ static void control_complete(Connection *c)
         c->closed = last_progress;
     } else if (c->opcode == 9 && c->state == OPEN) {
         pings++;
-        if (c->sending_control) /* the last one is still under way: answering it is enough */
+        if (c->sending_control) /* the previous pong is still being sent, which is enough */
             return;
         c->control_length = (uint8_t)put_frame(c->control, 10, c->ping, c->ping_length);
     }
 }
 
-/* The head of a frame is complete. */
+/* The header of a frame is complete. */
 static void frame_begins(Connection *c)
 {
     const uint8_t *h = c->header;
@@ -818,7 +820,7 @@ static void frame_begins(Connection *c)
         fail("a frame has opcode %d instead of %d", c->opcode, wanted);
     if (!c->in_message) {
         if (opt.mode == ROOM_MODE ? c->echoes >= published : c->under_way == 0)
-            fail("the server sent a message that nobody had sent");
+            fail("the server sent a message that no client had sent");
         c->in_message = true;
         c->message_got = 0;
         c->checked = c->echoes == published_before || ++sampled % sample_every == 0;
@@ -897,7 +899,7 @@ static void ended(Connection *c)
 
 static void readable(Connection *c)
 {
-    for (int round = 0; c->ssl != NULL || round < 8; round++) { /* TLS: OpenSSL may hold some */
+    for (int round = 0; c->ssl != NULL || round < 8; round++) { /* with TLS, OpenSSL may have more buffered */
         ssize_t n = receive(c);
         if (n == BLOCKED)
             break;
@@ -917,7 +919,7 @@ static void readable(Connection *c)
             char *end = strstr(c->head, "\r\n\r\n");
             if (end == NULL) {
                 if (take < length || c->head_length == HEAD_MAX - 1)
-                    fail("the response to the handshake does not end");
+                    fail("the response to the handshake is too long");
                 continue;
             }
             size_t used = (size_t)(end + 4 - c->head) - old;
@@ -989,7 +991,7 @@ static void handle(Connection *c, uint32_t events)
         readable(c);
 }
 
-static void turn(int milliseconds)
+static void poll_once(int milliseconds)
 {
     struct epoll_event events[EVENTS];
     int count = epoll_wait(epoll_fd, events, EVENTS, milliseconds);
@@ -998,13 +1000,13 @@ static void turn(int milliseconds)
     for (int i = 0; i < count; i++)
         if (events[i].data.ptr != NULL)
             handle(events[i].data.ptr, events[i].events);
-    static uint64_t looked;
+    static uint64_t last_check;
     uint64_t time = now();
-    if (opt.mode == HANDSHAKE_MODE && time - looked > PATIENCE / 4) {
-        looked = time; /* a server that leaves it to the client to close TCP */
+    if (opt.mode == HANDSHAKE_MODE && time - last_check > CLOSE_TIMEOUT / 4) {
+        last_check = time; /* some servers leave closing TCP to the client */
         for (int i = 0; i < opt.connections; i++) {
             Connection *c = &connections[i];
-            if (c->state == CLOSING && c->peer_closed && time - c->closed > PATIENCE) {
+            if (c->state == CLOSING && c->peer_closed && time - c->closed > CLOSE_TIMEOUT) {
                 if (measuring)
                     closed_by_us++;
                 cycle_complete(c);
@@ -1012,14 +1014,14 @@ static void turn(int milliseconds)
         }
     }
     if (opt.mode == IDLE_MODE && first_echoes == (uint64_t)opt.connections)
-        return; /* silence is what it is for */
+        return; /* idle connections are meant to be silent */
     if (time <= last_progress || (double)(time - last_progress) <= opt.timeout * 1e9)
         return;
     if (delivered)
-        fail("%llu deliveries, and the rest was not delivered within %g seconds",
+        fail("%llu messages were delivered; the rest was not delivered within %g seconds",
              (unsigned long long)delivered, opt.timeout);
     else
-        fail("no answer for %g seconds (%llu of %d connections are open)", opt.timeout,
+        fail("nothing received for %g seconds (%llu of %d connections are open)", opt.timeout,
              (unsigned long long)opened, opt.connections);
 }
 
@@ -1033,11 +1035,11 @@ static double since(uint64_t time)
 static void connect_up_to(int count)
 {
     static int next;
-    bool cycling = opt.mode == HANDSHAKE_MODE; /* there `opened` goes on counting */
+    bool cycling = opt.mode == HANDSHAKE_MODE; /* `opened` counts every cycle there */
     while (next < count || (!cycling && opened < (uint64_t)count)) {
         while (next < count && (cycling || connecting < (uint64_t)opt.batch))
             start(&connections[next++]);
-        turn(100);
+        poll_once(100);
     }
 }
 
@@ -1047,7 +1049,7 @@ static void publish(uint64_t due)
     connections[0].owed++;
 }
 
-/* Has the server send to those that never read until what it sends stays with it. */
+/* Makes the server send to the silent connections until their buffers are full. */
 static void fill_the_silent(void)
 {
     Connection *publisher = &connections[0];
@@ -1056,7 +1058,7 @@ static void fill_the_silent(void)
         while (published < count && published - publisher->echoes < ROOM_INFLIGHT)
             publish(now());
         flush(publisher);
-        turn(10);
+        poll_once(10);
     }
 }
 
@@ -1076,14 +1078,14 @@ static void connect_all(void)
     }
 }
 
-/* True while a phase has to go on: it lasts `seconds`, longer (up to ten times) if it must. */
-static bool goes_on(uint64_t begun, double seconds, bool enough)
+/* True while a phase must continue: for `seconds`, and up to ten times as long until `enough`. */
+static bool must_continue(uint64_t begun, double seconds, bool enough)
 {
     double passed = since(begun);
     return passed < seconds || (!enough && passed < 10 * seconds + 5);
 }
 
-static void say_goodbye(void)
+static void close_all(void)
 {
     static const uint8_t normal[2] = {1000 >> 8, 1000 & 0xFF};
     for (int i = 0; i < opt.connections; i++) {
@@ -1097,7 +1099,7 @@ static void say_goodbye(void)
     }
 }
 
-/* The JSON object without its end. */
+/* Prints the JSON object without its closing brace. */
 static void print_result(double seconds, double load_cpu)
 {
     static const char *const modes[] = {"echo", "handshake", "idle", "room"};
@@ -1117,25 +1119,25 @@ static void echo_or_handshake(void)
 {
     uint64_t begun = now();
     uint64_t wanted = (uint64_t)opt.connections;
-    while (goes_on(begun, opt.warmup,
-                   (opt.mode == ECHO_MODE ? first_echoes : total_messages) >= wanted))
-        turn(10);
+    while (must_continue(begun, opt.warmup,
+                         (opt.mode == ECHO_MODE ? first_echoes : total_messages) >= wanted))
+        poll_once(10);
     if (opt.mode == ECHO_MODE && first_echoes < wanted)
-        fail("only %llu of %d connections had an echo in the warm-up",
+        fail("only %llu of %d connections received an echo during the warm-up",
              (unsigned long long)first_echoes, opt.connections);
 
     double load_cpu = own_cpu(), server_cpu = opt.watch ? tree_cpu(opt.watch) : 0;
     measuring = true;
     begun = now();
-    while (goes_on(begun, opt.duration, messages >= (uint64_t)opt.min_messages))
-        turn(10);
+    while (must_continue(begun, opt.duration, messages >= (uint64_t)opt.min_messages))
+        poll_once(10);
     double seconds = since(begun);
     if (opt.watch)
         server_cpu = tree_cpu(opt.watch) - server_cpu;
     load_cpu = own_cpu() - load_cpu;
     measuring = false;
     if (messages == 0)
-        fail("nothing came back in %.1f seconds", seconds);
+        fail("nothing was received in %.1f seconds", seconds);
     print_result(seconds, load_cpu);
     if (opt.mode == HANDSHAKE_MODE)
         printf(", \"closed_by_client\": %llu", (unsigned long long)closed_by_us);
@@ -1143,17 +1145,17 @@ static void echo_or_handshake(void)
         printf(", \"server_cpu_seconds\": %.6f", server_cpu);
     printf("}\n");
     fflush(stdout);
-    say_goodbye();
+    close_all();
 }
 
-/* Publishes at the rate for so long, then waits until everybody has heard everything, for at most
- * `patience` seconds; says when the last message was due. */
-static uint64_t speak(int timer, double seconds, double patience)
+/* Publishes at the rate for `seconds`, then waits at most `drain_timeout` seconds until everything is
+ * delivered. Returns when the last message was due. */
+static uint64_t publish_and_drain(int timer, double seconds, double drain_timeout)
 {
     uint64_t interval = (uint64_t)(1e9 / opt.rate), due = now(), last = due;
     uint64_t count = (uint64_t)(seconds * opt.rate + 0.5), sent = 0;
-    uint64_t hearers = (uint64_t)(opt.connections - opt.silent);
-    uint64_t target = delivered + (count ? count : 1) * hearers;
+    uint64_t receivers = (uint64_t)(opt.connections - opt.silent);
+    uint64_t target = delivered + (count ? count : 1) * receivers;
     while (delivered < target) {
         uint64_t time = now();
         for (; sent < (count ? count : 1) && due <= time; sent++, due += interval)
@@ -1164,11 +1166,11 @@ static uint64_t speak(int timer, double seconds, double patience)
                                                  (long)(due % 1000000000u)}};
             if (timerfd_settime(timer, TFD_TIMER_ABSTIME, &at, NULL) != 0)
                 refuse("timerfd_settime: %s", strerror(errno));
-            last_progress = time; /* between two messages nothing has to come */
-        } else if ((double)(time - last) > patience * 1e9 && time > last) {
+            last_progress = time; /* between two messages there may be nothing to receive */
+        } else if ((double)(time - last) > drain_timeout * 1e9 && time > last) {
             break;
         }
-        turn(10);
+        poll_once(10);
     }
     return last;
 }
@@ -1185,17 +1187,17 @@ static void room(void)
         connections[i].echoes = published;
         connections[i].next_in = (uint32_t)(published % variants);
     }
-    uint64_t hearers = (uint64_t)(opt.connections - opt.silent);
-    speak(timer, opt.warmup, 2 * opt.timeout); /* turn() sees to a silence */
-    if (delivered < (published - published_before) * hearers)
-        fail("only %llu of %llu messages of the warm-up were delivered",
+    uint64_t receivers = (uint64_t)(opt.connections - opt.silent);
+    publish_and_drain(timer, opt.warmup, 2 * opt.timeout); /* poll_once() ends a longer silence */
+    if (delivered < (published - published_before) * receivers)
+        fail("only %llu of %llu messages were delivered during the warm-up",
              (unsigned long long)delivered,
-             (unsigned long long)((published - published_before) * hearers));
+             (unsigned long long)((published - published_before) * receivers));
 
     uint64_t before = published;
     double load_cpu = own_cpu(), server_cpu = opt.watch ? tree_cpu(opt.watch) : 0;
     measuring = true;
-    uint64_t begun = now(), last = speak(timer, opt.duration, opt.patience);
+    uint64_t begun = now(), last = publish_and_drain(timer, opt.duration, opt.drain_timeout);
     double seconds = since(begun), drain = since(last);
     if (opt.watch)
         server_cpu = tree_cpu(opt.watch) - server_cpu;
@@ -1207,19 +1209,19 @@ static void room(void)
     printf(", \"silent\": %d, \"rate\": %g, \"published\": %llu, \"expected\": %llu, "
            "\"drain_seconds\": %.6f",
            opt.silent, opt.rate, (unsigned long long)(published - before),
-           (unsigned long long)((published - before) * hearers), drain);
+           (unsigned long long)((published - before) * receivers), drain);
     if (opt.watch)
         printf(", \"server_cpu_seconds\": %.6f", server_cpu);
     printf("}\n");
     fflush(stdout);
-    say_goodbye();
+    close_all();
 }
 
 static void idle(void)
 {
     uint64_t begun = now();
     while (first_echoes < (uint64_t)opt.connections)
-        turn(100);
+        poll_once(100);
     printf("{\"mode\": \"idle\", \"connections\": %d, \"tls\": %s, \"connect_seconds\": %.6f, "
            "\"echo_seconds\": %.6f, \"verified\": %llu, \"pings\": %llu, \"errors\": 0}\n",
            opt.connections, opt.tls ? "true" : "false", connect_seconds, since(begun),
@@ -1231,11 +1233,11 @@ static void idle(void)
         ssize_t n = read(STDIN_FILENO, ignored, sizeof ignored);
         if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
             break;
-        turn(20);
+        poll_once(20);
     }
     printf("{\"pings\": %llu}\n", (unsigned long long)pings);
     fflush(stdout);
-    say_goodbye();
+    close_all();
 }
 
 static void raise_limit(void)
@@ -1249,41 +1251,41 @@ static void raise_limit(void)
     if (limit.rlim_max < wanted)
         limit.rlim_max = wanted;
     if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
-        refuse("%d connections need as many open files, and this machine allows fewer "
+        refuse("%d connections need as many open files, but this machine allows fewer "
                "(ulimit -n)", opt.connections);
 }
 
 static const char usage[] =
     "usage: load --port N [options]\n"
     "  --host ADDRESS        127.0.0.1\n"
-    "  --port N[,N...]       connections take turns among them\n"
+    "  --port N[,N...]       connections are spread over them\n"
     "  --path PATH           /\n"
-    "  --subprotocol NAME    offered, and then expected\n"
+    "  --subprotocol NAME    offer it and expect it\n"
     "  --mode MODE           echo, handshake, idle or room\n"
     "  --connections N       1\n"
-    "  --inflight N          1; messages under way on each connection\n"
+    "  --inflight N          1; messages in flight on each connection\n"
     "  --size BYTES          32\n"
     "  --kind KIND           binary or text\n"
     "  --duration SECONDS    2\n"
     "  --warmup SECONDS      0.5\n"
-    "  --min-messages N      go on (up to ten times as long) until there are as many\n"
-    "  --batch N             64; connections that are being opened at once\n"
-    "  --timeout SECONDS     15; give up when nothing has come for so long\n"
-    "  --watch PID           measure the CPU time of this process and of its children\n"
-    "  --tls                 without checking the certificate\n"
+    "  --min-messages N      continue (up to ten times as long) until there are N\n"
+    "  --batch N             64; connections opened at a time\n"
+    "  --timeout SECONDS     15; give up if nothing is received for so long\n"
+    "  --watch PID           measure the CPU time of this process and its children\n"
+    "  --tls                 use TLS, without checking the certificate\n"
     "  --deflate             JSON, compressed (permessage-deflate, no context takeover)\n"
     "  --rate N              50; messages a second to a room\n"
     "  --silent N            0; members of the room that never read\n"
-    "  --patience SECONDS    15; how long a room may take beyond the last message\n"
+    "  --drain-timeout SECS  15; for the deliveries after a room's last message\n"
     "  --socketio            each message is a Socket.IO event \"message\" of --size characters\n"
-    "  --features            print what this build can do\n";
+    "  --features            print the optional features of this build\n";
 
 static double number(const char *name, const char *text, double least, double most)
 {
     char *end;
     double value = strtod(text, &end);
     if (*end || end == text || !(value >= least && value <= most))
-        refuse("--%s is a number from %g to %g, not '%s'", name, least, most, text);
+        refuse("--%s must be a number from %g to %g, not '%s'", name, least, most, text);
     return value;
 }
 
@@ -1295,7 +1297,7 @@ static void parse_options(int argc, char **argv)
         {"size", 1, 0, 'z'}, {"kind", 1, 0, 'k'}, {"duration", 1, 0, 'd'}, {"warmup", 1, 0, 'w'},
         {"min-messages", 1, 0, 'n'}, {"batch", 1, 0, 'b'}, {"timeout", 1, 0, 't'},
         {"watch", 1, 0, 'o'}, {"tls", 0, 0, 'T'}, {"deflate", 0, 0, 'D'}, {"features", 0, 0, 'F'}, {"help", 0, 0, 'H'},
-        {"rate", 1, 0, 'r'}, {"silent", 1, 0, 'l'}, {"patience", 1, 0, 'e'}, {"socketio", 0, 0, 'S'},
+        {"rate", 1, 0, 'r'}, {"silent", 1, 0, 'l'}, {"drain-timeout", 1, 0, 'e'}, {"socketio", 0, 0, 'S'},
         {0, 0, 0, 0},
     };
     int letter, at = 0;
@@ -1306,7 +1308,7 @@ static void parse_options(int argc, char **argv)
         case 'p':
             for (char *port = strtok(optarg, ","); port != NULL; port = strtok(NULL, ",")) {
                 if (opt.ports == PORTS)
-                    refuse("--port takes %d ports at most", PORTS);
+                    refuse("--port takes at most %d ports", PORTS);
                 server_addresses[opt.ports++].sin_port =
                     htons((uint16_t)number(name, port, 1, 65535));
             }
@@ -1318,14 +1320,14 @@ static void parse_options(int argc, char **argv)
             else if (!strcmp(optarg, "handshake")) opt.mode = HANDSHAKE_MODE;
             else if (!strcmp(optarg, "idle")) opt.mode = IDLE_MODE;
             else if (!strcmp(optarg, "room")) opt.mode = ROOM_MODE;
-            else refuse("--mode is echo, handshake, idle or room, not '%s'", optarg);
+            else refuse("--mode must be echo, handshake, idle or room, not '%s'", optarg);
             break;
         case 'c': opt.connections = (int)number(name, optarg, 1, 1e6); break;
         case 'i': opt.inflight = (int)number(name, optarg, 1, 65536); break;
         case 'z': opt.size = (size_t)number(name, optarg, 0, 1 << 30); break;
         case 'k':
             if (strcmp(optarg, "text") && strcmp(optarg, "binary"))
-                refuse("--kind is text or binary, not '%s'", optarg);
+                refuse("--kind must be text or binary, not '%s'", optarg);
             opt.text = !strcmp(optarg, "text");
             break;
         case 'd': opt.duration = number(name, optarg, 0.01, 1e6); break;
@@ -1336,7 +1338,7 @@ static void parse_options(int argc, char **argv)
         case 'o': opt.watch = (pid_t)number(name, optarg, 1, 1e9); break;
         case 'r': opt.rate = number(name, optarg, 0.1, 1e6); break;
         case 'l': opt.silent = (int)number(name, optarg, 0, 1e6); break;
-        case 'e': opt.patience = number(name, optarg, 0.01, 1e6); break;
+        case 'e': opt.drain_timeout = number(name, optarg, 0.01, 1e6); break;
         case 'S': opt.socketio = true; break;
         case 'T': opt.tls = true; break;
         case 'D': opt.deflate = true; break;
@@ -1359,17 +1361,17 @@ static void parse_options(int argc, char **argv)
     for (int i = 0; i < opt.ports; i++) {
         server_addresses[i].sin_family = AF_INET;
         if (inet_pton(AF_INET, opt.host, &server_addresses[i].sin_addr) != 1)
-            refuse("--host is an IPv4 address, not '%s'", opt.host);
+            refuse("--host must be an IPv4 address, not '%s'", opt.host);
     }
     if (opt.mode == IDLE_MODE)
         opt.inflight = 1;
     if (opt.mode == ROOM_MODE)
         opt.inflight = ROOM_INFLIGHT;
     if (opt.silent && (opt.mode != ROOM_MODE || opt.silent >= opt.connections))
-        refuse("--silent is for some of the members of a room");
+        refuse("--silent needs --mode room, and fewer than --connections");
     if (opt.socketio) {
         if (opt.mode != ROOM_MODE || !opt.text || opt.deflate)
-            refuse("--socketio is for a room, with text that is not compressed");
+            refuse("--socketio needs --mode room and --kind text, without --deflate");
         opt.size += strlen(event_begin) + strlen(event_end);
     }
 }
@@ -1383,7 +1385,7 @@ int main(int argc, char **argv)
     if (opt.tls) {
         tls_context = SSL_CTX_new(TLS_client_method());
         if (tls_context == NULL)
-            refuse("OpenSSL does not start");
+            refuse("OpenSSL could not be initialised");
         SSL_CTX_set_read_ahead(tls_context, 1);
         SSL_CTX_set_mode(tls_context, SSL_MODE_ENABLE_PARTIAL_WRITE
                                           | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER

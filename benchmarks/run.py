@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""greenws against other WebSocket servers: the CPU time that each spends on a message.
+"""Compares greenws with other WebSocket servers: the CPU time that each spends per message.
 
-A load generator in C (load.c) on one core, one server on another; ours and its rivals take turns.
-See README.md beside this file.
+A load generator in C (load.c) runs on one core, one server on another; greenws alternates with its
+rivals. README.md in this folder explains what is measured.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ ROOT = HERE.parent
 SERVERS_DIR = HERE / "servers"
 LOAD = HERE / "build" / "load"
 START_TIMEOUT = 20.0  # seconds
-SATURATED = 0.9  # of a core: beyond it, the generator and not the server sets the pace
-GIVE_UP_AFTER = 2  # failures of a server in a case
-ROOM_PATIENCE = 60.0  # seconds from a room's last message to its last delivery, at most
-IN_TIME = 0.1  # likewise, where the highest rate is looked for
+SATURATED = 0.9  # of a core; above it the generator, not the server, limits the rate
+GIVE_UP_AFTER = 2  # this many failures of a server in a case
+ROOM_DRAIN_TIMEOUT = 60.0  # seconds from a room's last message to its last delivery
+MAX_DELAY = 0.1  # likewise, when looking for the highest rate
 RATE_PRECISION = 1.05
 RATE_TRIES = 12
-PING_INTERVAL = 4  # seconds, where the cost of keepalive is measured; for so long
+PING_INTERVAL = 4  # seconds, where the cost of keepalive is measured; also how long that takes
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Case:
     kind: str = "binary"
     tls: bool = False
     deflate: bool = False
-    # of a room, all of whose members hear what one of them sends
-    rate: float = 0.0  # messages a second; of the mode "rate", the lowest that is tried
+    # in a room all members receive what one of them sends
+    rate: float = 0.0  # messages per second; in the mode "rate" the lowest one tried
     silent: int = 0  # members that never read
-    redis: bool = False  # two processes, and Redis between them
+    redis: bool = False  # two processes that are connected by Redis
 
     @property
     def is_room(self) -> bool:
@@ -64,7 +64,7 @@ class Case:
 
     @property
     def unit(self) -> str:
-        """Of the figure by which servers are compared; less is better."""
+        """The unit of the figure by which servers are compared; lower is better."""
         return {
             "echo": "µs of CPU per message",
             "handshake": "µs of CPU per handshake",
@@ -95,7 +95,7 @@ CASES = {
         Case("tls-32B-100", "32 bytes over TLS, 100 connections", tls=True),
         Case(
             "deflate-1KiB-100",
-            "1 KiB of JSON by permessage-deflate, 100 connections",
+            "1 KiB of JSON with permessage-deflate, 100 connections",
             size=1024,
             kind="text",
             deflate=True,
@@ -108,13 +108,13 @@ CASES = {
             "keepalive",
             connections=10_000,
         ),
-        room("fanout-64B-1000", "64 bytes to a room of 1,000, 50 a second", 1000, 50),
-        room("fanout-64B-5000", "64 bytes to a room of 5,000, 10 a second", 5000, 10),
-        room("fanout-1KiB-1000", "1 KiB to a room of 1,000, 50 a second", 1000, 50, size=1024),
-        room("fanout-1KiB-5000", "1 KiB to a room of 5,000, 10 a second", 5000, 10, size=1024),
+        room("fanout-64B-1000", "64 bytes to a room of 1,000, 50 per second", 1000, 50),
+        room("fanout-64B-5000", "64 bytes to a room of 5,000, 10 per second", 5000, 10),
+        room("fanout-1KiB-1000", "1 KiB to a room of 1,000, 50 per second", 1000, 50, size=1024),
+        room("fanout-1KiB-5000", "1 KiB to a room of 5,000, 10 per second", 5000, 10, size=1024),
         room(
             "fanout-1KiB-1000-deflate",
-            "1 KiB of JSON by permessage-deflate to a room of 1,000, 50 a second",
+            "1 KiB of JSON with permessage-deflate to a room of 1,000, 50 per second",
             1000,
             50,
             size=1024,
@@ -122,7 +122,7 @@ CASES = {
         ),
         room(
             "fanout-1KiB-5000-deflate",
-            "1 KiB of JSON by permessage-deflate to a room of 5,000, 10 a second",
+            "1 KiB of JSON with permessage-deflate to a room of 5,000, 10 per second",
             5000,
             10,
             size=1024,
@@ -130,28 +130,28 @@ CASES = {
         ),
         room(
             "fanout-rate-64B-1000",
-            "64 bytes to a room of 1,000, as often as all of them are delivered",
+            "64 bytes to a room of 1,000, at the highest rate that is delivered in time",
             1000,
             10,
             mode="rate",
         ),
         room(
             "fanout-64B-5000-50-silent",
-            "64 bytes to a room of 5,000, 10 a second; 50 of them never read",
+            "64 bytes to a room of 5,000, 10 per second; 50 members never read",
             5000,
             10,
             silent=50,
         ),
         room(
             "redis-64B",
-            "64 bytes to a room of 1,000 in two processes through Redis, 10 a second",
+            "64 bytes to a room of 1,000 in two processes through Redis, 10 per second",
             1000,
             10,
             redis=True,
         ),
         room(
             "redis-rate-64B",
-            "64 bytes to a room of 1,000 in two processes through Redis, as often as is delivered",
+            "64 bytes to a room of 1,000 in two processes through Redis, at the highest rate",
             1000,
             5,
             mode="rate",
@@ -168,11 +168,11 @@ class Server:
     env: dict[str, str] = field(default_factory=dict)
     tls: bool = False
     deflate: bool = False
-    keepalive: bool = False  # it pings
+    keepalive: bool = False  # sends pings by itself
     echo: bool = True
     rooms: bool = False
     redis: bool = False
-    workers: int = 2  # where there is a Redis between them
+    workers: int = 2  # if Redis connects them
     socketio: bool = False
 
     def can(self, case: Case) -> bool:
@@ -186,7 +186,7 @@ class Server:
 
 
 def bun() -> str:
-    """Bun's binary: npm's, where that was installed with it, or one on the PATH."""
+    """Bun's binary: the one installed by npm, or else the one on the PATH."""
     folders = [*HERE.glob("node_modules/@oven/bun-*/bin/bun"), HERE / "node_modules/.bin/bun"]
     return str(next((path for path in folders if path.exists()), "bun"))
 
@@ -235,32 +235,33 @@ def find_server(name: str, servers: dict[str, Server]) -> Server:
     if at and kind in ("greenws", "greenws-pure"):
         path = Path(directory).resolve()
         if not (path / "greenws").is_dir():
-            raise SystemExit(f"there is no greenws in {directory}")
+            raise SystemExit(f"{directory} does not contain a folder greenws")
         server = servers[kind]
         return replace(
             server,
             name=f"{kind}@{path.name}",
             env={**server.env, "PYTHONPATH": str(path)},
         )
-    raise SystemExit(f"no server {name!r}; there are: {', '.join(servers)}, greenws@DIRECTORY")
+    known = ", ".join(servers)
+    raise SystemExit(f"unknown server {name!r}; choose from: {known}, greenws@DIRECTORY")
 
 
 class Failure(Exception):
-    """A server that does not start or does not echo. The message says so to the user."""
+    """A server does not start or does not echo. The text is shown to the user."""
 
 
-# --- the pieces ----------------------------------------------------------------------------------
+# --- measuring -----------------------------------------------------------------------------------
 
 
 def build_load() -> Path:
-    """Compiles load.c where it is newer than its binary; with TLS and permessage-deflate, where the
-    headers of OpenSSL and zlib are."""
+    """Compiles load.c if it is newer than its binary. It has TLS and permessage-deflate if the
+    headers of OpenSSL and zlib are installed."""
     source = HERE / "load.c"
     if LOAD.exists() and LOAD.stat().st_mtime > source.stat().st_mtime:
         return LOAD
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
     if not compiler:
-        raise SystemExit("the load generator is C, and there is no compiler (gcc or cc)")
+        raise SystemExit("the load generator needs a C compiler, but neither gcc nor cc was found")
     LOAD.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=LOAD.parent) as folder:
         target = Path(folder) / "load"
@@ -271,7 +272,7 @@ def build_load() -> Path:
             if built.returncode == 0:
                 break
         else:
-            raise SystemExit(f"load.c does not compile:\n{built.stderr}")
+            raise SystemExit(f"load.c could not be compiled:\n{built.stderr}")
         target.replace(LOAD)
     return LOAD
 
@@ -295,7 +296,7 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
 
 class Redis:
-    """A redis-server of our own, on the core of the load: the servers' work is what is measured."""
+    """A private redis-server, on the core of the load generator, away from the measured servers."""
 
     def __init__(self, core: int | None) -> None:
         self._folder = tempfile.TemporaryDirectory()
@@ -314,12 +315,12 @@ class Redis:
             )
         except OSError as error:
             self._folder.cleanup()
-            raise Failure(f"redis-server cannot be started: {error.strerror}") from None
+            raise Failure(f"redis-server could not be started: {error.strerror}") from None
         deadline = time.monotonic() + START_TIMEOUT
         while not self._answers(port):
             if time.monotonic() > deadline or self._popen.poll() is not None:
                 self.stop()
-                raise Failure("redis-server does not start")
+                raise Failure("redis-server did not start")
             time.sleep(0.01)
 
     def _answers(self, port: int) -> bool:
@@ -353,7 +354,7 @@ def raise_file_limit() -> None:
 
 
 class Running:
-    """A server that listens."""
+    """A started server that is listening."""
 
     def __init__(
         self,
@@ -395,7 +396,7 @@ class Running:
             )
         except OSError as error:
             self._output.close()
-            raise Failure(f"it cannot be started: {error.strerror}") from None
+            raise Failure(f"could not be started: {error.strerror}") from None
         try:
             self._wait()
         except BaseException:
@@ -413,9 +414,9 @@ class Running:
                     self.ports = ",".join(line.split()[1:])
                     return
             if ended:
-                raise Failure(f"it did not start: {self.last_words()}")
+                raise Failure(f"did not start: {self.last_output()}")
             if time.monotonic() > deadline:
-                raise Failure(f"it did not listen within {START_TIMEOUT:g} seconds")
+                raise Failure(f"did not listen within {START_TIMEOUT:g} seconds")
             time.sleep(0.01)
 
     def lines(self) -> list[str]:
@@ -426,7 +427,7 @@ class Running:
     def errors(self) -> list[str]:
         return [line.strip() for line in self.lines() if "Error" in line]
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         lines = [line.strip() for line in self.lines() if line.strip()]
         return (self.errors() or lines or [f"exit code {self.popen.returncode}"])[-1]
 
@@ -456,7 +457,7 @@ def process_tree(pid: int) -> Iterator[int]:
 
 
 def memory_kb(pid: int) -> float:
-    """Of a process tree: what pages it has, those that are shared by parts."""
+    """Memory of a process tree; each shared page counts in proportion (Pss)."""
     total = 0.0
     for process in process_tree(pid):
         for name, label in (("smaps_rollup", "Pss:"), ("status", "VmRSS:")):
@@ -470,7 +471,7 @@ def memory_kb(pid: int) -> float:
 
 
 def cpu_seconds(pid: int) -> float:
-    """The CPU time that a process tree has used, to more than the ticks of /proc/PID/stat."""
+    """CPU time used by a process tree, more precise than the ticks in /proc/PID/stat."""
     total = 0.0
     for process in process_tree(pid):
         with contextlib.suppress(OSError):
@@ -525,10 +526,10 @@ def run_load(case: Case, ports: str, options: Options, **more: object) -> dict[s
 
 
 def measure(case: Case, server: Server, options: Options) -> dict[str, Any]:
-    """One server, freshly started, in one case.
+    """Measures one server in one case, in a fresh process.
 
     Raises:
-        Failure: it did not start, or did something else than to echo.
+        Failure: the server did not start, or did anything but echo.
     """
     if case.silent:
         return measure_silent(case, server, options)
@@ -553,7 +554,7 @@ def measure_fresh(case: Case, server: Server, options: Options) -> dict[str, Any
         except Failure as failure:
             died = "the server died: " if running.popen.poll() is not None else ""
             if died or running.errors():
-                raise Failure(f"{failure} ({died}{running.last_words()})") from None
+                raise Failure(f"{failure} ({died}{running.last_output()})") from None
             raise
     return {"versions": running.versions, **result}
 
@@ -569,7 +570,7 @@ def measure_cpu(case: Case, running: Running, options: Options) -> dict[str, Any
         watch=running.popen.pid,
         min_messages=2 * case.connections * case.inflight if echo else 0,
     )
-    # Bytes, so that a large message which is half way through at the end counts as a half.
+    # Bytes, so that a large message that is half received at the end counts as a half.
     count = result["bytes"] / case.size if echo else result["messages"]
     result["figure"] = result["server_cpu_seconds"] / count * 1e6
     if echo:
@@ -587,7 +588,7 @@ def run_room(
         "watch": running.popen.pid,
         "rate": case.rate,
         "silent": case.silent,
-        "patience": ROOM_PATIENCE,
+        "drain_timeout": ROOM_DRAIN_TIMEOUT,
         "path": "/room",
         **more,
     }
@@ -611,7 +612,7 @@ def room_figures(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_silent(case: Case, server: Server, options: Options) -> dict[str, Any]:
-    """Right after one another with and without them, each in a fresh process."""
+    """Measures without and with the silent members, each time in a fresh process."""
     without = measure_fresh(replace(case, silent=0), server, options)
     result = measure_fresh(case, server, options)
     result["figure_without_silent"] = without["figure"]
@@ -620,7 +621,7 @@ def measure_silent(case: Case, server: Server, options: Options) -> dict[str, An
 
 
 def wait_until_idle(pid: int) -> None:
-    """Until a process tree uses hardly any CPU time; some seconds at most."""
+    """Waits until a process tree uses hardly any CPU time, at most START_TIMEOUT seconds."""
     deadline = time.monotonic() + START_TIMEOUT
     used = cpu_seconds(pid)
     while time.monotonic() < deadline:
@@ -631,27 +632,27 @@ def wait_until_idle(pid: int) -> None:
 
 
 def measure_rate(case: Case, server: Server, running: Running, options: Options) -> dict[str, Any]:
-    """Looks for the highest rate at which every message reaches every member soon."""
+    """Finds the highest rate at which every message reaches every member in time."""
 
     def attempt(rate: float) -> dict[str, Any]:
-        # What the last one has left to send must not come to the members of this one.
+        # Messages that are left from the last attempt must not reach the members of this one.
         wait_until_idle(running.popen.pid)
-        return run_room(case, server, running, options, rate=f"{rate:.3f}", patience=1)
+        return run_room(case, server, running, options, rate=f"{rate:.3f}", drain_timeout=1)
 
     def is_enough(result: dict[str, Any]) -> bool:
         everything = result["messages"] == result["expected"]
-        return bool(everything and result["drain_seconds"] <= IN_TIME)
+        return bool(everything and result["drain_seconds"] <= MAX_DELAY)
 
     best = attempt(case.rate)
     if not is_enough(best):
-        raise Failure(f"at {case.rate:g} a second the messages are not delivered in time")
-    # From what the messages cost, a first guess; from there, up and then closer.
+        raise Failure(f"at {case.rate:g} messages per second they are not delivered in time")
+    # Start from an estimate by the cost of a message; go up, then bisect.
     low, high, tries = case.rate, 0.0, 0
     cost = best["server_cpu_seconds"] / best["published"]
     rate = max(1.1 * low, 0.9 / cost)
     while tries < RATE_TRIES and (not high or high / low > RATE_PRECISION):
         result = attempt(rate)
-        if not is_enough(result):  # a neighbour on the machine may have been the reason
+        if not is_enough(result):  # another virtual machine may have disturbed it: try once more
             result = attempt(rate)
         tries += 1
         if is_enough(result):
@@ -668,7 +669,7 @@ def measure_rate(case: Case, server: Server, running: Running, options: Options)
 
 @contextlib.contextmanager
 def hold(case: Case, running: Running, options: Options) -> Iterator[dict[str, Any]]:
-    """Holds idle connections; at the end it tells how many pings came meanwhile."""
+    """Keeps idle connections open; adds the number of pings that arrived to the result."""
     load = subprocess.Popen(
         load_command(case, running.ports, mode="idle"),
         stdin=subprocess.PIPE,
@@ -679,7 +680,7 @@ def hold(case: Case, running: Running, options: Options) -> Iterator[dict[str, A
     )
     assert load.stdin and load.stdout and load.stderr
     with load:
-        line = load.stdout.readline()  # the generator itself gives up on a server that is silent
+        line = load.stdout.readline()  # the generator times out by itself
         if not line or '"errors": 0' not in line:
             load.stdin.close()
             parse_load(line, load.stderr.read(), load.wait())
@@ -695,7 +696,7 @@ def hold(case: Case, running: Running, options: Options) -> Iterator[dict[str, A
 
 
 def measure_idle(case: Case, running: Running, options: Options) -> dict[str, Any]:
-    # What is imported and allocated once does not belong to a connection.
+    # Imports and one-time allocations must not count towards the connections.
     first = replace(case, mode="echo", connections=16)
     run_load(first, running.ports, options, duration=0.1, warmup=0.1)
     time.sleep(1)
@@ -709,16 +710,16 @@ def measure_idle(case: Case, running: Running, options: Options) -> dict[str, An
 
 
 def measure_keepalive(case: Case, running: Running, options: Options) -> dict[str, Any]:
-    """For the time in which each connection is pinged once."""
+    """Measures for the time in which each connection is pinged once."""
     with hold(case, running, options) as result:
         time.sleep(1)
         begun, before = time.monotonic(), cpu_seconds(running.popen.pid)
         time.sleep(PING_INTERVAL)
         seconds, after = time.monotonic() - begun, cpu_seconds(running.popen.pid)
     if result["pings"] < case.connections:
-        raise Failure(f"{result['pings']} pings came to {case.connections} connections")
+        raise Failure(f"{case.connections} connections received only {result['pings']} pings")
     if after <= before:
-        raise Failure("the CPU time of another process cannot be read here")
+        raise Failure("the CPU time of another process cannot be read on this machine")
     result["figure"] = (after - before) / seconds * 1000
     return result
 
@@ -727,7 +728,7 @@ def measure_keepalive(case: Case, running: Running, options: Options) -> dict[st
 
 
 def schedule(ours: str, rivals: list[str], backwards: bool) -> list[str]:
-    """One round: every rival stands right beside one of ours, whose figure is its measure."""
+    """The order of one round: each rival runs next to one of ours, with which it is compared."""
     order = [ours]
     for start in range(0, len(rivals), 2):
         order += rivals[start : start + 2]
@@ -741,7 +742,7 @@ def neighbour(order: list[str], index: int, ours: str) -> int:
 
 
 class Progress:
-    """One line that is written over on a terminal, and a line for each step elsewhere."""
+    """Shows progress: one line that is overwritten on a terminal, one line per step elsewhere."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -762,7 +763,7 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     def say(self, what: str) -> None:
-        """Something that stays."""
+        """Prints a line that stays on the screen."""
         print(("\r\x1b[K" if self.terminal else "") + what, file=sys.stderr, flush=True)
 
     def end(self) -> None:
@@ -822,7 +823,7 @@ def run_case(
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The medians of what the runs of one server have in common."""
+    """The median of each figure over the runs of one server."""
     result: dict[str, Any] = {}
     for key in runs[0]:
         values = [run[key] for run in runs]
@@ -892,8 +893,8 @@ def render(data: dict[str, Any]) -> str:
     ours, machine = data["ours"], data["machine"]
     cases = {name: case for name, case in data["cases"].items() if case["servers"]}
     rivals = [name for name in data["against"] if any(name in c["ratios"] for c in cases.values())]
-    out = [f"How many times as much as {ours} each costs the machine (above 1: {ours} is cheaper)."]
-    out += [f"Median of {data['rounds']} rounds; in brackets the least and the most.", ""]
+    out = [f"Cost of each server, divided by the cost of {ours} (above 1: {ours} is cheaper)."]
+    out += [f"Median of {data['rounds']} rounds; minimum and maximum in brackets.", ""]
     rows = []
     for name, case in cases.items():
         row = [name]
@@ -957,12 +958,12 @@ def details(case: dict[str, Any], ours: str) -> list[str]:
     what = "messages/s" if echo else "deliveries/s" if room else "handshakes/s"
     head = ["server", case["unit"], "ratio", what]
     head += ["highest rate/s", "µs of CPU"] if case["mode"] == "rate" else []
-    head += ["cost, over that without the silent"] if silent else []
+    head += ["cost / cost without silent members"] if silent else []
     head += ["MB/s"] if echo else []
     head += ["p50 µs", "p99 µs", "p99.9 µs", *(["p50 ratio"] if echo else []), "generator's CPU"]
     lines = markdown_table(head, rows)
     if saturated:
-        lines += ["", "(!) The load generator was saturated: rate and latency are its own there."]
+        lines += ["", "(!) The load generator was saturated: it limited rate and latency."]
     return lines
 
 
@@ -981,12 +982,12 @@ def machine_line(machine: dict[str, Any], data: dict[str, Any]) -> str:
     return (
         f"{machine['cpu']}, {machine['cores']} cores{' (virtual)' if machine['virtual'] else ''}, "
         f"Linux {machine['kernel']}; {cores}; {data['rounds']} rounds of {data['seconds']:g} s, "
-        f"{data['warmup']:g} s of warm-up. greenws at {machine['commit']}, {machine['date']}."
+        f"{data['warmup']:g} s of warm-up. greenws commit {machine['commit']}, {machine['date']}."
     )
 
 
 def plot(data: dict[str, Any], path: Path) -> bool:
-    """Draws a panel for each case. False where matplotlib is not installed."""
+    """Draws a panel for each case. False if matplotlib is not installed or nothing was measured."""
     try:
         import matplotlib
 
@@ -1030,7 +1031,7 @@ def plot(data: dict[str, Any], path: Path) -> bool:
         panel.tick_params(labelsize=7)
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)
-    figure.suptitle("What the server costs: less is better", fontsize=10)
+    figure.suptitle("Cost of each server: lower is better", fontsize=10)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
     return True
@@ -1054,20 +1055,20 @@ def write_report(data: dict[str, Any], base: Path) -> None:
 
 
 def install() -> None:
-    """Whatever of the rivals this machine can have."""
+    """Installs the rivals that are available for this machine."""
     requirements = (HERE / "requirements.txt").read_text().splitlines()
     for requirement in requirements:
         if not requirement or requirement.startswith("#"):
             continue
         command = [sys.executable, "-m", "pip", "install", "--quiet", requirement]
         if subprocess.run(command, check=False).returncode != 0:
-            print(f"cannot be installed, and is left out: {requirement}", file=sys.stderr)
+            print(f"left out, because it could not be installed: {requirement}", file=sys.stderr)
     if not shutil.which("npm"):
-        print("no npm, so Node's ws and Bun are left out", file=sys.stderr)
+        print("left out, because npm was not found: Node's ws and Bun", file=sys.stderr)
         return
     command = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--silent"]
     if subprocess.run(command, cwd=HERE, check=False).returncode != 0:
-        print("npm failed, so Node's ws and Bun may be left out", file=sys.stderr)
+        print("npm failed; Node's ws and Bun may be left out", file=sys.stderr)
 
 
 def names(text: str) -> list[str]:
@@ -1088,40 +1089,40 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         + "; greenws@DIRECTORY is the greenws of another checkout",
     )
     parser.add_argument(
-        "--ours", default="greenws", metavar="NAME", help="what the others are compared with"
+        "--ours", default="greenws", metavar="NAME", help="compare the others with it (greenws)"
     )
-    parser.add_argument("--rounds", type=int, default=5, help="of each case (5)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="measured in a round (2)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each case (5)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="measured in each round (2)")
     parser.add_argument("--warmup", type=float, default=0.5, help="seconds before that (0.5)")
-    parser.add_argument("--server-core", type=int, metavar="N", help="the first there is")
-    parser.add_argument("--load-core", type=int, metavar="N", help="the second there is")
+    parser.add_argument("--server-core", type=int, metavar="N", help="its core (the first one)")
+    parser.add_argument("--load-core", type=int, metavar="N", help="its core (the second one)")
     parser.add_argument(
         "--output",
         type=Path,
         metavar="PATH",
-        help="of the report, without suffix (results/results, or results/partial for a part)",
+        help="path of the report without suffix (results/results, or results/partial for a part)",
     )
     parser.add_argument(
         "--report",
         type=Path,
         metavar="JSON",
-        help="only render this again, or --cases of it, which calls for --output",
+        help="only render this report again, or with --cases a part of it (needs --output)",
     )
     parser.add_argument("--install", action="store_true", help="only install the rivals")
     parser.add_argument("--build", action="store_true", help="only build load.c; prints its path")
     arguments = parser.parse_args(argv)
     unknown = [name for name in arguments.cases or [] if name not in CASES]
     if unknown:
-        parser.error(f"no case {unknown[0]!r}; there are: {', '.join(CASES)}")
+        parser.error(f"unknown case {unknown[0]!r}; choose from: {', '.join(CASES)}")
     if arguments.report and arguments.cases and not arguments.output:
-        parser.error("--report with --cases would overwrite the whole report: give it an --output")
+        parser.error("--report with --cases needs --output, or it would overwrite the full report")
     if arguments.rounds < 1 or arguments.seconds <= 0 or arguments.warmup < 0:
-        parser.error("--rounds, --seconds and --warmup are positive numbers")
+        parser.error("--rounds, --seconds and --warmup must be positive")
     return arguments
 
 
 def probe(servers: list[Server]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-    """Starts each once: the versions of those that start, and why the others do not."""
+    """Starts each server once; returns the versions of those that start, and why others did not."""
     versions, left_out = {}, {}
     case, anywhere = CASES["32B-1"], Options(0, 0, None, None, None)
     for server in servers:
@@ -1139,7 +1140,7 @@ def choose_cores(arguments: argparse.Namespace) -> tuple[int | None, int | None]
     cores = sorted(os.sched_getaffinity(0))
     chosen = [arguments.server_core, arguments.load_core]
     if None in chosen and len(cores) < 2:
-        print("One core only: server and load share it, so nothing is pinned.", file=sys.stderr)
+        print("Only one core: server and load share it, and are not pinned.", file=sys.stderr)
         return None, None
     return (
         cores[0] if chosen[0] is None else chosen[0],
@@ -1178,7 +1179,7 @@ def main(argv: list[str] | None = None) -> int:
     forms = {name: what.get("form") for name, what in versions.items()}
     if ours.name == "greenws" and forms["greenws"] == "pure" and "greenws-pure" in versions:
         del versions["greenws-pure"]
-        left_out["greenws-pure"] = "greenws is not compiled here, so it is the same"
+        left_out["greenws-pure"] = "greenws is not compiled here, so this would be the same"
     for name, reason in left_out.items():
         print(f"left out: {name}: {reason}", file=sys.stderr)
     rivals = [server for server in rivals if server.name in versions]
@@ -1207,8 +1208,8 @@ def main(argv: list[str] | None = None) -> int:
                 left_out["the cases with TLS"] = str(error)
                 cases = [case for case in cases if not case.tls]
         if any(case.redis for case in cases) and not shutil.which("redis-server"):
-            print("left out: the case with Redis: there is no redis-server", file=sys.stderr)
-            left_out["the case with Redis"] = "there is no redis-server"
+            print("left out: the cases with Redis: redis-server was not found", file=sys.stderr)
+            left_out["the cases with Redis"] = "redis-server was not found"
             cases = [case for case in cases if not case.redis]
         if any(case.deflate for case in cases) and "deflate" not in load_features():
             why = "load.c was built without zlib's headers (zlib1g-dev)"
@@ -1216,11 +1217,11 @@ def main(argv: list[str] | None = None) -> int:
             left_out["the cases with permessage-deflate"] = why
             cases = [case for case in cases if not case.deflate]
         pin(load_core)  # keeps this program off the server's core
-        taking_part = {
+        participants = {
             case.name: [server for server in rivals if server.can(case)] for case in cases
         }
         steps = {
-            case.name: len(schedule(ours.name, [s.name for s in taking_part[case.name]], False))
+            case.name: len(schedule(ours.name, [s.name for s in participants[case.name]], False))
             for case in cases
         }
         progress = Progress(arguments.rounds * sum(steps.values()))
@@ -1228,11 +1229,11 @@ def main(argv: list[str] | None = None) -> int:
         try:
             for case in cases:
                 data["cases"][case.name] = run_case(
-                    case, ours, taking_part[case.name], arguments.rounds, options, progress
+                    case, ours, participants[case.name], arguments.rounds, options, progress
                 )
                 warn_of_saturation(case, data["cases"][case.name], progress)
         except KeyboardInterrupt:
-            progress.say("interrupted; what there is so far:")
+            progress.say("interrupted; the results so far:")
             base = arguments.output or HERE / "results" / "partial"
             interrupted = True
         progress.end()
@@ -1250,11 +1251,11 @@ def warn_of_saturation(case: Case, result: dict[str, Any], progress: Progress) -
         if server.get("load_cpu_share", 0) > SATURATED:
             progress.say(
                 f"warning: in {case.name} against {name} the load generator used "
-                f"{server['load_cpu_share']:.0%} of its core, so rate and latency are its own"
+                f"{server['load_cpu_share']:.0%} of its core, so it limited rate and latency"
             )
 
 
 if __name__ == "__main__":
-    # Ends as Ctrl-C does, so that no server is left behind.
+    # SIGTERM ends it like Ctrl-C, so that no server is left running.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -1,8 +1,8 @@
-"""What the targets beside this file share: inputs without atheris, and atheris itself.
+"""Shared by the fuzz targets: random inputs for the tests, and the start of atheris.
 
-Each target has a ``check(data)`` that fails unless its invariant holds, and ``SEEDS`` to begin
-with. Run one as ``python fuzz/fuzz_frames.py -max_total_time=120``, all as
-``make fuzz SECONDS=120``.
+Each target has a ``check(data)``, which fails unless its invariant holds, and ``SEEDS`` to start
+from. ``python fuzz/fuzz_frames.py -max_total_time=120`` runs one target, ``make fuzz SECONDS=120``
+all of them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ __all__ = ["fuzz", "mutations"]
 def mutations(
     seeds: Sequence[bytes], number: int, count: int, pieces: Sequence[bytes] = ()
 ) -> list[bytes]:
-    """``count`` inputs made of ``seeds``; the same for the same ``number``.
+    """``count`` mutations of ``seeds``; always the same for the same ``number``.
 
-    ``pieces``: what to put into them, besides single bytes.
+    ``pieces``: byte strings to insert, besides single bytes.
     """
     generator = random.Random(number)
     found = []
@@ -38,11 +38,11 @@ def mutations(
 
 
 def fuzz(check: Callable[[bytes], None], seeds: Sequence[bytes]) -> None:
-    """Hands the process to atheris, with libFuzzer's options from the command line."""
+    """Runs atheris, with libFuzzer's options from the command line; does not return."""
     import atheris
 
-    # atheris could do it to all that is loaded, which takes minutes, or while it is imported, but
-    # not past a finder of greenws's own.
+    # atheris can instrument everything that is loaded, which takes minutes, or modules while they
+    # are imported, which does not work with greenws's own finder.
     for function in gc.get_objects():
         if isinstance(function, FunctionType) and (function.__module__ or "").startswith("greenws"):
             atheris.instrument_func(function)

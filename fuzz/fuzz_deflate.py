@@ -1,8 +1,8 @@
-"""Fuzzes permessage-deflate: what peers offer, what they compress, and what we do.
+"""Fuzzes permessage-deflate: offers, compressed payloads from peers, and our own compression.
 
-The invariant: any header gives extensions or a HandshakeError, and an answer is one that a client
-takes. Any payload inflates to ``room + 1`` bytes at most or raises a ProtocolError, whole as in
-pieces; what we take, zlib takes too. What we compress, zlib inflates to the same.
+The invariant: any header gives extensions or a HandshakeError, and a client accepts our response.
+Any payload inflates to at most ``room + 1`` bytes or raises a ProtocolError, whole or in pieces;
+zlib accepts what we accept. zlib inflates what we compress to the original.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TAIL = b"\x00\x00\xff\xff"
 CONFIG = Config()
 OPEN = Config(deflate_takeover=True, deflate_peer_takeover=True, deflate_threshold=0)
 
-# The first byte of an input says what it is.
+# The first byte of an input is its kind.
 HEADER, PAYLOAD, MESSAGE = range(3)
 SEEDS = [
     b"\0permessage-deflate; client_max_window_bits",
@@ -36,7 +36,7 @@ SEEDS = [
     b"\1\0\5\0\xfa\xffHello\0",
     b"\1\xf3\x48\xcd\xc9\xc9\x07\0\0",
     b"\1\xf2\x48\5\0\0\0\xff\xff\xca\xc9\xc9\x07\0",
-    b"\1" + zlib.compress(bytes(20000), 9)[2:-4] + b"\0",  # the stream inside zlib's format
+    b"\1" + zlib.compress(bytes(20000), 9)[2:-4] + b"\0",  # the raw stream, without zlib's header
     b"\2Hello Hello Hello",
 ]
 
@@ -79,7 +79,7 @@ def check_payload(data: bytes) -> None:
         assert inflate(data, 1, takeover) == output
         assert inflate(data, 5, takeover) == output
         if isinstance(output, bytes):
-            judge = zlib.decompressobj(-15)  # stops at a block that is marked as the last
+            judge = zlib.decompressobj(-15)  # stops at a final block
             assert output.startswith(judge.decompress(data + TAIL, ROOM + 1))
 
 

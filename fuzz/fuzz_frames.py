@@ -1,8 +1,8 @@
-"""Fuzzes what comes behind the handshake: frames, fragments, control frames, text.
+"""Fuzzes the input after the handshake: frames, fragments, control frames, text.
 
-The invariant: any bytes give events and nothing else is raised. Bytes that come in pieces give what
-they give at once. No message is larger than ``max_message_size``, and text is UTF-8. The answers
-are whole frames; a Close is the last of them, and there is none after the end.
+The invariant: any bytes give events, and nothing is raised. Bytes in pieces give the same events as
+at once. No message is larger than ``max_message_size``, and text is UTF-8. The replies are complete
+frames. A Close is the last of them, and there is one only if the connection is closed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CONFIG = Config(max_message_size=512, max_fragments=8, deflate_threshold=0)
 NOTHING, CLOSE, PONG = -1, 8, 10
 _MASK = b"\1\2\3\4"
 
-# The first byte of an input says who reads it, and whether messages may be compressed.
+# The first byte of an input: whether a client reads it, and whether messages may be compressed.
 SEEDS = [
     b"\0\x81\x85" + _MASK + b"Igol.",
     b"\0\x01\x81" + _MASK + b"\xc3" + b"\x89\x80" + _MASK + b"\x80\x81" + _MASK + b"\xaa",
@@ -32,7 +32,7 @@ SEEDS = [
 
 
 def read(data: bytes, client: bool, compressed: bool, size: int) -> tuple[list[Any], bytes]:
-    """(events, answers) for ``data`` in pieces of ``size``."""
+    """(events, replies) for ``data`` in pieces of ``size``."""
     deflate = Deflate(Parameters(client, client), CONFIG, client) if compressed else None
     connection = Connection(CONFIG, client, deflate)
     events: list[Any] = []
@@ -56,7 +56,7 @@ def check(data: bytes) -> None:
     """Fails unless the invariant holds for ``data``."""
     client, compressed = bool(data[:1]) and bool(data[0] & 1), bool(data[:1]) and bool(data[0] & 2)
     data = data[1:]
-    events, answers = read(data, client, compressed, max(1, len(data)))
+    events, replies = read(data, client, compressed, max(1, len(data)))
     for size in (1, 7):
         assert read(data, client, compressed, size)[0] == events
     total = 0
@@ -69,13 +69,13 @@ def check(data: bytes) -> None:
         assert isinstance(payload, str | bytes)
     closed = bool(events) and events[-1][0] == CLOSE
     if client:
-        return  # its answers are masked at random
+        return  # its replies have random masks
     last = 0
-    while answers:
-        last, length = answers[0] & 15, answers[1]
-        assert answers[0] & 0xF0 == 0x80 and length < 126 and last in (CLOSE, PONG)
-        answers = answers[2 + length :]
-        assert last != CLOSE or not answers
+    while replies:
+        last, length = replies[0] & 15, replies[1]
+        assert replies[0] & 0xF0 == 0x80 and length < 126 and last in (CLOSE, PONG)
+        replies = replies[2 + length :]
+        assert last != CLOSE or not replies
     assert (last == CLOSE) == closed
 
 

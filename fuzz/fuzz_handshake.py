@@ -1,8 +1,8 @@
-"""Fuzzes what a client's first bytes meet: the request head, the environ, the opening handshake.
+"""Fuzzes the first bytes of a client: the request head, the environ, the opening handshake.
 
-The invariant: any bytes give a head, a refusal (RequestError, HandshakeError) or a wish for more,
-and nothing else is raised. What is taken, h11 takes too, with the same method, headers and framing.
-Bytes that come in two pieces give what they give in one.
+The invariant: any bytes give a head, an error (RequestError, HandshakeError) or the need for more
+bytes, and nothing else is raised. h11 accepts what we accept, with the same method, headers and
+framing. Bytes in two pieces give the same as in one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PIECES = [b"\r", b"\n", b"\r\n", b" ", b"\t", b":", b"\0", b"Content-Length: 1\r
 
 
 def read(data: bytes, cut: int) -> RequestHead | RequestError | None:
-    """What ``data`` gives when it comes in two pieces."""
+    """The result for ``data`` in two pieces, cut at ``cut``."""
     try:
         size = find_head(data[:cut], 0, CONFIG) if cut else -1
         if size < 0:
@@ -41,7 +41,7 @@ def read(data: bytes, cut: int) -> RequestHead | RequestError | None:
 
 
 def normalized(name: bytes, value: bytes) -> tuple[bytes, bytes]:
-    """A header as h11 gives it."""
+    """A header as h11 returns it."""
     name = name.lower()
     return name, value.lower() if name == b"transfer-encoding" else value
 
@@ -50,7 +50,7 @@ def check(data: bytes) -> None:
     """Fails unless the invariant holds for ``data``."""
     head = read(data, 0)
     other = read(data, len(data) // 2)
-    # In pieces, the first of several faults may be seen earlier than another.
+    # In pieces, another one of several errors may be found first.
     assert type(head) is type(other) or isinstance(other, RequestError)
     if isinstance(head, RequestError):
         assert error_response(head).startswith(b"HTTP/1.1 %d " % head.status)

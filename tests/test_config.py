@@ -1,4 +1,4 @@
-"""Options: defaults, and what is refused where it is set."""
+"""Options: their defaults, and which values are rejected."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def test_origins_of_the_wrong_type_are_refused(value):
         Config(allowed_origins=value)
 
 
-def test_an_access_log_names_what_there_is():
+def test_an_access_log_may_only_have_existing_fields():
     assert Config(access_log="%(path)s %(seconds).1f").access_log
     assert Config(access_log=None).access_log is None
     with pytest.raises(ValueError, match="messages_in.*'%\\(user\\)s' is invalid"):

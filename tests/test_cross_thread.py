@@ -23,7 +23,7 @@ def calls_of(socket):
     return {each for each in held if isinstance(each, CrossThreadCalls)}
 
 
-def test_only_a_socket_on_which_another_thread_has_sent_has_room_for_its_calls(pair):
+def test_only_a_socket_that_other_threads_use_has_room_for_their_calls(pair):
     socket, peer = pair()
     socket.send("mine")
     assert peer.read_frame()[2] == b"mine" and not calls_of(socket)
@@ -117,7 +117,7 @@ def test_a_wrong_call_in_another_thread_raises_there_and_loses_nothing(pair):
     assert "125" in errors[0]
 
 
-def test_what_other_threads_sent_goes_before_our_close(pair):
+def test_messages_of_other_threads_precede_our_close(pair):
     socket, peer = pair()
     thread = threading.Thread(target=lambda: [socket.send(str(i)) for i in range(5)])
     thread.start()

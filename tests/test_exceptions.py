@@ -1,4 +1,4 @@
-"""The error tree, and what its errors carry."""
+"""The error tree, and the attributes of its errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The heartbeat: pings, who counts as alive, and sockets that nobody reads."""
+"""Keepalive: pings, which peers count as alive, and sockets that are not read."""
 
 from __future__ import annotations
 
@@ -156,23 +156,23 @@ def test_without_an_interval_nothing_is_sent(living):
     assert socket.is_connected
 
 
-def test_without_a_timeout_nobody_is_dropped(living):
+def test_without_ping_timeout_no_peer_is_dropped(living):
     socket, peer = living(ping_interval=0.05, ping_timeout=None)
     for _ in range(5):
         assert peer.read_frame()[1] == PING
     assert socket.is_connected and socket.latency is None
 
 
-# -- nobody reads
+# -- sockets that are not read
 
 
-def test_pings_are_answered_where_nobody_reads(living, looking_often):
+def test_pings_are_answered_on_a_socket_that_is_not_read(living, looking_often):
     socket, peer = living()
     peer.send(frame(PING, b"there?"))
     assert peer.read_frame() == (True, PONG, b"there?")
 
 
-def test_a_close_is_noticed_where_nobody_reads(living, looking_often):
+def test_a_close_is_noticed_on_a_socket_that_is_not_read(living, looking_often):
     socket, peer = living()
     peer.send(close_frame(4001, b"bye"))
     assert peer.read_close() == (4001, b"")
@@ -181,7 +181,7 @@ def test_a_close_is_noticed_where_nobody_reads(living, looking_often):
         socket.send("x")
 
 
-def test_the_end_of_the_stream_is_noticed_where_nobody_reads(living, looking_often):
+def test_the_end_of_the_stream_is_noticed_on_a_socket_that_is_not_read(living, looking_often):
     socket, peer = living()
     peer.close()
     wait_until(lambda: not socket.is_connected)
@@ -213,7 +213,7 @@ def test_a_delayed_hub_reads_input_before_it_drops_a_peer(living):
     reader = read_in_background(socket)
     fin, opcode, payload = peer.read_frame()
     peer.send(frame(PONG, payload))
-    time.sleep(0.3)  # everything stands still, longer than both timeouts
+    time.sleep(0.3)  # blocks the whole process for longer than both timeouts
     stays(lambda: socket.is_connected)
     reader.kill()
 
@@ -317,7 +317,7 @@ def test_an_end_after_unread_messages_does_not_stop_the_heartbeat(living):
     gevent.sleep(0.01)
     socket.poll_input()
     socket.receive()
-    socket.poll_input()  # meets the end, and does not deliver it: messages stand before it
+    socket.poll_input()  # sees the end, but messages must be delivered before it
     assert socket.is_connected
     socket.send_heartbeat(Ping(b"a", False))
 

@@ -1,4 +1,4 @@
-"""The token bucket, on a clock of the test's own; and what it does to a session."""
+"""The token bucket, with a simulated clock; and its effect on a session."""
 
 from __future__ import annotations
 

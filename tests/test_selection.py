@@ -1,4 +1,4 @@
-"""select(): whichever is first, and nothing lost."""
+"""select(): returns what is ready first, and loses nothing."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_a_second_reader_is_refused(pair):
 
 
 @pytest.mark.parametrize("thing", [Semaphore(), "queue", None, []])
-def test_what_cannot_be_waited_for(pair, thing):
+def test_select_rejects_objects_that_it_cannot_wait_for(pair, thing):
     socket, peer = pair()
     with pytest.raises(TypeError, match="queues, events and greenlets"):
         select(socket, thing, timeout=1)

@@ -1,4 +1,4 @@
-"""What a server counts, and the line it logs about each session."""
+"""The counters of a server, and the line that it logs for each session."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_the_access_line_says_who_closed(serve, access):
     assert "closed 1002 by us" in access(3)[2]
 
 
-def test_what_comes_from_the_network_is_escaped(serve, access):
+def test_text_from_the_network_is_escaped(serve, access):
     config = Config(access_log='%(address)s "%(path)s" "%(reason)s"')
     server = serve(make_routes(), config=config, trusted_proxies=1)
     headers = {"X_Forwarded_For": "spo\\of \xe9"}

@@ -140,7 +140,7 @@ def test_a_timeout_in_the_middle_of_a_frame_loses_nothing(pair, cut, how):
 
 
 @pytest.mark.parametrize("timeout", [0.02, gevent.Timeout])
-def test_a_timeout_between_fragments_loses_none(pair, timeout):
+def test_a_timeout_between_fragments_loses_nothing(pair, timeout):
     socket, peer = pair()
     peer.send(frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b", fin=False))
     if timeout is gevent.Timeout:
@@ -188,7 +188,7 @@ def test_a_shorter_timeout_after_a_longer_one_is_kept(pair):
     assert time.monotonic() - began > 0.05
 
 
-def test_a_timeout_of_zero_takes_only_what_is_there(pair):
+def test_a_timeout_of_zero_returns_only_what_has_arrived(pair):
     socket, peer = pair()
     with pytest.raises(TimeoutError):
         socket.receive(timeout=0)
@@ -675,7 +675,7 @@ def test_ping_returns_the_round_trip(pair):
     answering.get()
 
 
-def test_ping_keeps_what_it_meets(pair):
+def test_ping_keeps_messages_for_the_next_read(pair):
     socket, peer = pair()
 
     def answer():
@@ -735,7 +735,7 @@ def test_ping_times_out(pair):
     assert socket.receive() == "x"
 
 
-def test_a_pong_that_comes_after_its_ping_timed_out_is_nobodys_message(pair):
+def test_a_pong_after_its_ping_timed_out_is_not_a_message(pair):
     socket, peer = pair()
     with pytest.raises(TimeoutError):
         socket.ping(timeout=0.02)

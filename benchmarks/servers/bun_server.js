@@ -26,7 +26,7 @@ const server = Bun.serve({
   websocket: {
     perMessageDeflate: options.deflate,
     maxPayloadLength: 16 << 20,
-    // It pings a few seconds before that; 8 is the least.
+    // Bun pings a few seconds before this timeout; the minimum is 8.
     idleTimeout: options['ping-interval'] ? 8 : 120,
     open (socket) {
       if (socket.data.inRoom) socket.subscribe('all')

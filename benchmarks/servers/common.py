@@ -1,4 +1,4 @@
-"""What the servers share: their options, and the two lines that the runner waits for."""
+"""Shared by the servers: their options, and the two lines of output that run.py waits for."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def parse_options(tls: bool = False) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--deflate", action="store_true", help="permessage-deflate")
-    parser.add_argument("--redis", metavar="URL", help="what carries the rooms")
-    parser.add_argument("--workers", type=int, default=1, help="processes, each with its port")
+    parser.add_argument("--redis", metavar="URL", help="connects the rooms of several processes")
+    parser.add_argument("--workers", type=int, default=1, help="processes, each with its own port")
     parser.add_argument("--ping-interval", type=float, metavar="SECONDS", help="keepalive")
     if tls:
         parser.add_argument("--certfile")
@@ -37,7 +37,7 @@ def tls_context(options: argparse.Namespace) -> ssl.SSLContext | None:
 
 
 def lead_workers(count: int) -> NoReturn:
-    """Runs this program so often, and announces the ports of all."""
+    """Starts this program ``count`` times, and announces the ports of all."""
     command = [sys.executable, *sys.argv, "--workers", "1"]
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
     ports, versions = [], ""
@@ -72,7 +72,7 @@ def announce(port: int, *packages: str, **more: str) -> None:
 
 
 def announce_and_serve(server: object, *packages: str, **more: str) -> None:
-    """For a gevent server: starts it, so that the port is known, and serves."""
+    """Starts a gevent server, announces its port, and serves."""
     server.start()  # type: ignore[attr-defined]
     announce(server.server_port, *packages, **more)  # type: ignore[attr-defined]
     try:

@@ -1,4 +1,4 @@
-"""flask-sock (simple-websocket) on gevent's WSGI server, the world monkey-patched."""
+"""flask-sock (simple-websocket) on gevent's WSGI server, with gevent's monkey-patching."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flask-SocketIO on gevent, its messages carried by Redis where there is one."""
+"""Flask-SocketIO on gevent; with --redis its messages go through Redis."""
 
 from __future__ import annotations
 

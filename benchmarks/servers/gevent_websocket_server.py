@@ -1,4 +1,4 @@
-"""gevent-websocket in its short form, ``environ["wsgi.websocket"]``, which is also its fastest."""
+"""gevent-websocket with ``environ["wsgi.websocket"]``, its shortest and fastest form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""greenws, as its README has it."""
+"""greenws, as its README shows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""websockets, its asyncio server, on uvloop."""
+"""The asyncio server of websockets, on uvloop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""websockets, its threading server, whose threads are greenlets: gevent has patched the world."""
+"""The threading server of websockets; gevent's monkey-patching turns its threads into greenlets."""
 
 from __future__ import annotations
 

@@ -1,11 +1,24 @@
-"""A Redis for demos that share their rooms."""
+"""The demo in a process, its clients, and a Redis for demos that share their rooms."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from websockets.sync.client import ClientConnection
 
+from ..support.demo import (
+    ClientFactory,
+    Demo,
+    Member,
+    MemberFactory,
+    Watcher,
+    WatcherFactory,
+    connect,
+    running,
+)
 from ..support.redis_server import RedisServer
 from ..support.require import require_program
 
@@ -16,3 +29,40 @@ def redis() -> Iterator[RedisServer]:
     server = RedisServer()
     yield server
     server.close()
+
+
+@pytest.fixture
+def demo() -> Iterator[Demo]:
+    with running("--port", "0") as demo:
+        yield demo
+        assert "Traceback" not in "\n".join(demo.stderr)
+
+
+@pytest.fixture
+def client(demo: Demo) -> Iterator[ClientFactory]:
+    """Opens connections to the demo by path and subprotocol; they are closed with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def open_connection(path: str, protocol: str, **options: Any) -> ClientConnection:
+            url = demo.ws_url + path
+            return stack.enter_context(connect(url, protocol, close_timeout=1, **options))
+
+        yield open_connection
+
+
+@pytest.fixture
+def member(client: ClientFactory) -> MemberFactory:
+    """Opens a connection to the chat, and joins if there is a name."""
+
+    def make(name: str | None = None, **options: Any) -> Member:
+        member = Member(client("/chat", "chat", **options))
+        if name is not None:
+            member.join(name)
+        return member
+
+    return make
+
+
+@pytest.fixture
+def watcher(client: ClientFactory) -> WatcherFactory:
+    return lambda: Watcher(client("/server/live", "live"))

@@ -1,7 +1,7 @@
 """The demo's pages in a real browser, Chromium, against run_server.py in a real process.
 
-The screenshots of ``test_the_page_looks_well_everywhere`` stay in pytest's temporary directory
-(``--basetemp`` chooses it): look at them after changing a style.
+The screenshots of ``test_the_page_looks_right_on_every_screen`` are in pytest's temporary directory
+(``--basetemp`` chooses it): look at them after a change of style.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Page:
         self.wait_until(lambda: (name, text) in self.messages(), f"{text!r} of {name}")
 
     def messages(self) -> list[tuple[str, str]]:
-        # In one go: between two queries another message may come.
+        # In one query: between two, another message may arrive.
         pairs = self.driver.execute_script(
             """return [...document.querySelectorAll('#chat-log li[data-kind="message"]')].map(
                 (li) => ["name", "text"].map(
@@ -179,7 +179,7 @@ class Page:
         path.write_bytes(base64.b64decode(picture["data"]))
 
     def overflow(self) -> int:
-        """Pixels by which the page, or something in a log, is wider than its place."""
+        """Pixels by which the page, or something in a log, is wider than its container."""
         return int(
             self.run("""
             const nodes = [document.documentElement, ...document.querySelectorAll(".log")];
@@ -366,7 +366,7 @@ def test_the_browser_exchanges_compressed_messages(page: Page, demo: Demo) -> No
     assert same is True
 
 
-def test_echo_panel_tells_why_the_server_closed(page: Page, demo: Demo) -> None:
+def test_echo_panel_shows_why_the_server_closed(page: Page, demo: Demo) -> None:
     page("echo-toggle").click()
     page.wait_for_state("echo", "connected")
     assert demo.stop() == 0
@@ -431,7 +431,7 @@ def test_a_taken_name_gets_a_number_and_a_notice(browse: Browse, demo: Demo) -> 
     first.wait_for_members("Ada", "Ada (2)")
 
 
-def test_a_name_is_asked_for(page: Page) -> None:
+def test_a_name_is_required(page: Page) -> None:
     page("chat-name").send_keys("   ", Keys.ENTER)
     page.wait_for_text("#chat-join-error", "Please enter a name.")
     assert page.focused() == "chat-name"
@@ -443,7 +443,7 @@ def test_a_name_is_asked_for(page: Page) -> None:
     assert page("chat-state").text == "not joined"
 
 
-def test_a_reload_comes_back_with_the_same_name(page: Page) -> None:
+def test_a_reload_joins_again_with_the_same_name(page: Page) -> None:
     page.join("Ada")
     page.say("before the reload")
     page.wait_for_message("Ada", "before the reload")
@@ -474,7 +474,7 @@ def test_coming_back_shows_what_was_missed_and_repeats_nothing(page: Page, demo:
         assert page.messages() == [("Ada", "see you"), ("Grace", "too late")]
 
 
-def test_the_keyboard_is_enough(page: Page) -> None:
+def test_the_chat_works_with_the_keyboard_alone(page: Page) -> None:
     def press(*keys: str) -> None:
         page.driver.switch_to.active_element.send_keys(*keys)
 
@@ -553,14 +553,14 @@ def test_nothing_is_missed_when_one_of_two_servers_is_killed(
         ada.wait_for_state("chat", "connected")
         ada.say("here I am")
         for each in (ada, grace):
-            # Nobody has told the room yet that the first Ada is gone.
+            # The room does not know yet that the first Ada is gone.
             each.wait_for_message("Ada (2)", "here I am")
             texts = ["is anybody here?", *said, "here I am"]
             assert [text for _, text in each.messages()] == texts
 
 
 def test_nothing_is_missed_when_workers_are_killed(browse: Browse, redis: RedisServer) -> None:
-    """One after the other, so that each page loses its worker at least once."""
+    """Workers are killed one after the other, so that each page loses its worker at least once."""
     with contextlib.ExitStack() as stack:
         demo = stack.enter_context(running("--port", "0", "--workers", "2", "--redis", redis.url))
         ada, grace = (browse(demo.url + "/?room=garden") for _ in range(2))
@@ -587,10 +587,10 @@ def test_nothing_is_missed_when_workers_are_killed(browse: Browse, redis: RedisS
             assert [text for _, text in each.messages()] == [*texts, "after"]
 
 
-def test_reconnecting_can_be_hurried_and_given_up(page: Page, demo: Demo) -> None:
+def test_reconnecting_can_be_forced_and_cancelled(page: Page, demo: Demo) -> None:
     page.expected_errors = "WebSocket connection to .* failed"
     page.join("Ada")
-    page.run("window.setInterval = () => 0")  # it would wait for ever, but for the button
+    page.run("window.setInterval = () => 0")  # only the button can end the wait
     port = str(demo.port)
     assert demo.stop() == 0
     page.wait_for_reconnecting()
@@ -630,7 +630,7 @@ def test_newest_messages_stay_in_view_until_the_reader_scrolls_up(page: Page, de
         assert not to_newest.is_displayed()
 
 
-def test_over_tls_the_page_speaks_wss(browse: Browse, tmp_path: Path) -> None:
+def test_over_tls_the_page_uses_wss(browse: Browse, tmp_path: Path) -> None:
     certificate = trustme.CA().issue_cert("127.0.0.1")
     certfile, keyfile = tmp_path / "cert.pem", tmp_path / "key.pem"
     certificate.cert_chain_pems[0].write_to_path(certfile)
@@ -647,7 +647,7 @@ def test_over_tls_the_page_speaks_wss(browse: Browse, tmp_path: Path) -> None:
         page.join("Ada")
 
 
-def test_less_motion_is_respected(page: Page) -> None:
+def test_reduced_motion_is_respected(page: Page) -> None:
     style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
     page.run("document.getElementById('chat-state').dataset.state = 'connecting'")
     page.emulate(*SCREENS["desktop"], motion="no-preference")
@@ -664,7 +664,7 @@ def test_less_motion_is_respected(page: Page) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", SCREENS)
-def test_the_page_looks_well_everywhere(
+def test_the_page_looks_right_on_every_screen(
     screen: str, scheme: str, page: Page, demo: Demo, tmp_path: Path
 ) -> None:
     page.emulate(*SCREENS[screen], scheme=scheme)
@@ -730,7 +730,7 @@ def test_the_chat_and_the_server_link_to_each_other(page: Page, demo: Demo) -> N
     page.join("Ada")
 
 
-def test_the_server_is_seen_at_work(browse: Browse, server_page: Page, demo: Demo) -> None:
+def test_the_server_page_shows_live_figures(browse: Browse, server_page: Page, demo: Demo) -> None:
     assert server_page("process").text == f"Process {demo.process.pid}."
     assert not server_page("several").is_displayed()
     server_page.wait_for_text("#connections-open", "1")
@@ -756,11 +756,11 @@ def test_the_server_is_seen_at_work(browse: Browse, server_page: Page, demo: Dem
     server_page.wait_for_text("#rooms-table tbody td", "No rooms are open.")
     line = "return document.querySelector('#messages-chart .line:last-of-type').getAttribute('d')"
     server_page.wait_until(lambda: server_page.run(line).count("L") >= 2, "a line")
-    server_page.driver.refresh()  # and the last minute is there again
+    server_page.driver.refresh()  # the last minute is there again
     server_page.wait_until(lambda: (server_page.run(line) or "").count("L") >= 2, "a line")
 
 
-def test_what_the_server_tells_of_others_is_shown_as_text(server_page: Page, demo: Demo) -> None:
+def test_names_on_the_server_page_are_shown_as_text(server_page: Page, demo: Demo) -> None:
     with connect(demo.ws_url + "/chat/%3Cimg%20src=x%20onerror=alert(1)%3E", "chat") as mallory:
         mallory.send(json.dumps({"type": "join", "name": "Mallory"}))
         name = "<img src=x onerror=alert(1)>"
@@ -768,7 +768,7 @@ def test_what_the_server_tells_of_others_is_shown_as_text(server_page: Page, dem
         assert server_page.run("return document.querySelectorAll('main img').length") == 0
 
 
-def test_the_picture_of_the_server_comes_back_with_it(server_page: Page, demo: Demo) -> None:
+def test_the_server_page_reconnects_after_a_restart(server_page: Page, demo: Demo) -> None:
     server_page.expected_errors = "WebSocket connection to .* failed"
     port = str(demo.port)
     assert demo.stop() == 0
@@ -782,7 +782,7 @@ def test_the_picture_of_the_server_comes_back_with_it(server_page: Page, demo: D
         server_page.wait_for_text("#connections-total", "1 in total")
 
 
-def test_the_picture_of_several_processes_adds_them_up(browse: Browse, redis: RedisServer) -> None:
+def test_the_server_page_adds_up_several_processes(browse: Browse, redis: RedisServer) -> None:
     with contextlib.ExitStack() as stack:
         demo = stack.enter_context(running("--port", "0", "--workers", "2", "--redis", redis.url))
         page = browse(demo.url + "/server")
@@ -810,10 +810,10 @@ def test_the_picture_of_several_processes_adds_them_up(browse: Browse, redis: Re
         assert page.overflow() <= 0
 
 
-def test_a_worker_is_told_of_as_one_of_several(browse: Browse) -> None:
+def test_the_server_page_says_that_a_worker_is_one_of_several(browse: Browse) -> None:
     with running("--port", "0", "--workers", "2") as demo:
         page = browse(demo.url + "/server")
-        page.expected_errors = "favicon.ico"  # of /metrics, which is no page
+        page.expected_errors = "favicon.ico"  # which /metrics does not have
         page.wait_until(page("several").is_displayed, "a word about the others")
         page.driver.find_element(By.LINK_TEXT, "/metrics").click()
         page.wait_until(lambda: "greenws_connections_open" in page.driver.page_source, "metrics")
@@ -821,7 +821,7 @@ def test_a_worker_is_told_of_as_one_of_several(browse: Browse) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", SCREENS)
-def test_the_picture_of_the_server_looks_well_everywhere(
+def test_the_server_page_looks_right_on_every_screen(
     screen: str, scheme: str, server_page: Page, demo: Demo, tmp_path: Path
 ) -> None:
     page = server_page
@@ -844,7 +844,7 @@ def test_the_picture_of_the_server_looks_well_everywhere(
         text = json.dumps({"type": "message", "text": "\u00fc" * 2000})
         sent = 8  # those that joined
         while page("slow").text != "1":
-            for _ in range(100):  # fewer between two pictures than may wait for a member
+            for _ in range(100):  # fewer between two snapshots than a member's queue holds
                 talker.send(text)
                 talker.recv(timeout=limit(20))
             sent += 100

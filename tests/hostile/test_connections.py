@@ -1,4 +1,4 @@
-"""Connections that attack: TLS that does not come, and a process without descriptors."""
+"""Hostile connections: an unfinished TLS handshake, and a process that is out of descriptors."""
 
 from __future__ import annotations
 

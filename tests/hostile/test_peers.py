@@ -1,4 +1,4 @@
-"""Peers that attack: floods, silence, resets, and a Close that is not answered."""
+"""Hostile peers: floods, silence, resets, and a Close that is not answered."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_nothing_is_allocated_for_a_length_that_is_only_announced(attack, routes
         assert memory() - before < 8_000_000
 
 
-def test_messages_that_nobody_reads_are_bounded(attack, routes):
+def test_unread_messages_are_bounded(attack, routes):
     with attack(routes=routes, ping_interval=0.05, max_message_size=100_000) as target:
         before = memory()
         with open_at(target, "/deaf") as peer:
@@ -228,7 +228,7 @@ def test_resets_at_every_moment(attack, routes):
         wait_until(lambda: target.server.stats.connections_open == 0)
 
 
-def test_a_hundred_peers_that_say_nothing_more_cost_no_descriptor_for_ever(attack, routes):
+def test_a_hundred_silent_peers_do_not_keep_their_descriptors(attack, routes):
     options = {"ping_interval": 0.1, "ping_timeout": 0.1}
     with attack(routes=routes, **options) as target:
         peers = [open_at(target) for _ in range(50)]

@@ -1,4 +1,4 @@
-"""Requests that attack: smuggling, limits, slowness. Each gets one answer, and hurts none."""
+"""Hostile requests: smuggling, limits, slowness. Each gets one response; other clients are fine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_all(peer: Peer) -> bytes:
 
 
 def check_one_refusal(answer: bytes, status: int) -> None:
-    """One response, whole, and nothing behind it."""
+    """One complete response, and nothing after it."""
     head, body = answer.split(b"\r\n\r\n", 1)
     assert head.startswith(b"HTTP/1.1 %d " % status), answer
     assert b"\r\nconnection: close" in head.lower()
@@ -194,7 +194,7 @@ def test_a_slow_second_request_is_cut_off(attack):
         check_one_refusal(read_all(peer), 408)
 
 
-def test_many_slow_clients_hold_nobody_up(attack):
+def test_many_slow_clients_do_not_delay_others(attack):
     with attack(handshake_timeout=0.5) as target:
         peers = [target.connect() for _ in range(50)]
         for peer in peers:

@@ -1,4 +1,4 @@
-"""Request heads: what is taken, what is refused, and that h11 takes nothing less."""
+"""Request heads: which are accepted, which are rejected, and how that compares with h11."""
 
 from __future__ import annotations
 

@@ -276,7 +276,7 @@ def test_a_stalled_body_times_out(streams):
         stream.read(3)
 
 
-# -- bodies that nobody reads, and slow ones
+# -- unread bodies, and slow ones
 
 
 def unread(environ, start_response):
@@ -285,7 +285,7 @@ def unread(environ, start_response):
 
 
 @pytest.mark.parametrize("body", [b"x" * 65_000, b""])
-def test_a_short_body_that_nobody_reads_is_dropped(serve, body):
+def test_a_short_unread_body_is_dropped(serve, body):
     with Peer.connect(serve(unread).address) as peer:
         for _ in range(2):
             peer.send(post(b"/", body, b"Content-Length: %d" % len(body)))
@@ -299,7 +299,7 @@ def test_a_short_body_that_nobody_reads_is_dropped(serve, body):
         chunked(b"/", b"11170\r\n" + b"x" * 70_000 + b"\r\n" + b"1\r\nx\r\n"),
     ],
 )
-def test_a_long_body_that_nobody_reads_ends_the_connection(serve, data):
+def test_a_long_unread_body_ends_the_connection(serve, data):
     server = serve(unread)
     with Peer.connect(server.address) as peer:
         peer.send(data)

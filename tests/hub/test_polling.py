@@ -1,4 +1,4 @@
-"""Whose turn is next: by epoll and by gevent's watchers, over real sockets."""
+"""Which greenlet runs next, with epoll and with gevent's watchers, over real sockets."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_killed_in_the_middle_of_a_batch(sockets):
         peer.send(b"x")
     assert [readers[i].get(timeout=limit()) for i in (0, 2, 3)] == [b"x"] * 3
     readers[1].join(limit())
-    # Whether it was killed before or behind its turn, its socket can be waited for again.
+    # Killed before its turn or after it: its socket can be waited for again.
     peers[1].send(b"y")
     assert gevent.spawn(take, waiters[1]).get(timeout=limit()).endswith(b"y")
 
@@ -207,7 +207,7 @@ def test_wake_ends_a_wait_with_its_reason(sockets):
     gevent.sleep(0)
     gevent.get_hub().loop.run_callback(waiter.wake, 7)
     assert reader.get(timeout=limit()) == 7
-    gevent.get_hub().loop.run_callback(waiter.wake, 7)  # nobody waits: nothing happens
+    gevent.get_hub().loop.run_callback(waiter.wake, 7)  # no greenlet waits: nothing happens
     gevent.sleep(0)
 
 

@@ -1,4 +1,4 @@
-"""Greenlets and threads, by the few calls that the path of a message makes."""
+"""The current greenlet and thread, switching, and the memory of greenlets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_what_escapes_a_greenlet_reaches_its_parent():
         switching.switch(greenlet.greenlet(fail))
 
 
-def test_thread_tells_threads_apart():
+def test_thread_id_differs_between_threads():
     switching.load()
     seen = []
     thread = threading.Thread(target=lambda: seen.append(switching.thread_id()))

@@ -77,7 +77,7 @@ def test_a_connection_that_is_lost_raises(ends):
 
 
 @pytest.mark.skipif(not hasattr(select, "epoll"), reason="this system has no epoll")
-def test_events_tell_the_descriptor_and_the_end(ends):
+def test_an_event_has_its_descriptor_and_reports_a_hang_up(ends):
     ours, theirs = ends
     with select.epoll() as epoll:
         epoll.register(ours.fileno(), select.EPOLLIN | select.EPOLLRDHUP)

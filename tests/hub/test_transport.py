@@ -1,4 +1,4 @@
-"""The byte stream under a socket: waits, the outbox, the order of closing; with faults injected."""
+"""The byte stream of a socket: receiving, the outbox, closing; with injected faults."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def test_a_broken_pipe_is_a_failure_not_an_error(make_either):
     assert "connection lost" in transport.failure
 
 
-def test_what_the_peer_sent_before_it_left_can_still_be_read(make_either):
+def test_input_from_before_a_failed_send_can_still_be_read(make_either):
     transport, peer = make_either()
     peer.sendall(b"last words")
     peer.close()
@@ -295,7 +295,7 @@ def test_the_stream_is_ended_after_the_outbox_is_sent(make_either):
     assert peer.recv(1) == b""
 
 
-def test_finish_reads_what_is_left_so_that_nothing_is_reset(make_either):
+def test_finish_drains_the_input_to_avoid_a_reset(make_either):
     transport, peer = make_either()
     peer.sendall(b"x" * 50_000)
     transport.send(b"goodbye")

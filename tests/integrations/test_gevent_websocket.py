@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import gevent.socket
 import pytest
 
@@ -50,3 +53,20 @@ def test_gunicorn_with_the_originals_worker():
             ws.send("hi")
             assert ws.recv(timeout=limit()) == "UpgradeHandler: hi"
         server.assert_no_trouble()
+
+
+def test_install_sets_the_limits_and_changes_what_is_loaded_already():
+    source = """
+import geventwebsocket.gunicorn.workers as workers
+from geventwebsocket import handler, server
+from greenws import Config, UpgradeHandler
+from greenws.integrations.gevent_websocket import install
+config = Config(max_message_size=7)
+install(config)
+assert UpgradeHandler.config is config
+assert handler.WebSocketHandler is UpgradeHandler
+assert server.WebSocketServer.handler_class is UpgradeHandler
+assert workers.GeventWebSocketWorker.wsgi_handler is UpgradeHandler
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

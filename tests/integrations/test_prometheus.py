@@ -1,4 +1,4 @@
-"""/metrics: what one process counts, and many together; also with Redis in test_run_server.py."""
+"""/metrics: what one process counts, and many together; with Redis in demo/test_workers.py."""
 
 from __future__ import annotations
 

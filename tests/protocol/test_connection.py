@@ -1,4 +1,4 @@
-"""The state machine of a connection: bytes in, fragments and answers out; both roles.
+"""The state machine of a connection: bytes in, fragments and replies out; both roles.
 
 The peer's frames are built by hand (``wire``), and what we send is read by hand (``sansio``).
 """
@@ -192,7 +192,7 @@ def test_every_cut_of_a_stream_gives_the_same_events(client):
             assert end.replies() == [(PONG, b"p"), (CLOSE, body(4000))]
 
 
-def test_has_frame_tells_whether_another_frame_was_fed(end):
+def test_has_frame_is_true_only_if_another_whole_frame_was_fed(end):
     first, second = end.frame(TEXT, b"a"), end.frame(TEXT, b"b")
     lend(end.protocol, first + second)
     assert end.protocol.has_frame()
@@ -386,7 +386,7 @@ def test_a_ping_is_sent_and_its_pong_is_for_the_reader(end):
     assert not ping.answered
     assert end.drive(end.frame(PONG, b"payload")) == [(PONG, b"payload", True)]
     assert ping.answered
-    assert end.drive(end.frame(PONG, b"payload")) == []  # the second time nobody asked
+    assert end.drive(end.frame(PONG, b"payload")) == []  # the second pong is unsolicited
 
 
 def test_a_pong_for_no_reader_is_recorded_but_not_delivered(end):
@@ -601,7 +601,7 @@ def test_the_end_of_the_stream_without_a_close_is_1006(end):
     end.protocol.feed_eof()
     assert list(pull(end.protocol)) == [(CLOSE, 1006, "")]
     assert (end.protocol.state, end.protocol.close_code) == (CLOSED, 1006)
-    assert end.replies() == []  # there is nobody to tell
+    assert end.replies() == []  # the peer has gone
 
 
 def test_the_end_of_the_stream_in_the_middle_of_a_frame_is_1006(client):
@@ -742,7 +742,7 @@ def test_an_invalid_close_is_reported_even_after_ours(end):
         end.protocol.close(1006, "")
 
 
-# -- sending behind a Close
+# -- sending after a Close
 
 _SENDS = {
     "message": lambda p: p.begin_message(TEXT, True),
@@ -894,7 +894,7 @@ _payload = st.one_of(
 _message = st.tuples(
     _payload,
     st.lists(st.integers(0, 12), max_size=3),  # where it is cut into frames
-    st.lists(st.binary(max_size=6), max_size=2),  # pings behind each frame
+    st.lists(st.binary(max_size=6), max_size=2),  # pings after each frame
 )
 
 

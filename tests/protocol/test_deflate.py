@@ -1,4 +1,4 @@
-"""permessage-deflate (RFC 7692): negotiation, compressing, and inflating within bounds.
+"""permessage-deflate (RFC 7692): negotiation, compression, and bounded inflation.
 
 The judge is zlib itself, and the octets that the RFC prints.
 """
@@ -241,7 +241,7 @@ def test_a_server_keeps_to_its_options(options, offer, answer):
         ),
     ],
 )
-def test_a_client_offers_what_its_options_say(options, offer):
+def test_a_clients_offer_follows_its_options(options, offer):
     assert make_offer(Config(**options)) == offer
 
 
@@ -268,7 +268,7 @@ def test_a_client_offers_what_its_options_say(options, offer):
         ),
     ],
 )
-def test_a_client_takes_what_fits_its_offer(options, answer, agreed):
+def test_a_client_accepts_an_answer_that_fits_its_offer(options, answer, agreed):
     assert accept_answer(parse_extensions(answer), Config(**options)) == agreed
 
 
@@ -291,7 +291,7 @@ def test_a_client_takes_what_fits_its_offer(options, answer, agreed):
         ),
     ],
 )
-def test_a_client_refuses_what_it_did_not_offer(options, answer, match):
+def test_a_client_refuses_parameters_it_did_not_offer(options, answer, match):
     with pytest.raises(HandshakeError, match=match):
         accept_answer(parse_extensions(answer), Config(**options))
 
@@ -357,7 +357,7 @@ def test_blocks_marked_final_may_come_before_others():
         assert drive(protocol(), *chunks) == [(BINARY, b"one one one two", True)]
 
 
-# -- where RSV1 may stand
+# -- which frames may have RSV1 set
 
 
 @pytest.mark.parametrize(
@@ -418,13 +418,13 @@ def test_compressed_and_plain_messages_may_be_mixed_with_pings_between():
         (b"\x00\x05\x00\xfa\xfeHello\x00", 1007),
         (HELLO + b"\x00\x00\xff\xff", 1007),  # the tail was not taken off
         (HELLO + b"garbage", 1007),
-        (bytes.fromhex("f348cdc9c90700"), 1007),  # nothing behind the last block
+        (bytes.fromhex("f348cdc9c90700"), 1007),  # nothing after the final block
         (bytes.fromhex("f348cdc9c90700") + b"garbage", 1007),
         (b"\x03\x00" * 256 + b"\x00", None),
         (b"\x03\x00" * 257 + b"\x00", 1008),
     ],
 )
-def test_what_is_not_deflate_is_refused(payload, code, parameters):
+def test_invalid_deflate_is_refused(payload, code, parameters):
     for data in (
         frame(BINARY, payload, rsv=4),
         frame(BINARY, payload, rsv=4, fin=False) + frame(CONTINUATION),
@@ -538,7 +538,7 @@ def test_an_empty_last_fragment_is_an_empty_block(takeover):
         assert read_frame(sent(ours, b""))[2] == b"\x00"
 
 
-def test_a_window_of_256_bytes_is_enough_for_what_was_agreed_as_8_bits():
+def test_8_window_bits_need_no_more_than_256_bytes():
     # A match every 300 bytes: out of reach of 8 bits, within that of 9.
     chunk = bytes(range(256)) + bytes(44)
     ours = protocol(Parameters(True, True, 8, 8), deflate_level=9)
@@ -603,7 +603,7 @@ def bomb(size: int) -> bytes:
     return deflated(bytes(size), level=9)
 
 
-def test_the_limit_holds_for_what_a_message_inflates_to():
+def test_max_message_size_limits_the_inflated_message():
     for size, taken in ((LIMIT, True), (LIMIT + 1, False)):
         data = frame(BINARY, bomb(size), rsv=4)
         for chunks in ([data], octets(data)):
@@ -613,7 +613,7 @@ def test_the_limit_holds_for_what_a_message_inflates_to():
             assert result == (bytes(LIMIT) if taken else 1009)
 
 
-def test_what_cannot_be_compressed_may_be_as_large_as_the_limit():
+def test_an_incompressible_message_may_have_max_message_size():
     payload = zlib.compress(bytes(range(256)) * 999, 9) * 40
     payload = payload[:LIMIT]
     for level in (0, 1):
@@ -636,7 +636,7 @@ def test_an_absurd_length_is_refused_when_it_is_announced():
 
 
 @pytest.mark.parametrize("limit", [1, 10, 100])
-def test_a_small_limit_leaves_room_for_what_deflate_adds(limit):
+def test_a_small_limit_allows_for_the_overhead_of_deflate(limit):
     end = protocol(max_message_size=limit)
     payload = bytes(range(limit))
     assert drive(end, frame(BINARY, deflated(payload), rsv=4)) == [(BINARY, payload, True)]

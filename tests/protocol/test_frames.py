@@ -450,10 +450,10 @@ def test_has_frame_looks_past_the_current_frame(options):
 
 
 @ROLES
-def test_has_frame_does_not_read_beyond_what_was_fed(options):
+def test_has_frame_does_not_read_beyond_the_input(options):
     data = frame(BINARY, bytes(300), **options)
     parser = parser_for(options)
-    parser.feed(bytearray(data), 3)  # the rest of the length stands in the buffer, and is not ours
+    parser.feed(bytearray(data), 3)  # the rest of the length is in the buffer, but was not fed
     assert not parser.has_frame()
     assert not parser.next_header()
     data = frame(TEXT, b"abc", **options)

@@ -121,7 +121,7 @@ def test_an_empty_body_is_no_body(length):
         ("b,a", ["b", "a"]),
         (" a ,\tb ", ["a", "b"]),
         ("v10.stomp, v11.stomp", ["v10.stomp", "v11.stomp"]),
-        ("Chat, chat", ["Chat", "chat"]),  # subprotocols are told apart by case
+        ("Chat, chat", ["Chat", "chat"]),  # subprotocols are case-sensitive
         ("!#$%&'*+-.^_`|~09azAZ", ["!#$%&'*+-.^_`|~09azAZ"]),
         (",a,, b,", ["a", "b"]),  # empty elements of a list mean nothing (RFC 9110, 5.6.1)
     ],
@@ -223,7 +223,7 @@ def test_a_malformed_key_is_refused(key):
 
 
 @pytest.mark.parametrize("key", [None, ""])
-def test_a_missing_key_is_called_missing(key):
+def test_the_error_says_that_the_key_is_missing(key):
     refused(Sec_WebSocket_Key=key, status=400, match="Missing Sec-WebSocket-Key")
 
 
@@ -240,7 +240,7 @@ def test_a_malformed_subprotocol_is_refused(header):
 
 
 @pytest.mark.parametrize("header", ["", ",", " , ,"])
-def test_a_list_of_no_subprotocols_is_refused(header):
+def test_an_empty_list_of_subprotocols_is_refused(header):
     refused(Sec_WebSocket_Protocol=header, status=400, match="is empty")
 
 
@@ -248,7 +248,7 @@ def test_a_subprotocol_offered_twice_is_refused():
     refused(Sec_WebSocket_Protocol="a, b, a", status=400, match="duplicate subprotocol")
 
 
-def test_the_application_may_only_choose_what_was_offered():
+def test_the_application_may_only_choose_an_offered_subprotocol():
     offer = Offer(KEY, ["superchat"])
     for choice in ("chat", "", "Superchat", "superchat\r\nX: y"):
         with pytest.raises(HandshakeError, match="did not offer") as caught:
@@ -358,7 +358,7 @@ def test_the_answer_to_an_offer_of_extensions_is_checked():
         check_response(101, chosen, KEY, config=config)
 
 
-def test_a_subprotocol_that_nobody_asked_for_is_refused():
+def test_a_subprotocol_that_was_not_offered_is_refused():
     with pytest.raises(HandshakeError, match="chat"):
         check_response(101, response(sec_websocket_protocol="chat"), KEY)
 

@@ -299,7 +299,7 @@ def test_a_message_inside_another_is_refused(opened, opcode, final):
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 def test_a_message_may_be_as_large_as_the_limit(opcode):
     target = assembler(max_message_size=10)
-    for _ in range(2):  # the count begins anew with each message
+    for _ in range(2):  # each message is counted separately
         assert len(message(target, opcode, [[b"a" * 10]])[0]) == 10
         assert sum(map(len, message(target, opcode, [[b"a" * 4], [b""], [b"b" * 6]]))) == 10
 

@@ -51,7 +51,7 @@ UNKNOWN_TO_WSPROTO = {1014}
 
 
 class Ours:
-    """greenws, behind the face that all three have here.
+    """greenws, with the interface that all three have here.
 
     ``events``: ("text" or "binary", payload, final), ("ping", payload), ("close", code, reason).
     A pong is ("pong", payload); ours are not told unless they answer a ping, so they are left out.
@@ -368,7 +368,7 @@ def verdict(events: list[tuple]) -> int | None:
 
 
 def websockets_verdict(client: bool, data: bytes) -> int | None:
-    """That of ``websockets`` and of whoever uses its core: it leaves the UTF-8 of text to them."""
+    """That of ``websockets`` with its user, since its core leaves checking UTF-8 to the user."""
     events = Websockets(client).receive(data)
     for kind, *rest in messages(events):
         if kind == "text":
@@ -518,8 +518,8 @@ def test_damaged_streams_get_the_events_that_wsproto_gives(damaged):
         assert theirs[-1][1] == 1002
         return
     assert verdict(theirs) == verdict(ours) or _is_early(client, data, ours, theirs)
-    # What had arrived of an unfinished frame is told by wsproto piece by piece, and a message that
-    # is broken later is told up to there; whole messages are the same.
+    # wsproto reports the pieces of an unfinished frame, and of a message that fails later; complete
+    # messages are the same.
     whole = [event for event in messages(ours) if event[0] != "close"]
     assert [event for event in messages(theirs) if event[0] != "close"] == whole
 

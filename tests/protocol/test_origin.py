@@ -1,4 +1,4 @@
-"""Which pages may connect: the rule by itself, on handlers and servers, and behind a proxy."""
+"""The origin check: by itself, on handlers and servers, and behind a proxy."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_pattern_matches_every_subdomain(origin, expected):
     assert allows(origin, ["https://*.example.com"], host="other") is expected
 
 
-def test_a_list_allows_what_it_names_and_nothing_else():
+def test_a_list_allows_only_its_origins():
     allowed = ["https://one.com", "http://two.com:8080", "app://three", "null"]
     for origin in (*allowed, "https://ONE.com:443"):
         assert allows(origin, allowed)
@@ -113,7 +113,7 @@ def test_a_list_allows_what_it_names_and_nothing_else():
         "",
     ],
 )
-def test_what_is_no_origin_matches_no_pattern(origin):
+def test_an_invalid_origin_matches_no_pattern(origin):
     assert not allows(origin, ["https://*.example.com", "self", "https://example.com"])
 
 
@@ -292,7 +292,7 @@ def test_an_untrusted_forwarding_header_is_ignored(serve):
     assert environ["wsgi.url_scheme"] == "http"
 
 
-def test_one_trusted_proxy_is_believed_only_for_what_it_added(serve):
+def test_only_the_values_that_a_trusted_proxy_added_count(serve):
     environ = environ_of(serve, 1, **FORWARDED)
     assert environ["REMOTE_ADDR"] == "203.0.113.9"
     assert environ["HTTP_HOST"] == "example.com"

@@ -1,8 +1,9 @@
-"""run_server.py in a process, and clients of the ``websockets`` package."""
+"""run_server.py in a process, and its clients, of the ``websockets`` package."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -10,10 +11,13 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as websockets_connect
 from websockets.typing import Subprotocol
@@ -137,9 +141,72 @@ def connect(url: str, protocol: str, **options: Any) -> ClientConnection:
 
 
 def narrow_socket(demo: Demo) -> socket.socket:
-    """A connection that takes little from one who does not read it."""
+    """A connection with a small receive buffer, for a client that does not read."""
     narrow = socket.socket()
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     narrow.settimeout(limit(20))
     narrow.connect(("127.0.0.1", demo.port))
     return narrow
+
+
+def closed_with(connection: ClientConnection) -> int | None:
+    """Read until the connection ends; the close code."""
+    with pytest.raises(ConnectionClosed):
+        while True:
+            connection.recv(timeout=limit(20))
+    return connection.close_code
+
+
+class Member:
+    """One client of the chat, which speaks JSON objects."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+    def send(self, event: object) -> None:
+        self.connection.send(json.dumps(event))
+
+    def say(self, text: str) -> None:
+        self.send({"type": "message", "text": text})
+
+    def receive(self) -> dict[str, Any]:
+        event = json.loads(self.connection.recv(timeout=limit(20)))
+        assert isinstance(event, dict)
+        return event
+
+    def expect(self, **expected: Any) -> dict[str, Any]:
+        """The next event, which must have these values."""
+        event = self.receive()
+        assert expected.items() <= event.items(), event
+        return event
+
+    def join(self, name: str) -> dict[str, Any]:
+        """Join, and skip the event of joining; the welcome."""
+        self.send({"type": "join", "name": name})
+        welcome = self.expect(type="welcome")
+        self.expect(type="joined", name=welcome["name"])
+        return welcome
+
+
+class Watcher:
+    """A client that reads the snapshots of the server."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+    def next(self) -> dict[str, Any]:
+        snapshot = json.loads(self.connection.recv(timeout=limit(20)))
+        assert isinstance(snapshot, dict)
+        return snapshot
+
+    def wait_for(self, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        deadline = time.monotonic() + limit(20)
+        while not condition(snapshot := self.next()):
+            assert time.monotonic() < deadline, snapshot
+        return snapshot
+
+
+# What the fixtures of these names give.
+ClientFactory = Callable[..., ClientConnection]
+MemberFactory = Callable[..., Member]
+WatcherFactory = Callable[[], Watcher]

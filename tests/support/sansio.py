@@ -1,4 +1,4 @@
-"""What the tests of the layers without I/O share: a lender of bytes, UTF-8 by the book."""
+"""What the tests of the layers without I/O share: feeding bytes, valid and invalid UTF-8."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def octets(data: bytes) -> list[bytes]:
 
 
 def cut(data: bytes, positions: Iterable[int]) -> list[bytes]:
-    """``data`` cut at ``positions``; the same twice gives an empty piece."""
+    """``data`` cut at ``positions``; equal positions give an empty piece."""
     edges = [0, *sorted(positions), len(data)]
     return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
 
@@ -139,7 +139,7 @@ VALID_UTF8 = [
     b"\xdf\xbf",
     b"\xe0\xa0\x80",
     b"\xed\x9f\xbf",  # U+D7FF, the last before the surrogates
-    b"\xee\x80\x80",  # U+E000, the first behind them
+    b"\xee\x80\x80",  # U+E000, the first after the surrogates
     b"\xef\xbf\xbd",
     b"\xef\xbf\xbe",  # U+FFFE and U+FFFF are not characters, and are UTF-8
     b"\xef\xbf\xbf",
@@ -177,7 +177,7 @@ INVALID_UTF8 = [
     b"\xfe",
     b"\xff",
     b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xf4\x90\x80\x80edited",  # Autobahn 6.4
-    b"\xc3(",  # a tail that is none
+    b"\xc3(",  # an invalid continuation byte
     b"\xe2\x28\xa1",
     b"\xe2\x82\x28",
     b"\xf0\x28\x8c\xbc",

@@ -96,7 +96,7 @@ class Peer:
 
     @classmethod
     def open(cls, address: Any, path: str = "/", behind: bytes = b"", **headers: Any) -> Peer:
-        """Connects and shakes hands; ``behind`` goes out in the handshake's own segment."""
+        """Connects and shakes hands; ``behind`` is sent in the same segment as the request."""
         peer = cls.connect(address)
         response = peer.shake(path, behind, **headers)
         assert response.status == 101, (response.status, response.body)
@@ -149,7 +149,7 @@ class Peer:
         return bool(first & 0x80), first & 15, self.read(size)
 
     def read_close(self) -> tuple[int | None, bytes]:
-        """(code, reason) of the Close that comes next, and the end of the stream behind it."""
+        """(code, reason) of the next Close, which the end of the stream must follow."""
         fin, opcode, payload = self.read_frame()
         assert (fin, opcode) == (True, CLOSE), (fin, opcode, payload)
         assert self.at_end()

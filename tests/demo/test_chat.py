@@ -1,0 +1,197 @@
+"""The chat, by its JSON messages."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import time
+
+import pytest
+
+from ..support.demo import (
+    Demo,
+    MemberFactory,
+    closed_with,
+    narrow_socket,
+)
+from ..support.limits import limit
+
+
+def test_the_first_member_is_welcomed_to_an_empty_room(member: MemberFactory) -> None:
+    welcome = member().join("Ada")
+    assert welcome.pop("id")
+    assert welcome == {"type": "welcome", "name": "Ada", "members": ["Ada"], "history": []}
+
+
+def test_a_newcomer_is_announced_and_learns_who_is_here(member: MemberFactory) -> None:
+    ada = member("Ada")
+    welcome = member().join("Grace")
+    assert welcome["members"] == ["Ada", "Grace"]
+    ada.expect(type="joined", name="Grace")
+
+
+def test_a_client_that_has_not_joined_receives_nothing(member: MemberFactory) -> None:
+    onlooker, ada = member(), member("Ada")
+    ada.say("among ourselves")
+    ada.expect(type="message")
+    assert onlooker.join("Grace")["members"] == ["Ada", "Grace"]  # its first event
+
+
+def test_a_message_reaches_everybody_as_it_was_written(member: MemberFactory) -> None:
+    ada, grace = member("Ada"), member("Grace")
+    ada.expect(type="joined", name="Grace")
+    before = time.time() * 1000 - 1
+    for sender, name in ((ada, "Ada"), (grace, "Grace")):
+        text = f"<script>alert('{name}')</script> & \u00fc \U0001f331\nline"
+        sender.say(text)
+        events = [each.expect(type="message", name=name, text=text) for each in (ada, grace)]
+        assert events[0] == events[1]
+        assert before <= events[0]["time"] <= time.time() * 1000 + 60_000
+
+
+def test_leaving_is_announced_after_a_close_and_after_a_lost_connection(
+    member: MemberFactory,
+) -> None:
+    ada, grace, linus = member("Ada"), member("Grace"), member("Linus")
+    ada.expect(type="joined", name="Grace")
+    ada.expect(type="joined", name="Linus")
+    grace.connection.close()
+    ada.expect(type="left", name="Grace")
+    linus.connection.socket.shutdown(socket.SHUT_RDWR)
+    ada.expect(type="left", name="Linus")
+    ada.say("alone again")
+    ada.expect(type="message", text="alone again")
+    assert member().join("Grace")["members"] == ["Ada", "Grace"]
+
+
+def test_a_taken_name_gets_a_number_until_it_is_free(member: MemberFactory) -> None:
+    first, second = member(), member()
+    assert first.join("Ada")["name"] == "Ada"
+    assert second.join("ada")["name"] == "ada (2)"
+    assert member().join("ADA")["name"] == "ADA (3)"
+    first.expect(type="joined", name="ada (2)")
+    first.connection.close()
+    second.expect(type="joined", name="ADA (3)")
+    second.expect(type="left", name="Ada")
+    assert member().join("Ada")["name"] == "Ada"
+
+
+def test_a_long_taken_name_stays_within_the_limit(member: MemberFactory) -> None:
+    names = [member().join("n" * 32)["name"] for _ in range(3)]
+    assert names == ["n" * 32, "n" * 28 + " (2)", "n" * 28 + " (3)"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given"),
+    [
+        ("  Ada \t Lovelace\n", "Ada Lovelace"),
+        ("A\x00d\x1b[1ma\x7f", "Ad[1ma"),
+        ("\u202eAda\u200b\ufeff", "Ada"),
+        ("m" * 32, "m" * 32),
+        ("\u65e5\u672c\u8a9e \U0001f331", "\u65e5\u672c\u8a9e \U0001f331"),
+        ("<b>Ada</b>", "<b>Ada</b>"),
+    ],
+)
+def test_invisible_characters_are_removed_from_names(
+    wanted: str, given: str, member: MemberFactory
+) -> None:
+    assert member().join(wanted)["name"] == given
+
+
+BEFORE_JOINING: list[str | bytes] = [
+    "not json",
+    "",
+    "[]",
+    "null",
+    "17",
+    '"join"',
+    "{}",
+    '{"type": "join"',
+    '{"type": "unknown"}',
+    '{"type": ["join"]}',
+    '{"type": "message", "text": "too early"}',
+    '{"type": "join"}',
+    '{"type": "join", "name": null}',
+    '{"type": "join", "name": 7}',
+    '{"type": "join", "name": ["Ada"]}',
+    '{"type": "join", "name": ""}',
+    '{"type": "join", "name": " \\t "}',
+    '{"type": "join", "name": "\\u0000\\u001b\\u200b\\ud800"}',
+    '{"type": "join", "name": "' + "n" * 33 + '"}',
+    "[" * 100_000,
+    "1" * 100_000,
+    b"\xff\xfe\x00",
+    b"",
+]
+
+
+def test_bad_input_before_joining_gets_an_error_and_no_close(
+    member: MemberFactory,
+) -> None:
+    ada = member()
+    for message in BEFORE_JOINING:
+        ada.connection.send(message)
+        error = ada.expect(type="error")
+        assert error["message"], message
+    assert ada.join("Ada")["members"] == ["Ada"]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "message"},
+        {"type": "message", "text": None},
+        {"type": "message", "text": ["list"]},
+        {"type": "message", "text": ""},
+        {"type": "message", "text": " \n\t"},
+        {"type": "message", "text": "x" * 2001},
+        {"type": "join", "name": "Another"},
+        {"type": "leave"},
+        {},
+    ],
+    ids=lambda event: str(event)[:50],
+)
+def test_bad_input_after_joining_reaches_nobody_else(event: object, member: MemberFactory) -> None:
+    ada, grace = member("Ada"), member("Grace")
+    ada.expect(type="joined", name="Grace")
+    ada.send(event)
+    assert ada.expect(type="error")["message"]
+    ada.say("x" * 2000)
+    for each in (ada, grace):
+        each.expect(type="message", name="Ada", text="x" * 2000)
+
+
+def test_half_a_surrogate_pair_breaks_nothing(member: MemberFactory) -> None:
+    ada, grace = member("Ada"), member("Grace")
+    ada.expect(type="joined", name="Grace")
+    ada.connection.send('{"type": "message", "text": "half \\ud83c of it"}')
+    for each in (ada, grace):
+        each.expect(type="message", text="half \ud83c of it")
+
+
+def test_a_newcomer_gets_the_last_50_messages_in_order(member: MemberFactory) -> None:
+    ada = member("Ada")
+    for number in range(55):
+        ada.say(f"message {number}")
+        ada.expect(type="message")
+    history = member().join("Grace")["history"]
+    assert [event["text"] for event in history] == [f"message {n}" for n in range(5, 55)]
+    assert {event["name"] for event in history} == {"Ada"}
+    assert all(a["time"] < b["time"] for a, b in itertools.pairwise(history))
+
+
+def test_a_member_that_does_not_read_delays_nobody(demo: Demo, member: MemberFactory) -> None:
+    sloth = member("Sloth", sock=narrow_socket(demo), compression=None)
+    ada, grace = member("Ada"), member("Grace")
+    ada.expect(type="joined", name="Grace")
+    text = "\u00fc" * 2000  # 12,000 bytes as JSON
+
+    for _ in range(800):  # 10 MB: more than the kernel and the room's queue hold
+        started = time.monotonic()
+        ada.say(text)
+        for each in (ada, grace):
+            each.expect(type="message", name="Ada", text=text)
+        assert time.monotonic() - started < limit(2)
+    assert closed_with(sloth.connection) == 1013
+    for each in (ada, grace):
+        each.expect(type="left", name="Sloth")
