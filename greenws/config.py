@@ -41,14 +41,15 @@ class Config:
 
     close_timeout: float | None = 10.0
     """Seconds that ``close()`` waits for the peer's Close and then for the end of its TCP stream,
-    so that a peer that never answers cannot hold the session."""
+    so that a peer that never answers cannot hold the session. It starts again while the peer's TCP
+    acknowledges what was sent before our Close."""
 
     write_high_water: int | None = 1 << 20
     """Bytes in a session's outbox; beyond it, a send blocks until the peer reads."""
 
     write_timeout: float | None = 10.0
     """Seconds without progress in sending the outbox, after which the connection is closed: the
-    peer has stopped reading."""
+    peer has stopped reading. What its TCP acknowledges is progress."""
 
     ping_interval: float | None = 20.0
     """Seconds between keepalive pings; less than the 60 s after which nginx closes an idle
@@ -56,7 +57,8 @@ class Config:
 
     ping_timeout: float | None = 20.0
     """Seconds after a keepalive ping within which the peer must send anything. A peer that vanished
-    is noticed after ``ping_interval`` and ``ping_timeout`` together."""
+    is noticed after ``ping_interval`` and ``ping_timeout`` together. It starts again while the
+    peer's TCP acknowledges what was sent before the ping."""
 
     max_message_rate: float | None = None
     """Messages and pings a second, with a burst of as many; more closes with 1008. Off by default:

@@ -19,6 +19,8 @@ from weakref import WeakKeyDictionary, ref
 from gevent.hub import Hub
 
 from .config import Config
+from .hub import forks
+from .hub.delivery import Delivery
 from .hub.turns import after_poll
 from .protocol.connection import Ping
 from .websocket import WebSocket
@@ -52,6 +54,7 @@ class Pulse:
     __slots__ = (
         "_bytes_in",
         "_deadline",
+        "_delivery",
         "_heartbeat",
         "_interval",
         "_next_ping",
@@ -70,6 +73,7 @@ class Pulse:
         self._timeout = _FOREVER if config.ping_timeout is None else config.ping_timeout
         self._next_ping = time.monotonic() + self._interval
         self._deadline = _FOREVER
+        self._delivery: Delivery | None = None  # of what was sent before the unanswered ping
         self._bytes_in = 0
         self.latency: float | None = None
         self.timed_out = False
@@ -92,27 +96,42 @@ class Pulse:
         if traffic.bytes_in != self._bytes_in:
             self._bytes_in = traffic.bytes_in
             self._deadline = _FOREVER
+        elif self._delivery is not None and self._delivery.has_progressed():
+            # The ping waits behind what a slow reader takes its time for.
+            self._deadline = now + self._timeout
         elif self._deadline < soon:
             # While the kernel holds input that we do not receive, the peer is not to blame. TCP
             # itself finds out if the peer is gone, because our pings need acknowledgements.
             if not socket.has_unread_input():
                 self.timed_out = True
-                socket.mark_lost(f"no data within {self._timeout:g} s after a ping (ping_timeout)")
+                socket.mark_lost(f"no data within {self._timeout:g} s after a ping{self._fate()}")
                 return _FOREVER
             self._deadline = now + self._timeout
         if self._next_ping < soon and socket.is_connected:
             # A ping would wait in the outbox, and write_timeout watches that already.
             if not socket.has_backlog:
+                if self._deadline == _FOREVER:
+                    self._delivery = socket.watch_delivery()
                 socket.send_heartbeat(TimedPing(self))
                 self._deadline = min(self._deadline, now + self._timeout)
             self._next_ping = now + self._interval
         return min(self._next_ping, self._deadline, now + _POLL_INPUT_INTERVAL)
+
+    def _fate(self) -> str:
+        """What became of the ping that was not answered, and the option."""
+        arrived = None if self._delivery is None else self._delivery.is_passed()
+        if arrived is None:
+            return " (ping_timeout)"
+        if arrived:
+            return ", which the peer's TCP has acknowledged (ping_timeout)"
+        return ", which the peer's TCP has not acknowledged (ping_timeout)"
 
 
 class Heartbeat:
     """The pulses of a hub, ordered by when they are due."""
 
     def __init__(self, loop: Any) -> None:
+        self.process = forks.process()
         self._loop = loop
         self._buckets: dict[float, set[Pulse]] = {}
         self._times: list[float] = []  # the keys of the buckets, as a heap
@@ -141,6 +160,9 @@ class Heartbeat:
 
     def _arm(self) -> None:
         """Sets the timer to the time of the first bucket."""
+        if self.process != forks.process():
+            self.stop()
+            return
         first = self._times[0] if self._times else _FOREVER
         if first == self._timer_time:
             return
@@ -152,7 +174,19 @@ class Heartbeat:
             self._timer = self._loop.timer(max(0.0, first - time.monotonic()), ref=False)
             self._timer.start(self._on_timer)
 
+    def stop(self) -> None:
+        """Forgets all pulses."""
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+        self._times.clear()
+        self._buckets.clear()
+        self._due.clear()
+
     def _on_timer(self) -> None:
+        if self.process != forks.process():
+            self.stop()
+            return
         now = time.monotonic() + 0.001
         while self._times and self._times[0] <= now:
             self._due.extend(self._buckets.pop(heapq.heappop(self._times)))
@@ -161,6 +195,9 @@ class Heartbeat:
         self._beat()
 
     def _beat(self) -> None:
+        if self.process != forks.process():
+            self.stop()
+            return
         if self._rest_timer is not None:
             self._rest_timer.close()
             self._rest_timer = None
@@ -181,13 +218,22 @@ class Heartbeat:
 
 _heartbeats: WeakKeyDictionary[Hub, Heartbeat] = WeakKeyDictionary()
 
-if hasattr(os, "register_at_fork"):  # a child has its own loop
-    os.register_at_fork(after_in_child=_heartbeats.clear)
+
+def _after_fork() -> None:
+    """In the child. Keeps a heartbeat that an earlier hook has started there."""
+    for hub, heartbeat in list(_heartbeats.items()):
+        if heartbeat.process != forks.process():
+            del _heartbeats[hub]
+            heartbeat.stop()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def start_pulse(socket: WebSocket, hub: Hub, config: Config) -> None:
     """Starts keepalive for ``socket``, until ``socket.pulse.stop()``."""
     heartbeat = _heartbeats.get(hub)
-    if heartbeat is None:
+    if heartbeat is None or heartbeat.process != forks.process():
         heartbeat = _heartbeats[hub] = Heartbeat(hub.loop)
     socket.pulse = Pulse(socket, config, heartbeat)

@@ -7,6 +7,7 @@ added when its session ends, or when the counters are read.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -69,14 +70,18 @@ class ServerStats:
 
     def __init__(self) -> None:
         _all.add(self)
+        self.reset()
+        for exporter in list(_exporters):
+            exporter.start()
+
+    def reset(self) -> None:
+        """Begins to count anew."""
         self.connections_total = 0
         self.pings_timed_out = 0
         self.refused: Counter[str] = Counter()
         self.closes: Counter[int] = Counter()
         self._ended = Traffic(0, 0, 0, 0)
         self._open: set[SessionRecord] = set()
-        for exporter in list(_exporters):
-            exporter.start()
 
     @property
     def connections_open(self) -> int:
@@ -115,6 +120,15 @@ class ServerStats:
         self.closes[code if code < 3000 else code // 1000 * 1000] += 1
 
 
+def _after_fork() -> None:
+    """In the child: the sessions are the parent's, and so is what it counted."""
+    for stats in list(_all):
+        stats.reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
 Stats = ServerStats  # its name in earlier versions
 
 
@@ -151,8 +165,11 @@ class SessionRecord:
             stats.begin(self)
 
     def end(self) -> None:
-        """Counts the session as ended, and logs its line."""
+        """Counts the session as ended, and logs its line. Not in a forked child, where it is the
+        parent's."""
         socket = self.socket
+        if socket.is_inherited():
+            return
         code = socket.close_code or CloseCode.ABNORMAL
         if self._stats is not None:
             self._stats.end(self, code)

@@ -1,7 +1,7 @@
 # C types for websocket.py, where it is compiled.
 import cython
 
-from .hub cimport switching
+from .hub cimport forks, switching
 from .hub.polling cimport ReceiveBuffer
 from .hub.transport cimport Transport
 from .hub.turns cimport Turns
@@ -10,7 +10,7 @@ from .protocol.shared cimport SharedMessage
 
 
 cdef double _FOREVER, _POLL
-cdef int _OPEN, _CLOSED, _MAX_HEADER, _COPY_LIMIT, _ENTRY_OVERHEAD, _POLL_INPUT_TICKS
+cdef int _OPEN, _CLOSED, _MAX_HEADER, _MAX_CLOSE, _COPY_LIMIT, _ENTRY_OVERHEAD, _POLL_INPUT_TICKS
 cdef int _TEXT, _BINARY, _CLOSE, _PING, _PONG, _NOTHING
 
 
@@ -24,6 +24,7 @@ cdef class WebSocket:
     cdef double _max_inbox
     cdef object _close_timeout
     cdef double _close_deadline
+    cdef long long _undelivered
     cdef unsigned long _thread_id
     cdef bint _corking
     cdef public object pulse
@@ -79,6 +80,8 @@ cdef class WebSocket:
     cdef void _finish_message(self) except *
     @cython.locals(transport=Transport, size=Py_ssize_t)
     cdef void _poll_input(self) except *
+    cpdef bint is_inherited(self) except -1
+    cdef int _disown(self) except -1
     cdef bint _in_other_thread(self) except -1
     cdef void _check_thread(self, str action) except *
 

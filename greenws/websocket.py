@@ -24,7 +24,8 @@ from gevent.monkey import get_original
 from .config import Config
 from .cross_thread import CrossThreadCalls
 from .exceptions import ConcurrentReadError, ConnectionClosed
-from .hub import switching
+from .hub import forks, switching
+from .hub.delivery import Delivery
 from .hub.transport import FOREVER, POLL, Transport
 from .opcodes import CloseCode, OpcodeType
 from .protocol.connection import CLOSED, MAX_HEADER, OPEN, Connection, Ping
@@ -50,6 +51,7 @@ _POLL = POLL
 _OPEN = OPEN
 _CLOSED = CLOSED
 _MAX_HEADER = MAX_HEADER
+_MAX_CLOSE = 256  # bytes of a Close frame, in a TLS record if need be
 _TEXT = 1
 _BINARY = 2
 _CLOSE = 8
@@ -63,6 +65,7 @@ _QUIET = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED)
 _new_calls_lock = get_original("_thread", "allocate_lock")()
 
 switching.load()
+forks.load()
 
 
 class Message(NamedTuple):
@@ -125,6 +128,7 @@ class WebSocket:
         self._max_inbox = _FOREVER if config.max_message_size is None else config.max_message_size
         self._close_timeout = config.close_timeout
         self._close_deadline = _FOREVER
+        self._undelivered = 0  # bytes, when that was last set
         self._thread_id = switching.thread_id()
         self._corking = corking
         self.pulse: Any = None
@@ -271,6 +275,8 @@ class WebSocket:
         return data
 
     def _begin_read(self) -> None:
+        if self._transport.process != forks.process():
+            self._disown()
         if self._reading:
             raise ConcurrentReadError(
                 "another greenlet is already reading this socket; only one may read at a time"
@@ -338,10 +344,20 @@ class WebSocket:
         elif size == 0:
             self._connection.feed_eof(transport.failure)
         elif self._close_deadline <= deadline:
-            transport.close("the peer did not answer Close (close_timeout)")
-            self._connection.feed_eof(transport.failure)
+            if not self._extend_close():
+                transport.close("the peer did not answer Close (close_timeout)")
+                self._connection.feed_eof(transport.failure)
         else:
             return False
+        return True
+
+    def _extend_close(self) -> bool:
+        """Gives a peer that is still reading what was sent before our Close more time; False if it
+        has acknowledged nothing of that, or all of it, and not answered."""
+        before, self._undelivered = self._undelivered, self._transport.undelivered()
+        if self._close_timeout is None or not _MAX_CLOSE < self._undelivered < before:
+            return False
+        self._close_deadline = time.monotonic() + self._close_timeout
         return True
 
     def _feed(self, size: int) -> None:
@@ -405,7 +421,7 @@ class WebSocket:
         another greenlet's fragmented message is unfinished.
 
         Raises:
-            ConnectionClosed: the connection is closed, or the peer has read nothing for
+            ConnectionClosed: the connection is closed, or the peer has acknowledged nothing for
                 ``write_timeout``.
             TypeError: ``data`` is neither str nor bytes-like.
             RuntimeError: this greenlet has an unfinished fragmented message.
@@ -471,6 +487,8 @@ class WebSocket:
             ConnectionClosed: the connection is closed.
         """
         self._check_thread("ping")
+        if self.is_inherited():
+            self._disown()
         deadline = _deadline(timeout)
         ping, frame = self._connection.ping(os.urandom(8), False)
         began = time.monotonic()
@@ -500,7 +518,7 @@ class WebSocket:
     def _offer(self, message: SharedMessage) -> bool:
         connection = self._connection
         transport = self._transport
-        if connection.state != _OPEN or transport.failure:
+        if connection.state != _OPEN or transport.failure or self.is_inherited():
             return True
         if self._sender is not None or transport.backlog or self._in_other_thread():
             return False
@@ -546,6 +564,8 @@ class WebSocket:
         whole: bool,
         compress: bool | None,
     ) -> None:
+        if self.is_inherited():
+            self._disown()
         if self._sender is not None:
             self._wait_turn(sender, whole)
         opcode = self._connection.begin_message(opcode, final)
@@ -669,6 +689,10 @@ class WebSocket:
             return
         self._transport.send(frame)
 
+    def watch_delivery(self) -> Delivery:
+        """Watches whether the peer acknowledges what has been sent so far."""
+        return self._transport.watch_delivery()
+
     @property
     def has_backlog(self) -> bool:
         """Whether the outbox holds bytes that the kernel has not taken."""
@@ -710,6 +734,9 @@ class WebSocket:
             ValueError: ``code`` may not be sent (allowed are 1000 to 1003, 1007 to 1009, 1011 to
                 1014 and 3000 to 4999), or ``reason`` is longer than 123 bytes in UTF-8.
         """
+        if self.is_inherited():
+            self._disown()
+            return
         if self._in_other_thread():
             self._hand_over(self.start_closing, code, reason)
             return
@@ -744,6 +771,9 @@ class WebSocket:
     def start_closing(self, code: int = 1000, reason: str = "") -> None:
         """Sends Close, like :meth:`close`, but does not wait. A read finishes the handshake. May be
         called from any thread."""
+        if self.is_inherited():
+            self._disown()
+            return
         if self._in_other_thread():
             self.call_in_hub(self.start_closing, code, reason)
             return
@@ -751,6 +781,7 @@ class WebSocket:
         if self._close_deadline == _FOREVER and self._close_timeout is not None:
             self._close_deadline = time.monotonic() + self._close_timeout
             self._transport.advance_deadline(self._close_deadline)
+            self._undelivered = self._transport.undelivered()
         if frame:
             self._transport.pending_reply = b""
             self._transport.send(frame)
@@ -776,10 +807,27 @@ class WebSocket:
         self._inbox = None
         self._inbox_size = 0
 
+    def is_inherited(self) -> bool:
+        """Whether this process was forked from the one that has the connection. Here, then, it is
+        closed (1006)."""
+        return self._transport.process != forks.process()
+
+    def _disown(self) -> None:
+        """In a forked child: closes the socket there. Whoever is using it is the parent's."""
+        self._transport.disown()
+        self._connection.feed_eof(self._transport.failure)
+        self._reading = self._leading = False
+        self._sender = self._followers = self._message_finished = None
+        self._discard_input(False)
+
     @property
     def is_connected(self) -> bool:
         """True until a Close was sent or received, or the connection was lost."""
-        return self._connection.state == _OPEN and not self._transport.failure
+        return (
+            self._connection.state == _OPEN
+            and not self._transport.failure
+            and not self.is_inherited()
+        )
 
     @property
     def close_code(self) -> int | None:

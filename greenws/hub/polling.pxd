@@ -1,7 +1,7 @@
 # C types for polling.py, where it is compiled.
 import cython
 
-from . cimport switching, syscalls
+from . cimport forks, switching, syscalls
 from .turns cimport Turns
 
 
@@ -29,6 +29,8 @@ cdef class Cork:
 
 
 cdef class Poller:
+    cdef public long process
+    cdef public set writers
     cdef public ReceiveBuffer receive_buffer
     cdef public Cork cork
     cdef public Turns turns
@@ -39,6 +41,7 @@ cdef class Poller:
     cpdef void add(self, Waiter waiter) except *
     cpdef void remove(self, Waiter waiter) except *
     cpdef int switch(self, Waiter waiter) except -1
+    cpdef int disown(self) except -1
     cdef void _open(self, loop) except *
     cdef void _close(self) except *
 
@@ -68,10 +71,11 @@ cdef class EpollPoller(Poller):
 
 
 cdef class WatcherPoller(Poller):
-    pass
+    cdef set _waiters
 
 
 cdef class Waiter:
+    cdef public long process
     cdef public object hub
     cdef public int fileno
     cdef public Poller poller
@@ -88,7 +92,9 @@ cdef class Waiter:
 
     cpdef void set_prefetch(self, first, second, third, fourth) except *
     cpdef int wait(self) except -1
+    @cython.locals(waiting=bint)
     cpdef int wake(self, int cause) except -1
     cpdef void wake_soon(self) except *
     cpdef void unwatch(self) except *
+    cpdef int disown(self) except -1
     cpdef int flush(self) except -1

@@ -18,11 +18,12 @@ import select
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from gevent._hub_local import get_hub_if_exists
 from gevent.exceptions import BlockingSwitchOutError
 from gevent.hub import Hub
 from greenlet import GreenletExit
 
-from . import switching, syscalls
+from . import forks, switching, syscalls
 from .turns import Turns, after_poll, turns_of
 
 __all__ = [
@@ -50,6 +51,7 @@ _TICK = 0.5  # seconds
 _OBJECT_SIZE = 256  # bytes to prefetch of each object; about the size of a socket's objects
 
 switching.load()
+forks.load()
 switching.keep_chunks()
 
 
@@ -106,6 +108,9 @@ class Poller:
     freed."""
 
     def __init__(self, turns: Turns | None = None) -> None:
+        self.process = forks.process()
+        self.writers: set[Waiter] = set()
+        """The sockets that the loop watches because they have output left."""
         self.receive_buffer = ReceiveBuffer()
         self.cork = Cork()
         self.turns = turns or Turns()
@@ -133,8 +138,15 @@ class Poller:
     def close(self) -> None:
         """Frees what belongs to the poller. No socket may be left."""
 
-    def after_fork(self) -> None:
-        """In the child: replaces what the kernel would share with the parent."""
+    def disown(self) -> None:
+        """In a forked child: stops all that the loop would run of this poller. Changes nothing in
+        the kernel that the parent shares."""
+        if self._ticker is not None:
+            Poller._close(self)
+        self.cork.owner = None
+        self.cork.size = 0
+        for writer in list(self.writers):
+            writer.disown()
 
     def _open(self, loop: Any) -> None:
         self._ticker = loop.timer(_TICK, _TICK, ref=False)
@@ -194,14 +206,14 @@ class EpollPoller(Poller):
     def close(self) -> None:
         self._epoll.close()
 
-    def after_fork(self) -> None:
-        # The descriptor stays; the epoll instance behind it is no longer the parent's.
-        with select.epoll() as fresh:
-            os.dup2(fresh.fileno(), self._fileno, inheritable=False)
+    def disown(self) -> None:
+        Poller.disown(self)
+        if self._watcher is not None:
+            self._watcher.close()
+            self._watcher = None
         self._count = self._next_event = self._rest_count = self._rest = 0
-        for waiter in self._waiters:
-            if waiter is not None:
-                self._epoll.register(waiter.fileno, self._mask)
+        self._waiters = []
+        self._epoll.close()  # the child's descriptor; the instance is the parent's
 
     def switch(self, waiter: Waiter) -> None:
         next_waiter = self._next_waiter()
@@ -212,6 +224,8 @@ class EpollPoller(Poller):
 
     def _next_waiter(self) -> Waiter | None:
         """The next socket of the batch that a greenlet waits for; the caller must switch to it."""
+        if self.process != forks.process():
+            return None
         turns = self.turns
         while self._next_event < self._count:
             turns.steps -= 1
@@ -260,6 +274,9 @@ class EpollPoller(Poller):
 
     def _dispatch(self) -> None:
         """In the hub: runs every greenlet whose socket is readable."""
+        if self.process != forks.process():
+            self.disown()
+            return
         if self._rest_count:
             self._count, self._next_event = self._rest_count, self._rest
             self._rest_count = 0
@@ -322,21 +339,34 @@ class EpollPoller(Poller):
 class WatcherPoller(Poller):
     """Polls with a gevent watcher for each socket."""
 
+    def __init__(self, turns: Turns | None = None) -> None:
+        super().__init__(turns)
+        self._waiters: set[Waiter] = set()
+
     def add(self, waiter: Waiter) -> None:
         Poller.add(self, waiter)
+        self._waiters.add(waiter)
         waiter.watcher = waiter.hub.loop.io(waiter.fileno, 1)
         waiter.watcher.start(waiter.on_readable)
 
     def remove(self, waiter: Waiter) -> None:
+        self._waiters.discard(waiter)
         waiter.watcher.close()
         waiter.watcher = None
         Poller.remove(self, waiter)
+
+    def disown(self) -> None:
+        Poller.disown(self)
+        for waiter in self._waiters:
+            waiter.watcher.stop()
+        self._waiters.clear()
 
 
 class Waiter:
     """A socket on whose input one greenlet at a time can wait."""
 
     def __init__(self, hub: Hub, fileno: int) -> None:
+        self.process = forks.process()
         self.hub = hub
         self.fileno = fileno
         self.poller = poller_of(hub)
@@ -357,8 +387,9 @@ class Waiter:
 
     def wait(self) -> int:
         """Blocks this greenlet until the socket is readable or :meth:`wake` is called; returns the
-        cause. READABLE may be stale: the next read may still block."""
-        if self.pending:
+        cause. READABLE may be stale: the next read may still block. In a forked child it always
+        is, and does not block."""
+        if self.pending or self.process != forks.process():
             self.pending = False
             return _READABLE
         if not self.watched:
@@ -380,7 +411,8 @@ class Waiter:
 
     def wake(self, cause: int) -> None:
         """In the hub: runs the waiting greenlet, if there is one."""
-        if self.greenlet is not None and self.woken_by == _ASLEEP:
+        waiting = self.greenlet is not None and self.woken_by == _ASLEEP
+        if waiting and self.process == forks.process():
             self.woken_by = cause
             switching.switch(self.greenlet)
 
@@ -393,7 +425,9 @@ class Waiter:
 
     def on_readable(self) -> None:
         """In the hub: the callback of a watcher."""
-        if self.greenlet is None:
+        if self.process != forks.process():
+            self.watcher.stop()
+        elif self.greenlet is None:
             self.pending = True
             self.watcher.stop()
         else:
@@ -403,7 +437,14 @@ class Waiter:
         """Stops watching the socket. Call it before the descriptor is closed."""
         if self.watched:
             self.watched = False
-            self.poller.remove(self)
+            if self.process == forks.process():
+                self.poller.remove(self)
+            elif self.watcher is not None:
+                self.watcher.close()
+
+    def disown(self) -> None:
+        """In a forked child: gives up what belongs to the parent."""
+        self.unwatch()
 
     def flush(self) -> None:
         """Sends what the cork holds back for this socket."""
@@ -412,18 +453,37 @@ class Waiter:
 _pollers: WeakKeyDictionary[Hub, Poller] = WeakKeyDictionary()
 
 
+def _before_fork() -> None:
+    """In the parent. Has libev make its own epoll instance anew before it polls the next time, in
+    both processes. Otherwise the child would change the parent's, if a hook before ours ran the hub
+    there: libev looks for a fork only when it begins an iteration, and may be in the middle of one.
+    """
+    hub = get_hub_if_exists()
+    if hub is not None and type(hub.loop).__module__.startswith("gevent.libev"):
+        hub.loop.reinit()
+
+
 def _after_fork() -> None:
-    for poller in list(_pollers.values()):
-        poller.after_fork()
+    """In the child. Keeps a poller that an earlier hook has made there."""
+    hub = get_hub_if_exists()
+    if hub is not None:
+        hub.loop.reinit()
+    for hub, poller in list(_pollers.items()):
+        if poller.process != forks.process():
+            del _pollers[hub]
+            poller.disown()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
 def poller_of(hub: Hub) -> Poller:
     """The poller of ``hub``; made when first needed."""
     poller = _pollers.get(hub)
+    if poller is not None and poller.process != forks.process():
+        poller.disown()
+        poller = None
     if poller is None:
         kind = EpollPoller if hasattr(select, "epoll") else WatcherPoller
         poller = _pollers[hub] = kind(turns_of(hub))

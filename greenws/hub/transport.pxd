@@ -1,13 +1,13 @@
 # C types for transport.py, where it is compiled.
 import cython
 
-from . cimport syscalls
+from . cimport forks, syscalls
 from .polling cimport Cork, ReceiveBuffer, Waiter
 from .turns cimport Turns
 
 
 cdef double _FOREVER, _POLL
-cdef int _TIMED_OUT, _READABLE, _DEADLINE, _CORK_LIMIT, _COPY_LIMIT, _TLS_RECORD
+cdef int _TIMED_OUT, _READABLE, _DEADLINE, _CORK_LIMIT, _COPY_LIMIT, _TLS_RECORD, _STALL_CHECKS
 
 
 cdef class Transport(Waiter):
@@ -42,6 +42,7 @@ cdef class Transport(Waiter):
     cdef object _write_timeout
     cdef double _progress
     cdef object _stall_timer
+    cdef public long long _unacknowledged
     cdef bint _finishing
     cdef bint _shut
 

@@ -25,7 +25,8 @@ from gevent import socket as gevent_socket
 from gevent.event import Event
 from gevent.hub import Hub
 
-from . import syscalls
+from . import forks, syscalls
+from .delivery import Delivery, unacknowledged
 from .polling import READABLE, Waiter
 
 __all__ = ["FOREVER", "POLL", "TIMED_OUT", "Transport", "no_delay"]
@@ -41,9 +42,14 @@ _CORK_LIMIT = 1 << 16  # bytes to hold back at most
 _COPY_LIMIT = 1 << 14  # bytes; larger pieces enter the outbox without a copy
 _TLS_RECORD = 1 << 14  # bytes
 _MAX_FLUSH = 0.005  # seconds in the hub, before it polls again
+_STALL_CHECKS = 4  # in one write_timeout
 
 _READABLE = READABLE
 _DEADLINE = 2  # another cause to wake the reader
+
+_INHERITED = "the connection belongs to the process that this one was forked from"
+
+forks.load()
 
 _BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -113,6 +119,7 @@ class Transport(Waiter):
         self._write_timeout = write_timeout
         self._progress = 0.0
         self._stall_timer: Any = None
+        self._unacknowledged = -1  # bytes, when the stall timer last fired
         self._finishing = False
         self._shut = False
 
@@ -152,6 +159,9 @@ class Transport(Waiter):
     def poll(self) -> int:
         """Like :meth:`receive`, without waiting: TIMED_OUT if there is no input."""
         if self.closed:
+            return 0
+        if self.process != forks.process():
+            self.disown()
             return 0
         receive_buffer = self.poller.receive_buffer
         if receive_buffer.borrower is not None:
@@ -195,7 +205,7 @@ class Transport(Waiter):
 
     def has_input(self) -> bool:
         """Whether the kernel has input, or the end of the stream, that was not received yet."""
-        return syscalls.readable(self.fileno)
+        return self.process == forks.process() and syscalls.readable(self.fileno)
 
     def _take_step(self, deadline: float) -> bool:
         """Lets others run if the turn is over, although there is input; False at the deadline."""
@@ -238,6 +248,8 @@ class Transport(Waiter):
 
     def _on_timer(self) -> None:
         self._timer_due = _FOREVER
+        if self.process != forks.process():
+            return
         if self.greenlet is None or self._deadline == _FOREVER:
             return
         delay = self._deadline - time.monotonic()
@@ -252,7 +264,9 @@ class Transport(Waiter):
         """Makes this socket the owner of the hub's cork; returns the position in it for the next
         ``size`` bytes, which :meth:`commit` sends. -1 if they do not fit."""
         cork = self.poller.cork
-        if cork.owner is not self:
+        if self.process != forks.process():
+            self.disown()
+        elif cork.owner is not self:
             cork.flush()
         elif cork.size + size > _CORK_LIMIT:
             self.flush()
@@ -284,6 +298,8 @@ class Transport(Waiter):
         size = cork.size
         cork.size = 0
         cork.owner = None
+        if self.process != forks.process():
+            self.disown()
         if self.failure or not size:
             return
         self.sent += size
@@ -307,6 +323,8 @@ class Transport(Waiter):
         """Sends ``data``; what the kernel does not take goes to the outbox."""
         if self.poller.cork.owner is self:
             self._flush_cork()
+        if self.process != forks.process():
+            self.disown()
         if self.failure:
             return
         self.sent += len(data)
@@ -327,6 +345,8 @@ class Transport(Waiter):
         """Like :meth:`send`, for a payload too large to copy."""
         if self.poller.cork.owner is self:
             self._flush_cork()
+        if self.process != forks.process():
+            self.disown()
         if self.failure:
             return
         self.sent += len(header) + len(payload)
@@ -406,6 +426,9 @@ class Transport(Waiter):
             self._flush()
 
     def _flush(self) -> None:
+        if self.process != forks.process():
+            self.disown()
+            return
         outbox = self._outbox or []
         begin = 0.0
         while outbox:
@@ -461,12 +484,14 @@ class Transport(Waiter):
         if self._writing:
             return
         self._writing = True
+        self.poller.writers.add(self)
         self._progress = time.monotonic()
         if self._write_watcher is None:
             self._write_watcher = self.hub.loop.io(self.fileno, 2)
         self._write_watcher.start(self._flush)
         if self._write_timeout is not None:
-            self._start_stall_timer(self._write_timeout)
+            self._unacknowledged = unacknowledged(self.fileno)
+            self._start_stall_timer(self._write_timeout / _STALL_CHECKS)
 
     def _start_stall_timer(self, delay: float) -> None:
         if self._stall_timer is not None:
@@ -475,16 +500,35 @@ class Transport(Waiter):
         self._stall_timer.start(self._on_stall)
 
     def _on_stall(self) -> None:
+        if self.process != forks.process():
+            return
         assert self._write_timeout is not None
-        delay = self._progress + self._write_timeout - time.monotonic()
+        # The kernel takes more only when a third of its buffer is free, which may be megabytes.
+        now = time.monotonic()
+        before, self._unacknowledged = self._unacknowledged, unacknowledged(self.fileno)
+        if 0 <= self._unacknowledged < before:
+            self._progress = now
+        delay = self._progress + self._write_timeout - now
         if delay > 0:
-            self._start_stall_timer(delay)
+            self._start_stall_timer(min(delay, self._write_timeout / _STALL_CHECKS))
         else:
-            self._fail(f"the peer read nothing for {self._write_timeout:g} s (write_timeout)")
+            did = "read" if self._unacknowledged < 0 else "acknowledged"
+            self._fail(f"the peer {did} nothing for {self._write_timeout:g} s (write_timeout)")
             self.close()
+
+    def undelivered(self) -> int:
+        """Bytes that the peer has not acknowledged, in the outbox and in the kernel; -1 if that is
+        unknown."""
+        size = -1 if self.closed else unacknowledged(self.fileno)
+        return size if size < 0 else size + self.backlog
+
+    def watch_delivery(self) -> Delivery:
+        """Watches the delivery of what is in the kernel now."""
+        return Delivery(self._sock, self.fileno)
 
     def _stop_writing(self) -> None:
         self._writing = False
+        self.poller.writers.discard(self)
         self._write_watcher.stop()
         if self._stall_timer is not None:
             self._stall_timer.close()
@@ -513,7 +557,7 @@ class Transport(Waiter):
             self._shut_down()
 
     def _shut_down(self) -> None:
-        if self._shut or self.closed:
+        if self._shut or self.closed or self.process != forks.process():
             return
         self._shut = True
         if not self.failure:
@@ -563,12 +607,18 @@ class Transport(Waiter):
         """Closes the socket, and wakes the greenlet that waits for it. Idempotent."""
         if self.closed:
             return
+        inherited = self.process != forks.process()
+        if inherited:
+            reason = _INHERITED
+            self.on_outbox_empty = self._room = None  # who waits there is the parent's
         self.closed = True
         self._fail(reason)
         self.unwatch()
         self._close_watchers()
         self._ssl = None  # it is large
-        if self._borrowed:
+        if self._borrowed and inherited:
+            pass
+        elif self._borrowed:
             with contextlib.suppress(OSError):
                 self._sock.shutdown(native.SHUT_RDWR)
                 self._sock.settimeout(self._timeout)
@@ -576,3 +626,7 @@ class Transport(Waiter):
             self._sock.close()
         if self.greenlet is not None:
             self.wake_soon()
+
+    def disown(self) -> None:
+        """In a forked child: closes the child's descriptor, and leaves the connection alone."""
+        self.close()

@@ -1,7 +1,7 @@
 # C types for turns.py, where it is compiled.
 import cython
 
-from . cimport switching, syscalls
+from . cimport forks, switching, syscalls
 
 
 cdef long long _TURN, _SHORT, _LONG
@@ -16,6 +16,7 @@ cdef class Turns:
     cdef long long _read_at
     cdef bint _after_poll
     cdef object _iteration
+    cdef long _process
     cdef object _queue
     cdef object _timer
     cdef object __weakref__

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 from gevent.hub import Hub
 from greenlet import GreenletExit
 
-from . import switching, syscalls
+from . import forks, switching, syscalls
 
 __all__ = ["Turns", "after_poll", "end_turn_if_due", "turns_of"]
 
@@ -34,6 +34,7 @@ _MAX_STEPS = 16  # from one reading to the next
 _LIBUV_DELAY = 0.001  # seconds; libuv runs a shorter timer before it polls
 
 switching.load()
+forks.load()
 
 
 class Turns:
@@ -47,6 +48,7 @@ class Turns:
         self._read_at = 0
         self._after_poll = False  # whether the turn began with a call of begin()
         self._iteration: float = -1  # of the loop, in which the turn began otherwise
+        self._process = forks.process()
         self._queue: deque[list[Any]] = deque()  # greenlets, each in a list that it leaves
         self._timer: Any = None
 
@@ -96,6 +98,8 @@ class Turns:
         greenlet = switching.current()
         if greenlet is hub:
             return
+        if self._process != forks.process():
+            self.forget()
         entry = [greenlet]
         self._queue.append(entry)
         if self._timer is None:
@@ -119,6 +123,9 @@ class Turns:
 
     def _continue(self) -> None:
         """In the hub: runs greenlets that have ended their turns, each at most once."""
+        if self._process != forks.process():
+            self.forget()
+            return
         hub: Any = switching.current()
         self._timer.close()
         self._timer = None
@@ -145,6 +152,7 @@ class Turns:
 
     def forget(self) -> None:
         """In a child that was forked: nobody who has ended a turn in the parent runs."""
+        self._process = forks.process()
         self._queue.clear()
         if self._timer is not None:
             self._timer.close()

@@ -216,12 +216,13 @@ class Room:
                     self._catch_up(member, start, until, ahead, gap, is_known)
                 yield member
             finally:
-                with self._lock:
-                    self._dismiss(member)
-                    broker.publish(self.name, LEAVE, encoded, member.id)
+                if not socket.is_inherited():  # in a forked child, the parent's member stays
+                    with self._lock:
+                        self._dismiss(member)
+                        broker.publish(self.name, LEAVE, encoded, member.id)
         finally:
             with self._lock:
-                if broker.close(self.name):
+                if not socket.is_inherited() and broker.close(self.name):
                     self._place = ""
                     self._present.clear()
                     self._leaving.clear()

@@ -21,6 +21,7 @@ from ..config import Config
 from ..exceptions import HandshakeError, RequestError
 from ..http.head import RequestHead, error_response
 from ..http.stream import HttpStream, RequestBody
+from ..hub import forks
 from ..hub.transport import FOREVER, no_delay
 from ..protocol.handshake import Offer, is_upgrade, parse_request
 from ..session import end_session
@@ -46,6 +47,7 @@ class UpgradeHandler(ResponseHandler):
 
     websocket: Any = None
     client_address: Any
+    socket: Any
     _upgrade: _HandlerUpgrade | None = None
     _head: RequestHead | None = None
     _headers: Any = None
@@ -53,6 +55,7 @@ class UpgradeHandler(ResponseHandler):
     _opening: Opening | None = None
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
+        self._process = forks.process()
         self._host = host_of(server, self.config)
         config = self._host.config
         no_delay(sock)
@@ -70,6 +73,13 @@ class UpgradeHandler(ResponseHandler):
 
     def handle_one_request(self) -> bool | None:
         """Reads a request and answers it; True if another may follow on this connection."""
+        try:
+            return self._handle_one_request()
+        finally:
+            if self._process != forks.process():  # pywsgi would read the rest of the input
+                self.socket = None
+
+    def _handle_one_request(self) -> bool | None:
         if self.rfile.closed:
             return None
         self.response_length = 0

@@ -21,7 +21,7 @@ from gevent import getcurrent
 from gevent.pywsgi import WSGIHandler
 from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
 
-from ..hub import syscalls
+from ..hub import forks, syscalls
 from ..hub.transport import Transport
 from ..hub.turns import end_turn_if_due
 from .host import Host
@@ -241,6 +241,7 @@ class _ClientWatch:
     def __init__(self, handler: ResponseHandler) -> None:
         self._handler = handler
         self._greenlet = getcurrent()
+        self._process = forks.process()
         self._sock: Any = handler.socket
         self._loop = gevent.get_hub().loop
         self._watcher = self._loop.io(self._sock.fileno(), 1)
@@ -265,6 +266,9 @@ class _ClientWatch:
         self._watcher.close()
 
     def _on_readable(self) -> None:
+        if self._is_inherited():
+            self.stop()
+            return
         try:
             state = self._handler.rfile.read_ahead(_READ_AHEAD)
         except OSError:
@@ -302,10 +306,15 @@ class _ClientWatch:
     def _check(self) -> None:
         self._timer.close()
         self._timer = None
+        if self._is_inherited():
+            return
         if syscalls.is_lost(self._sock.fileno()):
             self._leave()
         else:
             self._check_later()
+
+    def _is_inherited(self) -> bool:
+        return self._process != forks.process()
 
     def _leave(self) -> None:
         self._watcher.stop()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import socket as native
 import ssl
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import gevent
-import gevent.socket
 import gevent.ssl
 from gevent import getcurrent
 from gevent.event import Event
@@ -23,6 +24,8 @@ from ..config import Config
 from ..exceptions import RequestError
 from ..http.head import error_response
 from ..http.stream import HttpStream
+from ..hub import forks
+from ..hub.sockets import OwnedSocket, OwnedSSLSocket
 from ..opcodes import CloseCode
 from ..session import OpenSession
 from ..stats import ServerStats
@@ -48,7 +51,7 @@ _NativeSocket = get_original("socket", "SocketType")
 def _green(sock: Any) -> Any:
     """The gevent socket of a connection that was accepted without one."""
     if isinstance(sock, _NativeSocket):
-        return gevent.socket.socket(sock.family, sock.type, sock.proto, sock.detach())
+        return OwnedSocket(sock.family, sock.type, sock.proto, sock.detach())
     return sock
 
 
@@ -84,6 +87,8 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     stats: ServerStats
     """Counters since the server was created."""
 
+    _may_accept = False
+
     def __init__(
         self,
         listener: Any,
@@ -100,13 +105,18 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         self._exhausted = False
         self._full = False
         self._stopping: Event | None = None
+        self._process = forks.process()  # the one that may accept
+        _servers.add(self)
         _prepare_tls(kwargs)
         super().__init__(listener, application, *args, **kwargs)
 
     def do_read(self) -> Any:
         """Accepts a connection; None if there is none, or no resources to accept it."""
+        if self._process != forks.process():
+            self._disown()
+            return None
         try:
-            accepted = self._accept() if self._is_bare else super().do_read()
+            accepted = self._accept()
         except OSError as error:
             if error.errno not in _EXHAUSTED:
                 raise
@@ -124,12 +134,13 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         return accepted
 
     def _accept(self) -> Any:
-        """Accepts a connection as a native socket, which is all that a transport needs."""
+        """Accepts a connection; as a native socket where a transport is all that will use it."""
         try:
             descriptor, address = self.socket._accept()
         except BlockingIOError:
             return None
-        return _NativeSocket(self.socket.family, native.SOCK_STREAM, 0, descriptor), address
+        sock = _NativeSocket(self.socket.family, native.SOCK_STREAM, 0, descriptor)
+        return sock if self._is_bare else _green(sock), address
 
     @property
     def _is_bare(self) -> bool:
@@ -233,14 +244,45 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     def _run_session(self, session: OpenSession, address: Any) -> None:
         client = DirectClient(self, address, session.socket)
         key = address or id(client)
-        self.clients[key] = client
-        self.admission.begin_work()
+        admission, clients = self.admission, self.clients
+        clients[key] = client
+        admission.begin_work()
         try:
             session.run()
         finally:
-            self.admission.end_work()
-            if self.clients.get(key) is client:
-                del self.clients[key]
+            admission.end_work()
+            if clients.get(key) is client:
+                del clients[key]
+
+    # -- in a forked child
+
+    def _disown(self) -> None:
+        """In a child: leaves the listener and the connections to the parent. They do not count
+        here, and whoever waits for the server there does not go on here."""
+        self._process = forks.process()
+        self._may_accept = False
+        self.stop_accepting()
+        self.admission = Admission(self.config)
+        self.clients: dict[Any, Any] = {}
+        self._stopping = None
+        started = self.started
+        self._stop_event = Event()
+        if not started:
+            self._stop_event.set()
+
+    def start_accepting(self) -> None:
+        """Accepts connections. In a forked child, which has the listener of its parent, none are
+        accepted before this is called there, or :meth:`serve_forever`."""
+        if self._process != forks.process():
+            self._disown()
+        self._may_accept = True
+        super().start_accepting()
+
+    def _start_accepting_if_started(self, _event: Any = None) -> None:
+        if self._process != forks.process():
+            self._disown()
+        if self._may_accept:
+            super()._start_accepting_if_started(_event)
 
     # -- stopping
 
@@ -255,6 +297,8 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
 
         ``timeout`` is gevent's name for ``grace``; the default is ``shutdown_grace``.
         """
+        if self._process != forks.process():
+            self._disown()
         if self._stopping is not None:  # another greenlet is stopping the server
             self._stopping.wait()
             return
@@ -286,8 +330,26 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         ends the process at once. Signals are left alone with ``handle_signals=False``, outside the
         main thread, and where the program handles them itself.
         """
+        if self._process != forks.process():
+            self._disown()
+        if self.started and not self._may_accept:
+            self.start_accepting()
         with stop_at_signals(lambda: self.stop(stop_timeout)) if handle_signals else nullcontext():
             super().serve_forever(stop_timeout)
+
+
+_servers: WeakSet[WebSocketServer] = WeakSet()
+
+
+def _after_fork() -> None:
+    """In the child. Keeps a server that an earlier hook has told to accept there."""
+    for server in list(_servers):
+        if server._process != forks.process():
+            server._disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _make_proxy_fix(hops: int) -> ProxyFix | None:
@@ -313,4 +375,7 @@ def _prepare_tls(options: dict[str, Any]) -> None:
                 f"ssl_context must be a gevent.ssl.SSLContext, not {options['ssl_context']!r}: "
                 "with one of Python's own, each handshake would block all greenlets"
             )
-        options["ssl_context"].set_alpn_protocols(["http/1.1"])
+        context = options["ssl_context"]
+        context.set_alpn_protocols(["http/1.1"])
+        if context.sslsocket_class is gevent.ssl.SSLSocket:
+            context.sslsocket_class = OwnedSSLSocket

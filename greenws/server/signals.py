@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,7 +22,7 @@ def stop_at_signals(stop: Callable[[], object]) -> Iterator[None]:
 
     A signal that the program handles itself is left to it, and so are all outside the main thread.
     """
-    before = {}
+    before: dict[int, Any] = {}
     watchers: list[Any] = []
 
     def on_signal(number: int) -> None:
@@ -34,6 +35,13 @@ def stop_at_signals(stop: Callable[[], object]) -> Iterator[None]:
         while watchers:
             watchers.pop().cancel()
 
+    def restore() -> None:
+        cancel()
+        for number, action in before.items():
+            signal.signal(number, action)
+        before.clear()
+
+    _restorers.add(restore)
     if gevent.get_hub().loop.default:  # no other loop gets signals
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
@@ -42,6 +50,20 @@ def stop_at_signals(stop: Callable[[], object]) -> Iterator[None]:
     try:
         yield
     finally:
-        cancel()
-        for number, action in before.items():
-            signal.signal(number, action)
+        _restorers.discard(restore)
+        restore()
+
+
+_restorers: set[Callable[[], None]] = set()
+
+
+def _after_fork() -> None:
+    """In the child, which no signal asks to stop the parent's server: it ends by them."""
+    for restore in list(_restorers):
+        with contextlib.suppress(ValueError):  # this is not the main thread
+            restore()
+    _restorers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

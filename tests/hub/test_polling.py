@@ -310,23 +310,6 @@ def test_what_a_child_closes_is_still_open_for_its_parent():
     theirs.close()
 
 
-@pytest.mark.skipif(not hasattr(select, "epoll"), reason="this system has no epoll")
-def test_a_child_is_woken_for_what_it_inherited():
-    poller = EpollPoller()
-    ours, theirs = socket.socketpair()
-    waiter = Waiter(gevent.get_hub(), ours.fileno())
-    waiter.poller = poller
-    reader = gevent.spawn(waiter.wait)
-    gevent.sleep(0)
-    poller.after_fork()
-    theirs.send(b"x")
-    assert reader.get(timeout=limit()) == READABLE
-    waiter.unwatch()
-    poller.close()
-    ours.close()
-    theirs.close()
-
-
 def test_prefetched_objects_are_not_kept_alive(sockets):
     class Thing:
         pass

@@ -24,6 +24,7 @@ from greenws.protocol.shared import SharedMessage
 from greenws.rooms import json_id
 
 from ..support.examples import examples
+from ..support.forking import in_child
 from ..support.limits import limit, stays, wait_until
 from ..support.wire import BINARY, CLOSE, CONTINUATION, TEXT, Peer, close_frame, frame
 
@@ -867,3 +868,34 @@ def test_a_place_that_somebody_invented_silences_nobody_for_ever(pair):
     with room.join(socket, since="9" * 19 + "-0"):
         room.send("heard")
         assert peer.read_frame()[2] == b"heard"
+
+
+# -- in a forked child
+
+
+def test_a_child_that_leaves_a_room_leaves_the_parents_member_in_it(join, rooms, monkeypatch):
+    """Its session ends there, since the socket is the parent's."""
+    room = rooms["r"]
+    published: list[str] = []
+    publish = rooms.broker.publish
+    with contextlib.ExitStack() as session:
+        join(room)
+        monkeypatch.setattr(
+            rooms.broker,
+            "publish",
+            lambda room, kind, *rest, **options: (
+                published.append(kind) or publish(room, kind, *rest, **options)
+            ),
+        )
+        socket = next(iter(room._prompt.values()))
+        session.enter_context(room.join(socket))
+        published.clear()
+
+        def child() -> None:
+            assert not socket.is_connected
+            room.send("to nobody here")
+            session.close()
+            assert "leave" not in published
+
+        in_child(child)
+    assert published == ["leave"]

@@ -1,0 +1,105 @@
+"""gevent's sockets, plain and TLS, with an owner: the process that made them.
+
+A forked child shares the connections of its parent. There, a call on one of these sockets raises
+ConnectionAbortedError, and a greenlet that was waiting for one does not wake: it is the parent's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+from weakref import WeakSet
+
+import gevent
+import gevent.socket
+import gevent.ssl
+
+from . import forks
+
+__all__ = ["OwnedSSLSocket", "OwnedSocket"]
+
+
+class _Owned:
+    """Checks the process before each call that reaches the kernel, and after each wait."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._process = forks.process()
+        super().__init__(*args, **options)
+        _sockets.add(self)
+
+    def _check(self) -> None:
+        if self._process != forks.process():
+            raise ConnectionAbortedError(
+                errno.ECONNABORTED, "the connection belongs to the parent of this process"
+            )
+
+    def _wait(self, *args: Any, **options: Any) -> None:
+        self._check()
+        super()._wait(*args, **options)  # type: ignore[misc]
+        while self._process != forks.process():
+            gevent.get_hub().switch()
+
+
+class OwnedSocket(_Owned, gevent.socket.socket):
+    """A connected TCP or Unix socket."""
+
+    def recv(self, *args: Any) -> bytes:
+        self._check()
+        data: bytes = super().recv(*args)
+        return data
+
+    def recv_into(self, *args: Any) -> int:
+        self._check()
+        return int(super().recv_into(*args))
+
+    def send(self, *args: Any, **options: Any) -> int:
+        self._check()
+        return int(super().send(*args, **options))
+
+    def sendmsg(self, *args: Any) -> int:
+        self._check()
+        return int(super().sendmsg(*args))
+
+    def shutdown(self, how: int) -> None:
+        self._check()
+        super().shutdown(how)
+
+
+class OwnedSSLSocket(_Owned, gevent.ssl.SSLSocket):
+    """A TLS connection."""
+
+    def read(self, *args: Any, **options: Any) -> Any:
+        self._check()
+        return super().read(*args, **options)
+
+    def write(self, data: Any) -> int:
+        self._check()
+        return int(super().write(data))
+
+    def send(self, *args: Any, **options: Any) -> int:
+        self._check()
+        return int(super().send(*args, **options))
+
+    def shutdown(self, how: int) -> None:
+        self._check()
+        super().shutdown(how)
+
+    def unwrap(self) -> Any:
+        self._check()
+        return super().unwrap()
+
+
+_sockets: WeakSet[Any] = WeakSet()
+
+
+def _after_fork() -> None:
+    """In the child: its loop watches no socket of the parent's."""
+    for sock in list(_sockets):
+        for watcher in (sock._read_event, sock._write_event):
+            if watcher is not None and sock._process != forks.process():  # it is still open
+                watcher.stop()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
