@@ -6,8 +6,9 @@ import subprocess
 
 import gevent
 import pytest
+from gevent import socket as gevent_socket
 
-from greenws import Config, Routes
+from greenws import Config, ConnectionClosed, Routes
 
 from ..support.limits import limit, wait_until
 from ..support.processes import free_port
@@ -29,7 +30,7 @@ http {{
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
     server {{
-        listen 127.0.0.1:{port};
+        listen 127.0.0.1:{port} sndbuf=16k;
         location / {{
             proxy_pass http://127.0.0.1:{upstream};
             proxy_http_version 1.1;
@@ -164,3 +165,31 @@ def test_a_stop_reaches_the_clients_behind_the_proxy(behind_nginx, routes):
         peer.send(close_frame(1001))
         peer.close()
         stopping.get(timeout=limit(3))
+
+
+def test_a_slow_reader_behind_it_gets_all_its_bytes(behind_nginx):
+    """As far as nginx, which holds little here, shows what the client reads."""
+    size = 2_500_000
+    lost = []
+    routes = Routes()
+
+    @routes.websocket("/")
+    def session(request, socket):
+        try:
+            socket.send(bytes(size))
+        except ConnectionClosed as error:
+            lost.append(error)
+
+    config = Config(write_timeout=0.8, write_high_water=1, close_timeout=0.8)
+    server, address = behind_nginx(routes, config=config)
+    server.socket.setsockopt(gevent_socket.SOL_SOCKET, gevent_socket.SO_SNDBUF, 1 << 20)
+    sock = gevent_socket.socket()
+    sock.setsockopt(gevent_socket.SOL_SOCKET, gevent_socket.SO_RCVBUF, 1 << 14)
+    sock.connect(address)
+    with Peer(sock, limit()) as peer:
+        assert peer.shake().status == 101
+        received = len(peer.buffer)
+        while received < size and (data := sock.recv(1 << 14)):
+            received += len(data)
+            gevent.sleep(0.04)
+        assert (received >= size, lost) == (True, [])
