@@ -13,8 +13,9 @@ __all__ = ["MOST", "Polls", "busy"]
 
 STEP = 0.0005  # seconds of a step
 # Ten steps make a turn. Until the clock is read at each of them, there may be sixteen more, and so
-# again for the other greenlets that run between two polls.
-MOST = 60
+# again for the other greenlets that run between two polls. Without turns, all steps of a test (300
+# and more) come between two polls.
+MOST = 100
 
 
 def busy(seconds: float = STEP) -> None:
