@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "JOIN",
     "LEAVE",
+    "LONGEST_POSITION",
     "MESSAGE",
     "Broker",
     "BrokerUnavailable",
@@ -29,6 +30,9 @@ __all__ = [
     "Position",
     "order",
 ]
+
+LONGEST_POSITION = 256
+"""Characters of a position, at most."""
 
 MESSAGE = "message"
 JOIN = "join"
@@ -73,8 +77,10 @@ class Position:
     def parse(cls, text: str) -> Position:
         """
         Raises:
-            ValueError: ``text`` is not the id of a message.
+            ValueError: ``text`` is not the id of a message, or longer than ``LONGEST_POSITION``.
         """
+        if len(text) > LONGEST_POSITION:
+            raise ValueError(f"not the id of a message: {text[:100]!r}...")
         place, *ahead = text.replace(" ", "+").split("+")  # of a URL that nobody escaped
         time, dash, count = place.partition("-")
         if not (dash and _is_number(time) and _is_number(count)) or len(ahead) > 16:
@@ -148,6 +154,15 @@ class Broker(ABC):
         Raises:
             BrokerUnavailable: too many messages wait already.
         """
+
+    def locate(self, since: str) -> Position | None:
+        """The position that a client says it has reached; None if this broker never gave it that,
+        as far as it can tell. Then the client has missed something, and nothing of ``since`` is
+        kept."""
+        try:
+            return Position.parse(since)
+        except ValueError:
+            return None
 
     @abstractmethod
     def history(self, room: str, after: str, until: str) -> tuple[bool, list[Entry]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..config import check_range, check_seconds
-from .broker import MESSAGE, Broker, Entry, Opening
+from .broker import MESSAGE, Broker, Entry, Opening, Position
 
 if TYPE_CHECKING:
     from ..websocket import WebSocket
@@ -101,6 +101,14 @@ class MemoryBroker(Broker):
         if not log.entries:
             self._forgotten = max(self._forgotten, log.first)
             del self._logs[room]
+
+    def locate(self, since: str) -> Position | None:
+        position = super().locate(since)
+        if position is None or position.ahead:
+            return None
+        epoch, _, number = position.id.partition("-")
+        is_known = epoch == self._epoch and (int(number) <= self._last or self.is_shared)
+        return position if is_known else None
 
     def history(self, room: str, after: str, until: str) -> tuple[bool, list[Entry]]:
         epoch, _, count = after.partition("-")

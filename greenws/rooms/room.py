@@ -39,7 +39,6 @@ _RLock = get_original("_thread", "RLock")
 _sleep = get_original("time", "sleep")
 _INTERNAL_ERROR = 1011
 _TRY_AGAIN_LATER = 1013
-_SKEW = 60.0  # seconds by which clocks may differ
 _LOOK = 0.01  # seconds between two looks of a sender that is held up
 _GLANCE = 0.001  # the same, where no more than a turn of another thread's hub is missing
 _PATIENCE = 5.0  # seconds for which such a sender waits for that
@@ -185,9 +184,10 @@ class Room:
         ``since``: the id of the last message that a client saw before its connection dropped. It
         is sent what it missed, then goes on live; that is over, as far as the client reads, when
         the block begins. What comes meanwhile waits, for ten times the ``limit`` of its policy or
-        1,000 messages; then it is closed with 1013. If the history does not reach back so far, it
-        is sent ``gap`` first, then what there is, and ``member.is_complete`` is False. (A message
-        that it was excluded from counts as missed.)
+        1,000 messages; then it is closed with 1013. If the history does not reach back so far, or
+        ``since`` is not an id that a message of the room can have had, it is sent ``gap`` first,
+        then what there is, and ``member.is_complete`` is False. (A message that it was excluded
+        from counts as missed.)
 
         Raises:
             ConnectionClosed: the client went away while it was sent what it missed.
@@ -204,7 +204,7 @@ class Room:
             with self._lock:
                 if not self._place:  # nothing may block before that
                     self._begin(opening)
-            start = _parse_since(since)
+            start = None if since is None else self._locate(since)
             is_known = start is None or self._find_ours(start)
             with self._lock:
                 self._admit(member, start)
@@ -317,11 +317,14 @@ class Room:
                 member._since = start.id
         self._sort(member)
 
+    def _locate(self, since: Any) -> Position:
+        """From where a client is sent what it missed. ``since`` is whatever it has sent."""
+        found = self._rooms.broker.locate(since) if isinstance(since, str) else None
+        return found or Position("0-0")
+
     def _is_behind(self, start: Position, place: str) -> bool:
         """Whether a client has come further in the log than this process, in another one."""
-        # No clock is that far ahead: whoever invents a place must not hear nothing for ever.
-        furthest = ((time.time() + _SKEW) * 1000, 0)
-        return self._rooms.broker.is_shared and order(place) < order(start.id) < furthest
+        return self._rooms.broker.is_shared and order(place) < order(start.id)
 
     def _find_ours(self, start: Position) -> bool:
         """A client may have heard in another process what this one has sent and has not found in
@@ -735,15 +738,6 @@ class Rooms:
                 room._deliver(entry)
             except Exception:
                 _logger.exception("a message of the room %r was skipped", name)
-
-
-def _parse_since(since: str | None) -> Position | None:
-    if since is None:
-        return None
-    try:
-        return Position.parse(since)
-    except ValueError:
-        return Position("0-0")
 
 
 _all: weakref.WeakSet[Rooms] = weakref.WeakSet()

@@ -22,7 +22,8 @@ def test_a_position_is_written_as_it_is_read(text, ahead):
 @pytest.mark.parametrize(
     "text",
     ["", "17", "17-", "-1", "a-1", "1-1-1", "1-1+", "1-1+a", "1-1+a.b", "1-1+a.1.2", "1-1+*.1",
-     "٣-1", "1-" + "1" * 30, "1-1" + "+a.1" * 20],
+     "٣-1", "1-" + "1" * 30, "1-1" + "+a.1" * 20,
+     "1-1" + "+0123456789abcdef.1" * 15],
 )  # fmt: skip
 def test_a_client_s_garbage_is_no_position(text):
     with pytest.raises(ValueError, match="not the id of a message"):

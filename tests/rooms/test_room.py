@@ -619,7 +619,7 @@ def test_a_client_that_missed_nothing(join):
     assert read(peer, 1)[0].endswith("next")
 
 
-@pytest.mark.parametrize("since", ["", "garbage", "0-0", "1-1+ff.3", "1" * 5000])
+@pytest.mark.parametrize("since", ["", "garbage", "0-0", "1-1+ff.3", "1" * 5000, 7, ["1-1"]])
 def test_a_client_whose_id_is_unknown_is_told_so_first(join, since):
     rooms = Rooms()
     rooms["lobby"].send("kept")
@@ -627,6 +627,18 @@ def test_a_client_whose_id_is_unknown_is_told_so_first(join, since):
     rooms["lobby"].send("live")
     assert not member.is_complete
     assert read(peer, 3) == ["you missed something", "kept", "live"]
+
+
+@pytest.mark.parametrize("tail", ["+ff.3", "+" + "f" * 300 + ".3", "0" * 10])
+def test_nothing_of_a_position_that_a_client_invented_is_kept_or_sent_on(join, tail):
+    rooms = Rooms(stamp=stamp)
+    honest, witness = join(rooms["lobby"])
+    since = honest.position + tail
+    member, peer = join(rooms["lobby"], since=since, gap="gap")
+    assert read(peer, 1) == ["gap"]
+    assert (member.is_complete, member.position) == (False, honest.position)
+    rooms["lobby"].send("live")
+    assert read(peer, 1) == read(witness, 1)
 
 
 def test_a_history_that_does_not_reach_back(join):

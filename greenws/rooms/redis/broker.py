@@ -16,6 +16,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import secrets
 import sys
 import time
@@ -38,7 +39,17 @@ from redis.retry import Retry
 
 from ...config import check_range, check_seconds
 from ...hub.switching import thread
-from ..broker import JOIN, LEAVE, MESSAGE, Broker, BrokerUnavailable, Entry, Opening, order
+from ..broker import (
+    JOIN,
+    LEAVE,
+    MESSAGE,
+    Broker,
+    BrokerUnavailable,
+    Entry,
+    Opening,
+    Position,
+    order,
+)
 
 if TYPE_CHECKING:
     from ...websocket import WebSocket
@@ -53,6 +64,8 @@ _ROOMS = 100  # whose logs are read with one command
 _MARGIN = 10_000  # milliseconds by which what is known of Redis's clock may be wrong
 _LOOK = 0.005  # seconds between two looks of one who waits until all is in the log
 _TURN = 100  # entries that are delivered before others get their turn
+_FUTURE = 60_000  # milliseconds by which a position may be ahead of Redis's clock
+_ORIGIN = re.compile("[0-9a-f]{12}")
 _PING = 1.0  # seconds between two looks whether the connection works
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
 _BEHIND = 2**64 - 1  # the count in the place behind all entries of a millisecond; never an entry's
@@ -477,6 +490,14 @@ class RedisBroker(Broker):
     def ahead(self, room: str) -> list[Entry]:
         channel = self._channels[room]
         return [entry for entry in channel.sent if entry.number <= channel.ahead]
+
+    def locate(self, since: str) -> Position | None:
+        position = super().locate(since)
+        # No clock is that far ahead: a client that invents a position must not be deaf for ever.
+        latest = time.time() * 1000 + self._skew + _FUTURE
+        if position is None or order(position.id)[0] > latest:
+            return None
+        return position if all(map(_ORIGIN.fullmatch, position.ahead)) else None
 
     def history(self, room: str, after: str, until: str) -> tuple[bool, list[Entry]]:
         found = self._insist(room, lambda: self._fetch(room, after, until), self._timeout)

@@ -1147,6 +1147,29 @@ def test_the_newest_messages(server, worker):
     server.start()
 
 
+@pytest.mark.parametrize(
+    "tail", ["+evil.5", "+" + "0" * 13 + ".5", "+0123456789AB.5", "+0123456789ab.5" * 17]
+)
+def test_no_name_that_a_client_invented_is_kept_or_sent_on(worker, tail):
+    a = worker()
+    ann = a.join()
+    bob = a.join(since=ann.last + tail, gap="0-0 gap")
+    assert not bob.member.is_complete
+    assert bob.hear(1) == ["gap"]
+    a.send("live")
+    assert ann.hear(1) == bob.hear(1) == ["live"]
+    assert bob.last == bob.member.position == ann.last
+
+
+def test_a_position_in_the_far_future_is_a_gap(worker):
+    a = worker()
+    ann = a.join()
+    bob = a.join(since=f"{int(time.time() * 1000) + 3_600_000}-0", gap="0-0 gap")
+    assert bob.hear(1) == ["gap"]
+    a.send("live")
+    assert ann.hear(1) == bob.hear(1) == ["live"]
+
+
 @pytest.mark.parametrize("since", ["0-0", "nonsense", "1-1+zz.4"])
 def test_an_unknown_id_is_a_gap(worker, since):
     a = worker()
