@@ -25,10 +25,10 @@ from gevent.monkey import get_original
 
 from ..protocol.shared import SharedMessage
 from ..websocket import WebSocket, offer_to_all
-from . import policies
+from . import lag
 from .broker import JOIN, LEAVE, MESSAGE, Broker, Entry, Opening, Position, order
+from .lag import Policy, Queue, TooSlow
 from .memory import MemoryBroker
-from .policies import Policy, Queue, TooSlow
 
 __all__ = ["Member", "Presence", "Room", "Rooms", "Stats", "json_id"]
 
@@ -42,7 +42,8 @@ _TRY_AGAIN_LATER = 1013
 _LOOK = 0.01  # seconds between two looks of a sender that is held up
 _GLANCE = 0.001  # the same, where no more than a turn of another thread's hub is missing
 _PATIENCE = 5.0  # seconds for which such a sender waits for that
-_MEANWHILE = 1000  # messages that wait at least for one who is sent what it missed
+_REPLAY_LIMIT = 1000  # messages that may wait at least for a member that is sent what it missed
+_REPLAY_LIMIT_BYTES = 16 * 2**20  # the same, in bytes
 _TURN = 100  # messages that are sent to one who comes back before others get their turn
 
 _logger = logging.getLogger("greenws.rooms")
@@ -193,7 +194,7 @@ class Room:
             ConnectionClosed: the client went away while it was sent what it missed.
             TypeError: JSON cannot hold ``info``; ``policy`` or ``presence`` is none.
         """
-        policies.check(policy)
+        lag.check(policy)
         if presence is not None and not callable(presence):
             raise TypeError(f"presence is a function of a kind and an info, not {presence!r}")
         encoded = json.dumps(info)
@@ -563,7 +564,9 @@ class Room:
         try:
             # What it could not have read yet is not its fault; but memory has an end.
             if member._catching_up or member._untried:
-                if len(queue) >= max(_MEANWHILE, 10 * policy.limit):
+                if len(queue) >= max(_REPLAY_LIMIT, 10 * policy.limit) or queue.bytes >= max(
+                    _REPLAY_LIMIT_BYTES, policy.limit_bytes
+                ):
                     raise TooSlow
                 queue[message] = message
             else:
@@ -576,7 +579,7 @@ class Room:
             _logger.exception("the policy of a member of the room %r failed", self.name)
             self._close(member, _INTERNAL_ERROR)
             return
-        is_full = len(queue) >= policy.limit and member._patience is not None
+        is_full = policy.is_full(queue) and member._patience is not None
         if is_full and member not in self._full:
             queue.full_since = time.monotonic()
             self._full.add(member)
@@ -606,7 +609,7 @@ class Room:
                     member.socket.when_ready(member._drain)
                     break
                 queue.pop(key, None)
-            if member in self._full and len(queue) < member._policy.limit:
+            if member in self._full and not member._policy.is_full(queue):
                 queue.full_since = 0.0
                 self._full.discard(member)
             if not queue:
@@ -659,7 +662,7 @@ class Rooms:
         policy: Policy | None = None,
         stamp: Stamp | None = None,
     ) -> None:
-        policies.check(policy)
+        lag.check(policy)
         if stamp is not None and not callable(stamp):
             raise TypeError(
                 f"stamp is a function of an id and data, such as json_id, not {stamp!r}"
@@ -678,7 +681,7 @@ class Rooms:
             raise ValueError("this broker carries other Rooms, which would hear nothing any more")
         self.broker._rooms = self
         self.broker.deliver = self._deliver
-        self.policy = policies.close() if policy is None else policy
+        self.policy = lag.close() if policy is None else policy
         self.stamp = stamp
         self.stats = Stats()
         self._lock = self.broker._lock = _RLock()

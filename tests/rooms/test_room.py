@@ -359,6 +359,13 @@ def test_block_closes_who_makes_no_room(rooms, join):
     assert rooms.stats.closed == 1
 
 
+def test_a_member_for_which_too_many_bytes_wait_is_closed(rooms, join):
+    room = rooms["lobby"]
+    _, never = join(room, policy=policies.close(limit_bytes=100_000))
+    fill(room, count=60, size=5000)
+    assert rooms.stats.closed == 1
+
+
 def test_a_member_that_vanishes_while_it_lags(rooms, join):
     room = rooms["lobby"]
     member, peer = join(room)
