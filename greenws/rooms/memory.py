@@ -1,10 +1,15 @@
-"""``MemoryBroker``: rooms of one process. The log of a room is a deque."""
+"""``MemoryBroker``: rooms of one process. The log of a room is a deque.
+
+What the logs cost is counted in bytes, objects included, for each log and for all of them. When all
+are too large, the oldest log goes first: the one in which nothing was sent for longest, rooms
+without members before the others.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +22,37 @@ if TYPE_CHECKING:
 __all__ = ["MemoryBroker"]
 
 
+_ENTRY_COST = 400  # bytes of an entry, its position and its place in a log
+_LOG_COST = 1200  # bytes of an empty log and its place among the others
+
+
 class _Log:
-    def __init__(self, first: int, length: int) -> None:
-        self.first = first  # the count before that of the oldest entry that is kept
-        self.entries: deque[tuple[float, Entry]] = deque(maxlen=length)
+    def __init__(self, room: str, first: int) -> None:
+        self.first = first  # the number before that of the oldest entry that is kept
+        self.entries: deque[tuple[float, Entry]] = deque()
+        self.bytes = _LOG_COST + sys.getsizeof(room)
+
+    def append(self, now: float, entry: Entry) -> None:
+        self.entries.append((now, entry))
+        self.bytes += _cost(entry)
+
+    def drop_oldest(self) -> int:
+        """Returns how many bytes that saves."""
+        entry = self.entries.popleft()[1]
+        self.first = entry.number
+        cost = _cost(entry)
+        self.bytes -= cost
+        return cost
+
+
+def _cost(entry: Entry) -> int:
+    return sys.getsizeof(entry.data) + _ENTRY_COST
 
 
 class MemoryBroker(Broker):
     """Keeps the last ``history`` messages of a room for members that come back, none for longer
-    than ``max_age`` seconds.
+    than ``max_age`` seconds. ``history_bytes``: what the messages of one room may cost in memory,
+    ``max_bytes``: those of all rooms.
 
     Raises:
         TypeError, ValueError: one of them is no such number.
@@ -38,19 +65,26 @@ class MemoryBroker(Broker):
         history: int = 100,
         max_age: float = 300.0,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        history_bytes: int = 16 * 2**20,
+        max_bytes: int = 64 * 2**20,
     ) -> None:
         check_range("history", history, 0, sys.maxsize)
+        check_range("history_bytes", history_bytes, 0, sys.maxsize)
+        check_range("max_bytes", max_bytes, 0, sys.maxsize)
         check_seconds("max_age", max_age)
         self.deliver: Callable[[str, Entry], None] = lambda room, entry: None
         self._history = history
+        self._history_bytes = history_bytes
+        self._max_bytes = max_bytes
+        self._bytes = 0  # of all logs
         self._max_age = max_age
         self._clock = clock
         self._epoch = str(int(time.time() * 1000))  # ids of another process are none of ours
         self._last = 0
         self._forgotten = 0  # up to here, the history of some room was dropped with its log
         self._opened: dict[str, int] = {}
-        self._logs: dict[str, _Log] = {}
-        self._next_sweep = 0.0
+        self._logs: OrderedDict[str, _Log] = OrderedDict()  # the one written last is the last
 
     def open(self, room: str) -> Opening:
         with self._lock:
@@ -85,22 +119,52 @@ class MemoryBroker(Broker):
         now = self._clock()
         log = self._logs.get(room)
         if log is None:
-            log = self._logs[room] = _Log(self._forgotten, self._history)
-        if len(log.entries) == self._history:
-            log.first = log.entries[0][1].number
-        log.entries.append((now, entry))
-        if now >= self._next_sweep:
-            self._next_sweep = now + self._max_age / 4
-            for name in list(self._logs):
-                self._trim(name, now)
+            log = self._logs[room] = _Log(room, self._forgotten)
+            self._bytes += log.bytes
+        self._logs.move_to_end(room)
+        log.append(now, entry)
+        self._bytes += _cost(entry)
+        while len(log.entries) > self._history or log.bytes > self._history_bytes:
+            self._bytes -= log.drop_oldest()
+            if not log.entries:
+                self._forget(room)
+                break
+        if self._bytes > self._max_bytes:
+            self._shrink()
+        if room in self._logs:
+            self._trim(room, now)
+        while self._logs:
+            idle = next(iter(self._logs))
+            if now - self._logs[idle].entries[-1][0] <= self._max_age:
+                break
+            self._forget(idle)
 
     def _trim(self, room: str, now: float) -> None:
         log = self._logs[room]
         while log.entries and now - log.entries[0][0] > self._max_age:
-            log.first = log.entries.popleft()[1].number
+            self._bytes -= log.drop_oldest()
         if not log.entries:
-            self._forgotten = max(self._forgotten, log.first)
-            del self._logs[room]
+            self._forget(room)
+
+    def _shrink(self) -> None:
+        """Forgets logs until an eighth of ``max_bytes`` is free: to look for the rooms without
+        members at each message would be slow where there are many."""
+        target = self._max_bytes - self._max_bytes // 8
+        empty = [room for room in self._logs if room not in self._opened]
+        for room in [*empty, *(room for room in self._logs if room in self._opened)]:
+            log = self._logs[room]
+            while log.entries and self._bytes > target:
+                self._bytes -= log.drop_oldest()
+            if not log.entries:
+                self._forget(room)
+            if self._bytes <= target:
+                return
+
+    def _forget(self, room: str) -> None:
+        log = self._logs.pop(room)
+        self._bytes -= log.bytes
+        last = log.entries[-1][1].number if log.entries else log.first
+        self._forgotten = max(self._forgotten, last)
 
     def locate(self, since: str) -> Position | None:
         position = super().locate(since)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+from collections.abc import Callable
+
 import pytest
 
 from greenws.brokers.memory import MemoryBroker
@@ -109,6 +113,88 @@ def test_idle_rooms_cost_nothing(broker, clock):
     assert broker.history("room 0", start, broker.open("room 0").id) == (False, [])
 
 
+def measure(fill: Callable[[], None]) -> int:
+    """Bytes that are allocated afterwards and were not before."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        fill()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_log_of_a_room_is_bounded_in_bytes():
+    broker = MemoryBroker(history=10_000, history_bytes=200_000)
+    start = broker.open("a").id
+    for number in range(100):
+        broker.publish("a", MESSAGE, f"{number} ".ljust(10_000, "."))
+    complete, entries = broker.history("a", start, broker.open("a").id)
+    assert not complete
+    assert [entry.data.split()[0] for entry in entries] == [str(n) for n in range(81, 100)]
+    assert broker.history("a", entries[0].id, entries[-1].id) == (True, entries[1:])
+
+
+def test_a_message_larger_than_the_log_of_a_room_is_delivered_and_not_kept(broker):
+    broker._history_bytes = 4000
+    ids = publish(broker, "small", "l" * 4000)
+    assert broker.got[-1][1].data == "l" * 4000
+    assert history(broker, ids[0], ids[1]) == (False, [])
+    assert (broker._logs, broker._bytes) == ({}, 0)
+    ids += publish(broker, "again")
+    assert history(broker, ids[1], ids[2]) == (True, ["again"])
+
+
+@pytest.mark.parametrize("size", [3, 500, 40_000])
+def test_rooms_that_everybody_left_are_bounded_in_bytes(size):
+    """Objects count, too: it is measured what is allocated."""
+    broker = MemoryBroker(max_bytes=1_000_000)
+    start = broker.open("never left").id
+    broker.publish("never left", MESSAGE, "kept")
+
+    def fill() -> None:
+        for number in range(3_000_000 // (size + 1600)):
+            broker.publish(f"room {number}", MESSAGE, f"{number}".ljust(size, "."))
+
+    assert measure(fill) < 1_000_000
+    assert sum(log.bytes for log in broker._logs.values()) == broker._bytes > 500_000
+    # Rooms without members go first, although nothing was sent here for longest.
+    complete, entries = broker.history("never left", start, broker.open("never left").id)
+    assert [entry.data for entry in entries] == ["kept"]
+    assert complete
+    # Whoever comes back to one that is forgotten is told so.
+    assert broker.history("room 0", start, broker.open("room 0").id) == (False, [])
+
+
+def test_tiny_messages_are_bounded_by_what_they_cost():
+    broker = MemoryBroker(history=1_000_000, max_bytes=1_000_000)
+
+    def fill() -> None:
+        for _ in range(20_000):
+            broker.publish("a", MESSAGE, "x")
+
+    assert 300_000 < measure(fill) < 1_000_000
+
+
+def test_open_rooms_are_bounded_when_no_others_are_left():
+    broker = MemoryBroker(max_bytes=100_000)
+    for name in "abc":
+        broker.open(name)
+        for _ in range(5):
+            broker.publish(name, MESSAGE, "x" * 9000)
+    assert broker._bytes <= 100_000
+    assert len(broker._logs["c"].entries) == 5
+
+
+def test_what_expires_is_no_longer_counted(broker, clock):
+    publish(broker, "1", "2", "3", "4")
+    publish(broker, "5", room="b")
+    clock.now += 100
+    publish(broker, "6")
+    assert broker._bytes == broker._logs["a"].bytes
+
+
 def test_a_room_is_open_until_its_last_close(broker):
     broker.open("a")
     broker.open("a")
@@ -121,6 +207,8 @@ def test_a_room_is_open_until_its_last_close(broker):
     ("options", "error", "message"),
     [
         ({"history": -1}, ValueError, "history must be 0 or more, not -1"),
+        ({"history_bytes": -1}, ValueError, "history_bytes must be 0 or more, not -1"),
+        ({"max_bytes": 1.5}, TypeError, "max_bytes must be a whole number, not 1.5"),
         ({"history": None}, TypeError, "history must be a whole number, not None"),
         ({"history": 1.5}, TypeError, "history must be a whole number, not 1.5"),
         ({"history": True}, TypeError, "history must be a whole number, not True"),
