@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     )
     from .opcodes import CloseCode, OpcodeType
     from .rooms.broker import BrokerUnavailable
-    from .rooms.room import Member, Room, Rooms
+    from .rooms.member import Member
+    from .rooms.room import Room, Rooms
     from .routes import Routes, StaticFiles
     from .selection import select
     from .server.handler import UpgradeHandler
@@ -65,7 +66,7 @@ __getattr__, __dir__ = _export(
         "ConnectionClosed": ".exceptions",
         "GreenwsError": ".exceptions",
         "HandshakeError": ".exceptions",
-        "Member": ".rooms.room",
+        "Member": ".rooms.member",
         "Message": ".websocket",
         "OpcodeType": ".opcodes",
         "ProtocolError": ".exceptions",

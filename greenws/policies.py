@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .rooms.policies import Policy, Queue, TooSlow, block, close, coalesce, drop_oldest
+from .rooms.lag import Policy, Queue, TooSlow, block, close, coalesce, drop_oldest
 
 __all__ = ["Policy", "Queue", "TooSlow", "block", "close", "coalesce", "drop_oldest"]

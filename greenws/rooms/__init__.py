@@ -7,8 +7,20 @@ from typing import TYPE_CHECKING
 from ..lazy import export as _export
 
 if TYPE_CHECKING:
-    from .room import Member, Presence, Room, Rooms, Stats, json_id
+    from .member import Member
+    from .presence import Presence
+    from .room import Room, Rooms, Stats, json_id
 
 __all__ = ["Member", "Presence", "Room", "Rooms", "Stats", "json_id"]
 
-__getattr__, __dir__ = _export(__name__, dict.fromkeys(__all__, ".room"))
+__getattr__, __dir__ = _export(
+    __name__,
+    {
+        "Member": ".member",
+        "Presence": ".presence",
+        "Room": ".room",
+        "Rooms": ".room",
+        "Stats": ".room",
+        "json_id": ".room",
+    },
+)

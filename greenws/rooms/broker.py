@@ -1,17 +1,19 @@
-"""What carries the messages of rooms between processes: the interface, and what travels.
+"""What carries the messages of rooms between processes: the contract.
 
-A room is a log that only grows. Its broker gives each entry its place there (``Entry.id``), hands
-the entries to every process that has members of the room, in the order of their places, and keeps
-the last of them for members that come back (``history``).
+A room is a log that only grows. A broker gives each message its position there, delivers the
+messages to every process that has members of the room, in the order of their positions, and keeps
+the last of them for members that come back. Apart from the log it knows who is in the room.
+
+Positions are opaque: only the broker makes, orders and parses them. ``tests/rooms/conformance.py``
+checks any broker against this contract.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..exceptions import GreenwsError
 
@@ -19,20 +21,28 @@ if TYPE_CHECKING:
     from ..websocket import WebSocket
 
 __all__ = [
+    "BEGINNING",
     "JOIN",
     "LEAVE",
-    "MESSAGE",
+    "LONGEST_POSITION",
     "Broker",
     "BrokerUnavailable",
+    "Cursor",
     "Entry",
-    "Opening",
-    "Position",
-    "order",
+    "Listener",
+    "Message",
+    "Page",
+    "Replay",
 ]
 
-MESSAGE = "message"
 JOIN = "join"
 LEAVE = "leave"
+
+BEGINNING = "0-0"
+"""The position before the first message of any room."""
+
+LONGEST_POSITION = 256
+"""Characters of a position, at most; all of them stand in a JSON string unescaped."""
 
 
 class BrokerUnavailable(GreenwsError):
@@ -40,138 +50,167 @@ class BrokerUnavailable(GreenwsError):
 
 
 class Entry(NamedTuple):
-    """One entry of a room's log.
+    """A message as it is delivered.
 
-    ``id``: its place there; None if the process that sent it hands it to its own members ahead of
-    the log, which is out of reach. ``origin`` and ``number``: which process sent it, and a count
-    of all that this process sent. ``member``: whose ``JOIN`` or ``LEAVE`` it is, ``data`` the
-    member's info as JSON. ``exclude``: the socket that does not get it, known in its own process
-    alone.
+    ``position``: of a member that has received it. ``data``: None where the log has only moved
+    on. ``exclude``: the socket that does not get it, known in its own process alone. ``log``:
+    whatever the broker's cursors need to know of it.
     """
 
-    id: str | None
-    origin: str
-    number: int
-    kind: str
-    data: str | bytes
-    member: str = ""
+    position: str
+    data: str | bytes | None
     exclude: WebSocket | None = None
+    log: Any = None
 
 
-@dataclass
-class Position:
-    """Up to where somebody has heard a room: a place in its log, and what it heard ahead of that
-    (the number of the last such entry, by origin). As a string, the id of a message."""
+class Message(NamedTuple):
+    """A message as it is kept, and the position of a member that has received it."""
 
-    id: str
-    ahead: dict[str, int] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return "+".join([self.id, *(f"{origin}.{number}" for origin, number in self.ahead.items())])
-
-    @classmethod
-    def parse(cls, text: str) -> Position:
-        """
-        Raises:
-            ValueError: ``text`` is not the id of a message.
-        """
-        place, *ahead = text.replace(" ", "+").split("+")  # of a URL that nobody escaped
-        time, dash, count = place.partition("-")
-        if not (dash and _is_number(time) and _is_number(count)) or len(ahead) > 16:
-            raise ValueError(f"not the id of a message: {text[:100]!r}")
-        heard = {}
-        for part in ahead:
-            origin, dot, number = part.partition(".")
-            if not (origin.isalnum() and origin.isascii() and _is_number(number)):
-                raise ValueError(f"not the id of a message: {text[:100]!r}")
-            heard[origin] = int(number)
-        return cls(place, heard)
+    position: str
+    data: str | bytes
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 20 and int(text) < 2**64
+class Page(NamedTuple):
+    """Some of the messages that a member has missed. ``gap``: some before these are missing."""
+
+    messages: list[Message]
+    gap: bool = False
 
 
-def order(place: str | bytes) -> tuple[int, int]:
-    """A place in a log, as it compares."""
-    text = place.decode() if isinstance(place, bytes) else place
-    time, _, count = text.partition("-")
-    return int(time), int(count)
+class Cursor(ABC):
+    """Up to where a member has received a room, where that differs from its process."""
+
+    @property
+    @abstractmethod
+    def is_level(self) -> bool:
+        """Whether it does not differ any more; it never will again once the replay has ended."""
+
+    @abstractmethod
+    def advance(self, entry: Entry) -> bool:
+        """Whether a delivered entry is new to the member."""
+
+    @abstractmethod
+    def position(self, position: str) -> str:
+        """The member's position where that of its process is ``position``."""
 
 
-class Opening(NamedTuple):
-    """Where a room stands when a process opens it: the place of its last entry, the number of the
-    last entry that the process handed out ahead of the log, and who is in it elsewhere."""
+class Replay(ABC):
+    """What a member that comes back has missed, from :meth:`Broker.resume`."""
 
-    id: str
-    ahead: int
-    members: dict[str, dict[str, Any]]
+    @abstractmethod
+    def begin(self) -> Cursor | None:
+        """The member is added to the room: what is delivered from now on it gets from there, and
+        ``pages`` are to end with what was delivered before. Does not block; the lock is held."""
+
+    @abstractmethod
+    def pages(self) -> Iterator[Page]:
+        """Some messages after others. May block in between."""
+
+
+class Listener(Protocol):
+    """What a broker delivers to: ``Rooms``."""
+
+    lock: AbstractContextManager[Any]
+    """Held in each step that other threads must not see half of, and never for long. The thread
+    that holds it may take it again."""
+
+    def deliver(self, room: str, entry: Entry) -> None:
+        """Hands an entry to the members of an open room. Does not block; holds the lock."""
+
+    def presence(self, room: str, kind: str, member: str, info: dict[str, Any]) -> None:
+        """A member in another process has come (JOIN) or gone (LEAVE). Does not block."""
+
+    def wait(self, room: str) -> None:
+        """Blocks while what was delivered to a room is still being handed out: for a broker that
+        could deliver more."""
 
 
 class Broker(ABC):
-    """``deliver(room, entry)`` is called for each entry of each open room, in the order of the
-    log; it does not block, and no entry is delivered while it runs."""
+    """Every call but those that say so returns without blocking.
 
-    origin: str = ""
-    """Names this process among those that use the same broker."""
+    A room is open between the first ``open`` and the last ``close``. What is published to it is
+    delivered in the order of its positions, the same in all processes, each message once.
+    """
 
     is_shared: bool = True
-    """Whether other processes read the same log, and perhaps further than this one."""
+    """Whether other processes have the same rooms."""
 
-    deliver: Callable[[str, Entry], None]
+    _listener: Listener | None = None
 
-    _rooms: Any = None
-    """The ``Rooms`` that it carries."""
+    def attach(self, listener: Listener) -> None:
+        """
+        Raises:
+            ValueError: it has a listener already.
+        """
+        if self._listener is not None:
+            raise ValueError("this broker carries other Rooms, which would hear nothing any more")
+        self._listener = listener
 
-    _lock: Any = nullcontext()
-    """Theirs: held in each step that other threads must not see half of, and never for long."""
+    def detach(self) -> None:
+        """Delivers nothing any more."""
+        self._listener = None
+
+    # -- rooms
 
     @abstractmethod
-    def open(self, room: str) -> Opening:
-        """Begins to deliver the entries of ``room``. May block. Each open() asks for a close()."""
+    def open(self, room: str) -> None:
+        """Begins to deliver the messages of ``room``. May block. Each ``open`` asks for a
+        ``close``.
+
+        Raises:
+            BrokerUnavailable: it was stopped.
+        """
 
     @abstractmethod
     def close(self, room: str) -> bool:
         """Whether that was the last one, and nothing of ``room`` is delivered any more."""
 
     @abstractmethod
-    def publish(
-        self,
-        room: str,
-        kind: str,
-        data: str | bytes,
-        member: str = "",
-        exclude: WebSocket | None = None,
-    ) -> None:
-        """Appends an entry to the log, or to what waits for it. Does not block.
+    def position(self, room: str) -> str:
+        """The position of the last entry of an open room that was delivered, or of where it was
+        opened."""
+
+    # -- messages
+
+    @abstractmethod
+    def publish(self, room: str, data: str | bytes, exclude: WebSocket | None = None) -> None:
+        """Appends a message to the log, or to what waits for it. The room need not be open.
 
         Raises:
-            BrokerUnavailable: too many messages wait already.
+            BrokerUnavailable: too much waits already, or it was stopped.
         """
 
     @abstractmethod
-    def history(self, room: str, after: str, until: str) -> tuple[bool, list[Entry]]:
-        """The messages of an open room behind the place ``after``, up to ``until`` and with it; and
-        whether these are all, or the oldest are forgotten. May block."""
-
-    def last_of_ours(self, room: str, until: str, insist: bool = True) -> int | None:
-        """The number of the last entry of this process up to the place ``until`` of an open room's
-        log; 0 if there is none, or only far from there. May block; None if it is out of reach, for
-        some time or without ``insist`` at once."""
-        return 0
+    def resume(self, room: str, since: str) -> Replay:
+        """What a client has missed since a position. May block. ``since`` is whatever the client
+        has sent: where it is no position of this broker's, or a longer one, all that is kept was
+        missed, and some before it. Nothing of such a string is kept."""
 
     @abstractmethod
-    def newest(self, room: str, count: int) -> list[Entry]:
+    def newest(self, room: str, count: int) -> list[Message]:
         """The last ``count`` messages of a room, open or not, as far as they are kept. May block;
         empty if the broker is out of reach."""
 
-    @abstractmethod
-    def ahead(self, room: str) -> list[Entry]:
-        """The messages that were delivered ahead of the log and are not delivered from it yet."""
+    # -- presence
 
-    @abstractmethod
+    def join(self, room: str, member: str, info: dict[str, Any]) -> None:
+        """A member has come, in this process, to an open room. ``info`` is what JSON can hold."""
+        return
+
+    def leave(self, room: str, member: str) -> None:
+        """It has gone."""
+        return
+
+    def others(self, room: str) -> dict[str, dict[str, Any]]:
+        """Who is in an open room in other processes, as far as that was told by ``presence``: each
+        member's info by its id."""
+        return {}
+
     def members(self, room: str) -> dict[str, dict[str, Any]]:
-        """Who is in a room that is not open here: each member's info by its id. May block."""
+        """Who is in a room that is not open here. May block."""
+        return {}
+
+    # -- the end
 
     def flush(self, timeout: float | None = None) -> bool:
         """Waits, at most so many seconds, until all that was published is in the log; returns

@@ -22,7 +22,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -38,7 +38,11 @@ from redis.retry import Retry
 
 from ...config import check_range, check_seconds
 from ...hub.switching import thread_id
-from ..broker import JOIN, LEAVE, MESSAGE, Broker, BrokerUnavailable, Entry, Opening, order
+from .. import turns
+from ..broker import BEGINNING, JOIN, LEAVE, Broker, BrokerUnavailable, Entry, Message
+from .entries import BURIAL, BYTES, TEXT, LogEntry, parse
+from .positions import Position, order
+from .replay import LogReplay, Snapshot
 
 if TYPE_CHECKING:
     from ...websocket import WebSocket
@@ -52,12 +56,13 @@ _BATCH_BYTES = 2**20  # bytes that one command appends, or a little more
 _ROOMS = 100  # whose logs are read with one command
 _MARGIN = 10_000  # milliseconds by which what is known of Redis's clock may be wrong
 _LOOK = 0.005  # seconds between two looks of one who waits until all is in the log
-_TURN = 100  # entries that are delivered before others get their turn
+_FUTURE = 60_000  # milliseconds by which a position may be ahead of Redis's clock
 _PING = 1.0  # seconds between two looks whether the connection works
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
 _BEHIND = 2**64 - 1  # the count in the place behind all entries of a millisecond; never an entry's
-_KINDS = {"text": MESSAGE, "bytes": MESSAGE, JOIN: JOIN, LEAVE: LEAVE}
-_BURIAL = "burial"  # the leave of a member whose process died, told by another
+_PAGE = 100  # entries of a log that a member which comes back is sent at once
+_FIRST_PAGE = 10  # the same, before it is known how large they are
+_PAGE_BYTES = 2**18  # bytes of such a page, or a little more
 _ERRORS = (redis.RedisError, OSError)
 
 # Appends entries, but for those that were appended before and whose answer was lost.
@@ -137,7 +142,7 @@ _logger = logging.getLogger("greenws.brokers.redis")
 class _Other(NamedTuple):
     """A member in another process."""
 
-    id: str
+    member: str
     origin: str
     info: dict[str, Any]
     is_alive: bool
@@ -160,14 +165,19 @@ class _Channel:
         self.openers = 1
         self.opened = Event()
         self.place = ""  # of the last entry that was delivered
-        self.sent: deque[Entry] = deque()  # ours, not delivered from the log yet
+        self.sent: deque[LogEntry] = deque()  # ours, not delivered from the log yet
         self.unread_since = time.time()  # at the earliest, when there are some
         self.ahead = 0  # number of the last of them that was delivered ahead of it
         self.members: dict[str, str] = {}  # ours and their info
-        self.elsewhere: dict[str, str] = {}  # the others and their origins
+        self.elsewhere: dict[str, _Other] = {}
         self.is_stale = False  # who is there is not known
         self.left: set[str] = set()  # while that is being asked
         self.is_broken = False  # the key holds something that is no log
+
+    def position(self, origin: str) -> str:
+        if not self.ahead:
+            return self.place
+        return str(Position(self.place, {origin: self.ahead}))
 
 
 class RedisBroker(Broker):
@@ -189,6 +199,9 @@ class RedisBroker(Broker):
         RuntimeError: redis-py would block the hub.
         TypeError, ValueError: ``url`` is none that redis-py takes, or an option no such number.
     """
+
+    origin = ""
+    """Names this process among those that use the same Redis, once it has started."""
 
     def __init__(
         self,
@@ -212,7 +225,6 @@ class RedisBroker(Broker):
             redis.ConnectionPool.from_url(self._url).make_connection()  # connects to nothing yet
         except TypeError as error:
             raise ValueError(f"url has an option that redis-py does not know: {error}") from None
-        self.deliver: Callable[[str, Entry], None] = lambda room, entry: None
         self._prefix = prefix
         self._history = history
         self._max_age = max(1, int(max_age))
@@ -224,6 +236,10 @@ class RedisBroker(Broker):
         self._is_stopped = False
         self._greenlets: list[gevent.Greenlet[[Callable[[], None]], None]] = []
         self._settle()
+
+    @property
+    def _lock(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._listener is None else self._listener.lock
 
     def _settle(self) -> None:
         """Whose greenlets do the work: those of the thread that made the broker, or joins rooms."""
@@ -247,7 +263,7 @@ class RedisBroker(Broker):
         self.origin = secrets.token_hex(6)
         self._numbers = itertools.count(1)
         self._channels: dict[str, _Channel] = {}
-        self._unsent: deque[tuple[str, str, Entry]] = deque()  # room, kind as Redis has it, entry
+        self._unsent: deque[tuple[str, LogEntry]] = deque()
         self._waiting = 0  # messages among them
         self._writable = self._readable = True  # until the contrary is known
         self._lost_at = time.time()  # the last time
@@ -308,7 +324,7 @@ class RedisBroker(Broker):
         if not self._is_started:
             return True
         with self._lock:
-            last = self._unsent[-1][2].number if self._unsent else 0
+            last = self._unsent[-1][1].number if self._unsent else 0
         deadline = None if timeout is None else time.monotonic() + timeout
         while self._holds(last) and not self._is_stopped:
             if deadline is not None and time.monotonic() >= deadline:
@@ -319,7 +335,7 @@ class RedisBroker(Broker):
     def _holds(self, number: int) -> bool:
         """Whether an entry, or one before it, is still not in its log."""
         with self._lock:
-            return bool(self._unsent) and self._unsent[0][2].number <= number
+            return bool(self._unsent) and self._unsent[0][1].number <= number
 
     def stop(self) -> None:
         was_stopped, self._is_stopped = self._is_stopped, True
@@ -349,7 +365,7 @@ class RedisBroker(Broker):
 
     # -- what rooms call
 
-    def open(self, room: str) -> Opening:
+    def open(self, room: str) -> None:
         if not self._is_started:
             self._settle()
         self._start()
@@ -358,18 +374,18 @@ class RedisBroker(Broker):
             with self._lock:
                 channel = self._channels[room] = _Channel()
                 # To these comes what is published meanwhile.
-                channel.sent.extend(entry for name, _, entry in self._unsent if name == room)
+                channel.sent.extend(entry for name, entry in self._unsent if name == room)
                 if channel.sent:
                     channel.unread_since = self._lost_at - self._timeout
             try:
-                opening = self._open(room, channel)
+                self._open(room, channel)
             except BaseException:
                 del self._channels[room]
                 raise
             finally:
                 channel.opened.set()
                 self._change(room)
-            return opening
+            return
         channel.openers += 1
         try:
             channel.opened.wait()
@@ -378,10 +394,16 @@ class RedisBroker(Broker):
                 self.close(room)
             raise
         if self._channels.get(room) is not channel:  # who opened it was killed meanwhile
-            return self.open(room)
-        return Opening(channel.place, channel.ahead, {})
+            self.open(room)
 
-    def _open(self, room: str, channel: _Channel) -> Opening:
+    def position(self, room: str) -> str:
+        return self._channels[room].position(self.origin)
+
+    def others(self, room: str) -> dict[str, dict[str, Any]]:
+        channel = self._channels[room]
+        return {key: other.info for key, other in channel.elsewhere.items() if other.is_alive}
+
+    def _open(self, room: str, channel: _Channel) -> None:
         look = None
         if not self._is_away:
             try:
@@ -394,15 +416,13 @@ class RedisBroker(Broker):
             now = int(time.time() * 1000) + self._skew
             place = max(_behind(now - 1), self._last_added, key=order)
             look = _Look(place, 0, [])
-        channel.elsewhere = {other.id: other.origin for other in look.members}  # to be buried, too
+        channel.elsewhere = {other.member: other for other in look.members}  # to be buried, too
         with self._lock:
             channel.place = look.place
             while channel.sent and channel.sent[0].number <= look.ours:
                 channel.sent.popleft()
             if self._is_away and channel.sent:
                 channel.ahead = channel.sent[-1].number
-        infos = {other.id: other.info for other in look.members if other.is_alive}
-        return Opening(channel.place, channel.ahead, infos)
 
     def close(self, room: str) -> bool:
         channel = self._channels[room]
@@ -417,30 +437,28 @@ class RedisBroker(Broker):
         self._changed.add(room)
         self._rooms_changed.set()
 
-    def publish(
-        self,
-        room: str,
-        kind: str,
-        data: str | bytes,
-        member: str = "",
-        exclude: WebSocket | None = None,
-    ) -> None:
-        if self._is_stopped and kind != MESSAGE:
-            return  # members who leave afterwards
+    def join(self, room: str, member: str, info: dict[str, Any]) -> None:
+        self._publish(room, JOIN, json.dumps(info), member)
+
+    def leave(self, room: str, member: str) -> None:
+        if not self._is_stopped:
+            self._publish(room, LEAVE, "{}", member)
+
+    def publish(self, room: str, data: str | bytes, exclude: WebSocket | None = None) -> None:
         self._start()
-        if kind == MESSAGE and self._pending(room) >= self._max_pending:
+        if self._pending(room) >= self._max_pending:
             raise BrokerUnavailable(
                 f"{self._pending(room)} messages wait for Redis already (max_pending): is it up, "
                 "and does it keep up? A loop that sends without a pause lets nobody else run; it "
                 "needs a gevent.sleep(0)"
             )
-        self._publish(room, kind, data, member, exclude)
+        self._publish(room, TEXT if isinstance(data, str) else BYTES, data, "", exclude)
 
     def _pending(self, room: str) -> int:
         channel = self._channels.get(room)
         if channel is None or self._readable or len(channel.sent) < self._max_pending:
             return self._waiting
-        return max(self._waiting, sum(entry.kind == MESSAGE for entry in channel.sent))
+        return max(self._waiting, sum(entry.is_message for entry in channel.sent))
 
     def _publish(
         self,
@@ -449,18 +467,15 @@ class RedisBroker(Broker):
         data: str | bytes,
         member: str = "",
         exclude: WebSocket | None = None,
-        is_burial: bool = False,
     ) -> None:
         with self._lock:
-            entry = Entry(None, self.origin, next(self._numbers), kind, data, member, exclude)
-            if kind == MESSAGE:
-                kind = "text" if isinstance(data, str) else "bytes"
+            entry = LogEntry(None, self.origin, next(self._numbers), kind, data, member, exclude)
             channel = self._channels.get(room)
             if channel is not None and channel.is_broken:
-                self.deliver(room, entry)
+                self._deliver_unlogged(room, channel, entry)
                 return
-            self._unsent.append((room, _BURIAL if is_burial else kind, entry))
-            self._waiting += entry.kind == MESSAGE
+            self._unsent.append((room, entry))
+            self._waiting += entry.is_message
             if channel is not None:
                 if entry.kind == JOIN:
                     channel.members[member] = str(data)
@@ -470,21 +485,47 @@ class RedisBroker(Broker):
                     channel.unread_since = time.time()
                 channel.sent.append(entry)
                 if self._is_away and channel.place:
-                    channel.ahead = entry.number
-                    self.deliver(room, entry)
+                    self._deliver_unlogged(room, channel, entry)
         self._in_hub(self._wake.set)
 
-    def ahead(self, room: str) -> list[Entry]:
+    def resume(self, room: str, since: str) -> LogReplay:
+        start = self._parse_since(since)
+        return LogReplay(
+            self.origin,
+            start,
+            self._find_ours(room, start),
+            partial(self._snapshot, room),
+            partial(self._read_log, room),
+        )
+
+    def _parse_since(self, since: str) -> Position:
+        try:
+            position = Position.parse(since)
+        except ValueError:
+            return Position(BEGINNING)
+        # No clock is that far ahead: a client that invents a position must not be deaf for ever.
+        latest = time.time() * 1000 + self._skew + _FUTURE
+        return position if order(position.id)[0] <= latest else Position(BEGINNING)
+
+    def _snapshot(self, room: str) -> Snapshot:
         channel = self._channels[room]
-        return [entry for entry in channel.sent if entry.number <= channel.ahead]
+        return Snapshot(
+            channel.place, [entry for entry in channel.sent if entry.number <= channel.ahead]
+        )
 
-    def history(self, room: str, after: str, until: str) -> tuple[bool, list[Entry]]:
-        found = self._insist(room, lambda: self._fetch(room, after, until), self._timeout)
-        return found or (False, [])
-
-    def last_of_ours(self, room: str, until: str, insist: bool = True) -> int | None:
-        patience = self._timeout if insist else 0.0
-        return self._insist(room, lambda: self._look_back(room, until), patience)
+    def _find_ours(self, room: str, start: Position) -> bool:
+        """A client may have received in another process what this one has sent and has not found
+        in the log yet. False if that cannot be known."""
+        channel = self._channels[room]
+        heard = start.unlogged.get(self.origin, 0)  # almost always all, and not worth waiting for
+        if order(channel.place) < order(start.id) or self._snapshot(room).unlogged:
+            patience = 0.0 if heard else self._timeout
+            number = self._insist(room, lambda: self._look_back(room, start.id), patience)
+            if number is None:
+                return heard > 0
+            if number > heard:
+                start.unlogged[self.origin] = number
+        return True
 
     def _insist(self, room: str, call: Callable[[], _T], patience: float) -> _T | None:
         """Gives Redis so many seconds to come back."""
@@ -512,20 +553,46 @@ class RedisBroker(Broker):
             )
             for id_, fields in found:
                 if fields.get(b"o") == self.origin.encode():
-                    entry = self._parse(room, id_, fields)
+                    entry = parse(room, id_, fields)
                     return entry.number if entry else 0
             if len(found) < _BATCH or order(found[-1][0])[0] < earliest:
                 break
             end = f"({found[-1][0].decode()}"
-            gevent.sleep(0)
+            turns.end()
         return 0
 
-    def _fetch(self, room: str, after: str, until: str) -> tuple[bool, list[Entry]]:
+    def _read_log(self, room: str, after: str, until: str) -> Iterator[tuple[list[LogEntry], bool]]:
+        """The entries between two stream ids in pages, each with whether some before it are
+        missing: the log may be trimmed while it is being read."""
+        read: Callable[[], tuple[Any, bool]] = partial(self._first_page, room, after, until)
+        count = _FIRST_PAGE
+        while True:
+            page = self._insist(room, read, self._timeout)
+            if page is None:
+                yield [], True
+                return
+            found, gap = page
+            parsed = (parse(room, id_, fields) for id_, fields in found)
+            yield [entry for entry in parsed if entry is not None], gap
+            if len(found) < count or found[-1][0].decode() == until:
+                return
+            size = sum(len(fields.get(b"d", b"")) for _, fields in found)
+            count = max(1, min(_PAGE, _PAGE_BYTES * len(found) // max(size, 1)))
+            read = partial(self._next_page, room, found[-1][0].decode(), until, count)
+
+    def _next_page(self, room: str, after: str, until: str, count: int) -> tuple[Any, bool]:
+        key = self._key("room", room)
+        found, oldest = self._command(
+            partial(_page, key=key, after=after, until=until, count=count)
+        )
+        return found, not oldest or order(oldest[0][0]) > order(after)
+
+    def _first_page(self, room: str, after: str, until: str) -> tuple[Any, bool]:
         key = self._key("room", room)
 
         def fetch(client: redis.Redis) -> Any:
-            pipeline = client.pipeline()
-            pipeline.xrange(key, f"({after}", until, count=_BATCH)
+            pipeline = client.pipeline(transaction=False)  # a Redis that is full takes no MULTI
+            pipeline.xrange(key, f"({after}", until, count=_FIRST_PAGE)
             pipeline.xinfo_stream(key)
             pipeline.time()
             return pipeline.execute(raise_on_error=False)
@@ -538,27 +605,18 @@ class RedisBroker(Broker):
         # that should be there and is not was lost with all that Redis knew.
         is_recent = now[0] - time_ / 1000 < self._max_age and count == _BEHIND
         if isinstance(info, Exception) or isinstance(found, Exception):  # no such key
-            return is_recent, []
+            return [], not is_recent
         first = info["first-entry"]
         is_whole = info.get("entries-added") == info["length"]  # Redis 7
         complete = (is_recent and is_whole) or (
             first is not None and order(first[0]) <= order(after)
         )
-        entries: list[Entry | None] = []
-        while True:
-            entries += (self._parse(room, id_, fields) for id_, fields in found)
-            if len(found) < _BATCH or found[-1][0].decode() == until:
-                return complete, [entry for entry in entries if entry and entry.kind == MESSAGE]
-            gevent.sleep(0)  # it takes a while to parse them
-            last = found[-1][0].decode()
-            found, oldest = self._command(partial(_page, key=key, after=last, until=until))
-            # It may have been trimmed beyond that meanwhile.
-            complete = complete and bool(oldest) and order(oldest[0][0]) <= order(last)
+        return found, not complete
 
-    def newest(self, room: str, count: int) -> list[Entry]:
+    def newest(self, room: str, count: int) -> list[Message]:
         self._start()
         key = self._key("room", room)
-        found: list[Entry] = []
+        found: list[Message] = []
         end = "+"
         try:
             while len(found) < count:
@@ -566,11 +624,16 @@ class RedisBroker(Broker):
                 newest: Any = self._command(
                     lambda client, end=end, size=size: client.xrevrange(key, end, count=size)  # type: ignore[misc]
                 )
-                entries = (self._parse(room, id_, fields) for id_, fields in newest)
-                found += [entry for entry in entries if entry and entry.kind == MESSAGE]
+                entries = (parse(room, id_, fields) for id_, fields in newest)
+                found += [
+                    Message(entry.id or "", entry.data)
+                    for entry in entries
+                    if entry is not None and entry.is_message
+                ]
                 if len(newest) < size:
                     break
                 end = f"({newest[-1][0].decode()}"
+                turns.end_if_over()
         except redis.ResponseError as error:
             _logger.error("the room %r has no history: %s", room, error)
         except _ERRORS as error:
@@ -584,7 +647,7 @@ class RedisBroker(Broker):
         except _ERRORS as error:
             self._lose(error, writable=False)
             return {}
-        return {other.id: other.info for other in members if other.is_alive}
+        return {other.member: other.info for other in members if other.is_alive}
 
     def _look(self, room: str) -> _Look:
         keys = [self._key("room", room), self._key("here", room), self._key("from", self.origin)]
@@ -613,7 +676,8 @@ class RedisBroker(Broker):
         delay = _FIRST_DELAY
         while True:
             if self._unsent:
-                gevent.sleep(0)  # somebody else's turn
+                gevent.sleep(0)  # somebody else may run, and send more
+                turns.end_if_over()
             else:
                 self._wake.wait(max(0.0, self._next_beat - time.monotonic()))
             self._wake.clear()
@@ -639,7 +703,7 @@ class RedisBroker(Broker):
         size = 0
         for each in list(itertools.islice(self._unsent, _BATCH)):  # a thread may add some
             batch.append(each)
-            size += len(each[2].data)
+            size += len(each[1].data)
             if size >= _BATCH_BYTES:
                 break
         if not batch:
@@ -647,16 +711,16 @@ class RedisBroker(Broker):
         keys = [self._key("from", self.origin)]
         values: list[Any] = [self.origin, self._history, self._max_age, self._presence_age]
         values += [self._suffix, self._key("alive", "")]
-        for room, kind, entry in batch:
+        for room, entry in batch:
             keys += [self._key("room", room), self._key("here", room)]
-            values += [entry.number, kind, entry.data, entry.member]
+            values += [entry.number, entry.kind, entry.data, entry.member]
         added, failed, unheard = self._command(
             lambda client: client.eval(_APPEND_SCRIPT, len(keys), *keys, *values), urgent=True
         )
         with self._lock:
-            for _, _, entry in batch:
+            for _, entry in batch:
                 self._unsent.popleft()
-                self._waiting -= entry.kind == MESSAGE
+                self._waiting -= entry.is_message
         if added:
             self._last_added = added.decode()
         if unheard and not self._is_unheard:
@@ -667,10 +731,10 @@ class RedisBroker(Broker):
         if failed:
             self._report(batch, {int(number): why.decode() for number, why in _pairs(failed)})
 
-    def _report(self, batch: list[tuple[str, str, Entry]], failed: dict[int, str]) -> None:
+    def _report(self, batch: list[tuple[str, LogEntry]], failed: dict[int, str]) -> None:
         """What cannot be in the log is heard in this process at least."""
         told: set[str] = set()
-        for room, _, entry in batch:
+        for room, entry in batch:
             why = failed.get(entry.number)
             channel = self._channels.get(room)
             if why is None or (channel is not None and channel.is_broken):
@@ -685,8 +749,7 @@ class RedisBroker(Broker):
                 with self._lock, suppress(ValueError):
                     channel.sent.remove(entry)
                     if entry.number > channel.ahead:
-                        channel.ahead = entry.number
-                        self.deliver(room, entry)
+                        self._deliver_unlogged(room, channel, entry)
 
     def _break(self, room: str, channel: _Channel) -> None:
         with self._lock:
@@ -713,15 +776,17 @@ class RedisBroker(Broker):
                     self._publish(room, JOIN, info, member)
         self._has_beaten = True
         origins = {
-            name for channel in self._channels.values() for name in channel.elsewhere.values()
+            other.origin
+            for channel in self._channels.values()
+            for other in channel.elsewhere.values()
         }
         # The first beat after an outage comes before _find().
         may_bury = now >= self._next_burial and not self._is_away
         dead = self._dead(origins) if may_bury else set()
         for room, channel in list(self._channels.items()):
-            for member in [key for key, origin in channel.elsewhere.items() if origin in dead]:
-                del channel.elsewhere[member]
-                self._publish(room, LEAVE, "{}", member, is_burial=True)
+            for other in [each for each in channel.elsewhere.values() if each.origin in dead]:
+                del channel.elsewhere[other.member]
+                self._publish(room, BURIAL, "{}", other.member)
         if now >= self._next_renewal:
             self._next_renewal = now + self._max_age / 3
             names = [self._key("here", room) for room in self._channels]
@@ -759,7 +824,6 @@ class RedisBroker(Broker):
         """Takes what is published; returns when a connection that has worked was closed, as Redis
         does to one who is slow. It may well be there."""
         fresh: set[str] = set()  # rooms whose entries are published to us from now on
-        count = 0
         while self._news is news:
             try:
                 with _closed_by_another():
@@ -770,9 +834,7 @@ class RedisBroker(Broker):
                 _logger.info("subscribing again: %s", error)
                 return
             self._hear(answer, fresh)
-            count += 1
-            if count % _TURN == 0:
-                gevent.sleep(0)
+            turns.end_if_over()
 
     def _tune_in(self) -> Any:
         while self._readable and not self._channels:
@@ -856,6 +918,7 @@ class RedisBroker(Broker):
         elif is_new:
             fields = {b"o": origin, b"n": number, b"k": kind, b"d": data, b"m": member}
             self._take(room, channel, id_, fields)
+            self._wait_for_fan_out(room)
 
     def _read_on(self, rooms: list[str]) -> None:
         """Takes what the logs of some rooms hold behind what this process has heard."""
@@ -886,7 +949,7 @@ class RedisBroker(Broker):
                 channel = self._channels.get(rooms[key])
                 if channel is not None and channel.place and order(id_) > order(channel.place):
                     self._take(rooms[key], channel, id_, fields)
-            gevent.sleep(0)
+                    self._wait_for_fan_out(rooms[key])
         return [rooms[key] for key, entries in found or () if len(entries) == count]
 
     def _look_for_gaps(self) -> None:
@@ -917,52 +980,55 @@ class RedisBroker(Broker):
                     )
 
     def _take(self, room: str, channel: _Channel, id_: bytes, fields: dict[bytes, bytes]) -> None:
-        entry = self._parse(room, id_, fields)
-        if entry is None:
-            channel.place = id_.decode()
-            return
-        if entry.kind == JOIN and entry.origin != self.origin:
-            channel.elsewhere[entry.member] = entry.origin
-        elif entry.kind == LEAVE:
-            channel.elsewhere.pop(entry.member, None)
-            if channel.is_stale:
-                channel.left.add(entry.member)
+        entry = parse(room, id_, fields)
         with self._lock:
             channel.place = id_.decode()
+            if entry is None:
+                return
+            is_repeated = False
             if entry.origin == self.origin:
+                is_repeated = entry.number <= channel.ahead
                 while channel.sent and channel.sent[0].number <= entry.number:
                     sent = channel.sent.popleft()
                     if sent.number == entry.number:
                         entry = entry._replace(exclude=sent.exclude)
                 if entry.number >= channel.ahead:
                     channel.ahead = 0
-            self.deliver(room, entry)
+            self._deliver(room, channel, entry, is_repeated)
 
-    def _parse(self, room: str, id_: bytes, fields: dict[bytes, bytes]) -> Entry | None:
-        try:
-            kind = fields[b"k"].decode()
-            data: str | bytes = fields[b"d"]
-            if kind != "bytes":
-                data = fields[b"d"].decode()
-            if kind in (JOIN, LEAVE) and not isinstance(json.loads(data), dict):
-                raise ValueError("no info")
-            return Entry(
-                id_.decode(),
-                fields[b"o"].decode("ascii"),
-                int(fields[b"n"]),
-                _KINDS[kind],
-                data,
-                fields[b"m"].decode(),
-            )
-        except (KeyError, ValueError, RecursionError, TypeError) as error:
-            _logger.warning(
-                "skipped an entry of the room %r that is none of ours: %s %r: %r",
-                room,
-                id_,
-                dict(itertools.islice(fields.items(), 8)) if fields else fields,
-                error,
-            )
-            return None
+    def _deliver(
+        self, room: str, channel: _Channel, entry: LogEntry, is_repeated: bool = False
+    ) -> None:
+        if self._listener is None:
+            return
+        position = channel.position(self.origin)
+        if is_repeated:  # it was delivered unlogged
+            self._listener.deliver(room, Entry(position, None))
+            return
+        data = entry.data if entry.is_message else None
+        self._listener.deliver(room, Entry(position, data, entry.exclude, entry))
+        if not entry.is_message and entry.id is not None:
+            self._take_presence(room, channel, entry)
+
+    def _deliver_unlogged(self, room: str, channel: _Channel, entry: LogEntry) -> None:
+        channel.ahead = entry.number
+        self._deliver(room, channel, entry)
+
+    def _take_presence(self, room: str, channel: _Channel, entry: LogEntry) -> None:
+        info = json.loads(entry.data)
+        if entry.kind == JOIN and entry.origin != self.origin:
+            other = _Other(entry.member, entry.origin, info, True)
+            channel.elsewhere[entry.member] = other
+        elif entry.kind == LEAVE:
+            channel.elsewhere.pop(entry.member, None)
+            if channel.is_stale:
+                channel.left.add(entry.member)
+        if self._listener is not None and (entry.origin != self.origin or entry.kind == LEAVE):
+            self._listener.presence(room, entry.kind, entry.member, info)
+
+    def _wait_for_fan_out(self, room: str) -> None:
+        if self._listener is not None:
+            self._listener.wait(room)
 
     def _find_broken(self, rooms: list[str], error: redis.ResponseError) -> None:
         """XREAD fails for all rooms when the key of one holds something else."""
@@ -1002,8 +1068,7 @@ class RedisBroker(Broker):
         with self._lock:
             for entry in list(channel.sent):
                 if entry.number > channel.ahead and channel.place:
-                    channel.ahead = entry.number
-                    self.deliver(room, entry)
+                    self._deliver_unlogged(room, channel, entry)
 
     def _find(self) -> None:
         if self._is_away:
@@ -1025,13 +1090,12 @@ class RedisBroker(Broker):
             return
         channel.is_stale = False
         for other in members:
-            if other.id in channel.left:
+            if other.member in channel.left:
                 continue
-            if other.id not in channel.elsewhere and self._channels.get(room) is channel:
-                channel.elsewhere[other.id] = other.origin
-                if other.is_alive:
-                    data = json.dumps(other.info)
-                    self.deliver(room, Entry(channel.place, other.origin, 0, JOIN, data, other.id))
+            if other.member not in channel.elsewhere and self._channels.get(room) is channel:
+                channel.elsewhere[other.member] = other
+                if other.is_alive and self._listener is not None:
+                    self._listener.presence(room, JOIN, other.member, other.info)
 
     def _command(self, call: Callable[[redis.Redis], _T], urgent: bool = False) -> _T:
         """Of those that are not urgent, one at a time competes for the connection with the others:
@@ -1058,10 +1122,10 @@ class RedisBroker(Broker):
         return room, self._channels.get(room)
 
 
-def _page(client: redis.Redis, key: str, after: str, until: str) -> Any:
-    """Some entries of a log behind ``after``, and the oldest one of all."""
-    pipeline = client.pipeline()
-    pipeline.xrange(key, f"({after}", until, count=_BATCH)
+def _page(client: redis.Redis, key: str, after: str, until: str, count: int) -> Any:
+    """Some entries of a log after ``after``, and the oldest one of all."""
+    pipeline = client.pipeline(transaction=False)
+    pipeline.xrange(key, f"({after}", until, count=count)
     pipeline.xrange(key, count=1)
     return pipeline.execute()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 
@@ -81,10 +83,75 @@ def test_block_lets_more_wait_until_its_time_is_up():
         put(policy, queue, "d")
 
 
+def size(queue: Queue) -> int:
+    """As a queue should know it, counted anew."""
+    return sum(sys.getsizeof(message.data) + 250 for message in queue.values())
+
+
+@pytest.mark.parametrize("policy", [policies.close, policies.drop_oldest, policies.block])
+def test_a_queue_is_full_by_bytes_before_it_is_by_messages(policy):
+    queue = Queue()
+    options = {"timeout": 60} if policy is policies.block else {}
+    limited = policy(limit_bytes=50_000, **options)
+    text = "x" * 20_000
+    with pytest.raises(TooSlow) if policy is not policies.drop_oldest else nullcontext():
+        for number in range(40):
+            put(limited, queue, f"{number} {text}")
+    most = 500_000 if policy is policies.block else 50_000
+    assert most - 20_300 < queue.bytes < most + 20_300
+    assert queue.bytes == size(queue)
+
+
+def test_a_message_larger_than_the_limit_waits_alone():
+    queue = Queue()
+    put(policies.drop_oldest(limit_bytes=100), queue, "a", "b" * 1000)
+    assert texts(queue) == ["b" * 1000]
+
+
+def test_coalesce_counts_the_bytes_of_what_it_replaces():
+    queue = Queue()
+    policy = policies.coalesce(key=lambda text: text[0], limit_bytes=5000)
+    put(policy, queue, *(f"{name}{'.' * 1000}" for _ in range(10) for name in "abc"))
+    assert (len(queue), queue.bytes) == (3, size(queue))
+    put(policy, queue, "d" * 2000)
+    with pytest.raises(TooSlow):
+        put(policy, queue, "e")
+
+
+def test_a_queue_counts_bytes_whichever_way_a_policy_uses_it():
+    queue = Queue()
+    one, two = SharedMessage("one"), SharedMessage("two" * 100)
+    queue["a"] = one
+    queue["b"] = two
+    queue["a"] = two
+    assert queue.bytes == size(queue)
+    queue.update({"c": one})
+    queue.setdefault("d", one)
+    assert queue.bytes == size(queue)
+    assert queue.pop("a") is two
+    assert queue.pop("nothing", None) is None
+    assert queue.popitem() == ("d", one)
+    assert queue.bytes == size(queue)
+    del queue["b"]
+    assert queue.bytes == size(queue)
+    queue.clear()
+    assert (queue.bytes, len(queue)) == (0, 0)
+    with pytest.raises(KeyError):
+        queue.popitem()
+    with pytest.raises(KeyError):
+        queue.pop("nothing")
+
+
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, None])
 def test_a_limit_that_makes_no_sense(limit):
     with pytest.raises(ValueError, match="limit is a number of messages"):
         policies.close(limit=limit)
+
+
+@pytest.mark.parametrize("limit", [0, 1.5, None])
+def test_a_limit_of_bytes_that_makes_no_sense(limit):
+    with pytest.raises((TypeError, ValueError), match="limit_bytes must be"):
+        policies.close(limit_bytes=limit)
 
 
 def test_a_key_that_is_no_function():

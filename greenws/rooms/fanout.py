@@ -1,0 +1,336 @@
+"""``FanOut``: hands what a room's broker delivers to all its members, in slices.
+
+Everything goes through one queue, entries and presence alike, and each is handed to everybody
+before the next one begins: that alone makes the order the same for all. Nothing switches inside a
+slice; between two slices, when a turn is over, others run, and the room may have new members then,
+or some may leave. Whom an entry still has to reach is fixed when it begins. A member that is added
+while entries wait gets what is delivered after it came, and nothing before that.
+
+Prompt members are kept in groups, each a dictionary that the compiled ``offer_to_all`` walks. Only
+the rest costs Python for each member.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+import gevent
+from gevent import getcurrent
+from gevent._hub_local import get_hub_if_exists
+from gevent.event import Event
+from gevent.monkey import get_original
+
+from ..hub import switching
+from ..protocol.shared import SharedMessage
+from ..websocket import WebSocket, offer_to_all
+from . import turns
+from .broker import Entry
+from .member import Member
+from .presence import Change, Roster
+
+__all__ = ["FanOut"]
+
+Stamp = Callable[[str, "str | bytes"], "str | bytes"]
+
+_GROUP = 128  # members, at most: as many as are handed a message without a look at the time
+_POLL_INTERVAL = 0.01  # seconds between two looks of a sender that is held up
+_HUB_POLL_INTERVAL = 0.001  # the same, where only a turn of another thread's hub is missing
+
+_sleep = get_original("time", "sleep")
+_logger = logging.getLogger("greenws.rooms")
+
+
+class _Joining(NamedTuple):
+    after: int  # the number of the last item that it does not get
+    position: str
+
+
+class FanOut:
+    """Of one room. Everything but ``wait`` and ``wait_for_room`` is called with the lock held, and
+    does not block."""
+
+    def __init__(self, name: str, lock: Any, stats: Any, stamp: Stamp | None) -> None:
+        self.name = name
+        self.lock = lock
+        self.stats = stats
+        self.roster = Roster()
+        self._stamp = stamp
+        # the members
+        self._groups: list[dict[Member, WebSocket]] = []
+        self._group_of: dict[Member, dict[Member, WebSocket]] = {}  # of prompt members
+        self._others: dict[Member, None] = {}  # those with a queue or a cursor
+        self._joining: dict[Member, _Joining] = {}
+        self._becoming_prompt: dict[Member, None] = {}
+        self._full: dict[Member, None] = {}  # those that hold up senders
+        # what is delivered
+        self._items: deque[Entry | Change] = deque()
+        self._last = 0  # number of the last item that was put
+        self._finished = 0  # of the last one that everybody has
+        self._slices: Iterator[None] | None = None  # of the one that has begun
+        self._position = ""  # after that one
+        self._position_before = ""
+        self._unvisited_groups: list[dict[Member, WebSocket]] = []
+        self._unvisited: deque[Member] = deque()
+        self._is_advancing = False
+        self._pump = 0  # the thread whose greenlet goes on with what is left
+        self._waiting: deque[tuple[int, Any, Event]] = deque()
+
+    # -- the members
+
+    def open(self, position: str, others: dict[str, dict[str, Any]]) -> None:
+        self._position = self._position_before = position
+        self.roster.open(others)
+
+    def add(self, member: Member, position: str) -> None:
+        """``position``: of what was delivered so far, which it does not get."""
+        if self._finished == self._last:
+            self._place(member)
+        else:
+            self._joining[member] = _Joining(self._last, position)
+
+    def remove(self, member: Member) -> None:
+        self.roster.stop_telling(member)
+        self._joining.pop(member, None)
+        self._becoming_prompt.pop(member, None)
+        self._others.pop(member, None)
+        self._leave_group(member)
+
+    def settle(self, member: Member) -> None:
+        if member in self._group_of:
+            if not member.is_prompt:
+                self._leave_group(member)
+                self._others[member] = None
+        elif member.is_prompt and member in self._others:
+            del self._others[member]
+            if self._slices is None:
+                self._place(member)
+            else:  # the groups gain nobody while they are being visited
+                self._becoming_prompt[member] = None
+
+    def position_of(self, member: Member) -> str:
+        joining = self._joining.get(member)
+        if joining is not None:
+            return joining.position
+        group = self._group_of.get(member)
+        is_unvisited = member in self._unvisited or any(
+            each is group for each in self._unvisited_groups
+        )
+        return self._position_before if is_unvisited else self._position
+
+    def lagging(self) -> list[Member]:
+        return [member for member in [*self._others, *self._joining] if member.is_lagging]
+
+    def _place(self, member: Member) -> None:
+        if not member.is_prompt:
+            self._others[member] = None
+            return
+        group = next((each for each in self._groups if len(each) < _GROUP), None)
+        if group is None:
+            group = {}
+            self._groups.append(group)
+        group[member] = member.socket
+        self._group_of[member] = group
+
+    def _leave_group(self, member: Member) -> None:
+        group = self._group_of.pop(member, None)
+        if group is not None:
+            del group[member]
+
+    def _place_those_who_came(self, number: int) -> None:
+        """Before the item of that number begins."""
+        if self._becoming_prompt:
+            for member in self._becoming_prompt:
+                self._place(member)
+            self._becoming_prompt.clear()
+        if self._joining:
+            for member, joining in list(self._joining.items()):
+                if joining.after < number:
+                    del self._joining[member]
+                    self._place(member)
+        if len(self._groups) > 1:
+            self._groups = [group for group in self._groups if group]
+
+    def _is_placed(self, member: Member) -> bool:
+        return member in self._group_of or member in self._others or member in self._becoming_prompt
+
+    # -- handing out
+
+    def put(self, item: Entry | Change) -> None:
+        """Hands out as much as fits into this turn; a greenlet does the rest in the turns to come.
+        ``wait`` waits for that."""
+        self._items.append(item)
+        self._last += 1
+        # Many that send to a large room in one turn are not to hand out a slice each.
+        is_late = len(self._groups) > 1 and turns.is_over()
+        if (is_late or self._advance()) and self._pump != switching.thread_id():
+            self._pump = switching.thread_id()
+            gevent.spawn(self._go_on, self._pump)
+
+    def _go_on(self, thread: int) -> None:
+        while True:
+            turns.end()
+            with self.lock:
+                if self._pump != thread:
+                    return
+                if not self._advance():
+                    self._pump = 0
+                    return
+
+    def _advance(self) -> bool:
+        """Hands out slices, one at least; returns whether some are left when the turn is over."""
+        if self._is_advancing:  # a function of the application's has sent something
+            return False
+        self._is_advancing = True
+        try:
+            while self._slices is not None or self._items:
+                if self._slices is None:
+                    self._slices = self._begin(self._items.popleft())
+                try:
+                    for _ in self._slices:
+                        if turns.is_over():
+                            return True
+                except Exception:
+                    _logger.exception("a message of the room %r was skipped", self.name)
+                self._finish()
+                if self._items and turns.is_over():
+                    return True
+            return False
+        finally:
+            self._is_advancing = False
+
+    def _begin(self, item: Entry | Change) -> Iterator[None]:
+        self._place_those_who_came(self._finished + 1)
+        if isinstance(item, Change):
+            return self._tell(item)
+        self._position_before, self._position = self._position, item.position
+        if item.data is None:
+            return self._move_on(item)
+        return self._spread(item, item.data)
+
+    def _finish(self) -> None:
+        self._slices = None
+        self._unvisited_groups = []
+        self._unvisited = deque()
+        self._finished += 1
+        if not self._items:  # or the next one does it
+            self._place_those_who_came(self._finished + 1)
+        while self._waiting and self._waiting[0][0] <= self._finished:
+            _, loop, event = self._waiting.popleft()
+            loop.run_callback_threadsafe(event.set)
+
+    def _spread(self, entry: Entry, data: str | bytes) -> Iterator[None]:
+        self._unvisited_groups = self._groups[::-1]
+        self._unvisited = deque(self._others)
+        message = SharedMessage(self.stamped(entry.position, data))
+        while self._unvisited_groups:
+            group = self._unvisited_groups.pop()
+            self._offer(group, message, data, entry.exclude)
+            yield
+        while self._unvisited:
+            member = self._unvisited.popleft()
+            if self._is_placed(member) and member.receive(entry, message, self.stamped):
+                self.stats.delivered += 1
+            if not len(self._unvisited) % 16:
+                yield
+
+    def _offer(
+        self,
+        group: dict[Member, WebSocket],
+        message: SharedMessage,
+        data: str | bytes,
+        exclude: WebSocket | None = None,
+    ) -> None:
+        taken, refused = offer_to_all(group, message, exclude)
+        self.stats.delivered += taken + len(refused)
+        for member in refused:
+            member.put(message, data)
+
+    def _move_on(self, entry: Entry) -> Iterator[None]:
+        if self._others:
+            nothing = SharedMessage("")
+            for member in list(self._others):
+                member.receive(entry, nothing, self.stamped)
+        yield
+
+    def _tell(self, change: Change) -> Iterator[None]:
+        for watch, members in self.roster.askers(change):
+            try:
+                data = watch(change.kind, change.who.info)
+            except Exception:
+                _logger.exception("presence= of a member of the room %r failed", self.name)
+                continue
+            if data is not None:
+                yield from self._tell_all(members, data)
+
+    def _tell_all(self, members: Iterable[Member], data: str | bytes) -> Iterator[None]:
+        message = SharedMessage(self.stamped(self._position, data))
+        rest = iter(members)
+        while some := list(islice(rest, _GROUP)):
+            prompt = {member: member.socket for member in some if member in self._group_of}
+            for member in some:
+                if member not in prompt and self._is_placed(member):
+                    member.take(message, data)
+                    self.stats.delivered += 1
+            self._offer(prompt, message, data)
+            yield
+
+    def stamped(self, position: str, data: str | bytes) -> str | bytes:
+        return data if self._stamp is None else self._stamp(position, data)
+
+    def stamped_or_skipped(self, position: str, data: str | bytes) -> str | bytes | None:
+        """Other programs may have put into the log what the stamp does not take."""
+        try:
+            return self.stamped(position, data)
+        except Exception:
+            _logger.exception("a message of the room %r was skipped", self.name)
+            return None
+
+    def wait(self) -> None:
+        """Blocks until all that was put by now is handed out, and while the turn is over.
+
+        Does nothing where that is impossible: in a hub, in a thread without one, and where the lock
+        is held.
+        """
+        hub: Any = get_hub_if_exists()
+        if hub is None or getcurrent() is hub or self.lock._is_owned():
+            return
+        if self._finished == self._last:
+            turns.end_if_over()
+            return
+        with self.lock:
+            if self._finished == self._last:
+                return
+            event = Event()
+            self._waiting.append((self._last, hub.loop, event))
+        event.wait()
+
+    # -- members whose queue is full
+
+    def hold_up(self, member: Member) -> None:
+        self._full[member] = None
+
+    def let_go(self, member: Member) -> None:
+        self._full.pop(member, None)
+
+    @property
+    def is_held_up(self) -> bool:
+        return bool(self._full)
+
+    def wait_for_room(self) -> None:
+        """Blocks a sender, but not a hub, while a member has no room: one with the policy
+        ``block``, or one whose hub had no turn yet, since the sender is in another thread."""
+        hub = get_hub_if_exists()
+        sleep = _sleep if hub is None else gevent.sleep
+        while self._full and (hub is None or getcurrent() is not hub):
+            with self.lock:
+                member = next(iter(self._full), None)
+                if member is None:
+                    return
+                left = member.make_room()
+                interval = _HUB_POLL_INTERVAL if member.waits_for_hub else _POLL_INTERVAL
+            if left:
+                sleep(min(left, interval))

@@ -1,0 +1,135 @@
+"""What a member that comes back has missed, and where it stands until it is level with its process.
+
+A client may come from a process that has read further in the log than this one, or that handed it
+messages unlogged which this one finds in the log only later. Its cursor keeps both in mind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..broker import Cursor, Entry, Message, Page, Replay
+from .positions import Position, order
+
+if TYPE_CHECKING:
+    from .entries import LogEntry
+
+__all__ = ["LogCursor", "LogReplay", "Snapshot"]
+
+
+class Snapshot(NamedTuple):
+    """Up to where a process has delivered a room: the stream id of the last entry, and the messages
+    that it delivered unlogged and has not found in the log yet."""
+
+    id: str
+    unlogged: list[LogEntry]
+
+
+ReadLog = Callable[[str, str], Iterator[tuple[list["LogEntry"], bool]]]
+
+
+class LogCursor(Cursor):
+    """``ahead``: the stream id that the member has reached, where this process has not.
+    ``unlogged``: numbers of the last entries that it received unlogged, by origin."""
+
+    def __init__(self, origin: str, ahead: str, unlogged: dict[str, int]) -> None:
+        self.ahead = ahead
+        self.unlogged = unlogged
+        self.is_replaying = True
+        self._origin = origin
+
+    @property
+    def is_level(self) -> bool:
+        return not self.ahead and not self.unlogged
+
+    def advance(self, entry: Entry) -> bool:
+        logged: LogEntry | None = entry.log
+        if logged is None:  # it was delivered unlogged before
+            return False
+        if self.ahead and logged.id is not None:
+            if order(logged.id) <= order(self.ahead):
+                return False
+            self.ahead = ""
+            if not self.is_replaying:
+                self.unlogged.pop(self._origin, None)  # all of that is in the log by now
+        last = self.unlogged.get(logged.origin, 0)
+        if logged.id is not None and logged.number >= last and not self.is_replaying:
+            self.unlogged.pop(logged.origin, None)
+        return logged.number > last
+
+    def position(self, position: str) -> str:
+        if self.is_level:
+            return position
+        common = Position.parse(position)
+        id_ = self.ahead if self.ahead and order(common.id) < order(self.ahead) else common.id
+        return str(Position(id_, {**self.unlogged, **common.unlogged}))
+
+
+class LogReplay(Replay):
+    """``is_known``: whether it is known which of this process's own entries the client has
+    received. ``look``: up to where this process has delivered the room; ``read``: the entries of
+    its log between two stream ids, in pages, each with whether some before it are missing."""
+
+    def __init__(
+        self,
+        origin: str,
+        since: Position,
+        is_known: bool,
+        snapshot: Callable[[], Snapshot],
+        read: ReadLog,
+    ) -> None:
+        self._origin = origin
+        self._since = since
+        self._is_known = is_known
+        self._snapshot = snapshot
+        self._read = read
+        self._until = Snapshot("", [])
+        self._cursor: LogCursor | None = None
+
+    def begin(self) -> LogCursor:
+        self._until = self._snapshot()
+        is_ahead = order(self._until.id) < order(self._since.id)
+        self._cursor = LogCursor(
+            self._origin, self._since.id if is_ahead else "", self._since.unlogged
+        )
+        return self._cursor
+
+    def pages(self) -> Iterator[Page]:
+        cursor = self._cursor
+        assert cursor is not None
+        unlogged = self._until.unlogged
+        received = cursor.unlogged
+        at = Position(self._since.id, received)
+        known = 0  # of our own entries, those that this process has not found in the log may be
+        if order(self._until.id) < order(self._since.id):
+            if unlogged and not self._is_known:  # rather a gap than anything twice
+                received[self._origin] = unlogged[-1].number
+                yield Page([], gap=True)
+        elif self._is_known:
+            for entries, gap in self._read(self._since.id, self._until.id):
+                numbers = [each.number for each in entries if each.origin == self._origin]
+                known = max([known, *numbers])
+                yield Page(self._new(entries, at), gap)
+        else:  # it has waited long enough
+            yield Page([], gap=True)
+        yield Page(self._new([each for each in unlogged if each.number > known], at))
+        if not cursor.ahead:
+            received.pop(self._origin, None)  # what the process delivered holds for all members
+        cursor.is_replaying = False
+
+    def _new(self, entries: list[LogEntry], at: Position) -> list[Message]:
+        """The messages that the client has not received, as ``at`` moves on."""
+        messages = []
+        for entry in entries:
+            last = at.unlogged.get(entry.origin, 0)
+            if entry.id is None:
+                if entry.number > last:
+                    at.unlogged[entry.origin] = entry.number
+            else:
+                at.id = entry.id
+                if entry.number >= last:
+                    at.unlogged.pop(entry.origin, None)
+            if entry.number > last and entry.is_message:
+                messages.append(Message(str(at), entry.data))
+        return messages

@@ -1,0 +1,35 @@
+"""Sending a member what it has missed, at the client's own pace."""
+
+from __future__ import annotations
+
+from .broker import Replay
+from .fanout import FanOut
+from .member import Member
+from .turns import end_if_over
+
+__all__ = ["send_missed"]
+
+
+def send_missed(member: Member, replay: Replay, gap: str | bytes | None, fan_out: FanOut) -> None:
+    """Sends the pages of a replay, ``gap`` before each of which messages are missing, and then what
+    was delivered meanwhile. The member's own pace is the limit: sends block.
+
+    Raises:
+        ConnectionClosed: the client is gone.
+    """
+    send = member.socket.send
+    for page in replay.pages():
+        if page.gap:
+            member.is_complete = False
+            if gap is not None:
+                send(gap)
+        for position, data in page.messages:
+            stamped = fan_out.stamped_or_skipped(position, data)
+            if stamped is not None:
+                fan_out.stats.delivered += 1
+                send(stamped)
+            end_if_over()
+    while (waiting := member.next_waiting()) is not None:
+        send(waiting)
+        end_if_over()
+    member.end_replay()

@@ -1,0 +1,62 @@
+"""Turns: nobody holds a hub for longer than ``SECONDS`` while others could run.
+
+``gevent.sleep(0)`` ends no turn: gevent runs up to 50 callbacks before it polls the kernel, so
+sockets, timers and signals wait behind all of them. A timer fires after the next poll.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from gevent import getcurrent
+from gevent._hub_local import get_hub_if_exists
+
+__all__ = ["SECONDS", "end", "end_if_over", "is_over"]
+
+SECONDS = 0.005
+
+
+class _Turn:
+    """Of all greenlets of a hub that run without a poll in between."""
+
+    __slots__ = ("iteration", "began")
+
+    def __init__(self) -> None:
+        self.iteration = -1.0  # of the loop
+        self.began = 0.0
+
+
+def is_over() -> bool:
+    """Whether a turn has passed without a poll of the kernel, since somebody first asked. Never in
+    a thread without a hub: nobody waits for it."""
+    hub: Any = get_hub_if_exists()
+    if hub is None:
+        return False
+    turn = getattr(hub, "_greenws_turn", None)
+    if turn is None:
+        turn = hub._greenws_turn = _Turn()
+    loop = hub.loop
+    iteration = loop.iteration
+    if iteration < 0:  # libuv does not count; its time changes with each poll, and with timers
+        iteration = loop.now()
+    now = time.monotonic()
+    if iteration != turn.iteration:
+        turn.iteration, turn.began = iteration, now
+        return False
+    return bool(now - turn.began >= SECONDS)
+
+
+def end() -> None:
+    """Lets the kernel be polled and everybody else run. Does nothing in a hub, which cannot wait,
+    and in a thread without one."""
+    hub: Any = get_hub_if_exists()
+    if hub is None or getcurrent() is hub:
+        return
+    with hub.loop.timer(0.0) as timer:
+        hub.wait(timer)
+
+
+def end_if_over() -> None:
+    if is_over():
+        end()

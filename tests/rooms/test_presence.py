@@ -1,0 +1,85 @@
+"""Who is in a room: a change that makes no difference is none."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from greenws.rooms.broker import JOIN, LEAVE
+from greenws.rooms.presence import Change, Presence, Roster
+
+pytestmark = pytest.mark.no_io
+
+
+class Member(SimpleNamespace):
+    """As much of one as a roster knows."""
+
+    __hash__ = object.__hash__
+
+
+def member(id: str) -> Any:
+    return Member(id=id, info={"name": id})
+
+
+def watch(kind: str, info: dict[str, Any]) -> str:
+    return f"{kind} {info['name']}"
+
+
+def ids(roster: Roster) -> list[str]:
+    return sorted(each.id for each in roster.everybody())
+
+
+def test_members_of_this_process_come_and_go():
+    roster = Roster()
+    ann = member("ann")
+    assert roster.join(ann, None) == Change(JOIN, Presence("ann", {"name": "ann"}))
+    assert ids(roster) == ["ann"]
+    assert roster.leave(ann) == Change(LEAVE, Presence("ann", {"name": "ann"}))
+    assert ids(roster) == []
+
+
+def test_members_of_other_processes_come_and_go_once():
+    roster = Roster()
+    roster.open({"bob": {"name": "Bob"}})
+    assert roster.change(JOIN, "bob", {"name": "Bob"}) is None
+    assert roster.change(JOIN, "cid", {"name": "Cid"}) == Change(
+        JOIN, Presence("cid", {"name": "Cid"})
+    )
+    assert ids(roster) == ["bob", "cid"]
+    # A process that died says nothing of its members: who they were is known here.
+    assert roster.change(LEAVE, "bob", {}) == Change(LEAVE, Presence("bob", {"name": "Bob"}))
+    assert roster.change(LEAVE, "bob", {}) is None
+    assert ids(roster) == ["cid"]
+
+
+def test_nobody_elsewhere_says_who_is_here():
+    roster = Roster()
+    roster.join(member("ann"), None)
+    assert roster.change(LEAVE, "ann", {}) is None
+    assert roster.change(JOIN, "ann", {}) is None
+    assert ids(roster) == ["ann"]
+
+
+def test_a_room_that_is_closed_forgets_the_others():
+    roster = Roster()
+    roster.open({"bob": {}})
+    roster.close()
+    assert ids(roster) == []
+
+
+def test_watchers_are_asked_by_their_function_but_for_the_one_that_it_is_about():
+    roster = Roster()
+    ann, bob, cid, dan = (member(name) for name in ("ann", "bob", "cid", "dan"))
+
+    def other(kind: str, info: dict[str, Any]) -> None:
+        return None
+
+    roster.join(ann, watch)
+    roster.join(bob, other)
+    roster.join(cid, watch)
+    change = roster.join(dan, watch)
+    assert dict(roster.askers(change)) == {watch: [ann, cid], other: [bob]}
+    roster.stop_telling(ann)
+    assert dict(roster.askers(roster.leave(dan))) == {watch: [cid], other: [bob]}
