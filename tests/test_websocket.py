@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import gc
 import time
+import tracemalloc
 import weakref
 
 import gevent
@@ -1042,3 +1044,40 @@ def test_a_subclass_of_bytes_is_sent_as_bytes(pair, size):
     socket, peer = pair()
     socket.send(Data(b"x" * size))
     assert peer.read_frame() == (True, BINARY, b"x" * size)
+
+
+# -- what waits costs what it costs
+
+
+@pytest.mark.parametrize(
+    "data", [frame(TEXT, b"x"), frame(TEXT, "\U0001f600".encode() * 100), frame(BINARY, b"x")]
+)
+def test_the_inbox_of_a_handler_that_only_sends_is_bounded_in_memory(pair, data):
+    most = 1 << 18
+    socket, peer = pair(max_message_size=most)
+    peer.sock.setblocking(False)
+    gc.collect()
+    tracemalloc.start()
+    for _ in range(200):
+        with contextlib.suppress(OSError):
+            peer.sock.send(data * 500)
+        socket.poll_input()
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert most / 3 < kept < 1.25 * most + 300_000  # what is left of one receive comes on top
+
+
+def test_the_fragments_that_a_receive_joins_are_kept_as_one(pair):
+    socket, peer = pair()
+    reader = gevent.spawn(socket.receive)
+    gevent.sleep(0)
+    gc.collect()
+    tracemalloc.start()
+    peer.send(frame(TEXT, b"x", fin=False) + frame(CONTINUATION, b"x", fin=False) * 4000)
+    wait_until(lambda: socket.traffic.bytes_in > 4000 * 7)
+    gevent.sleep(0.01)
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    peer.send(frame(CONTINUATION, b"x"))
+    assert reader.get(timeout=limit()) == "x" * 4002
+    assert kept < 150_000

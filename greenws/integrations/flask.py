@@ -1,8 +1,8 @@
 """Flask views that return a ``WebSocketHandler``, under an ordinary rule.
 
-Flask routes with werkzeug, which answers 400 to an upgrade request on any rule that is not marked
-``websocket=True``, before the view is asked. ``@app.get("/echo")`` must be enough: the view decides
-what it answers, and RFC 9110 (section 7.8) lets a server ignore ``Upgrade`` anyway.
+Flask routes with werkzeug, which answers an upgrade request with 400, without calling the view, if
+the rule is not marked ``websocket=True``. ``@app.get("/echo")`` must be enough: the view decides
+what to answer, and a server may ignore ``Upgrade`` anyway (RFC 9110, section 7.8).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ __all__ = ["install"]
 
 
 def install() -> None:
-    """Lets upgrade requests reach rules without ``websocket=True``, where no rule with it matches.
+    """Lets upgrade requests reach rules without ``websocket=True`` if no rule with it matches.
 
-    Done by ``import greenws``, once in a process.
+    ``import greenws`` does it, once in a process.
     """
     original: Any = MapAdapter.match
     if getattr(original, "_by_greenws", False):

@@ -1,8 +1,8 @@
 """gunicorn's worker processes, each with a ``WebSocketServer``.
 
-gunicorn keeps the processes, reloads and restarts them; a worker that is to end closes its sessions
-with 1001 at once, instead of letting them run into ``--graceful-timeout``. It ends by force what
-has not ended shortly before that, since gunicorn would kill the process.
+gunicorn starts, reloads and restarts the processes. A worker that is told to stop closes its
+sessions with 1001 at once, instead of letting them run until ``--graceful-timeout``. Shortly before
+that it kills what is left, because gunicorn would kill the process.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import gevent
 from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
 
 from ..config import Config
+from ..opcodes import CloseCode
 from ..server.handler import UpgradeHandler
 from ..server.server import WebSocketServer
 
 __all__ = ["Worker"]
 
-_GOING_AWAY = 1001
-_FAREWELL = 0.5  # seconds: for sessions after SIGQUIT or Ctrl-C, and for requests after SIGTERM
-_LAST_MOMENT = 1.5  # seconds, more than a worker takes to see that all has ended
+_CLOSE_DELAY = 0.5  # seconds that sessions have after SIGQUIT or Ctrl-C, and requests after SIGTERM
+_KILL_MARGIN = 1.5  # seconds between our kill and gunicorn's; a worker takes up to 1 s to exit
 
 _logger = logging.getLogger("greenws.server")
 
@@ -48,28 +48,28 @@ class _Server(WebSocketServer):
         self.running.add(self)
 
     def close(self) -> None:
-        """What gunicorn calls when this worker is to accept no more."""
+        """Called by gunicorn when this worker is to stop accepting."""
         super().close()
         if not self.is_stopping:
             for socket in self.stats.open_sockets:
-                socket.start_closing(_GOING_AWAY)
+                socket.start_closing(CloseCode.GOING_AWAY)
             self._ending = gevent.spawn(self._end_connections)
 
     def _end_connections(self) -> None:
-        """Ends those on which no request comes any more, when all requests and sessions have ended:
-        gunicorn would wait for them until ``--graceful-timeout``."""
+        """Ends idle connections when all requests and sessions have ended; gunicorn would wait for
+        them until ``--graceful-timeout``."""
         while True:
             self.admission.wait_until_quiet(None)
-            gevent.sleep(_FAREWELL)  # for a request that is on its way
+            gevent.sleep(_CLOSE_DELAY)  # a request may be on its way
             if not self.admission.busy:
                 break
         self.admission.end_all()
 
-    def give_up(self) -> None:
-        """Ends by force what is still at work."""
+    def kill_all(self) -> None:
+        """Kills the requests and sessions that are still in progress."""
         if self.admission.busy:
             _logger.warning(
-                "%d requests and sessions did not end within --graceful-timeout, and are killed",
+                "killing %d requests and sessions that did not end within --graceful-timeout",
                 self.admission.busy,
             )
             self.admission.end_all()
@@ -103,11 +103,11 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)
         timeout = self.cfg.graceful_timeout
-        gevent.spawn_later(max(timeout - _LAST_MOMENT, timeout / 2), self._give_up)
+        gevent.spawn_later(max(timeout - _KILL_MARGIN, timeout / 2), self._kill_all)
 
-    def _give_up(self) -> None:
+    def _kill_all(self) -> None:
         for server in list(_Server.running):
-            server.give_up()
+            server.kill_all()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         gevent.spawn(self._quit, sig, frame)
@@ -117,14 +117,14 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         servers = list(_Server.running)
         for server in servers:
             server.close()
-        deadline = time.monotonic() + _FAREWELL
+        deadline = time.monotonic() + _CLOSE_DELAY
         while any(server.clients for server in servers) and time.monotonic() < deadline:
             gevent.sleep(0.01)
         super().handle_quit(sig, frame)
 
 
 class _AccessHandler(logging.Handler):
-    """Writes the lines of sessions among those of requests, likewise with the time."""
+    """Writes the access log of sessions into that of requests, with the time as there."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logging.getLogger("gunicorn.access").info(
@@ -133,16 +133,16 @@ class _AccessHandler(logging.Handler):
 
 
 def _join_logs() -> None:
-    """Lets greenws log where gunicorn does, unless the application has said where."""
+    """Has greenws log where gunicorn does, unless the application configured its loggers."""
     ours, access = logging.getLogger("greenws"), logging.getLogger("greenws.access")
     errors, requests = logging.getLogger("gunicorn.error"), logging.getLogger("gunicorn.access")
-    is_told = ours.hasHandlers()
-    if not (ours.handlers or access.handlers) and (requests.handlers or not is_told):
+    is_configured = ours.hasHandlers()
+    if not (ours.handlers or access.handlers) and (requests.handlers or not is_configured):
         access.propagate = False
         if requests.handlers:
             access.addHandler(_AccessHandler())
             access.setLevel(access.level or logging.INFO)
-    if not is_told:
+    if not is_configured:
         ours.propagate = False
         ours.setLevel(ours.level or errors.level)
         for handler in errors.handlers:

@@ -1,8 +1,8 @@
-"""``/metrics`` for Prometheus: what the server and the rooms of all workers have counted.
+"""``/metrics`` for Prometheus: the counters of the servers and rooms of all workers.
 
-The counters themselves are plain integers; they are copied to prometheus_client when somebody asks,
-and every second where many workers share one answer (``PROMETHEUS_MULTIPROC_DIR``), since any of
-them may be asked for all.
+The counters are plain integers. They are copied to prometheus_client at each scrape, and every
+second where several workers share ``PROMETHEUS_MULTIPROC_DIR``, since any of them may be scraped
+for all.
 """
 
 from __future__ import annotations

@@ -202,8 +202,7 @@ class UpgradeHandler(ResponseHandler):
 
     def run_application(self) -> None:
         try:
-            offer = self._find_offer()
-            upgrade = None if offer is None else _HandlerUpgrade(offer, self)
+            upgrade = self._find_upgrade()
         except HandshakeError as error:
             self._count_refusal(error.reason)
             self._refuse(error)
@@ -217,6 +216,10 @@ class UpgradeHandler(ResponseHandler):
         else:
             self._run_upgrade(upgrade)
 
+    def _find_upgrade(self) -> _HandlerUpgrade | None:
+        offer = self._find_offer()
+        return None if offer is None else _HandlerUpgrade(offer, self)
+
     def _find_offer(self) -> Offer | None:
         """The handshake in the request, unless this is no upgrade or it was answered before.
 
@@ -227,7 +230,9 @@ class UpgradeHandler(ResponseHandler):
         if opening is not None and opening.environ is not None:
             if opening.refused is not None:
                 raise opening.refused
-            return opening.offer
+            # Nothing but the upgrade refers to the offer, which it drops when it was answered.
+            offer, opening.offer = opening.offer, None
+            return offer
         hook = self._host.pre_start_hook
         if not is_upgrade(self.environ) or (hook and hook(self)):
             return None

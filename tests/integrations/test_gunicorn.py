@@ -276,7 +276,7 @@ def test_a_handler_that_does_not_end_is_killed_in_time_to_clean_up(number):
         with Peer.open(process.address, "/busy") as peer:
             assert peer.read_frame() == (True, TEXT, b"busy")
             process.popen.send_signal(number)
-            process.wait_for(r"\[WARNING\] 1 requests and sessions did not end within --graceful")
+            process.wait_for(r"\[WARNING\] killing 1 requests and sessions that did not end")
             process.wait_for("the handler has cleaned up")
         process.wait_for(r"Worker exiting")
         if number == signal.SIGTERM:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+
 import pytest
 
-from greenws import UpgradeHandler, WebSocketServer
+from greenws import UpgradeHandler, WebSocketHandler, WebSocketServer, WebSocketSessionHandler
 
 from ..support.limits import wait_until
 from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
@@ -113,3 +116,38 @@ def test_a_subclass_sees_the_headers_as_pywsgi_has_them(serve):
         assert peer.at_end()
     wait_until(lambda: len(seen) == 2)
     assert seen == [("1", ["2"], False), True]
+
+
+@pytest.mark.parametrize("around", [False, True], ids=["wsgi.websocket", "a handler"])
+def test_what_a_client_offered_is_not_kept_while_its_session_lives(serve, around):
+    """32 kB of extensions become two megabytes of objects."""
+
+    class Session(WebSocketSessionHandler):
+        def handle_session(self, request, socket):
+            socket.receive()
+
+    handler = WebSocketHandler(lambda request, protocols: Session())
+
+    def app(environ, start_response):
+        if around:
+            return handler(environ, start_response)
+        environ["wsgi.websocket"].receive()
+        return []
+
+    server = serve(app)
+    extensions = ", ".join(f"x{i}; a={i}" for i in range(2000))
+    protocols = ", ".join(f"p{i}" for i in range(1000))
+    with Peer.open(server.address):  # what the first session needs stays
+        pass
+    wait_until(lambda: server.admission.open == 0)
+    gc.collect()
+    tracemalloc.start()
+    with Peer.open(
+        server.address, Sec_WebSocket_Extensions=extensions, Sec_WebSocket_Protocol=protocols
+    ):
+        wait_until(lambda: server.clients)
+        gc.collect()
+        kept, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most > 500_000  # so it was parsed
+    assert kept < 150_000  # the environ has the headers themselves
