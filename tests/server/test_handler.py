@@ -135,8 +135,8 @@ def test_what_a_client_offered_is_not_kept_while_its_session_lives(serve, around
         return []
 
     server = serve(app)
-    extensions = ", ".join(f"x{i}; a={i}" for i in range(2000))
-    protocols = ", ".join(f"p{i}" for i in range(1000))
+    extensions = ", ".join(f"x{i}; a={i}" for i in range(1500))
+    protocols = ", ".join(f"p{i}" for i in range(800))
     with Peer.open(server.address):  # what the first session needs stays
         pass
     wait_until(lambda: server.admission.open == 0)
