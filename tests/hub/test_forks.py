@@ -12,6 +12,7 @@ from greenws.hub.polling import READABLE, EpollPoller, Waiter, WatcherPoller, po
 from greenws.hub.transport import FOREVER, Transport
 
 from ..support.forking import in_child
+from ..support.limits import limit
 
 
 def test_it_is_the_process_that_runs():
@@ -68,7 +69,7 @@ def test_a_wait_on_an_inherited_socket_does_not_block_and_takes_nothing():
             waiter.unwatch()
 
         in_child(child)
-        assert reader.get(timeout=5) == READABLE
+        assert reader.get(timeout=limit()) == READABLE
         assert ours.recv(10) == b"x"
         waiter.unwatch()
         waiter.poller.close()

@@ -14,7 +14,7 @@ from gevent.event import Event
 
 from greenws import Config, StaticFiles
 
-from ..support.limits import wait_until
+from ..support.limits import limit, wait_until
 from ..support.wire import Peer
 
 over_tls_too = pytest.mark.usefixtures("over_tls_too")
@@ -63,7 +63,7 @@ def test_an_answer_to_head_has_no_body(serve, body, headers):
     server = serve(answering("200 OK", headers, body))
 
     def ask_twice():
-        connection = http.client.HTTPConnection(*server.address, timeout=5)
+        connection = http.client.HTTPConnection(*server.address, timeout=limit())
         for _ in range(2):
             connection.request("HEAD", "/")
             response = connection.getresponse()
@@ -363,7 +363,7 @@ def test_the_end_of_a_chunked_body_is_read_behind_the_early_zero(serve):
         go_on.wait()
 
     server = serve(answering("200 OK", [], generate))
-    connection = http.client.HTTPConnection(*server.address, timeout=5)
+    connection = http.client.HTTPConnection(*server.address, timeout=limit())
 
     def begin():
         connection.request("GET", "/")
