@@ -278,6 +278,8 @@ def _percent_encode(target: bytes) -> bytes:
 
 
 def _options(value: bytes) -> list[bytes]:
+    if value == b"Upgrade" or value == b"keep-alive":  # what most clients send
+        return [value.lower()]
     return [option.strip(b" \t") for option in value.lower().split(b",")]
 
 

@@ -61,8 +61,10 @@ def no_delay(sock: Any) -> None:
     """Switches Nagle's algorithm off: with a peer's delayed acknowledgements it holds a small write
     back for 40 ms. What belongs together leaves in one write anyway."""
     if sock.family in _TCP:
-        with contextlib.suppress(OSError):  # the peer is gone already
+        try:
             sock.setsockopt(native.IPPROTO_TCP, native.TCP_NODELAY, 1)
+        except OSError:
+            pass  # the peer is gone already
 
 
 class Transport(Waiter):

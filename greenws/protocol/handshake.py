@@ -25,6 +25,7 @@ __all__ = [
     "client_request",
     "is_upgrade",
     "new_key",
+    "parse_offer",
     "parse_request",
 ]
 
@@ -65,13 +66,7 @@ def parse_request(environ: Mapping[str, Any]) -> Offer:
         HandshakeError: with status 405 for a method other than GET, 426 for a request without
             upgrade or with another version, 400 for all other errors.
     """
-    if environ["REQUEST_METHOD"] != "GET":
-        raise HandshakeError(
-            f"A WebSocket handshake must be a GET request, not {environ['REQUEST_METHOD']}.",
-            405,
-            [("Allow", "GET")],
-            "method",
-        )
+    _check_method(environ)
     if not is_upgrade(environ):
         if "websocket" in _tokens(environ.get("HTTP_UPGRADE", "")):
             raise HandshakeError("The Connection header must contain 'Upgrade'.")
@@ -79,6 +74,22 @@ def parse_request(environ: Mapping[str, Any]) -> Offer:
             "This is a WebSocket endpoint: the request must have the headers 'Upgrade: websocket' "
             "and 'Connection: Upgrade'. A proxy must forward both."
         )
+    return parse_offer(environ)
+
+
+def _check_method(environ: Mapping[str, Any]) -> None:
+    if environ["REQUEST_METHOD"] != "GET":
+        raise HandshakeError(
+            f"A WebSocket handshake must be a GET request, not {environ['REQUEST_METHOD']}.",
+            405,
+            [("Allow", "GET")],
+            "method",
+        )
+
+
+def parse_offer(environ: Mapping[str, Any]) -> Offer:
+    """:func:`parse_request` for a request that :func:`is_upgrade` has recognised."""
+    _check_method(environ)
     if environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
         raise HandshakeError("A WebSocket handshake requires HTTP/1.1.")
     if not environ.get("HTTP_HOST"):

@@ -26,10 +26,11 @@ def make_environ(host: Host, address: Any, head: RequestHead) -> dict[str, Any]:
     environ["wsgi.input_terminated"] = True
     if host.proxy_fix is not None:
         host.proxy_fix(environ, None)
-    try:
-        check_host(environ, host.config.allowed_hosts)
-    except HandshakeError as error:
-        raise RequestError(str(error), error.status) from None
+    if host.config.allowed_hosts is not None:
+        try:
+            check_host(environ, host.config.allowed_hosts)
+        except HandshakeError as error:
+            raise RequestError(str(error), error.status) from None
     return environ
 
 

@@ -23,7 +23,7 @@ from ..http.head import RequestHead, error_response
 from ..http.stream import HttpStream, RequestBody
 from ..hub import forks
 from ..hub.transport import FOREVER, no_delay
-from ..protocol.handshake import Offer, is_upgrade, parse_request
+from ..protocol.handshake import Offer, is_upgrade, parse_offer
 from ..session import end_session
 from ..upgrade import ENVIRON_KEY, refusal_response
 from .environ import make_environ, remote_address
@@ -236,7 +236,7 @@ class UpgradeHandler(ResponseHandler):
         hook = self._host.pre_start_hook
         if not is_upgrade(self.environ) or (hook and hook(self)):
             return None
-        return parse_request(self.environ)
+        return parse_offer(self.environ)
 
     def _end_http(self) -> None:
         """Reads no more requests: what follows a handshake may be meant for a WebSocket."""

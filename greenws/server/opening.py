@@ -19,7 +19,7 @@ from ..config import Config
 from ..exceptions import HandshakeError, RequestError
 from ..http.head import RequestHead, find_head, parse_head
 from ..hub.transport import FOREVER, TIMED_OUT, Transport
-from ..protocol.handshake import Offer, is_upgrade, parse_request
+from ..protocol.handshake import Offer, is_upgrade, parse_offer
 from ..routes import Routes
 from ..session import OpenSession, WebSocketHandler
 from ..stats import SessionRecord
@@ -105,6 +105,21 @@ class Opening:
     ``application`` is what is to be called, unless that is the server's.
     """
 
+    __slots__ = (
+        "address",
+        "application",
+        "deadline",
+        "environ",
+        "error",
+        "head",
+        "host",
+        "offer",
+        "refusal_reason",
+        "refused",
+        "rest",
+        "transport",
+    )
+
     def __init__(self, host: Host, sock: Any, address: Any) -> None:
         config = host.config
         self.host = host
@@ -136,7 +151,7 @@ class Opening:
         if not is_upgrade(environ):
             return None
         try:
-            self.offer = parse_request(environ)
+            self.offer = parse_offer(environ)
             application = self.host.application
             while type(application) is Routes:
                 application = application.match(environ)

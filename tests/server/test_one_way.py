@@ -11,8 +11,9 @@ import flask
 import pytest
 from werkzeug.exceptions import Unauthorized
 
-from greenws import Routes, StaticFiles, WebSocketHandler, WebSocketSessionHandler, session, upgrade
+from greenws import Routes, StaticFiles, WebSocketHandler, WebSocketSessionHandler, session
 from greenws.http import stream
+from greenws.protocol import handshake
 from greenws.server import handler, opening
 
 from ..support.limits import wait_until
@@ -24,7 +25,7 @@ PLAIN = b"GET %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 STEPS = {
     "parse_head": [opening, stream],
     "make_environ": [opening, handler],
-    "parse_request": [opening, handler, upgrade],
+    "parse_offer": [opening, handler, handshake],
     "end_session": [session, handler],
 }
 
@@ -97,14 +98,14 @@ def converse(peer: Peer) -> None:
     [
         (PLAIN % b"/files/page.txt", 200, {"match": 1}),
         (PLAIN % b"/nowhere", 404, {"match": 1}),
-        (PLAIN % b"/socket", 426, {"match": 1, "parse_request": 1}),
-        (request("/socket", Sec_WebSocket_Version="7"), 426, {"parse_request": 1}),
-        (request("/socket", Sec_WebSocket_Key=None), 400, {"parse_request": 1}),
-        (request("/socket", Origin="http://b"), 403, {"parse_request": 1, "match": 1}),
-        (request("/nowhere"), 404, {"parse_request": 1, "match": 1}),
-        (request("/secret"), 401, {"parse_request": 1, "match": 1}),
-        (request("/files/page.txt"), 200, {"parse_request": 1, "match": 1}),
-        (request("/socket"), 101, {"parse_request": 1, "match": 1, "end_session": 1}),
+        (PLAIN % b"/socket", 426, {"match": 1, "parse_offer": 1}),
+        (request("/socket", Sec_WebSocket_Version="7"), 426, {"parse_offer": 1}),
+        (request("/socket", Sec_WebSocket_Key=None), 400, {"parse_offer": 1}),
+        (request("/socket", Origin="http://b"), 403, {"parse_offer": 1, "match": 1}),
+        (request("/nowhere"), 404, {"parse_offer": 1, "match": 1}),
+        (request("/secret"), 401, {"parse_offer": 1, "match": 1}),
+        (request("/files/page.txt"), 200, {"parse_offer": 1, "match": 1}),
+        (request("/socket"), 101, {"parse_offer": 1, "match": 1, "end_session": 1}),
     ],
 )
 @pytest.mark.parametrize("around", [lambda app: app, middleware], ids=["direct", "middleware"])
@@ -129,7 +130,7 @@ def test_each_step_of_a_session_inside_flask_is_taken_once(serve, steps):
         assert peer.shake("/socket").status == 101
         converse(peer)
     wait_until(lambda: server.admission.open == 0)
-    assert steps == {"parse_head": 2, "make_environ": 2, "parse_request": 1, "end_session": 1}
+    assert steps == {"parse_head": 2, "make_environ": 2, "parse_offer": 1, "end_session": 1}
 
 
 def test_a_session_with_gevent_websockets_face_is_ended_once(serve, steps):
@@ -146,4 +147,4 @@ def test_a_session_with_gevent_websockets_face_is_ended_once(serve, steps):
         peer.send(close_frame())
         assert peer.read_frame()[1] == CLOSE
     wait_until(lambda: server.admission.open == 0)
-    assert steps == {"parse_head": 1, "make_environ": 1, "parse_request": 1, "end_session": 1}
+    assert steps == {"parse_head": 1, "make_environ": 1, "parse_offer": 1, "end_session": 1}
