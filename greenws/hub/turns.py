@@ -56,22 +56,22 @@ class Turns:
         """Reads the clock, once :attr:`steps` is 0. True if the turn is over: call :meth:`end`, or
         switch to ``hub``, which may be None between :meth:`begin` and :meth:`leave`."""
         now = syscalls.clock()
+        gap = now - self._read_at
+        self._read_at = now
+        if gap > _LONG and self._end:
+            self._stride = 1
         if self._end and now >= self._end:
             # In a callback or watcher of gevent's nobody has called begin().
             if self._after_poll or not self._is_new_iteration(hub):
                 self.steps = 1
                 return True
             self._end = 0
-        gap = now - self._read_at
         if gap < _SHORT:
             self._stride = min(2 * self._stride, _MAX_STEPS)
-        elif gap > _LONG and self._end:
-            self._stride = 1
         # Before a new turn the hub may have been idle: the next reading tells.
         self.steps = 1 if gap > _LONG else self._stride
         if self._end == 0:
             self._end = now + _TURN
-        self._read_at = now
         return False
 
     def _is_new_iteration(self, hub: Any) -> bool:
