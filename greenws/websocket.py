@@ -424,7 +424,8 @@ class WebSocket:
         a secret in the same message as text that an attacker may choose.
 
         Blocks only while more than ``write_high_water`` bytes wait for the peer to read, or while
-        another greenlet's fragmented message is unfinished.
+        another greenlet's fragmented message is unfinished. Lets other greenlets run for a moment
+        if this one has run for 5 ms.
 
         Raises:
             ConnectionClosed: the connection is closed, or the peer has acknowledged nothing for
