@@ -52,7 +52,9 @@ cdef class WebSocket:
     cdef object _take_data(self)
     cdef int _begin_read(self) except -1
     cdef int _take_step(self) except -1
-    @cython.locals(connection=Connection, event=int, turns=Turns)
+    @cython.locals(turns=Turns)
+    cdef int _check_turn(self) except -1
+    @cython.locals(connection=Connection, event=int)
     cdef int _next_fragment(self, double deadline) except -2
     @cython.locals(transport=Transport, receive_buffer=ReceiveBuffer, size=Py_ssize_t)
     cdef bint _pump(self, double deadline) except -1
@@ -70,7 +72,7 @@ cdef class WebSocket:
         self, sender, int opcode, payload, bint final, bint whole, compress
     ) except -1
     @cython.locals(connection=Connection, transport=Transport, size=Py_ssize_t, position=Py_ssize_t,
-                   end=Py_ssize_t, turns=Turns)
+                   end=Py_ssize_t)
     cdef int _send_frame(self, int opcode, payload, bint final, compress) except -1
     cdef int _send_or_hold(self, bytes frame) except -1
     cdef void _send_control(self, bytes frame) except *

@@ -289,17 +289,15 @@ class WebSocket:
         """Blocks until the next fragment or pong, and leaves it in ``data`` and ``final`` of the
         connection. INVALID at the deadline, CLOSE when the connection is closed."""
         connection = self._connection
-        if connection.has_input() or self._inbox:  # otherwise the wait for input is a step
-            turns = self._transport.poller.turns
-            turns.steps -= 1
-            if turns.steps <= 0 and turns.is_over(self._transport.hub):
-                turns.end(self._transport.hub)
+        if self._transport.poller.turns.steps <= 0:
+            self._check_turn()
         while True:
             if self._inbox:
                 data, event, final = self._inbox.popleft()
                 self._inbox_size -= getsizeof(data) + _ENTRY_OVERHEAD
                 connection.data = data
                 connection.final = final
+                self._transport.poller.turns.steps -= 1
                 return event
             event = connection.next_event()
             if connection.replies:
@@ -312,11 +310,19 @@ class WebSocket:
             else:
                 if event == _CLOSE:
                     self._transport.finish_writing()
+                self._transport.poller.turns.steps -= 1
                 return event
 
     def _take_step(self) -> None:
+        self._transport.poller.turns.steps -= 1
+        if self._transport.poller.turns.steps <= 0:
+            self._check_turn()
+
+    def _check_turn(self) -> None:
         """Lets others run if the turn is over."""
-        self._transport.poller.turns.step(self._transport.hub)
+        turns = self._transport.poller.turns
+        if turns.is_over(self._transport.hub):
+            turns.end(self._transport.hub)
 
     def _pump(self, deadline: float) -> bool:
         """Blocks until this greenlet or the leader has fed the connection; False at the deadline.
@@ -418,7 +424,8 @@ class WebSocket:
         a secret in the same message as text that an attacker may choose.
 
         Blocks only while more than ``write_high_water`` bytes wait for the peer to read, or while
-        another greenlet's fragmented message is unfinished.
+        another greenlet's fragmented message is unfinished. Lets other greenlets run for a moment
+        if this one has run for 5 ms.
 
         Raises:
             ConnectionClosed: the connection is closed, or the peer has acknowledged nothing for
@@ -593,10 +600,9 @@ class WebSocket:
                 transport.commit(end, self._corking and connection.has_frame())
         if transport.backlog:
             transport.wait_for_room()
-        turns = transport.poller.turns
-        turns.steps -= 1
-        if turns.steps <= 0 and turns.is_over(transport.hub):
-            turns.end(transport.hub)
+        transport.poller.turns.steps -= 1
+        if transport.poller.turns.steps <= 0:
+            self._check_turn()
         if transport.failure:
             raise self._lost_error()
         if transport.poller.ticks - self._polled_at > _POLL_INPUT_TICKS and not self._leading:

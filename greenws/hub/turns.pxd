@@ -21,7 +21,7 @@ cdef class Turns:
     cdef object _timer
     cdef object __weakref__
 
-    @cython.locals(now=cython.longlong)
+    @cython.locals(now=cython.longlong, gap=cython.longlong)
     cpdef bint is_over(self, hub) except -1
     cdef bint _is_new_iteration(self, hub) except -1
     cpdef int begin(self) except -1

@@ -27,9 +27,9 @@ __all__ = ["Turns", "after_poll", "end_turn_if_due", "turns_of"]
 
 # C numbers where this is compiled
 _TURN = 5_000_000  # nanoseconds
-_SHORT = 500_000  # nanoseconds between two readings of the clock, below which they get rarer
-_LONG = 1_000_000  # and above which every step reads it
-_MAX_STEPS = 16  # from one reading to the next
+_SHORT = 500_000  # nanoseconds between two readings of the clock; below, they become rarer
+_LONG = 1_000_000  # above, the next step reads it
+_MAX_STEPS = 32  # from one reading to the next
 
 _LIBUV_DELAY = 0.001  # seconds; libuv runs a shorter timer before it polls
 
@@ -56,20 +56,22 @@ class Turns:
         """Reads the clock, once :attr:`steps` is 0. True if the turn is over: call :meth:`end`, or
         switch to ``hub``, which may be None between :meth:`begin` and :meth:`leave`."""
         now = syscalls.clock()
+        gap = now - self._read_at
+        self._read_at = now
+        if gap > _LONG and self._end:
+            self._stride = 1
         if self._end and now >= self._end:
             # In a callback or watcher of gevent's nobody has called begin().
             if self._after_poll or not self._is_new_iteration(hub):
                 self.steps = 1
                 return True
             self._end = 0
-        if now - self._read_at < _SHORT:
+        if gap < _SHORT:
             self._stride = min(2 * self._stride, _MAX_STEPS)
-        elif self._end and now - self._read_at > _LONG:  # within one turn, so nobody was idle
-            self._stride = 1
+        # Before a new turn the hub may have been idle: the next reading tells.
+        self.steps = 1 if gap > _LONG else self._stride
         if self._end == 0:
             self._end = now + _TURN
-        self._read_at = now
-        self.steps = self._stride
         return False
 
     def _is_new_iteration(self, hub: Any) -> bool:

@@ -46,7 +46,6 @@ cdef class Connection:
     @cython.locals(event=int)
     cpdef int next_event(self) except -2
     cpdef bint has_frame(self) except -1
-    cpdef bint has_input(self) except -1
     @cython.locals(parser=FrameParser, complete=bint, opcode=int, taken=int, payload=bytes)
     cdef int _next_event(self) except -2
     @cython.locals(ping=Ping)

@@ -139,10 +139,6 @@ class Connection:
         """Whether another whole frame has been fed."""
         return self._parser.position != self._parser.end and self._parser.has_frame()
 
-    def has_input(self) -> bool:
-        """Whether any bytes that were fed have not been parsed."""
-        return self._parser.position != self._parser.end
-
     def _next_event(self) -> int:
         parser = self._parser
         taken = 0

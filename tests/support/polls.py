@@ -12,7 +12,7 @@ import gevent
 __all__ = ["MOST", "Polls", "busy"]
 
 STEP = 0.0005  # seconds of a step
-# Ten steps make a turn. Until the clock is read at each of them, there may be sixteen more, and so
+# Ten steps make a turn. Until the clock is read at each of them, there may be 32 more, and so
 # again for the other greenlets that run between two polls. Without turns, all steps of a test (300
 # and more) come between two polls.
 MOST = 100
