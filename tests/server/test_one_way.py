@@ -11,7 +11,7 @@ import flask
 import pytest
 from werkzeug.exceptions import Unauthorized
 
-from greenws import Routes, StaticFiles, WebSocketHandler, WebSocketSessionHandler, session
+from greenws import Routes, StaticFiles, WebSocketHandler, WebSocketSessionHandler, session, upgrade
 from greenws.http import stream
 from greenws.protocol import handshake
 from greenws.server import handler, opening
@@ -25,6 +25,7 @@ PLAIN = b"GET %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 STEPS = {
     "parse_head": [opening, stream],
     "make_environ": [opening, handler],
+    "parse_request": [upgrade],
     "parse_offer": [opening, handler, handshake],
     "end_session": [session, handler],
 }
@@ -98,7 +99,7 @@ def converse(peer: Peer) -> None:
     [
         (PLAIN % b"/files/page.txt", 200, {"match": 1}),
         (PLAIN % b"/nowhere", 404, {"match": 1}),
-        (PLAIN % b"/socket", 426, {"match": 1, "parse_offer": 1}),
+        (PLAIN % b"/socket", 426, {"match": 1, "parse_request": 1}),
         (request("/socket", Sec_WebSocket_Version="7"), 426, {"parse_offer": 1}),
         (request("/socket", Sec_WebSocket_Key=None), 400, {"parse_offer": 1}),
         (request("/socket", Origin="http://b"), 403, {"parse_offer": 1, "match": 1}),
