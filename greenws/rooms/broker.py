@@ -120,6 +120,10 @@ class Listener(Protocol):
     def presence(self, room: str, kind: str, member: str, info: dict[str, Any]) -> None:
         """A member in another process has come (JOIN) or gone (LEAVE). Does not block."""
 
+    def gap(self, room: str) -> None:
+        """Messages are missing between what was delivered to an open room and what will be, since
+        the log does not hold them any more. Does not block."""
+
     def wait(self, room: str) -> None:
         """Blocks while what was delivered to a room is still being handed out: for a broker that
         could deliver more."""

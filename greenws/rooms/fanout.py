@@ -32,7 +32,7 @@ from .broker import Entry
 from .member import Member
 from .presence import Change, Roster
 
-__all__ = ["FanOut"]
+__all__ = ["FanOut", "Gap"]
 
 Stamp = Callable[[str, "str | bytes"], "str | bytes"]
 
@@ -42,6 +42,10 @@ _HUB_POLL_INTERVAL = 0.001  # the same, where only a turn of another thread's hu
 
 _sleep = get_original("time", "sleep")
 _logger = logging.getLogger("greenws.rooms")
+
+
+class Gap:
+    """Messages are missing in the log, between what was delivered and what will be."""
 
 
 class _Joining(NamedTuple):
@@ -67,7 +71,7 @@ class FanOut:
         self._becoming_prompt: dict[Member, None] = {}
         self._full: dict[Member, None] = {}  # those that hold up senders
         # what is delivered
-        self._items: deque[Entry | Change] = deque()
+        self._items: deque[Entry | Change | Gap] = deque()
         self._last = 0  # number of the last item that was put
         self._finished = 0  # of the last one that everybody has
         self._slices: Iterator[None] | None = None  # of the one that has begun
@@ -159,7 +163,7 @@ class FanOut:
 
     # -- handing out
 
-    def put(self, item: Entry | Change) -> None:
+    def put(self, item: Entry | Change | Gap) -> None:
         """Hands out as much as fits into this turn; a greenlet does the rest in the turns to come.
         ``wait`` waits for that."""
         self._items.append(item)
@@ -202,8 +206,10 @@ class FanOut:
         finally:
             self._is_advancing = False
 
-    def _begin(self, item: Entry | Change) -> Iterator[None]:
+    def _begin(self, item: Entry | Change | Gap) -> Iterator[None]:
         self._place_those_who_came(self._finished + 1)
+        if isinstance(item, Gap):
+            return self._tell_gap()
         if isinstance(item, Change):
             return self._tell(item)
         self._position_before, self._position = self._position, item.position
@@ -255,6 +261,13 @@ class FanOut:
             for member in list(self._others):
                 member.receive(entry, nothing, self.stamped)
         yield
+
+    def _tell_gap(self) -> Iterator[None]:
+        for number, member in enumerate([*self._group_of, *self._others]):
+            if self._is_placed(member):
+                member.tell_gap()
+            if number % 16 == 15:
+                yield
 
     def _tell(self, change: Change) -> Iterator[None]:
         for watch, members in self.roster.askers(change):

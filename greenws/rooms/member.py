@@ -64,11 +64,14 @@ class Member:
         info: dict[str, Any],
         policy: Policy,
         audience: Audience,
+        gap: str | bytes | None = None,
     ) -> None:
         self.id = secrets.token_hex(8)
         self.room = room
         self.socket = socket
         self.info = info
+        self.gap = gap
+        """What it is sent where it has missed messages."""
         self.is_complete = True
         """False once it was told of a gap: it has missed messages."""
         self._policy = policy
@@ -150,6 +153,12 @@ class Member:
             return False
         self.take(message, entry.data)
         return True
+
+    def tell_gap(self) -> None:
+        """Messages are missing before those to come."""
+        self.is_complete = False
+        if self.gap is not None:
+            self.take(SharedMessage(self.gap), self.gap)
 
     def take(self, message: SharedMessage, data: str | bytes) -> None:
         """Sends a message now, or puts it into the queue."""

@@ -10,9 +10,9 @@ from .turns import end_if_over
 __all__ = ["send_missed"]
 
 
-def send_missed(member: Member, replay: Replay, gap: str | bytes | None, fan_out: FanOut) -> None:
-    """Sends the pages of a replay, ``gap`` before each of which messages are missing, and then what
-    was delivered meanwhile. The member's own pace is the limit: sends block.
+def send_missed(member: Member, replay: Replay, fan_out: FanOut) -> None:
+    """Sends the pages of a replay, the member's ``gap`` before each of which messages are missing,
+    and then what was delivered meanwhile. The member's own pace is the limit: sends block.
 
     Raises:
         ConnectionClosed: the client is gone.
@@ -21,8 +21,8 @@ def send_missed(member: Member, replay: Replay, gap: str | bytes | None, fan_out
     for page in replay.pages():
         if page.gap:
             member.is_complete = False
-            if gap is not None:
-                send(gap)
+            if member.gap is not None:
+                send(member.gap)
         for position, data in page.messages:
             stamped = fan_out.stamped_or_skipped(position, data)
             if stamped is not None:

@@ -20,7 +20,7 @@ from gevent.monkey import get_original
 from ..websocket import WebSocket
 from . import lag
 from .broker import BEGINNING, Broker, Entry, Replay
-from .fanout import FanOut, Stamp
+from .fanout import FanOut, Gap, Stamp
 from .lag import Policy
 from .member import Member
 from .memory import MemoryBroker
@@ -103,7 +103,8 @@ class Room:
         1,000 messages; then it is closed with 1013. Where messages are missing (the history does
         not reach back so far, or ``since`` is not an id that a message of the room can have had)
         it is sent ``gap``, then what there is, and ``member.is_complete`` is False. (A message
-        that it was excluded from counts as missed.)
+        that it was excluded from counts as missed.) So it is for a member that stays, with or
+        without ``since``, when its process was so far behind that messages are lost to it.
 
         Raises:
             ConnectionClosed: the client went away while it was sent what it missed.
@@ -114,7 +115,7 @@ class Room:
             raise TypeError(f"presence is a function of a kind and an info, not {presence!r}")
         json.dumps(info)
         broker = self._rooms.broker
-        member = Member(self, socket, info, policy or self._rooms.policy, self._fan_out)
+        member = Member(self, socket, info, policy or self._rooms.policy, self._fan_out, gap)
         broker.open(self.name)
         try:
             with self._lock:
@@ -125,7 +126,7 @@ class Room:
                 self._admit(member, presence, replay)
             try:
                 if replay is not None:
-                    send_missed(member, replay, gap, self._fan_out)
+                    send_missed(member, replay, self._fan_out)
                 yield member
             finally:
                 with self._lock:
@@ -241,6 +242,9 @@ class Room:
         if change is not None:
             self._fan_out.put(change)
 
+    def _tell_gap(self) -> None:
+        self._fan_out.put(Gap())
+
     def _wait(self) -> None:
         self._fan_out.wait()
 
@@ -340,6 +344,11 @@ class Rooms:
         with self.lock:
             if room in self._opened:
                 self._opened[room]._change(kind, member, info)
+
+    def gap(self, room: str) -> None:
+        with self.lock:
+            if room in self._opened:
+                self._opened[room]._tell_gap()
 
     def wait(self, room: str) -> None:
         found = self._opened.get(room)

@@ -130,6 +130,6 @@ class LogReplay(Replay):
                 at.id = entry.id
                 if entry.number >= last:
                     at.unlogged.pop(entry.origin, None)
-            if entry.number > last and entry.is_message:
+            if entry.number > last:
                 messages.append(Message(str(at), entry.data))
         return messages

@@ -18,7 +18,7 @@ OURS, THEIRS = "0" * 12, "f" * 12
 
 
 def logged(id_: str | None, origin: str, number: int) -> LogEntry:
-    return LogEntry(id_, origin, number, "text", f"{origin[0]}{number}")
+    return LogEntry(id_, origin, number, f"{origin[0]}{number}")
 
 
 def delivered(entry: LogEntry, position: str = "9-0") -> Entry:
