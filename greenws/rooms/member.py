@@ -19,6 +19,7 @@ from .broker import Cursor, Entry
 from .lag import Policy, Queue, TooSlow
 
 if TYPE_CHECKING:
+    from .presence import Presence
     from .room import Room
 
 __all__ = ["Audience", "Member"]
@@ -72,6 +73,9 @@ class Member:
         self.info = info
         self.gap = gap
         """What it is sent where it has missed messages."""
+        self.present: list[Presence] | None = None
+        """Who was in the room when it joined, itself included, if it is told who comes and goes
+        since then; else None."""
         self.is_complete = True
         """False once it was told of a gap: it has missed messages."""
         self._policy = policy

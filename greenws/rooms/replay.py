@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from ..protocol.shared import SharedMessage
 from .broker import Replay
 from .fanout import FanOut
 from .member import Member
 from .turns import end_if_over
 
-__all__ = ["send_missed"]
+__all__ = ["send_missed", "send_tail"]
 
 
 def send_missed(member: Member, replay: Replay, fan_out: FanOut) -> None:
@@ -29,6 +30,27 @@ def send_missed(member: Member, replay: Replay, fan_out: FanOut) -> None:
                 fan_out.stats.delivered += 1
                 send(stamped)
             end_if_over()
+    _end(member)
+
+
+def send_tail(member: Member, tail: list[tuple[str, SharedMessage]], fan_out: FanOut) -> None:
+    """As :func:`send_missed`, for messages that others want too, encoded once for all.
+
+    Raises:
+        ConnectionClosed: the client is gone.
+    """
+    socket = member.socket
+    for _, message in tail:
+        fan_out.stats.delivered += 1
+        if not socket.is_connected or not socket.offer(message):
+            socket.send(message.data)
+        end_if_over()
+    _end(member)
+
+
+def _end(member: Member) -> None:
+    """Sends what was delivered meanwhile."""
+    send = member.socket.send
     while (waiting := member.next_waiting()) is not None:
         send(waiting)
         end_if_over()

@@ -382,3 +382,20 @@ def test_each_gets_all_once_and_in_order_whatever_happens_between_slices(sliced,
     for heard in results:
         assert heard, "it heard nothing"
         assert heard == order[order.index(heard[0]) :]
+
+
+def test_one_that_comes_back_during_a_fan_out_gets_the_tail_and_then_the_rest(gate, join):
+    room = Rooms(stamp=stamp)["r"]
+    (first, witness), *_ = [join(room) for _ in range(6)]
+    since = first.position
+    room.send("a")
+    gate.clear()
+    sending = [begin(room.send, text) for text in "bcd"]
+    joining = gevent.spawn(join, room, since=since)
+    gevent.sleep(0.01)
+    gate.set()
+    gevent.joinall(sending, raise_error=True)
+    member, peer = joining.get(timeout=5)
+    room.send("e")
+    assert texts(peer, 5) == texts(witness, 5)
+    assert member.is_prompt

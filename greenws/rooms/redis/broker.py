@@ -16,7 +16,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
 from gevent.event import Event
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from ...websocket import WebSocket
 
 __all__ = ["RedisBroker"]
+
+_T = TypeVar("_T")
 
 _FLUSH_POLL_INTERVAL = 0.005  # seconds between two looks whether all is in the log
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
@@ -97,6 +99,7 @@ class RedisBroker(Broker):
             timeout,
             presence_timeout,
         )
+        self.tail_length, self.tail_age = history, max_age
         self._is_started = False  # in this process
         self._is_stopped = False
         self._greenlets: list[gevent.Greenlet[[Callable[[], None]], None]] = []
@@ -317,6 +320,26 @@ class RedisBroker(Broker):
             self._process.fail(error, began)
             return {}
         return {member: other.info for member, other in others.items() if other.is_alive}
+
+    # -- reach
+
+    def end_of(self, room: str) -> str:
+        self._start()
+        look = self._ask(lambda: self._leases.look(room))
+        return look.id or f"{look.now - 1}-{AFTER_ALL}"
+
+    def disconnect(self, room: str, code: int, reason: str, member: str | None) -> None:
+        self._start()
+        self.flush(self._options.timeout)  # what was said before comes first
+        self._ask(lambda: self._subscriber.disconnect_members(room, code, reason, member))
+
+    def _ask(self, call: Callable[[], _T]) -> _T:
+        began = time.monotonic()
+        try:
+            return call()
+        except ERRORS as error:
+            self._process.fail(error, began)
+            raise BrokerUnavailable(f"Redis is out of reach: {error}") from error
 
     # -- greenlets
 

@@ -18,6 +18,7 @@ import gevent
 import gevent.event
 import redis
 
+from ...opcodes import is_sendable
 from .. import turns
 from . import url
 from .commands import ERRORS, closed_by_another
@@ -33,6 +34,8 @@ _BATCH = 500  # entries that one read takes from a room, and rooms that one comm
 _ROOMS = 100  # whose logs are read with one command
 _MARGIN = 10_000  # milliseconds by which what is known of Redis's clock may be wrong
 _PING_INTERVAL = 1.0  # seconds between two looks whether the connection works
+_DISCONNECT = b"disconnect "  # begins what is published to close members
+_MAX_REASON = 123  # bytes of a Close
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
 
 _logger = logging.getLogger("greenws.brokers.redis")
@@ -171,8 +174,31 @@ class Subscriber:
             return
         if data.startswith(b"presence "):
             self._leases.take(room, data)
+        elif data.startswith(_DISCONNECT):
+            self._on_disconnect(room, data)
         elif not stream.is_broken:
             self._on_entry(stream, data)
+
+    def _on_disconnect(self, room: str, data: bytes) -> None:
+        try:
+            head, _, reason = data.decode().partition("\n")
+            _, code, member = head.split(" ")
+            number = int(code)
+        except ValueError as error:
+            _logger.warning("ignoring malformed Pub/Sub message for room %r: %r", room, error)
+            return
+        if is_sendable(number):
+            self._process.disconnect(room, number, reason[:_MAX_REASON], member or None)
+
+    def disconnect_members(self, room: str, code: int, reason: str, member: str | None) -> None:
+        """Publishes that all processes are to close the members of a room, or one.
+
+        Raises:
+            redis.RedisError, OSError: Redis is out of reach.
+        """
+        text = b"%s%d %s\n%s" % (_DISCONNECT, code, (member or "").encode(), reason.encode())
+        channel = self._process.keys.channel(room)
+        self._process.commands.run(lambda client: client.publish(channel, text), urgent=True)
 
     def _on_entry(self, stream: Stream, data: bytes) -> None:
         try:

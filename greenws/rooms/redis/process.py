@@ -81,6 +81,11 @@ class Process:
         if listener is not None:
             listener.presence(room, kind, member, info)
 
+    def disconnect(self, room: str, code: int, reason: str, member: str | None) -> None:
+        listener = self._listener()
+        if listener is not None:
+            listener.disconnect(room, code, reason, member)
+
     def tell_gap(self, room: str) -> bool:
         """Whether anybody listens."""
         listener = self._listener()

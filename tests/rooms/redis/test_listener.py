@@ -8,7 +8,10 @@ from typing import Any
 import gevent
 import pytest
 
+from greenws.brokers import BrokerUnavailable
+
 from ...support.limits import wait_until
+from ...support.redis_workers import away
 
 
 def test_what_was_not_published_to_a_process_is_read_in_the_log(worker):
@@ -256,3 +259,36 @@ def test_two_holes_are_two_gaps(server, worker, error_log, monkeypatch):
     assert heard[0] == "gap"
     assert "late" in heard[heard.index("gap", 1) + 1]
     assert len(error_log.take()) == 2
+
+
+def test_disconnect_closes_members_of_all_processes(worker):
+    a, b = worker(), worker()
+    ann, bob, bea = a.join(), b.join(), b.join()
+    wait_until(lambda: all(each.broker._subscriber.has_caught_up for each in (a, b)))
+    a.send("before")
+    a.rooms["r"].disconnect(4001, "bye", bob.member.id)
+    assert bob.hear(1) == ["before"]
+    assert bob.peer.read_frame()[2] == b"\x0f\xa1bye"
+    assert ann.hear(1) == bea.hear(1) == ["before"]
+    a.send("still here")
+    assert ann.hear(1) == bea.hear(1) == ["still here"]
+    b.rooms["r"].disconnect(4002)
+    assert ann.peer.read_frame()[2] == bea.peer.read_frame()[2] == b"\x0f\xa2"
+
+
+def test_disconnect_says_when_redis_is_out_of_reach(server, worker):
+    a = worker(timeout=0.2)
+    a.join()
+    away(server, a)
+    with pytest.raises(BrokerUnavailable, match="out of reach"):
+        a.rooms["r"].disconnect(4001)
+
+
+def test_a_disconnect_of_another_program_breaks_nothing(server, worker):
+    a = worker()
+    ann = a.join()
+    wait_until(lambda: a.is_idle and a.broker._subscriber.has_caught_up)
+    for text in ("disconnect x ", "disconnect 1005 \nbye", "disconnect", b"disconnect 1000 \n\xff"):
+        server.call("PUBLISH", "greenws:room:r@0", text)
+    a.send("hello")
+    assert ann.hear(1) == ["hello"]
