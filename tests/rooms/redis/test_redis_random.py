@@ -237,8 +237,16 @@ class Play:
             return all(each == members for each in there.values())
 
         if happens(agree):
-            return []
+            return self._wrongly_told(set(there["in the room"]))
         return [f"{name}: {sorted(each.values())}, {each}" for name, each in there.items()]
+
+    def _wrongly_told(self, members: set[str]) -> list[str]:
+        """What a member was told of the others is who is there."""
+        return [
+            f"{client.name} in {client.told_in} was told: {client.told ^ members}"
+            for client in self.clients
+            if client.inside and not happens(lambda client=client: client.told == members)
+        ]
 
     def end(self) -> None:
         gevent.killall(self.greenlets)
@@ -304,6 +312,9 @@ class Traveller:
         self.heard: list[str] = []
         # what its handlers know: the ids of the members that it is now
         self.inside: set[str] = set()
+        # who is there, as the member that it is now was told: when it joined, and since then
+        self.told: set[str] = set()
+        self.told_in = ""  # the process
         self.handlers: list[gevent.Greenlet[..., None]] = []
         self.connection: tuple[Peer, gevent.Greenlet[..., None]] | None = None
         self.life = gevent.spawn(self._live)
@@ -346,9 +357,21 @@ class Traveller:
         play = self.play
         room = play.workers[where].rooms["r"]
         try:
-            with room.join(socket, since=since, gap=GAP, name=self.name) as member:
+            told: list[tuple[str, str]] = []
+
+            def note(kind: str, id_: str, info: dict[str, Any]) -> None:
+                told.append((kind, id_))
+                if who is self.told:
+                    who.add(id_) if kind == "join" else who.discard(id_)
+
+            who: set[str] = set()
+            with room.join(socket, since=since, gap=GAP, presence=note, name=self.name) as member:
                 self._note(f"is in {where} as {member.id}, at {member.position}")
                 self.inside.add(member.id)
+                who |= {each.id for each in member.present}
+                for kind, id_ in told:
+                    who.add(id_) if kind == "join" else who.discard(id_)
+                self.told, self.told_in = who, where
                 try:
                     if since is None:
                         counts = [f"{name}{len(sent)}" for name, sent in play.sent.items()]
