@@ -38,6 +38,7 @@ __all__ = ["Disconnect", "FanOut", "Gap"]
 Stamp = Callable[[str, "str | bytes"], "str | bytes"]
 
 _GROUP = 128  # members, at most: as many as are handed a message without a look at the time
+_TAKE_OVER_TIMEOUT = 0.1  # seconds for which one waits for the thread that hands out
 _POLL_INTERVAL = 0.01  # seconds between two looks of a sender that is held up
 _HUB_POLL_INTERVAL = 0.001  # the same, where only a turn of another thread's hub is missing
 
@@ -198,7 +199,12 @@ class FanOut:
         self._last += 1
         # Many that send to a large room in one turn are not to hand out a slice each.
         is_late = len(self._groups) > 1 and turns.is_over()
-        if (is_late or self._advance()) and self._pump != switching.thread():
+        if is_late or self._advance():
+            self._go_on_here()
+
+    def _go_on_here(self) -> None:
+        """Has a greenlet of this thread hand out the rest."""
+        if self._finished < self._last and self._pump != switching.thread():
             self._pump = switching.thread()
             gevent.spawn(self._go_on, self._pump)
 
@@ -362,7 +368,11 @@ class FanOut:
                 return
             event = Event()
             self._waiting.append((self._last, hub.loop, event))
-        event.wait()
+        # With a timeout, as the hub may have nothing else to wait for; and the thread that was to
+        # go on may have no hub that runs any more.
+        while not event.wait(_TAKE_OVER_TIMEOUT):
+            with self.lock:
+                self._go_on_here()
 
     # -- members whose queue is full
 

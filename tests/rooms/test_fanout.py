@@ -227,6 +227,27 @@ def test_threads_with_and_without_a_hub_may_send(sliced, join):
         assert own == [f"{name} {number}" for number in range(20)]
 
 
+def test_a_sender_takes_over_from_a_thread_whose_hub_stopped(sliced, join):
+    """A thread has handed out a first slice, and its hub never runs again."""
+    room = Rooms()["r"]
+    peers = [join(room)[1] for _ in range(6)]
+    gevent.sleep(0.01)
+
+    def send() -> None:
+        gevent.get_hub()
+        while next(answers) is False:
+            pass
+        with room._lock:
+            room._rooms.broker.publish("r", "first")
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    thread.join()
+    assert room._fan_out._pump not in (0, threading.get_ident())
+    room.send("second")
+    assert [texts(peer, 2) for peer in peers] == [["first", "second"]] * 6
+
+
 @pytest.mark.parametrize("where", ["presence", "stamp"])
 def test_what_a_function_of_the_application_sends_comes_next(join, where):
     sent: list[str] = []
