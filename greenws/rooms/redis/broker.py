@@ -51,8 +51,9 @@ _logger = logging.getLogger("greenws.brokers.redis")
 class RedisBroker(Broker):
     """Carries rooms between processes and machines, through one Redis (6.2 or later).
 
-    ``url`` as redis-py takes it. A room's log keeps ``history`` messages or some more, none for
-    much longer than ``max_age`` seconds, and expires when it was idle for that long. A process that
+    ``url`` as redis-py takes it. A room's log keeps ``history`` messages or some more, but no more
+    than ``history_bytes`` in the memory of Redis, none for much longer than ``max_age`` seconds,
+    and expires when it was idle for that long. A process that
     is further behind loses messages; its members are told of the gap. ``max_pending``,
     ``max_pending_bytes``: what is kept while Redis is lost. ``timeout``: seconds after which a
     Redis that does not answer is given up, and for which a member that comes back waits for it.
@@ -74,6 +75,7 @@ class RedisBroker(Broker):
         *,
         prefix: str = "greenws:",
         history: int = 10_000,
+        history_bytes: int = 64 * 2**20,
         max_age: float = 3600.0,
         max_pending: int = 10_000,
         max_pending_bytes: int = 64 * 2**20,
@@ -81,6 +83,7 @@ class RedisBroker(Broker):
         presence_timeout: float = 15.0,
     ) -> None:
         check_range("history", history, 1, sys.maxsize)
+        check_range("history_bytes", history_bytes, 1, sys.maxsize)
         check_range("max_pending", max_pending, 1, sys.maxsize)
         check_range("max_pending_bytes", max_pending_bytes, 1, sys.maxsize)
         check_seconds("max_age", max_age)
@@ -93,6 +96,7 @@ class RedisBroker(Broker):
             address,
             prefix,
             history,
+            history_bytes,
             max(1, int(max_age)),
             max_pending,
             max_pending_bytes,

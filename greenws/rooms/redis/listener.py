@@ -248,9 +248,9 @@ class Subscriber:
         )
         entries = {key: each for key, each in found or ()}
         more = []
-        for stream, (oldest, length) in zip(streams, extents, strict=True):
+        for stream, extent in zip(streams, extents, strict=True):
             key = self._process.keys.log(stream.room).encode()
-            self._look_for_hole(stream, oldest, length)
+            self._look_for_hole(stream, extent)
             self._deliver(stream, entries.get(key, []))
             if len(entries.get(key, [])) == count:
                 more.append(stream.room)
@@ -258,17 +258,18 @@ class Subscriber:
 
     def _fetch(
         self, client: redis.Redis, streams: list[Stream], count: int
-    ) -> tuple[Any, list[tuple[Any, int]]]:
-        """Entries after the last ones, and of each log the oldest entry and the length."""
+    ) -> tuple[Any, list[Any]]:
+        """Entries after the last ones, and what XINFO tells of each log, or an error."""
         pipeline = client.pipeline(transaction=False)
         keys = {stream.room: self._process.keys.log(stream.room) for stream in streams}
         places: dict[Any, Any] = {keys[stream.room]: stream.id for stream in streams}
         pipeline.xread(places, count=count)
         for key in keys.values():
-            pipeline.xrange(key, count=1)
-            pipeline.xlen(key)
-        found, *extents = pipeline.execute()
-        return found, list(zip(extents[::2], extents[1::2], strict=True))
+            pipeline.xinfo_stream(key)
+        found, *extents = pipeline.execute(raise_on_error=False)
+        if isinstance(found, Exception):
+            raise found
+        return found, extents
 
     def _deliver(self, stream: Stream, entries: list[Any]) -> None:
         for id_, fields in entries:
@@ -281,11 +282,15 @@ class Subscriber:
             self._process.wait_for_fan_out(stream.room)
             turns.end_if_over()
 
-    def _look_for_hole(self, stream: Stream, oldest: Any, length: int) -> None:
+    def _look_for_hole(self, stream: Stream, extent: Any) -> None:
         """Whether a log was trimmed beyond where this process reads on."""
+        if isinstance(extent, Exception) or not extent["first-entry"]:
+            return  # there is no such key
         options = self._process.options
-        is_gone = oldest and order(oldest[0][0]) > order(stream.id)
-        if is_gone and (self._is_old or length >= options.history):
+        length = extent["length"]
+        is_trimmed = length >= options.history or extent.get("entries-added", length) > length
+        is_gone = order(extent["first-entry"][0]) > order(stream.id)
+        if is_gone and (self._is_old or is_trimmed):
             _logger.error(
                 "messages of the room %r are lost to this process: it was behind by more than %d "
                 "of them or %d s; raise history and max_age",

@@ -32,6 +32,7 @@ class Options:
     url: str
     prefix: str
     history: int
+    history_bytes: int
     max_age: int
     max_pending: int
     max_pending_bytes: int

@@ -110,8 +110,9 @@ class Writer:
             return
         process = self._process
         keys = [process.keys.last_number(process.origin)]
-        values: list[Any] = [process.origin, process.options.history, process.options.max_age]
-        values.append(process.keys.suffix)
+        options = process.options
+        values: list[Any] = [process.origin, options.history, options.max_age]
+        values += [options.history_bytes, process.keys.suffix]
         for room, entry in batch:
             keys.append(process.keys.log(room))
             values += [entry.number, entry.kind, entry.data]

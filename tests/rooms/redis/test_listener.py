@@ -292,3 +292,21 @@ def test_a_disconnect_of_another_program_breaks_nothing(server, worker):
         server.call("PUBLISH", "greenws:room:r@0", text)
     a.send("hello")
     assert ann.hear(1) == ["hello"]
+
+
+def test_a_hole_in_a_log_that_is_bounded_in_bytes_is_told(server, worker, error_log):
+    a, b = worker(history_bytes=500_000), worker(history_bytes=500_000)
+    ann = a.join(gap="0-0 gap")
+    a.send("before")
+    assert ann.hear(1) == ["before"]
+    wait_until(lambda: a.is_idle and a.broker._subscriber.has_caught_up)
+    a.broker._subscriber.on_message = lambda *args: None
+    for number in range(40):
+        b.send(f"{number} ".ljust(50_000, "."))
+        wait_until(lambda: b.is_idle)
+    del a.broker._subscriber.on_message
+    b.send("after")
+    heard = ann.hear(2)
+    assert heard[0] == "gap"
+    assert int(heard[1].split()[0]) > 20
+    assert "are lost to this process" in error_log.take()[0].getMessage()

@@ -17,7 +17,7 @@ from ...support.limits import wait_until
 
 @pytest.fixture
 def process(server: Any) -> Any:
-    options = Options(server.url, "p:", 100, 60, 10, 1000, 0.3, 15.0)
+    options = Options(server.url, "p:", 100, 10_000, 60, 10, 1000, 0.3, 15.0)
     process = Process(options, lambda: None, lambda: None, lambda: None, lambda: None)
     yield process
     process.commands.close()

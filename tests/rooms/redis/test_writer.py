@@ -143,3 +143,33 @@ def test_those_who_come_do_not_count_as_messages_that_wait(server, worker):
     a.send("hello")
     assert away_from_start.hear(1) == ["hello"]
     back(server, a)
+
+
+def test_a_log_is_bounded_in_bytes(server, worker):
+    a = worker(history_bytes=1_000_000)
+    ann = a.join()
+    for number in range(100):
+        a.send(f"{number} ".ljust(50_000, "."))
+        ann.hear(1)
+    wait_until(lambda: a.is_idle)
+    assert server.call("MEMORY", "USAGE", "greenws:room:r", "SAMPLES", "0") < 1_200_000
+    assert 10 <= server.call("XLEN", "greenws:room:r") <= 20
+    # Small messages are bounded by their number alone.
+    a.send(*(str(number) for number in range(500)), room="small")
+    wait_until(lambda: a.is_idle)
+    assert server.call("XLEN", "greenws:room:small") == 500
+    assert len(a.rooms["r"].history(5)) == 5
+
+
+def test_what_waits_for_redis_is_bounded_in_bytes(server, worker):
+    a = worker(max_pending_bytes=1_000_000)
+    ann = a.join()
+    away(server, a)
+    with pytest.raises(BrokerUnavailable, match="max_pending_bytes"):
+        a.send(*["x" * 100_000] * 50)
+    assert a.rooms.stats.sent == 10
+    server.start()
+    wait_until(lambda: a.is_idle)
+    assert len(ann.hear(10)) == 10
+    a.send("again")
+    assert ann.hear(1) == ["again"]
