@@ -1,4 +1,5 @@
 # make run: the demo on http://127.0.0.1:8181/    make test: the tests    make sanitize: with ASan
+# GREENWS_HYPOTHESIS=full make test: with all examples of Hypothesis, not a tenth of them
 # make bench: all of benchmarks/, about two hours, or one with ARGS="--seconds 1"; a part of it:
 #   make bench CASES=32B-100 AGAINST=gevent-websocket ARGS="--rounds 3 --seconds 2"
 # make fuzz SECONDS=120: the targets of fuzz/
@@ -6,13 +7,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test sanitize fuzz lint types wheel bench clean
+.PHONY: run test coverage sanitize fuzz lint types wheel bench clean
 
 run: $(VENV)/run
 	$(BIN)/python run_server.py $(ARGS)
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest $(ARGS)
+
+# What the tests reach of the pure form, with branches; fails below the figure in pyproject.toml.
+coverage: $(VENV)/test
+	rm -rf build/coverage
+	mkdir -p build/coverage
+	GREENWS_PURE_PYTHON=1 $(BIN)/python -m coverage run -m pytest $(ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 # The compiled form under AddressSanitizer and UBSan; needs gcc.
 sanitize: $(VENV)/test

@@ -80,6 +80,7 @@ setup(
         # Every client, server and framework that the tests set against greenws.
         "test": [
             "pytest>=8",
+            "coverage>=7.10",  # with patch = subprocess
             "hypothesis>=6.100",
             "websockets>=14",
             "wsproto>=1.2",

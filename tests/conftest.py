@@ -16,8 +16,12 @@ from gevent import ssl
 import greenws
 from greenws.hub.transport import Transport
 
+from .support.examples import load_profile
 from .support.leftovers import ErrorLog, HubErrors, live_greenlets, open_sockets
+from .support.limits import limit
 from .support.wire import Peer
+
+load_profile()
 
 
 def pytest_collection_finish() -> None:
@@ -56,8 +60,8 @@ def hub_errors(request: pytest.FixtureRequest) -> Iterator[HubErrors | None]:
         extra += [f"{n} {t}" for n, t in open_sockets().items() if descriptors.get(n) != t]
         return extra
 
-    deadline = time.monotonic() + 3.0
-    while left() and time.monotonic() < deadline:
+    began = time.monotonic()
+    while left() and time.monotonic() - began < limit(3):
         gevent.sleep(0.01)
         gc.collect()
     remains = left()
@@ -107,7 +111,7 @@ def over_tls_too(request: Any, certificates: Any, monkeypatch: Any) -> None:
         monkeypatch.setitem(TLS, "ssl_context", served)
         connect = Peer.connect
 
-        def connect_by_tls(address: Any, timeout: float = 5.0) -> Peer:
+        def connect_by_tls(address: Any, timeout: float | None = None) -> Peer:
             peer = connect(address, timeout)
             peer.sock = trusting.wrap_socket(peer.sock, server_hostname="127.0.0.1")
             return peer

@@ -22,6 +22,7 @@ import pytest
 import greenws
 from greenws import Config, Routes
 
+from .support.limits import limit
 from .support.wire import (
     BINARY,
     CLOSE,
@@ -96,7 +97,7 @@ class Fuzzer:
     """Sends what it is told, segment by segment, and reads what comes."""
 
     def __init__(self, address: Any, **headers: Any) -> None:
-        self.peer = Peer.connect(address, 20)
+        self.peer = Peer.connect(address, limit(20))
         self.response = self.peer.shake(**headers)
         assert self.response.status == 101
         self.sock = self.peer.sock

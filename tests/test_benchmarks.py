@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from .support.limits import limit
 from .support.paths import ROOT
-from .support.processes import TIMEOUT, Process
+from .support.processes import Process
 from .support.require import require, require_program
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -50,8 +51,8 @@ def twice(request, socket):
 @routes.websocket("/pinging")
 def pinging(request, socket):
     message = socket.receive()
-    socket.ping(timeout=20)
-    socket.ping(timeout=20)
+    socket.ping(timeout=limit(20))
+    socket.ping(timeout=limit(20))
     socket.send(message)
     socket.receive()
 
@@ -128,7 +129,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 def run(load: str, port: int | str, *arguments: object) -> tuple[int, dict[str, Any]]:
     command = [load, "--port", port, "--duration", 0.3, "--warmup", 0.1, *arguments]
     finished = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, timeout=2 * TIMEOUT
+        [str(part) for part in command], capture_output=True, text=True, timeout=limit(40)
     )
     assert finished.stderr == ""
     return finished.returncode, json.loads(finished.stdout)
@@ -292,7 +293,7 @@ def test_idle_connections_are_held_until_stdin_ends(
         process.stdin.close()
         assert result["pings"] == 30 * pings
         assert json.loads(process.stdout.readline()) == {"pings": 30 * pings}
-        assert process.wait(TIMEOUT) == 0
+        assert process.wait(limit(20)) == 0
 
 
 @pytest.mark.parametrize(
@@ -328,7 +329,7 @@ def test_the_runner_measures_and_reports(load: str, tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "run.py"), "--cases", "32B-1"]
     command += ["--against", "gevent-websocket", "--rounds", "1"]
     command += ["--seconds", "0.2", "--warmup", "0.1", "--output", str(tmp_path / "report")]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=3 * TIMEOUT)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=limit(60))
     assert finished.returncode == 0, finished.stderr
     assert "| 32B-1 |" in finished.stdout
     data = json.loads((tmp_path / "report.json").read_text())
@@ -340,10 +341,10 @@ def test_the_runner_measures_and_reports(load: str, tmp_path: Path) -> None:
     assert str(ROOT) not in json.dumps(data)
     # A part of it, rendered once more.
     again = [*command[:2], "--report", str(tmp_path / "report.json"), "--cases", "32B-1"]
-    refused = subprocess.run(again, capture_output=True, text=True, timeout=TIMEOUT)
+    refused = subprocess.run(again, capture_output=True, text=True, timeout=limit(20))
     assert (refused.returncode, "--output" in refused.stderr) == (2, True)
     again += ["--output", str(tmp_path / "part")]
-    finished = subprocess.run(again, capture_output=True, text=True, timeout=2 * TIMEOUT)
+    finished = subprocess.run(again, capture_output=True, text=True, timeout=limit(40))
     assert finished.returncode == 0, finished.stderr
     assert (tmp_path / "part.md").read_text() == (tmp_path / "report.md").read_text()
 
@@ -354,7 +355,7 @@ def test_the_runner_measures_rooms(load: str, tmp_path: Path) -> None:
     command += ["--cases", "fanout-64B-1000,redis-64B", "--against", "greenws-pure"]
     command += ["--rounds", "1", "--seconds", "0.2", "--warmup", "0.1"]
     command += ["--output", str(tmp_path / "report")]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=6 * TIMEOUT)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=limit(120))
     assert finished.returncode == 0, finished.stderr
     cases = json.loads((tmp_path / "report.json").read_text())["cases"]
     for case in cases.values():

@@ -30,13 +30,12 @@ from werkzeug.exceptions import Unauthorized
 
 from greenws import Config, OpcodeType, Routes, WebSocketHandler, WebSocketServer
 
-from .support.limits import wait_until
+from .support.limits import limit, wait_until
 from .support.paths import TESTS
 from .support.processes import connect
 from .support.require import require, require_program
 
 NODE = TESTS / "node"
-TIMEOUT = 10.0
 MIB = 1 << 20
 
 Payload = str | bytes
@@ -92,9 +91,9 @@ def _converse(client: ClientConnection, script: Script, played: Played) -> None:
         elif action == "fragments":
             client.send(iter(argument))  # websockets ends it with an empty fragment of its own
         elif action == "receive":
-            played.received += [client.recv(TIMEOUT) for _ in range(argument)]
+            played.received += [client.recv(limit(10)) for _ in range(argument)]
         elif action == "ping":
-            assert client.ping(argument).wait(TIMEOUT), "no pong"
+            assert client.ping(argument).wait(limit(10)), "no pong"
             played.pongs.append(argument)
         elif action == "close":
             client.close(*argument)
@@ -102,7 +101,7 @@ def _converse(client: ClientConnection, script: Script, played: Played) -> None:
     if not closed:
         with pytest.raises(websockets.ConnectionClosed):
             while True:
-                played.received.append(client.recv(TIMEOUT))
+                played.received.append(client.recv(limit(10)))
     assert client.protocol.close_rcvd is not None
     played.close = (client.protocol.close_rcvd.code, client.protocol.close_rcvd.reason)
 
@@ -114,7 +113,7 @@ def play_websocket_client(
     try:
         client = websocket_client.create_connection(
             url,
-            timeout=TIMEOUT,
+            timeout=limit(10),
             subprotocols=protocols,
             sslopt={"ca_certs": ca} if ca else None,
             header=headers,
@@ -201,7 +200,7 @@ def play_node(
         input=json.dumps(order),
         capture_output=True,
         encoding="utf-8",
-        timeout=TIMEOUT * 2,
+        timeout=limit(20),
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -236,7 +235,7 @@ def play(client: str) -> Play:
     function = CLIENTS[client]
 
     def run(*args: Any, **options: Any) -> Played:
-        with gevent.Timeout(TIMEOUT * 3):
+        with gevent.Timeout(limit(30)):
             return gevent.get_hub().threadpool.apply(function, args, options)
 
     return run
@@ -275,7 +274,7 @@ class Services:
 
         @routes.websocket("/ping")
         def ping(request, socket):
-            socket.send(f"answered: {socket.ping(timeout=5) < 5}")
+            socket.send(f"answered: {socket.ping(timeout=limit()) < limit()}")
             socket.send_ping(b"are you there")
             pong = socket.read_bytes_message()
             socket.send(f"{pong.opcode.name} {pong.data.decode()}")
@@ -534,16 +533,16 @@ def test_many_clients_at_once(url: str) -> None:
 
     def converse(number: int) -> None:
         with connect(f"{url}/echo") as client:
-            opened.wait(TIMEOUT)
+            opened.wait(limit(10))
             for i in range(20):
                 client.send(f"{number}: {i}")
-                assert client.recv(TIMEOUT) == f"{number}: {i}"
+                assert client.recv(limit(10)) == f"{number}: {i}"
         finished.append(number)
 
     threads = [threading.Thread(target=converse, args=(number,)) for number in range(50)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: not any(thread.is_alive() for thread in threads), timeout=3 * TIMEOUT)
+    wait_until(lambda: not any(thread.is_alive() for thread in threads), 30)
     assert sorted(finished) == list(range(50))
 
 
@@ -555,7 +554,7 @@ def test_clients_that_stay_are_closed_with_1001_when_the_server_stops(
     playing = gevent.get_hub().threadpool.spawn(play_websockets, url, [])
     wait_until(lambda: server.clients)
     server.stop(timeout=5)
-    assert playing.get(timeout=TIMEOUT).close == (1001, "")
+    assert playing.get(timeout=limit(10)).close == (1001, "")
 
 
 @pytest.fixture
@@ -563,11 +562,11 @@ def plain(serve: Any, services: Services) -> Iterator[str]:
     yield f"http://127.0.0.1:{serve(services.routes).server_port}"
 
 
-def test_a_plain_request_is_told_what_to_do(plain: str) -> None:
+def test_a_plain_request_gets_426_with_advice(plain: str) -> None:
     def get(path: str) -> tuple[int, str, str]:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with pytest.raises(urllib.error.HTTPError) as caught:
-            opener.open(plain + path, timeout=TIMEOUT)
+            opener.open(plain + path, timeout=limit(10))
         with caught.value as error:
             return error.code, error.headers["Upgrade"], error.read().decode()
 

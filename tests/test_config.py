@@ -206,7 +206,7 @@ def test_origins_that_are_taken(origin):
     "origin",
     ["", "example.com", "https://", "https://example.com/", "https://*", "https://a.*.com", "a b"],
 )
-def test_what_is_no_origin_is_refused(origin):
+def test_an_invalid_origin_is_refused(origin):
     with pytest.raises(ValueError, match="'https://example.com'") as caught:
         Config(allowed_origins=[origin])
     assert repr(origin) in str(caught.value)
@@ -230,7 +230,7 @@ def test_an_access_log_names_what_there_is():
 
 
 @pytest.mark.parametrize("name", sorted(SERVER_ONLY))
-def test_what_is_the_servers_is_not_a_handlers(name):
+def test_options_of_the_server_are_refused_by_a_handler(name):
     from greenws import WebSocketHandler
 
     with pytest.raises(TypeError, match=f"{name} is the server's"):

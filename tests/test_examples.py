@@ -8,6 +8,7 @@ import http.client
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from .support.limits import limit
 from .support.paths import ROOT
 from .support.processes import Process, connect
 
@@ -39,12 +40,12 @@ def test_all_of_them_are_listed_and_tested():
 
 def test_wsgi_app(run):
     process = run("wsgi_app.py")
-    connection = http.client.HTTPConnection(*process.address, timeout=5)
+    connection = http.client.HTTPConnection(*process.address, timeout=limit())
     connection.request("GET", "/")
     assert b"clock" in connection.getresponse().read()
     connection.close()
     with connect(process.url("/time")) as ws:
-        assert len(ws.recv(timeout=5).split(":")) == 3
+        assert len(ws.recv(timeout=limit()).split(":")) == 3
 
 
 def test_flask_login_app(run):
@@ -52,16 +53,16 @@ def test_flask_login_app(run):
     with pytest.raises(InvalidStatus) as caught, connect(process.url("/inbox")):
         pass
     assert caught.value.response.status_code == 401
-    connection = http.client.HTTPConnection(*process.address, timeout=5)
+    connection = http.client.HTTPConnection(*process.address, timeout=limit())
     connection.request(
         "POST", "/login", "name=ada", {"Content-Type": "application/x-www-form-urlencoded"}
     )
     cookie = connection.getresponse().headers["Set-Cookie"].split(";")[0]
     connection.close()
     with connect(process.url("/inbox"), additional_headers={"Cookie": cookie}) as ws:
-        assert ws.recv(timeout=5) == "Welcome, ada."
+        assert ws.recv(timeout=limit()) == "Welcome, ada."
         ws.send("hi")
-        assert ws.recv(timeout=5) == "ada said: hi"
+        assert ws.recv(timeout=limit()) == "ada said: hi"
 
 
 def test_subprotocols(run):
@@ -73,7 +74,7 @@ def test_subprotocols(run):
         with connect(process.url(), subprotocols=offered) as ws:
             assert ws.subprotocol == chosen
             ws.send("abc")
-            assert ws.recv(timeout=5) == answer
+            assert ws.recv(timeout=limit()) == answer
     with pytest.raises(InvalidStatus), connect(process.url(), subprotocols=["other"]):
         pass
 
@@ -84,7 +85,7 @@ def test_upload(run):
     with connect(process.url()) as ws:
         ws.send(pieces)
         expected = hashlib.sha256(b"".join(pieces)).hexdigest()
-        assert ws.recv(timeout=20) == f"{200 * 65_536} bytes, {expected}"
+        assert ws.recv(timeout=limit(20)) == f"{200 * 65_536} bytes, {expected}"
         with open(f"/proc/{process.popen.pid}/status") as status:
             peak = next(line for line in status if line.startswith("VmHWM"))
         assert int(peak.split()[1]) < 100_000  # kB: the upload alone was 13,000
@@ -93,7 +94,7 @@ def test_upload(run):
 def test_gevent_websocket_app(run):
     process = run("gevent_websocket_app.py")
     with connect(process.url()) as one, connect(process.url()) as two:
-        assert (one.recv(timeout=5), two.recv(timeout=5)) == ("welcome", "welcome")
+        assert (one.recv(timeout=limit()), two.recv(timeout=limit())) == ("welcome", "welcome")
         one.send("hello")
-        assert (one.recv(timeout=5), two.recv(timeout=5)) == ("hello", "hello")
+        assert (one.recv(timeout=limit()), two.recv(timeout=limit())) == ("hello", "hello")
     process.wait_for("a client left")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
+
+from .support.paths import ROOT
 
 pytestmark = pytest.mark.no_io
 
@@ -22,7 +25,8 @@ def run(folder, source):
     (package / "__init__.py").write_text(PACKAGE)
     (package / "part.py").write_text("print('imported')\nclass Name: pass\n")
     command = [sys.executable, "-c", source]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 

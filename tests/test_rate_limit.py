@@ -23,12 +23,12 @@ def clock(monkeypatch):
     return clock
 
 
-def test_a_seconds_worth_may_come_at_once_and_no_more(clock):
+def test_one_seconds_allowance_may_come_at_once(clock):
     limit = RateLimit(5)
     assert [limit.take() for _ in range(6)] == [True] * 5 + [False]
 
 
-def test_it_fills_up_again_with_time_and_no_further_than_that(clock):
+def test_the_allowance_refills_with_time_up_to_one_second(clock):
     limit = RateLimit(5)
     while limit.take():
         pass
@@ -47,7 +47,7 @@ def test_less_than_one_a_second(clock):
     assert limit.take()
 
 
-def test_one_message_too_many_closes_with_1008_behind_those_before(pair):
+def test_one_message_too_many_closes_with_1008_after_the_others(pair):
     socket, peer = pair(max_message_rate=3)
     peer.send(frame(TEXT, b"x") * 10)
     assert [socket.receive() for _ in range(3)] == ["x"] * 3

@@ -7,13 +7,15 @@ import pytest
 from gevent.event import AsyncResult, Event
 from gevent.lock import Semaphore
 from gevent.queue import JoinableQueue, LifoQueue, PriorityQueue, Queue
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import greenws
 from greenws import select
 from greenws.hub.transport import Transport
 
+from .support.examples import examples
+from .support.limits import limit
 from .support.wire import PING, PONG, TEXT, close_frame, frame
 
 QUEUES = [Queue, JoinableQueue, LifoQueue, PriorityQueue]
@@ -27,13 +29,13 @@ def later(call, *args):
 def test_a_message_that_is_there_already(pair):
     socket, peer = pair()
     peer.send(frame(TEXT, b"hello"))
-    assert select(socket, Queue(), Event(), timeout=5) == (socket, "hello")
+    assert select(socket, Queue(), Event(), timeout=limit()) == (socket, "hello")
 
 
 def test_a_message_that_comes(pair):
     socket, peer = pair()
     later(peer.send, frame(TEXT, b"hello"))
-    assert select(socket, Queue(), Event(), timeout=5) == (socket, "hello")
+    assert select(socket, Queue(), Event(), timeout=limit()) == (socket, "hello")
 
 
 @pytest.mark.parametrize("cls", QUEUES)
@@ -41,7 +43,7 @@ def test_a_queue_s_item_that_is_there_already(pair, cls):
     socket, peer = pair()
     queue = cls()
     queue.put("item")
-    assert select(socket, queue, timeout=5) == (queue, "item")
+    assert select(socket, queue, timeout=limit()) == (queue, "item")
     assert queue.empty()
 
 
@@ -50,17 +52,17 @@ def test_a_queue_s_item_that_comes(pair, cls):
     socket, peer = pair()
     queue, other = cls(), cls()
     later(queue.put, "item")
-    assert select(socket, other, queue, timeout=5) == (queue, "item")
+    assert select(socket, other, queue, timeout=limit()) == (queue, "item")
     assert queue.empty()
 
 
-def test_a_putter_that_waits_for_room_is_let_in(pair):
+def test_a_greenlet_waiting_to_put_is_woken(pair):
     socket, peer = pair()
     queue = Queue(maxsize=1)
     queue.put(1)
     putter = later(queue.put, 2)
-    assert select(socket, queue, timeout=5) == (queue, 1)
-    assert select(socket, queue, timeout=5) == (queue, 2)
+    assert select(socket, queue, timeout=limit()) == (queue, 1)
+    assert select(socket, queue, timeout=limit()) == (queue, 2)
     putter.join()
 
 
@@ -68,8 +70,8 @@ def test_an_event(pair):
     socket, peer = pair()
     event = Event()
     later(event.set)
-    assert select(socket, event, timeout=5) == (event, True)
-    assert select(socket, event, timeout=5) == (event, True)  # it stays set
+    assert select(socket, event, timeout=limit()) == (event, True)
+    assert select(socket, event, timeout=limit()) == (event, True)  # it stays set
 
 
 def test_an_event_that_was_set_for_a_moment_only(pair):
@@ -81,20 +83,20 @@ def test_an_event_that_was_set_for_a_moment_only(pair):
         event.clear()
 
     later(pulse)
-    assert select(socket, event, timeout=5) == (event, True)
+    assert select(socket, event, timeout=limit()) == (event, True)
     with pytest.raises(TimeoutError):
         select(socket, event, timeout=0.01)
     peer.send(frame(TEXT, b"hello"))
-    assert select(socket, event, timeout=5) == (socket, "hello")
+    assert select(socket, event, timeout=limit()) == (socket, "hello")
 
 
 def test_a_result_and_a_greenlet(pair):
     socket, peer = pair()
     result = AsyncResult()
     later(result.set, 42)
-    assert select(socket, result, timeout=5) == (result, 42)
+    assert select(socket, result, timeout=limit()) == (result, 42)
     greenlet = later(lambda: "done")
-    assert select(socket, greenlet, timeout=5) == (greenlet, "done")
+    assert select(socket, greenlet, timeout=limit()) == (greenlet, "done")
 
 
 def test_the_error_of_a_result_is_raised(pair):
@@ -102,7 +104,7 @@ def test_the_error_of_a_result_is_raised(pair):
     result = AsyncResult()
     later(result.set_exception, KeyError("gone"))
     with pytest.raises(KeyError, match="gone"):
-        select(socket, result, timeout=5)
+        select(socket, result, timeout=limit())
 
 
 def test_a_timeout_loses_nothing(pair):
@@ -112,7 +114,7 @@ def test_a_timeout_loses_nothing(pair):
     with pytest.raises(TimeoutError, match="nothing came within 0.02 s"):
         select(socket, queue, timeout=0.02)
     peer.send(frame(TEXT, b"first half")[8:])
-    assert select(socket, queue, timeout=5) == (socket, "first half")
+    assert select(socket, queue, timeout=limit()) == (socket, "first half")
     with pytest.raises(TimeoutError):
         select(socket, queue, timeout=0)
 
@@ -121,7 +123,7 @@ def test_the_end_of_the_connection_is_raised(pair):
     socket, peer = pair()
     later(peer.send, close_frame(4000, b"bye"))
     with pytest.raises(greenws.ConnectionClosed) as caught:
-        select(socket, Queue(), timeout=5)
+        select(socket, Queue(), timeout=limit())
     assert (caught.value.code, caught.value.reason) == (4000, "bye")
 
 
@@ -135,7 +137,7 @@ def test_pings_are_answered_while_it_waits(pair):
         event.set()
 
     later(ask)
-    assert select(socket, event, timeout=5) == (event, True)
+    assert select(socket, event, timeout=limit()) == (event, True)
 
 
 def test_half_a_message_waits_for_its_other_half(pair):
@@ -150,21 +152,21 @@ def test_half_a_message_waits_for_its_other_half(pair):
         peer.send(frame(0, b"message"))
 
     later(send)
-    assert select(socket, queue, timeout=5) == (queue, "item")
-    assert select(socket, queue, timeout=5) == (socket, "one message")
+    assert select(socket, queue, timeout=limit()) == (queue, "item")
+    assert select(socket, queue, timeout=limit()) == (socket, "one message")
 
 
-def test_another_greenlet_that_pings_meanwhile_is_left_alone(pair):
+def test_a_ping_by_another_greenlet_is_not_disturbed(pair):
     socket, peer = pair()
     queue = Queue()
     pinging = gevent.spawn(socket.ping, 5)
     gevent.sleep(0)
     later(queue.put, "item")
-    assert select(socket, queue, timeout=5) == (queue, "item")
+    assert select(socket, queue, timeout=limit()) == (queue, "item")
     fin, opcode, payload = peer.read_frame()
     peer.send(frame(TEXT, b"before") + frame(PONG, payload))
-    assert select(socket, queue, timeout=5) == (socket, "before")
-    assert pinging.get(timeout=5) < 5
+    assert select(socket, queue, timeout=limit()) == (socket, "before")
+    assert pinging.get(timeout=limit()) < limit()
 
 
 def test_neither_side_starves_the_other(pair):
@@ -173,9 +175,9 @@ def test_neither_side_starves_the_other(pair):
     for number in range(20):
         queue.put(number)
         peer.send(frame(TEXT, b"%d" % number))
-    sources = [select(socket, queue, timeout=5)[0] for _ in range(20)]
+    sources = [select(socket, queue, timeout=limit())[0] for _ in range(20)]
     assert 8 <= sources.count(queue) <= 12
-    rest = [select(socket, queue, timeout=5)[0] for _ in range(20)]
+    rest = [select(socket, queue, timeout=limit())[0] for _ in range(20)]
     assert sources.count(queue) + rest.count(queue) == 20
 
 
@@ -219,7 +221,7 @@ def test_what_cannot_be_waited_for(pair, thing):
         select(socket, thing, timeout=1)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.lists(st.sampled_from(["message", "item", "pause"]), max_size=30))
 def test_all_comes_once_and_in_order(steps):
     ours, theirs = gevent.socket.socketpair()
@@ -237,7 +239,7 @@ def test_all_comes_once_and_in_order(steps):
                 gevent.sleep(0)
 
     player = gevent.spawn(play)
-    got = [select(socket, queue, timeout=5) for step in steps if step != "pause"]
+    got = [select(socket, queue, timeout=limit()) for step in steps if step != "pause"]
     messages = [int(value) for source, value in got if source is socket]
     items = [value for source, value in got if source is queue]
     assert messages == [number for number, step in enumerate(steps) if step == "message"]

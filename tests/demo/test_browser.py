@@ -27,7 +27,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 from websockets.exceptions import InvalidStatus
 
-from ..support.demo import TIMEOUT, Demo, connect, narrow_socket, running
+from ..support.demo import Demo, connect, narrow_socket, running
+from ..support.limits import limit
 from ..support.processes import children
 from ..support.redis_server import RedisServer
 from ..support.require import require_program
@@ -126,7 +127,7 @@ class Page:
         return texts
 
     def wait_until(self, condition: Callable[[], Any], what: str) -> Any:
-        wait = WebDriverWait(self.driver, TIMEOUT, poll_frequency=0.05)
+        wait = WebDriverWait(self.driver, limit(20), poll_frequency=0.05)
         return wait.until(lambda _: condition(), what)
 
     def wait_for_text(self, selector: str, text: str) -> None:
@@ -210,7 +211,7 @@ def browse(tmp_path: Path) -> Iterator[Callable[..., Page]]:
             driver = webdriver.Chrome(options=options, service=service)
             stack.callback(shutil.rmtree, profile, ignore_errors=True)
             stack.callback(driver.quit)
-            driver.set_page_load_timeout(TIMEOUT)
+            driver.set_page_load_timeout(limit(20))
             page = Page(driver)
             pages.append(page)
             page.open(url)
@@ -269,7 +270,7 @@ def test_echo_panel_connects_echoes_and_disconnects(page: Page) -> None:
 
 
 def test_the_browser_exchanges_compressed_messages(page: Page, demo: Demo) -> None:
-    page.driver.set_script_timeout(TIMEOUT)
+    page.driver.set_script_timeout(limit(20))
     extensions, same = page.driver.execute_async_script(
         """
         const [url, done] = arguments;
@@ -391,10 +392,10 @@ def test_coming_back_shows_what_was_missed_and_repeats_nothing(page: Page, demo:
         page.say("see you")
         page.wait_for_message("Ada", "see you")
         page("chat-leave").click()
-        while json.loads(grace.recv(timeout=TIMEOUT))["type"] != "left":
+        while json.loads(grace.recv(timeout=limit(20)))["type"] != "left":
             pass
         grace.send(json.dumps({"type": "message", "text": "too late"}))
-        assert json.loads(grace.recv(timeout=TIMEOUT))["text"] == "too late"
+        assert json.loads(grace.recv(timeout=limit(20)))["text"] == "too late"
         page.join("Ada")
         page.wait_for_message("Grace", "too late")
         assert page.messages() == [("Ada", "see you"), ("Grace", "too late")]
@@ -673,7 +674,7 @@ def test_the_server_is_seen_at_work(browse: Browse, server_page: Page, demo: Dem
     with connect(demo.ws_url + "/echo", "echo") as echo:
         for number in range(40):
             echo.send(str(number))
-            assert echo.recv(timeout=TIMEOUT) == str(number)
+            assert echo.recv(timeout=limit(20)) == str(number)
     server_page.wait_until(lambda: messages_in(server_page) == 41, "all messages")
     ada("chat-leave").click()
     closes = "#closes-table tbody td:nth-child(2)"
@@ -772,7 +773,7 @@ def test_the_picture_of_the_server_looks_well_everywhere(
         while page("slow").text != "1":
             for _ in range(100):  # fewer between two pictures than may wait for a member
                 talker.send(text)
-                talker.recv(timeout=TIMEOUT)
+                talker.recv(timeout=limit(20))
             sent += 100
             page.wait_until(lambda sent=sent: messages_in(page) >= sent, "the messages")
         page.screenshot(tmp_path / f"server-{screen}-{scheme}.png")

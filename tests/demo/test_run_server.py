@@ -21,7 +21,8 @@ import trustme
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
 
-from ..support.demo import TIMEOUT, Demo, connect, narrow_socket, run, running
+from ..support.demo import Demo, connect, narrow_socket, run, running
+from ..support.limits import limit
 from ..support.redis_server import RedisServer
 
 TALKS = 40  # what a kernel takes for one who does not read may be a lot
@@ -50,7 +51,7 @@ def closed_with(connection: ClientConnection) -> int | None:
     """Read to the end, and tell the close code."""
     with pytest.raises(ConnectionClosed):
         while True:
-            connection.recv(timeout=TIMEOUT)
+            connection.recv(timeout=limit(20))
     return connection.close_code
 
 
@@ -128,18 +129,18 @@ def test_it_prints_one_line_with_its_address(demo: Demo) -> None:
 
 def test_it_finds_its_pages_from_any_directory(tmp_path: Path) -> None:
     with running("--port", "0", cwd=tmp_path) as demo:
-        with urllib.request.urlopen(demo.url + "/", timeout=TIMEOUT) as response:
+        with urllib.request.urlopen(demo.url + "/", timeout=limit(20)) as response:
             assert response.headers.get_content_type() == "text/html"
             page = response.read().decode()
         files = re.findall(r'(?:href|src)="([^"#]+)"', page)
         assert {"style.css", "chat.js", "echo.js", "favicon.svg"} <= set(files)
         for name in files:
-            with urllib.request.urlopen(f"{demo.url}/{name}", timeout=TIMEOUT) as response:
+            with urllib.request.urlopen(f"{demo.url}/{name}", timeout=limit(20)) as response:
                 assert response.status == 200
                 if name.endswith(".js"):
                     assert response.headers.get_content_type() == "text/javascript"
         with pytest.raises(urllib.error.HTTPError) as refusal:
-            urllib.request.urlopen(f"{demo.url}/run_server.py", timeout=TIMEOUT)
+            urllib.request.urlopen(f"{demo.url}/run_server.py", timeout=limit(20))
         assert refusal.value.code == 404
 
 
@@ -149,9 +150,9 @@ def test_a_signal_closes_the_sessions_and_ends_it_cleanly(
 ) -> None:
     echo, chat = client("/echo", "echo"), client("/chat", "chat")
     echo.send("before")
-    assert echo.recv(timeout=TIMEOUT) == "before"
+    assert echo.recv(timeout=limit(20)) == "before"
     chat.send(json.dumps({"type": "join", "name": "Ada"}))
-    assert json.loads(chat.recv(timeout=TIMEOUT))["type"] == "welcome"
+    assert json.loads(chat.recv(timeout=limit(20)))["type"] == "welcome"
 
     demo.process.send_signal(number)
 
@@ -166,7 +167,7 @@ def test_a_signal_without_sessions_ends_it_at_once(number: signal.Signals, demo:
     assert demo.url
     started = time.monotonic()
     assert demo.stop(number) == 0
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < limit()
     assert "Traceback" not in "\n".join(demo.stderr)
 
 
@@ -185,11 +186,11 @@ def test_tls_serves_https_and_wss(tmp_path: Path) -> None:
     arguments = ("--port", "0", "--certfile", str(certfile), "--keyfile", str(keyfile))
     with running(*arguments) as demo:
         assert demo.url.startswith("https://127.0.0.1:")
-        with urllib.request.urlopen(demo.url + "/", timeout=TIMEOUT, context=context) as response:
+        with urllib.request.urlopen(demo.url + "/", timeout=limit(20), context=context) as response:
             assert b"greenws" in response.read()
         with connect(demo.ws_url + "/echo", "echo", ssl=context) as connection:
             connection.send("over TLS")
-            assert connection.recv(timeout=TIMEOUT) == "over TLS"
+            assert connection.recv(timeout=limit(20)) == "over TLS"
             demo.process.send_signal(signal.SIGTERM)
             assert closed_with(connection) == 1001
         assert demo.exit_code() == 0
@@ -217,12 +218,12 @@ def test_workers_share_their_rooms_and_their_metrics(redis: RedisServer) -> None
                 assert (event["name"], event["text"]) == ("Ada 0", "hello")
 
             def metrics() -> list[str]:
-                with urllib.request.urlopen(f"{demo.url}/metrics", timeout=TIMEOUT) as response:
+                with urllib.request.urlopen(f"{demo.url}/metrics", timeout=limit(20)) as response:
                     lines: list[str] = response.read().decode().splitlines()
                     return lines
 
             # Each worker tells the others once in a second.
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + limit()
             expected = {
                 "greenws_rooms_members 9.0",
                 "greenws_rooms_sent_total 1.0",
@@ -258,7 +259,7 @@ def test_metrics_without_prometheus_client_say_what_to_install(tmp_path: Path) -
     (tmp_path / "prometheus_client.py").write_text("raise ImportError('no client')")
     with running("--port", "0", PYTHONPATH=str(tmp_path)) as demo:
         with pytest.raises(urllib.error.HTTPError) as refusal:
-            urllib.request.urlopen(f"{demo.url}/metrics", timeout=TIMEOUT)
+            urllib.request.urlopen(f"{demo.url}/metrics", timeout=limit(20))
     assert refusal.value.code == 501
     assert b"no client; pip install prometheus-client" in refusal.value.read()
 
@@ -281,7 +282,7 @@ def test_echo_sends_back_what_it_reads_and_logs_it(
     assert echo.subprotocol == "echo"
     for text in ("hello", "", "gr\u00fc\u00df \U0001f331", "x" * 70_000):
         echo.send(text)
-        assert echo.recv(timeout=TIMEOUT) == text
+        assert echo.recv(timeout=limit(20)) == text
     demo.wait_for(demo.stderr, r"INFO greenws\.demo: Read msg: 'hello' op: TEXT fin: True$")
 
 
@@ -307,7 +308,7 @@ def test_the_log_level_is_obeyed() -> None:
     with running("--port", "0", "--log-level", "warning") as demo:
         with connect(demo.ws_url + "/echo", "echo") as connection:
             connection.send("quiet")
-            assert connection.recv(timeout=TIMEOUT) == "quiet"
+            assert connection.recv(timeout=limit(20)) == "quiet"
         assert demo.stop() == 0
         assert demo.stderr == []
 
@@ -337,7 +338,7 @@ class Member:
         self.send({"type": "message", "text": text})
 
     def receive(self) -> dict[str, Any]:
-        event = json.loads(self.connection.recv(timeout=TIMEOUT))
+        event = json.loads(self.connection.recv(timeout=limit(20)))
         assert isinstance(event, dict)
         return event
 
@@ -543,7 +544,7 @@ def test_a_member_who_does_not_read_holds_up_nobody(demo: Demo, member: MemberFa
         ada.say(text)
         for each in (ada, grace):
             each.expect(type="message", name="Ada", text=text)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < limit(2)
     assert closed_with(sloth.connection) == 1013
     for each in (ada, grace):
         each.expect(type="left", name="Sloth")
@@ -559,12 +560,12 @@ class Watcher:
         self.connection = connection
 
     def next(self) -> dict[str, Any]:
-        snapshot = json.loads(self.connection.recv(timeout=TIMEOUT))
+        snapshot = json.loads(self.connection.recv(timeout=limit(20)))
         assert isinstance(snapshot, dict)
         return snapshot
 
     def wait_for(self, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + limit(20)
         while not condition(snapshot := self.next()):
             assert time.monotonic() < deadline, snapshot
         return snapshot
@@ -605,7 +606,7 @@ def test_snapshots_tell_of_connections_messages_refusals_and_closes(
     ada, echo = member("Ada"), client("/echo", "echo")
     for number in range(20):
         echo.send(f"message {number}")
-        assert echo.recv(timeout=TIMEOUT)
+        assert echo.recv(timeout=limit(20))
     with pytest.raises(InvalidStatus):
         client("/echo", "other")
     echo.close(4001)
@@ -630,7 +631,7 @@ def test_rates_are_what_changed_in_a_second(
     for _ in range(2):
         for _ in range(50):
             echo.send("x" * 100)
-            assert echo.recv(timeout=TIMEOUT)
+            assert echo.recv(timeout=limit(20))
         snapshots.append(watch.next())
     snapshots.append(watch.next())
     for one, other in itertools.pairwise(snapshots):
@@ -696,7 +697,7 @@ def test_nothing_ticks_while_nobody_watches(demo: Demo, watcher: WatcherFactory)
 
 
 def test_the_page_of_the_server_is_there(demo: Demo) -> None:
-    with urllib.request.urlopen(demo.url + "/server", timeout=TIMEOUT) as response:
+    with urllib.request.urlopen(demo.url + "/server", timeout=limit(20)) as response:
         assert response.headers.get_content_type() == "text/html"
         assert b"server.js" in response.read()
 

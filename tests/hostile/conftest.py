@@ -1,4 +1,4 @@
-"""A server that is attacked, and what must hold after each attack."""
+"""Attacks on a server, and what must hold after each."""
 
 from __future__ import annotations
 
@@ -8,69 +8,13 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import gevent
 import pytest
 
 import greenws
-from greenws import Config, Routes
+from greenws import Config
 
 from ..support.limits import wait_until
-from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame
-
-BODIES: list[bytes] = []
-
-
-def body(environ: Any, start_response: Any) -> list[bytes]:
-    """Reads the whole body, as most applications do, and remembers it."""
-    data = environ["wsgi.input"].read()
-    BODIES.append(environ["REQUEST_METHOD"].encode() + b" " + data)
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    return [b"read %d" % len(data)]
-
-
-def make_routes() -> Routes:
-    routes = Routes()
-
-    @routes.websocket("/ws")
-    def echo(request: Any, socket: Any) -> None:
-        for message in socket:
-            socket.send(message)
-
-    routes.add(uri="/*", method=None, handler=body)
-    return routes
-
-
-class Target:
-    """The server under attack, with its log; ``errors`` is what it wrote for its operator."""
-
-    def __init__(self, server: Any, errors: io.StringIO, trusting: Any) -> None:
-        self.server = server
-        self.errors = errors
-        self._trusting = trusting
-        self.check_health()  # what a process opens once is open then
-        wait_until(lambda: not server.clients)
-        self.descriptors = len(os.listdir("/proc/self/fd"))
-        BODIES.clear()
-
-    def connect(self) -> Peer:
-        peer = Peer.connect(self.server.address)
-        if self._trusting is not None:
-            peer.sock = self._trusting.wrap_socket(peer.sock, server_hostname="127.0.0.1")
-        return peer
-
-    def check_health(self) -> None:
-        """A fresh client is served at once, over HTTP and over a WebSocket."""
-        with gevent.Timeout(1.0), self.connect() as peer:
-            peer.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert peer.read_response().body == b"read 0"
-            assert peer.shake("/ws").status == 101
-            peer.send(frame(TEXT, b"well?"))
-            assert peer.read_frame() == (True, TEXT, b"well?")
-            peer.send(close_frame())
-            assert peer.read_frame()[1] == CLOSE
-
-    def lines(self) -> list[str]:
-        return self.errors.getvalue().splitlines()
+from ..support.target import Target, make_routes
 
 
 @pytest.fixture(params=["plain", "tls"])

@@ -14,7 +14,7 @@ from gevent import socket
 
 import greenws
 
-from ..support.limits import wait_until
+from ..support.limits import limit, stays, wait_until
 from ..support.wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame, request
 
 CODES: list[int | None] = []
@@ -97,7 +97,7 @@ def trickle(peer, data):
             gevent.sleep(0)  # the server lives in this process too
 
 
-def test_a_client_that_never_reads_is_dropped_and_its_outbox_was_bounded(attack, routes):
+def test_a_client_that_never_reads_is_dropped_and_its_outbox_is_bounded(attack, routes):
     with attack(routes=routes, write_timeout=0.2, write_high_water=200_000) as target:
         before = memory()
         with open_at(target, "/flood"):
@@ -166,8 +166,7 @@ def test_messages_that_nobody_reads_are_bounded(attack, routes):
         before = memory()
         with open_at(target, "/deaf") as peer:
             flooding = gevent.spawn(trickle, peer, frame(BINARY, b"x" * 90_000))
-            gevent.sleep(0.5)
-            assert memory() - before < 16_000_000
+            stays(lambda: memory() - before < 16_000_000, 0.5)
             flooding.kill()
             peer.reset()
         ended()
@@ -186,17 +185,17 @@ def test_a_peer_that_ignores_close_is_dropped(attack, routes, path):
                 while True:  # goes on sending
                     peer.send(frame(TEXT, b"deaf"))
                     gevent.sleep(0.01)
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < limit(1)
         ended()
 
 
-def test_a_peer_that_vanished_without_a_word_is_found_out(attack, routes):
+def test_a_peer_that_vanished_is_detected(attack, routes):
     """A half-open connection: nothing arrives, not even the end of the stream."""
     with attack(routes=routes, ping_interval=0.1, ping_timeout=0.1) as target:
         began = time.monotonic()
         with open_at(target):
             assert ended() == 1006
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < limit(1)
         assert target.server.stats.pings_timed_out == 1
 
 

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import h11
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from greenws.config import Config
 from greenws.exceptions import RequestError
 from greenws.http.head import find_head, parse_chunk_size, parse_head, parse_trailer, refuse
 
+from ..support.examples import examples
+from ..support.heads import REFUSED, head
+
 pytestmark = pytest.mark.no_io
 
 CONFIG = Config()
-
-
-def head(
-    line: bytes = b"GET / HTTP/1.1", *headers: bytes, host: bytes | None = b"Host: x"
-) -> bytes:
-    lines = [line, *([host] if host is not None else []), *headers]
-    return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
 def environ_of(data: bytes) -> dict:
@@ -121,7 +117,7 @@ def test_hosts(host):
         (b"1.0", b"Keep-Alive", False),
     ],
 )
-def test_who_wants_the_connection_kept(line, connection, closes):
+def test_keep_alive_follows_the_version_and_the_connection_header(line, connection, closes):
     headers = [] if connection is None else [b"Connection: " + connection]
     assert parse_head(head(b"GET / HTTP/" + line, *headers), CONFIG).keep_alive is not closes
 
@@ -131,95 +127,6 @@ def test_http_1_0_needs_no_host():
 
 
 # -- what is refused
-
-REFUSED = {
-    # smuggling
-    "two lengths": (400, head(b"POST / HTTP/1.1", b"Content-Length: 1", b"Content-Length: 2")),
-    "one length twice": (400, head(b"POST / HTTP/1.1", b"Content-Length: 1", b"Content-Length: 1")),
-    "lengths in a list": (400, head(b"POST / HTTP/1.1", b"Content-Length: 1, 1")),
-    "a signed length": (400, head(b"POST / HTTP/1.1", b"Content-Length: +1")),
-    "a negative length": (400, head(b"POST / HTTP/1.1", b"Content-Length: -1")),
-    "an empty length": (400, head(b"POST / HTTP/1.1", b"Content-Length:")),
-    "a length in hexadecimal": (400, head(b"POST / HTTP/1.1", b"Content-Length: 0x1")),
-    "a length with an underscore": (400, head(b"POST / HTTP/1.1", b"Content-Length: 1_0")),
-    "a length of other digits": (400, head(b"POST / HTTP/1.1", b"Content-Length: \xb2")),
-    "an enormous length": (413, head(b"POST / HTTP/1.1", b"Content-Length: " + b"0" * 19)),
-    "a length and chunks": (
-        400,
-        head(b"POST / HTTP/1.1", b"Content-Length: 1", b"Transfer-Encoding: chunked"),
-    ),
-    "chunks and a length": (
-        400,
-        head(b"POST / HTTP/1.1", b"Transfer-Encoding: chunked", b"Content-Length: 1"),
-    ),
-    "chunked twice": (
-        400,
-        head(b"POST / HTTP/1.1", b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"),
-    ),
-    "an unknown coding": (400, head(b"POST / HTTP/1.1", b"Transfer-Encoding: xchunked")),
-    "identity": (400, head(b"POST / HTTP/1.1", b"Transfer-Encoding: identity")),
-    "no coding": (400, head(b"POST / HTTP/1.1", b"Transfer-Encoding:")),
-    "two codings": (501, head(b"POST / HTTP/1.1", b"Transfer-Encoding: gzip, chunked")),
-    "chunked not last": (400, head(b"POST / HTTP/1.1", b"Transfer-Encoding: chunked, gzip")),
-    "a coding behind a tabulator": (
-        400,
-        head(b"POST / HTTP/1.1", b"Transfer-Encoding: \x0bchunked"),
-    ),
-    "chunks in HTTP/1.0": (400, head(b"POST / HTTP/1.0", b"Transfer-Encoding: chunked")),
-    "a body of HEAD": (400, head(b"HEAD / HTTP/1.1", b"Content-Length: 1")),
-    # names and values
-    "a space before the colon": (400, head(b"GET / HTTP/1.1", b"Content-Length : 1")),
-    "a space before the name": (400, b"GET / HTTP/1.1\r\n Host: x\r\n\r\n"),
-    "a folded line": (400, head(b"GET / HTTP/1.1", b"X: a\r\n b")),
-    "no name": (400, head(b"GET / HTTP/1.1", b": a")),
-    "no colon": (400, head(b"GET / HTTP/1.1", b"Broken", b"X: a")),
-    "a name that is no token": (400, head(b"GET / HTTP/1.1", b"X(): a")),
-    "a name beyond ASCII": (400, head(b"GET / HTTP/1.1", b"X\xe9: a")),
-    "a bare CR": (400, head(b"GET / HTTP/1.1", b"X: a\rY: b")),
-    "a bare LF": (400, head(b"GET / HTTP/1.1", b"X: a\nY: b")),
-    "a NUL": (400, head(b"GET / HTTP/1.1", b"X: a\x00")),
-    "an escape": (400, head(b"GET / HTTP/1.1", b"X: \x1b[2J")),
-    "a DEL": (400, head(b"GET / HTTP/1.1", b"X: \x7f")),
-    # request lines
-    "HTTP/0.9": (400, b"GET /\r\n\r\n"),
-    "HTTP/2.0": (505, head(b"GET / HTTP/2.0")),
-    "HTTP/1.2": (505, head(b"GET / HTTP/1.2")),
-    "a version without a dot": (400, head(b"GET / HTTP/11")),
-    "a version with another name": (400, head(b"GET / ICE/1.0")),
-    "a version in lower case": (400, head(b"GET / http/1.1")),
-    "two spaces": (400, head(b"GET  / HTTP/1.1")),
-    "a tab": (400, head(b"GET\t/ HTTP/1.1")),
-    "a space behind": (400, head(b"GET / HTTP/1.1 ")),
-    "a space within the target": (400, head(b"GET /a b HTTP/1.1")),
-    "a control character in the target": (400, head(b"GET /\x1b HTTP/1.1")),
-    "a target beyond ASCII": (400, head(b"GET /\xc3\xa9 HTTP/1.1")),
-    "a fragment": (400, head(b"GET /a#b HTTP/1.1")),
-    "a relative target": (400, head(b"GET a HTTP/1.1")),
-    "an asterisk with GET": (400, head(b"GET * HTTP/1.1")),
-    "an authority": (400, head(b"GET x:80 HTTP/1.1")),
-    "another scheme": (400, head(b"GET ftp://x/ HTTP/1.1")),
-    "a URL without a host": (400, head(b"GET http:///a HTTP/1.1")),
-    "a URL with a user": (400, head(b"GET http://u@x/ HTTP/1.1")),
-    "CONNECT": (501, head(b"CONNECT x:80 HTTP/1.1")),
-    "a method that nobody knows": (501, head(b"FROB / HTTP/1.1")),
-    "a method in lower case": (501, head(b"get / HTTP/1.1")),
-    "a method that is no token": (400, head(b"G@T / HTTP/1.1")),
-    # Host
-    "no host": (400, head(host=None)),
-    "two hosts": (400, head(b"GET / HTTP/1.1", b"Host: x")),
-    "a host with a path": (400, head(host=b"Host: x/y")),
-    "a host with a user": (400, head(host=b"Host: u@x")),
-    "a host with a space": (400, head(host=b"Host: x y")),
-    "a list of hosts": (400, head(host=b"Host: x y, z")),
-    "a host with a wrong port": (400, head(host=b"Host: x:http")),
-    "another host than the URL's": (400, head(b"GET http://y/ HTTP/1.1")),
-    # limits
-    "a long request line": (414, head(b"GET /" + b"a" * 8192 + b" HTTP/1.1")),
-    "a long request line without an end": (414, b"G" * 8193),
-    "large headers": (431, head(b"GET / HTTP/1.1", b"X: " + b"a" * 32768)),
-    "headers without an end": (431, b"GET / HTTP/1.1\r\nX: " + b"a" * 32768),
-    "many headers": (431, head(b"GET / HTTP/1.1", *[b"X: a"] * 100)),
-}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -240,7 +147,7 @@ def test_a_head_is_refused(name):
     "data",
     [b"\x16\x03\x01\x02", b"GET / HTTP/1.1\n", b"GET /\r\n", b"GET / HTTP/1.1\r\nX\x00", b"\rG"],
 )
-def test_what_can_no_longer_become_a_request_is_refused_before_its_end(data):
+def test_a_head_is_refused_as_soon_as_it_cannot_become_a_request(data):
     with pytest.raises(RequestError):
         find_head(data, 0, CONFIG)
 
@@ -268,8 +175,8 @@ def test_limits_can_be_set_and_switched_off():
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
-def test_a_head_that_comes_in_pieces_ends_where_the_whole_one_does(data):
+@examples(200)
+def test_a_head_in_pieces_ends_where_the_whole_one_does(data):
     whole = head(b"GET /a HTTP/1.1", b"A: b", b"C:d") + b"behind"
     cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1), max_size=6)))
     buffer = bytearray()
@@ -330,14 +237,14 @@ def judge(data: bytes) -> None:
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12), st.lists(st.sampled_from(PIECES)))
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_nothing_is_taken_that_h11_refuses(start, rest):
     judge(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(rest) + b"\r\n\r\n")
     judge(b"".join(start) + b"\r\n" + b"".join(rest) + b"\r\n\r\n")
 
 
 @given(st.integers(0, 60), st.binary(min_size=1, max_size=3))
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_nothing_is_taken_that_h11_refuses_after_a_mutation(at, noise):
     data = head(b"POST /a?b HTTP/1.1", b"Content-Length: 12", b"X-A: b c")
     judge(data[:at] + noise + data[at + 1 :])

@@ -190,7 +190,7 @@ def test_continue_is_sent_when_the_application_reads(serve):
         assert peer.read_response().body == b"index"
 
 
-def test_a_client_that_waits_in_vain_for_continue_is_not_waited_for(serve):
+def test_a_client_that_was_not_sent_continue_is_not_waited_for(serve):
     expect = post(b"/unread", b"", b"Content-Length: 4", b"Expect: 100-continue")
     with Peer.connect(serve(make_app()).address) as peer:
         # Whether the client still sends its body is unknown, so this must not be read as a request.
@@ -201,7 +201,7 @@ def test_a_client_that_waits_in_vain_for_continue_is_not_waited_for(serve):
         assert peer.at_end()
 
 
-def test_a_body_behind_connection_upgrade_is_read_once(serve):
+def test_a_body_of_a_request_with_connection_upgrade_is_read_once(serve):
     data = post(b"/echo", b"body", b"Content-Length: 4", b"Connection: Upgrade", b"Upgrade: h2c")
     with Peer.connect(serve(make_app()).address) as peer:
         peer.send(data + GET)
@@ -252,7 +252,7 @@ def test_lines_have_a_limit(streams):
     assert [stream.readline(4), stream.readline(4)] == [b"abcd", b"ef\n"]
 
 
-def test_a_connection_that_ends_within_a_head_brings_none(streams):
+def test_a_connection_that_ends_within_a_head_brings_no_request(streams):
     stream, peer = streams()
     peer.sendall(GET[:-2])
     peer.close()
@@ -268,7 +268,7 @@ def test_deadlines_of_a_later_request(streams):
     assert caught.value.status == 408
 
 
-def test_a_body_that_stands_still(streams):
+def test_a_stalled_body_times_out(streams):
     stream, peer = streams(body_timeout=0.03)
     peer.sendall(b"12")
     with pytest.raises(OSError, match="body_timeout"):

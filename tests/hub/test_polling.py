@@ -18,7 +18,7 @@ from greenlet import greenlet
 from greenws.hub import polling
 from greenws.hub.polling import READABLE, EpollPoller, Waiter, WatcherPoller, drop_poller
 
-from ..support.limits import wait_until
+from ..support.limits import limit, stays, wait_until
 
 
 @pytest.fixture(params=["epoll", "watchers"])
@@ -59,23 +59,22 @@ def take(waiter):
 def test_a_wait_ends_when_the_socket_is_readable(sockets):
     (waiter,), (peer,) = sockets(1)
     reader = gevent.spawn(take, waiter)
-    gevent.sleep(0.01)
-    assert not reader.ready()
+    stays(lambda: not reader.ready())
     peer.send(b"bytes")
-    assert reader.get(timeout=5) == b"bytes"
+    assert reader.get(timeout=limit()) == b"bytes"
 
 
-def test_what_comes_while_nobody_waits_is_remembered(sockets):
+def test_an_event_while_nobody_waits_is_remembered(sockets):
     (waiter,), (peer,) = sockets(1)
     reader = gevent.spawn(take, waiter)
     gevent.sleep(0)
     peer.send(b"1")
-    reader.get(timeout=5)
+    reader.get(timeout=limit())
     peer.send(b"2")
     gevent.sleep(0.01)  # the event comes now
-    assert gevent.spawn(take, waiter).get(timeout=5) == b"2"
+    assert gevent.spawn(take, waiter).get(timeout=limit()) == b"2"
     peer.send(b"3")
-    assert gevent.spawn(take, waiter).get(timeout=5) == b"3"
+    assert gevent.spawn(take, waiter).get(timeout=limit()) == b"3"
 
 
 def test_many_sockets_each_get_their_own(sockets):
@@ -92,12 +91,12 @@ def test_many_sockets_each_get_their_own(sockets):
         for number, peer in enumerate(peers):
             peer.send(b"%d:%d" % (number, turn))
         wait_until(lambda turn=turn: all(len(each) > turn for each in taken))
-    gevent.joinall(readers, timeout=5, raise_error=True)
+    gevent.joinall(readers, timeout=limit(), raise_error=True)
     for number, each in enumerate(taken):
         assert each == [b"%d:%d" % (number, turn) for turn in range(3)]
 
 
-def test_one_that_waits_for_something_else_does_not_hold_up_the_batch(sockets):
+def test_a_greenlet_that_waits_elsewhere_does_not_hold_up_the_batch(sockets):
     waiters, peers = sockets(3)
     go_on = Event()
 
@@ -111,10 +110,10 @@ def test_one_that_waits_for_something_else_does_not_hold_up_the_batch(sockets):
     gevent.sleep(0)
     for peer in peers:
         peer.send(b"x")
-    gevent.joinall(others, timeout=5, raise_error=True)
+    gevent.joinall(others, timeout=limit(), raise_error=True)
     assert [other.get() for other in others] == [b"x", b"x"] and not first.ready()
     go_on.set()
-    assert first.get(timeout=5) == b"x"
+    assert first.get(timeout=limit()) == b"x"
 
 
 def test_killed_in_the_middle_of_a_batch(sockets):
@@ -131,11 +130,11 @@ def test_killed_in_the_middle_of_a_batch(sockets):
     gevent.sleep(0)
     for peer in peers:
         peer.send(b"x")
-    assert [readers[i].get(timeout=5) for i in (0, 2, 3)] == [b"x"] * 3
-    readers[1].join(timeout=5)
+    assert [readers[i].get(timeout=limit()) for i in (0, 2, 3)] == [b"x"] * 3
+    readers[1].join(limit())
     # Whether it was killed before or behind its turn, its socket can be waited for again.
     peers[1].send(b"y")
-    assert gevent.spawn(take, waiters[1]).get(timeout=5).endswith(b"y")
+    assert gevent.spawn(take, waiters[1]).get(timeout=limit()).endswith(b"y")
 
 
 def test_a_greenlet_that_dies_is_reported_and_the_rest_goes_on(sockets, hub_errors):
@@ -152,11 +151,11 @@ def test_a_greenlet_that_dies_is_reported_and_the_rest_goes_on(sockets, hub_erro
     gevent.sleep(0)
     for peer in peers:
         peer.send(b"x")
-    gevent.joinall(others, timeout=5, raise_error=True)
+    gevent.joinall(others, timeout=limit(), raise_error=True)
     assert "escaped" in hub_errors.take()
 
 
-def test_what_cannot_be_sent_is_reported_and_the_rest_goes_on(sockets, hub_errors):
+def test_a_failed_flush_is_reported_and_the_rest_goes_on(sockets, hub_errors):
     class Corked(Waiter):
         def flush(self):
             self.poller.corked = None
@@ -178,10 +177,10 @@ def test_what_cannot_be_sent_is_reported_and_the_rest_goes_on(sockets, hub_error
     gevent.sleep(0)
     for peer in peers:
         peer.send(b"x")
-    assert [reader.get(timeout=5) for reader in readers[1:]] == [b"x", b"x"]
+    assert [reader.get(timeout=limit()) for reader in readers[1:]] == [b"x", b"x"]
     wait_until(lambda: poller.corked is None)
     peers[0].send(b"y")
-    readers[0].get(timeout=5)
+    readers[0].get(timeout=limit())
     assert "no room" in hub_errors.take()
 
 
@@ -199,7 +198,7 @@ def test_a_socket_that_cannot_be_watched_is_an_error_of_its_wait(sockets, tmp_pa
     reader = gevent.spawn(take, other)
     gevent.sleep(0)
     peer.send(b"x")
-    assert reader.get(timeout=5) == b"x"
+    assert reader.get(timeout=limit()) == b"x"
 
 
 def test_wake_ends_a_wait_with_its_reason(sockets):
@@ -207,9 +206,9 @@ def test_wake_ends_a_wait_with_its_reason(sockets):
     reader = gevent.spawn(waiter.wait)
     gevent.sleep(0)
     gevent.get_hub().loop.run_callback(waiter.wake, 7)
-    assert reader.get(timeout=5) == 7
+    assert reader.get(timeout=limit()) == 7
     gevent.get_hub().loop.run_callback(waiter.wake, 7)  # nobody waits: nothing happens
-    gevent.sleep(0.01)
+    gevent.sleep(0)
 
 
 def test_the_hub_itself_cannot_wait(sockets):
@@ -223,7 +222,7 @@ def test_the_hub_itself_cannot_wait(sockets):
             raised.append(error)
 
     gevent.get_hub().loop.run_callback(callback)
-    gevent.sleep(0.01)
+    wait_until(lambda: raised)
     assert len(raised) == 1
 
 
@@ -232,7 +231,7 @@ def test_the_end_of_the_stream_is_an_event(sockets):
     reader = gevent.spawn(take, waiter)
     gevent.sleep(0)
     peer.close()
-    assert reader.get(timeout=5) == b""
+    assert reader.get(timeout=limit()) == b""
 
 
 def test_a_descriptor_that_is_used_again_is_a_new_socket(sockets):
@@ -240,7 +239,7 @@ def test_a_descriptor_that_is_used_again_is_a_new_socket(sockets):
     reader = gevent.spawn(take, waiter)
     gevent.sleep(0)
     peer.send(b"x")
-    reader.get(timeout=5)
+    reader.get(timeout=limit())
     waiter.unwatch()
     ours, theirs = socket.socketpair()
     other, _ = socket.socketpair()
@@ -250,7 +249,7 @@ def test_a_descriptor_that_is_used_again_is_a_new_socket(sockets):
     reader = gevent.spawn(take, again)
     gevent.sleep(0)
     theirs.send(b"y")
-    assert reader.get(timeout=5) == b"y"
+    assert reader.get(timeout=limit()) == b"y"
     again.unwatch()
     for sock in (ours, theirs, other, _):
         sock.close()
@@ -270,7 +269,7 @@ def test_nothing_is_left_once_the_last_socket_is_gone(sockets):
     waiter.unwatch()  # again: nothing
 
 
-def test_a_poller_goes_with_its_hub():
+def test_a_poller_is_freed_with_its_hub():
     def session():
         ours, theirs = socket.socketpair()
         waiter = Waiter(gevent.get_hub(), ours.fileno())
@@ -305,7 +304,7 @@ def test_what_a_child_closes_is_still_open_for_its_parent():
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     theirs.send(b"x")
-    assert reader.get(timeout=5) == b"x"
+    assert reader.get(timeout=limit()) == b"x"
     waiter.unwatch()
     ours.close()
     theirs.close()
@@ -321,14 +320,14 @@ def test_a_child_is_woken_for_what_it_inherited():
     gevent.sleep(0)
     poller.after_fork()
     theirs.send(b"x")
-    assert reader.get(timeout=5) == READABLE
+    assert reader.get(timeout=limit()) == READABLE
     waiter.unwatch()
     poller.close()
     ours.close()
     theirs.close()
 
 
-def test_what_lies_near_is_not_kept_and_may_be_gone(sockets):
+def test_prefetched_objects_are_not_kept_alive(sockets):
     class Thing:
         pass
 
@@ -344,5 +343,5 @@ def test_what_lies_near_is_not_kept_and_may_be_gone(sockets):
     gevent.sleep(0)
     for number, peer in enumerate(peers):
         peer.sendall(b"%d" % number)
-    gevent.joinall(readers, timeout=5)
+    gevent.joinall(readers, timeout=limit())
     assert [reader.value for reader in readers] == [b"%d" % number for number in range(20)]

@@ -18,9 +18,9 @@ from werkzeug.routing import Map, MapAdapter, Rule, WebsocketMismatch
 import greenws
 from greenws.integrations import flask as integration
 
-from ..support.limits import wait_until
+from ..support.limits import eventually, limit, wait_until
 from ..support.paths import ROOT
-from ..support.processes import Process, connect, descriptors, eventually, threads
+from ..support.processes import Process, connect, descriptors, threads
 from ..support.wire import BINARY, TEXT, Peer, close_frame, frame
 
 
@@ -603,7 +603,7 @@ class TestRouting:
             assert converse(peer, b"hello") == b"hello"
         assert plain(server.address, "/only").status == 400  # werkzeug's own
 
-    def test_who_asks_werkzeug_itself_is_answered_as_ever(self):
+    def test_werkzeugs_own_url_adapter_answers_as_before(self):
         rules = Map([Rule("/page", endpoint="page"), Rule("/ws", endpoint="ws", websocket=True)])
         adapter = rules.bind("example.com")
         assert adapter.match("/page") == ("page", {})
@@ -622,7 +622,7 @@ def flask_run() -> Iterator[Process]:
 
 
 def http_get(process: Process, path: str, status: int = 200) -> str:
-    connection = http.client.HTTPConnection(*process.address, timeout=10)
+    connection = http.client.HTTPConnection(*process.address, timeout=limit(10))
     connection.request("GET", path)
     response = connection.getresponse()
     body = response.read().decode()
@@ -659,7 +659,7 @@ class TestFlaskRun:
             for message in ["hello", b"\x00\xff", "", "x" * 200_000, b"y" * (1 << 20)]:
                 client.send(message)
                 assert client.recv(10) == message
-            client.ping(b"ping").wait(10)
+            client.ping(b"ping").wait(limit(10))
             client.close(4000, "bye")
         assert client.protocol.close_rcvd.code == 4000
 

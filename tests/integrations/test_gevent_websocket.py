@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import gevent.socket
 import pytest
 
-from ..support.limits import wait_until
+from ..support.limits import limit, wait_until
 from ..support.paths import PROGRAMS
 from ..support.processes import Process, connect
 
@@ -34,7 +37,7 @@ def test_bottle_websocket():
         wait_until(lambda: answers(server.port))  # bottle says so before it listens
         with connect(server.url("/echo/ada")) as ws:
             ws.send("hi")
-            assert ws.recv(timeout=5) == "ada: hi"
+            assert ws.recv(timeout=limit()) == "ada: hi"
         server.wait_for("^left$")
         server.assert_no_trouble()
     assert "handler: UpgradeHandler" in server.output
@@ -48,5 +51,22 @@ def test_gunicorn_with_the_originals_worker():
         server.wait_for_port()
         with connect(server.url()) as ws:
             ws.send("hi")
-            assert ws.recv(timeout=5) == "UpgradeHandler: hi"
+            assert ws.recv(timeout=limit()) == "UpgradeHandler: hi"
         server.assert_no_trouble()
+
+
+def test_install_sets_the_limits_and_changes_what_is_loaded_already():
+    source = """
+import geventwebsocket.gunicorn.workers as workers
+from geventwebsocket import handler, server
+from greenws import Config, UpgradeHandler
+from greenws.integrations.gevent_websocket import install
+config = Config(max_message_size=7)
+install(config)
+assert UpgradeHandler.config is config
+assert handler.WebSocketHandler is UpgradeHandler
+assert server.WebSocketServer.handler_class is UpgradeHandler
+assert workers.GeventWebSocketWorker.wsgi_handler is UpgradeHandler
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -18,7 +18,8 @@ import pytest
 import trustme
 import websockets
 
-from ..support.processes import TROUBLE, Process, children, connect, descriptors, eventually
+from ..support.limits import eventually, limit
+from ..support.processes import TROUBLE, Process, children, connect, descriptors
 from ..support.wire import BINARY, TEXT, Peer, close_frame, frame
 
 WORKERS = {
@@ -57,7 +58,7 @@ def no_trouble(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def get(process: Process, path: str, status: int = 200) -> str:
-    connection = http.client.HTTPConnection(*process.address, timeout=10)
+    connection = http.client.HTTPConnection(*process.address, timeout=limit(10))
     connection.request("GET", path, headers={"Connection": "close"})
     response = connection.getresponse()
     body = response.read().decode()
@@ -90,7 +91,7 @@ def test_echo(worker):
         for message in ["hello", b"\x00\xff", "", "x" * 200_000, b"y" * (1 << 20)]:
             client.send(message)
             assert client.recv(10) == message
-        assert client.ping(b"ping").wait(10)
+        assert client.ping(b"ping").wait(limit(10))
         client.close(4000, "bye")
     assert client.protocol.close_rcvd.code == 4000
 
@@ -172,7 +173,7 @@ def test_a_plain_request_for_a_websocket_view(worker):
 
 
 def test_http_keeps_its_connections(worker):
-    connection = http.client.HTTPConnection(*worker.address, timeout=10)
+    connection = http.client.HTTPConnection(*worker.address, timeout=limit(10))
     for _ in range(3):
         connection.request("GET", "/hello")
         response = connection.getresponse()
@@ -260,7 +261,7 @@ def test_it_stops_while_sessions_are_open(kind):
         with Peer.open(process.address, "/echo") as peer:
             assert converse(peer, b"hello") == b"hello"
             process.popen.terminate()
-            process.popen.wait(10)
+            process.popen.wait(limit(10))
     assert process.popen.returncode == 0
     lines = [line for line in process.lines if TROUBLE.search(line)]
     assert [line for line in lines if not re.search("SIGKILL|SIGTERM", line)] == []
@@ -276,7 +277,7 @@ def test_a_handler_that_does_not_end_is_killed_in_time_to_clean_up(number):
             process.wait_for("the handler has cleaned up")
         process.wait_for(r"Worker exiting")
         if number == signal.SIGTERM:
-            assert process.popen.wait(10) == 0
+            assert process.popen.wait(limit(10)) == 0
         process.assert_no_trouble()
 
 
@@ -301,14 +302,14 @@ def test_sessions_and_errors_are_in_the_logs_of_gunicorn():
     assert process.output.count("closed 1000") == process.output.count("a session failed") == 1
 
 
-def test_without_an_access_log_of_gunicorn_sessions_are_in_none():
+def test_without_gunicorns_access_log_sessions_are_not_logged():
     with gunicorn(*WORKERS["greenws"]) as process:
         visit_and_crash(process)
         process.wait_for(rf"{HEAD} a session failed: '/crash'")
     assert "closed 1000" not in process.output
 
 
-def test_where_the_application_lets_greenws_log_is_left_alone(tmp_path):
+def test_logging_that_the_application_set_up_is_left_alone(tmp_path):
     setup = "import logging; logging.basicConfig(format='own: %(message)s', level='INFO')\n"
     (tmp_path / "own.py").write_text(setup + "from flask_app import app")
     with gunicorn(*WORKERS["greenws"], app="own:app", cwd=tmp_path) as process:
@@ -321,13 +322,13 @@ def test_where_the_application_lets_greenws_log_is_left_alone(tmp_path):
 def test_connections_without_a_request_do_not_hold_up_its_end():
     with (
         gunicorn(*WORKERS["greenws"], "--graceful-timeout", "30") as process,
-        contextlib.closing(http.client.HTTPConnection(*process.address, timeout=10)) as kept,
+        contextlib.closing(http.client.HTTPConnection(*process.address, timeout=limit(10))) as kept,
         socket.create_connection(process.address) as silent,
     ):
         kept.request("GET", "/hello")
         assert kept.getresponse().read() == b"hello"
         process.popen.terminate()
-        assert process.popen.wait(10) == 0
+        assert process.popen.wait(limit(10)) == 0
         assert kept.sock.recv(1) == silent.recv(1) == b""
         process.assert_no_trouble()
 
@@ -353,7 +354,7 @@ def test_a_worker_that_ends_answers_what_follows_on_a_connection_at_work():
         last = peer.read_response()
         assert (last.body, last.headers["connection"]) == (b"3", "close")
         assert peer.at_end()
-        assert process.popen.wait(10) == 0
+        assert process.popen.wait(limit(10)) == 0
         process.assert_no_trouble()
 
 

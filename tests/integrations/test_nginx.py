@@ -9,7 +9,7 @@ import pytest
 
 from greenws import Config, Routes
 
-from ..support.limits import wait_until
+from ..support.limits import limit, wait_until
 from ..support.processes import free_port
 from ..support.require import require_program
 from ..support.wire import CLOSE, PING, PONG, TEXT, Peer, close_frame, frame
@@ -78,7 +78,7 @@ def behind_nginx(serve, tmp_path):
     yield start
     for process in processes:
         process.terminate()
-        process.wait(10)
+        process.wait(limit(10))
 
 
 SEEN: list[object] = []
@@ -121,7 +121,7 @@ def test_one_trusted_proxy(behind_nginx, routes):
         assert peer.shake("/ws", **foreign).status == 403
 
 
-def test_one_hop_more_than_there_is_would_believe_the_client(behind_nginx, routes):
+def test_one_trusted_hop_too_many_would_believe_the_client(behind_nginx, routes):
     """Why the number is exact: the second hop's word is the client's own."""
     server, address = behind_nginx(routes, trusted_proxies=2)
     with Peer.open(address, "/ws", Host="chat.example", **SPOOFED) as peer:
@@ -129,7 +129,7 @@ def test_one_hop_more_than_there_is_would_believe_the_client(behind_nginx, route
     assert SEEN[0][0] == "203.0.113.66"
 
 
-def test_a_proxy_that_nobody_spoke_of_is_not_believed(behind_nginx, routes):
+def test_an_unannounced_proxy_is_not_believed(behind_nginx, routes):
     server, address = behind_nginx(routes)
     with Peer.open(address, "/ws", Host="chat.example", **SPOOFED) as peer:
         closed(peer)
@@ -139,7 +139,7 @@ def test_a_proxy_that_nobody_spoke_of_is_not_believed(behind_nginx, routes):
         assert response.status == 403 and b"trusted_proxies" in response.body
 
 
-def test_an_idle_session_outlives_the_proxys_patience(behind_nginx, routes):
+def test_pings_keep_an_idle_session_past_the_proxys_timeout(behind_nginx, routes):
     server, address = behind_nginx(
         routes, trusted_proxies=1, config=Config(ping_interval=0.4, ping_timeout=1)
     )
@@ -163,4 +163,4 @@ def test_a_stop_reaches_the_clients_behind_the_proxy(behind_nginx, routes):
         assert peer.read_frame() == (True, CLOSE, b"\x03\xe9")
         peer.send(close_frame(1001))
         peer.close()
-        stopping.get(timeout=3)
+        stopping.get(timeout=limit(3))

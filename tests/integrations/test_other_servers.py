@@ -53,7 +53,7 @@ def test_a_plain_request_is_answered_with_426(other):
 
 
 class TestPywsgi:
-    def test_without_the_handler_class_it_is_told_to_take_it(self, serve, error_log):
+    def test_without_the_handler_class_the_501_names_it(self, serve, error_log):
         server = serve(HANDLER, cls=WSGIServer)
         with Peer.connect(server.address) as peer:
             response = peer.shake("/")

@@ -15,8 +15,8 @@ from werkzeug.test import Client
 from greenws import Rooms, Routes
 from greenws.integrations.prometheus import Metrics
 
-from ..support.limits import wait_until
-from ..support.processes import TIMEOUT, Process, eventually
+from ..support.limits import eventually, limit, wait_until
+from ..support.processes import Process
 from ..support.wire import TEXT, Peer, close_frame, frame
 
 
@@ -97,13 +97,13 @@ def test_all_workers_are_counted_though_one_alone_is_asked(options, tmp_path):
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(gunicorn(*options, PROMETHEUS_MULTIPROC_DIR=str(tmp_path)))
         pids, count = set(), 0
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + limit(20)
         while len(pids) < 3 and time.monotonic() < deadline:
             peer = stack.enter_context(Peer.open(process.address, "/chat"))
             pids.add(peer.read_frame()[2])
             count += 1
         assert len(pids) == 3
-        connection = http.client.HTTPConnection(*process.address, timeout=10)
+        connection = http.client.HTTPConnection(*process.address, timeout=limit(10))
         stack.callback(connection.close)
         expected = {f"greenws_connections_total {count}.0", f"greenws_rooms_members {count}.0"}
         eventually(lambda: expected - set(ask(connection)), set())

@@ -32,6 +32,7 @@ def deaf(request, socket):
 
 
 def page(environ, start_response):
+    print("page: begun", flush=True)
     gevent.sleep(0.3)
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"page"]

@@ -9,13 +9,14 @@ import os
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from greenws.config import Config
 from greenws.exceptions import ConnectionClosed, ProtocolError
 from greenws.protocol.connection import CLOSED, CLOSING, OPEN, Protocol
 
+from ..support.examples import examples
 from ..support.sansio import (
     INVALID_UTF8,
     NOTHING,
@@ -141,7 +142,7 @@ def test_fragments_come_one_by_one_as_they_arrive(end):
     assert end.drive(*octets(b"".join(frames))) == expected
 
 
-def test_one_event_at_a_time_is_pulled(end):
+def test_events_are_pulled_one_at_a_time(end):
     lend(end.protocol, end.frame(TEXT, b"a") + end.frame(PING, b"p") + end.frame(TEXT, b"b"))
     assert end.protocol.next_event() == TEXT
     assert end.protocol.data == "a"
@@ -152,7 +153,7 @@ def test_one_event_at_a_time_is_pulled(end):
     assert end.protocol.next_event() == NOTHING
 
 
-def test_bytes_fed_behind_bytes_not_yet_pulled_keep_their_order(end):
+def test_bytes_fed_before_earlier_ones_were_pulled_keep_their_order(end):
     expected = [(BINARY, bytes([i]) * i, True) for i in range(40)]
     stream = b"".join(end.frame(BINARY, data) for _, data, _ in expected)
     events, lent = [], []
@@ -205,7 +206,7 @@ def test_has_frame_tells_whether_another_frame_was_fed(end):
 
 
 @pytest.mark.parametrize("length", [(1 << 63) - 1, 1 << 63, (1 << 64) - 1])
-def test_has_frame_does_not_stumble_over_what_the_next_event_refuses(end, length):
+def test_has_frame_ignores_errors_that_next_event_reports(end, length):
     lend(end.protocol, end.frame(TEXT, b"a") + end.frame(BINARY, b"abc", length=length))
     assert end.protocol.next_event() == TEXT
     assert not end.protocol.has_frame()
@@ -257,7 +258,7 @@ def test_invalid_text_closes_with_1007(client, data):
 
 
 @pytest.mark.parametrize("data", INVALID_UTF8)
-def test_the_first_bad_byte_closes_though_the_rest_of_its_frame_is_missing(client, data):
+def test_the_first_bad_byte_closes_before_its_frame_is_complete(client, data):
     end = End(client)
     bad = first_bad(data)
     head = end.frame(TEXT, b"good" + data, length=100_000)
@@ -284,7 +285,7 @@ def test_an_announced_size_above_the_limit_closes_before_any_payload(client):
         assert "max_message_size (1000 bytes)" in end.failed(1009)
 
 
-def test_the_largest_length_behind_a_fragment_does_not_get_past_the_limit(client):
+def test_the_largest_length_after_a_fragment_does_not_pass_the_limit(client):
     end = End(client, max_message_size=1000)
     stream = end.frame(BINARY, b"abc", fin=False)
     stream += end.frame(CONTINUATION, b"", length=(1 << 63) - 1)
@@ -388,7 +389,7 @@ def test_a_ping_is_sent_and_its_pong_is_for_the_reader(end):
     assert end.drive(end.frame(PONG, b"payload")) == []  # the second time nobody asked
 
 
-def test_a_pong_that_no_reader_wants_is_noted_only(end):
+def test_a_pong_for_no_reader_is_recorded_but_not_delivered(end):
     ping, _ = end.protocol.ping(b"keepalive", False)
     assert end.drive(end.frame(PONG, b"keepalive")) == []
     assert ping.answered
@@ -538,12 +539,12 @@ def test_what_follows_a_close_is_ignored(end):
     assert end.replies() == []
 
 
-def test_the_end_is_told_again_and_again(end):
+def test_the_end_is_reported_on_every_pull(end):
     end.drive(end.close_frame(1001))
     assert [end.protocol.next_event() for _ in range(3)] == [CLOSE] * 3
 
 
-def test_answers_stand_in_the_order_of_what_they_answer(end):
+def test_answers_keep_the_order_of_the_frames_they_answer(end):
     stream = end.frame(PING, b"1") + end.frame(PING, b"2") + end.close_frame(1000)
     end.drive(stream)
     assert end.replies() == [(PONG, b"1"), (PONG, b"2"), (CLOSE, body(1000))]
@@ -571,7 +572,7 @@ _VIOLATIONS = {
 
 @pytest.mark.parametrize("violation", _VIOLATIONS.values(), ids=_VIOLATIONS)
 @pytest.mark.parametrize("chunks", [lambda s: [s], octets], ids=["whole", "bytes"])
-def test_a_violation_closes_with_1002_behind_what_came_before_it(end, violation, chunks):
+def test_a_violation_closes_with_1002_after_earlier_events(end, violation, chunks):
     before = end.frame(TEXT, b"a") + end.frame(PING, b"p") + end.frame(BINARY, b"b")
     events = end.drive(*chunks(before + violation(end) + end.frame(TEXT, b"after")))
     assert events[:2] == [(TEXT, "a", True), (BINARY, b"b", True)]
@@ -612,13 +613,13 @@ def test_the_end_of_the_stream_in_the_middle_of_a_frame_is_1006(client):
         assert list(pull(end.protocol)) == [(CLOSE, 1006, "")]
 
 
-def test_the_end_of_the_stream_behind_our_close_is_1006(end):
+def test_the_end_of_the_stream_after_our_close_is_1006(end):
     end.protocol.close(1000, "")
     end.protocol.feed_eof()
     assert list(pull(end.protocol)) == [(CLOSE, 1006, "")]
 
 
-def test_the_end_of_the_stream_behind_the_peers_close_changes_nothing(end):
+def test_the_end_of_the_stream_after_the_peers_close_changes_nothing(end):
     end.drive(end.close_frame(1001, b"bye"))
     end.protocol.feed_eof()
     assert list(pull(end.protocol)) == [(CLOSE, 1001, "bye")]
@@ -638,7 +639,7 @@ def test_a_close_that_arrived_before_the_end_of_the_stream_counts(end):
     assert list(pull(end.protocol)) == [(CLOSE, 1000, "done")]
 
 
-def test_nothing_is_sent_behind_the_end_of_the_stream(end):
+def test_nothing_is_sent_after_the_end_of_the_stream(end):
     lend(end.protocol, end.frame(TEXT, b"a"))
     end.protocol.feed_eof()
     with pytest.raises(ConnectionClosed) as caught:
@@ -693,7 +694,7 @@ def test_a_reason_holds_up_to_123_bytes(end, reason):
 
 
 @pytest.mark.parametrize("reason", ["x" * 124, "é" * 62, "€" * 42, "\ud800"])
-def test_a_reason_that_is_too_long_or_no_unicode_is_a_value_error(end, reason):
+def test_a_reason_too_long_or_not_unicode_is_a_value_error(end, reason):
     with pytest.raises(ValueError):
         end.protocol.close(1000, reason)
     assert end.protocol.state == OPEN
@@ -711,7 +712,7 @@ def test_the_code_of_the_end_is_the_peers(end):
     assert end.drive(end.close_frame(4001, b"me too")) == [(CLOSE, 4001, "me too")]
 
 
-def test_behind_our_close_messages_still_arrive_and_pings_get_no_answer(end):
+def test_after_our_close_messages_arrive_and_pings_are_not_answered(end):
     ping, _ = end.protocol.ping(b"p", True)
     end.protocol.close(1000, "")
     stream = end.frame(TEXT, b"a") + end.frame(PING, b"x") + end.frame(PONG, b"p")
@@ -721,7 +722,7 @@ def test_behind_our_close_messages_still_arrive_and_pings_get_no_answer(end):
     assert end.protocol.state == CLOSING
 
 
-def test_a_violation_behind_our_close_ends_it_without_another_close(end):
+def test_a_violation_after_our_close_sends_no_second_close(end):
     end.protocol.close(1000, "")
     assert end.drive(end.frame(3))[0][:2] == (CLOSE, 1002)
     assert end.replies() == []
@@ -735,7 +736,7 @@ def test_a_second_close_sends_nothing(end):
     assert end.protocol.close_code == 1000
 
 
-def test_a_close_that_makes_no_sense_is_told_even_if_it_comes_too_late(end):
+def test_an_invalid_close_is_reported_even_after_ours(end):
     end.drive(end.close_frame(1000))
     with pytest.raises(ValueError):
         end.protocol.close(1006, "")
@@ -753,7 +754,7 @@ _SENDS = {
 
 
 @pytest.mark.parametrize("send", _SENDS.values(), ids=_SENDS)
-def test_nothing_is_sent_behind_our_close(end, send):
+def test_nothing_is_sent_after_our_close(end, send):
     end.protocol.close(4001, "mine")
     with pytest.raises(ConnectionClosed) as caught:
         send(end.protocol)
@@ -761,7 +762,7 @@ def test_nothing_is_sent_behind_our_close(end, send):
 
 
 @pytest.mark.parametrize("send", _SENDS.values(), ids=_SENDS)
-def test_nothing_is_sent_behind_the_peers_close(end, send):
+def test_nothing_is_sent_after_the_peers_close(end, send):
     end.drive(end.close_frame(4000, b"theirs"))
     with pytest.raises(ConnectionClosed) as caught:
         send(end.protocol)
@@ -769,7 +770,7 @@ def test_nothing_is_sent_behind_the_peers_close(end, send):
 
 
 @pytest.mark.parametrize("send", _SENDS.values(), ids=_SENDS)
-def test_nothing_is_sent_behind_a_failure_or_the_end(client, send):
+def test_nothing_is_sent_after_a_failure_or_the_end(client, send):
     end = End(client)
     end.drive(end.frame(TEXT, b"\xff"))
     with pytest.raises(ConnectionClosed) as caught:
@@ -783,7 +784,7 @@ def test_nothing_is_sent_behind_a_failure_or_the_end(client, send):
     assert (caught.value.code, caught.value.reason) == (1006, "")
 
 
-def test_an_empty_close_of_ours_is_1005_to_a_later_send(end):
+def test_a_send_after_our_empty_close_reports_1005(end):
     end.protocol.close(1005, "")
     assert end.protocol.closed_error().code == 1005
 
@@ -839,7 +840,7 @@ def test_encoded_messages_at_every_boundary_of_the_length(end, size):
         assert end.read(encoded) == [(False, BINARY, payload)]
 
 
-def test_a_servers_header_stands_alone_before_a_large_payload():
+def test_a_large_payload_is_sent_apart_from_its_header():
     payload = os.urandom(70_000)
     header = Protocol(Config()).header(BINARY, True, len(payload))
     assert read_frames(header + payload) == [(True, BINARY, payload)]
@@ -928,7 +929,7 @@ def streams(draw, client: bool):
     return stream, events, pongs
 
 
-@settings(settings.get_profile("sansio"), max_examples=250)
+@examples(250)
 @given(st.data(), st.booleans())
 def test_any_stream_gives_the_same_events_at_any_cut(data, client):
     stream, events, answers = data.draw(streams(client))
@@ -960,13 +961,13 @@ def _survives(client: bool, chunks: list[bytes]) -> None:
     assert protocol.next_event() == CLOSE
 
 
-@settings(settings.get_profile("sansio"), max_examples=300)
+@examples(300)
 @given(st.binary(max_size=40), st.lists(st.integers(0, 40), max_size=3), st.booleans())
 def test_garbage_raises_nothing(garbage, cuts, client):
     _survives(client, cut(garbage, [min(position, len(garbage)) for position in cuts]))
 
 
-@settings(settings.get_profile("sansio"), max_examples=300)
+@examples(300)
 @given(st.data(), st.booleans())
 def test_a_damaged_stream_raises_nothing(data, client):
     stream, _, _ = data.draw(streams(client))
@@ -989,7 +990,7 @@ def test_a_damaged_stream_raises_nothing(data, client):
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
-def test_what_came_of_a_message_goes_with_the_connection(opcode: int) -> None:
+def test_a_partial_message_is_freed_with_its_connection(opcode: int) -> None:
     end = End(client=False, max_message_size=1 << 22)
     whole = end.frame(opcode, b"x" * (1 << 22))
     tracemalloc.start()

@@ -11,7 +11,7 @@ import zlib
 
 import gevent
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import greenws
@@ -27,11 +27,11 @@ from greenws.protocol.deflate import (
     parse_extensions,
 )
 
+from ..support.examples import examples
 from ..support.sansio import cut, drive, octets, read_frame
 from ..support.wire import BINARY, CLOSE, CONTINUATION, PING, TEXT, Peer, frame
 
 TAIL = b"\x00\x00\xff\xff"
-SILENT = settings(settings.get_profile("sansio"), max_examples=60)
 BOTH = Parameters(True, True)  # what is agreed by default
 TAKEOVER = Parameters()
 
@@ -349,7 +349,7 @@ def test_an_empty_message_is_empty(empty, parameters):
     assert drive(end, frame(TEXT, HELLO, rsv=4)) == [(TEXT, "Hello", True)]
 
 
-def test_blocks_marked_as_the_last_may_stand_in_the_middle():
+def test_blocks_marked_final_may_come_before_others():
     compressor = zlib.compressobj(wbits=-15)
     whole = compressor.compress(b"one ") + compressor.flush(zlib.Z_FINISH)
     data = frame(BINARY, whole * 3 + deflated(b"two"), rsv=4)
@@ -458,7 +458,7 @@ def test_a_code_point_may_be_cut_by_compressed_fragments():
     assert close_code(protocol(), frame(TEXT, deflated(b"\xe2\x82"), rsv=4)) == 1007
 
 
-@SILENT
+@examples(60)
 @given(
     st.binary(max_size=300),
     st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(1, 255)), max_size=3),
@@ -483,7 +483,7 @@ def test_damage_ends_in_a_message_or_in_a_close(payload, damage, takeover):
 # -- round trips
 
 
-@SILENT
+@examples(60)
 @given(
     st.lists(st.binary(max_size=2000), min_size=1, max_size=4),
     st.lists(st.integers(0, 3000), max_size=5),
@@ -508,7 +508,7 @@ def test_what_one_end_compresses_the_other_inflates(payloads, cuts, bits, takeov
         assert drive(theirs, *cut(data, positions)) == [(BINARY, payload, True)]
 
 
-@SILENT
+@examples(60)
 @given(
     st.lists(st.binary(max_size=500), min_size=1, max_size=6),
     st.booleans(),
@@ -579,7 +579,7 @@ def test_takeover_makes_the_second_of_two_messages_small():
     assert sent(forgets, payload) == sent(forgets, payload)
 
 
-def test_connections_share_compressors_without_sharing_what_they_compress():
+def test_connections_share_compressors_but_no_compression_history():
     secret = bytes(range(255, -1, -1)) * 8
     expected = sent(protocol(), secret)
     one, other = protocol(), protocol()
@@ -630,7 +630,7 @@ def test_what_cannot_be_compressed_may_be_as_large_as_the_limit():
         assert drive(protocol(max_message_size=LIMIT), frame(BINARY, deflated(payload), rsv=4))
 
 
-def test_a_length_beyond_all_reason_is_refused_when_it_is_announced():
+def test_an_absurd_length_is_refused_when_it_is_announced():
     head = frame(BINARY, b"", rsv=4, length=LIMIT * 2)[:-1]
     assert close_code(protocol(max_message_size=LIMIT), head + b"\x00") == 1009
 
@@ -660,7 +660,7 @@ def test_the_limit_holds_across_fragments():
 
 
 @pytest.mark.parametrize(("text", "code"), [(b"a\xff", 1007), (b"a" * 21 + b"\xff", 1009)])
-def test_of_bad_text_and_too_much_of_it_the_first_is_told_however_it_is_cut(text, code):
+def test_of_invalid_and_oversized_text_the_first_error_is_reported_at_any_cut(text, code):
     data = frame(TEXT, deflated(text + bytes(LIMIT)), rsv=4)
     for chunks in ([data], octets(data)):
         assert close_code(protocol(max_message_size=20), *chunks) == code
@@ -686,7 +686,7 @@ def test_without_a_limit_everything_is_inflated():
     assert event == (BINARY, bytes(8 << 20), True)
 
 
-def test_an_idle_connection_owns_next_to_nothing():
+def test_an_idle_connection_takes_hardly_any_memory():
     ours = protocol()
     theirs = protocol(client=True)
     sent(ours, bytes(5000))  # the pool has its compressor
@@ -702,7 +702,7 @@ def test_an_idle_connection_owns_next_to_nothing():
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
-def test_half_a_message_goes_with_the_connection(opcode):
+def test_a_partial_message_is_freed_with_its_connection(opcode):
     end = protocol(TAKEOVER, max_message_size=1 << 22)
     data = frame(opcode, deflated(b"abc" * 400_000), rsv=4)
     tracemalloc.start()

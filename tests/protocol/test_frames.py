@@ -99,7 +99,7 @@ def test_control_frames_hold_up_to_125_bytes(options, opcode):
 
 @ROLES
 @pytest.mark.parametrize("size", [0, 1, 5, 125, 126, 300, 65535, 65536])
-def test_byte_by_byte_and_with_data_behind_it(options, size):
+def test_frames_parse_byte_by_byte_and_with_data_after_them(options, size):
     payload = payload_of(size)
     data = frame(BINARY, payload, **options)
     behind = frame(TEXT, b"next", **options)
@@ -170,7 +170,7 @@ WRONG = [
 
 @ROLES
 @pytest.mark.parametrize(("data", "index"), [pytest.param(*w[:2], id=w[2]) for w in WRONG])
-def test_what_may_not_be_sent_is_refused(options, data, index):
+def test_an_invalid_frame_is_refused(options, data, index):
     data += _FOREVER
     if options is CLIENT:
         data = data[:1] + bytes([data[1] ^ 0x80]) + data[2:]
@@ -190,7 +190,7 @@ def test_what_may_not_be_sent_is_refused(options, data, index):
 
 @ROLES
 @pytest.mark.parametrize(("data", "index"), [pytest.param(*w[:2], id=w[2]) for w in WRONG])
-def test_what_may_not_be_sent_is_refused_with_its_first_wrong_byte(options, data, index):
+def test_an_invalid_frame_is_refused_at_its_first_wrong_byte(options, data, index):
     if options is CLIENT:
         data = data[:1] + bytes([data[1] ^ 0x80]) + data[2:]
     assert parse(parser_for(options), data[:index]) == []
@@ -269,7 +269,7 @@ def test_a_payload_is_handed_on_in_the_pieces_in_which_it_arrives(options):
 
 
 @ROLES
-def test_what_is_kept_does_not_change_with_the_lenders_buffer(options):
+def test_kept_bytes_do_not_change_with_the_lenders_buffer(options):
     data = frame(TEXT, b"first", **options) + frame(TEXT, b"second", **options)
     for end in range(1, len(data) + 1):
         for taken in (False, True):
@@ -368,7 +368,7 @@ def test_an_announced_length_allocates_nothing(options):
 
 @ROLES
 @pytest.mark.parametrize("sizes", [[1] * 300, [5, 300, 3, 0, 70_000, 1], [70_000], [3, 70_000]])
-def test_what_is_gathered_is_taken_in_one_piece(options, sizes):
+def test_a_gathered_payload_is_returned_in_one_piece(options, sizes):
     payload = payload_of(sum(sizes))
     parser = parser_for(options)
     data = frame(BINARY, payload, **options)
@@ -392,7 +392,7 @@ def test_what_is_gathered_is_taken_in_one_piece(options, sizes):
     assert parser.take() == b"next"
 
 
-def test_gathering_takes_memory_for_what_came_and_not_for_what_was_announced():
+def test_gathering_allocates_for_received_bytes_not_announced_ones():
     parser = FrameParser(False)
     data = bytearray(frame(BINARY, bytes(1000), mask=None, length=1 << 40))
     tracemalloc.start()
@@ -428,7 +428,7 @@ def test_has_frame_sees_a_whole_frame_and_no_less(options, size):
 
 
 @ROLES
-def test_has_frame_looks_behind_the_frame_at_hand(options):
+def test_has_frame_looks_past_the_current_frame(options):
     data = frame(BINARY, b"abcdef", **options)
     behind = frame(PING, b"p", **options)
     head = len(data) - 6
@@ -467,7 +467,7 @@ def test_has_frame_does_not_read_beyond_what_was_fed(options):
 
 @ROLES
 @pytest.mark.parametrize("size", [126, 65536])
-def test_has_frame_of_a_cut_header_in_a_buffer_without_a_byte_more(options, size):
+def test_has_frame_of_a_cut_header_does_not_read_past_the_buffer(options, size):
     head = frame(BINARY, b"", length=size, **options)
     for end in range(len(head) + 1):
         parser = parser_for(options)

@@ -56,7 +56,7 @@ def test_the_example_of_the_rfc_is_accepted():
     )
 
 
-def test_without_a_subprotocol_the_answer_names_none():
+def test_without_a_subprotocol_the_answer_has_no_such_header():
     response = accept_response(parse_request(environ(Sec_WebSocket_Protocol="chat")))
     assert b"sec-websocket-protocol" not in response.lower()
     assert response.count(b"\r\n\r\n") == 1 and response.endswith(b"\r\n\r\n")
@@ -158,7 +158,7 @@ def test_another_method_is_405_and_names_the_one_allowed(method):
         {"Upgrade": ""},
     ],
 )
-def test_a_plain_get_is_told_to_upgrade(changes):
+def test_a_plain_get_gets_426_with_upgrade_headers(changes):
     error = refused(status=426, match="Upgrade: websocket", **changes)
     assert error.headers == [("Sec-WebSocket-Version", "13")]
     assert not is_upgrade(environ(**changes))
@@ -189,12 +189,12 @@ def test_an_announced_body_is_refused(body):
 
 
 @pytest.mark.parametrize("version", [None, "", "8", "7", "0", "12", "14", "013", "13, 8", "13.0"])
-def test_another_version_is_426_and_names_the_one_supported(version):
+def test_an_unsupported_version_is_426_and_names_the_supported_one(version):
     error = refused(Sec_WebSocket_Version=version, status=426, match="13")
     assert error.headers == [("Sec-WebSocket-Version", "13")]
 
 
-def test_a_missing_version_is_called_missing_and_a_wrong_one_by_its_name():
+def test_a_refusal_names_the_wrong_version_or_calls_it_missing():
     assert "missing" in str(refused(Sec_WebSocket_Version=None, status=426))
     assert "'8'" in str(refused(Sec_WebSocket_Version="8", status=426))
 
@@ -227,7 +227,7 @@ def test_a_missing_key_is_called_missing(key):
     refused(Sec_WebSocket_Key=key, status=400, match="Key header is missing")
 
 
-def test_a_key_with_a_line_feed_behind_it_is_not_echoed():
+def test_a_key_followed_by_a_line_feed_is_not_echoed():
     offer = parse_request({**environ(), "HTTP_SEC_WEBSOCKET_KEY": KEY + "\n"})
     assert offer.key == KEY
 
@@ -272,7 +272,7 @@ def test_a_clients_request_is_the_one_of_the_rfc():
     )
 
 
-def test_without_subprotocols_the_request_names_none():
+def test_without_subprotocols_the_request_has_no_such_header():
     request = client_request("h", "/", KEY)
     assert b"Sec-WebSocket-Protocol" not in request
     assert request.endswith(b"Sec-WebSocket-Version: 13\r\n\r\n")

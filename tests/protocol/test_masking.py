@@ -70,7 +70,7 @@ def test_the_input_is_not_changed():
     assert data == b"Hello"
 
 
-def test_a_key_turned_is_the_mask_at_an_offset():
+def test_a_rotated_key_is_the_mask_at_an_offset():
     data = bytearray(b"frame" + MASK + SOURCE)
     for offset in range(13):
         key = masking.turn_key(masking.read_key(data, 5), offset)
@@ -78,7 +78,7 @@ def test_a_key_turned_is_the_mask_at_an_offset():
         assert masking.unmask(bytearray(4), 0, 4, key) == turned, offset
 
 
-def test_pieces_with_a_turned_key_are_the_whole():
+def test_masking_pieces_with_a_rotated_key_equals_masking_the_whole():
     data = bytearray(MASK + SOURCE)
     for first in range(20):
         for length in range(first, 40):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from greenws.config import Config
 from greenws.exceptions import InvalidPayload, MessageTooBig, PolicyViolation, ProtocolError
 from greenws.protocol.messages import FragmentAssembler, Utf8Decoder
 
+from ..support.examples import examples
 from ..support.sansio import INVALID_UTF8, VALID_UTF8, cut, first_bad, octets
 from ..support.wire import BINARY, CONTINUATION, TEXT
 
@@ -37,7 +38,7 @@ def message(target: FragmentAssembler, opcode: int, frames: list[list[bytes]]) -
 # -- the vectors themselves
 
 
-def test_the_vectors_are_what_they_are_said_to_be():
+def test_the_vectors_are_valid_or_invalid_as_listed():
     for data in VALID_UTF8:
         assert first_bad(data) is None
         data.decode()
@@ -96,7 +97,7 @@ def test_invalid_utf8_fails_however_it_is_cut(data):
             Utf8Decoder().decode(data[: end + 1], False)
 
 
-@settings(settings.get_profile("sansio"), max_examples=300)
+@examples(300)
 @given(
     st.lists(
         st.one_of(
@@ -256,7 +257,7 @@ def test_fragments_are_str_for_text_and_bytes_for_binary(pieces):
     assert binary == more == b"ab"
 
 
-def test_a_fragment_does_not_hold_what_the_one_before_it_held():
+def test_a_fragment_holds_nothing_of_the_one_before_it():
     target = assembler()
     assert message(target, BINARY, [[b"a", b"b"], [b"c", b"d"]]) == [b"ab", b"cd"]
     assert message(target, TEXT, [[b"a", b"b"], [b"c", b"d"]]) == ["ab", "cd"]
@@ -321,7 +322,7 @@ def test_the_size_of_a_message_is_that_of_all_its_fragments():
 
 
 @pytest.mark.parametrize("before", [1, 10])
-def test_no_announced_size_is_so_large_that_it_passes_for_a_small_one(before):
+def test_no_announced_size_overflows_into_a_small_one(before):
     # Where the sum is one of 64 bits, it would wrap.
     for size in ((1 << 63) - 1, (1 << 63) - before, (1 << 63) - before - 1):
         target = assembler(max_message_size=10)

@@ -8,7 +8,7 @@ with its reason: none of them is a mistake of ours as far as RFC 6455 goes.
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidHandshake
@@ -42,6 +42,7 @@ from greenws.protocol.handshake import (
 )
 
 from ..support import wire
+from ..support.examples import examples
 from ..support.sansio import INVALID_UTF8, VALID_UTF8, cut, drive, environ_of, octets
 from ..support.wire import BINARY, CLOSE, CONTINUATION, MASK, PING, PONG, TEXT, close_frame, frame
 
@@ -271,7 +272,7 @@ def talk(sender, stream, close, between: bool = True) -> tuple[bytes, list[tuple
 
 @ORACLES
 @ROLES
-@settings(settings.get_profile("sansio"), max_examples=60)
+@examples(60)
 @given(stream=_STREAMS, close=st.none() | _CLOSES, cuts=st.lists(st.integers(0, 200), max_size=4))
 def test_what_they_encode_we_decode(oracle, client, stream, close, cuts):
     data, expected, sent_pings = talk(oracle(not client), stream, close)
@@ -289,7 +290,7 @@ def test_what_they_encode_we_decode(oracle, client, stream, close, cuts):
 
 @ORACLES
 @ROLES
-@settings(settings.get_profile("sansio"), max_examples=60)
+@examples(60)
 @given(stream=_STREAMS, close=st.none() | _CLOSES, cuts=st.lists(st.integers(0, 200), max_size=4))
 def test_what_we_encode_they_decode(oracle, client, stream, close, cuts):
     data, expected, sent_pings = talk(Ours(client), stream, close)
@@ -300,7 +301,7 @@ def test_what_we_encode_they_decode(oracle, client, stream, close, cuts):
 
 
 @ROLES
-@settings(settings.get_profile("sansio"), max_examples=50)
+@examples(50)
 @given(
     stream=_STREAMS,
     close=st.none() | _CLOSES,
@@ -474,7 +475,7 @@ def test_a_surrogate_fails_on_its_second_byte_and_not_on_its_third():
 
 
 @ROLES
-def test_what_is_too_big_gets_1009_from_all_that_have_a_limit(client):
+def test_oversized_messages_get_1009_from_every_library_with_a_limit(client):
     side = Side.CLIENT if client else Side.SERVER
     for sizes in ([101], [1 << 20], [60, 41], [50, 50, 1]):
         ours = Protocol(Config(max_message_size=100), client)
@@ -507,7 +508,7 @@ def damaged_streams(draw) -> tuple[bool, bytes]:
     return client, bytes(data)
 
 
-@settings(settings.get_profile("sansio"), max_examples=600)
+@examples(600)
 @given(damaged_streams())
 def test_damaged_streams_get_the_events_that_wsproto_gives(damaged):
     client, data = damaged
@@ -545,7 +546,7 @@ AGREEMENTS = pytest.mark.parametrize("agreed", AGREED, ids=str)
 @ORACLES
 @ROLES
 @AGREEMENTS
-@settings(settings.get_profile("sansio"), max_examples=25)
+@examples(25)
 @given(stream=_STREAMS, cuts=st.lists(st.integers(0, 200), max_size=4))
 def test_what_they_compress_we_inflate(oracle, client, agreed, stream, cuts):
     data, expected, sent_pings = talk(oracle(not client, agreed), stream, (1000, ""))
@@ -559,7 +560,7 @@ def test_what_they_compress_we_inflate(oracle, client, agreed, stream, cuts):
 @ORACLES
 @ROLES
 @AGREEMENTS
-@settings(settings.get_profile("sansio"), max_examples=25)
+@examples(25)
 @given(stream=_STREAMS, cuts=st.lists(st.integers(0, 200), max_size=4))
 def test_what_we_compress_they_inflate(oracle, client, agreed, stream, cuts):
     # wsproto forgets that a message is compressed when a ping comes between its fragments.

@@ -68,7 +68,7 @@ def test_the_same_origin(origin, host, scheme, expected):
         ("https://.example.com", False),
     ],
 )
-def test_a_pattern_stands_for_everything_below_a_domain(origin, expected):
+def test_a_pattern_matches_every_subdomain(origin, expected):
     assert allows(origin, ["https://*.example.com"], host="other") is expected
 
 
@@ -183,14 +183,14 @@ FORWARDED = {
 }
 
 
-def test_a_header_that_nobody_was_told_to_trust_means_nothing(serve):
+def test_an_untrusted_forwarding_header_is_ignored(serve):
     environ = environ_of(serve, 0, **FORWARDED, Forwarded="for=6.6.6.6", X_Real_IP="6.6.6.6")
     assert environ["REMOTE_ADDR"] == "127.0.0.1"
     assert environ["HTTP_HOST"] == "inside"
     assert environ["wsgi.url_scheme"] == "http"
 
 
-def test_one_proxy_is_trusted_for_what_it_added_itself(serve):
+def test_one_trusted_proxy_is_believed_only_for_what_it_added(serve):
     environ = environ_of(serve, 1, **FORWARDED)
     assert environ["REMOTE_ADDR"] == "203.0.113.9"
     assert environ["HTTP_HOST"] == "example.com"

@@ -13,7 +13,6 @@ from typing import Any
 import gevent
 import pytest
 from gevent import socket as gevent_socket
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -25,7 +24,8 @@ from greenws.protocol.shared import SharedMessage
 from greenws.rooms import json_id
 from greenws.rooms.broker import Cursor, Entry, Page, Replay
 
-from ..support.limits import wait_until
+from ..support.examples import examples
+from ..support.limits import limit, stays, wait_until
 from ..support.wire import BINARY, CLOSE, CONTINUATION, TEXT, Peer, close_frame, frame
 
 TOO_SLOW = (True, CLOSE, b"\x03\xf5You read too slowly.")
@@ -344,8 +344,7 @@ def test_block_holds_up_who_sends_until_there_is_room(rooms, join):
     room = rooms["lobby"]
     _, peer = join(room, policy=policies.block(timeout=5, limit=5))
     sending = gevent.spawn(fill, room)
-    gevent.sleep(0.03)
-    assert not sending.ready()
+    stays(lambda: not sending.ready())
     got = read(peer, 100)
     assert sending.get() == got
     assert (rooms.stats.closed, rooms.stats.dropped) == (0, 0)
@@ -498,7 +497,7 @@ def test_a_thread_for_which_the_hub_waits_is_not_held_up_for_ever(rooms, join, m
     _, dropping = join(room, policy=policies.drop_oldest(limit=5))
     thread = threading.Thread(target=fill, args=(room, "", 20, 1))
     thread.start()
-    thread.join(5)  # the hub hangs
+    thread.join(limit())  # the hub hangs
     assert not thread.is_alive()
     assert rooms.stats.closed == 1
     assert closed.read_frame() == TOO_SLOW
@@ -530,7 +529,7 @@ def test_nothing_is_sent_from_another_thread_than_the_session_s(pair):
     ready = gevent.event.Event()
     thread = threading.Thread(target=socket.when_ready, args=(ready.set,))
     thread.start()
-    assert ready.wait(5)
+    assert ready.wait(limit())
     thread.join()
     assert socket.offer(message)
     assert read(peer, 1) == ["hello"]
@@ -544,7 +543,7 @@ def test_members_of_other_threads(rooms):
     def session(number: int) -> None:
         ours, theirs = gevent_socket.socketpair()
         socket = greenws.WebSocket(Transport(ours, gevent.get_hub(), None, None), greenws.Config())
-        with Peer(theirs, 10) as peer:
+        with Peer(theirs, limit(10)) as peer:
             with room.join(socket):
                 ready.wait()
                 room.send(f"from {number}")
@@ -557,7 +556,7 @@ def test_members_of_other_threads(rooms):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(limit(10))
     assert sorted(heard[0]) == [f"from {number}" for number in range(4)]
     assert heard[0] == heard[1] == heard[2] == heard[3]
     assert len(room) == 0
@@ -675,11 +674,11 @@ def test_what_is_sent_while_a_slow_client_catches_up_waits_its_turn(rooms, pair)
 
         came_back = gevent.event.Event()
         coming = gevent.spawn(come_back)
-        gevent.sleep(0.01)
+        gevent.sleep(0)
         live = fill(room, "live ", 50)
         assert not came_back.is_set()
         assert read(peer, 140) == missed + live
-        assert came_back.wait(5)
+        assert came_back.wait(limit())
         coming.kill()
     assert rooms.stats.closed == 0
 
@@ -700,7 +699,7 @@ def test_who_catches_up_too_slowly_is_closed_before_memory_runs_out(rooms, pair)
                 raise AssertionError("it has caught up")
 
         coming = gevent.spawn(come_back)
-        gevent.sleep(0.01)
+        gevent.sleep(0)
         fill(room, count=1500, size=10)
         assert (rooms.stats.closed, len(room)) == (0, 2)
         room.send("one too many")
@@ -710,7 +709,7 @@ def test_who_catches_up_too_slowly_is_closed_before_memory_runs_out(rooms, pair)
             pass
         assert last == TOO_SLOW
         peer.send(close_frame(1013))
-        coming.get(timeout=5)
+        coming.get(timeout=limit())
         assert (len(room), rooms.stats.members) == (1, 1)
 
 
@@ -858,7 +857,7 @@ class Crowd(RuleBasedStateMachine):
 
 
 TestCrowd = Crowd.TestCase
-TestCrowd.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestCrowd.settings = examples(25, stateful_step_count=30)
 
 
 class Further(MemoryBroker):
@@ -1031,6 +1030,6 @@ def test_a_slow_client_gets_the_tail_at_its_own_pace(rooms, pair):
         assert not came_back.is_set()
         live = fill(room, "live ", 20, 10)
         assert read(peer, 80) == missed + live
-        assert came_back.wait(5)
+        assert came_back.wait(limit())
         coming.kill()
     assert rooms.stats.closed == 0

@@ -10,7 +10,7 @@ import pytest
 from greenws import Config, Routes
 from greenws.server.admission import Admission
 
-from ..support.limits import wait_until
+from ..support.limits import limit, stays, wait_until
 from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame
 
 
@@ -44,18 +44,17 @@ def test_no_limit():
     assert all(admission.enter("a") == "" for _ in range(20_000))
 
 
-def test_quiet_is_when_nobody_works_any_more_and_all_who_wait_hear_it():
+def test_all_waiters_are_woken_when_no_work_is_left():
     admission = Admission(Config())
     admission.begin_work()
     waiting = [gevent.spawn(admission.wait_until_quiet, timeout) for timeout in (None, 5)]
     impatient = gevent.spawn(admission.wait_until_quiet, 0.01)
-    assert impatient.get(timeout=2) is False
+    assert impatient.get(timeout=limit(2)) is False
     admission.end_work()
     admission.begin_work()  # before anybody could look
-    gevent.sleep(0.01)
-    assert not any(each.ready() for each in waiting)
+    stays(lambda: not any(each.ready() for each in waiting))
     admission.end_work()
-    assert [each.get(timeout=2) for each in waiting] == [True, True]
+    assert [each.get(timeout=limit(2)) for each in waiting] == [True, True]
     assert admission.wait_until_quiet(None)
     assert not admission._waiting
 

@@ -15,13 +15,14 @@ import pytest
 from gevent import pywsgi
 from gevent.event import Event
 from geventwebsocket import Resource, WebSocketApplication, WebSocketError
+from geventwebsocket.exceptions import ProtocolError
 from geventwebsocket.protocols.base import BaseProtocol
 from geventwebsocket.websocket import WebSocket as Original
 
 from greenws import Config, UpgradeHandler, WebSocketServer
 from greenws.websocket import WebSocket
 
-from ..support.limits import wait_until
+from ..support.limits import limit, stays, wait_until
 from ..support.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Peer, close_frame, frame
 
 
@@ -177,6 +178,32 @@ def test_sending(world):
         assert peer.read_frame()[1] == CLOSE
 
 
+def test_a_frame_with_opcode_close_closes(serve):
+    def talk(ws):
+        ws.send_frame(b"bye", ws.OPCODE_CLOSE)
+        assert ws.closed
+        with pytest.raises(WebSocketError, match="already closed"):
+            ws.send_frame("too late", ws.OPCODE_TEXT)
+
+    with Peer.open(serve(bare(talk)).address) as peer:
+        assert peer.read_frame() == (True, CLOSE, b"\x03\xe8bye")
+        peer.send(close_frame())
+        assert peer.at_end()
+
+
+def test_a_frame_with_an_unknown_opcode_is_refused_and_nothing_is_sent(serve):
+    def talk(ws):
+        for opcode in (0x3, 0xB, -1, ws.OPCODE_CONTINUATION):
+            with pytest.raises(ProtocolError, match=f"opcode {opcode}"):
+                ws.send_frame("x", opcode)
+        ws.send("goes on")
+
+    with Peer.open(serve(bare(talk)).address) as peer:
+        assert peer.read_frame() == (True, TEXT, b"goes on")
+        assert peer.read_frame() == (True, CLOSE, b"\x03\xe8")
+        peer.send(close_frame())
+
+
 def test_a_frame_at_a_time(serve):
     got = []
 
@@ -204,7 +231,7 @@ def test_closing_does_not_wait(world):
         assert peer.read_frame()[1] == CLOSE
         wait_until(lambda: seconds)
         peer.send(close_frame())
-    assert seconds[0] < 1
+    assert seconds[0] < limit(1)
 
 
 def test_a_close_code_of_the_program_is_sent(serve):
@@ -212,7 +239,7 @@ def test_a_close_code_of_the_program_is_sent(serve):
         assert peer.read_frame() == (True, CLOSE, b"\x0f\xa1reason")
 
 
-def test_a_peer_that_is_lost_is_none_and_on_close_is_told(world):
+def test_a_lost_peer_is_none_and_calls_on_close(world):
     events = []
 
     class App:
@@ -267,7 +294,7 @@ def test_describing_the_request_does_not_accept_it(serve):
 
 
 @pytest.mark.parametrize("result", [[], [b"ignored"], None])
-def test_one_that_neither_uses_nor_answers_is_accepted_and_closed(serve, result):
+def test_an_application_that_neither_uses_nor_answers_is_accepted_and_closed(serve, result):
     with Peer.open(serve(lambda environ, start_response: result).address) as peer:
         assert peer.read_frame() == (True, CLOSE, b"\x03\xe8")
         peer.send(close_frame())
@@ -283,14 +310,16 @@ def test_eager_accepts_before_the_application_is_called(serve, eager):
     go_on = Event()
 
     def app(environ, start_response):
-        go_on.wait(5)
+        go_on.wait(limit())
         environ["wsgi.websocket"].send("hello")
         return []
 
     with Peer.connect(serve(app, handler_class=Handler).address) as peer:
         shaking = gevent.spawn(peer.shake)
-        gevent.sleep(0.05)
-        assert shaking.ready() is eager
+        if eager:
+            wait_until(shaking.ready)
+        else:
+            stays(lambda: not shaking.ready())
         go_on.set()
         assert shaking.get().status == 101
         assert peer.read_frame() == (True, TEXT, b"hello")

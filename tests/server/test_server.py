@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import socket as native_socket
 import weakref
 
 import gevent
 import gevent.event
 import gevent.pool
+import gevent.socket
 import pytest
 from gevent import pywsgi
 
@@ -22,7 +24,7 @@ from greenws import (
 )
 from greenws.protocol.handshake import is_upgrade
 
-from ..support.limits import wait_until
+from ..support.limits import limit, wait_until
 from ..support.wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame, request
 
 over_tls_too = pytest.mark.usefixtures("over_tls_too")
@@ -467,7 +469,7 @@ def test_the_request_of_a_session_stays_usable(serve):
 
     def session(request, socket):
         assert socket.request is request
-        gevent.sleep(0.01)
+        gevent.sleep(0)
         seen.append((request.path, request.args["b"], request.headers["X-A"], request.remote_addr))
         seen.append((request.data, request.method, request.host, hasattr(request, "nonsense")))
 
@@ -520,6 +522,24 @@ def test_a_raw_greenlet_may_run_sessions(serve):
         peer.send(frame(TEXT, b"x"))
         assert peer.read_frame() == (True, TEXT, b"x")
     wait_until(lambda: not server.clients)
+
+
+def test_without_spawn_a_request_that_is_there_already_is_answered_in_the_hub(serve):
+    greenlets = []
+
+    def app(environ, start_response):
+        greenlets.append(gevent.getcurrent())
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    server = serve(app, spawn=None)
+    client = native_socket.create_connection(server.address)  # before the hub may accept it
+    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    client.setblocking(False)
+    with Peer(gevent.socket.socket(fileno=client.detach())) as peer:
+        assert peer.read_response().body == b"ok"
+        assert peer.at_end()
+    assert greenlets == [gevent.get_hub()]
 
 
 def test_a_connection_that_is_killed_before_it_is_served_is_closed(serve):
@@ -699,7 +719,7 @@ def test_stop_does_not_accept_what_was_pending(serve):
     waiting = gevent.event.Event()
 
     def app(environ, start_response):
-        waiting.wait(2)
+        waiting.wait(limit(2))
         start_response("401 Unauthorized", [("Content-Length", "0")])
         return []
 
@@ -708,7 +728,7 @@ def test_stop_does_not_accept_what_was_pending(serve):
         peer.send(request())
         wait_until(lambda: server.clients)
         stopping = gevent.spawn(server.stop, 2)
-        gevent.sleep(0.01)
+        wait_until(lambda: server.is_stopping)
         waiting.set()
         assert peer.read_response().status == 401
         stopping.get()

@@ -11,7 +11,7 @@ from gevent import ssl
 
 from greenws import Routes, WebSocketServer
 
-from ..support.limits import wait_until
+from ..support.limits import limit, wait_until
 from ..support.wire import TEXT, Peer, frame
 
 AUTHORITY = trustme.CA()
@@ -118,7 +118,7 @@ def test_the_end_of_tls_without_a_close_is_not_a_close(serve, routes, trusting):
         assert echoes(peer)
         ending = gevent.spawn(peer.sock.unwrap)
         assert wait_until(lambda: CODES) == [1006]
-        ending.get(timeout=5)
+        ending.get(timeout=limit())
 
 
 def test_the_scheme_is_wss_for_the_application(serve, trusting):

@@ -18,10 +18,10 @@ from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as websockets_connect
 from websockets.typing import Subprotocol
 
+from .limits import limit
 from .paths import ROOT
 
 RUN_SERVER = ROOT / "run_server.py"
-TIMEOUT = 20.0  # seconds: long enough for a busy machine, and never waited for when all is well
 
 
 class Demo:
@@ -66,7 +66,7 @@ class Demo:
             return not any(reader.is_alive() for reader in self._readers)
 
         with self._changed:
-            self._changed.wait_for(lambda: found() or ended(), TIMEOUT)
+            self._changed.wait_for(lambda: found() or ended(), limit(20))
             match = found()
         assert match, f"no line {pattern!r} in {self.stdout + self.stderr}"
         return match
@@ -85,9 +85,9 @@ class Demo:
         return int(self.url.rpartition(":")[2])
 
     def exit_code(self) -> int:
-        code = self.process.wait(TIMEOUT)
+        code = self.process.wait(limit(20))
         for reader in self._readers:
-            reader.join(TIMEOUT)
+            reader.join(limit(20))
         return code
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -103,7 +103,7 @@ class Demo:
         """Politely if it lets one: a process that is killed leaves its files behind."""
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(5)
+            self.process.wait(limit())
         self.kill()
 
 
@@ -123,7 +123,7 @@ def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         command,
         capture_output=True,
         encoding="utf-8",
-        timeout=TIMEOUT,
+        timeout=limit(20),
         env={**os.environ, **env},
     )
 
@@ -140,6 +140,6 @@ def narrow_socket(demo: Demo) -> socket.socket:
     """A connection that takes little from one who does not read it."""
     narrow = socket.socket()
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    narrow.settimeout(TIMEOUT)
+    narrow.settimeout(limit(20))
     narrow.connect(("127.0.0.1", demo.port))
     return narrow

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from typing import Any
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as native_connect
 
+from .limits import limit
 from .paths import PROGRAMS, ROOT
 
-TIMEOUT = 20.0  # seconds: long enough for a busy machine, and never waited for when all is well
 TROUBLE = re.compile(r"Traceback|\b(ERROR|CRITICAL|Exception|Error)\b")
 
 
@@ -76,7 +75,7 @@ class Process:
             return next(filter(None, matches), None)
 
         with self._changed:
-            self._changed.wait_for(lambda: found() or not self._reader.is_alive(), TIMEOUT)
+            self._changed.wait_for(lambda: found() or not self._reader.is_alive(), limit(20))
             match = found()
         assert match, f"no line {pattern!r} in:\n{self.output}"
         return match
@@ -101,11 +100,11 @@ class Process:
         if self.popen.poll() is None:
             self.popen.send_signal(signal.SIGTERM)
             try:
-                self.popen.wait(5)
+                self.popen.wait(limit())
             except subprocess.TimeoutExpired:
                 self.popen.kill()
                 self.popen.wait()
-        self._reader.join(5)
+        self._reader.join(limit())
         self._runtime.cleanup()
 
     def assert_no_trouble(self) -> None:
@@ -130,8 +129,8 @@ def connect(url: str, **options: Any) -> Iterator[ClientConnection]:
     The connections are kept: each has weak proxies to itself, and a dead proxy would disturb the
     watch over what a test leaves behind.
     """
-    options = {"proxy": None, "max_size": None, "open_timeout": TIMEOUT, **options}
-    with native_connect(url, close_timeout=TIMEOUT, **options) as connection:
+    options = {"proxy": None, "max_size": None, "open_timeout": limit(20), **options}
+    with native_connect(url, close_timeout=limit(20), **options) as connection:
         _connections.append(connection)
         yield connection
 
@@ -155,14 +154,6 @@ def descriptors(pid: int) -> list[str]:
 
 def threads(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/task"))
-
-
-def eventually(get: Any, expected: Any, timeout: float = 5.0) -> None:
-    """Asserts that ``get()`` becomes ``expected``, without letting the hub run."""
-    deadline = time.monotonic() + timeout
-    while (value := get()) != expected and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert value == expected
 
 
 def free_port() -> int:

@@ -11,7 +11,8 @@ from typing import Any
 import gevent
 import redis
 
-from .processes import TIMEOUT, free_port
+from .limits import limit
+from .processes import free_port
 
 
 class RedisServer:
@@ -39,7 +40,7 @@ class RedisServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
         )
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + limit(20)
         while not self._answers():
             assert time.monotonic() < deadline, "redis-server does not start"
             gevent.sleep(0.01)
@@ -52,14 +53,14 @@ class RedisServer:
 
     def call(self, *command: Any) -> Any:
         """What redis-cli would answer."""
-        with redis.Redis(port=self.port, socket_timeout=TIMEOUT) as client:
+        with redis.Redis(port=self.port, socket_timeout=limit(20)) as client:
             return client.execute_command(*command)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
             self._process.send_signal(number)
-            self._process.wait(TIMEOUT)
+            self._process.wait(limit(20))
             self._process = None
 
     def send_signal(self, number: int) -> None:

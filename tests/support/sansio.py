@@ -6,16 +6,11 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from hypothesis import settings
-
 from greenws.protocol.connection import Protocol
 
 from .wire import CLOSE
 
 NOTHING = -1
-
-# Reproducible, and without a limit of time that a busy machine would break.
-settings.register_profile("sansio", deadline=None, derandomize=True, database=None)
 
 
 def lend(protocol: Any, chunk: bytes) -> bytearray:

@@ -11,6 +11,8 @@ from typing import Any
 import gevent
 from gevent import socket
 
+from .limits import limit
+
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 MASK = b"\x37\xfa\x21\x3d"
@@ -83,13 +85,13 @@ class Response:
 class Peer:
     """A raw client on a gevent socket; whatever it waits for has a limit in time."""
 
-    def __init__(self, sock: Any, timeout: float = 5.0) -> None:
+    def __init__(self, sock: Any, timeout: float | None = None) -> None:
         self.sock = sock
-        self.sock.settimeout(timeout)
+        self.sock.settimeout(limit() if timeout is None else timeout)
         self.buffer = b""
 
     @classmethod
-    def connect(cls, address: Any, timeout: float = 5.0) -> Peer:
+    def connect(cls, address: Any, timeout: float | None = None) -> Peer:
         return cls(socket.create_connection(address), timeout)
 
     @classmethod

@@ -15,7 +15,7 @@ import redis
 from greenws.brokers import BrokerUnavailable
 from greenws.brokers.redis import RedisBroker
 
-from ...support.limits import wait_until
+from ...support.limits import limit, wait_until
 from ...support.redis_workers import Worker, away, back
 from ...support.wire import TEXT
 
@@ -140,7 +140,7 @@ def test_what_is_sent_while_a_room_is_opened_arrives_with_what_waited_before(ser
     wait_until(lambda: "r" in a.broker._streams)
     a.send("three")
     may_fail.set()
-    ann = joining.get(timeout=5)
+    ann = joining.get(timeout=limit())
     assert ann.member.is_complete
     a.send("four")
     assert ann.hear(4) == bob.hear(4) == ["one", "two", "three", "four"]
@@ -257,7 +257,7 @@ def test_who_waits_for_redis_when_rooms_are_closed_waits_no_longer(server, worke
         waiting = [gevent.spawn(a.rooms["r"].history) for _ in range(3)]
         wait_until(lambda: a.broker._process.commands.queue.locked())
         a.rooms.close()
-        assert [each.get(timeout=2) for each in waiting] == [[], [], []]
+        assert [each.get(timeout=limit(2)) for each in waiting] == [[], [], []]
     finally:
         server.send_signal(signal.SIGCONT)
     wait_until(lambda: len(server.call("CLIENT", "LIST").splitlines()) == 1)
@@ -284,7 +284,7 @@ def run_program(server: Any, text: str) -> str:
         [sys.executable, "-c", _PROGRAM + text, server.url],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=30,
+        timeout=limit(30),
         text=True,
         check=True,
     ).stdout
@@ -361,7 +361,7 @@ def test_a_program_waits_once_for_redis_however_many_rooms_it_has(server):
     text += "os._exit(0)"
     output = run_program(server, text)
     assert output.count("1 messages wait for Redis") == 8
-    assert float(output.rpartition("took ")[2]) < 2
+    assert float(output.rpartition("took ")[2]) < limit(2)
 
 
 def test_a_forked_process_begins_anew(server):
@@ -473,7 +473,7 @@ def test_a_send_waits_until_the_log_has_the_message(server, worker):
     gevent.sleep(0.05)
     assert not sending.dead
     server.start()
-    sending.get(timeout=5)
+    sending.get(timeout=limit())
     assert server.call("XLEN", "greenws:room:r") == 3
 
 

@@ -8,7 +8,7 @@ import gevent
 
 from greenws.rooms.redis.clock import Clock as RedisClock
 
-from ...support.limits import wait_until
+from ...support.limits import limit, wait_until
 from ...support.redis_workers import Clock, away, back
 
 
@@ -45,7 +45,7 @@ def test_what_redis_has_of_ours_is_not_behind_a_room_that_is_opened_without_it(
     joining = gevent.spawn(a.join, since=since)
     wait_until(lambda: "r" in a.broker._streams)
     back(server, a, b)
-    ann = joining.get(timeout=5)
+    ann = joining.get(timeout=limit())
     assert ann.member.is_complete
     assert ann.hear(1) == ["missed"]
     assert ann.hears_no_more()

@@ -12,7 +12,7 @@ import redis
 
 from greenws.rooms.redis.commands import Commands, must_be_left
 
-from ...support.limits import wait_until
+from ...support.limits import limit, wait_until
 from ...support.redis_workers import Worker
 
 
@@ -30,7 +30,7 @@ def test_one_command_at_a_time_and_urgent_ones_first(commands):
     def run(name: str) -> Any:
         def call(client: redis.Redis) -> None:
             order.append(name)
-            may_go_on.wait(5)
+            may_go_on.wait(limit())
 
         return call
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from ...support.limits import wait_until
-from ...support.redis_workers import away, keep_from_reading
+from ...support.redis_workers import away, back, keep_from_reading
 
 
 def test_what_was_heard_elsewhere_is_looked_for_far_back(server, worker):
@@ -70,7 +70,7 @@ def test_a_long_history_is_fetched_in_pieces(server, worker):
         socket, _ = a._pair()
         since = stack.enter_context(a.rooms["r"].join(socket)).position
         a.send(*sent)
-        wait_until(lambda: a.is_idle, 5)
+        wait_until(lambda: a.is_idle)
     server.call("CONFIG", "RESETSTAT")
     ann = a.join(since=since)
     assert ann.member.is_complete
@@ -216,3 +216,35 @@ def test_a_position_may_tell_of_less_than_its_place(server, worker):
     let_read()
     a.send("new")
     assert ann.hear(1) == moved.hear(1) == ["new"]
+
+
+def test_without_redis_a_room_has_neither_history_nor_members(server, worker):
+    a, b = worker(), worker()
+    a.join(name="ann")
+    a.send("hello")
+    wait_until(lambda: [member.info for member in b.rooms["r"].members] == [{"name": "ann"}])
+    assert b.rooms["r"].history() != []
+    server.stop()
+    assert b.rooms["r"].members == []  # the first to learn it
+    assert b.is_away
+    assert b.rooms["r"].members == b.rooms["r"].history() == []
+    back(server, a, b)
+    wait_until(lambda: [member.info for member in b.rooms["r"].members] == [{"name": "ann"}])
+
+
+def test_a_history_that_is_asked_for_as_redis_goes_is_empty(server, worker):
+    a = worker()
+    a.send("hello", room="unread")
+    wait_until(lambda: a.is_idle)
+    server.stop()
+    assert a.rooms["unread"].history() == []  # the first to learn it
+    assert a.is_away
+
+
+def test_the_history_of_a_key_that_is_no_log_is_empty_and_an_error(server, worker, error_log):
+    a = worker()
+    server.call("SET", "greenws:room:r", "not a log")
+    assert a.rooms["r"].history() == []
+    (record,) = error_log.take()
+    assert "'r' has no history" in record.getMessage() and "WRONGTYPE" in record.getMessage()
+    assert not a.is_away

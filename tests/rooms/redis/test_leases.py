@@ -10,7 +10,7 @@ from typing import Any
 import gevent
 import redis
 
-from ...support.limits import wait_until
+from ...support.limits import limit, wait_until
 from ...support.redis_workers import Worker, away
 
 
@@ -42,7 +42,7 @@ def test_members_of_a_process_that_died_are_gone_after_a_while(server, worker):
     assert a.names() == ["ann", "ben", "bob"] or ann.hear(1) == ["join carl"]
     wait_until(lambda: a.names() == ["ann", "ben", "bob", "carl"])
     b.die()
-    wait_until(lambda: a.names() == c.names() == ["ann", "carl"], 5)
+    wait_until(lambda: a.names() == c.names() == ["ann", "carl"])
     left = [text for text in ann.hear(3) if text != "join carl"]
     left += ann.hear(2 - len(left))
     assert sorted(left) == ["leave ben", "leave bob"]  # once, though two processes noticed
@@ -205,7 +205,7 @@ def test_one_who_leaves_while_it_is_asked_who_is_there_is_gone(server, worker, p
 
         a.broker._leases.look = look_slowly
         server.start()
-        assert has_looked.wait(5)
+        assert has_looked.wait(limit())
     b.send("bob has left")
     assert ann.hear(1) == ["bob has left"]
     may_go_on.set()

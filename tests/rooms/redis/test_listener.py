@@ -10,7 +10,7 @@ import pytest
 
 from greenws.brokers import BrokerUnavailable
 
-from ...support.limits import wait_until
+from ...support.limits import limit, wait_until
 from ...support.redis_workers import away
 
 
@@ -58,7 +58,7 @@ def test_a_message_costs_the_same_however_many_rooms_are_open(server, worker):
 
     a.broker._subscriber.on_answer = note
     clients = [a.join(f"room {number}") for number in range(50)]
-    assert has_read_on.wait(5)
+    assert has_read_on.wait(limit())
     wait_until(lambda: a.is_idle)
     server.call("CONFIG", "RESETSTAT")
     for number in range(100):
@@ -89,7 +89,7 @@ def test_rooms_opened_while_the_reader_waits_are_heard_at_once(worker):
     for number in range(20):
         client = a.join(f"room {number}")
         b.send("hello", room=f"room {number}")
-        with gevent.Timeout(0.5):
+        with gevent.Timeout(limit(0.5)):
             assert client.hear(1) == ["hello"]
 
 

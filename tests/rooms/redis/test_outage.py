@@ -29,9 +29,9 @@ def test_nothing_is_lost_while_redis_restarts(server, worker):
             gevent.sleep(0.002)
 
     sending = gevent.spawn(send)
-    gevent.sleep(0.05)
+    wait_until(lambda: len(sent) > 20)
     server.stop()
-    gevent.sleep(0.05)
+    wait_until(lambda: len(sent) > 60)
     server.start()
     sending.join()
     for client in clients:

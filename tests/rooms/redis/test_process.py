@@ -12,7 +12,7 @@ import redis
 
 from greenws.rooms.redis.process import Options, Process
 
-from ...support.limits import wait_until
+from ...support.limits import limit, wait_until
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_insisting_waits_until_redis_is_back(process):
     insisting = gevent.spawn(process.insist, call, 5.0)
     wait_until(lambda: process.outage.is_away)
     found.append(7)
-    assert insisting.get(timeout=2) == 7
+    assert insisting.get(timeout=limit(2)) == 7
 
 
 def test_all_wait_together_for_one_outage(process):
@@ -88,7 +88,7 @@ def test_joins_during_a_hang_wait_for_the_timeout_and_no_longer(server, worker):
             gevent.spawn(a.join, f"room {number % 4}", since=since, gap="0-0 gap")
             for number in range(8)
         ]
-        clients = [each.get(timeout=10) for each in joining]
+        clients = [each.get(timeout=limit(10)) for each in joining]
         assert time.monotonic() - began < 0.5 + 1.0
     finally:
         server.send_signal(signal.SIGCONT)

@@ -30,7 +30,7 @@ from gevent.server import StreamServer
 
 from greenws import ConnectionClosed
 
-from ...support.limits import wait_until
+from ...support.limits import limit, wait_until
 from ...support.redis_server import RedisServer
 from ...support.redis_workers import Worker
 from ...support.wire import CLOSE, Peer, close_frame
@@ -125,7 +125,7 @@ class Line:
     def close(self) -> None:
         self.cut()
         self._server.stop()
-        self._carriers.join(5)
+        self._carriers.join(limit())
 
 
 class Play:
@@ -347,7 +347,7 @@ class Traveller:
         if self.random.random() < 0.5 and not reader.dead:
             self._note("says goodbye")
             peer.send(close_frame())
-            reader.join(5)
+            reader.join(limit())
         else:
             self._note("breaks off")
         reader.kill()
@@ -468,7 +468,7 @@ class Traveller:
         self.life.kill()
         if self.connection is not None:
             self.leave()
-        gevent.joinall(self.handlers, timeout=5)
+        gevent.joinall(self.handlers, timeout=limit())
         gevent.killall(self.handlers)
 
 

@@ -43,7 +43,7 @@ def test_what_was_heard_elsewhere_is_not_repeated_by_a_process_that_lags(server,
 
 @pytest.mark.parametrize("has_heard", [True, False])
 @pytest.mark.parametrize("clock", [-60, 0, 30])
-def test_who_comes_to_a_process_that_does_not_know_that_redis_has_its_message_hears_it_once(
+def test_a_message_logged_unknown_to_the_new_process_is_heard_once(
     server, worker, monkeypatch, clock, has_heard
 ):
     """There, or elsewhere before."""
@@ -75,9 +75,7 @@ def test_who_comes_to_a_process_that_does_not_know_that_redis_has_its_message_he
     assert moved.hears_no_more()
 
 
-def test_one_who_has_come_further_than_its_new_process_misses_nothing_also_without_redis(
-    server, worker
-):
+def test_a_client_ahead_of_its_new_process_misses_nothing_without_redis(server, worker):
     a, b = worker(timeout=0.2), worker()
     ann, bob = a.join(), b.join()
     a.send("before")

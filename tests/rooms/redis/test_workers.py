@@ -16,9 +16,9 @@ import pytest
 import trustme
 from gevent import socket as gevent_socket
 
-from ...support.limits import wait_until
+from ...support.limits import limit, stays, wait_until
 from ...support.paths import ROOT
-from ...support.processes import TIMEOUT, Process, children, free_port
+from ...support.processes import Process, children, free_port
 from ...support.redis_server import RedisServer
 from ...support.require import require_program
 from ...support.wire import CLOSE, TEXT, Peer, frame
@@ -40,7 +40,7 @@ def gunicorn(workers: int, url: str) -> Process:
     )
     try:
         process.wait_for_port()
-        wait_until(lambda: len(children(process.popen.pid)) == workers, TIMEOUT)
+        wait_until(lambda: len(children(process.popen.pid)) == workers, 20)
     except BaseException:
         process.stop()
         raise
@@ -86,7 +86,7 @@ class Client:
     def visit(self) -> None:
         since = f"?since={quote(self.last)}" if self.last else ""
         peer = Peer.open(self.address, f"/{self.room}{since}")
-        peer.sock.settimeout(TIMEOUT)
+        peer.sock.settimeout(limit(20))
         while not self.is_done:
             _, opcode, payload = peer.read_frame()
             if opcode == CLOSE:
@@ -138,11 +138,11 @@ def talk_through_an_outage(clients: list[Client], server: RedisServer) -> None:
 def spread(address: Any, pids: list[int], each: int) -> list[Client]:
     """Clients of which every worker has ``each``: the kernel spreads them as it likes."""
     kept: list[Client] = []
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + limit(20)
     while len(kept) < each * len(pids):
         assert time.monotonic() < deadline, "one of the workers gets no connection"
         more = [Client(f"client {time.monotonic_ns()}", address) for _ in range(4 * len(pids))]
-        wait_until(lambda more=more: all(client.peer for client in more), TIMEOUT)
+        wait_until(lambda more=more: all(client.peer for client in more), 20)
         for client in more:
             if sum(client.pid == other.pid for other in kept) < each:
                 kept.append(client)
@@ -157,14 +157,14 @@ def test_every_survivor_has_every_message_once_and_in_order(workers, server):
     never.sock.setsockopt(gevent_socket.SOL_SOCKET, gevent_socket.SO_RCVBUF, 4096)
     try:
         talk_through_an_outage(clients, server)
-        wait_until(lambda: len({len(client.heard) for client in clients}) == 1, TIMEOUT)
+        wait_until(lambda: len({len(client.heard) for client in clients}) == 1, 20)
 
         victim = clients[0].pid
         lost = [client for client in clients if client.pid == victim]
         survivors = [client for client in clients if client.pid != victim]
         os.kill(victim, signal.SIGKILL)
         talk(clients, "one is dead", 0.4)
-        wait_until(lambda: all(client.peer for client in clients), TIMEOUT)
+        wait_until(lambda: all(client.peer for client in clients), 20)
         talk(clients, "the end", 0.3)
         spoken = sum(client.said for client in survivors)
         names = {client.name for client in survivors}
@@ -174,9 +174,8 @@ def test_every_survivor_has_every_message_once_and_in_order(workers, server):
                 sum(name in names for name, _ in client.heard) == spoken for client in clients
             ) and (len({frozenset(client.heard) for client in clients}) == 1)
 
-        wait_until(all_have_all, TIMEOUT)
-        gevent.sleep(0.1)
-        assert all_have_all()
+        wait_until(all_have_all, 20)
+        stays(all_have_all, 0.1)
         for client in clients:
             assert len(set(client.heard)) == len(client.heard)  # once
             for sender in clients:
@@ -221,7 +220,7 @@ def test_redis_over_tls_with_a_password(tmp_path):
         try:
             talk_through_an_outage(clients, server)
             said = sorted((client.name, n) for client in clients for n in range(client.said))
-            wait_until(lambda: all(len(each.heard) >= len(said) for each in clients), TIMEOUT)
+            wait_until(lambda: all(len(each.heard) >= len(said) for each in clients), 20)
             for client in clients:
                 assert sorted(client.heard) == said
         finally:
@@ -241,11 +240,11 @@ def test_a_member_is_in_the_room_of_all_workers(workers):
         return found
 
     try:
-        wait_until(lambda: counts() == {6}, TIMEOUT)
+        wait_until(lambda: counts() == {6}, 20)
     finally:
         for client in clients:
             client.end()
-    wait_until(lambda: counts() == {0}, TIMEOUT)
+    wait_until(lambda: counts() == {0}, 20)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -266,12 +265,12 @@ def test_a_restart_tells_the_sessions(server, number):
             assert peer.at_end()
             peer.close()
         if number == signal.SIGHUP:
-            wait_until(lambda: not set(children(process.popen.pid)) & set(old), TIMEOUT)
+            wait_until(lambda: not set(children(process.popen.pid)) & set(old), 20)
             with Peer.open(process.address, "/r") as peer:
                 assert peer.read_frame()[1] == TEXT
         else:
-            assert process.popen.wait(TIMEOUT) == 0
-        assert time.monotonic() - started < 6
+            assert process.popen.wait(limit(20)) == 0
+        assert time.monotonic() - started < limit(6)
         assert "Traceback" not in process.output
 
 
@@ -285,7 +284,7 @@ def test_the_chat_of_the_readme_becomes_many_workers_by_one_line(server, tmp_pat
     command = text.split("`gunicorn ")[1].split("`")[0].split()
     with Process("-m", "gunicorn", *command, "--bind", "127.0.0.1:0", cwd=tmp_path) as process:
         process.wait_for_port()
-        wait_until(lambda: len(children(process.popen.pid)) == 4, TIMEOUT)
+        wait_until(lambda: len(children(process.popen.pid)) == 4, 20)
         peers = [Peer.open(process.address, f"/chat/garden?name={n}") for n in range(12)]
         greetings: list[bytes] = []
         for number, peer in enumerate(peers):

@@ -11,7 +11,7 @@ import redis
 from greenws import policies
 from greenws.brokers import BrokerUnavailable
 
-from ...support.limits import wait_until
+from ...support.limits import limit, wait_until
 from ...support.redis_workers import away, back
 
 
@@ -32,7 +32,7 @@ def test_one_who_sends_all_the_time_holds_up_neither_rooms_nor_heartbeats(worker
     a.broker._leases.next_beat = 0
     a.send("first")
     try:
-        gevent.spawn(a.join).get(timeout=2)
+        gevent.spawn(a.join).get(timeout=limit(2))
         wait_until(lambda: a.broker._leases.next_beat)
     finally:
         is_over = True
@@ -173,3 +173,23 @@ def test_what_waits_for_redis_is_bounded_in_bytes(server, worker):
     assert len(ann.hear(10)) == 10
     a.send("again")
     assert ann.hear(1) == ["again"]
+
+
+def test_entries_that_redis_refuses_one_by_one_are_heard_in_their_own_process(
+    server, worker, error_log
+):
+    a, b = worker(), worker()
+    ann, bob, other = a.join(), b.join(), b.join("other")
+    wait_until(lambda: a.is_idle and b.is_idle and b.broker._subscriber.has_caught_up)
+    server.call("XADD", "greenws:room:r", "18446744073709551615-18446744073709551615", "k", "v")
+    a.send("one", "two")  # no id is greater than that
+    a.send("taken", room="other")
+    a.send("three")
+    assert ann.hear(3) == ["one", "two", "three"]
+    assert other.hear(1) == ["taken"]
+    assert bob.hears_no_more() and ann.hears_no_more()
+    assert not a.is_away and a.is_idle
+    errors = {record.getMessage() for record in error_log.take()}
+    (error,) = errors
+    assert error.startswith("Redis does not take messages of the room 'r': ")
+    server.call("DEL", "greenws:room:r")
