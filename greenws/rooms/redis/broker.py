@@ -142,7 +142,7 @@ class RedisBroker(Broker):
         self._process = process
         self._streams: dict[str, Stream] = {}
         self._writer = Writer(process, self._streams, wake_writer)
-        self._leases = Leases(process, self._streams, self._waking(self._wake_leases))
+        self._leases = Leases(process, self._waking(self._wake_leases))
         self._subscriber = Subscriber(process, self._streams, self._leases)
         self._history = History(process, self._streams)
 

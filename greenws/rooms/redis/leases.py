@@ -22,7 +22,6 @@ from .. import turns
 from ..broker import JOIN, LEAVE
 from . import scripts
 from .process import Process
-from .stream import Stream
 
 __all__ = ["Leases", "Look", "Other"]
 
@@ -88,14 +87,11 @@ class _Room:
 class Leases:
     """``wake``: has ``work`` called soon; from any thread."""
 
-    def __init__(
-        self, process: Process, streams: dict[str, Stream], wake: Callable[[], None]
-    ) -> None:
+    def __init__(self, process: Process, wake: Callable[[], None]) -> None:
         self.pending: dict[str, dict[str, str | None]] = {}  # by room and member: value, or None
         self.stale: set[str] = set()  # open rooms of which is not known who is there
         self.next_beat = 0.0
         self._process = process
-        self._streams = streams
         self._wake = wake
         self._rooms: dict[str, _Room] = {}
         self._has_beaten = False
