@@ -243,9 +243,10 @@ class Play:
     def _wrongly_told(self, members: set[str]) -> list[str]:
         """What a member was told of the others is who is there."""
         return [
-            f"{client.name} in {client.told_in} was told: {client.told ^ members}"
+            f"{client.name} was told otherwise: {client.told[key] ^ members}"
             for client in self.clients
-            if client.inside and not happens(lambda client=client: client.told == members)
+            for key in list(client.inside)
+            if not happens(lambda who=client.told[key]: who == members)
         ]
 
     def end(self) -> None:
@@ -312,9 +313,8 @@ class Traveller:
         self.heard: list[str] = []
         # what its handlers know: the ids of the members that it is now
         self.inside: set[str] = set()
-        # who is there, as the member that it is now was told: when it joined, and since then
-        self.told: set[str] = set()
-        self.told_in = ""  # the process
+        # who is there, as each of these was told: when it joined, and since then
+        self.told: dict[str, set[str]] = {}
         self.handlers: list[gevent.Greenlet[..., None]] = []
         self.connection: tuple[Peer, gevent.Greenlet[..., None]] | None = None
         self.life = gevent.spawn(self._live)
@@ -357,21 +357,23 @@ class Traveller:
         play = self.play
         room = play.workers[where].rooms["r"]
         try:
-            told: list[tuple[str, str]] = []
+            early: list[tuple[str, str]] | None = []  # told before the block begins
+            who: set[str] = set()
 
             def note(kind: str, id_: str, info: dict[str, Any]) -> None:
-                told.append((kind, id_))
-                if who is self.told:
+                if early is not None:
+                    early.append((kind, id_))
+                else:
                     who.add(id_) if kind == "join" else who.discard(id_)
 
-            who: set[str] = set()
             with room.join(socket, since=since, gap=GAP, presence=note, name=self.name) as member:
                 self._note(f"is in {where} as {member.id}, at {member.position}")
                 self.inside.add(member.id)
                 who |= {each.id for each in member.present}
+                told, early = early, None
                 for kind, id_ in told:
-                    who.add(id_) if kind == "join" else who.discard(id_)
-                self.told, self.told_in = who, where
+                    note(kind, id_, {})
+                self.told[member.id] = who
                 try:
                     if since is None:
                         counts = [f"{name}{len(sent)}" for name, sent in play.sent.items()]
