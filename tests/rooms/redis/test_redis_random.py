@@ -237,17 +237,22 @@ class Play:
             return all(each == members for each in there.values())
 
         if happens(agree):
-            return self._wrongly_told(set(there["in the room"]))
+            return self._wrongly_told()
         return [f"{name}: {sorted(each.values())}, {each}" for name, each in there.items()]
 
-    def _wrongly_told(self, members: set[str]) -> list[str]:
-        """What a member was told of the others is who is there."""
-        return [
-            f"{client.name} was told otherwise: {client.told[key] ^ members}"
-            for client in self.clients
-            for key in list(client.inside)
-            if not happens(lambda who=client.told[key]: who == members)
-        ]
+    def _wrongly_told(self) -> list[str]:
+        """What a member was told of the others is who is there, as long as it is there itself."""
+        faults = []
+        for client in self.clients:
+            for key in list(client.inside):
+
+                def is_right(client: Traveller = client, key: str = key) -> bool:
+                    members = {each for other in self.clients for each in other.inside}
+                    return key not in members or client.told[key] == members
+
+                if not happens(is_right):
+                    faults.append(f"{client.name} was told of {client.told[key]}")
+        return faults
 
     def end(self) -> None:
         gevent.killall(self.greenlets)
