@@ -65,7 +65,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["greenws", "greenws.*"]),
-    package_data={"": ["py.typed", "*.pxd", "*.h"]},
+    package_data={"": ["py.typed", "*.pxd", "*.h", "*.lua"]},
     ext_modules=extensions(),
     python_requires=">=3.10",
     install_requires=[

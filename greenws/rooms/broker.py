@@ -120,6 +120,13 @@ class Listener(Protocol):
     def presence(self, room: str, kind: str, member: str, info: dict[str, Any]) -> None:
         """A member in another process has come (JOIN) or gone (LEAVE). Does not block."""
 
+    def disconnect(self, room: str, code: int, reason: str, member: str | None) -> None:
+        """Closes the members of an open room, or one. Does not block."""
+
+    def gap(self, room: str) -> None:
+        """Messages are missing between what was delivered to an open room and what will be, since
+        the log does not hold them any more. Does not block."""
+
     def wait(self, room: str) -> None:
         """Blocks while what was delivered to a room is still being handed out: for a broker that
         could deliver more."""
@@ -134,6 +141,11 @@ class Broker(ABC):
 
     is_shared: bool = True
     """Whether other processes have the same rooms."""
+
+    tail_length: int = 1000
+    tail_age: float = 300.0
+    """Messages of an open room, and seconds for which, that ``Rooms`` may keep encoded for members
+    that come back: no more than the log keeps."""
 
     _listener: Listener | None = None
 
@@ -209,6 +221,26 @@ class Broker(ABC):
     def members(self, room: str) -> dict[str, dict[str, Any]]:
         """Who is in a room that is not open here. May block."""
         return {}
+
+    # -- reach
+
+    def end_of(self, room: str) -> str:
+        """The position of the last message of a room, open or not. May block.
+
+        Raises:
+            BrokerUnavailable: it is out of reach.
+        """
+        return self.position(room)
+
+    def disconnect(self, room: str, code: int, reason: str, member: str | None) -> None:
+        """Has all processes close the members of a room, open here or not, or one of them. May
+        block.
+
+        Raises:
+            BrokerUnavailable: it is out of reach.
+        """
+        if self._listener is not None:
+            self._listener.disconnect(room, code, reason, member)
 
     # -- the end
 

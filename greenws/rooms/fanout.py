@@ -31,12 +31,14 @@ from . import turns
 from .broker import Entry
 from .member import Member
 from .presence import Change, Roster
+from .tail import Tail
 
-__all__ = ["FanOut"]
+__all__ = ["Disconnect", "FanOut", "Gap"]
 
 Stamp = Callable[[str, "str | bytes"], "str | bytes"]
 
 _GROUP = 128  # members, at most: as many as are handed a message without a look at the time
+_TAKE_OVER_TIMEOUT = 0.1  # seconds for which one waits for the thread that hands out
 _POLL_INTERVAL = 0.01  # seconds between two looks of a sender that is held up
 _HUB_POLL_INTERVAL = 0.001  # the same, where only a turn of another thread's hub is missing
 
@@ -44,20 +46,43 @@ _sleep = get_original("time", "sleep")
 _logger = logging.getLogger("greenws.rooms")
 
 
+class Gap:
+    """Messages are missing in the log, between what was delivered and what will be."""
+
+
+class Disconnect(NamedTuple):
+    """Members are to be closed, or one. ``member``: its id."""
+
+    code: int
+    reason: str
+    member: str | None
+
+
 class _Joining(NamedTuple):
     after: int  # the number of the last item that it does not get
     position: str
+
+
+_Item = Entry | Change | Gap | Disconnect
 
 
 class FanOut:
     """Of one room. Everything but ``wait`` and ``wait_for_room`` is called with the lock held, and
     does not block."""
 
-    def __init__(self, name: str, lock: Any, stats: Any, stamp: Stamp | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        lock: Any,
+        stats: Any,
+        stamp: Stamp | None,
+        tail: Tail,
+    ) -> None:
         self.name = name
         self.lock = lock
         self.stats = stats
         self.roster = Roster()
+        self.tail = tail
         self._stamp = stamp
         # the members
         self._groups: list[dict[Member, WebSocket]] = []
@@ -67,7 +92,7 @@ class FanOut:
         self._becoming_prompt: dict[Member, None] = {}
         self._full: dict[Member, None] = {}  # those that hold up senders
         # what is delivered
-        self._items: deque[Entry | Change] = deque()
+        self._items: deque[_Item] = deque()
         self._last = 0  # number of the last item that was put
         self._finished = 0  # of the last one that everybody has
         self._slices: Iterator[None] | None = None  # of the one that has begun
@@ -84,13 +109,21 @@ class FanOut:
     def open(self, position: str, others: dict[str, dict[str, Any]]) -> None:
         self._position = self._position_before = position
         self.roster.open(others)
+        self.tail.begin(position)
 
     def add(self, member: Member, position: str) -> None:
-        """``position``: of what was delivered so far, which it does not get."""
+        """``position``: of what was put so far, which it does not get."""
+        self._add(member, self._last, position)
+
+    def add_after_tail(self, member: Member) -> None:
+        """It does not get what has begun so far, the end of which is the end of the tail."""
+        self._add(member, self._finished + (self._slices is not None), self._position)
+
+    def _add(self, member: Member, after: int, position: str) -> None:
         if self._finished == self._last:
             self._place(member)
         else:
-            self._joining[member] = _Joining(self._last, position)
+            self._joining[member] = _Joining(after, position)
 
     def remove(self, member: Member) -> None:
         self.roster.stop_telling(member)
@@ -159,14 +192,19 @@ class FanOut:
 
     # -- handing out
 
-    def put(self, item: Entry | Change) -> None:
+    def put(self, item: _Item) -> None:
         """Hands out as much as fits into this turn; a greenlet does the rest in the turns to come.
         ``wait`` waits for that."""
         self._items.append(item)
         self._last += 1
         # Many that send to a large room in one turn are not to hand out a slice each.
         is_late = len(self._groups) > 1 and turns.is_over()
-        if (is_late or self._advance()) and self._pump != switching.thread_id():
+        if is_late or self._advance():
+            self._go_on_here()
+
+    def _go_on_here(self) -> None:
+        """Has a greenlet of this thread hand out the rest."""
+        if self._finished < self._last and self._pump != switching.thread_id():
             self._pump = switching.thread_id()
             gevent.spawn(self._go_on, self._pump)
 
@@ -202,12 +240,17 @@ class FanOut:
         finally:
             self._is_advancing = False
 
-    def _begin(self, item: Entry | Change) -> Iterator[None]:
+    def _begin(self, item: _Item) -> Iterator[None]:
         self._place_those_who_came(self._finished + 1)
+        if isinstance(item, Gap):
+            return self._tell_gap()
+        if isinstance(item, Disconnect):
+            return self._disconnect(item)
         if isinstance(item, Change):
             return self._tell(item)
         self._position_before, self._position = self._position, item.position
         if item.data is None:
+            self.tail.append(item.position, None)
             return self._move_on(item)
         return self._spread(item, item.data)
 
@@ -225,7 +268,11 @@ class FanOut:
     def _spread(self, entry: Entry, data: str | bytes) -> Iterator[None]:
         self._unvisited_groups = self._groups[::-1]
         self._unvisited = deque(self._others)
-        message = SharedMessage(self.stamped(entry.position, data))
+        message = None
+        try:
+            message = SharedMessage(self.stamped(entry.position, data))
+        finally:
+            self.tail.append(entry.position, message)
         while self._unvisited_groups:
             group = self._unvisited_groups.pop()
             self._offer(group, message, data, entry.exclude)
@@ -256,10 +303,25 @@ class FanOut:
                 member.receive(entry, nothing, self.stamped)
         yield
 
+    def _disconnect(self, item: Disconnect) -> Iterator[None]:
+        for number, member in enumerate([*self._group_of, *self._others]):
+            if self._is_placed(member) and item.member in (None, member.id):
+                member.close(item.code, item.reason)
+            if number % 16 == 15:
+                yield
+
+    def _tell_gap(self) -> Iterator[None]:
+        self.tail.begin(None)
+        for number, member in enumerate([*self._group_of, *self._others]):
+            if self._is_placed(member):
+                member.tell_gap()
+            if number % 16 == 15:
+                yield
+
     def _tell(self, change: Change) -> Iterator[None]:
         for watch, members in self.roster.askers(change):
             try:
-                data = watch(change.kind, change.who.info)
+                data = watch(change)
             except Exception:
                 _logger.exception("presence= of a member of the room %r failed", self.name)
                 continue
@@ -306,7 +368,11 @@ class FanOut:
                 return
             event = Event()
             self._waiting.append((self._last, hub.loop, event))
-        event.wait()
+        # With a timeout, as the hub may have nothing else to wait for; and the thread that was to
+        # go on may have no hub that runs any more.
+        while not event.wait(_TAKE_OVER_TIMEOUT):
+            with self.lock:
+                self._go_on_here()
 
     # -- members whose queue is full
 

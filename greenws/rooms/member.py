@@ -19,6 +19,7 @@ from .broker import Cursor, Entry
 from .lag import Policy, Queue, TooSlow
 
 if TYPE_CHECKING:
+    from .presence import Presence
     from .room import Room
 
 __all__ = ["Audience", "Member"]
@@ -64,11 +65,17 @@ class Member:
         info: dict[str, Any],
         policy: Policy,
         audience: Audience,
+        gap: str | bytes | None = None,
     ) -> None:
         self.id = secrets.token_hex(8)
         self.room = room
         self.socket = socket
         self.info = info
+        self.gap = gap
+        """What it is sent where it has missed messages."""
+        self.present: list[Presence] | None = None
+        """Who was in the room when it joined, itself included, if it is told who comes and goes
+        since then; else None."""
         self.is_complete = True
         """False once it was told of a gap: it has missed messages."""
         self._policy = policy
@@ -150,6 +157,12 @@ class Member:
             return False
         self.take(message, entry.data)
         return True
+
+    def tell_gap(self) -> None:
+        """Messages are missing before those to come."""
+        self.is_complete = False
+        if self.gap is not None:
+            self.take(SharedMessage(self.gap), self.gap)
 
     def take(self, message: SharedMessage, data: str | bytes) -> None:
         """Sends a message now, or puts it into the queue."""

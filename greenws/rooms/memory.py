@@ -89,6 +89,7 @@ class MemoryBroker(Broker):
         check_range("history_bytes", history_bytes, 0, sys.maxsize)
         check_range("max_bytes", max_bytes, 0, sys.maxsize)
         check_seconds("max_age", max_age)
+        self.tail_length, self.tail_age = history, max_age
         self._history = history
         self._history_bytes = history_bytes
         self._max_bytes = max_bytes

@@ -17,19 +17,26 @@ from typing import Any
 
 from gevent.monkey import get_original
 
+from ..opcodes import is_sendable
+from ..protocol.shared import SharedMessage
 from ..websocket import WebSocket
 from . import lag
-from .broker import BEGINNING, Broker, Entry, Replay
-from .fanout import FanOut, Stamp
+from .broker import BEGINNING, Broker, BrokerUnavailable, Entry, Replay
+from .fanout import Disconnect, FanOut, Gap, Stamp
 from .lag import Policy
 from .member import Member
 from .memory import MemoryBroker
-from .presence import Presence, PresenceFormat
-from .replay import send_missed
+from .presence import Presence, PresenceFormat, Watch
+from .replay import send_missed, send_tail
+from .tail import Tail
 
 __all__ = ["Room", "Rooms", "Stats", "json_id"]
 
 _RLock = get_original("_thread", "RLock")
+
+_MAX_REASON = 123  # bytes of a Close (RFC 6455, section 5.5)
+_TAIL_BYTES = 2**20  # what a room keeps in memory for members that come back, at most
+_ALL_TAILS_BYTES = 64 * 2**20  # the same, of all rooms
 
 _logger = logging.getLogger("greenws.rooms")
 
@@ -74,7 +81,9 @@ class Room:
         self._lock = rooms.lock
         self._stats = rooms.stats
         self._is_open = False
-        self._fan_out = FanOut(name, rooms.lock, rooms.stats, rooms.stamp)
+        broker = rooms.broker
+        tail = Tail(rooms._tail_limit, broker.tail_length, broker.tail_age)
+        self._fan_out = FanOut(name, rooms.lock, rooms.stats, rooms.stamp, tail)
         self._roster = self._fan_out.roster
 
     # -- what a handler calls
@@ -94,8 +103,10 @@ class Room:
 
         ``info`` is what others see of it in ``room.members``: whatever JSON can hold. ``policy``:
         what happens when it lags (:mod:`greenws.policies`; the one of the ``Rooms`` without it).
-        ``presence(kind, info)``, with "join" or "leave" and the info of somebody else, gives the
-        message that this member gets when that one comes or goes; None for no message.
+        ``presence(kind, id, info)``, with "join" or "leave" and the id and info of somebody else,
+        gives the message that this member gets when that one comes or goes; None for no message.
+        Then ``member.present`` is who was there when it joined, itself included: with what it was
+        told since, that is who is there. (An older form, ``presence(kind, info)``, is taken too.)
 
         ``since``: the id of the last message that a client saw before its connection dropped. It
         is sent what it missed, then goes on live; that is over, as far as the client reads, when
@@ -103,29 +114,35 @@ class Room:
         1,000 messages; then it is closed with 1013. Where messages are missing (the history does
         not reach back so far, or ``since`` is not an id that a message of the room can have had)
         it is sent ``gap``, then what there is, and ``member.is_complete`` is False. (A message
-        that it was excluded from counts as missed.)
+        that it was excluded from counts as missed.) So it is for a member that stays, with or
+        without ``since``, when its process was so far behind that messages are lost to it.
 
         Raises:
             ConnectionClosed: the client went away while it was sent what it missed.
             TypeError: JSON cannot hold ``info``; ``policy`` or ``presence`` is none.
         """
         lag.check(policy)
-        if presence is not None and not callable(presence):
-            raise TypeError(f"presence is a function of a kind and an info, not {presence!r}")
+        watch = None if presence is None else Watch.of(presence)
         json.dumps(info)
         broker = self._rooms.broker
-        member = Member(self, socket, info, policy or self._rooms.policy, self._fan_out)
+        member = Member(self, socket, info, policy or self._rooms.policy, self._fan_out, gap)
         broker.open(self.name)
         try:
             with self._lock:
                 if not self._is_open:  # nothing may block before that
                     self._open()
-            replay = None if since is None else broker.resume(self.name, _text(since))
-            with self._lock:
-                self._admit(member, presence, replay)
+            tail = None if since is None else self._admit_after_tail(member, watch, _text(since))
+            replay = None
+            if tail is None:
+                if since is not None:
+                    replay = broker.resume(self.name, _text(since))
+                with self._lock:
+                    self._admit(member, watch, replay)
             try:
-                if replay is not None:
-                    send_missed(member, replay, gap, self._fan_out)
+                if tail is not None:
+                    send_tail(member, tail, self._fan_out)
+                elif replay is not None:
+                    send_missed(member, replay, self._fan_out)
                 yield member
             finally:
                 if not socket.is_inherited():  # in a forked child, the parent's member stays
@@ -142,13 +159,16 @@ class Room:
         self,
         data: str | bytes | bytearray | memoryview,
         exclude: Member | WebSocket | None = None,
+        *,
+        wait: bool = False,
     ) -> None:
         """Sends a message to all members, in all processes; ``exclude``: one member, or its socket,
         that does not get it. Any greenlet and any thread may call it, member or not.
 
         In a large room others run while a message is being handed out, and it returns when all
         members of this process have it. It does not wait for Redis, so what is sent through
-        another process afterwards may come before it.
+        another process afterwards may come before it; with ``wait`` it waits until the log has it,
+        however long that takes.
 
         Blocks while a member with the policy ``block`` has no room; and in other threads than the
         members', while theirs had no time to take what was sent (for at most 5 seconds).
@@ -175,6 +195,8 @@ class Room:
             self._rooms.broker.publish(self.name, data, exclude)
             self._stats.sent += 1
         self._fan_out.wait()
+        if wait and not self._rooms.broker.flush():
+            raise BrokerUnavailable("these rooms were closed before the log had the message")
 
     def history(self, count: int = 50) -> list[str | bytes]:
         """The newest messages of the room, oldest first, as members were sent them: for whoever
@@ -182,6 +204,37 @@ class Room:
         found = self._rooms.broker.newest(self.name, count) if count > 0 else []
         stamped = (self._fan_out.stamped_or_skipped(*message) for message in found)
         return [data for data in stamped if data is not None]
+
+    @property
+    def position(self) -> str:
+        """The id of the last message of the room, for a page that is being rendered: a client that
+        gives it as ``since`` misses nothing of what is said meanwhile. Ask before
+        ``history()``. May block.
+
+        Raises:
+            BrokerUnavailable: the broker is out of reach.
+        """
+        return self._rooms.broker.end_of(self.name)
+
+    def disconnect(
+        self, code: int = 1008, reason: str = "", member: Member | Presence | str | None = None
+    ) -> None:
+        """Closes the members of the room in all processes, or one: ``member`` is it, its presence
+        or its id. Each gets first what was sent before. A process that has lost its connection to
+        Redis does not hear of it. May block.
+
+        Raises:
+            ValueError: ``code`` may not be sent, or ``reason`` is longer than 123 bytes.
+            BrokerUnavailable: the broker is out of reach.
+        """
+        if not is_sendable(code):
+            raise ValueError(
+                f"close code {code} may not be sent; use 1000, 1001, 1011 or 3000 to 4999"
+            )
+        if len(reason.encode()) > _MAX_REASON:
+            raise ValueError(f"a reason holds at most {_MAX_REASON} bytes: {reason!r}")
+        key = member if member is None or isinstance(member, str) else member.id
+        self._rooms.broker.disconnect(self.name, code, reason, key)
 
     @property
     def members(self) -> list[Presence]:
@@ -215,16 +268,31 @@ class Room:
         self._is_open = True
         self._rooms._keep(self)
 
-    def _admit(
-        self, member: Member, presence: PresenceFormat | None, replay: Replay | None
-    ) -> None:
-        broker = self._rooms.broker
+    def _admit_after_tail(
+        self, member: Member, watch: Watch | None, since: str
+    ) -> list[tuple[str, SharedMessage]] | None:
+        """What it has missed, if that is at hand; otherwise None, and it is not admitted."""
+        with self._lock:
+            tail = self._fan_out.tail.after(since)
+            if tail is not None:
+                member.begin_replay(None)
+                self._fan_out.add_after_tail(member)
+                self._introduce(member, watch)
+            return tail
+
+    def _admit(self, member: Member, watch: Watch | None, replay: Replay | None) -> None:
         if replay is not None:
             member.begin_replay(replay.begin())
-        self._fan_out.add(member, broker.position(self.name))
+        self._fan_out.add(member, self._rooms.broker.position(self.name))
+        self._introduce(member, watch)
+
+    def _introduce(self, member: Member, watch: Watch | None) -> None:
         self._stats.members += 1
-        self._fan_out.put(self._roster.join(member, presence))
-        broker.join(self.name, member.id, member.info)
+        change = self._roster.join(member, watch)
+        if watch is not None:
+            member.present = self._roster.everybody()
+        self._fan_out.put(change)
+        self._rooms.broker.join(self.name, member.id, member.info)
 
     def _dismiss(self, member: Member) -> None:
         member.drop()
@@ -241,6 +309,12 @@ class Room:
         change = self._roster.change(kind, member, info)
         if change is not None:
             self._fan_out.put(change)
+
+    def _disconnect(self, code: int, reason: str, member: str | None) -> None:
+        self._fan_out.put(Disconnect(code, reason, member))
+
+    def _tell_gap(self) -> None:
+        self._fan_out.put(Gap())
 
     def _wait(self) -> None:
         self._fan_out.wait()
@@ -327,6 +401,10 @@ class Rooms:
     def _keep(self, room: Room) -> None:
         self._opened[room.name] = room
 
+    def _tail_limit(self) -> int:
+        """Bytes for the tail of a room, of those that all rooms share."""
+        return min(_TAIL_BYTES, _ALL_TAILS_BYTES // max(1, len(self._opened)))
+
     def _forget(self, room: Room) -> None:
         self._opened.pop(room.name, None)
 
@@ -341,6 +419,16 @@ class Rooms:
         with self.lock:
             if room in self._opened:
                 self._opened[room]._change(kind, member, info)
+
+    def disconnect(self, room: str, code: int, reason: str, member: str | None) -> None:
+        with self.lock:
+            if room in self._opened:
+                self._opened[room]._disconnect(code, reason, member)
+
+    def gap(self, room: str) -> None:
+        with self.lock:
+            if room in self._opened:
+                self._opened[room]._tell_gap()
 
     def wait(self, room: str) -> None:
         found = self._opened.get(room)

@@ -227,6 +227,27 @@ def test_threads_with_and_without_a_hub_may_send(sliced, join):
         assert own == [f"{name} {number}" for number in range(20)]
 
 
+def test_a_sender_takes_over_from_a_thread_whose_hub_stopped(sliced, join):
+    """A thread has handed out a first slice, and its hub never runs again."""
+    room = Rooms()["r"]
+    peers = [join(room)[1] for _ in range(6)]
+    gevent.sleep(0.01)
+
+    def send() -> None:
+        gevent.get_hub()
+        while next(answers) is False:
+            pass
+        with room._lock:
+            room._rooms.broker.publish("r", "first")
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    thread.join()
+    assert room._fan_out._pump not in (0, threading.get_ident())
+    room.send("second")
+    assert [texts(peer, 2) for peer in peers] == [["first", "second"]] * 6
+
+
 @pytest.mark.parametrize("where", ["presence", "stamp"])
 def test_what_a_function_of_the_application_sends_comes_next(join, where):
     sent: list[str] = []
@@ -313,7 +334,7 @@ def test_a_batch_to_a_large_room_holds_up_nobody_for_long(serve):
             each.close()
     # Of CPU time, so that neighbours on the machine make no difference.
     assert sum(pauses) > 0.05
-    assert max(pauses) < 0.05
+    assert max(pauses) < limit(0.05)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -382,3 +403,20 @@ def test_each_gets_all_once_and_in_order_whatever_happens_between_slices(sliced,
     for heard in results:
         assert heard, "it heard nothing"
         assert heard == order[order.index(heard[0]) :]
+
+
+def test_one_that_comes_back_during_a_fan_out_gets_the_tail_and_then_the_rest(gate, join):
+    room = Rooms(stamp=stamp)["r"]
+    (first, witness), *_ = [join(room) for _ in range(6)]
+    since = first.position
+    room.send("a")
+    gate.clear()
+    sending = [begin(room.send, text) for text in "bcd"]
+    joining = gevent.spawn(join, room, since=since)
+    gevent.sleep(0.01)
+    gate.set()
+    gevent.joinall(sending, raise_error=True)
+    member, peer = joining.get(timeout=limit())
+    room.send("e")
+    assert texts(peer, 5) == texts(witness, 5)
+    assert member.is_prompt

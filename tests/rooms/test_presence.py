@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from greenws.rooms.broker import JOIN, LEAVE
-from greenws.rooms.presence import Change, Presence, Roster
+from greenws.rooms.presence import Change, Presence, Roster, Watch
 
 pytestmark = pytest.mark.no_io
 
@@ -83,3 +83,25 @@ def test_watchers_are_asked_by_their_function_but_for_the_one_that_it_is_about()
     assert dict(roster.askers(change)) == {watch: [ann, cid], other: [bob]}
     roster.stop_telling(ann)
     assert dict(roster.askers(roster.leave(dan))) == {watch: [cid], other: [bob]}
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda kind, id, info: (kind, id, info), ("join", "ann", {})),
+        (lambda kind, info: (kind, info), ("join", {})),
+        (lambda *arguments: arguments, ("join", "ann", {})),
+        (dict.fromkeys, None),
+    ],
+)
+def test_a_watch_calls_the_newer_form_and_the_older_one(function, expected):
+    watch = Watch.of(function)
+    if expected is not None:
+        assert watch(Change(JOIN, Presence("ann", {}))) == expected
+    assert watch == Watch.of(function)
+
+
+@pytest.mark.parametrize("function", [None, "x", lambda: None, lambda a: None, lambda *, a: None])
+def test_what_is_no_watch(function):
+    with pytest.raises(TypeError, match="a function of a kind, an id and an info"):
+        Watch.of(function)

@@ -939,3 +939,119 @@ def test_a_child_that_leaves_a_room_leaves_the_parents_member_in_it(join, rooms)
 
         in_child(child)
     assert len(room) == 1
+
+
+# -- presence with ids, and reach
+
+
+def test_who_is_there_when_one_joins_and_what_it_is_told_since(rooms, join, pair):
+    room = rooms["lobby"]
+    ann, _ = join(room, name="Ann")
+    bob, peer = join(room, name="Bob", presence=lambda kind, id, info: f"{kind} {id}")
+    assert {each.id for each in bob.present} == {ann.id, bob.id}
+    assert ann.present is None
+    there = {each.id for each in bob.present}
+    cid, _ = join(room)
+    socket, _ = pair()
+    with room.join(socket) as dan:
+        pass
+    for kind, id_ in (text.split() for text in read(peer, 3)):
+        (there.add if kind == "join" else there.remove)(id_)
+    assert there == {each.id for each in room.members} == {ann.id, bob.id, cid.id}
+    assert dan.id not in there
+
+
+def test_a_room_tells_its_position_for_a_page_that_is_rendered(join):
+    rooms = Rooms(stamp=json_id)
+    room = rooms["lobby"]
+    room.send('{"n": 1}')
+    position = room.position
+    assert json.loads(room.history()[-1])["id"] == position
+    room.send('{"n": 2}')
+    member, peer = join(room, since=position)
+    assert member.is_complete
+    assert [json.loads(text)["n"] for text in read(peer, 1)] == [2]
+
+
+def test_disconnect_closes_all_members_after_what_was_said_before(rooms, join):
+    room = rooms["lobby"]
+    peers = [join(room)[1] for _ in range(3)]
+    _, other = join(rooms["elsewhere"])
+    room.send("the end")
+    room.disconnect(4000, "over")
+    for peer in peers:
+        assert read(peer, 1) == ["the end"]
+        assert peer.read_frame() == (True, CLOSE, b"\x0f\xa0over")
+    assert other.is_silent(0.01)
+
+
+@pytest.mark.parametrize("form", [lambda m: m, lambda m: m.id, lambda m: m.room.members[0]])
+def test_disconnect_closes_one_member(rooms, join, form):
+    room = rooms["lobby"]
+    (ann, peer), (_, other) = join(room), join(room)
+    room.disconnect(member=form(ann))
+    assert peer.read_frame() == (True, CLOSE, b"\x03\xf0")
+    room.send("still here")
+    assert read(other, 1) == ["still here"]
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1005, ""), (999, ""), (1000, "x" * 124)])
+def test_disconnect_refuses_what_no_close_can_say(rooms, code, reason):
+    with pytest.raises(ValueError, match=r"may not be sent|at most 123 bytes"):
+        rooms["lobby"].disconnect(code, reason)
+
+
+def test_send_waits_for_the_log_when_it_is_told_to(join):
+    flushed: list[Any] = []
+
+    class Slow(MemoryBroker):
+        def flush(self, timeout: float | None = None) -> bool:
+            flushed.append(timeout)
+            return True
+
+    rooms = Rooms(Slow())
+    rooms["r"].send("no")
+    assert flushed == []
+    rooms["r"].send("yes", wait=True)
+    assert flushed == [None]
+
+
+def test_what_others_missed_too_is_encoded_once_for_all(join):
+    rooms = Rooms(stamp=stamp)
+    room = rooms["lobby"]
+    first, _ = join(room)
+    since = first.position
+    made: list[str] = []
+    rooms.broker.resume = lambda *args: made.append("asked")
+    for number in range(20):
+        room.send(str(number))
+    comers = [join(room, since=since) for _ in range(5)]
+    heard = [read(peer, 20) for _, peer in comers]
+    assert [text.split()[1] for text in heard[0]] == [str(number) for number in range(20)]
+    assert all(each == heard[0] for each in heard)
+    assert made == []
+    assert all(member.is_complete for member, _ in comers)
+
+
+def test_a_slow_client_gets_the_tail_at_its_own_pace(rooms, pair):
+    room = rooms["lobby"]
+    anchor, _ = pair()
+    with room.join(anchor, policy=policies.drop_oldest()) as member:
+        since = member.position
+        missed = fill(room, "missed ", 60, 10_000)
+        socket, peer = pair(write_high_water=1)
+
+        def come_back() -> None:
+            with room.join(socket, since=since, policy=policies.close(limit=1)):
+                came_back.set()
+                gevent.sleep(5)
+
+        came_back = gevent.event.Event()
+        coming = gevent.spawn(come_back)
+        gevent.sleep(0.01)
+        assert not came_back.is_set()
+        live = fill(room, "live ", 20, 10)
+        assert read(peer, 80) == missed + live
+        assert came_back.wait(limit())
+        coming.kill()
+    assert rooms.stats.closed == 0

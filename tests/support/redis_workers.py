@@ -4,7 +4,11 @@ members of its own."""
 from __future__ import annotations
 
 import contextlib
+import time
+from collections.abc import Callable
 from typing import Any
+
+import gevent.event
 
 from greenws import Rooms
 from greenws.brokers.redis import RedisBroker
@@ -56,11 +60,14 @@ class Worker:
 
     @property
     def is_away(self) -> bool:
-        return self.broker._is_away
+        return self.broker._process.outage.is_away
 
     @property
     def is_idle(self) -> bool:
-        return not self.is_away and not self.broker._unsent
+        """All is told and known."""
+        leases = self.broker._leases
+        waits = self.broker._writer.unsent or leases.pending or leases.stale
+        return not self.is_away and not waits
 
     def names(self, room: str = "r") -> list[str]:
         return sorted(member.info["name"] for member in self.rooms[room].members)
@@ -88,3 +95,29 @@ def back(server: RedisServer, *workers: Worker) -> None:
     server.start()
     for each in workers:
         wait_until(lambda each=each: each.is_idle)
+
+
+def keep_from_reading(each: Worker) -> Callable[[], None]:
+    """A process lags, as far as it reads the logs, until that is called."""
+    may_read, subscriber = gevent.event.Event(), each.broker._subscriber
+
+    def wait_before(name: str) -> None:
+        works = getattr(subscriber, name)
+        setattr(subscriber, name, lambda *args: (may_read.wait(), works(*args)))
+
+    wait_before("_on_entry")
+    wait_before("_deliver")
+    return may_read.set
+
+
+class Clock:
+    """The module ``time`` of a machine that is some seconds ahead."""
+
+    def __init__(self, ahead: float) -> None:
+        self._ahead = ahead
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def time(self) -> float:
+        return time.time() + self._ahead

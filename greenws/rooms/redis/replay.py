@@ -36,8 +36,11 @@ class LogCursor(Cursor):
     def __init__(self, origin: str, ahead: str, unlogged: dict[str, int]) -> None:
         self.ahead = ahead
         self.unlogged = unlogged
-        self.is_replaying = True
+        self._is_replaying = True
         self._origin = origin
+        # Origins of which nothing is unlogged any more, while the replay still needs to know what
+        # was.
+        self._logged: set[str] = set()
 
     @property
     def is_level(self) -> bool:
@@ -51,19 +54,31 @@ class LogCursor(Cursor):
             if order(logged.id) <= order(self.ahead):
                 return False
             self.ahead = ""
-            if not self.is_replaying:
+            if not self._is_replaying:
                 self.unlogged.pop(self._origin, None)  # all of that is in the log by now
         last = self.unlogged.get(logged.origin, 0)
-        if logged.id is not None and logged.number >= last and not self.is_replaying:
-            self.unlogged.pop(logged.origin, None)
+        if logged.id is not None and logged.number >= last:
+            if self._is_replaying:
+                self._logged.add(logged.origin)
+            else:
+                self.unlogged.pop(logged.origin, None)
         return logged.number > last
+
+    def end_replay(self) -> None:
+        self._is_replaying = False
+        if not self.ahead:
+            self._logged.add(self._origin)  # what the process delivered holds for all members
+        for origin in self._logged:
+            self.unlogged.pop(origin, None)
+        self._logged.clear()
 
     def position(self, position: str) -> str:
         if self.is_level:
             return position
         common = Position.parse(position)
         id_ = self.ahead if self.ahead and order(common.id) < order(self.ahead) else common.id
-        return str(Position(id_, {**self.unlogged, **common.unlogged}))
+        own = {key: last for key, last in self.unlogged.items() if key not in self._logged}
+        return str(Position(id_, {**own, **common.unlogged}))
 
 
 class LogReplay(Replay):
@@ -114,9 +129,7 @@ class LogReplay(Replay):
         else:  # it has waited long enough
             yield Page([], gap=True)
         yield Page(self._new([each for each in unlogged if each.number > known], at))
-        if not cursor.ahead:
-            received.pop(self._origin, None)  # what the process delivered holds for all members
-        cursor.is_replaying = False
+        cursor.end_replay()
 
     def _new(self, entries: list[LogEntry], at: Position) -> list[Message]:
         """The messages that the client has not received, as ``at`` moves on."""
@@ -130,6 +143,6 @@ class LogReplay(Replay):
                 at.id = entry.id
                 if entry.number >= last:
                     at.unlogged.pop(entry.origin, None)
-            if entry.number > last and entry.is_message:
+            if entry.number > last:
                 messages.append(Message(str(at), entry.data))
         return messages

@@ -237,8 +237,22 @@ class Play:
             return all(each == members for each in there.values())
 
         if happens(agree):
-            return []
+            return self._wrongly_told()
         return [f"{name}: {sorted(each.values())}, {each}" for name, each in there.items()]
+
+    def _wrongly_told(self) -> list[str]:
+        """What a member was told of the others is who is there, as long as it is there itself."""
+        faults = []
+        for client in self.clients:
+            for key in list(client.inside):
+
+                def is_right(client: Traveller = client, key: str = key) -> bool:
+                    members = {each for other in self.clients for each in other.inside}
+                    return key not in members or client.told[key] == members
+
+                if not happens(is_right):
+                    faults.append(f"{client.name} was told of {client.told[key]}")
+        return faults
 
     def end(self) -> None:
         gevent.killall(self.greenlets)
@@ -304,6 +318,8 @@ class Traveller:
         self.heard: list[str] = []
         # what its handlers know: the ids of the members that it is now
         self.inside: set[str] = set()
+        # who is there, as each of these was told: when it joined, and since then
+        self.told: dict[str, set[str]] = {}
         self.handlers: list[gevent.Greenlet[..., None]] = []
         self.connection: tuple[Peer, gevent.Greenlet[..., None]] | None = None
         self.life = gevent.spawn(self._live)
@@ -346,9 +362,23 @@ class Traveller:
         play = self.play
         room = play.workers[where].rooms["r"]
         try:
-            with room.join(socket, since=since, gap=GAP, name=self.name) as member:
+            early: list[tuple[str, str]] | None = []  # told before the block begins
+            who: set[str] = set()
+
+            def note(kind: str, id_: str, info: dict[str, Any]) -> None:
+                if early is not None:
+                    early.append((kind, id_))
+                else:
+                    who.add(id_) if kind == "join" else who.discard(id_)
+
+            with room.join(socket, since=since, gap=GAP, presence=note, name=self.name) as member:
                 self._note(f"is in {where} as {member.id}, at {member.position}")
                 self.inside.add(member.id)
+                who |= {each.id for each in member.present}
+                told, early = early, None
+                for kind, id_ in told:
+                    note(kind, id_, {})
+                self.told[member.id] = who
                 try:
                     if since is None:
                         counts = [f"{name}{len(sent)}" for name, sent in play.sent.items()]

@@ -18,7 +18,7 @@ OURS, THEIRS = "0" * 12, "f" * 12
 
 
 def logged(id_: str | None, origin: str, number: int) -> LogEntry:
-    return LogEntry(id_, origin, number, "text", f"{origin[0]}{number}")
+    return LogEntry(id_, origin, number, f"{origin[0]}{number}")
 
 
 def delivered(entry: LogEntry, position: str = "9-0") -> Entry:
@@ -34,7 +34,7 @@ def test_a_level_cursor_changes_nothing():
 
 def test_a_member_that_is_further_in_the_log_gets_nothing_again():
     cursor = LogCursor(OURS, "7-0", {})
-    cursor.is_replaying = False
+    cursor.end_replay()
     assert cursor.position("5-0") == "7-0"
     assert not cursor.advance(delivered(logged("6-0", THEIRS, 1)))
     assert not cursor.advance(delivered(logged("7-0", THEIRS, 2)))
@@ -44,7 +44,7 @@ def test_a_member_that_is_further_in_the_log_gets_nothing_again():
 
 def test_what_a_member_received_unlogged_elsewhere_it_does_not_get_from_the_log():
     cursor = LogCursor(OURS, "", {THEIRS: 4})
-    cursor.is_replaying = False
+    cursor.end_replay()
     assert cursor.position("5-0") == f"5-0+{THEIRS}.4"
     assert cursor.position(f"5-0+{OURS}.2") == f"5-0+{THEIRS}.4+{OURS}.2"
     assert not cursor.advance(delivered(logged("6-0", THEIRS, 3)))
@@ -119,3 +119,15 @@ def test_rather_a_gap_than_anything_twice_where_it_is_not_known(since):
     each = replay(since, Snapshot("5-0", [logged(None, OURS, 8)]), is_known=False)
     each.begin()
     assert texts(each)[0] == "gap"
+
+
+def test_what_is_found_in_the_log_during_a_replay_is_no_longer_called_unlogged():
+    """Else a position would tell of less than its stream id, and messages would come twice."""
+    page = ([logged("5-0", THEIRS, 1), logged("6-0", THEIRS, 2)], False)
+    each = replay(f"4-0+{THEIRS}.2", Snapshot("6-0", []), page)
+    cursor = each.begin()
+    assert cursor.advance(delivered(logged("7-0", THEIRS, 3)))
+    assert cursor.position("7-0") == "7-0"
+    assert texts(each) == []  # both were received unlogged
+    assert cursor.is_level
+    assert cursor.position("8-0") == "8-0"

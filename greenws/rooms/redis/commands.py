@@ -1,0 +1,127 @@
+"""The connection for commands, and whose turn it is to use it.
+
+Urgent commands (messages, and reading on in logs) go before those of members that join or ask for
+history: of these, one at a time competes for the connection. Nobody waits for the turn while Redis
+answers nothing: whoever waits for a Redis that hangs waits for ``timeout`` in all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import gevent
+import redis
+from gevent.lock import Semaphore
+
+from . import url
+
+__all__ = ["ERRORS", "Commands", "closed_by_another", "must_be_left"]
+
+_T = TypeVar("_T")
+
+ERRORS = (redis.RedisError, OSError)
+
+_TIMEOUTS = (redis.TimeoutError, TimeoutError)
+
+# What a Redis answers that will not serve this connection again, or not for long: it became a
+# replica, lost its master, loads its data.
+_LEFT: tuple[str, ...] = ("READONLY", "MASTERDOWN", "LOADING", "UNBLOCKED")
+_LEFT += ("read only replica", "Link with MASTER", "loading the dataset")  # as redis-py has them
+
+
+class Commands:
+    """``timeout``: seconds after which a Redis that does not answer is given up."""
+
+    def __init__(self, address: str, timeout: float) -> None:
+        self.client = url.connect(address, timeout, timeout)
+        self.turn = Semaphore()
+        self.queue = Semaphore()  # those that are not urgent
+        self.is_closed = False
+        self._timeout = timeout
+        self._answered = 0.0  # when a command was answered last
+        self._failed = 0.0  # when one failed
+        self._failure: Exception | None = None
+
+    def run(self, call: Callable[[redis.Redis], _T], urgent: bool = False) -> _T:
+        """
+        Raises:
+            redis.RedisError, OSError: it failed, or Redis does not answer.
+        """
+        if urgent:
+            return self._run(call)
+        with self._acquired(self.queue):
+            gevent.sleep(0)  # Redis may answer before anybody else has a turn
+            return self._run(call)
+
+    @property
+    def is_hanging(self) -> bool:
+        """Whether the last command failed since Redis did not answer in time: so would others."""
+        return self._failed > self._answered and isinstance(self._failure, _TIMEOUTS)
+
+    def close(self) -> None:
+        self.is_closed = True
+        self.client.connection_pool.disconnect()
+
+    def _run(self, call: Callable[[redis.Redis], _T]) -> _T:
+        with self._acquired(self.turn):
+            try:
+                found = self._try_twice(call)
+            except ERRORS as error:
+                self._failed, self._failure = time.monotonic(), error
+                if must_be_left(error):
+                    self.client.connection_pool.disconnect()
+                raise
+            self._answered = time.monotonic()
+            return found
+
+    def _try_twice(self, call: Callable[[redis.Redis], _T]) -> _T:
+        """A connection that was cut is no outage, if another one can be made."""
+        try:
+            return self._try(call)
+        except redis.ConnectionError as error:
+            if self._failed > self._answered or must_be_left(error):
+                raise
+        return self._try(call)
+
+    def _try(self, call: Callable[[redis.Redis], _T]) -> _T:
+        if self.is_closed:
+            raise redis.ConnectionError("these rooms were closed")
+        with closed_by_another():
+            return call(self.client)
+
+    @contextmanager
+    def _acquired(self, semaphore: Semaphore) -> Iterator[None]:
+        """
+        Raises:
+            redis.RedisError, OSError: as for the one that it waited for.
+        """
+        began = time.monotonic()
+        while True:
+            left = max(began, self._answered) + self._timeout - time.monotonic()
+            if left <= 0:
+                raise redis.TimeoutError("Redis does not answer")
+            if semaphore.acquire(timeout=left):
+                break
+        try:
+            if self._failed > began and self._failed > self._answered:
+                raise self._failure or redis.TimeoutError("Redis does not answer")
+            yield
+        finally:
+            semaphore.release()
+
+
+def must_be_left(error: BaseException) -> bool:
+    """Whether an answer says that another connection is to be made, perhaps to another Redis."""
+    return isinstance(error, redis.RedisError) and any(each in str(error) for each in _LEFT)
+
+
+@contextmanager
+def closed_by_another() -> Iterator[None]:
+    """What redis-py and ssl raise when another greenlet closes the connection that they use."""
+    try:
+        yield
+    except (ValueError, AttributeError) as error:
+        raise redis.ConnectionError(f"the connection was closed: {error}") from error

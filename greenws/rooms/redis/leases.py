@@ -1,0 +1,433 @@
+"""``Leases``: who is in a room, beside its log.
+
+Each process asserts its members in a hash for each room, and withdraws them. A lease ends
+``presence_timeout`` after its process does: a process that does not renew the key that says that it
+lives is *dead*, and whoever notices withdraws its members. The members of a room have a version.
+Changes are published with the versions that they make, so a process sees when it has missed some:
+then, and after each outage, it reads who is there, tells the difference, and asserts its own again.
+So presence needs no order and no delivery: it is put right by comparing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import redis
+
+from .. import turns
+from ..broker import JOIN, LEAVE
+from . import scripts
+from .process import Process
+
+__all__ = ["Leases", "Look", "Other"]
+
+_BURY = "bury"  # the leave of a member whose process died, told by another
+_BATCH = 500  # rooms, or changes of a room, that one command is about
+_CHANGE = scripts.load("presence")
+_LOOK = scripts.load("look")
+
+_logger = logging.getLogger("greenws.brokers.redis")
+
+
+class Other(NamedTuple):
+    """A member in another process, which may be dead."""
+
+    origin: str
+    info: dict[str, Any]
+    is_alive: bool
+
+
+class Look(NamedTuple):
+    """What Redis knew of a room at one moment."""
+
+    id: str
+    """Of the last entry of its log; empty if there is none."""
+    now: int
+    """The time, in milliseconds."""
+    ours: int
+    """The number of the last of all entries of this process that stand in a log."""
+    version: str
+    """Of the members; empty if there never were any."""
+    others: dict[str, Other]
+    mine: dict[str, str]
+    """The members of this process, with their values."""
+
+
+class _Published(NamedTuple):
+    """Changes of a room's members, with the first and last version that they make."""
+
+    first: int
+    last: int
+    is_new: bool
+    """Whether there was no version before."""
+    changes: list[tuple[str, str, str, dict[str, Any]]]
+    """(kind, member, origin, info)"""
+
+    def follows(self, version: str) -> bool:
+        """Whether nothing was missed since then."""
+        return self.first == int(version or "0") + 1 or (self.is_new and not version)
+
+
+class _Room:
+    """The members of a room that is open here."""
+
+    def __init__(self, look: Look | None) -> None:
+        self.mine: dict[str, str] = {}  # values, as they stand in Redis
+        self.others = {} if look is None else look.others
+        self.version = "" if look is None else look.version
+        self.newest = 0  # a version that Redis is known to have reached
+        # What was published and cannot be applied before who is there was read.
+        self.published: list[_Published] = []
+
+
+class Leases:
+    """``wake``: has ``work`` called soon; from any thread."""
+
+    def __init__(self, process: Process, wake: Callable[[], None]) -> None:
+        self.pending: dict[str, dict[str, str | None]] = {}  # by room and member: value, or None
+        self.stale: set[str] = set()  # open rooms of which is not known who is there
+        self.next_beat = 0.0
+        self._process = process
+        self._wake = wake
+        self._rooms: dict[str, _Room] = {}
+        self._has_beaten = False
+        self._grace_until = 0.0  # nobody is taken for dead before that
+        self._next_renewal = 0.0
+        options = process.options
+        self._key_age = max(options.max_age, int(4 * options.presence_timeout))
+
+    # -- rooms
+
+    def open(self, room: str, look: Look | None) -> None:
+        """``look``: None if Redis is out of reach."""
+        self._rooms[room] = _Room(look)
+        if look is None:
+            self.stale.add(room)
+
+    def close(self, room: str) -> None:
+        self._rooms.pop(room, None)
+        self.stale.discard(room)
+
+    def others(self, room: str) -> dict[str, dict[str, Any]]:
+        return {
+            member: other.info
+            for member, other in self._rooms[room].others.items()
+            if other.is_alive
+        }
+
+    def look(self, room: str, urgent: bool = False) -> Look:
+        """
+        Raises:
+            redis.RedisError, OSError: Redis is out of reach.
+        """
+        process = self._process
+        keys = [
+            process.keys.log(room),
+            process.keys.members(room),
+            process.keys.last_number(process.origin),
+        ]
+        id_, ours, version, members, (seconds, micros) = process.commands.run(
+            lambda client: client.eval(_LOOK, len(keys), *keys, process.keys.alive_prefix), urgent
+        )
+        others: dict[str, Other] = {}
+        mine: dict[str, str] = {}
+        for key, value, is_alive in members:
+            origin, _, text = value.decode(errors="replace").partition(" ")
+            if origin == process.origin:
+                mine[key.decode()] = value.decode()
+            elif (info := _parse_info(room, text)) is not None:
+                others[key.decode(errors="replace")] = Other(origin, info, bool(is_alive))
+        now = process.clock.set(int(seconds), int(micros))
+        return Look(id_.decode(), now, ours, version.decode(), others, mine)
+
+    # -- the members of this process
+
+    def join(self, room: str, member: str, info: dict[str, Any]) -> None:
+        value = f"{self._process.origin} {json.dumps(info)}"
+        self._rooms[room].mine[member] = value
+        self._change(room, member, value)
+
+    def leave(self, room: str, member: str) -> None:
+        self._rooms[room].mine.pop(member, None)
+        self._change(room, member, None)
+
+    def _change(self, room: str, member: str, value: str | None) -> None:
+        with self._process.lock:
+            self.pending.setdefault(room, {})[member] = value
+        self._wake()
+
+    # -- what is done in a greenlet
+
+    def work(self) -> None:
+        """Tells Redis what is new here, and puts right what is known of others.
+
+        Raises:
+            redis.RedisError, OSError: Redis is out of reach.
+        """
+        if time.monotonic() >= self.next_beat:
+            self._beat()
+        self._send_pending()
+        for room in list(self.stale):
+            self._refresh(room)
+            turns.end_if_over()
+
+    def prove_alive(self) -> bool:
+        """Says that this process lives; False if Redis did not know. A Redis that takes no writes
+        refuses it."""
+        process = self._process
+        key = process.keys.alive(process.origin)
+        seconds = max(1, round(process.options.presence_timeout))
+        return (
+            process.commands.run(
+                lambda client: client.set(key, "1", ex=seconds, get=True), urgent=True
+            )
+            is not None
+        )
+
+    def come_back(self) -> None:
+        """Redis is back. The others need a moment to come back, too, and to say that they live."""
+        self._grace_until = time.monotonic() + self._process.options.presence_timeout
+        self.next_beat = 0.0
+        self._wake()
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        was_alive = self.prove_alive()
+        if self._has_beaten and not was_alive:  # others may have taken this process for dead
+            self.stale |= set(self._rooms)
+        self._has_beaten = True
+        self.check(list(self._rooms))
+        if now >= self._grace_until:
+            self._bury(self._dead())
+        if now >= self._next_renewal:
+            self._next_renewal = now + self._process.options.max_age / 3
+            self._renew()
+        self.next_beat = now + self._process.options.presence_timeout / 3
+
+    def check(self, rooms: list[str]) -> None:
+        """Whether a change of some rooms was missed.
+
+        Raises:
+            redis.RedisError, OSError: Redis is out of reach.
+        """
+        for some in _batches(rooms):
+            versions = self._run_all(
+                [("HGET", self._process.keys.members(room), "") for room in some]
+            )
+            for name, found in zip(some, versions, strict=True):
+                room = self._rooms.get(name)
+                version = found.decode() if isinstance(found, bytes) else ""
+                if room is not None and version != room.version:
+                    room.newest = int(version or "0")
+                    self.stale.add(name)
+            turns.end_if_over()
+        if self.stale:
+            self._wake()
+
+    def _send_pending(self) -> None:
+        for rooms in _batches(list(self.pending)):
+            sent = {room: dict(list(self.pending[room].items())[:_BATCH]) for room in rooms}
+            self._run_all([self._command(room, sent[room].items()) for room in rooms])
+            with self._process.lock:
+                for room, changes in sent.items():
+                    waiting = self.pending[room]
+                    for member, value in changes.items():
+                        if waiting.get(member, "") == value:
+                            del waiting[member]
+                    if not waiting:
+                        del self.pending[room]
+            turns.end_if_over()
+        if self.pending:
+            self._wake()
+
+    def _command(self, room: str, changes: Any, kind: str = LEAVE) -> tuple[Any, ...]:
+        """``changes``: pairs of a member and its value, or None if it is gone. ``kind``: of those
+        that are gone; they have an origin instead of None if another process buries them."""
+        process = self._process
+        values: list[Any] = [process.keys.channel(room), self._key_age, process.keys.alive_prefix]
+        for member, value in changes:
+            origin, _, info = (value or "").partition(" ")
+            is_join = bool(info)
+            what = [JOIN if is_join else LEAVE, member, origin or process.origin]
+            text = json.dumps([*what, json.loads(info) if is_join else {}])
+            values += [JOIN if is_join else kind, member, value or "", text]
+        return ("EVAL", _CHANGE, 1, process.keys.members(room), *values)
+
+    def _run_all(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        def run(client: redis.Redis) -> Any:
+            pipeline: Any = client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            return pipeline.execute(raise_on_error=False)
+
+        found: list[Any] = self._process.commands.run(run, urgent=True) if commands else []
+        for each in found:
+            if isinstance(each, Exception) and "WRONGTYPE" not in str(each):
+                raise each
+        return found
+
+    def _renew(self) -> None:
+        for some in _batches(list(self._rooms)):
+            keys = [self._process.keys.members(room) for room in some]
+            self._run_all([("EXPIRE", key, self._key_age) for key in keys])
+
+    # -- those that died
+
+    def _dead(self) -> set[str]:
+        origins = {
+            other.origin for room in list(self._rooms.values()) for other in room.others.values()
+        }
+        dead = set()
+        for some in _batches(list(origins)):
+            keys = [self._process.keys.alive(origin) for origin in some]
+            found = self._run_all([("EXISTS", key) for key in keys])
+            dead |= {origin for origin, lives in zip(some, found, strict=True) if not lives}
+        return dead
+
+    def _bury(self, dead: set[str]) -> None:
+        if not dead:
+            return
+        commands = []
+        for name, room in list(self._rooms.items()):
+            gone = [
+                (member, other.origin)
+                for member, other in room.others.items()
+                if other.origin in dead
+            ]
+            if gone:
+                commands.append(self._command(name, gone, _BURY))
+        self._run_all(commands)
+
+    # -- what others change
+
+    def take(self, name: str, data: bytes) -> None:
+        """What was published of a room. Does not block."""
+        published = _parse_published(name, data)
+        room = self._rooms.get(name)
+        if published is None or room is None:
+            return
+        if name in self.stale:
+            room.published.append(published)
+        elif not self._apply(name, room, published):
+            room.published.append(published)
+            self.stale.add(name)
+            self._wake()
+
+    def _apply(self, name: str, room: _Room, published: _Published) -> bool:
+        """False if something before that was missed."""
+        if published.last <= int(room.version or "0"):
+            return True
+        if not published.follows(room.version):
+            return False
+        room.version = str(published.last)
+        for kind, member, origin, info in published.changes:
+            if origin == self._process.origin:
+                if kind == LEAVE and member in room.mine:  # taken for dead
+                    self._change(name, member, room.mine[member])
+            elif kind == LEAVE:
+                self._remove(name, room, member)
+            else:
+                self._add(name, room, member, Other(origin, info, True))
+        return True
+
+    def _add(self, name: str, room: _Room, member: str, other: Other) -> None:
+        known = room.others.get(member)
+        room.others[member] = other
+        if other.is_alive and (known is None or not known.is_alive):
+            self._process.tell_presence(name, JOIN, member, other.info)
+
+    def _remove(self, name: str, room: _Room, member: str) -> None:
+        known = room.others.pop(member, None)
+        if known is not None and known.is_alive:
+            self._process.tell_presence(name, LEAVE, member, known.info)
+
+    def _refresh(self, name: str) -> None:
+        """Reads who is there, and puts right what differs: here of others, in Redis of our own."""
+        room = self._rooms.get(name)
+        if room is None:
+            self.stale.discard(name)
+            return
+        room.published.clear()  # what comes from now on may be newer than what is read
+        look = self.look(name, urgent=True)
+        with self._process.lock:
+            if self._rooms.get(name) is not room:  # it was closed, and perhaps opened again
+                return
+            version = look.version
+            for each in room.published:  # what has changed since then
+                if each.follows(version):
+                    version = str(each.last)
+                    self._fold(look, each)
+            newest = max([room.newest, *(each.last for each in room.published)])
+            room.newest = 0
+            if int(version or "0") < newest:  # it has changed since then, and that was missed
+                self._wake()
+                return
+            is_loss = int(version or "0") < int(room.version or "0")
+            room.version = version
+            room.published.clear()
+            self.stale.discard(name)
+            self._put_right(name, room, look, is_loss)
+
+    def _fold(self, look: Look, published: _Published) -> None:
+        for kind, member, origin, info in published.changes:
+            if origin == self._process.origin:
+                if kind == LEAVE:
+                    look.mine.pop(member, None)
+            elif kind == LEAVE:
+                look.others.pop(member, None)
+            else:
+                look.others[member] = Other(origin, info, True)
+
+    def _put_right(self, name: str, room: _Room, look: Look, is_loss: bool) -> None:
+        for member, value in room.mine.items():
+            if look.mine.get(member) != value:
+                self._change(name, member, value)
+        for member in look.mine:
+            if member not in room.mine:
+                self._change(name, member, None)
+        for member, other in look.others.items():
+            known = room.others.get(member)
+            if known is None or other.is_alive:
+                self._add(name, room, member, other)
+        for member in [each for each in room.others if each not in look.others]:
+            if is_loss:  # Redis knew more before: their processes are about to tell it again
+                room.version = "0"  # the next beat looks again
+            else:
+                self._remove(name, room, member)
+
+
+def _parse_info(room: str, text: str) -> dict[str, Any] | None:
+    try:
+        info = json.loads(text)
+        if isinstance(info, dict):
+            return info
+    except (ValueError, RecursionError):
+        pass
+    _logger.warning("ignoring a malformed member of room %r: %r", room, text[:200])
+    return None
+
+
+def _parse_published(room: str, data: bytes) -> _Published | None:
+    try:
+        head, _, text = data.partition(b"\n")
+        _, first, last, is_new = head.split(b" ")
+        changes = []
+        for kind, member, origin, info in json.loads(text):
+            if not (isinstance(member, str) and isinstance(origin, str) and isinstance(info, dict)):
+                raise ValueError("no member")
+            if kind not in (JOIN, LEAVE):
+                raise ValueError("no change")
+            changes.append((kind, member, origin, info))
+        return _Published(int(first), int(last), is_new == b"1", changes)
+    except (ValueError, TypeError, RecursionError) as error:
+        _logger.warning("ignoring malformed Pub/Sub message for room %r: %r", room, error)
+        return None
+
+
+def _batches(names: list[str]) -> Iterator[list[str]]:
+    for first in range(0, len(names), _BATCH):
+        yield names[first : first + _BATCH]

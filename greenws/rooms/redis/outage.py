@@ -1,0 +1,93 @@
+"""Whether Redis is in reach: the states, as one table.
+
+Redis can be lost on two ways: the connection for commands fails, or it takes no writes; or the
+subscribed connection fails. It is back when both work again. While it is lost, a process delivers
+what it sends to its own members *unlogged*.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import time
+from collections.abc import Callable
+
+from .commands import ERRORS
+
+__all__ = ["Event", "Outage", "State"]
+
+_logger = logging.getLogger("greenws.brokers.redis")
+
+
+class State(enum.Enum):
+    UP = "up"
+    NO_WRITES = "writes fail"
+    NO_READS = "reads fail"
+    DOWN = "both fail"
+
+
+class Event(enum.Enum):
+    WRITE_FAILED = "a command failed"
+    WRITTEN = "a write worked"
+    READ_FAILED = "the subscribed connection failed"
+    READ = "the subscribed connection works, and all that was missed was read"
+
+
+TRANSITIONS = {
+    State.UP: {Event.WRITE_FAILED: State.NO_WRITES, Event.READ_FAILED: State.NO_READS},
+    State.NO_WRITES: {Event.WRITTEN: State.UP, Event.READ_FAILED: State.DOWN},
+    State.NO_READS: {Event.READ: State.UP, Event.WRITE_FAILED: State.DOWN},
+    State.DOWN: {Event.WRITTEN: State.NO_READS, Event.READ: State.NO_WRITES},
+}
+
+
+class Outage:
+    """``lost`` and ``back`` are called when Redis was lost, and when it is back; ``failed`` after
+    each failure, for whoever is to try whether it is back."""
+
+    def __init__(
+        self,
+        lost: Callable[[], None],
+        back: Callable[[], None],
+        failed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.state = State.UP  # until the contrary is known
+        self.began = time.monotonic()  # the last one, when what failed first was begun
+        self._lost = lost
+        self._back = back
+        self._failed = failed
+
+    @property
+    def is_away(self) -> bool:
+        return self.state is not State.UP
+
+    @property
+    def is_readable(self) -> bool:
+        return self.state in (State.UP, State.NO_WRITES)
+
+    @property
+    def is_writable(self) -> bool:
+        return self.state in (State.UP, State.NO_READS)
+
+    def fail(self, event: Event, error: BaseException, began: float | None = None) -> None:
+        """``began``: when what failed was begun, a time of time.monotonic()."""
+        before = self._move(event)
+        self._failed()
+        if before is not State.UP:
+            return
+        self.began = time.monotonic() if began is None else began
+        self._lost()
+        _logger.warning(
+            "lost connection to Redis: %s", error, exc_info=not isinstance(error, ERRORS)
+        )
+
+    def succeed(self, event: Event) -> None:
+        if self._move(event) is not State.UP and self.state is State.UP:
+            self._back()
+            _logger.warning("reconnected to Redis")
+
+    def _move(self, event: Event) -> State:
+        """Returns the state before."""
+        before = self.state
+        self.state = TRANSITIONS[before].get(event, before)
+        return before

@@ -1,0 +1,47 @@
+-- Appends messages to the logs of rooms, but for those that were appended before and whose answer
+-- was lost, and publishes each with the id of the entry before it.
+-- KEYS: the number of the last entry of this process; then for each message the log of its room
+-- ARGV: the process (its origin), length and seconds and bytes that a log keeps, what ends a
+--       channel's name; then for each message its number, kind and data
+-- Returns the id of the last entry, numbers and errors of those that failed, why nothing is published
+local origin, length, seconds, bytes, suffix = unpack(ARGV, 1, 5)
+local last = tonumber(redis.call('GET', KEYS[1]) or '0')
+local oldest = string.format('%.0f', math.max(0, redis.call('TIME')[1] - seconds) * 1000)
+local failed, ends, newest_added, unpublished, large = {}, {}, '', false, {}
+-- A Redis that takes no writes says so here, where nothing is written yet.
+redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', 86400)
+for i = 2, #KEYS do
+  local log = KEYS[i]
+  local number, kind, data = unpack(ARGV, 3 * i, 3 * i + 2)
+  if tonumber(number) > last then
+    if not ends[log] then
+      local newest = redis.pcall('XREVRANGE', log, '+', '-', 'COUNT', 1)
+      ends[log] = newest[1] and newest[1][1] or ''
+    end
+    local added = redis.pcall('XADD', log, 'MAXLEN', '~', length, '*',
+      'o', origin, 'n', number, 'k', kind, 'd', data)
+    if type(added) == 'table' and added.err then
+      table.insert(failed, number)
+      table.insert(failed, added.err)
+    else
+      redis.call('XTRIM', log, 'MINID', '~', oldest)
+      redis.call('EXPIRE', log, seconds)
+      local head = table.concat({added, ends[log], origin, number, kind}, ' ')
+      local heard = redis.pcall('PUBLISH', log .. suffix, head .. '\n' .. data)
+      if type(heard) == 'table' then unpublished = heard.err end
+      ends[log], newest_added = added, added
+      -- Only messages larger than this can make a log of that length too large.
+      if #data * length > tonumber(bytes) then large[log] = true end
+    end
+    last = tonumber(number)
+  end
+end
+for log in pairs(large) do
+  local used = redis.pcall('MEMORY', 'USAGE', log, 'SAMPLES', 20)
+  if type(used) == 'number' and used > tonumber(bytes) then
+    local kept = math.floor(redis.call('XLEN', log) * bytes / used)
+    redis.call('XTRIM', log, 'MAXLEN', math.max(1, kept))
+  end
+end
+redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', 86400)
+return {newest_added, failed, unpublished}

@@ -1,0 +1,35 @@
+-- Changes who is in a room, and publishes what has changed with the versions that it makes.
+-- KEYS: the members: by id the process (its origin) and the info; under '' the version
+-- ARGV: the channel, seconds until the key expires, what begins the key of a process that lives;
+--       then for each change its kind, the member, its value, and the change as JSON
+-- A "bury" is a leave by another process, if that of the member does not live.
+local here, channel, seconds, alive = KEYS[1], unpack(ARGV, 1, 3)
+local changes = {}
+for i = 4, #ARGV, 4 do
+  local kind, member, value, change = unpack(ARGV, i, i + 3)
+  local changed = 0
+  if kind == 'join' then
+    if redis.call('HGET', here, member) ~= value then
+      redis.call('HSET', here, member, value)
+      changed = 1
+    end
+  elseif kind == 'leave' then
+    changed = redis.call('HDEL', here, member)
+  else
+    local origin = string.match(redis.call('HGET', here, member) or '', '^%S*')
+    if origin ~= '' and redis.call('EXISTS', alive .. origin) == 0 then
+      changed = redis.call('HDEL', here, member)
+    end
+  end
+  if changed == 1 then table.insert(changes, change) end
+end
+if #changes > 0 then
+  -- Versions only grow, also when the key was lost: they begin with the time.
+  local now = redis.call('TIME')
+  local new = redis.call('HSETNX', here, '', string.format('%.0f', now[1] * 1000000 + now[2]))
+  local last = redis.call('HINCRBY', here, '', #changes)
+  redis.call('EXPIRE', here, seconds)
+  local head = string.format('presence %.0f %.0f %d', last - #changes + 1, last, new)
+  redis.pcall('PUBLISH', channel, head .. '\n[' .. table.concat(changes, ',') .. ']')
+end
+return #changes

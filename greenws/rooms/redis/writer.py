@@ -1,0 +1,157 @@
+"""``Writer``: appends what this process sends, in order and each entry once.
+
+What is sent waits here until Redis has answered that it is in the log. A script drops what it has
+appended before, by the number, so that a batch whose answer was lost can be sent again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+
+from .. import turns
+from ..broker import BrokerUnavailable
+from . import scripts
+from .entries import LogEntry
+from .process import Process
+from .stream import Stream
+
+__all__ = ["Writer"]
+
+_BATCH = 500  # entries that one command appends at most
+_BATCH_BYTES = 2**20  # bytes that one command appends, or a little more
+_ENTRY_COST = 250  # bytes of an entry that waits, beside its data
+_SCRIPT = scripts.load("append")
+
+_logger = logging.getLogger("greenws.brokers.redis")
+
+
+def _cost(entry: LogEntry) -> int:
+    return sys.getsizeof(entry.data) + _ENTRY_COST
+
+
+class Writer:
+    """``streams``: the rooms that are open. ``wake``: is set when something is to be done; may be
+    called from any thread."""
+
+    def __init__(
+        self, process: Process, streams: dict[str, Stream], wake: Callable[[], None]
+    ) -> None:
+        self.unsent: deque[tuple[str, LogEntry]] = deque()
+        self.last_added = "0-0"  # the stream id of our last entry in any log, as far as is known
+        self._process = process
+        self._streams = streams
+        self._wake = wake
+        self._unsent_bytes = 0
+        self._is_unpublished = False  # Redis does not publish
+
+    def publish(self, room: str, data: str | bytes, exclude: Any) -> None:
+        """
+        Raises:
+            BrokerUnavailable: too much waits already.
+        """
+        self._check_pending(room)
+        process = self._process
+        with process.lock:
+            entry = LogEntry(None, process.origin, process.next_number(), data, exclude)
+            stream = self._streams.get(room)
+            if stream is not None and stream.is_broken:
+                stream.deliver_unlogged(entry)
+                return
+            self.unsent.append((room, entry))
+            self._unsent_bytes += _cost(entry)
+            if stream is not None:
+                stream.expect(entry)
+                if process.outage.is_away and stream.id:
+                    stream.deliver_unlogged(entry)
+        self._wake()
+
+    def _check_pending(self, room: str) -> None:
+        options = self._process.options
+        stream = self._streams.get(room)
+        count, size = len(self.unsent), self._unsent_bytes
+        if stream is not None and not self._process.outage.is_readable:
+            count = max(count, len(stream.sent))
+        if count < options.max_pending and size < options.max_pending_bytes:
+            return
+        what = f"{count} messages" if count >= options.max_pending else f"{size} bytes"
+        option = "max_pending" if count >= options.max_pending else "max_pending_bytes"
+        raise BrokerUnavailable(
+            f"{what} wait for Redis already ({option}): is it up, and does it keep up? A loop that "
+            "sends without a pause lets nobody else run; it needs a gevent.sleep(0)"
+        )
+
+    def holds(self, number: int) -> bool:
+        """Whether an entry, or one before it, is still not in its log."""
+        with self._process.lock:
+            return bool(self.unsent) and self.unsent[0][1].number <= number
+
+    def last_number(self) -> int:
+        """Of the last entry that waits."""
+        with self._process.lock:
+            return self.unsent[-1][1].number if self.unsent else 0
+
+    def append(self) -> None:
+        """Appends a batch of what waits."""
+        batch = []
+        size = 0
+        for each in list(itertools.islice(self.unsent, _BATCH)):  # a thread may add some
+            batch.append(each)
+            size += len(each[1].data)
+            if size >= _BATCH_BYTES:
+                break
+        if not batch:
+            return
+        process = self._process
+        keys = [process.keys.last_number(process.origin)]
+        options = process.options
+        values: list[Any] = [process.origin, options.history, options.max_age]
+        values += [options.history_bytes, process.keys.suffix]
+        for room, entry in batch:
+            keys.append(process.keys.log(room))
+            values += [entry.number, entry.kind, entry.data]
+        added, failed, unpublished = process.commands.run(
+            lambda client: client.eval(_SCRIPT, len(keys), *keys, *values), urgent=True
+        )
+        with process.lock:
+            for _, entry in batch:
+                self.unsent.popleft()
+                self._unsent_bytes -= _cost(entry)
+        if added:
+            self.last_added = added.decode()
+        if unpublished and not self._is_unpublished:
+            _logger.error(
+                "Redis does not publish what is sent, so that nobody hears it: %s",
+                unpublished.decode(),
+            )
+        self._is_unpublished = bool(unpublished)
+        if failed:
+            pairs = zip(failed[::2], failed[1::2], strict=True)
+            self._report(batch, {int(number): why.decode() for number, why in pairs})
+
+    def _report(self, batch: list[tuple[str, LogEntry]], failed: dict[int, str]) -> None:
+        reported: set[str] = set()
+        for room, entry in batch:
+            why = failed.get(entry.number)
+            stream = self._streams.get(room)
+            if why is None or (stream is not None and stream.is_broken):
+                continue
+            if stream is not None and "WRONGTYPE" in why:
+                stream.break_off()
+                continue
+            if room not in reported:
+                reported.add(room)
+                _logger.error("Redis does not take messages of the room %r: %s", room, why)
+            if stream is not None:
+                stream.deliver_failed(entry)
+
+    def give_way(self) -> None:
+        """Between two batches."""
+        gevent.sleep(0)  # somebody else may run, and send more
+        turns.end_if_over()

@@ -1,0 +1,135 @@
+"""Whose turn it is to use the connection for commands, and how long anybody waits."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import Any
+
+import gevent
+import pytest
+import redis
+
+from greenws.rooms.redis.commands import Commands, must_be_left
+
+from ...support.limits import limit, wait_until
+from ...support.redis_workers import Worker
+
+
+@pytest.fixture
+def commands(server: Any) -> Any:
+    commands = Commands(server.url, 0.3)
+    yield commands
+    commands.close()
+
+
+def test_one_command_at_a_time_and_urgent_ones_first(commands):
+    order: list[str] = []
+    may_go_on = gevent.event.Event()
+
+    def run(name: str) -> Any:
+        def call(client: redis.Redis) -> None:
+            order.append(name)
+            may_go_on.wait(limit())
+
+        return call
+
+    first = gevent.spawn(commands.run, run("first"))
+    wait_until(lambda: order)
+    others = [gevent.spawn(commands.run, run(f"other {n}")) for n in range(3)]
+    gevent.sleep(0.01)
+    urgent = gevent.spawn(commands.run, run("urgent"), urgent=True)
+    gevent.sleep(0.01)
+    may_go_on.set()
+    gevent.joinall([first, urgent, *others], raise_error=True)
+    assert order == ["first", "urgent", "other 0", "other 1", "other 2"]
+
+
+def test_whoever_waits_for_a_redis_that_hangs_waits_for_the_timeout_in_all(server, commands):
+    assert commands.run(lambda client: client.ping())
+    server.send_signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        waiting = [gevent.spawn(fail, commands, number % 2 == 0) for number in range(8)]
+        gevent.joinall(waiting)
+        assert time.monotonic() - began < 0.3 + 0.3
+        assert all(isinstance(each.value, redis.TimeoutError) for each in waiting)
+        assert commands.is_hanging
+    finally:
+        server.send_signal(signal.SIGCONT)
+    assert commands.run(lambda client: client.ping())
+    assert not commands.is_hanging
+
+
+def fail(commands: Commands, urgent: bool) -> BaseException:
+    with pytest.raises(redis.RedisError) as raised:
+        commands.run(lambda client: client.ping(), urgent)
+    return raised.value
+
+
+def test_a_connection_that_was_cut_is_made_again_at_once(server, commands):
+    assert commands.run(lambda client: client.ping())
+    server.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    assert commands.run(lambda client: client.ping())
+
+
+def test_a_redis_that_is_not_there_is_tried_once_and_again(server, commands):
+    assert commands.run(lambda client: client.ping())
+    server.stop()
+    tries: list[int] = []
+
+    def ping(client: redis.Redis) -> bool:
+        tries.append(1)
+        return bool(client.ping())
+
+    for expected in (2, 3):
+        with pytest.raises(redis.ConnectionError):
+            commands.run(ping)
+        assert len(tries) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "is_left"),
+    [
+        (redis.ReadOnlyError("You can't write against a read only replica."), True),
+        (redis.ResponseError("READONLY You can't write against a read only replica."), True),
+        (redis.ResponseError("UNBLOCKED force unblock from blocking operation"), True),
+        (redis.BusyLoadingError("Redis is loading the dataset in memory"), True),
+        (redis.ResponseError("MASTERDOWN Link with MASTER is down"), True),
+        (redis.ResponseError("WRONGTYPE Operation against a key"), False),
+        (redis.ConnectionError("Connection refused"), False),
+        (ValueError("READONLY"), False),
+    ],
+)
+def test_some_answers_say_that_another_connection_is_to_be_made(error, is_left):
+    assert must_be_left(error) == is_left
+
+
+def test_a_master_that_became_a_replica_is_left_and_nothing_is_lost(server, worker):
+    """As behind an address that leads to the new master: here it becomes one again."""
+    a: Worker = worker()
+    ann = a.join()
+    wait_until(lambda: a.is_idle)
+    server.call("REPLICAOF", "127.0.0.1", "1")
+    try:
+        a.send("one")
+        assert ann.hear(1) == ["one"]
+        wait_until(lambda: a.is_away)
+        connections = {line.split()[0] for line in clients(server)}
+        gevent.sleep(0.2)
+        assert not connections & {line.split()[0] for line in clients(server)}
+    finally:
+        server.call("REPLICAOF", "NO", "ONE")
+    wait_until(lambda: a.is_idle, 3)
+    a.send("two")
+    assert ann.hear(1) == ["two"]
+    entries = server.call("XRANGE", "greenws:room:r", "-", "+")
+    assert [fields[b"d"] for _, fields in entries] == [b"one", b"two"]
+
+
+def clients(server: Any) -> list[str]:
+    """Connections for commands, but for the one that asks."""
+    found = server.call("CLIENT", "LIST", "TYPE", "normal")
+    if not isinstance(found, bytes):  # as redis-py parses it
+        return [f"{each['id']}" for each in found if each["cmd"] != "client|list"]
+    return [line for line in found.decode().splitlines() if "cmd=client" not in line]

@@ -1,0 +1,250 @@
+"""What members that come back have missed, read in logs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+import gevent
+import pytest
+import redis
+
+from ...support.limits import wait_until
+from ...support.redis_workers import away, back, keep_from_reading
+
+
+def test_what_was_heard_elsewhere_is_looked_for_far_back(server, worker):
+    a, b = worker(), worker()
+    ann, bob = a.join(), b.join()
+    wait_until(lambda: a.is_idle)
+    may_fail, may_return = gevent.event.Event(), gevent.event.Event()
+    tune_in = a.broker._subscriber.connect
+
+    def fail(*args: Any) -> None:
+        may_fail.wait()
+        del a.broker._subscriber.on_answer
+        raise redis.TimeoutError("no answer")
+
+    def wait() -> Any:
+        may_return.wait()
+        return tune_in()
+
+    a.broker._subscriber.on_answer, a.broker._subscriber.connect = fail, wait
+    a.send("of a")
+    assert bob.hear(1) == ["of a"]
+    numbers = [str(number) for number in range(700)]
+    b.send(*numbers)
+    assert bob.hear(700) == numbers
+    may_fail.set()
+    assert ann.hear(1) == ["of a"]  # ahead of the log
+    moved = a.join(since=bob.last)
+    may_return.set()
+    assert ann.hear(700) == numbers
+    a.send("new")
+    assert moved.hear(1) == ["new"]
+
+
+def test_who_comes_back_is_told_that_redis_lost_what_it_missed(server, worker):
+    a, b = worker(), worker()
+    ann = a.join()
+    a.send("heard", "missed")
+    assert ann.hear(1) == ["heard"]
+    since = ann.last
+    assert ann.hear(1) == ["missed"]
+    server.call("FLUSHALL")
+    assert not b.join(since=since).member.is_complete
+    a.send("after")
+    assert ann.hear(1) == ["after"]
+    bob = b.join(since=since)
+    assert not bob.member.is_complete
+    assert bob.hear(1) == ["after"]
+    fresh = b.join("another")  # of a room in which nothing was said nothing is lost
+    assert b.join("another", since=fresh.last).member.is_complete
+
+
+def test_a_long_history_is_fetched_in_pieces(server, worker):
+    a = worker()
+    sent = [f"{number}" for number in range(2345)]
+    with contextlib.ExitStack() as stack:
+        socket, _ = a._pair()
+        since = stack.enter_context(a.rooms["r"].join(socket)).position
+        a.send(*sent)
+        wait_until(lambda: a.is_idle)
+    server.call("CONFIG", "RESETSTAT")
+    ann = a.join(since=since)
+    assert ann.member.is_complete
+    assert ann.hear(2345) == sent
+    info = server.call("INFO", "commandstats")
+    # Of 10 entries first, then of 100; with all but the first goes the oldest.
+    assert info["cmdstat_xrange"]["calls"] - 1 in (1 + 2 * 24, 2 * 24)  # one in reading on
+
+
+def test_large_messages_are_fetched_few_at_a_time(server, worker):
+    a = worker()
+    ann = a.join()
+    a.send(*(str(number).ljust(20_000, ".") for number in range(30)))
+    ann.hear(30)
+    sizes, command = [], a.broker._process.commands.run
+
+    def note(*args: Any, **options: Any) -> Any:
+        found = command(*args, **options)
+        if isinstance(found, list) and isinstance(found[0], list):
+            sizes.append(len(found[0]))
+        return found
+
+    a.broker._process.commands.run = note
+    assert len(a.join(since="0-0", gap="0-0 gap").hear(31)) == 31
+    assert sizes == [10, 13, 7]
+
+
+def test_a_hole_that_is_trimmed_while_a_history_is_fetched_is_told_where_it_is(server, worker):
+    a, b = worker(), worker()
+    ann = a.join()
+    start = ann.last
+    sent = [str(number) for number in range(1200)]
+    a.send(*sent)
+    ann.hear(701)
+    place = ann.last
+    ann.hear(499)
+    wait_until(lambda: a.is_idle)
+    command = b.broker._process.commands.run
+
+    def trim(*args: Any, **options: Any) -> Any:
+        found = command(*args, **options)
+        if found and isinstance(found[0], list) and len(found[0]) == 100:  # the second page
+            server.call("XTRIM", "greenws:room:r", "MINID", place)
+        return found
+
+    b.broker._process.commands.run = trim
+    again = b.join(since=start, gap="0-0 gap")
+    del b.broker._process.commands.run
+    assert not again.member.is_complete
+    assert again.hear(110 + 1) == [*sent[:110], "gap"]
+    assert again.hear(500) == sent[700:]
+
+
+def test_a_history_that_was_trimmed_does_not_reach_back(server, worker):
+    a = worker(history=100)
+    ann = a.join()
+    start = ann.last
+    heard = []
+    for first in range(0, 500, 50):
+        a.send(*(str(number) for number in range(first, first + 50)))
+        heard += ann.hear(50)
+    assert heard[-1] == "499"
+    assert server.call("XLEN", "greenws:room:r") < 250
+    again = a.join(since=start, gap="gap")
+    assert not again.member.is_complete
+    fin, opcode, payload = again.peer.read_frame()
+    assert payload == b"gap"
+    entries = server.call("XRANGE", "greenws:room:r", "-", "+")
+    kept = again.hear(sum(fields[b"k"] == b"text" for _, fields in entries))
+    assert again.hears_no_more()
+    assert kept == heard[-len(kept) :]
+
+
+def test_the_newest_messages(server, worker):
+    a, b = worker(), worker()
+    ann = a.join()
+    assert b.rooms["r"].history() == []
+    a.send(*"abcdefg")
+    for _ in range(20):
+        b.join()
+    a.send("h")
+    heard = ann.hear(8)
+    wait_until(lambda: b.is_idle)
+    history = b.rooms["r"].history(3)
+    assert [text.split()[1] for text in history] == heard[-3:] == list("fgh")
+    assert history[-1].split()[0] == ann.last
+    assert len(b.rooms["r"].history(100)) == 8
+    away(server, a, b)
+    assert b.rooms["r"].history(3) == []
+    server.start()
+
+
+@pytest.mark.parametrize(
+    "tail", ["+evil.5", "+" + "0" * 13 + ".5", "+0123456789AB.5", "+0123456789ab.5" * 17]
+)
+def test_no_name_that_a_client_invented_is_kept_or_sent_on(worker, tail):
+    a = worker()
+    ann = a.join()
+    bob = a.join(since=ann.last + tail, gap="0-0 gap")
+    assert not bob.member.is_complete
+    assert bob.hear(1) == ["gap"]
+    a.send("live")
+    assert ann.hear(1) == bob.hear(1) == ["live"]
+    assert bob.last == bob.member.position == ann.last
+
+
+def test_a_position_in_the_far_future_is_a_gap(worker):
+    a = worker()
+    ann = a.join()
+    bob = a.join(since=f"{int(time.time() * 1000) + 3_600_000}-0", gap="0-0 gap")
+    assert bob.hear(1) == ["gap"]
+    a.send("live")
+    assert ann.hear(1) == bob.hear(1) == ["live"]
+
+
+@pytest.mark.parametrize("since", ["0-0", "nonsense", "1-1+zz.4"])
+def test_an_unknown_id_is_a_gap(worker, since):
+    a = worker()
+    assert not a.join(since=since).member.is_complete
+
+
+def test_a_room_in_which_nothing_was_said_has_no_gap(worker):
+    a, b = worker(), worker()
+    ann = a.join()
+    b.send("missed", room="r")
+    assert ann.hear(1) == ["missed"]
+    assert b.join(since=ann.member.position).member.is_complete
+    assert b.join("quiet", since=b.join("quiet").last).member.is_complete
+
+
+def test_a_position_may_tell_of_less_than_its_place(server, worker):
+    """As one may that was given while its client was sent what it had missed."""
+    a, b = worker(timeout=0.2), worker()
+    ann, bob = a.join(), b.join()
+    wait_until(lambda: a.is_idle and a.broker._subscriber.has_caught_up)
+    let_read = keep_from_reading(a)
+    a.send("heard")
+    assert bob.hear(1) == ["heard"]
+    away(server, a)
+    assert ann.hear(1) == ["heard"]
+    server.start()
+    moved = a.join(since=f"{bob.last}+{a.broker.origin}.1", gap="gap")
+    let_read()
+    a.send("new")
+    assert ann.hear(1) == moved.hear(1) == ["new"]
+
+
+def test_without_redis_a_room_has_neither_history_nor_members(server, worker):
+    a, b = worker(), worker()
+    a.join(name="ann")
+    a.send("hello")
+    wait_until(lambda: [member.info for member in b.rooms["r"].members] == [{"name": "ann"}])
+    assert b.rooms["r"].history() != []
+    server.stop()
+    assert b.rooms["r"].members == []  # the first to learn it
+    assert b.is_away
+    assert b.rooms["r"].members == b.rooms["r"].history() == []
+    back(server, a, b)
+    wait_until(lambda: [member.info for member in b.rooms["r"].members] == [{"name": "ann"}])
+
+
+def test_a_history_that_is_asked_for_as_redis_goes_is_empty(server, worker):
+    a = worker()
+    a.send("hello", room="unread")
+    wait_until(lambda: a.is_idle)
+    server.stop()
+    assert a.rooms["unread"].history() == []  # the first to learn it
+    assert a.is_away
+
+
+def test_the_history_of_a_key_that_is_no_log_is_empty_and_an_error(server, worker, error_log):
+    a = worker()
+    server.call("SET", "greenws:room:r", "not a log")
+    assert a.rooms["r"].history() == []
+    (record,) = error_log.take()
+    assert "'r' has no history" in record.getMessage() and "WRONGTYPE" in record.getMessage()
+    assert not a.is_away

@@ -1,0 +1,264 @@
+"""Presence: who is in a room, told to all processes and put right after faults."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import redis
+
+from ...support.limits import limit, wait_until
+from ...support.redis_workers import Worker, away
+
+
+def tell(kind: str, info: dict[str, Any]) -> str:
+    return f"{kind} {info['name']}"
+
+
+def test_presence_across_processes(worker):
+    a, b = worker(), worker()
+    ann = a.join(name="ann", presence=tell)
+    wait_until(lambda: a.is_idle)
+    b.join(name="bob")
+    assert b.names() == ["ann", "bob"]
+    assert ann.hear(1) == ["join bob"]
+    assert a.names() == ["ann", "bob"]
+    c = worker()
+    wait_until(lambda: len(c.rooms["r"]) == 2)  # it has no members there itself
+    b.stop()
+    assert ann.hear(1) == ["leave bob"]
+    assert a.names() == c.names() == ["ann"]
+
+
+def test_members_of_a_process_that_died_are_gone_after_a_while(server, worker):
+    a, b, c = (worker(presence_timeout=1.0) for _ in range(3))
+    b.join(name="bob")
+    b.join(name="ben")
+    wait_until(lambda: b.is_idle)
+    ann, carl = a.join(name="ann", presence=tell), c.join(name="carl")
+    assert a.names() == ["ann", "ben", "bob"] or ann.hear(1) == ["join carl"]
+    wait_until(lambda: a.names() == ["ann", "ben", "bob", "carl"])
+    b.die()
+    wait_until(lambda: a.names() == c.names() == ["ann", "carl"])
+    left = [text for text in ann.hear(3) if text != "join carl"]
+    left += ann.hear(2 - len(left))
+    assert sorted(left) == ["leave ben", "leave bob"]  # once, though two processes noticed
+    assert ann.hears_no_more()
+    assert server.call("HLEN", "greenws:here:r") == 2 + 1  # with their version
+    del carl
+
+
+def test_the_dead_whom_nobody_has_met_are_buried_too(server, worker):
+    b = worker()
+    b.join(name="bob")
+    wait_until(lambda: b.is_idle)
+    b.die()
+    server.call("DEL", f"greenws:alive:{b.broker.origin}")
+    a = worker()
+    ann = a.join(name="ann", presence=tell)
+    assert a.names() == ["ann"]
+    a.broker._leases.next_beat = 0
+    a.broker._wake_leases.set()
+    wait_until(lambda: server.call("HLEN", "greenws:here:r") == 1 + 1)
+    a.send("hello")
+    assert ann.hear(1) == ["hello"]  # nobody has left whom she knew
+
+
+def test_one_who_was_taken_for_dead_comes_back_and_then_leaves_for_everybody(server, worker, pair):
+    a, b = worker(), worker()
+    ann = a.join(name="ann", presence=tell)
+    wait_until(lambda: a.is_idle)
+    bea = b.join(name="bea", presence=tell)
+    socket, _ = pair()
+    with b.rooms["r"].join(socket, name="bob"):
+        assert bea.hear(1) == ["join bob"]
+        assert ann.hear(2) == ["join bea", "join bob"]
+        server.call("DEL", f"greenws:alive:{b.broker.origin}")
+        a.broker._leases.next_beat = 0
+        a.broker._wake_leases.set()
+        assert sorted(ann.hear(2)) == ["leave bea", "leave bob"]
+        assert sorted(ann.hear(2)) == ["join bea", "join bob"]  # as b hears of that
+        assert bea.hears_no_more()
+    assert bea.hear(1) == ann.hear(1) == ["leave bob"]
+    assert a.names() == b.names() == ["ann", "bea"]
+
+
+def test_one_who_leaves_when_redis_has_lost_everything_has_left(server, worker, pair):
+    a, b = worker(), worker()
+    ann = a.join(name="ann", presence=tell)
+    socket, _ = pair()
+    with b.rooms["r"].join(socket, name="bob"):
+        assert ann.hear(1) == ["join bob"]
+        server.call("FLUSHALL")
+    assert ann.hear(1) == ["leave bob"]
+    assert a.names() == ["ann"]
+
+
+def test_a_process_that_was_taken_for_dead_comes_back(server, worker):
+    a, b = worker(), worker()
+    ann = a.join(name="ann", presence=tell)
+    b.join(name="bob")
+    assert ann.hear(1) == ["join bob"]
+    server.call("DEL", f"greenws:alive:{b.broker.origin}")
+    a.broker._leases.next_beat = 0
+    a.broker._wake_leases.set()
+    assert ann.hear(2) == ["leave bob", "join bob"]
+    assert a.names() == b.names() == ["ann", "bob"]
+
+
+def test_a_process_that_says_once_more_who_is_there_tells_no_news(server, worker):
+    a, b = worker(), worker()
+    clients = [
+        a.join(name="ann", presence=tell),
+        a.join(name="amy", presence=tell),
+        b.join(name="bob", presence=tell),
+    ]
+    wait_until(lambda: a.is_idle and b.is_idle)
+    a.send("all are here")
+    for each in clients:
+        while each.hear(1) != ["all are here"]:
+            pass
+    server.call("DEL", f"greenws:alive:{a.broker.origin}")
+    a.broker._leases.next_beat = 0
+    a.broker._wake_leases.set()
+    wait_until(lambda: server.call("EXISTS", f"greenws:alive:{a.broker.origin}") and a.is_idle)
+    a.send("hello")
+    for each in clients:
+        assert each.hear(1) == ["hello"]
+    assert a.names() == b.names() == ["amy", "ann", "bob"]
+
+
+def test_the_first_heartbeat_after_an_outage_buries_nobody(server, worker):
+    a, b = worker(), worker()
+    ann = a.join(name="ann", presence=tell)
+    b.join(name="bob")
+    assert ann.hear(1) == ["join bob"]
+    away(server, a, b)
+    let_back = {each: hold_back(each) for each in (a, b)}
+    for each in (a, b):
+        each.send("away")
+        wait_until(lambda each=each: not each.broker._process.outage.is_writable)
+    assert ann.hear(1) == ["away"]
+    server.start()
+    server.call("DEL", f"greenws:alive:{b.broker.origin}")  # as it is after a long outage
+    a.broker._leases.next_beat = b.broker._leases.next_beat = 0
+    let_back[a]()
+    wait_until(lambda: a.is_idle)
+    wait_until(lambda: a.broker._leases.next_beat)
+    let_back[b]()
+    wait_until(lambda: b.is_idle)
+    assert ann.hear(1) == ["away"]  # of b, and no word of bob
+    assert a.names() == ["ann", "bob"]
+
+
+def hold_back(each: Worker) -> Callable[[], None]:
+    """Redis stays away for a process, as far as it writes, until that is called."""
+    commands = each.broker._process.commands.client
+
+    def set_(*args: Any, **options: Any) -> None:
+        raise redis.ConnectionError("not yet")
+
+    commands.set = set_
+    return lambda: delattr(commands, "set")
+
+
+def test_nobody_is_taken_for_dead_who_comes_back_with_redis_a_moment_later(server, worker):
+    a, b = worker(presence_timeout=1.0), worker(presence_timeout=1.0)
+    ann = a.join(name="ann", presence=tell)
+    b.join(name="bob")
+    assert ann.hear(1) == ["join bob"]
+    away(server, a, b)
+    server.start()
+    wait_until(lambda: a.is_idle)
+    server.call("DEL", f"greenws:alive:{b.broker.origin}")
+    a.broker._leases.next_beat = b.broker._leases.next_beat = time.monotonic() + 60
+    a.broker._leases._beat()
+    b.broker._leases._beat()
+    b.send("hello")
+    assert ann.hear(1) == ["hello"]
+
+
+def test_one_who_leaves_while_it_is_asked_who_is_there_is_gone(server, worker, pair):
+    a, b = worker(), worker()
+    a.join("other")
+    b.join("other")
+    socket, _ = pair()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(b.rooms["r"].join(socket, name="bob"))
+        wait_until(lambda: b.is_idle)
+        away(server, a, b)
+        ann = a.join(name="ann", presence=tell)
+        may_go_on, has_looked, look = (
+            gevent.event.Event(),
+            gevent.event.Event(),
+            a.broker._leases.look,
+        )
+
+        def look_slowly(room: str, urgent: bool = False) -> Any:
+            found = look(room, urgent)
+            has_looked.set()
+            may_go_on.wait()
+            return found
+
+        a.broker._leases.look = look_slowly
+        server.start()
+        assert has_looked.wait(limit())
+    b.send("bob has left")
+    assert ann.hear(1) == ["bob has left"]
+    may_go_on.set()
+    wait_until(lambda: a.is_idle)
+    a.send("hello")
+    assert ann.hear(1) == ["hello"]
+    assert a.names() == b.names() == ["ann"]
+
+
+def test_garbage_among_the_members_is_skipped(server, worker, caplog):
+    server.call("HSET", "greenws:here:r", "x", "garbage", "y", b"\xff", "z", "ff []")
+    a = worker()
+    a.join(name="ann")
+    assert a.names() == ["ann"]
+    assert "ignoring a malformed member of room 'r'" in caplog.text
+
+
+def test_nobody_is_buried_who_is_back(server, worker):
+    a, b = worker(), worker()
+    ann = a.join(name="Ann")
+    bob = b.join(name="Bob")
+    wait_until(lambda: a.is_idle and b.is_idle and server.call("KEYS", "greenws:alive:*"))
+    b.broker._leases._bury({a.broker.origin})
+    b.send("hello")
+    assert ann.hear(1) == bob.hear(1) == ["hello"]
+    assert b.names() == a.names() == ["Ann", "Bob"]
+
+
+def test_presence_outlives_a_short_history(server, worker):
+    a = worker(max_age=1)
+    a.join(name="Ann")
+    wait_until(lambda: a.is_idle)
+    assert server.call("TTL", "greenws:here:r") > 30
+
+
+def test_a_member_that_is_none_is_skipped(server, worker, caplog):
+    server.call("HSET", "greenws:here:r", "m", "origin " + "[" * 100_000)
+    a = worker()
+    a.join(name="Ann")
+    assert a.names() == ["Ann"]
+    assert "malformed member" in caplog.text and len(caplog.text) < 2000
+
+
+def test_one_who_left_before_a_room_was_opened_anew_does_not_come(worker, pair, monkeypatch):
+    a = worker()
+    a.join("other")
+    wait_until(lambda: a.is_idle)
+    with monkeypatch.context() as patch:
+        patch.setattr(a.broker._leases, "_send_pending", lambda: None)  # Redis knows nothing yet
+        with a.rooms["r"].join(pair()[0], name="ann"):
+            pass
+        bob = a.join(name="bob", presence=tell)
+    wait_until(lambda: a.is_idle)
+    a.send("hello")
+    assert bob.hear(1) == ["hello"]
+    assert a.names() == ["bob"]

@@ -1,0 +1,312 @@
+"""What is published, reading on in logs, and connections that break."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import gevent
+import pytest
+
+from greenws.brokers import BrokerUnavailable
+
+from ...support.limits import limit, wait_until
+from ...support.redis_workers import away
+
+
+def test_what_was_not_published_to_a_process_is_read_in_the_log(worker):
+    a, b = worker(), worker()
+    ann, bob = a.join(), b.join()
+    wait_until(lambda: a.is_idle and b.is_idle and b.broker._subscriber.has_caught_up)
+    b.broker._subscriber.on_answer = lambda *args: None
+    a.send("one", "two")
+    assert ann.hear(2) == ["one", "two"]
+    gevent.sleep(0.02)
+    assert bob.hears_no_more()
+    del b.broker._subscriber.on_answer
+    a.send("three")
+    assert bob.hear(3) == ["one", "two", "three"]
+
+
+def test_a_connection_that_is_lost_costs_no_message(server, worker, monkeypatch):
+    monkeypatch.setattr("greenws.rooms.redis.listener._ROOMS", 3)  # read with one command
+    monkeypatch.setattr("greenws.rooms.redis.listener._BATCH", 5)
+    a, b = worker(), worker()
+    names = [f"room {number}" for number in range(10)]
+    clients = {name: a.join(name) for name in names}
+    for number in range(30):
+        for name in names:
+            b.send(str(number), room=name)
+        if number % 10 == 5:
+            server.call("CLIENT", "KILL", "TYPE", "pubsub")
+        gevent.sleep(0.002)
+    for client in clients.values():
+        assert client.hear(30) == [str(number) for number in range(30)]
+        assert client.hears_no_more()
+
+
+def test_a_message_costs_the_same_however_many_rooms_are_open(server, worker):
+    """No command names all rooms, but for those that look for what was missed."""
+    a = worker()
+    hear, subscribed, has_read_on = a.broker._subscriber.on_answer, set(), gevent.event.Event()
+
+    def note(answer: Any, fresh: set[str]) -> None:
+        subscribed.update(fresh)
+        hear(answer, fresh)
+        if answer[0] == b"pong" and len(subscribed) == 50:
+            has_read_on.set()
+
+    a.broker._subscriber.on_answer = note
+    clients = [a.join(f"room {number}") for number in range(50)]
+    assert has_read_on.wait(limit())
+    wait_until(lambda: a.is_idle)
+    server.call("CONFIG", "RESETSTAT")
+    for number in range(100):
+        a.send(str(number), room="room 7")
+        clients[7].hear(1)
+    commands = server.call("INFO", "commandstats")
+    assert "cmdstat_xread" not in commands
+    assert commands["cmdstat_eval"]["calls"] == commands["cmdstat_publish"]["calls"] == 100
+
+
+@pytest.mark.parametrize(
+    "news", ["", "garbage", "x-y  ff 1 text \nhi", "1-1 \xff", "1 2 3 4 5 6\n"]
+)
+def test_garbage_that_somebody_publishes_is_logged_and_skipped(server, worker, caplog, news):
+    a = worker()
+    ann = a.join()
+    a.send("before")
+    assert ann.hear(1) == ["before"]
+    assert server.call("PUBLISH", "greenws:room:r@0", news) == 1
+    a.send("after")
+    assert ann.hear(1) == ["after"]
+    assert "malformed Pub/Sub message for room 'r'" in caplog.text
+
+
+def test_rooms_opened_while_the_reader_waits_are_heard_at_once(worker):
+    a, b = worker(), worker()
+    a.join("first")
+    for number in range(20):
+        client = a.join(f"room {number}")
+        b.send("hello", room=f"room {number}")
+        with gevent.Timeout(limit(0.5)):
+            assert client.hear(1) == ["hello"]
+
+
+def test_a_room_that_is_left_is_not_read_any_more(worker, pair):
+    a, b = worker(), worker()
+    a.join("other")
+    socket, peer = pair()
+    with a.rooms["r"].join(socket):
+        pass
+    assert list(a.broker._streams) == ["other"]
+    b.send("nobody hears it")
+    client = a.join("r")
+    b.send("hello")
+    assert client.hear(1)[-1] == "hello" or client.hear(1) == ["hello"]
+
+
+def test_a_room_that_nobody_comes_back_to_is_not_subscribed_to(server, worker, pair):
+    a = worker()
+    a.join("other")
+    socket, _ = pair()
+
+    def hang(room: str) -> None:
+        gevent.get_hub().switch()
+
+    with a.rooms["r"].join(socket):
+        wait_until(lambda: len(server.call("PUBSUB", "CHANNELS")) == 2)
+        a.broker._leases.look = hang
+        joining = gevent.spawn(a.join)  # comes just when the other has left
+    wait_until(lambda: "r" in a.broker._streams and not a.broker._subscriber.changed)
+    joining.kill()
+    del a.broker._leases.look
+    wait_until(lambda: server.call("PUBSUB", "CHANNELS") == [b"greenws:room:other@0"])
+
+
+def test_a_connection_that_redis_closes_is_no_outage(server, worker):
+    """As it does to one who is too slow to read: nobody is told anything ahead of the log."""
+    a, b = worker(), worker()
+    ann, bob = a.join(), b.join()
+    wait_until(lambda: a.is_idle and b.is_idle)
+    for _ in range(5):
+        server.call("CLIENT", "KILL", "TYPE", "pubsub")
+        for text in ("one", "two"):
+            a.send(text)
+            b.send(text)
+        assert ann.hear(4) == bob.hear(4)
+        assert ann.last == bob.last
+        assert not a.is_away and not b.is_away
+
+
+def test_a_redis_that_hangs_is_noticed_where_nothing_is_sent(server, worker, monkeypatch):
+    monkeypatch.setattr("greenws.rooms.redis.listener._PING_INTERVAL", 0.05)
+    a = worker(timeout=0.1)
+    ann = a.join()
+    wait_until(lambda: a.is_idle)
+    server.send_signal(signal.SIGSTOP)
+    try:
+        wait_until(lambda: a.is_away)
+    finally:
+        server.send_signal(signal.SIGCONT)
+    wait_until(lambda: a.is_idle)
+    a.send("again")
+    assert ann.hear(1) == ["again"]
+
+
+def test_a_user_who_may_not_read_logs_is_told_of_once(server, worker, caplog):
+    server.call("ACL", "SETUSER", "u", "on", ">p", "~*", "&*", "+@all", "-xread")
+    server.url, url = server.url.replace("//", "//u:p@"), server.url
+    a = worker()
+    server.url = url
+    ann = a.join()
+    wait_until(lambda: a.is_away)
+    for number in range(20):
+        a.send(str(number))
+        assert ann.hear(1) == [str(number)]
+        gevent.sleep(0.02)
+    assert caplog.text.count("lost connection to Redis") == 1
+    assert "xread" in caplog.text
+    assert "reconnected" not in caplog.text
+
+
+@pytest.mark.parametrize("place", ["99999999999999999999-0", "99999999999999-0"])
+def test_published_garbage_makes_no_room_deaf(server, worker, place):
+    a, b = worker(), worker()
+    ann = a.join()
+    wait_until(lambda: a.is_idle and server.call("PUBSUB", "CHANNELS"))
+    server.call("PUBLISH", "greenws:room:r@0", f"{place}  other 1 text m\nhello")
+    b.send("hello")
+    assert ann.hear(1) == ["hello"]
+    assert ann.hears_no_more()
+
+
+def test_a_quiet_room_has_lost_nothing_when_the_connection_breaks(server, worker):
+    """Its log has expired, but this process has heard all that stood there."""
+    a, b = worker(max_age=1), worker(max_age=1)
+    ann = a.join()
+    a.send("before")
+    assert ann.hear(1) == ["before"]
+    wait_until(lambda: not server.call("EXISTS", "greenws:room:r"))
+    tune_in, may_return = a.broker._subscriber.connect, gevent.event.Event()
+
+    def wait() -> Any:
+        may_return.wait()
+        return tune_in()
+
+    a.broker._subscriber.connect = wait
+    server.call("CLIENT", "KILL", "TYPE", "pubsub")
+    b.send("meanwhile")
+    assert b.rooms.flush(5)
+    may_return.set()
+    assert ann.hear(1) == ["meanwhile"]
+
+
+def test_members_that_stay_are_told_when_their_process_was_too_far_behind(
+    server, worker, error_log, monkeypatch
+):
+    monkeypatch.setattr("greenws.rooms.redis.listener._BATCH", 50)
+    a, b = worker(history=100), worker(history=100)
+    ann = a.join(gap="0-0 gap")
+    bob = a.join()
+    a.send("before")
+    assert ann.hear(1) == bob.hear(1) == ["before"]
+    wait_until(lambda: a.is_idle and a.broker._subscriber.has_caught_up)
+    a.broker._subscriber.on_message = lambda *args: None  # it hears nothing
+    b.send(*(str(number) for number in range(1000)))
+    wait_until(lambda: b.is_idle)
+    del a.broker._subscriber.on_message
+    b.send("after")
+    heard = ann.hear(2)
+    assert heard[0] == "gap"
+    while heard[-1] != "after":
+        heard += ann.hear(1)
+    numbers = [int(text) for text in heard[1:-1]]
+    assert numbers == list(range(numbers[0], 1000))
+    assert numbers[0] > 0
+    assert not ann.member.is_complete
+    assert not bob.member.is_complete
+    assert bob.hear(len(numbers) + 1) == heard[1:]  # without gap=, the rest
+    assert "are lost to this process" in error_log.take()[0].getMessage()
+
+
+def test_two_holes_are_two_gaps(server, worker, error_log, monkeypatch):
+    monkeypatch.setattr("greenws.rooms.redis.listener._BATCH", 50)
+    a, b = worker(history=100), worker(history=100)
+    ann = a.join(gap="0-0 gap")
+    wait_until(lambda: a.is_idle and a.broker._subscriber.has_caught_up)
+    read_once, pages = a.broker._subscriber._read_once, []
+
+    def read_slowly(rooms: list[str]) -> list[str]:
+        """After the first page more is sent than the log keeps."""
+        found = read_once(rooms)
+        pages.append(found)
+        if len(pages) == 1:
+            b.send(*(f"late {number}" for number in range(1000)))
+            wait_until(lambda: b.is_idle)
+        return found
+
+    a.broker._subscriber.on_message = lambda *args: None
+    b.send(*(str(number) for number in range(1000)))
+    wait_until(lambda: b.is_idle)
+    a.broker._subscriber._read_once = read_slowly
+    del a.broker._subscriber.on_message
+    b.send("now")
+    heard = ann.hear(1)
+    while heard[-1] != "late 999":
+        heard += ann.hear(1)
+    assert heard.count("gap") == 2
+    assert heard[0] == "gap"
+    assert "late" in heard[heard.index("gap", 1) + 1]
+    assert len(error_log.take()) == 2
+
+
+def test_disconnect_closes_members_of_all_processes(worker):
+    a, b = worker(), worker()
+    ann, bob, bea = a.join(), b.join(), b.join()
+    wait_until(lambda: all(each.broker._subscriber.has_caught_up for each in (a, b)))
+    a.send("before")
+    a.rooms["r"].disconnect(4001, "bye", bob.member.id)
+    assert bob.hear(1) == ["before"]
+    assert bob.peer.read_frame()[2] == b"\x0f\xa1bye"
+    assert ann.hear(1) == bea.hear(1) == ["before"]
+    a.send("still here")
+    assert ann.hear(1) == bea.hear(1) == ["still here"]
+    b.rooms["r"].disconnect(4002)
+    assert ann.peer.read_frame()[2] == bea.peer.read_frame()[2] == b"\x0f\xa2"
+
+
+def test_disconnect_says_when_redis_is_out_of_reach(server, worker):
+    a = worker(timeout=0.2)
+    a.join()
+    away(server, a)
+    with pytest.raises(BrokerUnavailable, match="out of reach"):
+        a.rooms["r"].disconnect(4001)
+
+
+def test_a_disconnect_of_another_program_breaks_nothing(server, worker):
+    a = worker()
+    ann = a.join()
+    wait_until(lambda: a.is_idle and a.broker._subscriber.has_caught_up)
+    for text in ("disconnect x ", "disconnect 1005 \nbye", "disconnect", b"disconnect 1000 \n\xff"):
+        server.call("PUBLISH", "greenws:room:r@0", text)
+    a.send("hello")
+    assert ann.hear(1) == ["hello"]
+
+
+def test_a_hole_in_a_log_that_is_bounded_in_bytes_is_told(server, worker, error_log):
+    a, b = worker(history_bytes=500_000), worker(history_bytes=500_000)
+    ann = a.join(gap="0-0 gap")
+    a.send("before")
+    assert ann.hear(1) == ["before"]
+    wait_until(lambda: a.is_idle and a.broker._subscriber.has_caught_up)
+    a.broker._subscriber.on_message = lambda *args: None
+    for number in range(40):
+        b.send(f"{number} ".ljust(50_000, "."))
+        wait_until(lambda: b.is_idle)
+    del a.broker._subscriber.on_message
+    b.send("after")
+    heard = ann.hear(2)
+    assert heard[0] == "gap"
+    assert int(heard[1].split()[0]) > 20
+    assert "are lost to this process" in error_log.take()[0].getMessage()
