@@ -61,11 +61,11 @@ class _Greenlet(gevent.Greenlet):  # type: ignore[type-arg]
 
     spawning_stack_limit = 0
 
-    def __init__(self, serve: Any, sock: Any, address: Any) -> None:
-        super().__init__(None, serve, sock, address)  # type: ignore[call-overload]
+    def __init__(self, serve: Any, sock: Any, address: Any, process: int) -> None:
+        super().__init__(None, serve, sock, address, process)  # type: ignore[call-overload]
 
-    def _run(self, serve: Any, sock: Any, address: Any) -> None:
-        serve(sock, address)
+    def _run(self, serve: Any, sock: Any, address: Any, process: int) -> None:
+        serve(sock, address, process)
 
 
 class WebSocketServer(_OriginalServer):  # type: ignore[misc]
@@ -173,10 +173,10 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     def do_handle(self, sock: Any, address: Any) -> None:
         """Spawns a greenlet that serves a connection."""
         if self._spawn is None:
-            self._admit(sock, address)
+            self._admit(sock, address, forks.process())
             return
         try:
-            self._spawn(self._admit, sock, address)
+            self._spawn(self._admit, sock, address, forks.process())
         except BaseException:
             sock.close()
             raise
@@ -186,8 +186,13 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         address that a proxy names."""
         return address[0] if isinstance(address, tuple) and self.proxy_fix is None else None
 
-    def _admit(self, sock: Any, address: Any) -> None:
-        """Serves a connection, unless there are too many."""
+    def _admit(self, sock: Any, address: Any, process: int) -> None:
+        """Serves a connection that ``process`` has accepted, unless there are too many."""
+        if process != forks.process():
+            # A child was forked before this greenlet ran, and runs it too. The parent serves the
+            # connection.
+            sock.close()
+            return
         admission = self.admission
         counted = self.address_of(address)
         reason = admission.enter(counted)

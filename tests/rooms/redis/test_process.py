@@ -56,10 +56,10 @@ def test_insisting_waits_until_redis_is_back(process):
 def test_all_wait_together_for_one_outage(process):
     began = time.monotonic()
     assert process.insist(fail, 0.2) is None
-    assert 0.1 < time.monotonic() - began < 0.4
+    assert 0.1 < time.monotonic() - began < limit(0.4)
     began = time.monotonic()
     assert process.insist(fail, 0.2) is None  # it has been lost for so long already
-    assert time.monotonic() - began < 0.1
+    assert time.monotonic() - began < limit(0.1)
 
 
 def test_insisting_without_time_tries_once(process):
@@ -89,7 +89,7 @@ def test_joins_during_a_hang_wait_for_the_timeout_and_no_longer(server, worker):
             for number in range(8)
         ]
         clients = [each.get(timeout=limit(10)) for each in joining]
-        assert time.monotonic() - began < 0.5 + 1.0
+        assert time.monotonic() - began < 0.5 + limit(1.0)
     finally:
         server.send_signal(signal.SIGCONT)
     assert not any(each.member.is_complete for each in clients)
