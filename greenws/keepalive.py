@@ -28,6 +28,7 @@ from .websocket import WebSocket
 __all__ = ["Heartbeat", "Pulse", "TimedPing", "start_pulse"]
 
 _POLL_INPUT_INTERVAL = 5.0  # seconds between two polls of a socket's input
+_MORE_INPUT_INTERVAL = 0.1  # seconds, where there was more input than time
 _TURN = 0.005  # seconds of beats, before the loop polls the kernel
 _FOREVER = float("inf")
 _NO_BUCKET: set[Any] = set()
@@ -91,7 +92,7 @@ class Pulse:
         if socket is None or not socket.is_connected:
             return _FOREVER
         soon = now + self.width
-        socket.poll_input()
+        latest = now + (_MORE_INPUT_INTERVAL if socket.poll_input() else _POLL_INPUT_INTERVAL)
         traffic = socket.traffic
         if traffic.bytes_in != self._bytes_in:
             self._bytes_in = traffic.bytes_in
@@ -115,7 +116,7 @@ class Pulse:
                 socket.send_heartbeat(TimedPing(self))
                 self._deadline = min(self._deadline, now + self._timeout)
             self._next_ping = now + self._interval
-        return min(self._next_ping, self._deadline, now + _POLL_INPUT_INTERVAL)
+        return min(self._next_ping, self._deadline, latest)
 
     def _fate(self) -> str:
         """What became of the ping that was not answered, and the option."""

@@ -59,6 +59,8 @@ _PING = 9
 _PONG = 10
 _NOTHING = -1
 
+_MAX_FILL = 0.005  # seconds for input that no greenlet reads, before others run
+
 _OPCODES = {int(opcode): opcode for opcode in OpcodeType}
 _QUIET = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED)
 
@@ -386,9 +388,10 @@ class WebSocket:
             followers, self._followers = self._followers, None
             followers.set()
 
-    def _fill_inbox(self) -> None:
-        """Moves the connection's events to the inbox, for the next read."""
+    def _fill_inbox(self, end: float) -> None:
+        """Moves the connection's events to the inbox, for the next read, until ``end``."""
         connection = self._connection
+        count = 0
         while self._inbox_size <= self._max_inbox:
             event = connection.next_event()
             if connection.replies:
@@ -397,13 +400,15 @@ class WebSocket:
                 self._transport.finish_writing()
             if event == _CLOSE or event == _NOTHING:
                 break
-            if event == _PING:
-                continue
-            data = self._take_data()
-            if self._inbox is None:
-                self._inbox = deque()
-            self._inbox.append((data, event, connection.final))
-            self._inbox_size += getsizeof(data) + _ENTRY_OVERHEAD
+            if event != _PING:
+                data = self._take_data()
+                if self._inbox is None:
+                    self._inbox = deque()
+                self._inbox.append((data, event, connection.final))
+                self._inbox_size += getsizeof(data) + _ENTRY_OVERHEAD
+            count += 1
+            if (event == _PING or count % 32 == 0) and time.monotonic() > end:
+                break
         self._wake_followers()
 
     def _return_to_inbox(self, fragment: tuple[Any, int, bool]) -> None:
@@ -502,7 +507,7 @@ class WebSocket:
         self._send_or_hold(frame)
         self._transport.flush()
         while True:
-            self._fill_inbox()
+            self._fill_inbox(_FOREVER)
             if ping.answered:
                 return time.monotonic() - began
             if self._connection.state == _CLOSED:
@@ -606,7 +611,7 @@ class WebSocket:
         if transport.failure:
             raise self._lost_error()
         if transport.poller.ticks - self._polled_at > _POLL_INPUT_TICKS and not self._leading:
-            self._poll_input()
+            self._poll_input(time.monotonic() + _MAX_FILL)
 
     def _send_or_hold(self, frame: bytes) -> None:
         """Sends a frame; holds it back if another whole frame has already been received, so that
@@ -663,25 +668,29 @@ class WebSocket:
         if self._ready_callbacks is not None:  # later: the last fragment has not been sent yet
             self._transport.hub.loop.run_callback(self._call_ready_callbacks)
 
-    def _poll_input(self) -> None:
+    def _poll_input(self, end: float) -> None:
         """Receives without blocking, so that pings are answered and a Close is noticed even if the
-        handler only sends."""
+        handler only sends. Takes until ``end``; the next call begins with what is left."""
         transport = self._transport
         self._polled_at = transport.poller.ticks
         if self._inbox_size > self._max_inbox:
             return
-        size = transport.poll()
-        if size > 0:
-            self._feed(size)
-        elif size == 0:
-            self._connection.feed_eof(transport.failure)
-        self._fill_inbox()
+        if end == _FOREVER or not self._connection.has_frame():
+            size = transport.poll()
+            if size > 0:
+                self._feed(size)
+            elif size == 0:
+                self._connection.feed_eof(transport.failure)
+        self._fill_inbox(end)
 
-    def poll_input(self) -> None:
+    def poll_input(self) -> bool:
         """Receives what has arrived, without blocking, unless a greenlet is waiting for input.
-        Pings are answered, a Close is noticed, messages go to the inbox."""
-        if not self._leading and not self._transport.closed:
-            self._poll_input()
+        Pings are answered, a Close is noticed, messages go to the inbox. True if there is more to
+        take than there was time for."""
+        if self._leading or self._transport.closed:
+            return False
+        self._poll_input(time.monotonic() + _MAX_FILL)
+        return self._inbox_size <= self._max_inbox and self._connection.has_frame()
 
     def has_unread_input(self) -> bool:
         """Whether the kernel has input that we have not received."""
@@ -709,7 +718,7 @@ class WebSocket:
         self._transport.close(reason)
         if not self._leading:
             self._connection.feed_eof(reason)
-            self._fill_inbox()
+            self._fill_inbox(_FOREVER)
 
     def _lost_error(self) -> ConnectionClosed:
         """The error of a send that could not write. Polls the input first: the peer's Close may
@@ -718,9 +727,9 @@ class WebSocket:
         if not self._leading:
             if self._transport.closed:
                 connection.feed_eof(self._transport.failure)
-                self._fill_inbox()
+                self._fill_inbox(_FOREVER)
             else:
-                self._poll_input()
+                self._poll_input(_FOREVER)
         # Earlier messages may be unread, so the state is left for the next read to find.
         error = connection.closed_error()
         if error.code == CloseCode.ABNORMAL:
@@ -756,7 +765,7 @@ class WebSocket:
             connection = self._connection
             while connection.state != _CLOSED:
                 if self._reading:
-                    self._fill_inbox()
+                    self._fill_inbox(_FOREVER)
                 else:
                     self._discard_input(True)
                 if connection.state != _CLOSED:

@@ -22,7 +22,7 @@ from ..support.limits import limit
 from ..support.paths import PROGRAMS
 from ..support.polls import MOST, Polls
 from ..support.processes import Process
-from ..support.wire import BINARY, CONTINUATION, PING, TEXT, Peer, close_frame, frame
+from ..support.wire import BINARY, CONTINUATION, PING, PONG, TEXT, Peer, close_frame, frame
 
 STEPS = 300
 
@@ -135,6 +135,22 @@ def test_many_control_frames_are_not_one_step(pair, polls):
     assert reader.get(timeout=limit(20)) == "x"
     writer.join()
     assert polls.count > 0
+
+
+@pytest.mark.parametrize("opcode", [BINARY, PING])
+def test_input_that_nobody_reads_is_taken_in_pieces(pair, monkeypatch, opcode):
+    monkeypatch.setattr("greenws.websocket._MAX_FILL", 0.0)
+    socket, peer = pair()
+    sent = [b"%05d" % number for number in range(3000)]
+    peer.send(b"".join(frame(opcode, data) for data in sent))
+    times = 0
+    while socket.poll_input():
+        times += 1
+    assert times >= 3000 // 64 - 1
+    if opcode == BINARY:
+        assert [socket.receive(timeout=0) for _ in sent] == sent
+    else:
+        assert [peer.read_frame() for _ in sent] == [(True, PONG, data) for data in sent]
 
 
 def http(path, body=b"", method="GET", **headers):
