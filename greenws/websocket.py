@@ -815,7 +815,7 @@ class WebSocket:
         event = 0
         while event != _NOTHING and event != _CLOSE:
             event = connection.next_event()
-            if may_switch:
+            if may_switch and event != _NOTHING and event != _CLOSE:
                 self._take_step()
         if connection.replies:
             self._send_replies()

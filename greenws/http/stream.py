@@ -9,6 +9,7 @@ the first read; and ``_InvalidClientInput`` is logged in one line, and answered 
 from __future__ import annotations
 
 import ssl
+import sys
 import time
 from math import inf
 from typing import Any
@@ -18,6 +19,7 @@ from gevent import pywsgi
 
 from ..config import Config
 from ..exceptions import RequestError
+from ..hub.sockets import is_inherited
 from ..hub.transport import Transport
 from ..hub.turns import end_turn_if_due
 from .head import RequestHead, find_head, parse_chunk_size, parse_head, parse_trailer
@@ -86,7 +88,7 @@ class HttpStream:
                 received = self._receive(deadline)
             except TimeoutError:
                 self._buffer = b""
-                if not data:
+                if not data or config.handshake_timeout is None:  # TCP's own
                     return None
                 raise RequestError(
                     f"Incomplete request after {config.handshake_timeout:g} s (handshake_timeout).",
@@ -172,13 +174,17 @@ class HttpStream:
 
     def readline(self, limit: int = -1) -> bytes:
         """Reads up to and including the next LF, at most ``limit`` bytes."""
-        most = float("inf") if limit is None or limit < 0 else limit
-        seen = 0
-        while (end := self._buffer.find(b"\n", seen) + 1) == 0 and len(self._buffer) < most:
-            seen = len(self._buffer)
-            if not self._fill():
+        left = sys.maxsize if limit is None or limit < 0 else limit
+        parts = []
+        while left > 0 and (self._buffer or self._fill()):
+            end = self._buffer.find(b"\n", 0, left) + 1
+            part = self._buffer[: end or left]
+            self._buffer = self._buffer[len(part) :]
+            left -= len(part)
+            parts.append(part)
+            if end:
                 break
-        return self.read(int(min(end or len(self._buffer), most)))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def peek(self, size: int = 0) -> bytes:
         """The buffered bytes; they stay in the buffer."""
@@ -212,6 +218,8 @@ class HttpStream:
         Closing with unread input would send a reset, which could destroy a response in flight.
         """
         self._buffer = b""
+        if is_inherited(self._sock):
+            return
         transport = Transport(self._sock, gevent.get_hub(), borrowed=True)
         transport.finish(time.monotonic() + _LINGER_TIMEOUT)
 
@@ -238,6 +246,13 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
         client still waits to send its body until a 100 response, which it will not get (RFC 9110,
         section 10.1.1)."""
         return self._chunked_input_error or (self._has_body and self.socket is not None)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether nothing of the body is left to be received."""
+        if self.chunked_input:
+            return self.chunk_length == 0
+        return not self.content_length or self.position >= self.content_length
 
     @property
     def _has_body(self) -> bool:

@@ -17,7 +17,12 @@ import gevent.ssl
 
 from . import forks
 
-__all__ = ["OwnedSSLSocket", "OwnedSocket"]
+__all__ = ["OwnedSSLSocket", "OwnedSocket", "is_inherited"]
+
+
+def is_inherited(sock: Any) -> bool:
+    """Whether ``sock`` is one of these, and belongs to the parent of this process."""
+    return isinstance(sock, _Owned) and sock._process != forks.process()
 
 
 class _Owned:

@@ -27,6 +27,7 @@ __all__ = [
     "send_both",
     "send_prefix",
     "take_events",
+    "writable",
 ]
 
 WOULD_BLOCK = -1
@@ -55,6 +56,13 @@ def readable(fileno: int) -> bool:
     """Whether a read would not block, because of input or the end of the stream."""
     query = _poll()
     query.register(fileno, select.POLLIN)
+    return bool(query.poll(0))
+
+
+def writable(fileno: int) -> bool:
+    """Whether a small write would not block."""
+    query = _poll()
+    query.register(fileno, select.POLLOUT)
     return bool(query.poll(0))
 
 

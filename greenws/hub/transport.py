@@ -599,6 +599,10 @@ class Transport(Waiter):
         self._borrowed = True
         self._shut = True
         self.unwatch()
+        if self._writing:
+            self._stop_writing()
+        self._outbox = None
+        self.backlog = 0
         self._close_watchers()
         self._sock.settimeout(self._timeout)
         sock, self._sock = self._sock, None

@@ -22,6 +22,7 @@ from ..exceptions import HandshakeError, RequestError
 from ..http.head import RequestHead, error_response
 from ..http.stream import HttpStream, RequestBody
 from ..hub import forks
+from ..hub.sockets import is_inherited
 from ..hub.transport import FOREVER, no_delay
 from ..protocol.handshake import Offer, is_upgrade, parse_offer
 from ..session import end_session
@@ -141,14 +142,15 @@ class UpgradeHandler(ResponseHandler):
 
     def end_idle(self) -> None:
         """Ends the connection, on which no request has begun."""
-        with contextlib.suppress(OSError):
-            self.socket.shutdown(native.SHUT_RDWR)
+        if not is_inherited(self.socket):
+            with contextlib.suppress(OSError):
+                # Of TLS too, whose own shutdown would have the read that waits raise ValueError.
+                self.socket._sock.shutdown(native.SHUT_RDWR)
 
     def _refuse_request(self, error: RequestError) -> None:
         self.log_error("%s", f"(from {self.client_address}) {error.status}: {str(error)!r}")
-        sock: Any = self.socket
         try:
-            sock.sendall(error_response(error))
+            self._send_slowly(memoryview(error_response(error)))
         except OSError:
             return
         self.rfile.linger()
@@ -359,6 +361,8 @@ class _HandlerUpgrade(ServerUpgrade):
         handler = self._handler
         if handler.headers_sent:
             raise RuntimeError("the application has begun an HTTP response; too late to upgrade")
+        if is_inherited(handler.socket):
+            raise RuntimeError("the connection belongs to the parent of this process")
         early = handler.rfile.take()
         handler.rfile.close()
         handler.close_connection = True

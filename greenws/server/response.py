@@ -22,12 +22,14 @@ from gevent.pywsgi import WSGIHandler
 from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
 
 from ..hub import forks, syscalls
+from ..hub.sockets import is_inherited
 from ..hub.transport import Transport
 from ..hub.turns import end_turn_if_due
 from .host import Host
 
 __all__ = ["ResponseHandler"]
 
+_PIECE = 1 << 18  # bytes of a large body that are copied at a time
 _JOIN_LIMIT = 1 << 16  # bytes up to which a copy is cheaper than another system call
 _READ_AHEAD = 1 << 16  # bytes that are read ahead while a response is being generated
 _FIRST_CHECK, _LAST_CHECK = 0.05, 5.0  # seconds between two checks of a half-closed connection
@@ -46,6 +48,7 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
     _has_body = True  # whether the response may have one
     _left: int | None = None  # bytes of Content-Length that were not written yet
     _is_too_long = False
+    _watch: Any = None  # the _ClientWatch of a generated body
 
     # -- what pywsgi and the application call
 
@@ -120,27 +123,37 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         self._end_body()
 
     def _write_generated(self, parts: Any) -> None:
-        watch: _ClientWatch | None = None
         try:
             while True:
-                if self.headers_sent and self._left != 0 and not self.connection_upgraded:
-                    if watch is None:
-                        watch = _ClientWatch(self)
-                    watch.start()
+                if self._may_watch():
+                    if self._watch is None:
+                        self._watch = _ClientWatch(self)
+                    self._watch.start()
                 try:
                     data = next(parts)
                 except StopIteration:
                     return
                 finally:
-                    if watch is not None:
-                        watch.stop()
+                    if self._watch is not None:
+                        self._watch.stop()
                 if data:
                     self.write(data)
                 else:
                     end_turn_if_due()
         finally:
-            if watch is not None:
-                watch.close()
+            if self._watch is not None:
+                self._watch.close()
+                self._watch = None
+
+    def _may_watch(self) -> bool:
+        """Whether the client's input is nobody's while the next part is generated: no body that the
+        application may still read, and no protocol of its own."""
+        return (
+            self.headers_sent
+            and self._left != 0
+            and not self.connection_upgraded
+            and self.wsgi_input.is_read
+        )
 
     # -- writing
 
@@ -191,17 +204,23 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
             self.log_error("%s", f"the body of {self.path!r} is {what} than its Content-Length")
 
     def _sendall(self, data: bytes | bytearray | memoryview) -> None:
-        end_turn_if_due()
         try:
+            end_turn_if_due()
+            if is_inherited(self.socket):
+                raise ConnectionResetError(errno.ECONNRESET, "the connection is the parent's")
             sent = 0
             if not hasattr(self.socket, "pending"):  # TLS must repeat a write that was cut short
                 with contextlib.suppress(BlockingIOError):
                     sent = self.socket._sock.send(data)
             if sent < len(data):
                 self._send_slowly(memoryview(data)[sent:])
-        except OSError as error:
-            self.status = f"socket error: {error}"
-            self.code = -abs(self.code)
+        except BaseException as error:
+            # Perhaps some of it was sent: nothing may follow, no error page either.
+            self.close_connection = True
+            self.response_length += 1
+            if isinstance(error, OSError):
+                self.status = f"socket error: {error}"
+                self.code = -abs(self.code)
             raise
         self.response_length += len(data)
 
@@ -212,18 +231,27 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
             ConnectionResetError: the connection is lost, or ``write_timeout`` has passed without
                 progress.
         """
+        is_watched = self._watch is not None and self._watch.is_active
+        if is_watched:
+            self._watch.stop()  # a zero must not come in the middle of a chunk
         transport = Transport(
             self.socket, gevent.get_hub(), 0, self._host.config.write_timeout, borrowed=True
         )
+        failure = ""
         try:
-            transport.send_large(b"", data)
-            transport.wait_for_room()
-            failure = transport.failure
+            for start in range(0, len(data), _PIECE):  # each is copied
+                transport.send_large(b"", data[start : start + _PIECE])
+                transport.wait_for_room()
+                failure = transport.failure
+                if failure:
+                    break
             if transport.closed:  # nothing is to be kept for a client that does not read
                 self.log_error("%s", f"(from {self.client_address}) gave up a response: {failure}")
                 self.socket.setsockopt(native.SOL_SOCKET, native.SO_LINGER, _RESET)
         finally:
             transport.detach()
+            if is_watched:
+                self._watch.start()
         if failure:
             raise ConnectionResetError(errno.ECONNRESET, failure)
 
@@ -248,14 +276,17 @@ class _ClientWatch:
         self._timer: Any = None
         self._delay = _FIRST_CHECK
         self._has_ended = False
+        self.is_active = False
 
     def start(self) -> None:
+        self.is_active = True
         if self._has_ended:
             self._check_later()
         else:
             self._watcher.start(self._on_readable)
 
     def stop(self) -> None:
+        self.is_active = False
         self._watcher.stop()
         if self._timer is not None:
             self._timer.close()
@@ -286,7 +317,13 @@ class _ClientWatch:
     def _probe(self) -> None:
         sock = self._sock
         with contextlib.suppress(OSError):
-            if self._handler.response_use_chunked:
+            handler = self._handler
+            # One that cannot be written at once would have to be kept, and sent before all else.
+            if (
+                handler.response_use_chunked
+                and handler._has_body
+                and syscalls.writable(sock.fileno())
+            ):
                 timeout = sock.gettimeout()
                 sock.settimeout(0.0)
                 try:

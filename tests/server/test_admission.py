@@ -152,6 +152,7 @@ def test_over_tls_one_too_many_is_closed_without_the_cost_of_a_handshake(
 GET = b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
+@pytest.mark.usefixtures("over_tls_too")
 def test_the_longest_idle_connection_makes_room(serve, routes):
     server = serve(routes, config=Config(max_connections=3))
     session = Peer.open(server.address, "/ws")

@@ -13,6 +13,7 @@ from gevent import socket
 from gevent.event import Event
 
 from greenws import Config, StaticFiles
+from greenws.hub.polling import poller_of
 
 from ..support.limits import limit, wait_until
 from ..support.wire import Peer
@@ -437,3 +438,81 @@ def test_a_file_arrives_whole(serve, tmp_path):
         for _ in range(2):
             peer.send(ask("GET", "/file.bin"))
             assert peer.read_response().body == data
+
+
+@over_tls_too
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_generator_may_read_the_body_while_it_answers(serve, chunked):
+    """Its input is not read ahead by whoever watches for the client's end."""
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return generate(environ["wsgi.input"])
+
+    def generate(body):
+        while part := body.read(5):
+            yield part
+
+    with Peer.connect(serve(app).address) as peer:
+        framing = "Transfer-Encoding: chunked" if chunked else "Content-Length: 15"
+        peer.send(ask("POST", "/", "1.1", framing, "Connection: close"))
+        for number in range(3):
+            part = b"part%d" % number
+            peer.send(b"5\r\n%b\r\n" % part if chunked else part)
+            while b"5\r\n%b\r\n" % part not in peer.buffer:
+                assert peer._fill()
+        if chunked:
+            peer.send(b"0\r\n\r\n")
+        assert read_all(peer).endswith(b"0\r\n\r\n")
+
+
+def test_no_zero_follows_the_answer_to_head(serve):
+    go_on = Event()
+
+    def generate():
+        yield b"hello"
+        go_on.wait()
+
+    with Peer.connect(serve(answering("200 OK", [], generate)).address) as peer:
+        peer.send(ask("HEAD"))
+        peer.sock.shutdown(socket.SHUT_WR)
+        gevent.sleep(0.1)
+        go_on.set()
+        assert read_all(peer).endswith(b"\r\n\r\n")
+
+
+def test_a_response_that_is_interrupted_is_not_followed_by_an_error_page(serve, hub_errors):
+    begun = Event()
+    greenlets = []
+
+    def app(environ, start_response):
+        greenlets.append(gevent.getcurrent())
+        start_response("200 OK", [])
+        begun.set()
+        return [b"x" * 20_000_000]
+
+    server = serve(app)
+    with Peer.connect(server.address) as peer:
+        peer.send(ask())
+        begun.wait()
+        wait_until(lambda: poller_of(gevent.get_hub()).writers)
+        greenlets[0].kill()
+        answer = read_all(peer)
+        assert answer.count(b"HTTP/1.1 ") == 1 and set(split(answer)[1]) == {ord("x")}
+    wait_until(lambda: server.admission.open == 0)
+    assert not poller_of(gevent.get_hub()).writers  # nothing of it is kept
+
+
+def test_a_long_line_is_read_in_linear_time(serve):
+    """Each receive once copied all of the line before it."""
+    size = 3_000_000
+
+    def app(environ, start_response):
+        lines = list(environ["wsgi.input"])
+        start_response("200 OK", [])
+        return [str([len(line) for line in lines]).encode()]
+
+    with Peer.connect(serve(app).address) as peer:
+        peer.send(ask("POST", "/", "1.1", f"Content-Length: {size + 4}"))
+        peer.send(b"x" * size + b"\nabc")
+        assert peer.read_response().body == b"[%d, 3]" % (size + 1)
