@@ -174,6 +174,7 @@ class HttpStream:
 
     def readline(self, limit: int = -1) -> bytes:
         """Reads up to and including the next LF, at most ``limit`` bytes."""
+        end_turn_if_due()
         left = sys.maxsize if limit is None or limit < 0 else limit
         parts = []
         while left > 0 and (self._buffer or self._fill()):
