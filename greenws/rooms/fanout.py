@@ -335,7 +335,9 @@ class FanOut:
             prompt = {member: member.socket for member in some if member in self._group_of}
             for member in some:
                 if member not in prompt and self._is_placed(member):
-                    member.take(message, data)
+                    # It may have received more than those around it, and must not go back.
+                    own = SharedMessage(self.stamped(member.position, data))
+                    member.take(own, data)
                     self.stats.delivered += 1
             self._offer(prompt, message, data)
             yield

@@ -505,7 +505,8 @@ def test_a_thread_for_which_the_hub_waits_is_not_held_up_for_ever(rooms, join, m
     assert read(dropping, 5) == [f"{number} " for number in range(15, 20)]
 
 
-def test_a_greenlet_does_not_wait_for_what_a_thread_has_sent(rooms, pair):
+def test_a_greenlet_does_not_wait_for_what_a_thread_has_sent(rooms, pair, monkeypatch):
+    monkeypatch.setattr("greenws.rooms.turns.SECONDS", 60)  # a turn may end anywhere else
     room = rooms["lobby"]
     socket, peer = pair()
     with room.join(socket, policy=policies.close(limit=5)):
