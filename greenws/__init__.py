@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .server.handler import UpgradeHandler
     from .server.server import WebSocketServer
     from .session import WebSocketHandler, WebSocketSessionHandler
+    from .waiting import before_wait
     from .websocket import NO_TIMEOUT, Message, WebSocket
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "WebSocketHandler",
     "WebSocketServer",
     "WebSocketSessionHandler",
+    "before_wait",
     "select",
 ]
 
@@ -79,6 +81,7 @@ __getattr__, __dir__ = _export(
         "WebSocketHandler": ".session",
         "WebSocketServer": ".server.server",
         "WebSocketSessionHandler": ".session",
+        "before_wait": ".waiting",
         "select": ".selection",
     },
     modules=("brokers", "config", "exceptions", "opcodes", "policies", "rooms", "stats"),

@@ -32,6 +32,7 @@ from .protocol.connection import CLOSED, MAX_HEADER, OPEN, Connection, Ping
 from .protocol.deflate import Deflate
 from .protocol.shared import SharedMessage
 from .rate_limit import RateLimit
+from .waiting import call_functions, functions
 
 if TYPE_CHECKING:
     from werkzeug import Request
@@ -58,6 +59,8 @@ _CLOSE = 8
 _PING = 9
 _PONG = 10
 _NOTHING = -1
+
+_before_wait = functions  # of before_wait()
 
 _MAX_FILL = 0.005  # seconds for input that no greenlet reads, before others run
 
@@ -140,6 +143,7 @@ class WebSocket:
         # read state
         self._reading = False
         self._leading = False
+        self._prepared = False  # select() has called what before_wait() has registered
         self._followers: Event | None = None
         self._inbox: deque[tuple[Any, int, bool]] | None = None
         self._inbox_size = 0
@@ -291,6 +295,7 @@ class WebSocket:
         """Blocks until the next fragment or pong, and leaves it in ``data`` and ``final`` of the
         connection. INVALID at the deadline, CLOSE when the connection is closed."""
         connection = self._connection
+        prepared = False
         if self._transport.poller.turns.steps <= 0:
             self._check_turn()
         while True:
@@ -305,6 +310,10 @@ class WebSocket:
             if connection.replies:
                 self._send_replies()
             if event == _NOTHING:
+                if _before_wait and not prepared and not self._prepared and deadline != _POLL:
+                    prepared = True
+                    if self._prepare_wait():
+                        continue
                 if not self._pump(deadline):
                     return _NOTHING
             elif event == _PING:
@@ -314,6 +323,36 @@ class WebSocket:
                     self._transport.finish_writing()
                 self._transport.poller.turns.steps -= 1
                 return event
+
+    def _prepare_wait(self) -> bool:
+        """Calls what :func:`greenws.before_wait` has registered, unless there is input already.
+        True if there is something to look at before this greenlet waits."""
+        if self._pump(_POLL):
+            return True
+        received, state = self._transport.received, self._connection.state
+        call_functions()
+        return (
+            self._transport.received != received
+            or self._connection.state != state
+            or bool(self._inbox)
+        )
+
+    def prepare_wait(self) -> None:
+        """What a read does before it waits, for a caller that has found nothing to read, and that
+        waits in :meth:`receive_prepared`."""
+        self._begin_read()
+        try:
+            self._prepare_wait()
+        finally:
+            self._reading = False
+
+    def receive_prepared(self, timeout: float | None) -> str | bytes:
+        """Like :meth:`receive` after :meth:`prepare_wait`."""
+        self._prepared = True
+        try:
+            return self._receive(timeout, False)
+        finally:
+            self._prepared = False
 
     def _take_step(self) -> None:
         self._transport.poller.turns.steps -= 1
@@ -506,6 +545,7 @@ class WebSocket:
         began = time.monotonic()
         self._send_or_hold(frame)
         self._transport.flush()
+        prepared = False
         while True:
             self._fill_inbox(_FOREVER)
             if ping.answered:
@@ -514,6 +554,10 @@ class WebSocket:
                 raise self._connection.closed_error()
             if self._inbox_size > self._max_inbox and not self._reading:
                 raise TimeoutError("too many unread messages before the pong; read them first")
+            if _before_wait and not prepared and deadline != _POLL:
+                prepared = True
+                if self._prepare_wait():
+                    continue
             if not self._pump(deadline):
                 raise TimeoutError(f"no pong within {timeout} s")
 

@@ -29,7 +29,7 @@ LAYERS = [
     ("protocol",),
     ("hub",),
     ("http",),
-    ("rate_limit", "cross_thread", "websocket", "keepalive", "selection", "stats"),
+    ("rate_limit", "cross_thread", "waiting", "websocket", "keepalive", "selection", "stats"),
     ("upgrade", "session", "routes"),
     ("rooms",),
     ("server",),
