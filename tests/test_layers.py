@@ -33,7 +33,7 @@ LAYERS = [
     ("upgrade", "session", "routes"),
     ("rooms",),
     ("server",),
-    ("integrations", "policies", "brokers", "gunicorn"),
+    ("databases", "integrations", "policies", "brokers", "gunicorn"),
 ]
 
 # Modules that hand on names of others, under the addresses that programs import them from.
