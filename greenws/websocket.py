@@ -388,8 +388,9 @@ class WebSocket:
             followers, self._followers = self._followers, None
             followers.set()
 
-    def _fill_inbox(self, end: float) -> None:
-        """Moves the connection's events to the inbox, for the next read, until ``end``."""
+    def _fill_inbox(self, end: float, may_switch: bool = False) -> None:
+        """Moves the connection's events to the inbox, for the next read: until ``end``, or in
+        turns if the caller may switch."""
         connection = self._connection
         count = 0
         while self._inbox_size <= self._max_inbox:
@@ -407,7 +408,9 @@ class WebSocket:
                 self._inbox.append((data, event, connection.final))
                 self._inbox_size += getsizeof(data) + _ENTRY_OVERHEAD
             count += 1
-            if (event == _PING or count % 32 == 0) and time.monotonic() > end:
+            if may_switch:
+                self._take_step()
+            elif (event == _PING or count % 32 == 0) and time.monotonic() > end:
                 break
         self._wake_followers()
 
@@ -507,7 +510,7 @@ class WebSocket:
         self._send_or_hold(frame)
         self._transport.flush()
         while True:
-            self._fill_inbox(_FOREVER)
+            self._fill_inbox(_FOREVER, True)
             if ping.answered:
                 return time.monotonic() - began
             if self._connection.state == _CLOSED:
@@ -668,7 +671,7 @@ class WebSocket:
         if self._ready_callbacks is not None:  # later: the last fragment has not been sent yet
             self._transport.hub.loop.run_callback(self._call_ready_callbacks)
 
-    def _poll_input(self, end: float) -> None:
+    def _poll_input(self, end: float, may_switch: bool = False) -> None:
         """Receives without blocking, so that pings are answered and a Close is noticed even if the
         handler only sends. Takes until ``end``; the next call begins with what is left."""
         transport = self._transport
@@ -681,7 +684,7 @@ class WebSocket:
                 self._feed(size)
             elif size == 0:
                 self._connection.feed_eof(transport.failure)
-        self._fill_inbox(end)
+        self._fill_inbox(end, may_switch)
 
     def poll_input(self) -> bool:
         """Receives what has arrived, without blocking, unless a greenlet is waiting for input.
@@ -718,7 +721,7 @@ class WebSocket:
         self._transport.close(reason)
         if not self._leading:
             self._connection.feed_eof(reason)
-            self._fill_inbox(_FOREVER)
+            self._fill_inbox(time.monotonic() + _MAX_FILL)
 
     def _lost_error(self) -> ConnectionClosed:
         """The error of a send that could not write. Polls the input first: the peer's Close may
@@ -727,9 +730,9 @@ class WebSocket:
         if not self._leading:
             if self._transport.closed:
                 connection.feed_eof(self._transport.failure)
-                self._fill_inbox(_FOREVER)
+                self._fill_inbox(_FOREVER, True)
             else:
-                self._poll_input(_FOREVER)
+                self._poll_input(_FOREVER, True)
         # Earlier messages may be unread, so the state is left for the next read to find.
         error = connection.closed_error()
         if error.code == CloseCode.ABNORMAL:
@@ -765,7 +768,7 @@ class WebSocket:
             connection = self._connection
             while connection.state != _CLOSED:
                 if self._reading:
-                    self._fill_inbox(_FOREVER)
+                    self._fill_inbox(_FOREVER, True)
                 else:
                     self._discard_input(True)
                 if connection.state != _CLOSED:
