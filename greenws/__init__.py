@@ -9,6 +9,7 @@ from .integrations import flask as _flask
 from .lazy import export as _export
 
 if TYPE_CHECKING:
+    from .client.opening import connect
     from .config import Config
     from .exceptions import (
         ConcurrentReadError,
@@ -50,6 +51,7 @@ __all__ = [
     "WebSocketHandler",
     "WebSocketServer",
     "WebSocketSessionHandler",
+    "connect",
     "select",
 ]
 
@@ -79,9 +81,10 @@ __getattr__, __dir__ = _export(
         "WebSocketHandler": ".session",
         "WebSocketServer": ".server.server",
         "WebSocketSessionHandler": ".session",
+        "connect": ".client.opening",
         "select": ".selection",
     },
-    modules=("brokers", "config", "exceptions", "opcodes", "policies", "rooms", "stats"),
+    modules=("brokers", "client", "config", "exceptions", "opcodes", "policies", "rooms", "stats"),
 )
 
 _flask.install()
