@@ -152,6 +152,11 @@ class Config:
     shutdown_grace: float | None = 10.0
     """Seconds that ``stop()`` waits for open requests and sessions."""
 
+    shutdown_drain: float = field(default=0.0, metadata={"seconds": True})
+    """Seconds over which ``stop()`` spreads the closing of its sessions, in random order, so that
+    their clients do not all come back at once; at most three quarters of ``shutdown_grace``. 0
+    closes all at once."""
+
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)
@@ -165,6 +170,9 @@ class Config:
                 _check_flag(option.name, value)
             elif "range" in option.metadata:
                 check_range(option.name, value, *option.metadata["range"])
+            elif "seconds" in option.metadata:
+                if value != 0 or isinstance(value, bool):
+                    check_seconds(option.name, value)
             else:
                 _check(option.name, value, whole="int" in str(option.type))
 
@@ -188,6 +196,7 @@ SERVER_ONLY = frozenset(
         "max_header_size",
         "max_connections",
         "max_connections_per_address",
+        "shutdown_drain",
         "shutdown_grace",
     }
 )

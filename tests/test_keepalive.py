@@ -175,7 +175,7 @@ def test_pings_are_answered_on_a_socket_that_is_not_read(living, looking_often):
 def test_a_close_is_noticed_on_a_socket_that_is_not_read(living, looking_often):
     socket, peer = living()
     peer.send(close_frame(4001, b"bye"))
-    assert peer.read_close() == (4001, b"")
+    assert peer.read_close() == (4001, b"bye")
     assert not socket.is_connected and socket.close_reason == "bye"
     with pytest.raises(ConnectionClosed):
         socket.send("x")

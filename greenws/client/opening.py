@@ -18,7 +18,7 @@ from ..hub.transport import FOREVER, TIMED_OUT, Transport
 from ..keepalive import start_pulse
 from ..protocol.deflate import Deflate, make_offer
 from ..protocol.handshake import (
-    check_headers,
+    check_request_headers,
     check_response,
     check_subprotocols,
     client_request,
@@ -58,12 +58,12 @@ class Request:
         config: Config | None = None,
     ) -> None:
         self.subprotocols = check_subprotocols(subprotocols)
-        self.headers = check_headers(headers or ())
+        self.headers = check_request_headers(headers or ())
         names = {name.lower() for name, _ in self.headers}
         if origin is not None:
             if "origin" in names:
                 raise ValueError("the origin is given twice: in headers and as origin=")
-            self.headers += check_headers({"Origin": origin})
+            self.headers += check_request_headers({"Origin": origin})
         if "user-agent" not in names:
             self.headers.append(("User-Agent", _USER_AGENT))
         if config is not None and not isinstance(config, Config):

@@ -20,7 +20,7 @@ try:
     from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
     from prometheus_client.multiprocess import MultiProcessCollector
 except ImportError as error:
-    hint = "pip install prometheus-client (or 'greenws[metrics]')"
+    hint = "pip install prometheus-client (or 'greenws-wsgi[metrics]')"
     raise ImportError(f"{error}; {hint}") from None
 
 from ..rooms.room import Rooms

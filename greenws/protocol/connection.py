@@ -238,8 +238,9 @@ class Connection:
             except UnicodeDecodeError:
                 raise InvalidPayload("close reason is not UTF-8") from None
         if self.state == _OPEN:
-            # Section 5.5.1: the answer repeats the peer's code.
-            self.replies.append(self._frame(_CLOSE, payload[:2]))
+            # Section 5.5.1: the answer repeats the peer's code. And its reason, which is what
+            # browsers show as event.reason.
+            self.replies.append(self._frame(_CLOSE, payload))
         self._close(code, reason)
 
     def _fail(self, error: ProtocolError) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "Offer",
     "accept_response",
     "check_headers",
+    "check_request_headers",
     "check_response",
     "check_subprotocols",
     "client_request",
@@ -48,6 +49,11 @@ _OWN_HEADERS = {
     "transfer-encoding": "",
     "upgrade": "",
 }
+_NOT_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_HOP_BY_HOP = frozenset(  # RFC 9110, section 7.6.1, and what frames a body
+    "connection content-length keep-alive proxy-authenticate proxy-authorization proxy-connection "
+    "te trailer transfer-encoding upgrade".split()
+)
 
 
 class Offer:
@@ -133,11 +139,15 @@ def parse_offer(environ: Mapping[str, Any]) -> Offer:
 
 
 def accept_response(
-    offer: Offer, subprotocol: str | None = None, deflate: Parameters | None = None
+    offer: Offer,
+    subprotocol: str | None = None,
+    deflate: Parameters | None = None,
+    headers: Iterable[tuple[str, str]] = (),
 ) -> bytes:
     """The 101 response that accepts ``offer`` (RFC 6455, section 4.2.2).
 
     ``deflate``: what :func:`greenws.protocol.deflate.accept_offer` chose from ``offer.extensions``.
+    ``headers``: more of them, as :func:`check_headers` returns them.
 
     Raises:
         HandshakeError: the client did not offer ``subprotocol``.
@@ -156,7 +166,46 @@ def accept_response(
         lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
     if deflate is not None:
         lines.append(f"Sec-WebSocket-Extensions: {deflate}")
+    for name, value in headers:
+        lines.append(f"{name}: {value}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def check_headers(headers: Any) -> list[tuple[str, str]]:
+    """``headers`` (pairs of str, a mapping, or ``werkzeug.datastructures.Headers``) as pairs that
+    may stand in a 101 response.
+
+    Raises:
+        TypeError: ``headers`` is of another type.
+        ValueError: a name or value is malformed (RFC 9110, sections 5.1 and 5.5), or the header is
+            part of the handshake or of how HTTP frames messages.
+    """
+    if isinstance(headers, (str, bytes)):
+        raise TypeError(f"response_headers must be pairs (name, value), not {headers!r}")
+    try:
+        pairs = list(headers.items() if hasattr(headers, "items") else headers)
+    except TypeError:
+        raise TypeError(f"response_headers must be pairs (name, value), not {headers!r}") from None
+    for pair in pairs:
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+            raise TypeError(f"response_headers must be pairs (name, value), not {pair!r}")
+        name, value = pair
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"response_headers must be pairs of str, not {pair!r}")
+        if not _TOKEN.fullmatch(name):
+            raise ValueError(f"response_headers: {name!r} is not the name of a header")
+        if name.lower() in _HOP_BY_HOP or name.lower().startswith("sec-websocket-"):
+            raise ValueError(f"response_headers: greenws sets {name} itself, or leaves it out")
+        if _NOT_IN_VALUE.search(value) or not _is_latin_1(value):
+            raise ValueError(
+                f"response_headers: the value of {name} must be Latin-1 without control "
+                f"characters, not {value!r}"
+            )
+    return [(name, value) for name, value in pairs]
+
+
+def _is_latin_1(text: str) -> bool:
+    return text.isascii() or max(text) <= "\xff"
 
 
 def new_key() -> str:
@@ -175,7 +224,7 @@ def client_request(
     """A client's opening handshake (RFC 6455, section 4.1) for ``target`` (path and query).
 
     ``extensions``: what :func:`greenws.protocol.deflate.make_offer` returned. ``headers``: others,
-    which :func:`check_headers` has checked. A ``Host`` among them replaces ``host``.
+    which :func:`check_request_headers` has checked. A ``Host`` among them replaces ``host``.
     """
     others = [f"{name}: {value}" for name, value in headers]
     lines = [f"GET {target} HTTP/1.1"]
@@ -247,7 +296,9 @@ def _invalid(headers: Mapping[str, str], name: str, expected: str) -> HandshakeE
     )
 
 
-def check_headers(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+def check_request_headers(
+    headers: Mapping[str, str] | Iterable[tuple[str, str]],
+) -> list[tuple[str, str]]:
     """The names and values of a client's additional ``headers``.
 
     Raises:

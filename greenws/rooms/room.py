@@ -349,7 +349,9 @@ class Rooms:
             try:
                 from .redis.broker import RedisBroker
             except ImportError as error:
-                raise ImportError(f"{error}; pip install redis (or 'greenws[redis]')") from None
+                raise ImportError(
+                    f"{error}; pip install redis (or 'greenws-wsgi[redis]')"
+                ) from None
             self.broker: Broker = RedisBroker(broker)
         else:
             self.broker = MemoryBroker() if broker is None else broker
