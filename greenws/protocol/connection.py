@@ -362,27 +362,30 @@ class Connection:
         Raises:
             ValueError: ``code`` may not be sent, or ``reason`` is longer than 123 bytes.
         """
-        if code == CloseCode.NO_STATUS_RECEIVED:
-            if reason:
-                raise ValueError("a Close without a code (1005) cannot have a reason")
-            body = b""
-        else:
-            if not is_sendable(code, self.client):
-                raise ValueError(
-                    f"close code {code} may not be sent; use 1000, 1001, 1011 or 3000 to 4999"
-                )
-            reason = str.__str__(reason)  # a plain str, even for a member of a StrEnum
-            size = len(reason.encode())
-            if size > _MAX_REASON:
-                raise ValueError(f"close reason must be at most {_MAX_REASON} bytes, not {size}")
-            body = _close_body(code, reason)
+        self.check_close(code, reason)
         if self.state != _OPEN:
             return b""
+        reason = str.__str__(reason)  # a plain str, even for a member of a StrEnum
+        body = b"" if code == CloseCode.NO_STATUS_RECEIVED else _close_body(code, reason)
         self.state = _CLOSING
         self.closed_here = True
         self._sent_code = int(code)
         self._sent_reason = reason
         return self._frame(_CLOSE, body)
+
+    def check_close(self, code: int, reason: str) -> None:
+        """Raises the ValueError of :meth:`close`."""
+        if code == CloseCode.NO_STATUS_RECEIVED:
+            if reason:
+                raise ValueError("a Close without a code (1005) cannot have a reason")
+            return
+        if not is_sendable(code, self.client):
+            raise ValueError(
+                f"close code {code} may not be sent; use 1000, 1001, 1011 or 3000 to 4999"
+            )
+        size = len(reason.encode())
+        if size > _MAX_REASON:
+            raise ValueError(f"close reason must be at most {_MAX_REASON} bytes, not {size}")
 
     def closed_error(self) -> ConnectionClosed:
         """What a send or ``receive()`` raises on a closed connection."""
