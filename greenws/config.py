@@ -60,6 +60,12 @@ class Config:
     is noticed after ``ping_interval`` and ``ping_timeout`` together. It starts again while the
     peer's TCP acknowledges what was sent before the ping."""
 
+    max_lifetime: float | None = None
+    """Seconds that a session may last; then it is closed with 1001 ("max_lifetime"), so that its
+    client connects again: to a server that was added since, or with its rights looked up anew. Up
+    to a tenth of it is taken off at random, a part of its own for each session, so that those that
+    began together do not end together. See also :meth:`greenws.WebSocket.close_at`."""
+
     max_message_rate: float | None = None
     """Messages and pings a second, with a burst of as many; more closes with 1008. Off by default:
     the right limit depends on the application, and a session that reads slowly slows down its
@@ -152,6 +158,11 @@ class Config:
     shutdown_grace: float | None = 10.0
     """Seconds that ``stop()`` waits for open requests and sessions."""
 
+    shutdown_drain: float = field(default=0.0, metadata={"seconds": True})
+    """Seconds over which ``stop()`` spreads the closing of its sessions, in random order, so that
+    their clients do not all come back at once; at most three quarters of ``shutdown_grace``. 0
+    closes all at once."""
+
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)
@@ -165,6 +176,9 @@ class Config:
                 _check_flag(option.name, value)
             elif "range" in option.metadata:
                 check_range(option.name, value, *option.metadata["range"])
+            elif "seconds" in option.metadata:
+                if value != 0 or isinstance(value, bool):
+                    check_seconds(option.name, value)
             else:
                 _check(option.name, value, whole="int" in str(option.type))
 
@@ -188,6 +202,7 @@ SERVER_ONLY = frozenset(
         "max_header_size",
         "max_connections",
         "max_connections_per_address",
+        "shutdown_drain",
         "shutdown_grace",
     }
 )

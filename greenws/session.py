@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import gevent
 from geventwebsocket.exceptions import WebSocketError
 from werkzeug import Request
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from .config import SERVER_ONLY, Config
 from .exceptions import ConnectionClosed, HandshakeError
 from .opcodes import CloseCode
-from .protocol.handshake import Offer
+from .protocol.handshake import Offer, check_headers
 from .protocol.origin import check_host, check_origin
 from .upgrade import ENVIRON_KEY, find_upgrade, hub_of_this_thread, refusal_response
 from .websocket import WebSocket
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenSession", "WebSocketHandler", "WebSocketSessionHandler", "end_session"]
 
+ResponseHeaders: TypeAlias = Headers | Mapping[str, str] | Iterable[tuple[str, str]]
+
 _logger = logging.getLogger("greenws.session")
 
 
@@ -33,6 +36,17 @@ class WebSocketSessionHandler(ABC):
 
     socket_protocol: str | None = None
     """The subprotocol that this session speaks. A client that does not offer it is refused."""
+
+    response_headers: ResponseHeaders = ()
+    """Headers for the 101 response, such as a cookie: pairs ``("Set-Cookie", "a=b")``, a mapping,
+    or ``werkzeug.datastructures.Headers``. Those of the handshake itself, and hop-by-hop ones, are
+    refused with ValueError."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        headers = cls.__dict__.get("response_headers", ())
+        if isinstance(headers, (list, tuple, Mapping, Headers)):  # a property is checked later
+            check_headers(headers)
 
     @abstractmethod
     def handle_session(self, request: Request, socket: WebSocket) -> None:
@@ -75,8 +89,9 @@ class WebSocketHandler:
     subprotocols that the client offers, and returns the session's handler. None refuses with 400;
     a ``werkzeug`` ``HTTPException`` (``abort(401)``) that it raises becomes that HTTP response.
 
-    ``options`` override those of the server's :class:`greenws.Config` for the sessions of this
-    handler.
+    ``response_headers`` are headers for the 101 response, before those of the session's handler
+    (:attr:`WebSocketSessionHandler.response_headers`). ``options`` override those of the server's
+    :class:`greenws.Config` for the sessions of this handler.
 
     Raises:
         TypeError: the producer is not callable, or an option does not exist.
@@ -86,6 +101,8 @@ class WebSocketHandler:
     def __init__(
         self,
         handler_producer: Callable[[Request, list[str]], WebSocketSessionHandler | None],
+        *,
+        response_headers: ResponseHeaders = (),
         **options: Any,
     ) -> None:
         if not callable(handler_producer):
@@ -99,6 +116,7 @@ class WebSocketHandler:
             )
         self.handler_producer = handler_producer
         self.options = options
+        self.response_headers = check_headers(response_headers)
         Config().replace(**options)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -131,7 +149,10 @@ class WebSocketHandler:
             origins = config.allowed_origins
             check_origin(environ, ("self",) if origins is None else origins)
             handler = self._produce(request, upgrade.offer)
-            socket = upgrade.accept(handler.socket_protocol, config, request)
+            headers: list[tuple[str, str]] = self.response_headers
+            if more := getattr(handler, "response_headers", ()):
+                headers = [*headers, *check_headers(more)]
+            socket = upgrade.accept(handler.socket_protocol, config, request, headers)
         except HandshakeError as error:
             if ENVIRON_KEY in environ:
                 environ[ENVIRON_KEY].refusal_reason = error.reason

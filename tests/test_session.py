@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import gevent
 import pytest
+from gevent.pywsgi import WSGIServer
 from werkzeug import Request
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import abort
 from werkzeug.utils import redirect
 
 from greenws import (
+    Routes,
+    UpgradeHandler,
     WebSocket,
     WebSocketHandler,
+    WebSocketServer,
     WebSocketSessionHandler,
 )
 
 from .support.limits import wait_until
-from .support.wire import CLOSE, TEXT, Peer, close_frame, frame
+from .support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
 
 
 class Echo(WebSocketSessionHandler):
@@ -187,6 +192,117 @@ def test_a_session_that_returns_closes_with_1000(serve):
 def test_handle_session_must_be_there():
     with pytest.raises(TypeError, match="handle_session"):
         WebSocketSessionHandler()
+
+
+# -- headers of the 101 response
+
+
+COOKIE = ("Set-Cookie", "seen=1; HttpOnly")
+
+
+def headers_of(server, **options):
+    """The lines of the 101 response below its status."""
+    with Peer.connect(server.address) as peer:
+        peer.send(request(**options))
+        while b"\r\n\r\n" not in peer.buffer:
+            assert peer._fill()
+        head = peer.buffer.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
+    assert head[0] == "HTTP/1.1 101 Switching Protocols"
+    return head[1:]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [[COOKIE], (COOKIE,), dict([COOKIE]), Headers([COOKIE])],
+    ids=["list", "tuple", "dict", "Headers"],
+)
+@pytest.mark.parametrize("host", [WebSocketServer, WSGIServer])
+def test_headers_of_a_session_go_with_the_101(serve, headers, host):
+    class Session(Echo):
+        socket_protocol = None
+        response_headers = headers
+
+    app = WebSocketHandler(lambda r, p: Session(), response_headers=[("X-Room", "caf\xe9")])
+    options = {} if host is WebSocketServer else {"handler_class": UpgradeHandler}
+    lines = headers_of(serve(app, cls=host, **options))
+    assert lines[-2:] == ["X-Room: caf\xe9", "Set-Cookie: seen=1; HttpOnly"]
+
+
+def test_headers_may_depend_on_the_request_and_repeat(serve):
+    class Session(Echo):
+        socket_protocol = None
+
+        def __init__(self, name):
+            self.response_headers = Headers()
+            self.response_headers.add("Set-Cookie", f"name={name}")
+            self.response_headers.add("Set-Cookie", "b=2")
+
+    routes = Routes()
+    routes.add(uri="/", handler=WebSocketHandler(lambda r, p: Session(r.args["name"])))
+
+    def around(environ, start_response):
+        return routes(environ, start_response)
+
+    lines = headers_of(serve(around), path="/?name=ada")
+    assert lines[-2:] == ["Set-Cookie: name=ada", "Set-Cookie: b=2"]
+
+
+def test_the_short_form_takes_headers_too(serve):
+    routes = Routes()
+
+    @routes.websocket("/", response_headers=[COOKIE])
+    def session(request, socket):
+        socket.receive()
+
+    assert headers_of(serve(routes))[-1] == "Set-Cookie: seen=1; HttpOnly"
+
+
+@pytest.mark.parametrize(
+    "headers, error",
+    [
+        ([("X", "a\r\nSet-Cookie: b=c")], ValueError),
+        ([("X", "a\x00")], ValueError),
+        ([("X", "\u20ac")], ValueError),
+        ([("X: a\r\nY", "b")], ValueError),
+        ([("", "b")], ValueError),
+        ([("Connection", "close")], ValueError),
+        ([("upgrade", "h2c")], ValueError),
+        ([("Transfer-Encoding", "chunked")], ValueError),
+        ([("Content-Length", "5")], ValueError),
+        ([("Sec-WebSocket-Protocol", "chat")], ValueError),
+        ([("sec-websocket-extensions", "x")], ValueError),
+        ([("X", b"bytes")], TypeError),
+        ([("X", "a", "b")], TypeError),
+        (["X: a"], TypeError),
+        (["XY"], TypeError),
+        ("X: a", TypeError),
+        (7, TypeError),
+    ],
+)
+def test_headers_that_may_not_be_there_are_refused_where_they_are_given(headers, error):
+    with pytest.raises(error, match="response_headers"):
+        WebSocketHandler(producer, response_headers=headers)
+    if isinstance(headers, list):
+        with pytest.raises(error, match="response_headers"):
+
+            class Session(Echo):
+                response_headers = headers
+
+
+def test_a_header_from_a_request_cannot_begin_another(serve, error_log):
+    class Session(Echo):
+        socket_protocol = None
+
+        def __init__(self, value):
+            self.response_headers = [("X", value)]
+
+    app = WebSocketHandler(lambda r, p: Session(r.args["value"]))
+    with Peer.connect(serve(app).address) as peer:
+        response = peer.shake("/?value=a%0d%0aSet-Cookie:+b")
+        assert response.status == 500
+        assert "set-cookie" not in response.headers
+    (record,) = error_log.take()
+    assert "response_headers" in str(record.exc_info[1])
 
 
 # -- options

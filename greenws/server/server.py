@@ -26,11 +26,11 @@ from ..http.head import error_response
 from ..http.stream import HttpStream
 from ..hub import forks
 from ..hub.sockets import OwnedSocket, OwnedSSLSocket
-from ..opcodes import CloseCode
 from ..session import OpenSession
 from ..stats import ServerStats
 from .admission import TOO_MANY, Admission
 from .clients import DirectClient
+from .closing import drain_sessions
 from .handler import UpgradeHandler
 from .opening import Opening, is_direct
 from .signals import stop_at_signals
@@ -107,7 +107,8 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         self._stopping: Event | None = None
         self._process = forks.process()  # the one that may accept
         _servers.add(self)
-        _prepare_tls(kwargs)
+        self._certificate = (kwargs.get("certfile"), kwargs.get("keyfile"))
+        self._tls_context = _prepare_tls(kwargs)
         super().__init__(listener, application, *args, **kwargs)
 
     def do_read(self) -> Any:
@@ -169,6 +170,27 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             _logger.info("TLS handshake with %s failed: %s", address, error)
             return
         self.handle(sock, address)
+
+    def reload_certificates(self) -> None:
+        """Reads ``certfile`` and ``keyfile`` again, for the connections that are accepted from now
+        on; open ones keep what they have.
+
+        Raises:
+            OSError: a file is missing, or the two do not fit (``ssl.SSLError``); the server goes on
+                with what it had.
+            RuntimeError: the server was not given ``certfile``.
+        """
+        certfile, keyfile = self._certificate
+        if certfile is None:
+            raise RuntimeError(
+                "no certificates to reload: give certfile= and keyfile= to WebSocketServer; with "
+                "ssl_context=, load_cert_chain() of the context does the same"
+            )
+        load_certificates(gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certfile, keyfile)
+        # The same context, since it may be that of open connections. An error here would leave it
+        # with a certificate and a key that do not fit.
+        load_certificates(self._tls_context, certfile, keyfile)
+        _logger.info("reloaded the certificate from %s", certfile)
 
     def do_handle(self, sock: Any, address: Any) -> None:
         """Spawns a greenlet that serves a connection."""
@@ -310,16 +332,16 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         if grace is None:
             grace = self.config.shutdown_grace if timeout is None else timeout
         stopping = self._stopping = Event()
+        draining = None
         try:
             self.close()
-            for socket in self.stats.open_sockets:
-                socket.start_closing(CloseCode.GOING_AWAY)
-            if not self.admission.wait_until_quiet(grace):
+            draining = drain_sessions(self.stats.open_sockets, self.config.shutdown_drain, grace)
+            if left := self.admission.wait_until_quiet(grace):
                 _logger.warning(
-                    "%d requests and sessions did not end within %g s (shutdown_grace)",
-                    self.admission.busy,
-                    grace,
+                    "%d requests and sessions did not end within %g s (shutdown_grace)", left, grace
                 )
+            if draining is not None:
+                draining.kill()
             self.admission.end_all()
             super().stop(0)
         finally:
@@ -368,11 +390,27 @@ def _make_proxy_fix(hops: int) -> ProxyFix | None:
     return ProxyFix(lambda environ, start_response: [], hops, hops, hops)
 
 
-def _prepare_tls(options: dict[str, Any]) -> None:
-    """Replaces ``certfile`` and ``keyfile`` by a context, and sets its ALPN protocol."""
+def load_certificates(context: ssl.SSLContext, certfile: str, keyfile: str | None) -> None:
+    """``context.load_cert_chain()``, with errors that name the files.
+
+    Raises:
+        OSError: a file cannot be read, or the two do not fit (``ssl.SSLError``).
+    """
+    for path in (certfile, keyfile):
+        if path is not None:
+            open(path, "rb").close()  # the error of load_cert_chain() does not name the file
+    try:
+        context.load_cert_chain(certfile, keyfile)
+    except ssl.SSLError as error:
+        files = certfile if keyfile is None else f"{certfile} and {keyfile}"
+        raise ssl.SSLError(error.errno, f"cannot use {files}: {error.strerror}") from None
+
+
+def _prepare_tls(options: dict[str, Any]) -> Any:
+    """Replaces ``certfile`` and ``keyfile`` by a context with our ALPN protocol; returns it."""
     if "certfile" in options and "ssl_context" not in options:
         context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(options.pop("certfile"), options.pop("keyfile", None))
+        load_certificates(context, options.pop("certfile"), options.pop("keyfile", None))
         options["ssl_context"] = context
     if "ssl_context" in options:
         if not isinstance(options["ssl_context"], gevent.ssl.SSLContext):
@@ -384,3 +422,4 @@ def _prepare_tls(options: dict[str, Any]) -> None:
         context.set_alpn_protocols(["http/1.1"])
         if context.sslsocket_class is gevent.ssl.SSLSocket:
             context.sslsocket_class = OwnedSSLSocket
+    return options.get("ssl_context")
