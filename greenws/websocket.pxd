@@ -18,6 +18,7 @@ cdef class WebSocket:
     cdef public object read_timeout_seconds
     cdef public object subprotocol
     cdef public object request
+    cdef public object response
     cdef public object remote_address
     cdef public Transport _transport
     cdef public Connection _connection

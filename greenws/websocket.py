@@ -127,6 +127,9 @@ class WebSocket:
         """Seconds that a whole read may take; NO_TIMEOUT (-1) or None for no limit."""
         self.subprotocol = subprotocol
         self.request = request
+        """The handshake's request; None on a client's socket."""
+        self.response: Any = None
+        """A client's socket has the server's :class:`greenws.client.Response` to its handshake."""
         self.remote_address = remote_address
         self._transport = transport
         self._connection = Connection(config, client, deflate)
@@ -599,9 +602,10 @@ class WebSocket:
             opcode, payload = connection.compress(opcode, final, payload, compress)
         transport = self._transport
         size = len(payload)
-        if size > _COPY_LIMIT and not connection.client:
-            transport.send_large(connection.header(opcode, final, size), payload)
-        elif connection.client or transport.backlog:
+        if size > _COPY_LIMIT:
+            header, payload = connection.divide(opcode, final, payload)
+            transport.send_large(header, payload)
+        elif transport.backlog:
             self._send_or_hold(connection.encode(opcode, final, payload))
         else:
             position = transport.reserve(_MAX_HEADER + size)
@@ -762,6 +766,20 @@ class WebSocket:
 
     # -- closing
 
+    def __enter__(self) -> WebSocket:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool | None:
+        """Closes the connection: with 1000, or with 1011 if an exception leaves the block. One that
+        is to end the greenlet or the program (KeyboardInterrupt) does not wait for the peer."""
+        if error is None or isinstance(error, ConnectionClosed):
+            self.close()
+        elif isinstance(error, Exception):
+            self.close(CloseCode.INTERNAL_ERROR)
+        else:
+            self.abandon(CloseCode.GOING_AWAY)
+        return None
+
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Performs the closing handshake (RFC 6455, section 7.1.2): sends Close, waits for the
         peer's Close, and closes TCP. Idempotent.
@@ -785,8 +803,8 @@ class WebSocket:
         transport = self._transport
         if transport.closed:
             return
+        connection = self._connection
         try:
-            connection = self._connection
             while connection.state != _CLOSED:
                 if self._reading:
                     self._fill_inbox(_FOREVER, True)
@@ -806,6 +824,8 @@ class WebSocket:
                     self._wake_followers()
         finally:
             transport.close()
+            if connection.client and self.pulse is not None:  # a server's session ends it
+                self.pulse.stop()
 
     def start_closing(self, code: int = 1000, reason: str = "") -> None:
         """Sends Close, like :meth:`close`, but does not wait. A read finishes the handshake. May be
