@@ -67,6 +67,12 @@ class Config:
     is noticed after ``ping_interval`` and ``ping_timeout`` together. It starts again while the
     peer's TCP acknowledges what was sent before the ping."""
 
+    max_lifetime: float | None = None
+    """Seconds that a session may last; then it is closed with 1001 ("max_lifetime"), so that its
+    client connects again: to a server that was added since, or with its rights looked up anew. Up
+    to a tenth of it is taken off at random, a part of its own for each session, so that those that
+    began together do not end together. See also :meth:`greenws.WebSocket.close_at`."""
+
     max_message_rate: float | None = None
     """Messages and pings a second, with a burst of as many; more closes with 1008. Off by default:
     the right limit depends on the application, and a session that reads slowly slows down its

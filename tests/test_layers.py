@@ -40,6 +40,7 @@ LAYERS = [
     ("hub",),
     ("http",),
     ("rate_limit", "cross_thread", "websocket", "keepalive", "selection", "stats"),
+    ("client",),
     ("upgrade", "session", "routes"),
     ("rooms",),
     ("server",),
@@ -48,7 +49,9 @@ LAYERS = [
 ]
 
 # Modules that hand on names of others, under the addresses that programs import them from.
-SHORT_IMPORTS = {"policies", "brokers", "brokers.memory", "brokers.redis", "gunicorn", "rooms"}
+SHORT_IMPORTS = {
+    *("policies", "brokers", "brokers.memory", "brokers.redis", "client", "gunicorn", "rooms")
+}
 
 # In protocol/ and in http/head.py nothing knows a socket, a greenlet or a clock.
 IO = {

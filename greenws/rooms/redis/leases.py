@@ -26,6 +26,9 @@ from .process import Process
 __all__ = ["Leases", "Look", "Other"]
 
 _BURY = "bury"  # the leave of a member whose process died, told by another
+# Of presence_timeout: for how long a process is taken to live without a word, and when it says and
+# looks again. So those of one that died are gone after presence_timeout.
+_LEASE, _BEAT = 0.75, 0.25
 _BATCH = 500  # rooms, or changes of a room, that one command is about
 _CHANGE = scripts.load("presence")
 _LOOK = scripts.load("look")
@@ -180,11 +183,9 @@ class Leases:
         refuses it."""
         process = self._process
         key = process.keys.alive(process.origin)
-        seconds = max(1, round(process.options.presence_timeout))
+        age = max(1, int(process.options.presence_timeout * _LEASE * 1000))
         return (
-            process.commands.run(
-                lambda client: client.set(key, "1", ex=seconds, get=True), urgent=True
-            )
+            process.commands.run(lambda client: client.set(key, "1", px=age, get=True), urgent=True)
             is not None
         )
 
@@ -201,12 +202,14 @@ class Leases:
             self.stale |= set(self._rooms)
         self._has_beaten = True
         self.check(list(self._rooms))
+        dead = self._dead()
+        self._revive(dead)
         if now >= self._grace_until:
-            self._bury(self._dead())
+            self._bury(dead)
         if now >= self._next_renewal:
             self._next_renewal = now + self._process.options.max_age / 3
             self._renew()
-        self.next_beat = now + self._process.options.presence_timeout / 3
+        self.next_beat = now + self._process.options.presence_timeout * _BEAT
 
     def check(self, rooms: list[str]) -> None:
         """Whether a change of some rooms was missed.
@@ -287,6 +290,13 @@ class Leases:
             found = self._run_all([("EXISTS", key) for key in keys])
             dead |= {origin for origin, lives in zip(some, found, strict=True) if not lives}
         return dead
+
+    def _revive(self, dead: set[str]) -> None:
+        """Those that were dead when a room was opened, and live."""
+        for name, room in list(self._rooms.items()):
+            for member, other in list(room.others.items()):
+                if not other.is_alive and other.origin not in dead:
+                    self._add(name, room, member, other._replace(is_alive=True))
 
     def _bury(self, dead: set[str]) -> None:
         if not dead:
