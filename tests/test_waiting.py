@@ -82,6 +82,20 @@ def test_a_read_that_finds_something_does_not(pair, calls):
     assert calls == []
 
 
+def test_a_control_frame_or_a_part_of_a_message_is_nothing_to_read(pair, calls):
+    socket, peer = pair()
+    whole = frame(TEXT, b"hello")
+    for some in (frame(PING), frame(PONG), whole[:3]):
+        peer.send(some)
+        wait_until(socket.has_unread_input)
+        before = len(calls)
+        with pytest.raises(TimeoutError):
+            socket.receive(0.001)
+        assert len(calls) == before + 1
+    peer.send(whole[3:])
+    assert socket.receive() == "hello"
+
+
 def test_a_poll_does_not(pair, calls):
     socket, peer = pair()
     with pytest.raises(TimeoutError):
