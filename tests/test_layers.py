@@ -25,7 +25,17 @@ PACKAGE = Path(greenws.__file__).resolve().parent
 # The layers. Each imports only from itself and from those above it. A layer is a folder, or a
 # few modules beside each other; a new module in a folder has its place there.
 LAYERS = [
-    ("form", "lazy", "distribution", "grammar", "opcodes", "exceptions", "config"),
+    (
+        "form",
+        "lazy",
+        "distribution",
+        "grammar",
+        "opcodes",
+        "exceptions",
+        "checks",
+        "options",
+        "config",
+    ),
     ("protocol",),
     ("hub",),
     ("http",),
