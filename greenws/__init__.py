@@ -10,6 +10,7 @@ from .integrations import flask as _flask
 from .lazy import export as _export
 
 if TYPE_CHECKING:
+    from .client.opening import connect
     from .config import Config
     from .distribution import __version__ as __version__
     from .exceptions import (
@@ -52,6 +53,7 @@ __all__ = [
     "WebSocketHandler",
     "WebSocketServer",
     "WebSocketSessionHandler",
+    "connect",
     "select",
 ]
 
@@ -80,9 +82,10 @@ __getattr__, __dir__ = _export(
         "WebSocketServer": ".server.server",
         "WebSocketSessionHandler": ".session",
         "__version__": ".distribution",
+        "connect": ".client.opening",
         "select": ".selection",
     },
-    modules=("brokers", "config", "exceptions", "opcodes", "policies", "rooms", "stats"),
+    modules=("brokers", "client", "config", "exceptions", "opcodes", "policies", "rooms", "stats"),
 )
 
 _check_neighbours()

@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakSet
 
 import gevent
 from geventwebsocket.exceptions import WebSocketError
@@ -13,6 +14,7 @@ from werkzeug import Request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, InternalServerError
 
+from .checks import check_function
 from .config import SERVER_ONLY, Config
 from .exceptions import ConnectionClosed, HandshakeError
 from .opcodes import CloseCode
@@ -23,12 +25,17 @@ from .websocket import WebSocket
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from typing_extensions import Unpack
+
+    from .options import SessionOptions
 
 __all__ = ["OpenSession", "WebSocketHandler", "WebSocketSessionHandler", "end_session"]
 
 ResponseHeaders: TypeAlias = Headers | Mapping[str, str] | Iterable[tuple[str, str]]
 
 _logger = logging.getLogger("greenws.session")
+
+_checked_producers: WeakSet[Any] = WeakSet()  # their code
 
 
 class WebSocketSessionHandler(ABC):
@@ -47,6 +54,11 @@ class WebSocketSessionHandler(ABC):
         headers = cls.__dict__.get("response_headers", ())
         if isinstance(headers, (list, tuple, Mapping, Headers)):  # a property is checked later
             check_headers(headers)
+        method = cls.__dict__.get("handle_session")
+        if method is not None and not getattr(method, "__isabstractmethod__", False):
+            function = getattr(method, "__func__", method)  # of a static or class method
+            arguments = () if isinstance(method, staticmethod) else ("self",)
+            check_function(function, "handle_session", *arguments, "request", "socket")
 
     @abstractmethod
     def handle_session(self, request: Request, socket: WebSocket) -> None:
@@ -94,7 +106,8 @@ class WebSocketHandler:
     :class:`greenws.Config` for the sessions of this handler.
 
     Raises:
-        TypeError: the producer is not callable, or an option does not exist.
+        TypeError: the producer does not take the two arguments, is ``async def``, a generator or
+            a handler itself; or an option does not exist.
         ValueError: the value of an option is not allowed.
     """
 
@@ -103,13 +116,9 @@ class WebSocketHandler:
         handler_producer: Callable[[Request, list[str]], WebSocketSessionHandler | None],
         *,
         response_headers: ResponseHeaders = (),
-        **options: Any,
+        **options: Unpack[SessionOptions],
     ) -> None:
-        if not callable(handler_producer):
-            raise TypeError(
-                "WebSocketHandler takes a function (request, protocols) that returns a "
-                f"WebSocketSessionHandler, not {handler_producer!r}"
-            )
+        _check_producer(handler_producer)
         for name in SERVER_ONLY.intersection(options):
             raise TypeError(
                 f"{name} is an option of the server: WebSocketServer(config=Config({name}=...))"
@@ -174,12 +183,38 @@ class WebSocketHandler:
                     request.path,
                 )
             raise HandshakeError("WebSocket protocols not supported.", reason="subprotocol")
-        if not callable(getattr(handler, "handle_session", None)):
+        if isinstance(handler, type) or not callable(getattr(handler, "handle_session", None)):
             raise TypeError(
                 "the handler producer must return a WebSocketSessionHandler or None, "
                 f"not {handler!r}"
             )
         return handler
+
+
+def _check_producer(producer: Any) -> None:
+    """
+    Raises:
+        TypeError: it cannot be called with a request and a list, or a call would not run it.
+    """
+    code = getattr(producer, "__code__", None)  # a view makes one of the same code for each request
+    if code is not None and code in _checked_producers:
+        return
+    if isinstance(producer, type) and issubclass(producer, WebSocketSessionHandler):
+        name = producer.__qualname__
+        raise TypeError(
+            "WebSocketHandler takes a function (request, protocols) that returns a session's "
+            f"handler: WebSocketHandler(lambda request, protocols: {name}()), not the class {name}"
+        )
+    if isinstance(producer, WebSocketSessionHandler):
+        raise TypeError(
+            "WebSocketHandler takes a function (request, protocols) that makes a handler for each "
+            f"session, not {producer!r}: WebSocketHandler(lambda request, protocols: "
+            f"{type(producer).__qualname__}())"
+        )
+    what = "the producer of a WebSocketHandler, which returns a WebSocketSessionHandler,"
+    check_function(producer, what, "request", "protocols")
+    if code is not None:
+        _checked_producers.add(code)
 
 
 class _LazyRequest(Request):

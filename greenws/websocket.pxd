@@ -18,6 +18,7 @@ cdef class WebSocket:
     cdef public object read_timeout_seconds
     cdef public object subprotocol
     cdef public object request
+    cdef public object response
     cdef public object remote_address
     cdef public Transport _transport
     cdef public Connection _connection
@@ -63,7 +64,7 @@ cdef class WebSocket:
     cdef bint _follow(self, double deadline) except -1
     cdef void _wake_followers(self) except *
     @cython.locals(connection=Connection, event=int, count=int)
-    cdef void _fill_inbox(self, double end) except *
+    cdef void _fill_inbox(self, double end, bint may_switch=*) except *
     @cython.locals(connection=Connection, transport=Transport)
     cdef bint _offer(self, SharedMessage message) except -1
     cdef void _return_to_inbox(self, tuple fragment) except *
@@ -81,7 +82,7 @@ cdef class WebSocket:
     cdef void _wait_turn(self, sender, bint whole) except *
     cdef void _finish_message(self) except *
     @cython.locals(transport=Transport, size=Py_ssize_t)
-    cdef void _poll_input(self, double end) except *
+    cdef void _poll_input(self, double end, bint may_switch=*) except *
     cpdef bint is_inherited(self) except -1
     cdef int _disown(self) except -1
     cdef bint _in_other_thread(self) except -1

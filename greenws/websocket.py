@@ -127,6 +127,9 @@ class WebSocket:
         """Seconds that a whole read may take; NO_TIMEOUT (-1) or None for no limit."""
         self.subprotocol = subprotocol
         self.request = request
+        """The handshake's request; None on a client's socket."""
+        self.response: Any = None
+        """A client's socket has the server's :class:`greenws.client.Response` to its handshake."""
         self.remote_address = remote_address
         self._transport = transport
         self._connection = Connection(config, client, deflate)
@@ -391,8 +394,9 @@ class WebSocket:
             followers, self._followers = self._followers, None
             followers.set()
 
-    def _fill_inbox(self, end: float) -> None:
-        """Moves the connection's events to the inbox, for the next read, until ``end``."""
+    def _fill_inbox(self, end: float, may_switch: bool = False) -> None:
+        """Moves the connection's events to the inbox, for the next read: until ``end``, or in
+        turns if the caller may switch."""
         connection = self._connection
         count = 0
         while self._inbox_size <= self._max_inbox:
@@ -410,7 +414,9 @@ class WebSocket:
                 self._inbox.append((data, event, connection.final))
                 self._inbox_size += getsizeof(data) + _ENTRY_OVERHEAD
             count += 1
-            if (event == _PING or count % 32 == 0) and time.monotonic() > end:
+            if may_switch:
+                self._take_step()
+            elif (event == _PING or count % 32 == 0) and time.monotonic() > end:
                 break
         self._wake_followers()
 
@@ -510,7 +516,7 @@ class WebSocket:
         self._send_or_hold(frame)
         self._transport.flush()
         while True:
-            self._fill_inbox(_FOREVER)
+            self._fill_inbox(_FOREVER, True)
             if ping.answered:
                 return time.monotonic() - began
             if self._connection.state == _CLOSED:
@@ -596,9 +602,10 @@ class WebSocket:
             opcode, payload = connection.compress(opcode, final, payload, compress)
         transport = self._transport
         size = len(payload)
-        if size > _COPY_LIMIT and not connection.client:
-            transport.send_large(connection.header(opcode, final, size), payload)
-        elif connection.client or transport.backlog:
+        if size > _COPY_LIMIT:
+            header, payload = connection.divide(opcode, final, payload)
+            transport.send_large(header, payload)
+        elif transport.backlog:
             self._send_or_hold(connection.encode(opcode, final, payload))
         else:
             position = transport.reserve(_MAX_HEADER + size)
@@ -671,7 +678,7 @@ class WebSocket:
         if self._ready_callbacks is not None:  # later: the last fragment has not been sent yet
             self._transport.hub.loop.run_callback(self._call_ready_callbacks)
 
-    def _poll_input(self, end: float) -> None:
+    def _poll_input(self, end: float, may_switch: bool = False) -> None:
         """Receives without blocking, so that pings are answered and a Close is noticed even if the
         handler only sends. Takes until ``end``; the next call begins with what is left."""
         transport = self._transport
@@ -684,7 +691,7 @@ class WebSocket:
                 self._feed(size)
             elif size == 0:
                 self._connection.feed_eof(transport.failure)
-        self._fill_inbox(end)
+        self._fill_inbox(end, may_switch)
 
     def poll_input(self) -> bool:
         """Receives what has arrived, without blocking, unless a greenlet is waiting for input.
@@ -739,7 +746,7 @@ class WebSocket:
         self._transport.close(reason)
         if not self._leading:
             self._connection.feed_eof(reason)
-            self._fill_inbox(_FOREVER)
+            self._fill_inbox(time.monotonic() + _MAX_FILL)
 
     def _lost_error(self) -> ConnectionClosed:
         """The error of a send that could not write. Polls the input first: the peer's Close may
@@ -748,9 +755,9 @@ class WebSocket:
         if not self._leading:
             if self._transport.closed:
                 connection.feed_eof(self._transport.failure)
-                self._fill_inbox(_FOREVER)
+                self._fill_inbox(_FOREVER, True)
             else:
-                self._poll_input(_FOREVER)
+                self._poll_input(_FOREVER, True)
         # Earlier messages may be unread, so the state is left for the next read to find.
         error = connection.closed_error()
         if error.code == CloseCode.ABNORMAL:
@@ -758,6 +765,20 @@ class WebSocket:
         return error
 
     # -- closing
+
+    def __enter__(self) -> WebSocket:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool | None:
+        """Closes the connection: with 1000, or with 1011 if an exception leaves the block. One that
+        is to end the greenlet or the program (KeyboardInterrupt) does not wait for the peer."""
+        if error is None or isinstance(error, ConnectionClosed):
+            self.close()
+        elif isinstance(error, Exception):
+            self.close(CloseCode.INTERNAL_ERROR)
+        else:
+            self.abandon(CloseCode.GOING_AWAY)
+        return None
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Performs the closing handshake (RFC 6455, section 7.1.2): sends Close, waits for the
@@ -782,11 +803,11 @@ class WebSocket:
         transport = self._transport
         if transport.closed:
             return
+        connection = self._connection
         try:
-            connection = self._connection
             while connection.state != _CLOSED:
                 if self._reading:
-                    self._fill_inbox(_FOREVER)
+                    self._fill_inbox(_FOREVER, True)
                 else:
                     self._discard_input(True)
                 if connection.state != _CLOSED:
@@ -803,6 +824,8 @@ class WebSocket:
                     self._wake_followers()
         finally:
             transport.close()
+            if connection.client and self.pulse is not None:  # a server's session ends it
+                self.pulse.stop()
 
     def start_closing(self, code: int = 1000, reason: str = "") -> None:
         """Sends Close, like :meth:`close`, but does not wait. A read finishes the handshake. May be
