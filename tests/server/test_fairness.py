@@ -20,7 +20,7 @@ from greenws.exceptions import ConnectionClosed
 from greenws.form import PURE
 from greenws.keepalive import Heartbeat, Pulse
 
-from ..support.limits import limit
+from ..support.limits import limit, wait_until
 from ..support.paths import PROGRAMS
 from ..support.polls import MOST, Polls
 from ..support.processes import Process
@@ -246,10 +246,7 @@ def test_heartbeats_that_are_due_at_once(pair, polls):
     socket, _ = pair()
     config = Config(ping_interval=0.05)
     pulses = [SlowPulse(socket, config, heartbeat) for _ in range(STEPS)]
-    gevent.sleep(0.1)
-    with gevent.Timeout(limit()):
-        while polls.total < STEPS:
-            gevent.sleep(0.01)
+    wait_until(lambda: polls.total >= STEPS)
     assert polls.most <= MOST
     for pulse in pulses:
         pulse.stop()
