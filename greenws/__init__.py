@@ -81,7 +81,7 @@ __getattr__, __dir__ = _export(
         "WebSocketSessionHandler": ".session",
         "select": ".selection",
     },
-    modules=("brokers", "config", "exceptions", "opcodes", "policies", "rooms", "stats"),
+    modules=("brokers", "config", "exceptions", "opcodes", "policies", "rooms", "stats", "testing"),
 )
 
 _flask.install()

@@ -110,6 +110,11 @@ class ServerStats:
             "pings_timed_out": self.pings_timed_out,
         }
 
+    def take_error(self, error: BaseException) -> bool:
+        """Whether ``error``, which ended a session or an application, is told of elsewhere than in
+        the log."""
+        return False
+
     def begin(self, session: SessionRecord) -> None:
         self.connections_total += 1
         self._open.add(session)
@@ -163,6 +168,10 @@ class SessionRecord:
         self._began = time.monotonic()
         if stats is not None:
             stats.begin(self)
+
+    def take_error(self, error: BaseException) -> bool:
+        """:meth:`ServerStats.take_error`."""
+        return self._stats is not None and self._stats.take_error(error)
 
     def end(self) -> None:
         """Counts the session as ended, and logs its line. Not in a forked child, where it is the

@@ -33,11 +33,20 @@ LAYERS = [
     ("upgrade", "session", "routes"),
     ("rooms",),
     ("server",),
+    ("testing",),
     ("integrations", "policies", "brokers", "gunicorn"),
 ]
 
 # Modules that hand on names of others, under the addresses that programs import them from.
-SHORT_IMPORTS = {"policies", "brokers", "brokers.memory", "brokers.redis", "gunicorn", "rooms"}
+SHORT_IMPORTS = {
+    "policies",
+    "brokers",
+    "brokers.memory",
+    "brokers.redis",
+    "gunicorn",
+    "rooms",
+    "testing",
+}
 
 # In protocol/ and in http/head.py nothing knows a socket, a greenlet or a clock.
 IO = {
