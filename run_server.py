@@ -3,7 +3,7 @@ figures of the server.
 
 python run_server.py                          http://127.0.0.1:8181/
 python run_server.py --host 0.0.0.0 --port 0  every address of this machine, any free port
-python run_server.py --certfile cert.pem --keyfile key.pem    https and wss
+python run_server.py --certfile cert.pem --keyfile key.pem    https and wss; SIGHUP reads them again
 python run_server.py --workers 4 --redis redis://localhost    several processes that share the rooms
 """
 
@@ -15,6 +15,7 @@ if __name__ == "__main__":
     monkey.patch_all()  # before the other imports: redis-py must wait without blocking the hub
 
 import logging
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -109,6 +110,13 @@ def make_routes(redis: str | None = None, one_of_several: bool = False) -> Route
     return routes
 
 
+def reload_certificates(server: WebSocketServer) -> None:
+    try:
+        server.reload_certificates()
+    except OSError as error:
+        logger.error("the certificate was not reloaded: %s", error)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_options(arguments)
     logging.basicConfig(
@@ -116,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if options.workers:
         return serve_with_workers(options, make_routes)
-    tls = {"ssl_context": options.tls} if options.tls else {}
+    tls = {"certfile": options.certfile, "keyfile": options.keyfile} if options.certfile else {}
     server = WebSocketServer((options.host, options.port), make_routes(options.redis), **tls)
     try:
         server.start()
@@ -124,6 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(listen_error(options, error), file=sys.stderr)
         return 1
     line = start_line(options, options.host, server.server_port)
+    if tls and hasattr(signal, "SIGHUP"):
+        gevent.signal_handler(signal.SIGHUP, reload_certificates, server)
     # The greenlet prints once serve_forever() waits, when signals are handled already.
     gevent.spawn(print, line, flush=True)
     server.serve_forever()

@@ -1,15 +1,23 @@
-"""The package, and its extension modules where a compiler is at hand.
+"""The extension modules; everything else about the distribution is in pyproject.toml.
 
 The modules are the same Python files that run without it, compiled by Cython with the C types of
-the .pxd files beside them; and the twin of ``apply_mask`` in C. A machine without a compiler
-installs the pure form.
+the .pxd files beside them; and the twin of ``apply_mask`` in C. Where they cannot be built (without
+a C compiler, or without Cython), the pure form is installed: all of them are built, or none.
 """
 
+import contextlib
 import glob
 import os
 import sys
 
-from setuptools import Extension, find_packages, setup
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError, CompileError, LinkError
+
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:  # before setuptools 70.1
+    from wheel.bdist_wheel import bdist_wheel
 
 COMPILED = [
     "protocol/frames",
@@ -23,93 +31,123 @@ COMPILED = [
 ]
 HEADERS = ["greenws/protocol", "greenws/hub"]
 
+# Symbols would be two thirds of the files. With "-g" in CFLAGS they stay.
+STRIP = sys.platform == "linux" and "-g" not in os.environ.get("CFLAGS", "").split()
+
+NOTE = """
+============================================================================
+greenws: the extension modules are not built, so the pure form is installed.
+Reason: {reason}
+It does the same, a few times slower. To get the compiled form, install a C
+compiler and Python's headers (on Debian: apt-get install gcc python3-dev),
+then: pip install --force-reinstall --no-deps --no-cache-dir -v (the same)
+`python -m greenws doctor` shows which form runs.
+============================================================================
+"""
+
+
+class NotHere(Exception):
+    """Why no extension module can be built."""
+
 
 def extensions():
-    masking = Extension(
+    twin = Extension(
         "greenws.protocol._masking",
         ["greenws/protocol/_masking.c"],
         depends=["greenws/protocol/_masking.h"],
-        extra_compile_args=["-O3"],
-        optional=True,
     )
-    if sys.platform == "win32":  # sockets are no descriptors there
-        return [masking]
+    compiled = [
+        Extension(
+            f"greenws.{name.replace('/', '.')}",
+            [f"greenws/{name}.py"],
+            include_dirs=[*HEADERS],
+            depends=[header for folder in HEADERS for header in glob.glob(f"{folder}/*.h")],
+        )
+        for name in COMPILED
+    ]
+    return [twin, *compiled]
+
+
+def check_platform():
+    """
+    Raises:
+        NotHere: the pure form was asked for, or this is no platform of the compiled form.
+    """
+    if os.environ.get("GREENWS_PURE_PYTHON", "") not in ("", "0"):
+        raise NotHere("GREENWS_PURE_PYTHON is set")
+    if sys.platform == "win32":
+        raise NotHere("on Windows sockets are not file descriptors")
+    if sys.implementation.name != "cpython":
+        raise NotHere(f"the modules are for CPython, not for {sys.implementation.name}")
+
+
+def translate(modules):
+    """Makes C of the modules, by Cython.
+
+    Raises:
+        NotHere: Cython or greenlet is missing, as it may be with --no-build-isolation.
+    """
     try:
+        import Cython
         import greenlet
         from Cython.Build import cythonize
-    except ImportError:  # building without isolation, without Cython
-        return [masking]
-    modules = cythonize(
-        [
-            Extension(
-                f"greenws.{name.replace('/', '.')}",
-                [f"greenws/{name}.py"],
-                include_dirs=[*HEADERS, os.path.dirname(greenlet.__file__)],
-                depends=[header for folder in HEADERS for header in glob.glob(f"{folder}/*.h")],
-                extra_compile_args=["-O3"],
-                optional=True,
-            )
-            for name in COMPILED
-        ],
-        # Annotations are for people and mypy: `str` must not refuse a subclass of it.
-        compiler_directives={"language_level": 3, "annotation_typing": False},
-    )
-    return [masking, *modules]
+    except ImportError as error:
+        raise NotHere(f"{error}; building needs Cython>=3.1 and greenlet") from None
+    if tuple(map(int, Cython.__version__.split(".")[:2])) < (3, 1):
+        raise NotHere(f"Cython {Cython.__version__} is too old; building needs Cython>=3.1")
+    for module in modules:
+        module.include_dirs.append(os.path.dirname(greenlet.__file__))
+    # Annotations are for people and mypy: `str` must not refuse a subclass of it.
+    directives = {"language_level": 3, "annotation_typing": False}
+    sources = {m.name: m.sources for m in cythonize(modules, compiler_directives=directives)}
+    for module in modules:
+        module.sources = sources[module.name]
+
+
+class BuildAllOrNone(build_ext):
+    """Builds all extension modules, since they need one another; or none, and says why."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+
+    def run(self):
+        inplace, modules = self.inplace, self.extensions
+        try:
+            check_platform()
+            super().run()
+        except (NotHere, CompileError, LinkError, BaseError) as error:
+            for self.inplace in {0, inplace}:
+                for module in modules:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.remove(self.get_ext_fullpath(module.name))
+            self.extensions = self.distribution.ext_modules = []
+            print(NOTE.format(reason=error), file=sys.stderr, flush=True)
+
+    def build_extensions(self):
+        modules = self.extensions
+        self.extensions = modules[:1]
+        super().build_extensions()  # without a compiler it ends here, before the long part
+        translate(modules[1:])
+        self.extensions = modules
+        super().build_extensions()
+
+    def build_extension(self, ext):
+        ext.extra_compile_args = ["-O3"]
+        ext.extra_link_args = ["-Wl,-s"] if STRIP else []
+        super().build_extension(ext)
+
+
+class TaggedWheel(bdist_wheel):
+    """A wheel of the pure form is for any Python and machine, and its name says so."""
+
+    def run(self):
+        self.run_command("build")
+        self.root_is_pure = not self.distribution.has_ext_modules()
+        super().run()
 
 
 setup(
-    name="greenws",
-    version="0.1.0",
-    description="WebSockets for any WSGI application, in plain blocking Python, on gevent",
-    long_description=open("README.md", encoding="utf-8").read(),
-    long_description_content_type="text/markdown",
-    license="MIT",
-    packages=find_packages(include=["greenws", "greenws.*"]),
-    package_data={"": ["py.typed", "*.pxd", "*.h", "*.lua"]},
     ext_modules=extensions(),
-    python_requires=">=3.10",
-    install_requires=[
-        "gevent>=24.10",
-        "gevent-websocket>=0.10.1",
-        "httptools>=0.6.4",  # llhttp, the strict parser of HTTP requests
-        "werkzeug>=3.0",
-    ],
-    extras_require={
-        "redis": ["redis>=5.0"],
-        "gunicorn": ["gunicorn[gevent]>=23"],
-        "metrics": ["prometheus-client>=0.20"],
-        # Every client, server and framework that the tests set against greenws.
-        "test": [
-            "pytest>=8",
-            "pytest-xdist>=3.5",
-            "coverage>=7.10",  # with patch = subprocess
-            "hypothesis>=6.100",
-            "websockets>=14",
-            "wsproto>=1.2",
-            "websocket-client>=1.8",
-            "flask>=3.0",
-            "flask-login>=0.6.3",
-            "flask-socketio>=5.5",
-            "python-socketio[client]>=5.11",
-            "bottle>=0.13",
-            "bottle-websocket>=0.2.9",
-            "gunicorn[gevent]>=23",
-            "redis>=5.0",
-            "prometheus-client>=0.20",
-            "waitress>=3",
-            "selenium>=4.20",
-            "trustme>=1.1",
-            "h11>=0.14",
-        ],
-        "fuzz": ["atheris>=3; python_version < '3.14'", "h11>=0.14"],
-        "lint": ["ruff>=0.6", "mypy>=1.11", "types-gevent", "build>=1.2"],
-    },
-    classifiers=[
-        "Development Status :: 3 - Alpha",
-        "Environment :: Web Environment",
-        "Framework :: Flask",
-        "Programming Language :: Python :: 3",
-        "Topic :: Internet :: WWW/HTTP :: WSGI :: Server",
-        "Typing :: Typed",
-    ],
+    cmdclass={"build_ext": BuildAllOrNone, "bdist_wheel": TaggedWheel},
 )

@@ -25,7 +25,7 @@ def main() -> None:
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     missing = [name for name in tracked if name != ".gitignore" and name not in sdist]
-    foreign = [name for name in names if not name.startswith(("greenws/", "greenws-"))]
+    foreign = [name for name in names if not name.startswith(("greenws/", "greenws_wsgi-"))]
     problems = []
     if missing:
         problems.append(f"missing from the sdist: {missing}")

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from gevent import ssl
 
 from greenws import Rooms
+from greenws.server.options import load_certificates
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options, with ``tls`` (an SSLContext or None) added. A wrong one ends the program."""
+    """The options. A wrong one ends the program."""
     parser = argparse.ArgumentParser(
         description="Serve the greenws demo: an echo service, chat rooms, live figures."
     )
@@ -54,13 +55,11 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
             Rooms(options.redis).close()
         except (ImportError, ValueError) as error:
             parser.error(f"cannot use --redis {options.redis!r}: {error}")
-    options.tls = None
     if options.certfile:
-        options.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            for path in (options.certfile, options.keyfile):
-                open(path, "rb").close()  # its error names the file; load_cert_chain's does not
-            options.tls.load_cert_chain(options.certfile, options.keyfile)
+            load_certificates(
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), options.certfile, options.keyfile
+            )
         except OSError as error:
             parser.error(f"cannot use {options.certfile} with {options.keyfile}: {error}")
     return options
@@ -84,7 +83,7 @@ def in_url(host: str) -> str:
 
 
 def start_line(options: argparse.Namespace, host: str, port: int) -> str:
-    scheme = "https" if options.tls else "http"
+    scheme = "https" if options.certfile else "http"
     return f"greenws demo on {scheme}://{in_url(host)}:{port}/  (press Ctrl-C to stop)"
 
 

@@ -33,7 +33,7 @@ def serve_with_workers(
 
         from greenws.gunicorn import Worker
     except ImportError as error:
-        hint = "pip install 'gunicorn[gevent]' (or 'greenws[gunicorn]')"
+        hint = "pip install 'gunicorn[gevent]' (or 'greenws-wsgi[gunicorn]')"
         print(f"--workers needs gunicorn: {error}; {hint}", file=sys.stderr)
         return 1
     try:  # gunicorn would retry for 5 s

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import form as form  # first: it decides which form of the other modules is imported
+from .distribution import check_neighbours as _check_neighbours
 from .integrations import flask as _flask
 from .lazy import export as _export
 
 if TYPE_CHECKING:
+    from .client.opening import connect
     from .config import Config
+    from .distribution import __version__ as __version__
     from .exceptions import (
         ConcurrentReadError,
         ConnectionClosed,
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from .server.handler import UpgradeHandler
     from .server.server import WebSocketServer
     from .session import WebSocketHandler, WebSocketSessionHandler
+    from .waiting import before_wait
     from .websocket import NO_TIMEOUT, Message, WebSocket
 
 __all__ = [
@@ -50,10 +54,10 @@ __all__ = [
     "WebSocketHandler",
     "WebSocketServer",
     "WebSocketSessionHandler",
+    "before_wait",
+    "connect",
     "select",
 ]
-
-__version__ = "0.1.0"
 
 __getattr__, __dir__ = _export(
     __name__,
@@ -79,9 +83,16 @@ __getattr__, __dir__ = _export(
         "WebSocketHandler": ".session",
         "WebSocketServer": ".server.server",
         "WebSocketSessionHandler": ".session",
+        "before_wait": ".waiting",
+        "__version__": ".distribution",
+        "connect": ".client.opening",
         "select": ".selection",
     },
-    modules=("brokers", "config", "exceptions", "opcodes", "policies", "rooms", "stats", "testing"),
+    modules=(
+        *("brokers", "client", "config", "exceptions", "opcodes", "policies", "rooms", "stats"),
+        "testing",
+    ),
 )
 
+_check_neighbours()
 _flask.install()

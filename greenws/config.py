@@ -10,7 +10,14 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .checks import unknown_option
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .options import ConfigOptions
 
 __all__ = ["ACCESS_FIELDS", "Config", "SERVER_ONLY", "check_range", "check_seconds"]
 
@@ -59,6 +66,12 @@ class Config:
     """Seconds after a keepalive ping within which the peer must send anything. A peer that vanished
     is noticed after ``ping_interval`` and ``ping_timeout`` together. It starts again while the
     peer's TCP acknowledges what was sent before the ping."""
+
+    max_lifetime: float | None = None
+    """Seconds that a session may last; then it is closed with 1001 ("max_lifetime"), so that its
+    client connects again: to a server that was added since, or with its rights looked up anew. Up
+    to a tenth of it is taken off at random, a part of its own for each session, so that those that
+    began together do not end together. See also :meth:`greenws.WebSocket.close_at`."""
 
     max_message_rate: float | None = None
     """Messages and pings a second, with a burst of as many; more closes with 1008. Off by default:
@@ -152,6 +165,11 @@ class Config:
     shutdown_grace: float | None = 10.0
     """Seconds that ``stop()`` waits for open requests and sessions."""
 
+    shutdown_drain: float = field(default=0.0, metadata={"seconds": True})
+    """Seconds over which ``stop()`` spreads the closing of its sessions, in random order, so that
+    their clients do not all come back at once; at most three quarters of ``shutdown_grace``. 0
+    closes all at once."""
+
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)
@@ -165,15 +183,18 @@ class Config:
                 _check_flag(option.name, value)
             elif "range" in option.metadata:
                 check_range(option.name, value, *option.metadata["range"])
+            elif "seconds" in option.metadata:
+                if value != 0 or isinstance(value, bool):
+                    check_seconds(option.name, value)
             else:
                 _check(option.name, value, whole="int" in str(option.type))
 
-    def replace(self, **options: Any) -> Config:
+    def replace(self, **options: Unpack[ConfigOptions]) -> Config:
         """A copy with new values for ``options``."""
         known = [option.name for option in dataclasses.fields(self)]
         for name in options:
             if name not in known:
-                raise TypeError(f"unknown option {name!r}; the options are: {', '.join(known)}")
+                raise TypeError(unknown_option(name, known))
         return dataclasses.replace(self, **options)
 
 
@@ -188,6 +209,7 @@ SERVER_ONLY = frozenset(
         "max_header_size",
         "max_connections",
         "max_connections_per_address",
+        "shutdown_drain",
         "shutdown_grace",
     }
 )

@@ -1,7 +1,8 @@
 """Which form of the modules is imported: compiled, if they were built, or pure Python.
 
 A compiled module is in the folder of its source, under the same name, and Python prefers it. With
-``GREENWS_PURE_PYTHON=1``, the sources are imported.
+``GREENWS_PURE_PYTHON=1``, the sources are imported. They are also where the modules could not be
+compiled when greenws was installed, without a C compiler or Cython.
 """
 
 from __future__ import annotations
@@ -10,14 +11,34 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
 from importlib.util import spec_from_file_location
 from types import ModuleType
 
-__all__ = ["PURE"]
+__all__ = ["DESCRIPTION", "FORCED", "PURE"]
 
-PURE = os.environ.get("GREENWS_PURE_PYTHON", "") not in ("", "0")
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+FORCED = os.environ.get("GREENWS_PURE_PYTHON", "") not in ("", "0")
+"""Whether ``GREENWS_PURE_PYTHON`` asks for the pure form."""
+
+# setup.py builds all of the modules or none.
+_BUILT = any(
+    os.path.isfile(os.path.join(_FOLDER, "protocol", f"_masking{suffix}"))
+    for suffix in EXTENSION_SUFFIXES
+)
+
+PURE = FORCED or not _BUILT
+"""Whether this is the pure form."""
+
+DESCRIPTION = (
+    "pure Python (GREENWS_PURE_PYTHON is set)"
+    if FORCED
+    else "compiled"
+    if _BUILT
+    else "pure Python (the extension modules were not built when greenws was installed)"
+)
+"""The form, in words."""
 
 
 class _SourcesOnly(MetaPathFinder):
@@ -33,5 +54,5 @@ class _SourcesOnly(MetaPathFinder):
         return spec_from_file_location(name, source)
 
 
-if PURE:
+if FORCED:
     sys.meta_path.insert(0, _SourcesOnly())

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakSet
 
 import gevent
 from geventwebsocket.exceptions import WebSocketError
 from werkzeug import Request
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, InternalServerError
 
+from .checks import check_function
 from .config import SERVER_ONLY, Config
 from .exceptions import ConnectionClosed, HandshakeError
 from .opcodes import CloseCode
-from .protocol.handshake import Offer
+from .protocol.handshake import Offer, check_headers
 from .protocol.origin import check_host, check_origin
 from .upgrade import ENVIRON_KEY, find_upgrade, hub_of_this_thread, refusal_response
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from typing_extensions import Unpack
+
+    from .options import SessionOptions
 
 __all__ = ["OpenSession", "WebSocketHandler", "WebSocketSessionHandler", "end_session"]
 
+ResponseHeaders: TypeAlias = Headers | Mapping[str, str] | Iterable[tuple[str, str]]
+
 _logger = logging.getLogger("greenws.session")
+
+_checked_producers: WeakSet[Any] = WeakSet()  # their code
 
 
 class WebSocketSessionHandler(ABC):
@@ -33,6 +43,22 @@ class WebSocketSessionHandler(ABC):
 
     socket_protocol: str | None = None
     """The subprotocol that this session speaks. A client that does not offer it is refused."""
+
+    response_headers: ResponseHeaders = ()
+    """Headers for the 101 response, such as a cookie: pairs ``("Set-Cookie", "a=b")``, a mapping,
+    or ``werkzeug.datastructures.Headers``. Those of the handshake itself, and hop-by-hop ones, are
+    refused with ValueError."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        headers = cls.__dict__.get("response_headers", ())
+        if isinstance(headers, (list, tuple, Mapping, Headers)):  # a property is checked later
+            check_headers(headers)
+        method = cls.__dict__.get("handle_session")
+        if method is not None and not getattr(method, "__isabstractmethod__", False):
+            function = getattr(method, "__func__", method)  # of a static or class method
+            arguments = () if isinstance(method, staticmethod) else ("self",)
+            check_function(function, "handle_session", *arguments, "request", "socket")
 
     @abstractmethod
     def handle_session(self, request: Request, socket: WebSocket) -> None:
@@ -75,30 +101,31 @@ class WebSocketHandler:
     subprotocols that the client offers, and returns the session's handler. None refuses with 400;
     a ``werkzeug`` ``HTTPException`` (``abort(401)``) that it raises becomes that HTTP response.
 
-    ``options`` override those of the server's :class:`greenws.Config` for the sessions of this
-    handler.
+    ``response_headers`` are headers for the 101 response, before those of the session's handler
+    (:attr:`WebSocketSessionHandler.response_headers`). ``options`` override those of the server's
+    :class:`greenws.Config` for the sessions of this handler.
 
     Raises:
-        TypeError: the producer is not callable, or an option does not exist.
+        TypeError: the producer does not take the two arguments, is ``async def``, a generator or
+            a handler itself; or an option does not exist.
         ValueError: the value of an option is not allowed.
     """
 
     def __init__(
         self,
         handler_producer: Callable[[Request, list[str]], WebSocketSessionHandler | None],
-        **options: Any,
+        *,
+        response_headers: ResponseHeaders = (),
+        **options: Unpack[SessionOptions],
     ) -> None:
-        if not callable(handler_producer):
-            raise TypeError(
-                "WebSocketHandler takes a function (request, protocols) that returns a "
-                f"WebSocketSessionHandler, not {handler_producer!r}"
-            )
+        _check_producer(handler_producer)
         for name in SERVER_ONLY.intersection(options):
             raise TypeError(
                 f"{name} is an option of the server: WebSocketServer(config=Config({name}=...))"
             )
         self.handler_producer = handler_producer
         self.options = options
+        self.response_headers = check_headers(response_headers)
         Config().replace(**options)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -131,7 +158,10 @@ class WebSocketHandler:
             origins = config.allowed_origins
             check_origin(environ, ("self",) if origins is None else origins)
             handler = self._produce(request, upgrade.offer)
-            socket = upgrade.accept(handler.socket_protocol, config, request)
+            headers: list[tuple[str, str]] = self.response_headers
+            if more := getattr(handler, "response_headers", ()):
+                headers = [*headers, *check_headers(more)]
+            socket = upgrade.accept(handler.socket_protocol, config, request, headers)
         except HandshakeError as error:
             if ENVIRON_KEY in environ:
                 environ[ENVIRON_KEY].refusal_reason = error.reason
@@ -154,12 +184,38 @@ class WebSocketHandler:
                     request.path,
                 )
             raise HandshakeError("WebSocket protocols not supported.", reason="subprotocol")
-        if not callable(getattr(handler, "handle_session", None)):
+        if isinstance(handler, type) or not callable(getattr(handler, "handle_session", None)):
             raise TypeError(
                 "the handler producer must return a WebSocketSessionHandler or None, "
                 f"not {handler!r}"
             )
         return handler
+
+
+def _check_producer(producer: Any) -> None:
+    """
+    Raises:
+        TypeError: it cannot be called with a request and a list, or a call would not run it.
+    """
+    code = getattr(producer, "__code__", None)  # a view makes one of the same code for each request
+    if code is not None and code in _checked_producers:
+        return
+    if isinstance(producer, type) and issubclass(producer, WebSocketSessionHandler):
+        name = producer.__qualname__
+        raise TypeError(
+            "WebSocketHandler takes a function (request, protocols) that returns a session's "
+            f"handler: WebSocketHandler(lambda request, protocols: {name}()), not the class {name}"
+        )
+    if isinstance(producer, WebSocketSessionHandler):
+        raise TypeError(
+            "WebSocketHandler takes a function (request, protocols) that makes a handler for each "
+            f"session, not {producer!r}: WebSocketHandler(lambda request, protocols: "
+            f"{type(producer).__qualname__}())"
+        )
+    what = "the producer of a WebSocketHandler, which returns a WebSocketSessionHandler,"
+    check_function(producer, what, "request", "protocols")
+    if code is not None:
+        _checked_producers.add(code)
 
 
 class _LazyRequest(Request):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -63,8 +63,9 @@ class Upgrade:
         subprotocol: str | None = None,
         config: Config | None = None,
         request: Request | None = None,
+        headers: Iterable[tuple[str, str]] = (),
     ) -> WebSocket:
-        """Sends 101 and returns the open socket. Does not switch.
+        """Sends 101, with ``headers`` in it, and returns the open socket. Does not switch.
 
         Raises:
             HandshakeError: the client does not offer ``subprotocol``; nothing was sent.
@@ -74,7 +75,7 @@ class Upgrade:
             raise RuntimeError("this WebSocket was accepted already")
         config = config or self.config
         agreed = accept_offer(self.offer.extensions, config)
-        response = accept_response(self.offer, subprotocol, agreed)
+        response = accept_response(self.offer, subprotocol, agreed, headers)
         self.offer = _ANSWERED
         transport, early, borrowed = self._take_transport(config)
         self.socket = WebSocket(

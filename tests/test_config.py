@@ -26,6 +26,7 @@ LIMITS = {
     "ping_interval": 20.0,
     "ping_timeout": 20.0,
     "max_message_rate": None,
+    "max_lifetime": None,
     "max_connections": 10_000,
     "max_connections_per_address": None,
     "shutdown_grace": 10.0,
@@ -39,7 +40,8 @@ RANGES = {
     "deflate_peer_window_bits": (15, 8, 15),
 }
 FLAGS = {"deflate": True, "deflate_takeover": False, "deflate_peer_takeover": False}
-OTHERS = {"allowed_origins": None, "allowed_hosts": None, "access_log": Config.access_log}
+OTHERS: dict[str, object] = {"shutdown_drain": 0.0}
+OTHERS |= {"allowed_origins": None, "allowed_hosts": None, "access_log": Config.access_log}
 DEFAULTS = LIMITS | OTHERS | FLAGS | {name: default for name, (default, _, _) in RANGES.items()}
 WHOLE = [
     "max_message_size",
@@ -61,6 +63,7 @@ SECONDS = [
     "ping_interval",
     "ping_timeout",
     "max_message_rate",
+    "max_lifetime",
     "shutdown_grace",
 ]
 EVERY = list(LIMITS)
@@ -73,6 +76,17 @@ def test_defaults_are_those_of_the_design():
 def test_every_option_is_tested_here():
     assert {field.name for field in dataclasses.fields(Config)} == set(DEFAULTS)
     assert sorted(WHOLE + SECONDS) == sorted(EVERY)
+
+
+@pytest.mark.parametrize("value", [0, 0.0, 0.5, 60])
+def test_shutdown_drain_may_be_0(value):
+    assert Config(shutdown_drain=value).shutdown_drain == value
+
+
+@pytest.mark.parametrize("value, error", [(-1, ValueError), (None, TypeError), (True, TypeError)])
+def test_shutdown_drain_is_a_number_of_seconds(value, error):
+    with pytest.raises(error, match="shutdown_drain must be a number of seconds"):
+        Config(shutdown_drain=value)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -237,4 +251,4 @@ def test_options_of_the_server_are_refused_by_a_handler(name):
 
     with pytest.raises(TypeError, match=f"{name} is an option of the server"):
         WebSocketHandler(lambda request, protocols: None, **{name: 5})
-    assert name in EVERY
+    assert name in DEFAULTS

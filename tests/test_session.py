@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+
 import gevent
 import pytest
+from gevent.pywsgi import WSGIServer
 from werkzeug import Request
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import abort
 from werkzeug.utils import redirect
 
 from greenws import (
+    Routes,
+    UpgradeHandler,
     WebSocket,
     WebSocketHandler,
+    WebSocketServer,
     WebSocketSessionHandler,
 )
 
 from .support.limits import wait_until
-from .support.wire import CLOSE, TEXT, Peer, close_frame, frame
+from .support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
 
 
 class Echo(WebSocketSessionHandler):
@@ -116,7 +123,7 @@ def test_an_http_exception_of_the_producer_becomes_the_response(serve):
     [
         lambda request, protocols: 1 / 0,
         lambda request, protocols: "not a handler",
-        lambda request: Echo(),
+        lambda request, protocols: Echo,
     ],
 )
 def test_a_broken_producer_is_a_500_and_logged_once(serve, error_log, produce):
@@ -189,6 +196,117 @@ def test_handle_session_must_be_there():
         WebSocketSessionHandler()
 
 
+# -- headers of the 101 response
+
+
+COOKIE = ("Set-Cookie", "seen=1; HttpOnly")
+
+
+def headers_of(server, **options):
+    """The lines of the 101 response below its status."""
+    with Peer.connect(server.address) as peer:
+        peer.send(request(**options))
+        while b"\r\n\r\n" not in peer.buffer:
+            assert peer._fill()
+        head = peer.buffer.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
+    assert head[0] == "HTTP/1.1 101 Switching Protocols"
+    return head[1:]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [[COOKIE], (COOKIE,), dict([COOKIE]), Headers([COOKIE])],
+    ids=["list", "tuple", "dict", "Headers"],
+)
+@pytest.mark.parametrize("host", [WebSocketServer, WSGIServer])
+def test_headers_of_a_session_go_with_the_101(serve, headers, host):
+    class Session(Echo):
+        socket_protocol = None
+        response_headers = headers
+
+    app = WebSocketHandler(lambda r, p: Session(), response_headers=[("X-Room", "caf\xe9")])
+    options = {} if host is WebSocketServer else {"handler_class": UpgradeHandler}
+    lines = headers_of(serve(app, cls=host, **options))
+    assert lines[-2:] == ["X-Room: caf\xe9", "Set-Cookie: seen=1; HttpOnly"]
+
+
+def test_headers_may_depend_on_the_request_and_repeat(serve):
+    class Session(Echo):
+        socket_protocol = None
+
+        def __init__(self, name):
+            self.response_headers = Headers()
+            self.response_headers.add("Set-Cookie", f"name={name}")
+            self.response_headers.add("Set-Cookie", "b=2")
+
+    routes = Routes()
+    routes.add(uri="/", handler=WebSocketHandler(lambda r, p: Session(r.args["name"])))
+
+    def around(environ, start_response):
+        return routes(environ, start_response)
+
+    lines = headers_of(serve(around), path="/?name=ada")
+    assert lines[-2:] == ["Set-Cookie: name=ada", "Set-Cookie: b=2"]
+
+
+def test_the_short_form_takes_headers_too(serve):
+    routes = Routes()
+
+    @routes.websocket("/", response_headers=[COOKIE])
+    def session(request, socket):
+        socket.receive()
+
+    assert headers_of(serve(routes))[-1] == "Set-Cookie: seen=1; HttpOnly"
+
+
+@pytest.mark.parametrize(
+    "headers, error",
+    [
+        ([("X", "a\r\nSet-Cookie: b=c")], ValueError),
+        ([("X", "a\x00")], ValueError),
+        ([("X", "\u20ac")], ValueError),
+        ([("X: a\r\nY", "b")], ValueError),
+        ([("", "b")], ValueError),
+        ([("Connection", "close")], ValueError),
+        ([("upgrade", "h2c")], ValueError),
+        ([("Transfer-Encoding", "chunked")], ValueError),
+        ([("Content-Length", "5")], ValueError),
+        ([("Sec-WebSocket-Protocol", "chat")], ValueError),
+        ([("sec-websocket-extensions", "x")], ValueError),
+        ([("X", b"bytes")], TypeError),
+        ([("X", "a", "b")], TypeError),
+        (["X: a"], TypeError),
+        (["XY"], TypeError),
+        ("X: a", TypeError),
+        (7, TypeError),
+    ],
+)
+def test_headers_that_may_not_be_there_are_refused_where_they_are_given(headers, error):
+    with pytest.raises(error, match="response_headers"):
+        WebSocketHandler(producer, response_headers=headers)
+    if isinstance(headers, list):
+        with pytest.raises(error, match="response_headers"):
+
+            class Session(Echo):
+                response_headers = headers
+
+
+def test_a_header_from_a_request_cannot_begin_another(serve, error_log):
+    class Session(Echo):
+        socket_protocol = None
+
+        def __init__(self, value):
+            self.response_headers = [("X", value)]
+
+    app = WebSocketHandler(lambda r, p: Session(r.args["value"]))
+    with Peer.connect(serve(app).address) as peer:
+        response = peer.shake("/?value=a%0d%0aSet-Cookie:+b")
+        assert response.status == 500
+        assert "set-cookie" not in response.headers
+    (record,) = error_log.take()
+    assert "response_headers" in str(record.exc_info[1])
+
+
 # -- options
 
 
@@ -197,8 +315,81 @@ def test_options_are_checked_when_they_are_set():
         WebSocketHandler(producer, max_size=5)
     with pytest.raises(ValueError, match="max_message_size"):
         WebSocketHandler(producer, max_message_size=0)
-    with pytest.raises(TypeError, match="function"):
-        WebSocketHandler(Echo())
+
+
+async def produce_async(request, protocols):
+    return Echo()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        (Echo, r"lambda request, protocols: Echo\(\).*not the class Echo"),
+        (Echo(), r"lambda request, protocols: Echo\(\)"),
+        ("echo", r"a function \(request, protocols\), not 'echo'"),
+        (None, "not None"),
+        (lambda request: Echo(), r"called with \(request, protocols\), but .*lambda\(request\)"),
+        (produce_async, "is 'async def': leave out 'async'"),
+    ],
+)
+def test_a_wrong_producer_is_told_where_it_is_given(wrong, match):
+    for _ in range(2):
+        with pytest.raises(TypeError, match=match):
+            WebSocketHandler(wrong)
+
+
+def test_a_producer_may_be_any_callable():
+    class Producer:
+        def __call__(self, request, protocols):
+            return None
+
+        def method(self, request, protocols, extra=1):
+            return None
+
+    for fitting in (Producer(), Producer().method, functools.partial(produce_named, "x")):
+        assert WebSocketHandler(fitting).handler_producer is fitting
+
+
+def produce_named(name, request, protocols):
+    return None
+
+
+def test_a_wrong_handle_session_is_told_at_its_definition():
+    with pytest.raises(TypeError, match=r"handle_session.*'async def'"):
+
+        class Async(WebSocketSessionHandler):
+            async def handle_session(self, request, socket):
+                pass
+
+    with pytest.raises(TypeError, match=r"handle_session.*'yield'"):
+
+        class Generator(WebSocketSessionHandler):
+            def handle_session(self, request, socket):
+                yield
+
+    with pytest.raises(TypeError, match=r"called with \(self, request, socket\)"):
+
+        class Short(WebSocketSessionHandler):
+            def handle_session(self, socket):
+                pass
+
+
+def test_a_handle_session_of_any_kind_that_fits_is_taken():
+    class Fitting(WebSocketSessionHandler):
+        def handle_session(self, *args, **kwargs):
+            pass
+
+    class Static(WebSocketSessionHandler):
+        @staticmethod
+        def handle_session(request, socket):
+            pass
+
+    class ByClass(WebSocketSessionHandler):
+        @classmethod
+        def handle_session(cls, request, socket):
+            pass
+
+    assert Fitting() and Static() and ByClass()
 
 
 # -- sockets

@@ -875,7 +875,7 @@ def test_the_peers_close_is_echoed(pair):
     peer.send(close_frame(3999, "später".encode()))
     assert socket.read_string_message() == NOTHING
     assert (socket.close_code, socket.close_reason) == (3999, "später")
-    assert peer.read_close() == (3999, b"")
+    assert peer.read_close() == (3999, "später".encode())
 
 
 def test_an_empty_close_is_1005(pair):

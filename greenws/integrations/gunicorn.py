@@ -16,7 +16,7 @@ import gevent
 from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
 
 from ..config import Config
-from ..opcodes import CloseCode
+from ..server.closing import close_sessions, drain_sessions
 from ..server.handler import UpgradeHandler
 from ..server.server import WebSocketServer
 
@@ -41,6 +41,8 @@ class _Handler(UpgradeHandler, PyWSGIHandler):  # type: ignore[misc]
 
 class _Server(WebSocketServer):
     running: weakref.WeakSet[_Server] = weakref.WeakSet()
+    grace = 30.0
+    """gunicorn's ``graceful_timeout``, in seconds, less what it takes to kill what is left."""
     _ending: gevent.Greenlet[[], None] | None = None
 
     def start(self) -> None:
@@ -51,8 +53,7 @@ class _Server(WebSocketServer):
         """Called by gunicorn when this worker is to stop accepting."""
         super().close()
         if not self.is_stopping:
-            for socket in self.stats.open_sockets:
-                socket.start_closing(CloseCode.GOING_AWAY)
+            drain_sessions(self.stats.open_sockets, self.config.shutdown_drain, self.grace)
             self._ending = gevent.spawn(self._end_connections)
 
     def _end_connections(self) -> None:
@@ -94,7 +95,9 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     """The limits of the sessions."""
 
     def server_class(self, listener: Any, **options: Any) -> WebSocketServer:
-        return _Server(listener, config=self.config, **options)
+        server = _Server(listener, config=self.config, **options)
+        server.grace = self._grace
+        return server
 
     def run(self) -> None:
         _join_logs()
@@ -102,8 +105,12 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)
-        timeout = self.cfg.graceful_timeout
-        gevent.spawn_later(max(timeout - _KILL_MARGIN, timeout / 2), self._kill_all)
+        gevent.spawn_later(self._grace, self._kill_all)
+
+    @property
+    def _grace(self) -> float:
+        timeout: float = self.cfg.graceful_timeout
+        return max(timeout - _KILL_MARGIN, timeout / 2)
 
     def _kill_all(self) -> None:
         for server in list(_Server.running):
@@ -117,6 +124,7 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         servers = list(_Server.running)
         for server in servers:
             server.close()
+            close_sessions(server.stats.open_sockets, 0)  # there is no time to drain
         deadline = time.monotonic() + _CLOSE_DELAY
         while any(server.clients for server in servers) and time.monotonic() < deadline:
             gevent.sleep(0.01)

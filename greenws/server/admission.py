@@ -88,9 +88,10 @@ class Admission:
         for event in self._waiting:
             event.set()
 
-    def wait_until_quiet(self, timeout: float | None) -> bool:
-        """Blocks until no request is being answered and no session is open; False after
-        ``timeout`` seconds. A handler that stops its own server does not wait for itself."""
+    def wait_until_quiet(self, timeout: float | None) -> int:
+        """Blocks until no request is being answered and no session is open, or for ``timeout``
+        seconds; returns how many are left. A handler that stops its own server does not wait for
+        itself."""
         own = 1 if getcurrent() in self.greenlets else 0
         deadline = None if timeout is None else time.monotonic() + timeout
         event = Event()
@@ -99,11 +100,11 @@ class Admission:
             while self.busy > own:
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 if not event.wait(left):
-                    return False
+                    break
                 event.clear()
         finally:
             self._waiting.discard(event)
-        return True
+        return max(0, self.busy - own)
 
     def end_all(self) -> None:
         """Kills the greenlets of all connections except the current one."""

@@ -20,23 +20,28 @@ from gevent.monkey import get_original
 from geventwebsocket.server import WebSocketServer as _OriginalServer
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from ..checks import check_application
 from ..config import Config
 from ..exceptions import RequestError
 from ..http.head import error_response
 from ..http.stream import HttpStream
 from ..hub import forks
-from ..hub.sockets import OwnedSocket, OwnedSSLSocket
-from ..opcodes import CloseCode
+from ..hub.sockets import OwnedSocket
 from ..session import OpenSession
 from ..stats import ServerStats
 from .admission import TOO_MANY, Admission
 from .clients import DirectClient
+from .closing import drain_sessions
 from .handler import UpgradeHandler
 from .opening import Opening, is_direct
+from .options import check_config, check_options, load_certificates, prepare_tls
 from .signals import stop_at_signals
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
+    from typing_extensions import Unpack
+
+    from ..options import ServerOptions
 
 __all__ = ["WebSocketServer"]
 
@@ -78,7 +83,9 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     ``spawn``, ``pre_start_hook``...) are those of ``WSGIServer`` and gevent-websocket.
 
     Raises:
-        TypeError, ValueError: the value of an option is not allowed.
+        TypeError: an option does not exist; ``application`` is no WSGI application.
+        ValueError: the value of an option is not allowed.
+        OSError: ``certfile`` or ``keyfile`` cannot be read, or the two do not fit.
     """
 
     handler_class = UpgradeHandler
@@ -96,9 +103,15 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         *args: Any,
         config: Config | None = None,
         trusted_proxies: int = 0,
-        **kwargs: Any,
+        **kwargs: Unpack[ServerOptions],
     ) -> None:
-        self.config = config or Config()
+        options: dict[str, Any] = {**kwargs}
+        check_options(options)
+        if application is not None:
+            check_application(application, "the application of a WebSocketServer")
+        elif getattr(self, "application", None) is None:
+            raise TypeError("WebSocketServer needs an application: WebSocketServer(address, app)")
+        self.config = check_config(config)
         self.stats = ServerStats()
         self.admission = Admission(self.config)
         self.proxy_fix = _make_proxy_fix(trusted_proxies)
@@ -106,9 +119,10 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         self._full = False
         self._stopping: Event | None = None
         self._process = forks.process()  # the one that may accept
+        self._certificate = (options.get("certfile"), options.get("keyfile"))
+        self._tls_context = prepare_tls(options)
         _servers.add(self)
-        _prepare_tls(kwargs)
-        super().__init__(listener, application, *args, **kwargs)
+        super().__init__(listener, application, *args, **options)
 
     def do_read(self) -> Any:
         """Accepts a connection; None if there is none, or no resources to accept it."""
@@ -169,6 +183,27 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             _logger.info("TLS handshake with %s failed: %s", address, error)
             return
         self.handle(sock, address)
+
+    def reload_certificates(self) -> None:
+        """Reads ``certfile`` and ``keyfile`` again, for the connections that are accepted from now
+        on; open ones keep what they have.
+
+        Raises:
+            OSError: a file is missing, or the two do not fit (``ssl.SSLError``); the server goes on
+                with what it had.
+            RuntimeError: the server was not given ``certfile``.
+        """
+        certfile, keyfile = self._certificate
+        if certfile is None:
+            raise RuntimeError(
+                "no certificates to reload: give certfile= and keyfile= to WebSocketServer; with "
+                "ssl_context=, load_cert_chain() of the context does the same"
+            )
+        load_certificates(gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certfile, keyfile)
+        # The same context, since it may be that of open connections. An error here would leave it
+        # with a certificate and a key that do not fit.
+        load_certificates(self._tls_context, certfile, keyfile)
+        _logger.info("reloaded the certificate from %s", certfile)
 
     def do_handle(self, sock: Any, address: Any) -> None:
         """Spawns a greenlet that serves a connection."""
@@ -310,16 +345,16 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         if grace is None:
             grace = self.config.shutdown_grace if timeout is None else timeout
         stopping = self._stopping = Event()
+        draining = None
         try:
             self.close()
-            for socket in self.stats.open_sockets:
-                socket.start_closing(CloseCode.GOING_AWAY)
-            if not self.admission.wait_until_quiet(grace):
+            draining = drain_sessions(self.stats.open_sockets, self.config.shutdown_drain, grace)
+            if left := self.admission.wait_until_quiet(grace):
                 _logger.warning(
-                    "%d requests and sessions did not end within %g s (shutdown_grace)",
-                    self.admission.busy,
-                    grace,
+                    "%d requests and sessions did not end within %g s (shutdown_grace)", left, grace
                 )
+            if draining is not None:
+                draining.kill()
             self.admission.end_all()
             super().stop(0)
         finally:
@@ -366,21 +401,3 @@ def _make_proxy_fix(hops: int) -> ProxyFix | None:
     if hops == 0:
         return None
     return ProxyFix(lambda environ, start_response: [], hops, hops, hops)
-
-
-def _prepare_tls(options: dict[str, Any]) -> None:
-    """Replaces ``certfile`` and ``keyfile`` by a context, and sets its ALPN protocol."""
-    if "certfile" in options and "ssl_context" not in options:
-        context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(options.pop("certfile"), options.pop("keyfile", None))
-        options["ssl_context"] = context
-    if "ssl_context" in options:
-        if not isinstance(options["ssl_context"], gevent.ssl.SSLContext):
-            raise TypeError(
-                f"ssl_context must be a gevent.ssl.SSLContext, not {options['ssl_context']!r}: "
-                "with one of Python's own, each handshake would block all greenlets"
-            )
-        context = options["ssl_context"]
-        context.set_alpn_protocols(["http/1.1"])
-        if context.sslsocket_class is gevent.ssl.SSLSocket:
-            context.sslsocket_class = OwnedSSLSocket

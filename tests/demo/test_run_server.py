@@ -103,6 +103,39 @@ def test_tls_serves_https_and_wss(tmp_path: Path) -> None:
         assert "Traceback" not in "\n".join(demo.stderr)
 
 
+def test_sighup_reads_the_certificate_again(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certfile, keyfile = tmp_path / "cert.pem", tmp_path / "key.pem"
+
+    def renew() -> None:
+        certificate = authority.issue_cert("127.0.0.1")
+        certfile.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+        certificate.private_key_pem.write_to_path(keyfile)
+
+    renew()
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    arguments = ("--port", "0", "--certfile", str(certfile), "--keyfile", str(keyfile))
+    with running(*arguments) as demo:
+        with connect(demo.ws_url + "/echo", "echo", ssl=context) as before:
+            renew()
+            demo.process.send_signal(signal.SIGHUP)
+            demo.wait_for(demo.stderr, "reloaded the certificate from .*cert.pem")
+            with connect(demo.ws_url + "/echo", "echo", ssl=context) as after:
+                serials = [
+                    connection.socket.getpeercert()["serialNumber"]
+                    for connection in (before, after)
+                ]
+            before.send("still here")
+            assert before.recv(timeout=limit(20)) == "still here"
+            keyfile.write_text("")
+            demo.process.send_signal(signal.SIGHUP)
+            demo.wait_for(demo.stderr, "the certificate was not reloaded: .*key.pem")
+        assert demo.stop() == 0
+    assert serials[0] != serials[1]
+
+
 def test_metrics_without_prometheus_client_say_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "prometheus_client.py").write_text("raise ImportError('no client')")
     with running("--port", "0", PYTHONPATH=str(tmp_path)) as demo:

@@ -189,7 +189,7 @@ def test_every_cut_of_a_stream_gives_the_same_events(client):
         for second in range(first, len(stream) + 1, 5):
             end = End(client)
             assert end.drive(*cut(stream, [first, second])) == expected
-            assert end.replies() == [(PONG, b"p"), (CLOSE, body(4000))]
+            assert end.replies() == [(PONG, b"p"), (CLOSE, body(4000, b"bye"))]
 
 
 def test_has_frame_is_true_only_if_another_whole_frame_was_fed(end):
@@ -468,9 +468,9 @@ def test_a_ping_that_was_refused_leaves_no_record(end):
 
 
 @pytest.mark.parametrize("code", VALID_CODES)
-def test_a_close_is_answered_with_its_code(end, code):
+def test_a_close_is_answered_with_its_code_and_reason(end, code):
     assert end.drive(end.close_frame(code, b"the reason")) == [(CLOSE, code, "the reason")]
-    assert end.replies() == [(CLOSE, body(code))]
+    assert end.replies() == [(CLOSE, body(code, b"the reason"))]
     assert end.protocol.state == CLOSED
 
 
@@ -514,10 +514,10 @@ def test_any_utf8_is_a_reason(end, reason):
     assert end.drive(*octets(end.close_frame(1000, reason))) == [(CLOSE, 1000, reason.decode())]
 
 
-def test_a_reason_of_123_bytes_is_taken_and_not_sent_back(end):
+def test_a_reason_of_123_bytes_is_taken_and_sent_back(end):
     reason = "é" * 61 + "x"
     assert end.drive(end.close_frame(1001, reason.encode())) == [(CLOSE, 1001, reason)]
-    assert end.replies() == [(CLOSE, body(1001))]
+    assert end.replies() == [(CLOSE, body(1001, reason.encode()))]
 
 
 def test_a_close_in_the_middle_of_a_message_is_a_close(end):
@@ -531,7 +531,7 @@ def test_what_follows_a_close_is_ignored(end):
     behind = end.frame(TEXT, b"b") + end.frame(PING, b"p") + b"\xff\xff\xff" + end.close_frame(4000)
     stream = end.frame(TEXT, b"a") + end.close_frame(1001, b"bye") + behind
     assert end.drive(stream) == [(TEXT, "a", True), (CLOSE, 1001, "bye")]
-    assert end.replies() == [(CLOSE, body(1001))]
+    assert end.replies() == [(CLOSE, body(1001, b"bye"))]
     for chunk in (behind, *octets(behind)):
         assert end.drive(chunk) == [(CLOSE, 1001, "bye")]
     end.protocol.feed_eof()
@@ -842,8 +842,11 @@ def test_encoded_messages_at_every_boundary_of_the_length(end, size):
 
 def test_a_large_payload_is_sent_apart_from_its_header():
     payload = os.urandom(70_000)
-    header = Connection(Config()).header(BINARY, True, len(payload))
-    assert read_frames(header + payload) == [(True, BINARY, payload)]
+    header, rest = Connection(Config()).divide(BINARY, True, payload)
+    assert rest is payload
+    assert read_frames(header + rest) == [(True, BINARY, payload)]
+    header, masked = Connection(Config(), client=True).divide(BINARY, True, memoryview(payload))
+    assert masked != payload and read_frames(header + masked) == [(True, BINARY, payload)]
 
 
 def test_a_client_masks_every_frame_with_a_fresh_mask():
@@ -880,7 +883,7 @@ def test_two_ends_talk_to_each_other(client):
         (CONTINUATION, "b", True),
         (CLOSE, 4000, "bye"),
     ]
-    assert drive(ours, b"".join(theirs.replies)) == [(PONG, b"p", True), (CLOSE, 4000, "")]
+    assert drive(ours, b"".join(theirs.replies)) == [(PONG, b"p", True), (CLOSE, 4000, "bye")]
 
 
 # -- any stream, any cut
@@ -925,7 +928,7 @@ def streams(draw, client: bool):
         stream += close_frame(code, b"" if code is None else b"r", mask=mask)
         stream += draw(st.binary(max_size=5))
         events.append((CLOSE, code or 1005, "" if code is None else "r"))
-        pongs.append((CLOSE, b"" if code is None else body(code)))
+        pongs.append((CLOSE, b"" if code is None else body(code, b"r")))
     return stream, events, pongs
 
 

@@ -49,13 +49,13 @@ def test_all_waiters_are_woken_when_no_work_is_left():
     admission.begin_work()
     waiting = [gevent.spawn(admission.wait_until_quiet, timeout) for timeout in (None, 5)]
     impatient = gevent.spawn(admission.wait_until_quiet, 0.01)
-    assert impatient.get(timeout=limit(2)) is False
+    assert impatient.get(timeout=limit(2)) == 1
     admission.end_work()
     admission.begin_work()  # before anybody could look
     stays(lambda: not any(each.ready() for each in waiting))
     admission.end_work()
-    assert [each.get(timeout=limit(2)) for each in waiting] == [True, True]
-    assert admission.wait_until_quiet(None)
+    assert [each.get(timeout=limit(2)) for each in waiting] == [0, 0]
+    assert admission.wait_until_quiet(None) == 0
     assert not admission._waiting
 
 

@@ -91,6 +91,32 @@ def test_a_thousand_clients_all_get_1001(serve, work):
     assert server.stats.connections_open == 0
 
 
+def test_stopping_says_nothing_where_nothing_is_left(serve, work, caplog):
+    caplog.set_level(logging.WARNING, "greenws")
+    for grace in (0, 0.001, 5):
+        server = serve(work.routes)
+        with Peer.open(server.address, "/echo") as peer:
+            peer.send(frame(TEXT, b"x"))
+            assert peer.read_frame() == (True, TEXT, b"x")
+        wait_until(lambda server=server: server.admission.open == 0)
+        server.stop(grace=grace)
+    assert caplog.records == []
+
+
+def test_a_handler_that_stops_its_server_is_not_counted_as_left(serve, caplog):
+    def app(environ, start_response):
+        server.stop(grace=0.05)
+        start_response("200 OK", [])
+        return []
+
+    caplog.set_level(logging.WARNING, "greenws")
+    server = serve(app)
+    with Peer.connect(server.address) as peer:
+        peer.send(get())
+        assert peer.read_response().status == 200
+    assert caplog.records == []
+
+
 def test_handlers_may_finish_within_the_grace(serve, work):
     server = serve(work.routes)
     with Peer.open(server.address, "/busy") as peer:

@@ -97,10 +97,59 @@ def test_certfile_and_keyfile(serve, routes, trusting, tmp_path):
         assert echoes(peer)
 
 
+def write(certificate, chain, key):
+    chain.write_bytes(b"".join(pem.bytes() for pem in certificate.cert_chain_pems))
+    certificate.private_key_pem.write_to_path(str(key))
+
+
+def serial(peer):
+    return peer.sock.getpeercert()["serialNumber"]
+
+
+def test_certificates_are_reloaded_while_sessions_live_on(serve, routes, trusting, tmp_path):
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    write(AUTHORITY.issue_cert("127.0.0.1"), chain, key)
+    server = serve(routes, certfile=str(chain), keyfile=str(key))
+    with connect(server, trusting) as old:
+        assert echoes(old)
+        write(AUTHORITY.issue_cert("127.0.0.1"), chain, key)
+        with connect(server, trusting) as peer:
+            assert serial(peer) == serial(old)
+        server.reload_certificates()
+        with connect(server, trusting) as new:
+            assert serial(new) != serial(old)
+            assert echoes(new)
+        old.send(frame(TEXT, b"still here"))
+        assert old.read_frame() == (True, TEXT, b"still here")
+
+
+def test_certificates_that_cannot_be_used_leave_the_old_ones(serve, routes, trusting, tmp_path):
+    chain, key, other = (tmp_path / name for name in ("chain.pem", "key.pem", "other.pem"))
+    write(AUTHORITY.issue_cert("127.0.0.1"), chain, key)
+    server = serve(routes, certfile=str(chain), keyfile=str(key))
+    with connect(server, trusting) as peer:
+        before = serial(peer)
+    write(AUTHORITY.issue_cert("127.0.0.1"), chain, other)  # of another key
+    with pytest.raises(native_ssl.SSLError, match=r"chain\.pem and .*key\.pem"):
+        server.reload_certificates()
+    key.unlink()
+    with pytest.raises(FileNotFoundError, match=r"key\.pem"):
+        server.reload_certificates()
+    with connect(server, trusting) as peer:
+        assert serial(peer) == before
+        assert echoes(peer)
+
+
+def test_reloading_without_a_certfile_says_what_to_do(serve, routes):
+    for options in ({}, {"ssl_context": served("127.0.0.1")}):
+        with pytest.raises(RuntimeError, match="certfile="):
+            serve(routes, **options).reload_certificates()
+
+
 def test_a_context_that_would_stop_all_greenlets_is_refused():
     context = native_ssl.SSLContext(native_ssl.PROTOCOL_TLS_SERVER)
     with pytest.raises(TypeError, match=r"must be a gevent\.ssl\.SSLContext"):
-        WebSocketServer(("127.0.0.1", 0), None, ssl_context=context)
+        WebSocketServer(("127.0.0.1", 0), Routes(), ssl_context=context)
 
 
 def test_a_stream_without_close_notify_is_cut_off(serve, routes, trusting):

@@ -1,0 +1,67 @@
+"""``python -m greenws COMMAND``: a module of :mod:`greenws.cli` for each command.
+
+Such a module has ``add_arguments(parser)`` and ``run(options) -> int``, the exit code. It is
+imported when its command is called, so that one which needs no gevent imports none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from .distribution import version
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "doctor": "check this installation, this machine and an application; say what to do",
+}
+"""The commands, each the name of a module, and what they do."""
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """The parser of a command, whose module is imported when its arguments are to be parsed."""
+
+    command: str | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.command is not None:
+            module = import_module(f".cli.{self.command}", __package__)
+            self.command = None
+            self.description = self.description or module.__doc__
+            module.add_arguments(self)
+            self.set_defaults(run=module.run)
+        return super().parse_known_args(args, namespace)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m greenws", description="Tools for WebSockets with greenws."
+    )
+    parser.add_argument("--version", action="version", version=f"greenws {version()}")
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=_CommandParser
+    )
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        command.command = name
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command that ``arguments`` (or the process's) call; the exit code."""
+    options = make_parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

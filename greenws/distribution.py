@@ -1,0 +1,62 @@
+"""The distribution that this package belongs to: its version, and one that is mistaken for it.
+
+It is called greenws-wsgi; "greenws" in the public index is an unrelated module of 2021.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import warnings
+
+__all__ = ["NAME", "check_neighbours", "unrelated", "version"]
+
+NAME = "greenws-wsgi"
+_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def version() -> str:
+    """The version in pyproject.toml: of the checkout that this is, or of what is installed."""
+    try:
+        with open(os.path.join(_FOLDER, "pyproject.toml"), encoding="utf-8") as file:
+            found = re.search(rf'^name = "{NAME}"\nversion = "(.+)"$', file.read(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found:
+        return found[1]
+    from importlib import metadata
+
+    try:
+        return metadata.version(NAME)
+    except metadata.PackageNotFoundError:  # a copy of the package's folder
+        return "0+unknown"
+
+
+def unrelated() -> str | None:
+    """Where a distribution called "greenws" is installed, in any folder of ``sys.path``."""
+    from importlib import metadata
+
+    try:
+        found = metadata.distribution("greenws")
+    except metadata.PackageNotFoundError:
+        return None
+    return str(found.locate_file(""))
+
+
+def check_neighbours() -> None:
+    """Warns if a distribution called "greenws" is installed in the same folder as this package."""
+    # Only that one folder: to look through sys.path would double the time of `import greenws`.
+    if glob.glob(os.path.join(glob.escape(_FOLDER), "greenws-[0-9]*.dist-info")):
+        warnings.warn(
+            f'The distribution "greenws" in {_FOLDER} is an unrelated project; this package '
+            f"belongs to {NAME}. Remove it: pip uninstall greenws",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        return version()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,48 @@
+"""``python -m greenws``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import greenws
+from greenws.__main__ import COMMANDS, main
+
+pytestmark = pytest.mark.no_io
+
+
+def test_it_runs_as_a_module():
+    command = [sys.executable, "-m", "greenws", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"greenws {greenws.__version__}\n")
+
+
+def test_help_lists_the_commands_without_importing_them(capsys):
+    program = (
+        "import sys\nfrom greenws.__main__ import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not [n for n in sys.modules if n.startswith(('greenws.cli.', 'gevent'))]"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in COMMANDS:
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: python -m greenws {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["nothing"], ["doctor", "--nothing"]])
+def test_a_wrong_call_ends_with_2_and_the_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: python -m greenws" in capsys.readouterr().err
