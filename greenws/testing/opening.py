@@ -19,6 +19,7 @@ import gevent
 from werkzeug.datastructures import Headers
 from werkzeug.test import Client, TestResponse
 
+from ..client.opening import Response
 from ..config import Config
 from ..exceptions import HandshakeError
 from ..hub.transport import FOREVER
@@ -276,11 +277,12 @@ class _Handshake:
             transport,
             self._limits,
             client=True,
-            deflate=None if agreed is None else Deflate(agreed, self._limits),
+            deflate=None if agreed is None else Deflate(agreed, self._limits, client=True),
             early=rest,
             subprotocol=subprotocol,
             remote_address=("127.0.0.1", 80),
         )
+        self.run.socket.response = Response(101, Headers(headers))
         return "101 Switching Protocols", headers, b""
 
 

@@ -333,6 +333,29 @@ def test_a_client_keeps_the_cookies_of_a_refusal():
     assert (client.get_cookie("seen").value, client.get_cookie("more").value) == ("1", "2")
 
 
+def test_a_client_keeps_the_cookies_of_an_upgrade():
+    app = WebSocketHandler(
+        lambda request, protocols: Echo(), response_headers=[("Set-Cookie", "seen=1; Path=/")]
+    )
+    client = Client(app)
+    with testing.connect(app, client=client, subprotocols=["echo"]) as socket:
+        assert socket.response.headers["Set-Cookie"] == "seen=1; Path=/"
+    assert client.get_cookie("seen").value == "1"
+
+
+def test_messages_are_compressed_as_config_says():
+    config = Config(deflate_window_bits=9, deflate_peer_window_bits=10, deflate_takeover=True)
+    with testing.connect(echo, subprotocols=["echo"], config=config) as socket:
+        assert "server_max_window_bits=" in socket.response.headers["Sec-WebSocket-Extensions"]
+        for _ in range(3):
+            socket.send("x" * 10_000)
+            assert socket.receive() == "x" * 10_000
+        assert socket.traffic.bytes_in < 1000
+    config = Config(deflate=False)
+    with testing.connect(echo, subprotocols=["echo"], config=config) as socket:
+        assert "Sec-WebSocket-Extensions" not in socket.response.headers
+
+
 # -- refusals
 
 
