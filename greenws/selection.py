@@ -19,6 +19,7 @@ from gevent.event import AsyncResult, Event
 from greenlet import greenlet
 
 from .checks import check_number
+from .waiting import functions
 from .websocket import WebSocket
 
 __all__ = ["select"]
@@ -58,6 +59,7 @@ def select(socket: WebSocket, *others: Any, timeout: float | None = None) -> tup
             raise TypeError(f"select() takes queues, events and greenlets of gevent, not {other!r}")
     check_number("timeout", timeout)
     deadline = None if timeout is None else time.monotonic() + timeout
+    prepared = False
     while True:
         for other in others:
             if _is_ready(other):
@@ -69,6 +71,15 @@ def select(socket: WebSocket, *others: Any, timeout: float | None = None) -> tup
                         pass
                 _turn_of_socket.add(socket)
                 return other, _take(other)
+        if functions and not prepared and timeout != 0:
+            prepared = True
+            with contextlib.suppress(TimeoutError):
+                message = socket.receive(0)
+                _turn_of_socket.discard(socket)
+                return socket, message
+            # Here, since the others throw exceptions into the greenlet while it is in _receive().
+            socket.prepare_wait()
+            continue
         try:
             left = None if deadline is None else max(0, deadline - time.monotonic())
             message = _receive(socket, others, left)
@@ -98,7 +109,7 @@ def _receive(socket: WebSocket, others: tuple[Any, ...], timeout: float | None) 
     try:
         for other in others:
             unlinks.append(_link(other, wake))
-        return socket.receive(timeout)
+        return socket.receive_prepared(timeout)
     finally:
         waiting = False
         for unlink in unlinks:

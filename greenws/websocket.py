@@ -33,6 +33,7 @@ from .protocol.connection import CLOSED, MAX_HEADER, OPEN, Connection, Ping
 from .protocol.deflate import Deflate
 from .protocol.shared import SharedMessage
 from .rate_limit import RateLimit
+from .waiting import call_functions, functions
 
 if TYPE_CHECKING:
     from werkzeug import Request
@@ -59,6 +60,8 @@ _CLOSE = 8
 _PING = 9
 _PONG = 10
 _NOTHING = -1
+
+_before_wait = functions  # of before_wait()
 
 _NO_ANSWER = "the peer did not answer Close (close_timeout)"
 _MAX_FILL = 0.005  # seconds for input that no greenlet reads, before others run
@@ -147,6 +150,7 @@ class WebSocket:
         # read state
         self._reading = False
         self._leading = False
+        self._prepared = False  # select() has called what before_wait() has registered
         self._followers: Event | None = None
         self._inbox: deque[tuple[Any, int, bool]] | None = None
         self._inbox_size = 0
@@ -298,6 +302,7 @@ class WebSocket:
         """Blocks until the next fragment or pong, and leaves it in ``data`` and ``final`` of the
         connection. INVALID at the deadline, CLOSE when the connection is closed."""
         connection = self._connection
+        prepared = False
         if self._transport.poller.turns.steps <= 0:
             self._check_turn()
         while True:
@@ -312,6 +317,12 @@ class WebSocket:
             if connection.replies:
                 self._send_replies()
             if event == _NOTHING:
+                if _before_wait and not prepared and not self._prepared and deadline != _POLL:
+                    if self._pump(_POLL):
+                        continue
+                    prepared = True
+                    if self._call_before_wait():
+                        continue
                 if not self._pump(deadline):
                     return _NOTHING
             elif event == _PING:
@@ -321,6 +332,34 @@ class WebSocket:
                     self._transport.finish_writing()
                 self._transport.poller.turns.steps -= 1
                 return event
+
+    def _call_before_wait(self) -> bool:
+        """Calls what :func:`greenws.before_wait` has registered. True if there is something to look
+        at since."""
+        received, state = self._transport.received, self._connection.state
+        call_functions()
+        return (
+            self._transport.received != received
+            or self._connection.state != state
+            or bool(self._inbox)
+        )
+
+    def prepare_wait(self) -> None:
+        """What a read does before it waits, for a caller that has found nothing to read, and that
+        waits in :meth:`receive_prepared`."""
+        self._begin_read()
+        try:
+            self._call_before_wait()
+        finally:
+            self._reading = False
+
+    def receive_prepared(self, timeout: float | None) -> str | bytes:
+        """Like :meth:`receive` after :meth:`prepare_wait`."""
+        self._prepared = True
+        try:
+            return self._receive(timeout, False)
+        finally:
+            self._prepared = False
 
     def _take_step(self) -> None:
         self._transport.poller.turns.steps -= 1
@@ -516,6 +555,7 @@ class WebSocket:
         began = time.monotonic()
         self._send_or_hold(frame)
         self._transport.flush()
+        prepared = False
         while True:
             self._fill_inbox(_FOREVER, True)
             if ping.answered:
@@ -524,6 +564,12 @@ class WebSocket:
                 raise self._connection.closed_error()
             if self._inbox_size > self._max_inbox and not self._reading:
                 raise TimeoutError("too many unread messages before the pong; read them first")
+            if _before_wait and not prepared and deadline != _POLL:
+                if self._pump(_POLL):
+                    continue
+                prepared = True
+                if self._call_before_wait():
+                    continue
             if not self._pump(deadline):
                 raise TimeoutError(f"no pong within {timeout} s")
 
