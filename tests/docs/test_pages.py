@@ -52,7 +52,10 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
             (tmp_path / block.caption).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / block.caption).write_text(block.text)
             name = block.caption.removesuffix(".py").replace("/", ".")
-            fragments.append(f"import importlib; importlib.import_module({name!r})\n")
+            if "." in Path(block.caption).stem:  # gunicorn.conf.py
+                fragments.append(f"import runpy; runpy.run_path({block.caption!r})\n")
+            else:
+                fragments.append(f"import importlib; importlib.import_module({name!r})\n")
         else:
             fragments.append("\n" * 2 + f"# {block}\n" + block.text)
     run(f"__name__ = 'page'\n{setup_of(page)}\n" + "".join(fragments), tmp_path)
