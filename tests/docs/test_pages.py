@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ..support.limits import limit
 from ..support.pages import PAGES, Block, blocks_of, name_of, setup_of
@@ -82,6 +83,13 @@ def test_the_tests_of_blocks_exist() -> None:
 def test_json_is_valid() -> None:
     for block in of("json"):
         json.loads(block.text)
+
+
+def test_yaml_is_valid() -> None:
+    for block in of("yaml"):
+        assert list(yaml.safe_load_all(block.text)), block
+    for path in (ROOT / ".github").rglob("*.yml"):
+        assert yaml.safe_load(path.read_text()), path
 
 
 def test_javascript_is_valid(tmp_path: Path) -> None:
