@@ -168,8 +168,9 @@ class WebSocketHandler:
             raise
         except HTTPException:
             raise
-        except Exception:
-            _logger.exception("cannot open a session for %r", request.path)
+        except Exception as error:
+            if ENVIRON_KEY not in environ or not environ[ENVIRON_KEY].take_error(error):
+                _logger.exception("cannot open a session for %r", request.path)
             raise InternalServerError from None
         return OpenSession(handler, request, socket)
 
@@ -254,6 +255,7 @@ def _close(socket: WebSocket, escaped: BaseException | None) -> None:
         socket.abandon(CloseCode.GOING_AWAY)
         raise escaped
     else:
-        path = socket.request.path if socket.request is not None else ""
-        _logger.error("session failed: %r %s", path, socket.remote_address, exc_info=escaped)
+        if socket.record is None or not socket.record.take_error(escaped):
+            path = socket.request.path if socket.request is not None else ""
+            _logger.error("session failed: %r %s", path, socket.remote_address, exc_info=escaped)
         socket.close(CloseCode.INTERNAL_ERROR)

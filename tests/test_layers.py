@@ -39,18 +39,20 @@ LAYERS = [
     ("protocol",),
     ("hub",),
     ("http",),
-    ("rate_limit", "cross_thread", "websocket", "keepalive", "selection", "stats"),
+    ("rate_limit", "cross_thread", "waiting", "websocket", "keepalive", "selection", "stats"),
     ("client",),
     ("upgrade", "session", "routes"),
     ("rooms",),
     ("server",),
-    ("integrations", "policies", "brokers", "gunicorn"),
+    ("testing",),
+    ("databases", "integrations", "policies", "brokers", "gunicorn"),
     ("cli", "__main__"),
 ]
 
 # Modules that hand on names of others, under the addresses that programs import them from.
 SHORT_IMPORTS = {
-    *("policies", "brokers", "brokers.memory", "brokers.redis", "client", "gunicorn", "rooms")
+    *("policies", "brokers", "brokers.memory", "brokers.redis", "client", "gunicorn", "rooms"),
+    "testing",
 }
 
 # In protocol/ and in http/head.py nothing knows a socket, a greenlet or a clock.

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from .. import checks
+from ..checks import wrong_message
 from ..opcodes import is_sendable
 
 __all__ = ["check_close", "check_name", "message"]
@@ -40,16 +42,16 @@ def message(data: Any) -> str | bytes:
     try:
         return bytes(memoryview(data))
     except TypeError:
-        raise TypeError(
-            f"message must be a str, a bytes-like object or a dict, not {type(data).__name__}"
-        ) from None
+        raise wrong_message(data) from None
 
 
 def check_close(code: int, reason: str) -> None:
     """
     Raises:
+        TypeError: ``code`` is not an int, or ``reason`` not a str.
         ValueError: ``code`` may not be sent, or ``reason`` is longer than 123 bytes.
     """
+    checks.check_close(code, reason)
     if not is_sendable(code):
         raise ValueError(f"close code {code} may not be sent; use 1000, 1001, 1011 or 3000 to 4999")
     if len(reason.encode()) > _MAX_REASON:

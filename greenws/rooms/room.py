@@ -124,6 +124,10 @@ class Room:
             ValueError: ``presence_key`` is empty; ``presence_linger`` is below 0, or given without
                 a key.
         """
+        if not isinstance(socket, WebSocket):
+            raise TypeError(f"room.join() takes the session's socket, not {socket!r}")
+        if gap is not None and not isinstance(gap, (str, bytes)):
+            raise TypeError(f"gap must be a message, a str or bytes, not {gap!r}")
         lag.check(policy)
         watch = None if presence is None else Watch.of(presence)
         json.dumps(info)

@@ -42,7 +42,7 @@ def test_what_is_no_message_is_refused(data, error):
 
 
 def test_the_error_says_what_a_message_is():
-    with pytest.raises(TypeError, match="a str, a bytes-like object or a dict, not list"):
+    with pytest.raises(TypeError, match="must be a str or a bytes-like object, not list"):
         message([])
 
 
