@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Stamp", "check", "json_id"]
+__all__ = ["check", "json_id"]
 
 Stamp = Callable[[str, "str | bytes"], "str | bytes"]
 
