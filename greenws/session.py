@@ -8,6 +8,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakSet
 
 import gevent
 from geventwebsocket.exceptions import WebSocketError
@@ -15,6 +16,7 @@ from werkzeug import Request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, InternalServerError
 
+from .checks import check_function
 from .config import SERVER_ONLY, Config
 from .exceptions import ConnectionClosed, HandshakeError
 from .opcodes import CloseCode
@@ -25,6 +27,9 @@ from .websocket import WebSocket
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from typing_extensions import Unpack
+
+    from .options import SessionOptions
 
 __all__ = [
     "EXITS",
@@ -45,6 +50,7 @@ EXITS = (gevent.GreenletExit, KeyboardInterrupt, SystemExit)
 
 _DEBUGGER = "werkzeug.debug.preserve_context"
 _ERRNOS_OF_GONE_PEERS = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
+_checked_producers: WeakSet[Any] = WeakSet()  # their code
 
 
 class WebSocketSessionHandler(ABC):
@@ -63,6 +69,11 @@ class WebSocketSessionHandler(ABC):
         headers = cls.__dict__.get("response_headers", ())
         if isinstance(headers, (list, tuple, Mapping, Headers)):  # a property is checked later
             check_headers(headers)
+        method = cls.__dict__.get("handle_session")
+        if method is not None and not getattr(method, "__isabstractmethod__", False):
+            function = getattr(method, "__func__", method)  # of a static or class method
+            arguments = () if isinstance(method, staticmethod) else ("self",)
+            check_function(function, "handle_session", *arguments, "request", "socket")
 
     @abstractmethod
     def handle_session(self, request: Request, socket: WebSocket) -> None:
@@ -124,7 +135,8 @@ class WebSocketHandler:
     :class:`greenws.Config` for the sessions of this handler.
 
     Raises:
-        TypeError: the producer is not callable, or an option does not exist.
+        TypeError: the producer does not take the two arguments, is ``async def``, a generator or
+            a handler itself; or an option does not exist.
         ValueError: the value of an option is not allowed.
     """
 
@@ -133,13 +145,9 @@ class WebSocketHandler:
         handler_producer: Callable[[Request, list[str]], WebSocketSessionHandler | None],
         *,
         response_headers: ResponseHeaders = (),
-        **options: Any,
+        **options: Unpack[SessionOptions],
     ) -> None:
-        if not callable(handler_producer):
-            raise TypeError(
-                "WebSocketHandler takes a function (request, protocols) that returns a "
-                f"WebSocketSessionHandler, not {handler_producer!r}"
-            )
+        _check_producer(handler_producer)
         for name in SERVER_ONLY.intersection(options):
             raise TypeError(
                 f"{name} is an option of the server: WebSocketServer(config=Config({name}=...))"
@@ -189,8 +197,9 @@ class WebSocketHandler:
             raise
         except HTTPException:
             raise
-        except Exception:
-            _logger.exception("cannot open a session for %r", request.path)
+        except Exception as error:
+            if ENVIRON_KEY not in environ or not environ[ENVIRON_KEY].take_error(error):
+                _logger.exception("cannot open a session for %r", request.path)
             raise InternalServerError from None
         return OpenSession(handler, request, socket)
 
@@ -204,12 +213,38 @@ class WebSocketHandler:
                     request.path,
                 )
             raise HandshakeError("WebSocket protocols not supported.", reason="subprotocol")
-        if not callable(getattr(handler, "handle_session", None)):
+        if isinstance(handler, type) or not callable(getattr(handler, "handle_session", None)):
             raise TypeError(
                 "the handler producer must return a WebSocketSessionHandler or None, "
                 f"not {handler!r}"
             )
         return handler
+
+
+def _check_producer(producer: Any) -> None:
+    """
+    Raises:
+        TypeError: it cannot be called with a request and a list, or a call would not run it.
+    """
+    code = getattr(producer, "__code__", None)  # a view makes one of the same code for each request
+    if code is not None and code in _checked_producers:
+        return
+    if isinstance(producer, type) and issubclass(producer, WebSocketSessionHandler):
+        name = producer.__qualname__
+        raise TypeError(
+            "WebSocketHandler takes a function (request, protocols) that returns a session's "
+            f"handler: WebSocketHandler(lambda request, protocols: {name}()), not the class {name}"
+        )
+    if isinstance(producer, WebSocketSessionHandler):
+        raise TypeError(
+            "WebSocketHandler takes a function (request, protocols) that makes a handler for each "
+            f"session, not {producer!r}: WebSocketHandler(lambda request, protocols: "
+            f"{type(producer).__qualname__}())"
+        )
+    what = "the producer of a WebSocketHandler, which returns a WebSocketSessionHandler,"
+    check_function(producer, what, "request", "protocols")
+    if code is not None:
+        _checked_producers.add(code)
 
 
 class _LazyRequest(Request):
@@ -261,7 +296,8 @@ def _close(socket: WebSocket, escaped: BaseException | None, log: bool) -> None:
         raise escaped
     else:
         assert escaped is not None
-        if log:
+        is_taken = socket.record is not None and socket.record.take_error(escaped)
+        if log and not is_taken:
             log_failure(socket, escaped)
         socket.close(CloseCode.INTERNAL_ERROR)
 

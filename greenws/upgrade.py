@@ -94,6 +94,10 @@ class Upgrade:
         self.socket.record = self._record(self.socket, config)
         return self.socket
 
+    def take_error(self, error: BaseException) -> bool:
+        """Whether ``error``, of the application, is told of elsewhere than in the log."""
+        return False
+
     def _record(self, socket: WebSocket, config: Config) -> SessionRecord:
         return SessionRecord(socket, "", config)
 

@@ -51,7 +51,7 @@ class Gap:
 
 
 class Disconnect(NamedTuple):
-    """Members are to be closed, or one. ``member``: its id."""
+    """Members are to be closed, or some. ``member``: their id, or the token of one."""
 
     code: int
     reason: str
@@ -305,8 +305,8 @@ class FanOut:
 
     def _disconnect(self, item: Disconnect) -> Iterator[None]:
         for number, member in enumerate([*self._group_of, *self._others]):
-            if self._is_placed(member) and item.member in (None, member.id):
-                member.close(item.code, item.reason)
+            if self._is_placed(member) and item.member in (None, member.id, member.token):
+                member.disconnect(item.code, item.reason)
             if number % 16 == 15:
                 yield
 

@@ -66,8 +66,15 @@ class Member:
         policy: Policy,
         audience: Audience,
         gap: str | bytes | None = None,
+        presence_key: str | None = None,
+        linger: float = 0.0,
     ) -> None:
-        self.id = secrets.token_hex(8)
+        self.token = secrets.token_hex(8)
+        """Names this member alone, also among those with its ``presence_key``."""
+        self.id = self.token if presence_key is None else presence_key
+        """What others know it by: the id of its :class:`Presence`."""
+        self.linger = linger
+        """Seconds for which it is counted after it has left."""
         self.room = room
         self.socket = socket
         self.info = info
@@ -269,6 +276,11 @@ class Member:
     def close_slow(self) -> None:
         self._audience.stats.closed += 1
         self.close(TRY_AGAIN_LATER, "You read too slowly.")
+
+    def disconnect(self, code: int, reason: str) -> None:
+        """It is not wanted here any more."""
+        self.linger = 0.0
+        self.close(code, reason)
 
     def close(self, code: int, reason: str = "") -> None:
         """Sends it nothing more, and closes its socket without waiting."""

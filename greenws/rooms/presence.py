@@ -11,13 +11,14 @@ from .broker import JOIN, LEAVE
 if TYPE_CHECKING:
     from .member import Member
 
-__all__ = ["Change", "Presence", "Roster", "Watch"]
+__all__ = ["Change", "Presence", "Roster", "Watch", "id_of", "pack", "unpack_all"]
 
 PresenceFormat = Callable[..., "str | bytes | None"]
 
 
 class Presence(NamedTuple):
-    """Who is in a room, in whichever process: a member's id, and the info it joined with."""
+    """Who is in a room, in whichever process: a member's id, and the info it joined with. All with
+    one ``presence_key`` are one, with that as its id and the info of one of them."""
 
     id: str
     info: dict[str, Any]
@@ -59,47 +60,111 @@ class Watch(NamedTuple):
         return self.function(kind, key, info) if self.takes_id else self.function(kind, info)
 
 
+_KEY = ""  # beside the names of an info: the presence_key, as a broker carries it
+
+
+def id_of(key: Any) -> str:
+    """What a ``presence_key`` counts as.
+
+    Raises:
+        TypeError: it is neither str nor int.
+        ValueError: it is empty.
+        UnicodeEncodeError: UTF-8 does not know it.
+    """
+    if isinstance(key, bool) or not isinstance(key, str | int):
+        raise TypeError(f"presence_key must be a str or an int, not {key!r}")
+    if key == "":
+        raise ValueError("presence_key is empty: give the id of the user, or None")
+    text = str(key)
+    text.encode()
+    return text
+
+
+def pack(member: Member) -> dict[str, Any]:
+    """What a broker carries of a member."""
+    return member.info if member.token == member.id else {_KEY: member.id, **member.info}
+
+
+def unpack(token: str, packed: dict[str, Any]) -> Presence:
+    key = packed.get(_KEY)
+    if not isinstance(key, str):
+        return Presence(token, packed)
+    return Presence(key, {name: value for name, value in packed.items() if name != _KEY})
+
+
+def unpack_all(packed: dict[str, dict[str, Any]]) -> list[Presence]:
+    """Each once."""
+    found: dict[str, Presence] = {}
+    for token, each in packed.items():
+        who = unpack(token, each)
+        found.setdefault(who.id, who)
+    return list(found.values())
+
+
 class Roster:
     """Who is in one room: the members of this process as they come and go, those of others as the
-    broker tells. Both change at once; a change that makes no difference is none."""
+    broker tells. Both change at once; a change that makes no difference is none.
+
+    Members with the same ``presence_key`` are one: it comes with the first of them, with that one's
+    info, and goes with the last.
+    """
 
     def __init__(self) -> None:
-        self._here: dict[str, Presence] = {}
+        self._here: dict[str, Presence] = {}  # by the token of each member
         self._elsewhere: dict[str, Presence] = {}
+        self._everybody: dict[str, Presence] = {}  # by id
+        self._counts: dict[str, int] = {}  # members, of those ids that have several
         self._watchers: dict[Member, Watch] = {}
 
     def open(self, others: dict[str, dict[str, Any]]) -> None:
-        self._elsewhere = {key: Presence(key, info) for key, info in others.items()}
+        for token, packed in others.items():
+            who = self._elsewhere[token] = unpack(token, packed)
+            self._add(who)
 
     def close(self) -> None:
+        for who in self._elsewhere.values():
+            self._remove(who)
         self._elsewhere = {}
 
-    def join(self, member: Member, watch: Watch | None) -> Change:
-        who = self._here[member.id] = Presence(member.id, member.info)
+    def join(self, member: Member, watch: Watch | None) -> Change | None:
+        who = self._here[member.token] = Presence(member.id, member.info)
         if watch is not None:
             self._watchers[member] = watch
-        return Change(JOIN, who)
+        return self._add(who)
 
-    def leave(self, member: Member) -> Change:
+    def leave(self, member: Member) -> Change | None:
         self.stop_telling(member)
-        return Change(LEAVE, self._here.pop(member.id))
+        return self._remove(self._here.pop(member.token))
 
     def stop_telling(self, member: Member) -> None:
         self._watchers.pop(member, None)
 
-    def change(self, kind: str, key: str, info: dict[str, Any]) -> Change | None:
+    def change(self, kind: str, token: str, packed: dict[str, Any]) -> Change | None:
         """A member of another process."""
-        known = self._elsewhere.get(key)
-        if key in self._here or (known is None) != (kind == JOIN):
+        known = self._elsewhere.get(token)
+        if token in self._here or (known is None) != (kind == JOIN):
             return None
         if known is not None:
-            del self._elsewhere[key]
-            return Change(LEAVE, known)
-        who = self._elsewhere[key] = Presence(key, info)
+            del self._elsewhere[token]
+            return self._remove(known)
+        who = self._elsewhere[token] = unpack(token, packed)
+        return self._add(who)
+
+    def _add(self, who: Presence) -> Change | None:
+        if who.id in self._everybody:
+            self._counts[who.id] = self._counts.get(who.id, 1) + 1
+            return None
+        self._everybody[who.id] = who
         return Change(JOIN, who)
 
+    def _remove(self, who: Presence) -> Change | None:
+        count = self._counts.pop(who.id, 1) - 1
+        if count > 1:
+            self._counts[who.id] = count
+        return None if count else Change(LEAVE, self._everybody.pop(who.id))
+
     def everybody(self) -> list[Presence]:
-        return [*self._elsewhere.values(), *self._here.values()]
+        return list(self._everybody.values())
 
     def askers(self, change: Change) -> Iterable[tuple[Watch, list[Member]]]:
         """Who is to be told of a change, by what makes the message."""

@@ -17,6 +17,8 @@ from typing import Any
 
 from gevent.monkey import get_original
 
+from ..checks import check_close, wrong_message
+from ..config import check_seconds
 from ..opcodes import is_sendable
 from ..protocol.shared import SharedMessage
 from ..websocket import WebSocket
@@ -24,9 +26,10 @@ from . import lag
 from .broker import BEGINNING, Broker, BrokerUnavailable, Entry, Replay
 from .fanout import Disconnect, FanOut, Gap, Stamp
 from .lag import Policy
+from .linger import Lingering
 from .member import Member
 from .memory import MemoryBroker
-from .presence import Presence, PresenceFormat, Watch
+from .presence import Change, Presence, PresenceFormat, Watch, id_of, pack, unpack_all
 from .replay import send_missed, send_tail
 from .tail import Tail
 
@@ -85,6 +88,7 @@ class Room:
         tail = Tail(rooms._tail_limit, broker.tail_length, broker.tail_age)
         self._fan_out = FanOut(name, rooms.lock, rooms.stats, rooms.stamp, tail)
         self._roster = self._fan_out.roster
+        self._lingering = Lingering(rooms.lock)
 
     # -- what a handler calls
 
@@ -97,6 +101,8 @@ class Room:
         gap: str | bytes | None = None,
         policy: Policy | None = None,
         presence: PresenceFormat | None = None,
+        presence_key: str | int | None = None,
+        presence_linger: float = 0.0,
         **info: Any,
     ) -> Iterator[Member]:
         """``with room.join(socket, name="Ann"):`` makes ``socket`` a member for the block.
@@ -107,6 +113,14 @@ class Room:
         gives the message that this member gets when that one comes or goes; None for no message.
         Then ``member.present`` is who was there when it joined, itself included: with what it was
         told since, that is who is there. (An older form, ``presence(kind, info)``, is taken too.)
+
+        ``presence_key``: members with the same one, in whichever processes, count as one, such as
+        the tabs of a user whose id it is: it is the id that others see, with the info of the first
+        of them; they are told "join" when the first one comes and "leave" when the last one is
+        gone, and none of them is told of itself. ``presence_linger``: so many seconds after a
+        member has left it is still counted, unless ``room.disconnect`` closed it: nobody is told
+        of a page that is reloaded. (When a process ends, its members linger for the broker's
+        ``presence_timeout`` at most.)
 
         ``since``: the id of the last message that a client saw before its connection dropped. It
         is sent what it missed, then goes on live; that is over, as far as the client reads, when
@@ -119,14 +133,30 @@ class Room:
 
         Raises:
             ConnectionClosed: the client went away while it was sent what it missed.
-            TypeError: JSON cannot hold ``info``; ``policy`` or ``presence`` is none.
+            TypeError: JSON cannot hold ``info``; ``policy`` or ``presence`` is none;
+                ``presence_key`` is neither str nor int.
+            ValueError: ``presence_key`` is empty; ``presence_linger`` is below 0, or given without
+                a key.
         """
+        if not isinstance(socket, WebSocket):
+            raise TypeError(f"room.join() takes the session's socket, not {socket!r}")
+        if gap is not None and not isinstance(gap, (str, bytes)):
+            raise TypeError(f"gap must be a message, a str or bytes, not {gap!r}")
         lag.check(policy)
         watch = None if presence is None else Watch.of(presence)
         json.dumps(info)
+        if "" in info:
+            raise TypeError("an info has no name")
+        key = None if presence_key is None else id_of(presence_key)
+        if presence_linger != 0:
+            check_seconds("presence_linger", presence_linger)
+            if key is None:
+                raise ValueError("presence_linger needs a presence_key, to know who comes back")
         broker = self._rooms.broker
-        member = Member(self, socket, info, policy or self._rooms.policy, self._fan_out, gap)
+        policy = policy or self._rooms.policy
+        member = Member(self, socket, info, policy, self._fan_out, gap, key, presence_linger)
         broker.open(self.name)
+        lingers = False  # so the room stays open
         try:
             with self._lock:
                 if not self._is_open:  # nothing may block before that
@@ -147,13 +177,10 @@ class Room:
             finally:
                 if not socket.is_inherited():  # in a forked child, the parent's member stays
                     with self._lock:
-                        self._dismiss(member)
+                        lingers = self._dismiss(member)
         finally:
-            with self._lock:
-                if not socket.is_inherited() and broker.close(self.name):
-                    self._is_open = False
-                    self._roster.close()
-                    self._rooms._forget(self)
+            if not socket.is_inherited() and not lingers:
+                self._close()
 
     def send(
         self,
@@ -183,7 +210,10 @@ class Room:
         if isinstance(data, str):
             data.encode()
         else:
-            data = bytes(memoryview(data))
+            try:
+                data = bytes(memoryview(data))
+            except TypeError:
+                raise wrong_message(data) from None
         self._fan_out.stamped(BEGINNING, data)
         if exclude is not None:
             exclude = exclude.socket if isinstance(exclude, Member) else exclude
@@ -219,22 +249,27 @@ class Room:
     def disconnect(
         self, code: int = 1008, reason: str = "", member: Member | Presence | str | None = None
     ) -> None:
-        """Closes the members of the room in all processes, or one: ``member`` is it, its presence
-        or its id. Each gets first what was sent before. A process that has lost its connection to
-        Redis does not hear of it. May block.
+        """Closes the members of the room in all processes, or some: ``member`` is one, or its
+        presence or its id, which are those of all with its ``presence_key``. Each gets first what
+        was sent before. A process that has lost its connection to Redis does not hear of it. May
+        block.
 
         Raises:
             ValueError: ``code`` may not be sent, or ``reason`` is longer than 123 bytes.
             BrokerUnavailable: the broker is out of reach.
         """
+        check_close(code, reason)
         if not is_sendable(code):
             raise ValueError(
                 f"close code {code} may not be sent; use 1000, 1001, 1011 or 3000 to 4999"
             )
         if len(reason.encode()) > _MAX_REASON:
             raise ValueError(f"a reason holds at most {_MAX_REASON} bytes: {reason!r}")
-        key = member if member is None or isinstance(member, str) else member.id
-        self._rooms.broker.disconnect(self.name, code, reason, key)
+        if isinstance(member, Member):
+            member = member.token
+        elif isinstance(member, Presence):
+            member = member.id
+        self._rooms.broker.disconnect(self.name, code, reason, member)
 
     @property
     def members(self) -> list[Presence]:
@@ -242,8 +277,7 @@ class Room:
         with self._lock:
             if self._is_open:
                 return self._roster.everybody()
-        found = self._rooms.broker.members(self.name)
-        return [Presence(member, info) for member, info in found.items()]
+        return unpack_all(self._rooms.broker.members(self.name))
 
     @property
     def lagging(self) -> list[Member]:
@@ -268,6 +302,13 @@ class Room:
         self._is_open = True
         self._rooms._keep(self)
 
+    def _close(self) -> None:
+        with self._lock:
+            if self._rooms.broker.close(self.name):
+                self._is_open = False
+                self._roster.close()
+                self._rooms._forget(self)
+
     def _admit_after_tail(
         self, member: Member, watch: Watch | None, since: str
     ) -> list[tuple[str, SharedMessage]] | None:
@@ -291,14 +332,31 @@ class Room:
         change = self._roster.join(member, watch)
         if watch is not None:
             member.present = self._roster.everybody()
-        self._fan_out.put(change)
-        self._rooms.broker.join(self.name, member.id, member.info)
+        self._tell(change)
+        self._rooms.broker.join(self.name, member.token, pack(member))
 
-    def _dismiss(self, member: Member) -> None:
+    def _dismiss(self, member: Member) -> bool:
+        """Returns whether it is still counted for a while."""
         member.drop()
         self._stats.members -= 1
-        self._fan_out.put(self._roster.leave(member))
-        self._rooms.broker.leave(self.name, member.id)
+        if not member.linger or self._rooms.is_closed:
+            self._withdraw(member)
+            return False
+
+        def end() -> None:
+            self._withdraw(member)
+            self._close()
+
+        self._lingering.add(member.id, member.token, member.linger, end)
+        return True
+
+    def _withdraw(self, member: Member) -> None:
+        self._tell(self._roster.leave(member))
+        self._rooms.broker.leave(self.name, member.token)
+
+    def _tell(self, change: Change | None) -> None:
+        if change is not None:
+            self._fan_out.put(change)
 
     # -- what the broker delivers
 
@@ -306,11 +364,10 @@ class Room:
         self._fan_out.put(entry)
 
     def _change(self, kind: str, member: str, info: dict[str, Any]) -> None:
-        change = self._roster.change(kind, member, info)
-        if change is not None:
-            self._fan_out.put(change)
+        self._tell(self._roster.change(kind, member, info))
 
     def _disconnect(self, code: int, reason: str, member: str | None) -> None:
+        self._lingering.end(member)
         self._fan_out.put(Disconnect(code, reason, member))
 
     def _tell_gap(self) -> None:
@@ -362,6 +419,7 @@ class Rooms:
         self.policy = lag.close() if policy is None else policy
         self.stamp = stamp
         self.stats = Stats()
+        self.is_closed = False
         _all.add(self)
         self._known: weakref.WeakValueDictionary[str, Room] = weakref.WeakValueDictionary()
         self._opened: dict[str, Room] = {}
@@ -396,6 +454,10 @@ class Rooms:
     def close(self, timeout: float | None = 5.0) -> None:
         """Ends what the broker runs, after ``flush(timeout)``. Rooms over Redis raise
         ``BrokerUnavailable`` from now on."""
+        self.is_closed = True
+        with self.lock:
+            for room in list(self._opened.values()):
+                room._lingering.forget()
         self.broker.flush(timeout)
         self.broker.stop()
         self.broker.detach()

@@ -301,8 +301,10 @@ class UpgradeHandler(ResponseHandler):
                 end_session(socket, escaped)
             elif isinstance(escaped, EXITS):
                 raise escaped
-            elif escaped is not None and not is_normal_end(escaped):
-                log_failure(socket, escaped)  # the session has ended, and nobody handled this
+            elif not is_normal_end(escaped):  # the session has ended, and nobody handled this
+                assert escaped is not None
+                if not upgrade.take_error(escaped):
+                    log_failure(socket, escaped)
         finally:
             escaped = None
 

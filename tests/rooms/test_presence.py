@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from greenws.rooms.broker import JOIN, LEAVE
-from greenws.rooms.presence import Change, Presence, Roster, Watch
+from greenws.rooms.presence import Change, Presence, Roster, Watch, id_of, pack, unpack_all
 
 pytestmark = pytest.mark.no_io
 
@@ -19,8 +19,8 @@ class Member(SimpleNamespace):
     __hash__ = object.__hash__
 
 
-def member(id: str) -> Any:
-    return Member(id=id, info={"name": id})
+def member(id: str, token: str | None = None) -> Any:
+    return Member(id=id, token=token or id, info={"name": token or id})
 
 
 def watch(kind: str, info: dict[str, Any]) -> str:
@@ -60,6 +60,44 @@ def test_nobody_elsewhere_says_who_is_here():
     assert roster.change(LEAVE, "ann", {}) is None
     assert roster.change(JOIN, "ann", {}) is None
     assert ids(roster) == ["ann"]
+
+
+def test_members_with_one_key_come_with_the_first_and_go_with_the_last():
+    roster = Roster()
+    first, second = member("ann", "1"), member("ann", "2")
+    ann = Presence("ann", {"name": "1"})
+    assert roster.join(first, None) == Change(JOIN, ann)
+    assert roster.join(second, None) is None
+    assert roster.change(JOIN, "3", pack(member("ann", "3"))) is None
+    assert roster.everybody() == [ann]
+    assert roster.leave(first) is None
+    assert roster.change(LEAVE, "3", {}) is None
+    assert roster.everybody() == [ann]
+    assert roster.leave(second) == Change(LEAVE, ann)
+    assert roster.everybody() == []
+
+
+def test_a_room_is_opened_with_each_key_once_and_closed_without_those_elsewhere():
+    roster = Roster()
+    tabs = {token: pack(member("ann", token)) for token in "12"}
+    assert unpack_all({**tabs, "bob": pack(member("bob"))}) == [
+        Presence("ann", {"name": "1"}),
+        Presence("bob", {"name": "bob"}),
+    ]
+    roster.open(tabs)
+    assert roster.everybody() == [Presence("ann", {"name": "1"})]
+    assert roster.change(LEAVE, "1", {}) is None
+    roster.close()
+    assert roster.everybody() == []
+    roster.open(tabs)
+    assert ids(roster) == ["ann"]
+
+
+@pytest.mark.parametrize(("key", "error"), [(True, TypeError), (1.0, TypeError), ("", ValueError)])
+def test_what_is_no_key(key, error):
+    with pytest.raises(error, match="presence_key"):
+        id_of(key)
+    assert (id_of(17), id_of("17")) == ("17", "17")
 
 
 def test_a_room_that_is_closed_forgets_the_others():

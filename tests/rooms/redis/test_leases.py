@@ -18,6 +18,13 @@ def tell(kind: str, info: dict[str, Any]) -> str:
     return f"{kind} {info['name']}"
 
 
+def tell_id(kind: str, id: str, info: dict[str, Any]) -> str:
+    return f"{kind} {id}"
+
+
+ANN: dict[str, Any] = {"presence_key": "ann", "name": "Ann", "presence": tell_id}
+
+
 def test_presence_across_processes(worker):
     a, b = worker(), worker()
     ann = a.join(name="ann", presence=tell)
@@ -262,3 +269,57 @@ def test_one_who_left_before_a_room_was_opened_anew_does_not_come(worker, pair, 
     a.send("hello")
     assert bob.hear(1) == ["hello"]
     assert a.names() == ["bob"]
+
+
+def test_a_person_with_tabs_in_several_processes_is_there_once(worker):
+    a, b, c = worker(), worker(), worker()
+    bob = a.join(name="bob", presence=tell_id)
+    with contextlib.ExitStack() as tabs:
+        for each in (a, b, c):
+            member = tabs.enter_context(each.rooms["r"].join(each._pair()[0], **ANN))
+            assert {who.id for who in member.present} == {bob.member.id, "ann"}
+            wait_until(lambda each=each: each.is_idle)
+        assert bob.hear(1) == ["join ann"]
+        assert [len(each.rooms["r"]) for each in (a, b, c)] == [2, 2, 2]
+        assert len(worker().rooms["r"]) == 2  # which has no members there
+    assert bob.hear(1) == ["leave ann"]
+    assert bob.hears_no_more()
+
+
+def test_a_reload_that_comes_to_another_process_is_not_told(worker):
+    a, b = worker(), worker()
+    bob = b.join(name="bob", presence=tell_id)
+    with a.rooms["r"].join(a._pair()[0], **ANN, presence_linger=0.3):
+        assert bob.hear(1) == ["join ann"]
+    with b.rooms["r"].join(b._pair()[0], **ANN):
+        wait_until(lambda: not a.rooms["r"]._is_open)
+        wait_until(lambda: a.is_idle and b.is_idle)
+        assert bob.hears_no_more()
+    assert bob.hear(1) == ["leave ann"]
+
+
+def test_a_tab_of_a_process_that_died_is_not_the_person(server, worker):
+    a, b = worker(presence_timeout=1.0), worker(presence_timeout=1.0)
+    bob = a.join(name="bob", presence=tell_id)
+    b.join(**ANN)
+    assert bob.hear(1) == ["join ann"]
+    with a.rooms["r"].join(a._pair()[0], **ANN):
+        b.die()
+        wait_until(lambda: server.call("HLEN", "greenws:here:r") == 2 + 1)
+        assert bob.hears_no_more()
+    assert bob.hear(1) == ["leave ann"]
+
+
+def test_one_who_was_dead_when_the_room_was_opened_is_there_once_its_process_lives(server, worker):
+    b = worker()
+    b.join(name="bob")
+    wait_until(lambda: b.is_idle)
+    server.call("DEL", f"greenws:alive:{b.broker.origin}")
+    a = worker()
+    ann = a.join(name="ann", presence=tell)
+    assert a.names() == ["ann"]
+    b.broker._leases.prove_alive()
+    a.broker._leases.next_beat = 0
+    a.broker._wake_leases.set()
+    assert ann.hear(1) == ["join bob"]
+    assert a.names() == ["ann", "bob"]

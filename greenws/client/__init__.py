@@ -1,0 +1,14 @@
+"""The client: ``connect()`` and ``reconnect()``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..lazy import export as _export
+
+if TYPE_CHECKING:
+    from .opening import Response, connect
+
+__all__ = ["Response", "connect"]
+
+__getattr__, __dir__ = _export(__name__, {"Response": ".opening", "connect": ".opening"})
