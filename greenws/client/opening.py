@@ -26,6 +26,7 @@ from ..protocol.handshake import (
 )
 from ..websocket import WebSocket
 from .dialing import dial, dial_unix, start_tls, trusting_context
+from .threads import close_if_forgotten, hub_of_thread
 from .url import Target, is_same_host, parse_url, redirect
 
 __all__ = ["Request", "Response", "connect", "shake_hands"]
@@ -130,6 +131,7 @@ def connect(
     """
     request = Request(subprotocols, headers, origin, config)
     target = parse_url(url)
+    hub_of_thread()
     if open_timeout is None:
         return _open(target, request, ssl_context, proxy)
     check_seconds("open_timeout", open_timeout)
@@ -155,7 +157,7 @@ def _open(
         try:
             address = target.socket_path or sock.getpeername()
             transport = Transport(
-                sock, gevent.get_hub(), config.write_high_water, config.write_timeout
+                sock, hub_of_thread(), config.write_high_water, config.write_timeout
             )
         except BaseException:
             sock.close()
@@ -239,6 +241,7 @@ def shake_hands(
     )
     socket.response = response
     start_pulse(socket, transport.hub, config)
+    close_if_forgotten(socket, transport)
     return socket
 
 
