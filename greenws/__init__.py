@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .server.handler import UpgradeHandler
     from .server.server import WebSocketServer
     from .session import WebSocketHandler, WebSocketSessionHandler
+    from .waiting import before_wait
     from .websocket import NO_TIMEOUT, Message, WebSocket
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "WebSocketHandler",
     "WebSocketServer",
     "WebSocketSessionHandler",
+    "before_wait",
     "connect",
     "select",
 ]
@@ -81,11 +83,15 @@ __getattr__, __dir__ = _export(
         "WebSocketHandler": ".session",
         "WebSocketServer": ".server.server",
         "WebSocketSessionHandler": ".session",
+        "before_wait": ".waiting",
         "__version__": ".distribution",
         "connect": ".client.opening",
         "select": ".selection",
     },
-    modules=("brokers", "client", "config", "exceptions", "opcodes", "policies", "rooms", "stats"),
+    modules=(
+        *("brokers", "client", "config", "exceptions", "opcodes", "policies", "rooms", "stats"),
+        "testing",
+    ),
 )
 
 _check_neighbours()

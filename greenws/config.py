@@ -10,7 +10,14 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .checks import unknown_option
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .options import ConfigOptions
 
 __all__ = ["ACCESS_FIELDS", "Config", "SERVER_ONLY", "check_range", "check_seconds"]
 
@@ -182,12 +189,12 @@ class Config:
             else:
                 _check(option.name, value, whole="int" in str(option.type))
 
-    def replace(self, **options: Any) -> Config:
+    def replace(self, **options: Unpack[ConfigOptions]) -> Config:
         """A copy with new values for ``options``."""
         known = [option.name for option in dataclasses.fields(self)]
         for name in options:
             if name not in known:
-                raise TypeError(f"unknown option {name!r}; the options are: {', '.join(known)}")
+                raise TypeError(unknown_option(name, known))
         return dataclasses.replace(self, **options)
 
 

@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakSet
 
 import gevent
 from geventwebsocket.exceptions import WebSocketError
@@ -13,22 +14,29 @@ from werkzeug import Request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, InternalServerError
 
+from .checks import check_function
 from .config import SERVER_ONLY, Config
 from .exceptions import ConnectionClosed, HandshakeError
 from .opcodes import CloseCode
 from .protocol.handshake import Offer, check_headers
 from .protocol.origin import check_host, check_origin
+from .refusals import log_refusal
 from .upgrade import ENVIRON_KEY, find_upgrade, hub_of_this_thread, refusal_response
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from typing_extensions import Unpack
+
+    from .options import SessionOptions
 
 __all__ = ["OpenSession", "WebSocketHandler", "WebSocketSessionHandler", "end_session"]
 
 ResponseHeaders: TypeAlias = Headers | Mapping[str, str] | Iterable[tuple[str, str]]
 
 _logger = logging.getLogger("greenws.session")
+
+_checked_producers: WeakSet[Any] = WeakSet()  # their code
 
 
 class WebSocketSessionHandler(ABC):
@@ -47,6 +55,11 @@ class WebSocketSessionHandler(ABC):
         headers = cls.__dict__.get("response_headers", ())
         if isinstance(headers, (list, tuple, Mapping, Headers)):  # a property is checked later
             check_headers(headers)
+        method = cls.__dict__.get("handle_session")
+        if method is not None and not getattr(method, "__isabstractmethod__", False):
+            function = getattr(method, "__func__", method)  # of a static or class method
+            arguments = () if isinstance(method, staticmethod) else ("self",)
+            check_function(function, "handle_session", *arguments, "request", "socket")
 
     @abstractmethod
     def handle_session(self, request: Request, socket: WebSocket) -> None:
@@ -94,7 +107,8 @@ class WebSocketHandler:
     :class:`greenws.Config` for the sessions of this handler.
 
     Raises:
-        TypeError: the producer is not callable, or an option does not exist.
+        TypeError: the producer does not take the two arguments, is ``async def``, a generator or
+            a handler itself; or an option does not exist.
         ValueError: the value of an option is not allowed.
     """
 
@@ -103,13 +117,9 @@ class WebSocketHandler:
         handler_producer: Callable[[Request, list[str]], WebSocketSessionHandler | None],
         *,
         response_headers: ResponseHeaders = (),
-        **options: Any,
+        **options: Unpack[SessionOptions],
     ) -> None:
-        if not callable(handler_producer):
-            raise TypeError(
-                "WebSocketHandler takes a function (request, protocols) that returns a "
-                f"WebSocketSessionHandler, not {handler_producer!r}"
-            )
+        _check_producer(handler_producer)
         for name in SERVER_ONLY.intersection(options):
             raise TypeError(
                 f"{name} is an option of the server: WebSocketServer(config=Config({name}=...))"
@@ -156,30 +166,57 @@ class WebSocketHandler:
         except HandshakeError as error:
             if ENVIRON_KEY in environ:
                 environ[ENVIRON_KEY].refusal_reason = error.reason
+            log_refusal(environ, error)
             raise
         except HTTPException:
             raise
-        except Exception:
-            _logger.exception("cannot open a session for %r", request.path)
+        except Exception as error:
+            if ENVIRON_KEY not in environ or not environ[ENVIRON_KEY].take_error(error):
+                _logger.exception("cannot open a session for %r", request.path)
             raise InternalServerError from None
         return OpenSession(handler, request, socket)
 
     def _produce(self, request: Request, offer: Offer) -> WebSocketSessionHandler:
         handler = self.handler_producer(request, list(offer.protocols))
         if handler is None:
-            if not offer.protocols:  # so None may have been meant for something else
-                _logger.info(
-                    "%r is refused with 400: its handler producer returned None, which means that "
-                    "no subprotocol fits; the client offers none",
-                    request.path,
-                )
-            raise HandshakeError("WebSocket protocols not supported.", reason="subprotocol")
-        if not callable(getattr(handler, "handle_session", None)):
+            raise HandshakeError(
+                "WebSocket protocols not supported.",
+                reason="subprotocol",
+                hint=f"The handler producer returned None, which means that no subprotocol fits; "
+                f"the client offers {ascii(offer.protocols) if offer.protocols else 'none'}.",
+            )
+        if isinstance(handler, type) or not callable(getattr(handler, "handle_session", None)):
             raise TypeError(
                 "the handler producer must return a WebSocketSessionHandler or None, "
                 f"not {handler!r}"
             )
         return handler
+
+
+def _check_producer(producer: Any) -> None:
+    """
+    Raises:
+        TypeError: it cannot be called with a request and a list, or a call would not run it.
+    """
+    code = getattr(producer, "__code__", None)  # a view makes one of the same code for each request
+    if code is not None and code in _checked_producers:
+        return
+    if isinstance(producer, type) and issubclass(producer, WebSocketSessionHandler):
+        name = producer.__qualname__
+        raise TypeError(
+            "WebSocketHandler takes a function (request, protocols) that returns a session's "
+            f"handler: WebSocketHandler(lambda request, protocols: {name}()), not the class {name}"
+        )
+    if isinstance(producer, WebSocketSessionHandler):
+        raise TypeError(
+            "WebSocketHandler takes a function (request, protocols) that makes a handler for each "
+            f"session, not {producer!r}: WebSocketHandler(lambda request, protocols: "
+            f"{type(producer).__qualname__}())"
+        )
+    what = "the producer of a WebSocketHandler, which returns a WebSocketSessionHandler,"
+    check_function(producer, what, "request", "protocols")
+    if code is not None:
+        _checked_producers.add(code)
 
 
 class _LazyRequest(Request):
@@ -219,6 +256,7 @@ def _close(socket: WebSocket, escaped: BaseException | None) -> None:
         socket.abandon(CloseCode.GOING_AWAY)
         raise escaped
     else:
-        path = socket.request.path if socket.request is not None else ""
-        _logger.error("session failed: %r %s", path, socket.remote_address, exc_info=escaped)
+        if socket.record is None or not socket.record.take_error(escaped):
+            path = socket.request.path if socket.request is not None else ""
+            _logger.error("session failed: %r %s", path, socket.remote_address, exc_info=escaped)
         socket.close(CloseCode.INTERNAL_ERROR)

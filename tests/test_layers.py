@@ -25,22 +25,34 @@ PACKAGE = Path(greenws.__file__).resolve().parent
 # The layers. Each imports only from itself and from those above it. A layer is a folder, or a
 # few modules beside each other; a new module in a folder has its place there.
 LAYERS = [
-    ("form", "lazy", "distribution", "grammar", "opcodes", "exceptions", "config"),
+    (
+        "form",
+        "lazy",
+        "distribution",
+        "grammar",
+        "opcodes",
+        "exceptions",
+        "checks",
+        "options",
+        "config",
+    ),
     ("protocol",),
     ("hub",),
     ("http",),
-    ("rate_limit", "cross_thread", "websocket", "keepalive", "selection", "stats"),
+    ("rate_limit", "cross_thread", "waiting", "websocket", "keepalive", "selection", "stats"),
     ("client",),
-    ("upgrade", "session", "routes"),
+    ("refusals", "upgrade", "session", "routes"),
     ("rooms",),
     ("server",),
-    ("integrations", "policies", "brokers", "gunicorn"),
+    ("testing",),
+    ("databases", "integrations", "policies", "brokers", "gunicorn"),
     ("cli", "__main__"),
 ]
 
 # Modules that hand on names of others, under the addresses that programs import them from.
 SHORT_IMPORTS = {
-    *("policies", "brokers", "brokers.memory", "brokers.redis", "client", "gunicorn", "rooms")
+    *("policies", "brokers", "brokers.memory", "brokers.redis", "client", "gunicorn", "rooms"),
+    "testing",
 }
 
 # In protocol/ and in http/head.py nothing knows a socket, a greenlet or a clock.

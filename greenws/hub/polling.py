@@ -13,6 +13,7 @@ Without epoll, each socket has a gevent watcher.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from typing import Any
@@ -21,6 +22,7 @@ from weakref import WeakKeyDictionary
 from gevent._hub_local import get_hub_if_exists
 from gevent.exceptions import BlockingSwitchOutError
 from gevent.hub import Hub
+from gevent.monkey import get_original
 from greenlet import GreenletExit
 
 from . import forks, switching, syscalls
@@ -49,6 +51,11 @@ _CORK_SIZE = 1 << 16  # bytes
 _BATCH = 256  # events
 _TICK = 0.5  # seconds
 _OBJECT_SIZE = 256  # bytes to prefetch of each object; about the size of a socket's objects
+
+_new_epoll: Any = None
+with contextlib.suppress(AttributeError):  # this system has none
+    # monkey.patch_all() takes epoll() out of the module, since it blocks; ours is never waited for.
+    _new_epoll = get_original("select", "epoll")
 
 switching.load()
 forks.load()
@@ -165,7 +172,7 @@ class EpollPoller(Poller):
 
     def __init__(self, turns: Turns | None = None) -> None:
         super().__init__(turns)
-        self._epoll = select.epoll()
+        self._epoll = _new_epoll()
         self._fileno = self._epoll.fileno()
         self._mask = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
         self._watcher: Any = None
@@ -485,7 +492,7 @@ def poller_of(hub: Hub) -> Poller:
         poller.disown()
         poller = None
     if poller is None:
-        kind = EpollPoller if hasattr(select, "epoll") else WatcherPoller
+        kind = WatcherPoller if _new_epoll is None else EpollPoller
         poller = _pollers[hub] = kind(turns_of(hub))
     return poller
 

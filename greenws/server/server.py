@@ -20,12 +20,13 @@ from gevent.monkey import get_original
 from geventwebsocket.server import WebSocketServer as _OriginalServer
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from ..checks import check_application
 from ..config import Config
 from ..exceptions import RequestError
 from ..http.head import error_response
 from ..http.stream import HttpStream
 from ..hub import forks
-from ..hub.sockets import OwnedSocket, OwnedSSLSocket
+from ..hub.sockets import OwnedSocket
 from ..session import OpenSession
 from ..stats import ServerStats
 from .admission import TOO_MANY, Admission
@@ -33,10 +34,14 @@ from .clients import DirectClient
 from .closing import drain_sessions
 from .handler import UpgradeHandler
 from .opening import Opening, is_direct
+from .options import check_config, check_options, load_certificates, prepare_tls
 from .signals import stop_at_signals
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
+    from typing_extensions import Unpack
+
+    from ..options import ServerOptions
 
 __all__ = ["WebSocketServer"]
 
@@ -78,7 +83,9 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     ``spawn``, ``pre_start_hook``...) are those of ``WSGIServer`` and gevent-websocket.
 
     Raises:
-        TypeError, ValueError: the value of an option is not allowed.
+        TypeError: an option does not exist; ``application`` is no WSGI application.
+        ValueError: the value of an option is not allowed.
+        OSError: ``certfile`` or ``keyfile`` cannot be read, or the two do not fit.
     """
 
     handler_class = UpgradeHandler
@@ -96,9 +103,15 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         *args: Any,
         config: Config | None = None,
         trusted_proxies: int = 0,
-        **kwargs: Any,
+        **kwargs: Unpack[ServerOptions],
     ) -> None:
-        self.config = config or Config()
+        options: dict[str, Any] = {**kwargs}
+        check_options(options)
+        if application is not None:
+            check_application(application, "the application of a WebSocketServer")
+        elif getattr(self, "application", None) is None:
+            raise TypeError("WebSocketServer needs an application: WebSocketServer(address, app)")
+        self.config = check_config(config)
         self.stats = ServerStats()
         self.admission = Admission(self.config)
         self.proxy_fix = _make_proxy_fix(trusted_proxies)
@@ -106,10 +119,10 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         self._full = False
         self._stopping: Event | None = None
         self._process = forks.process()  # the one that may accept
+        self._certificate = (options.get("certfile"), options.get("keyfile"))
+        self._tls_context = prepare_tls(options)
         _servers.add(self)
-        self._certificate = (kwargs.get("certfile"), kwargs.get("keyfile"))
-        self._tls_context = _prepare_tls(kwargs)
-        super().__init__(listener, application, *args, **kwargs)
+        super().__init__(listener, application, *args, **options)
 
     def do_read(self) -> Any:
         """Accepts a connection; None if there is none, or no resources to accept it."""
@@ -388,38 +401,3 @@ def _make_proxy_fix(hops: int) -> ProxyFix | None:
     if hops == 0:
         return None
     return ProxyFix(lambda environ, start_response: [], hops, hops, hops)
-
-
-def load_certificates(context: ssl.SSLContext, certfile: str, keyfile: str | None) -> None:
-    """``context.load_cert_chain()``, with errors that name the files.
-
-    Raises:
-        OSError: a file cannot be read, or the two do not fit (``ssl.SSLError``).
-    """
-    for path in (certfile, keyfile):
-        if path is not None:
-            open(path, "rb").close()  # the error of load_cert_chain() does not name the file
-    try:
-        context.load_cert_chain(certfile, keyfile)
-    except ssl.SSLError as error:
-        files = certfile if keyfile is None else f"{certfile} and {keyfile}"
-        raise ssl.SSLError(error.errno, f"cannot use {files}: {error.strerror}") from None
-
-
-def _prepare_tls(options: dict[str, Any]) -> Any:
-    """Replaces ``certfile`` and ``keyfile`` by a context with our ALPN protocol; returns it."""
-    if "certfile" in options and "ssl_context" not in options:
-        context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        load_certificates(context, options.pop("certfile"), options.pop("keyfile", None))
-        options["ssl_context"] = context
-    if "ssl_context" in options:
-        if not isinstance(options["ssl_context"], gevent.ssl.SSLContext):
-            raise TypeError(
-                f"ssl_context must be a gevent.ssl.SSLContext, not {options['ssl_context']!r}: "
-                "with one of Python's own, each handshake would block all greenlets"
-            )
-        context = options["ssl_context"]
-        context.set_alpn_protocols(["http/1.1"])
-        if context.sslsocket_class is gevent.ssl.SSLSocket:
-            context.sslsocket_class = OwnedSSLSocket
-    return options.get("ssl_context")

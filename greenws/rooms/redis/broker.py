@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -21,18 +20,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import gevent
 from gevent.event import Event
 
-from ...config import check_range, check_seconds
 from ...hub.switching import thread_id
 from ..broker import Broker, BrokerUnavailable, Message, Replay
 from . import outage
-from .commands import ERRORS, must_be_left
-from .history import AFTER_ALL, History
-from .leases import Leases, Look
+from .errors import ERRORS, must_be_left
+from .history import History
+from .leases import Leases
 from .listener import Subscriber
+from .options import Options
 from .positions import order
-from .process import Options, Process
+from .process import Process
+from .requests import AFTER_ALL, Look, disconnect
+from .sockets import check_sockets
 from .stream import Stream
-from .url import check_sockets, check_url, stripped
+from .url import check_url, stripped
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -82,13 +83,6 @@ class RedisBroker(Broker):
         timeout: float = 5.0,
         presence_timeout: float = 15.0,
     ) -> None:
-        check_range("history", history, 1, sys.maxsize)
-        check_range("history_bytes", history_bytes, 1, sys.maxsize)
-        check_range("max_pending", max_pending, 1, sys.maxsize)
-        check_range("max_pending_bytes", max_pending_bytes, 1, sys.maxsize)
-        check_seconds("max_age", max_age)
-        check_seconds("timeout", timeout)
-        check_seconds("presence_timeout", presence_timeout)
         check_sockets(url)
         address = stripped(url)
         check_url(address)
@@ -97,7 +91,7 @@ class RedisBroker(Broker):
             prefix,
             history,
             history_bytes,
-            max(1, int(max_age)),
+            max_age,
             max_pending,
             max_pending_bytes,
             timeout,
@@ -319,23 +313,28 @@ class RedisBroker(Broker):
         self._start()
         began = time.monotonic()
         try:
-            others = self._leases.look(room).others
+            found = self._leases.look(room).alive
         except ERRORS as error:
             self._process.fail(error, began)
             return {}
-        return {member: other.info for member, other in others.items() if other.is_alive}
+        return found
 
     # -- reach
 
     def end_of(self, room: str) -> str:
         self._start()
-        look = self._ask(lambda: self._leases.look(room))
-        return look.id or f"{look.now - 1}-{AFTER_ALL}"
+        return self._ask(lambda: self._leases.look(room)).end
 
     def disconnect(self, room: str, code: int, reason: str, member: str | None) -> None:
         self._start()
         self.flush(self._options.timeout)  # what was said before comes first
-        self._ask(lambda: self._subscriber.disconnect_members(room, code, reason, member))
+        process = self._process
+        self._ask(
+            lambda: process.commands.run(
+                lambda client: disconnect(client, process.keys, room, code, reason, member),
+                urgent=True,
+            )
+        )
 
     def _ask(self, call: Callable[[], _T]) -> _T:
         began = time.monotonic()

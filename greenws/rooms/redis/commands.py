@@ -17,19 +17,13 @@ import redis
 from gevent.lock import Semaphore
 
 from . import url
+from .errors import ERRORS, must_be_left
 
-__all__ = ["ERRORS", "Commands", "closed_by_another", "must_be_left"]
+__all__ = ["Commands", "closed_by_another"]
 
 _T = TypeVar("_T")
 
-ERRORS = (redis.RedisError, OSError)
-
 _TIMEOUTS = (redis.TimeoutError, TimeoutError)
-
-# What a Redis answers that will not serve this connection again, or not for long: it became a
-# replica, lost its master, loads its data.
-_LEFT: tuple[str, ...] = ("READONLY", "MASTERDOWN", "LOADING", "UNBLOCKED")
-_LEFT += ("read only replica", "Link with MASTER", "loading the dataset")  # as redis-py has them
 
 
 class Commands:
@@ -111,11 +105,6 @@ class Commands:
             yield
         finally:
             semaphore.release()
-
-
-def must_be_left(error: BaseException) -> bool:
-    """Whether an answer says that another connection is to be made, perhaps to another Redis."""
-    return isinstance(error, redis.RedisError) and any(each in str(error) for each in _LEFT)
 
 
 @contextmanager

@@ -11,16 +11,15 @@ import redis
 
 from .. import turns
 from ..broker import BEGINNING, Message
-from .commands import ERRORS, must_be_left
 from .entries import LogEntry, parse
+from .errors import ERRORS, must_be_left
 from .positions import Position, order
 from .process import Process
 from .replay import LogReplay
+from .requests import AFTER_ALL, newest
 from .stream import Stream
 
-__all__ = ["AFTER_ALL", "History"]
-
-AFTER_ALL = 2**64 - 1  # the count in a stream id after all of a millisecond; never an entry's
+__all__ = ["History"]
 
 _PAGE = 100  # entries that a member which comes back is sent at once
 _FIRST_PAGE = 10  # the same, before it is known how large they are
@@ -136,7 +135,7 @@ class History:
         time, count = order(after)
         # What came after ``after`` cannot have expired yet, if that is not long ago. But an entry
         # that should be there and is not was lost with all that Redis knew.
-        is_recent = now[0] - time / 1000 < self._process.options.max_age and count == AFTER_ALL
+        is_recent = now[0] - time / 1000 < self._process.options.expiry and count == AFTER_ALL
         if isinstance(info, Exception) or isinstance(found, Exception):  # no such key
             return [], not is_recent
         first = info["first-entry"]
@@ -159,24 +158,15 @@ class History:
     # -- the newest messages
 
     def newest(self, room: str, count: int) -> list[Message]:
-        key = self._process.keys.log(room)
         found: list[Message] = []
-        end = "+"
         began = self._process.now()
         try:
-            while len(found) < count:
-                newest: Any = self._process.commands.run(
-                    partial(redis.Redis.xrevrange, name=key, max=end, count=count)
-                )
-                entries = (parse(room, id_, fields) for id_, fields in newest)
-                found += [Message(entry.id or "", entry.data) for entry in entries if entry]
-                if len(newest) < count:
-                    break
-                end = f"({newest[-1][0].decode()}"
+            for message in newest(self._process.commands.run, self._process.keys, room, count):
+                found.append(message)
                 turns.end_if_over()
         except ERRORS as error:
             if isinstance(error, redis.ResponseError) and not must_be_left(error):
                 _logger.error("the room %r has no history: %s", room, error)
             else:
                 self._process.fail(error, began)
-        return found[:count][::-1]
+        return found[::-1]

@@ -22,8 +22,9 @@ from .. import turns
 from ..broker import JOIN, LEAVE
 from . import scripts
 from .process import Process
+from .requests import Look, Other, look
 
-__all__ = ["Leases", "Look", "Other"]
+__all__ = ["Leases"]
 
 _BURY = "bury"  # the leave of a member whose process died, told by another
 # Of presence_timeout: for how long a process is taken to live without a word, and when it says and
@@ -31,33 +32,8 @@ _BURY = "bury"  # the leave of a member whose process died, told by another
 _LEASE, _BEAT = 0.75, 0.25
 _BATCH = 500  # rooms, or changes of a room, that one command is about
 _CHANGE = scripts.load("presence")
-_LOOK = scripts.load("look")
 
 _logger = logging.getLogger("greenws.brokers.redis")
-
-
-class Other(NamedTuple):
-    """A member in another process, which may be dead."""
-
-    origin: str
-    info: dict[str, Any]
-    is_alive: bool
-
-
-class Look(NamedTuple):
-    """What Redis knew of a room at one moment."""
-
-    id: str
-    """Of the last entry of its log; empty if there is none."""
-    now: int
-    """The time, in milliseconds."""
-    ours: int
-    """The number of the last of all entries of this process that stand in a log."""
-    version: str
-    """Of the members; empty if there never were any."""
-    others: dict[str, Other]
-    mine: dict[str, str]
-    """The members of this process, with their values."""
 
 
 class _Published(NamedTuple):
@@ -101,7 +77,7 @@ class Leases:
         self._grace_until = 0.0  # nobody is taken for dead before that
         self._next_renewal = 0.0
         options = process.options
-        self._key_age = max(options.max_age, int(4 * options.presence_timeout))
+        self._key_age = max(options.expiry, int(4 * options.presence_timeout))
 
     # -- rooms
 
@@ -128,24 +104,11 @@ class Leases:
             redis.RedisError, OSError: Redis is out of reach.
         """
         process = self._process
-        keys = [
-            process.keys.log(room),
-            process.keys.members(room),
-            process.keys.last_number(process.origin),
-        ]
-        id_, ours, version, members, (seconds, micros) = process.commands.run(
-            lambda client: client.eval(_LOOK, len(keys), *keys, process.keys.alive_prefix), urgent
+        found = process.commands.run(
+            lambda client: look(client, process.keys, process.origin, room), urgent
         )
-        others: dict[str, Other] = {}
-        mine: dict[str, str] = {}
-        for key, value, is_alive in members:
-            origin, _, text = value.decode(errors="replace").partition(" ")
-            if origin == process.origin:
-                mine[key.decode()] = value.decode()
-            elif (info := _parse_info(room, text)) is not None:
-                others[key.decode(errors="replace")] = Other(origin, info, bool(is_alive))
-        now = process.clock.set(int(seconds), int(micros))
-        return Look(id_.decode(), now, ours, version.decode(), others, mine)
+        process.clock.set(found.seconds, found.micros)
+        return found
 
     # -- the members of this process
 
@@ -207,7 +170,7 @@ class Leases:
         if now >= self._grace_until:
             self._bury(dead)
         if now >= self._next_renewal:
-            self._next_renewal = now + self._process.options.max_age / 3
+            self._next_renewal = now + self._process.options.expiry / 3
             self._renew()
         self.next_beat = now + self._process.options.presence_timeout * _BEAT
 
@@ -408,17 +371,6 @@ class Leases:
                 room.version = "0"  # the next beat looks again
             else:
                 self._remove(name, room, member)
-
-
-def _parse_info(room: str, text: str) -> dict[str, Any] | None:
-    try:
-        info = json.loads(text)
-        if isinstance(info, dict):
-            return info
-    except (ValueError, RecursionError):
-        pass
-    _logger.warning("ignoring a malformed member of room %r: %r", room, text[:200])
-    return None
 
 
 def _parse_published(room: str, data: bytes) -> _Published | None:

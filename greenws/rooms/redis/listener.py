@@ -21,11 +21,13 @@ import redis
 from ...opcodes import is_sendable
 from .. import turns
 from . import url
-from .commands import ERRORS, closed_by_another
+from .commands import closed_by_another
+from .errors import ERRORS
 from .leases import Leases
 from .outage import Event
 from .positions import order
 from .process import Process
+from .requests import DISCONNECT
 from .stream import Stream
 
 __all__ = ["Subscriber"]
@@ -34,7 +36,6 @@ _BATCH = 500  # entries that one read takes from a room, and rooms that one comm
 _ROOMS = 100  # whose logs are read with one command
 _MARGIN = 10_000  # milliseconds by which what is known of Redis's clock may be wrong
 _PING_INTERVAL = 1.0  # seconds between two looks whether the connection works
-_DISCONNECT = b"disconnect "  # begins what is published to close members
 _MAX_REASON = 123  # bytes of a Close
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
 
@@ -107,7 +108,7 @@ class Subscriber:
         """Returns when a connection that has worked was closed, as Redis does to one that is slow.
         Redis may well be there."""
         fresh: set[str] = set()  # rooms whose entries are published to us from now on
-        self._is_old = time.monotonic() - self._last_pong > self._process.options.max_age
+        self._is_old = time.monotonic() - self._last_pong > self._process.options.expiry
         while self.connection is connection:
             try:
                 with closed_by_another():
@@ -174,7 +175,7 @@ class Subscriber:
             return
         if data.startswith(b"presence "):
             self._leases.take(room, data)
-        elif data.startswith(_DISCONNECT):
+        elif data.startswith(DISCONNECT):
             self._on_disconnect(room, data)
         elif not stream.is_broken:
             self._on_entry(stream, data)
@@ -189,16 +190,6 @@ class Subscriber:
             return
         if is_sendable(number):
             self._process.disconnect(room, number, reason[:_MAX_REASON], member or None)
-
-    def disconnect_members(self, room: str, code: int, reason: str, member: str | None) -> None:
-        """Publishes that all processes are to close the members of a room, or one.
-
-        Raises:
-            redis.RedisError, OSError: Redis is out of reach.
-        """
-        text = b"%s%d %s\n%s" % (_DISCONNECT, code, (member or "").encode(), reason.encode())
-        channel = self._process.keys.channel(room)
-        self._process.commands.run(lambda client: client.publish(channel, text), urgent=True)
 
     def _on_entry(self, stream: Stream, data: bytes) -> None:
         try:
@@ -294,7 +285,7 @@ class Subscriber:
             _logger.error(
                 "messages of the room %r are lost to this process: it was behind by more than %d "
                 "of them or %d s; raise history and max_age",
-                *(stream.room, options.history, options.max_age),
+                *(stream.room, options.history, options.expiry),
             )
             self._process.tell_gap(stream.room)
 

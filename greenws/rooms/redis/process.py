@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import gevent
@@ -15,29 +14,16 @@ import gevent
 from ..broker import Entry, Listener
 from . import url
 from .clock import Clock
-from .commands import ERRORS, Commands
+from .commands import Commands
+from .errors import ERRORS
 from .keys import Keys
+from .options import Options
 from .outage import Event, Outage
 
-__all__ = ["Options", "Process"]
+__all__ = ["Process"]
 
 _T = TypeVar("_T")
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two looks whether Redis is back
-
-
-@dataclass(frozen=True)
-class Options:
-    """Those of ``RedisBroker``."""
-
-    url: str
-    prefix: str
-    history: int
-    history_bytes: int
-    max_age: int
-    max_pending: int
-    max_pending_bytes: int
-    timeout: float
-    presence_timeout: float
 
 
 class Process:

@@ -1,17 +1,14 @@
-"""What is taken of the URL of a Redis, and whether redis-py may be used with it."""
+"""What is taken of the URL of a Redis. Knows no gevent."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import redis
-import redis.connection
-from gevent import socket as gevent_socket
-from gevent.monkey import is_module_patched
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-__all__ = ["check_sockets", "check_url", "connect", "database", "stripped"]
+__all__ = ["check_url", "connect", "database", "stripped"]
 
 # Options of a connection that a URL cannot change.
 _OURS = {"decode_responses", "health_check_interval", "max_connections", "protocol"}
@@ -35,23 +32,6 @@ def check_url(url: str) -> None:
         redis.ConnectionPool.from_url(url).make_connection()
     except TypeError as error:
         raise ValueError(f"url has an option that redis-py does not know: {error}") from None
-
-
-def check_sockets(url: str) -> None:
-    """
-    Raises:
-        RuntimeError: redis-py would block the hub.
-    """
-    is_patched = issubclass(vars(redis.connection)["socket"].socket, gevent_socket.socket)
-    if url.startswith("rediss:"):
-        is_patched = is_patched and is_module_patched("ssl")
-    if not is_patched:
-        raise RuntimeError(
-            "redis-py would block every greenlet of this process while it waits for Redis: put "
-            "'from gevent import monkey; monkey.patch_all()' before all other imports of the "
-            "program (gunicorn's gevent workers, without --preload, and run_server.py do that "
-            "themselves)"
-        )
 
 
 def connect(url: str, timeout: float, connect_timeout: float) -> redis.Redis:

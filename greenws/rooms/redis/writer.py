@@ -17,7 +17,7 @@ import gevent
 
 from .. import turns
 from ..broker import BrokerUnavailable
-from . import scripts
+from . import requests
 from .entries import LogEntry
 from .process import Process
 from .stream import Stream
@@ -27,7 +27,6 @@ __all__ = ["Writer"]
 _BATCH = 500  # entries that one command appends at most
 _BATCH_BYTES = 2**20  # bytes that one command appends, or a little more
 _ENTRY_COST = 250  # bytes of an entry that waits, beside its data
-_SCRIPT = scripts.load("append")
 
 _logger = logging.getLogger("greenws.brokers.redis")
 
@@ -109,31 +108,26 @@ class Writer:
         if not batch:
             return
         process = self._process
-        keys = [process.keys.last_number(process.origin)]
-        options = process.options
-        values: list[Any] = [process.origin, options.history, options.max_age]
-        values += [options.history_bytes, process.keys.suffix]
-        for room, entry in batch:
-            keys.append(process.keys.log(room))
-            values += [entry.number, entry.kind, entry.data]
-        added, failed, unpublished = process.commands.run(
-            lambda client: client.eval(_SCRIPT, len(keys), *keys, *values), urgent=True
+        appended = process.commands.run(
+            lambda client: requests.append(
+                client, process.keys, process.options, process.origin, batch
+            ),
+            urgent=True,
         )
         with process.lock:
             for _, entry in batch:
                 self.unsent.popleft()
                 self._unsent_bytes -= _cost(entry)
-        if added:
-            self.last_added = added.decode()
-        if unpublished and not self._is_unpublished:
+        if appended.last_id:
+            self.last_added = appended.last_id
+        if appended.unpublished and not self._is_unpublished:
             _logger.error(
                 "Redis does not publish what is sent, so that nobody hears it: %s",
-                unpublished.decode(),
+                appended.unpublished,
             )
-        self._is_unpublished = bool(unpublished)
-        if failed:
-            pairs = zip(failed[::2], failed[1::2], strict=True)
-            self._report(batch, {int(number): why.decode() for number, why in pairs})
+        self._is_unpublished = bool(appended.unpublished)
+        if appended.failed:
+            self._report(batch, appended.failed)
 
     def _report(self, batch: list[tuple[str, LogEntry]], failed: dict[int, str]) -> None:
         reported: set[str] = set()
