@@ -49,9 +49,16 @@ def interrupted(url: str) -> None:
     thread.start()
     thread.join()
     with greenws.connect(url) as socket:
-        if os.fork() == 0:
-            os.kill(os.getppid(), signal.SIGINT)
-            os._exit(0)
+        import gevent  # not before: the thread was to be the first
+        from gevent.monkey import get_original
+
+        def kill() -> None:
+            if os.fork() == 0:
+                get_original("time", "sleep")(0.05)
+                os.kill(os.getppid(), signal.SIGINT)
+                os._exit(0)
+
+        gevent.spawn(kill)  # it runs when the main greenlet waits
         socket.receive()
 
 
