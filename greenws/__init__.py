@@ -88,7 +88,10 @@ __getattr__, __dir__ = _export(
         "connect": ".client.opening",
         "select": ".selection",
     },
-    modules=("brokers", "client", "config", "exceptions", "opcodes", "policies", "rooms", "stats"),
+    modules=(
+        *("brokers", "client", "config", "exceptions", "opcodes", "policies", "rooms", "stats"),
+        "testing",
+    ),
 )
 
 _check_neighbours()

@@ -208,6 +208,13 @@ class Heartbeat:
         self._timer_time = _FOREVER
         self._rest_timer: Any = None
 
+    def use_loop(self, loop: Any) -> None:
+        """Takes its timers from ``loop``: another one while ``greenws.testing`` controls time."""
+        if loop is not self._loop:
+            self._loop = loop
+            self._timer_time = -1.0
+            self._arm()
+
     def add(self, pulse: Pulse, begin: float) -> None:
         """Schedules ``pulse`` for the bucket of ``begin`` (``time.monotonic()``)."""
         bucket = self._buckets.get(begin)
@@ -304,4 +311,5 @@ def start_pulse(socket: WebSocket, hub: Hub, config: Config) -> None:
     heartbeat = _heartbeats.get(hub)
     if heartbeat is None or heartbeat.process != current_process():
         heartbeat = _heartbeats[hub] = Heartbeat(hub.loop)
+    heartbeat.use_loop(hub.loop)
     socket.pulse = Pulse(socket, config, heartbeat)

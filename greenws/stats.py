@@ -113,6 +113,11 @@ class ServerStats:
             "expired": self.expired,
         }
 
+    def take_error(self, error: BaseException) -> bool:
+        """Whether ``error``, which ended a session or an application, is told of elsewhere than in
+        the log."""
+        return False
+
     def begin(self, session: SessionRecord) -> None:
         self.connections_total += 1
         self._open.add(session)
@@ -166,6 +171,10 @@ class SessionRecord:
         self._began = time.monotonic()
         if stats is not None:
             stats.begin(self)
+
+    def take_error(self, error: BaseException) -> bool:
+        """:meth:`ServerStats.take_error`."""
+        return self._stats is not None and self._stats.take_error(error)
 
     def end(self) -> None:
         """Counts the session as ended, and logs its line. Not in a forked child, where it is the

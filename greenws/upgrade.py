@@ -7,7 +7,6 @@ the environ; elsewhere one is made from the raw socket, where the server hands t
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +38,6 @@ __all__ = [
 ]
 
 ENVIRON_KEY = "greenws.upgrade"
-
-_logger = logging.getLogger("greenws.session")
-
 
 _ANSWERED = Offer("", [])  # what a client offered is not kept while its session lives
 
@@ -93,6 +89,10 @@ class Upgrade:
         start_pulse(self.socket, transport.hub, config)
         self.socket.record = self._record(self.socket, config)
         return self.socket
+
+    def take_error(self, error: BaseException) -> bool:
+        """Whether ``error``, of the application, is told of elsewhere than in the log."""
+        return False
 
     def _record(self, socket: WebSocket, config: Config) -> SessionRecord:
         return SessionRecord(socket, "", config)
@@ -164,8 +164,7 @@ def find_upgrade(environ: WSGIEnvironment) -> Upgrade:
             else "run greenws.WebSocketServer, gunicorn (gevent or gthread workers) or 'flask run'"
         )
         message = f"No WebSocket here: {software} does not hand over the socket; {advice}."
-        _logger.error("%s", message)
-        raise HandshakeError(message, 501)
+        raise HandshakeError(message, 501, reason="server")
     return _SocketUpgrade(offer, Config(), sock, environ)
 
 

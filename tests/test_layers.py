@@ -41,16 +41,18 @@ LAYERS = [
     ("http",),
     ("rate_limit", "cross_thread", "waiting", "websocket", "keepalive", "selection", "stats"),
     ("client",),
-    ("upgrade", "session", "routes"),
+    ("refusals", "upgrade", "session", "routes"),
     ("rooms",),
     ("server",),
+    ("testing",),
     ("databases", "integrations", "policies", "brokers", "gunicorn"),
     ("cli", "__main__"),
 ]
 
 # Modules that hand on names of others, under the addresses that programs import them from.
 SHORT_IMPORTS = {
-    *("policies", "brokers", "brokers.memory", "brokers.redis", "client", "gunicorn", "rooms")
+    *("policies", "brokers", "brokers.memory", "brokers.redis", "client", "gunicorn", "rooms"),
+    "testing",
 }
 
 # In protocol/ and in http/head.py nothing knows a socket, a greenlet or a clock.

@@ -17,6 +17,7 @@ from typing import Any
 
 from gevent.monkey import get_original
 
+from ..checks import check_close, wrong_message
 from ..config import check_seconds
 from ..opcodes import is_sendable
 from ..protocol.shared import SharedMessage
@@ -137,6 +138,10 @@ class Room:
             ValueError: ``presence_key`` is empty; ``presence_linger`` is below 0, or given without
                 a key.
         """
+        if not isinstance(socket, WebSocket):
+            raise TypeError(f"room.join() takes the session's socket, not {socket!r}")
+        if gap is not None and not isinstance(gap, (str, bytes)):
+            raise TypeError(f"gap must be a message, a str or bytes, not {gap!r}")
         lag.check(policy)
         watch = None if presence is None else Watch.of(presence)
         json.dumps(info)
@@ -205,7 +210,10 @@ class Room:
         if isinstance(data, str):
             data.encode()
         else:
-            data = bytes(memoryview(data))
+            try:
+                data = bytes(memoryview(data))
+            except TypeError:
+                raise wrong_message(data) from None
         self._fan_out.stamped(BEGINNING, data)
         if exclude is not None:
             exclude = exclude.socket if isinstance(exclude, Member) else exclude
@@ -250,6 +258,7 @@ class Room:
             ValueError: ``code`` may not be sent, or ``reason`` is longer than 123 bytes.
             BrokerUnavailable: the broker is out of reach.
         """
+        check_close(code, reason)
         if not is_sendable(code):
             raise ValueError(
                 f"close code {code} may not be sent; use 1000, 1001, 1011 or 3000 to 4999"
