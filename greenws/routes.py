@@ -92,6 +92,12 @@ class Routes:
                 for name in rule.methods:
                     self._literal.setdefault((name, uri), handler)
 
+    @property
+    def handlers(self) -> list[WSGIApplication]:
+        """The handlers of all routes."""
+        endpoints: list[WSGIApplication] = [rule.endpoint for rule in self._map.iter_rules()]
+        return [*endpoints, *(handler for _, _, handler in self._wildcards)]
+
     def _check_new(self, uri: str, methods: list[str] | None) -> None:
         """
         Raises:

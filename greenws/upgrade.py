@@ -22,6 +22,7 @@ from .keepalive import start_pulse
 from .protocol.deflate import Deflate, accept_offer
 from .protocol.handshake import Offer, accept_response, parse_request
 from .stats import SessionRecord
+from .surroundings import tell_without_threads, threads
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -133,7 +134,9 @@ class _SocketUpgrade(Upgrade):
 
     def _record(self, socket: WebSocket, config: Config) -> SessionRecord:
         path = self._environ.get("SCRIPT_NAME", "") + self._environ.get("PATH_INFO", "")
-        return SessionRecord(socket, path, config)
+        tell_without_threads(self._environ)
+        threads.enter()
+        return SessionRecord(socket, path, config, on_end=threads.leave)
 
     def _remote_address(self) -> Any:
         with contextlib.suppress(OSError):  # the client is gone already; the first read says so
