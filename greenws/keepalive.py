@@ -22,8 +22,8 @@ from weakref import WeakKeyDictionary, ref
 from gevent.hub import Hub
 
 from .config import Config
-from .hub.polling import current_process
 from .hub.delivery import Delivery
+from .hub.polling import current_process
 from .hub.turns import after_poll
 from .opcodes import CloseCode
 from .protocol.connection import Ping
