@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-TESTS = '''
+TESTS = """
 import flask
 import pytest
 
@@ -39,7 +39,7 @@ def test_echo(websocket, application, number):
     for message in range(10):
         socket.send(f"{{number}} {{message}}")
         assert socket.receive() == f"{{number}} {{message}}"
-'''
+"""
 
 
 def measure(application: str, count: int) -> tuple[float, float]:

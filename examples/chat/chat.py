@@ -3,6 +3,11 @@
 python chat.py [--port 8000]
 """
 
+from gevent import monkey
+
+if __name__ == "__main__":
+    monkey.patch_all()  # before the other imports: whatever blocks lets the others run
+
 import argparse
 
 from flask import Flask, abort, request, session

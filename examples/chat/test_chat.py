@@ -57,7 +57,7 @@ def test_one_who_does_not_read_is_closed_and_holds_nobody_up(app, join):
     ada, grace = join("Ada"), join("Grace")
     ada.receive()
     grace.stall()
-    for number in range(200):
+    for _ in range(200):
         ada.send("x" * 1000)
         assert ada.receive() == "Ada: " + "x" * 1000
     assert app.rooms.stats.closed == 1

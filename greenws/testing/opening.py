@@ -191,14 +191,14 @@ class _Handshake:
         run = self.run
         ours, theirs = native.socketpair()
         transport = WatchedTransport(ours, gevent.get_hub(), self._limits.write_high_water)
-        extra = {
+        run.extra = {
             key: value
             for key, value in environ.items()
             if not key.startswith(_NOT_EXTRA) and key not in _OF_THE_HEAD
         }
-        extra["wsgi.url_scheme"] = environ["wsgi.url_scheme"]
-        server = TestServer(self._app, run, self._config, extra)
-        server.serve(theirs, str(environ.get("REMOTE_ADDR", "127.0.0.1")))
+        run.extra["wsgi.url_scheme"] = environ["wsgi.url_scheme"]
+        server = TestServer.of(self._app, self._config)
+        server.serve(run, theirs, str(environ.get("REMOTE_ADDR", "127.0.0.1")))
         limit = RealTimeout(run.timeout)
         try:
             transport.send(self._head(environ))
