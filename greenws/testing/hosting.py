@@ -5,6 +5,7 @@ get from ``WebSocketServer``, but for errors, which the test gets.
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -14,6 +15,7 @@ from ..hub import forks
 from ..server.handler import UpgradeHandler
 from ..server.server import WebSocketServer
 from ..stats import ServerStats, SessionRecord
+from . import frameworks
 from .sockets import Run
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ class TestServer(WebSocketServer):
     @staticmethod
     def of(application: WSGIApplication, config: Config) -> TestServer:
         """The server of ``application`` with these limits."""
-        _watch_frameworks()
+        frameworks.watch(_on_exception)
         for server in _servers:
             if server.application is application and server.config == config:
                 return server
@@ -99,7 +101,8 @@ class TestServer(WebSocketServer):
         self._runs_open += 1
         run.server = self
         address = (host, 49152 + next(_ports) % 16384)
-        run.greenlet = greenlet = gevent.Greenlet(self._serve, run, sock, address)
+        databases = frameworks.databases_of_test()
+        run.greenlet = greenlet = gevent.Greenlet(self._serve, run, sock, address, databases)
         _runs[greenlet] = run
         greenlet.rawlink(_runs.pop)
         greenlet.start()
@@ -110,9 +113,12 @@ class TestServer(WebSocketServer):
         if self._runs_open == 0:
             _servers.remove(self)
 
-    def _serve(self, run: Run, sock: Any, address: Any) -> None:
+    def _serve(
+        self, run: Run, sock: Any, address: Any, databases: AbstractContextManager[None]
+    ) -> None:
         try:
-            self._admit(sock, address, forks.process())
+            with databases:
+                self._admit(sock, address, forks.process())
         except gevent.GreenletExit:
             pass
         except BaseException as error:  # pytest.fail() in a handler, or sys.exit()
@@ -127,20 +133,7 @@ def is_of_a_session(greenlet: Any) -> bool:
     return greenlet in _runs
 
 
-_watched: set[str] = set()
-
-
-def _watch_frameworks() -> None:
-    """Has Flask and Django tell of the errors that they answer themselves."""
-    for name in ("flask", "django.core.signals"):
-        module = sys.modules.get(name)
-        if module is not None and name not in _watched:
-            _watched.add(name)
-            module.got_request_exception.connect(_on_exception, weak=False)
-
-
-def _on_exception(sender: Any, **options: Any) -> None:
+def _on_exception(error: BaseException) -> None:
     run = _runs.get(gevent.getcurrent())
-    error = options.get("exception") or sys.exc_info()[1]
-    if run is not None and error is not None:
+    if run is not None:
         run.take(error)
