@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from greenws.databases import is_plain_select, is_write, warn_kept
+from greenws.databases import is_plain_select, leaves_nothing, warn_kept
 
 pytestmark = pytest.mark.no_io
 
@@ -93,10 +93,13 @@ def test_whatever_else(statement):
         "INSERT INTO t (a) VALUES (1) ON CONFLICT (a) DO UPDATE SET b = 2",
         'UPDATE "a" SET "x" = COALESCE("x", %s) WHERE "id" IN (%s)',
         "DELETE FROM a WHERE id = %s",
+        "SELECT a FROM b FOR UPDATE OF b",
+        "SELECT a FROM b LOCK IN SHARE MODE",
+        "WITH gone AS (DELETE FROM b RETURNING *) INSERT INTO c SELECT * FROM gone",
     ],
 )
-def test_writes(statement):
-    assert is_write(statement)
+def test_what_leaves_nothing_after_its_transaction(statement):
+    assert leaves_nothing(statement)
     assert not is_plain_select(statement)
 
 
@@ -108,11 +111,13 @@ def test_writes(statement):
         "CREATE TEMPORARY TABLE x (a int)",
         "LOCK TABLE x",
         "LISTEN x",
+        "SELECT pg_advisory_lock(1)",
+        "SELECT a INTO TEMPORARY b FROM c",
         "",
     ],
 )
-def test_what_is_no_write(statement):
-    assert not is_write(statement)
+def test_what_may_leave_something(statement):
+    assert not leaves_nothing(statement)
 
 
 def test_a_kept_connection_is_told_once_for_each_line(caplog):

@@ -1,0 +1,179 @@
+"""What ``manage.py check`` says about views that are WebSockets, and where they will run."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning
+from django.urls import URLPattern, URLResolver, get_resolver
+
+from ...checks import describe, fits
+
+__all__ = ["check_views"]
+
+
+def check_views(app_configs: Any = None, **options: Any) -> list[CheckMessage]:
+    """All that concerns a project with at least one view of ``websocket()``."""
+    views = list(_find_views()) if getattr(settings, "ROOT_URLCONF", None) else []
+    if not views:
+        return []
+    found = [*_check_asgi(), *_check_sessions(), *_check_drivers(), *_check_gunicorn()]
+    for route, callback, function, names in views:
+        found += _check_arguments(route, function, names)
+        found += _check_atomic(route, callback)
+    return found
+
+
+def _find_views() -> Iterator[tuple[str, Any, Any, list[str]]]:
+    """(route, callback, function of the session, variables) of each view of ``websocket()``."""
+
+    def walk(patterns: Any, prefix: str, names: list[str]) -> Iterator[Any]:
+        for pattern in patterns:
+            route = prefix + str(pattern.pattern)
+            known = [*names, *_variables(pattern.pattern)]
+            if isinstance(pattern, URLResolver):
+                yield from walk(pattern.url_patterns, route, known)
+            elif isinstance(pattern, URLPattern):
+                function = _function_of(pattern.callback)
+                if function is not None:
+                    yield route, pattern.callback, function, [*known, *pattern.default_args]
+
+    yield from walk(get_resolver().url_patterns, "", [])
+
+
+def _variables(pattern: Any) -> list[str]:
+    return [*getattr(pattern, "converters", {}), *pattern.regex.groupindex]
+
+
+def _function_of(callback: Any) -> Any:
+    """The function behind a view, or behind get() of a class-based one; None if it is no session.
+    Decorators hand on the attributes of what they wrap."""
+    method = getattr(getattr(callback, "view_class", None), "get", None)
+    return getattr(callback, "websocket_function", getattr(method, "websocket_function", None))
+
+
+def _check_arguments(route: str, function: Any, names: list[str]) -> Iterator[CheckMessage]:
+    variables = dict.fromkeys(names)
+    reasons = [
+        fits(function, *given, **variables)
+        for given in (("request", "socket"), ("self", "request", "socket"))
+    ]
+    if all(reasons) and not _is_dummy(function):
+        call = ", ".join(["request", "socket", *variables])
+        yield Error(
+            f"The WebSocket {route!r} is called with ({call}), but {describe(function)} does not "
+            f"fit: {reasons[0]}.",
+            hint="Give the function the variables of its URL.",
+            id="greenws.E001",
+        )
+
+
+def _is_dummy(function: Any) -> bool:
+    """Whether it stands for the function in ``method_decorator(websocket)``."""
+    return getattr(function, "__name__", "") == "dummy"
+
+
+def _check_asgi() -> Iterator[CheckMessage]:
+    if "daphne" in settings.INSTALLED_APPS:
+        yield Error(
+            "daphne is in INSTALLED_APPS, so runserver is an ASGI server, which hands over no "
+            "socket: the views of greenws answer 501 there.",
+            hint="Remove daphne; serve the ASGI part by a server of its own.",
+            id="greenws.E002",
+        )
+    if getattr(settings, "ASGI_APPLICATION", None) and not settings.WSGI_APPLICATION:
+        yield Warning(
+            "ASGI_APPLICATION is set and WSGI_APPLICATION is not: WebSockets of greenws need WSGI.",
+            hint="Set WSGI_APPLICATION, and serve it by greenws.gunicorn.Worker or "
+            "greenws.WebSocketServer.",
+            id="greenws.W001",
+        )
+
+
+def _check_atomic(route: str, callback: Any) -> Iterator[CheckMessage]:
+    exempt: Any = getattr(callback, "_non_atomic_requests", set())
+    for alias, database in settings.DATABASES.items():
+        if database.get("ATOMIC_REQUESTS") and alias not in exempt:
+            yield Warning(
+                f"ATOMIC_REQUESTS of the database {alias!r} holds one transaction, and its "
+                f"connection, open as long as a session of {route!r} lasts.",
+                hint="Put @transaction.non_atomic_requests above the view, and atomic() around "
+                "what belongs together.",
+                id="greenws.W002",
+            )
+
+
+def _check_sessions() -> Iterator[CheckMessage]:
+    if settings.SESSION_ENGINE == "django.contrib.sessions.backends.signed_cookies":
+        yield Warning(
+            "With signed_cookies, what a WebSocket writes to request.session after its handshake "
+            "cannot reach the browser.",
+            hint="Use another SESSION_ENGINE, or write to the session before the handshake.",
+            id="greenws.W003",
+        )
+
+
+def _check_drivers() -> Iterator[CheckMessage]:
+    engines = {database.get("ENGINE", "") for database in settings.DATABASES.values()}
+    if any("postgresql" in engine or "postgis" in engine for engine in engines):
+        has = {name: _is_installed(name) for name in ("psycopg", "psycopg2", "psycogreen")}
+        if has["psycopg2"] and not has["psycopg"] and not has["psycogreen"]:
+            yield Warning(
+                "psycopg2 stops all sessions of a process while one of them asks PostgreSQL.",
+                hint="Install psycopg (version 3), or call psycogreen.gevent.patch_psycopg().",
+                id="greenws.W004",
+            )
+    if any(engine.endswith("mysql") for engine in engines) and _is_installed("MySQLdb"):
+        yield Warning(
+            "mysqlclient stops all sessions of a process while one of them asks the database.",
+            hint="Use PyMySQL: pymysql.install_as_MySQLdb().",
+            id="greenws.W005",
+        )
+
+
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def _check_gunicorn() -> Iterator[CheckMessage]:
+    """What gunicorn.conf.py, in the current folder, says of the workers."""
+    path = Path("gunicorn.conf.py")
+    if not path.is_file():
+        return
+    worker = _constant(path, "worker_class", "sync")
+    threads = _constant(path, "threads", 1)
+    if worker == "sync" and threads not in (None, 1):
+        worker = "gthread"
+    if worker is None or "greenws" in str(worker) or str(worker).startswith("gevent"):
+        return
+    if worker == "gthread":
+        problem = f"gthread workers take a thread for each session: {threads} in a worker"
+    elif worker == "sync":
+        problem = "sync workers serve one session, and nothing else meanwhile"
+    else:
+        problem = f"worker_class {worker!r} hands over no socket"
+    yield Warning(
+        f"gunicorn.conf.py: {problem}.",
+        hint='worker_class = "greenws.gunicorn.Worker"',
+        id="greenws.W006",
+    )
+
+
+def _constant(path: Path, name: str, default: Any) -> Any:
+    """What a settings file assigns to ``name``; None if that is not a constant."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return None
+    value = default
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == name for target in node.targets
+        ):
+            value = node.value.value if isinstance(node.value, ast.Constant) else None
+    return value
