@@ -23,6 +23,7 @@ _warned: set[tuple[str, int]] = set()
 _TOKEN = re.compile(
     r"""
     (?P<space> \s+ | --(?=\s|\Z)[^\n]* | /\*(?!M?!|\+)(?:(?!/\*|\*/).)*\*/ )
+  | (?P<escape> (?<=ESCAPE\ )'\\' )
   | (?P<string> (?:\b[enbxu]&?)?'(?:[^'\\]|'')*' )
   | (?P<quoted> "(?:[^"\\]|"")*" | `[^`\\]*` )
   | (?P<value> %\(\w+\)s | %s | (?<!:):[a-z_]\w* | \$\d+ | \?(?!\?) | \d[\w.]* )

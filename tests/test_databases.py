@@ -23,6 +23,7 @@ pytestmark = pytest.mark.no_io
         "(SELECT 1) UNION (SELECT 2)",
         "SELECT substring(a FROM 1 FOR 3), x->>'a', y @> %s FROM t WHERE t.b = ANY(%s)",
         "SELECT pg_catalog.lower(a) FROM t",
+        "SELECT a FROM t WHERE a LIKE %s ESCAPE '\\' AND NOT (b LIKE 'x')",
         "SELECT EXTRACT(year FROM x), now(), row_number() OVER (PARTITION BY a) FROM c",
         'SELECT "u"."id" FROM "u" WHERE UPPER("u"."name"::text) = UPPER(%s) LIMIT 21',
         "SELECT a FROM (VALUES (1, 2)) AS t (a, b)",

@@ -23,59 +23,56 @@ def check_views(app_configs: Any = None, **options: Any) -> list[CheckMessage]:
     if not views:
         return []
     found = [*_check_asgi(), *_check_sessions(), *_check_drivers(), *_check_gunicorn()]
-    for route, callback, function, names in views:
-        found += _check_arguments(route, function, names)
+    for route, callback, function, given, names in views:
+        found += _check_arguments(route, function, given, names)
         found += _check_atomic(route, callback)
     return found
 
 
-def _find_views() -> Iterator[tuple[str, Any, Any, list[str]]]:
-    """(route, callback, function of the session, variables) of each view of ``websocket()``."""
+def _find_views() -> Iterator[tuple[str, Any, Any, list[str], list[str]]]:
+    """(route, callback, function, its positional arguments, its keyword arguments) of each view of
+    ``websocket()``."""
 
-    def walk(patterns: Any, prefix: str, names: list[str]) -> Iterator[Any]:
+    def walk(patterns: Any, prefix: str, names: list[str], unnamed: int) -> Iterator[Any]:
         for pattern in patterns:
             route = prefix + str(pattern.pattern)
-            known = [*names, *_variables(pattern.pattern)]
+            regex = pattern.pattern.regex
+            known = [*names, *getattr(pattern.pattern, "converters", {}), *regex.groupindex]
+            count = unnamed + (0 if regex.groupindex else regex.groups)
             if isinstance(pattern, URLResolver):
-                yield from walk(pattern.url_patterns, route, known)
+                known += pattern.default_kwargs
+                yield from walk(pattern.url_patterns, route, known, count)
             elif isinstance(pattern, URLPattern):
-                function = _function_of(pattern.callback)
-                if function is not None:
-                    yield route, pattern.callback, function, [*known, *pattern.default_args]
+                found = _function_of(pattern.callback)
+                if found is not None:
+                    known += pattern.default_args
+                    function, given = found
+                    # As Django does: the unnamed groups count if nothing has a name.
+                    places = [] if known else [f"group {n}" for n in range(1, count + 1)]
+                    yield route, pattern.callback, function, [*given, *places], known
 
-    yield from walk(get_resolver().url_patterns, "", [])
-
-
-def _variables(pattern: Any) -> list[str]:
-    return [*getattr(pattern, "converters", {}), *pattern.regex.groupindex]
+    yield from walk(get_resolver().url_patterns, "", [], 0)
 
 
 def _function_of(callback: Any) -> Any:
-    """The function behind a view, or behind get() of a class-based one; None if it is no session.
-    Decorators hand on the attributes of what they wrap."""
+    """The function behind a view, or behind get() of a class-based one, with its first arguments;
+    None if it is no session. Decorators hand on the attributes of what they wrap."""
     method = getattr(getattr(callback, "view_class", None), "get", None)
     return getattr(callback, "websocket_function", getattr(method, "websocket_function", None))
 
 
-def _check_arguments(route: str, function: Any, names: list[str]) -> Iterator[CheckMessage]:
-    variables = dict.fromkeys(names)
-    reasons = [
-        fits(function, *given, **variables)
-        for given in (("request", "socket"), ("self", "request", "socket"))
-    ]
-    if all(reasons) and not _is_dummy(function):
-        call = ", ".join(["request", "socket", *variables])
+def _check_arguments(
+    route: str, function: Any, given: list[str], names: list[str]
+) -> Iterator[CheckMessage]:
+    reason = fits(function, *given, **dict.fromkeys(names))
+    if reason is not None:
+        call = ", ".join([*given, *dict.fromkeys(names)])
         yield Error(
             f"The WebSocket {route!r} is called with ({call}), but {describe(function)} does not "
-            f"fit: {reasons[0]}.",
+            f"fit: {reason}.",
             hint="Give the function the variables of its URL.",
             id="greenws.E001",
         )
-
-
-def _is_dummy(function: Any) -> bool:
-    """Whether it stands for the function in ``method_decorator(websocket)``."""
-    return getattr(function, "__name__", "") == "dummy"
 
 
 def _check_asgi() -> Iterator[CheckMessage]:

@@ -23,7 +23,8 @@ from ...databases import leaves_nothing, warn_kept
 
 __all__ = ["release", "watch"]
 
-_SAVEPOINT = re.compile(r"(RELEASE |ROLLBACK TO )?SAVEPOINT \S+")
+# What Django itself sends around transactions.
+_TRANSACTION = re.compile(r"(RELEASE |ROLLBACK TO )?SAVEPOINT \S+|BEGIN( [A-Z]+)?")
 
 _connect: Any = inspect.unwrap(BaseDatabaseWrapper.connect)
 
@@ -62,7 +63,7 @@ _work: weakref.WeakKeyDictionary[BaseDatabaseWrapper, _Work] = weakref.WeakKeyDi
 
 
 def _is_ordinary(sql: Any) -> bool:
-    return isinstance(sql, str) and (leaves_nothing(sql) or _SAVEPOINT.fullmatch(sql) is not None)
+    return isinstance(sql, str) and (leaves_nothing(sql) or _TRANSACTION.fullmatch(sql) is not None)
 
 
 def _is_connecting() -> bool:

@@ -64,6 +64,10 @@ def save() -> None:
         return
     if session.modified and not session.is_empty():
         key = session.session_key
+        if key is None:
+            _tell_unreachable()
+            session.modified = False  # nobody could ask for it again
+            return
         try:
             session.save()
         except UpdateError:
@@ -71,11 +75,15 @@ def save() -> None:
                 "what was written to request.session is lost: the session was deleted meanwhile"
             )
         if session.session_key != key:
-            _logger.warning(
-                "request.session got a new key after the handshake, which cannot reach the "
-                "browser: write to it before (in a producer), or use another SESSION_ENGINE"
-            )
+            _tell_unreachable()
     _forget(session)
+
+
+def _tell_unreachable() -> None:
+    _logger.warning(
+        "request.session has got a new key after the handshake, which cannot reach the browser: "
+        "write to it before (in a producer), or use another SESSION_ENGINE than signed_cookies"
+    )
 
 
 def _forget(session: Any) -> None:

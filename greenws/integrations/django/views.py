@@ -85,9 +85,9 @@ def websocket(
 
 
 def _make_view(function: Any, protocols: list[str], headers: Any, options: Any) -> View:
-    names = _check(function)
-    is_method = names[:1] == ["self"]
-    is_producer = names[is_method + 1 :][:1] == ["protocols"]
+    given = _check(function)
+    is_method = given[0] == "self"
+    is_producer = given[-1] == "protocols"
     if is_producer and protocols:
         raise TypeError(f"{describe(function)} chooses the subprotocol: leave out protocols=")
 
@@ -110,12 +110,12 @@ def _make_view(function: Any, protocols: list[str], headers: Any, options: Any) 
 
     WebSocketHandler(lambda request, protocols: None, response_headers=headers, **options)
     made: Any = functools.update_wrapper(method if is_method else view, function)
-    made.websocket_function = function
+    made.websocket_function = (function, given)
     return made  # type: ignore[no-any-return]
 
 
 def _check(function: Any) -> list[str]:
-    """The names of a function's arguments.
+    """The arguments that ``function`` is called with, but for the variables of its URL.
 
     Raises:
         TypeError: it cannot be a session, nor a producer of handlers.
@@ -141,12 +141,12 @@ def _check(function: Any) -> list[str]:
             ):
                 required[parameter.name] = parameter.name
     given = ["self"] if names[:1] == ["self"] else []
-    given += ["request", "protocols" if names[len(given) + 1 :][:1] == ["protocols"] else "socket"]
-    variables = {
-        name: name for name in required if name not in names[: len(given)]
-    }  # which come from the URL
-    check_function(function, "a session of websocket()", *given, **variables)
-    return names
+    second = names[len(given) + 1 : len(given) + 2]
+    given += ["request", "protocols" if second == ["protocols"] else "socket"]
+    for name in names[: len(given)]:
+        required.pop(name, None)  # the others come from the URL
+    check_function(function, "a session of websocket()", *given, **required)
+    return given
 
 
 def _answer(request: HttpRequest, produce: Any, headers: Any, options: Any) -> HttpResponse:
