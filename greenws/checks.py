@@ -13,11 +13,14 @@ from typing import Any
 __all__ = [
     "check_application",
     "check_function",
+    "check_close",
     "check_number",
     "describe",
     "fits",
+    "Hint",
     "suggest",
     "unknown_option",
+    "wrong_message",
 ]
 
 
@@ -145,6 +148,44 @@ def check_application(application: Any, what: str) -> None:
             )
     else:
         raise TypeError(f"{takes}; {describe(application)} does not fit: {reason}")
+
+
+def check_close(code: Any, reason: Any) -> None:
+    """
+    Raises:
+        TypeError: ``code`` is not an int, or ``reason`` not a str.
+    """
+    if isinstance(code, str):
+        raise TypeError(f"the close code is an int: close(1000, {code!r}), not close({code!r})")
+    if isinstance(code, bool) or not isinstance(code, (int, float)):  # 1000.5 is a wrong value
+        raise TypeError(f"the close code must be an int such as 1000, not {code!r}")
+    if not isinstance(reason, str):
+        raise TypeError(f"the close reason must be a str, not {reason!r}")
+
+
+def wrong_message(data: Any) -> TypeError:
+    """The error for what is no message."""
+    text = f"message must be a str or a bytes-like object, not {type(data).__name__}"
+    if isinstance(data, (dict, list, tuple, int, float)):
+        text += "; to send JSON: send(json.dumps(...))"
+    elif data is not None:
+        text += "; to send its text: send(str(...))"
+    return TypeError(text)
+
+
+class Hint:
+    """An attribute that is not there, under the name that it has in other libraries: asking for it
+    says what to use."""
+
+    def __init__(self, name: str, instead: str) -> None:
+        self._name = name
+        self._instead = instead
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        kind = owner or type(instance)
+        raise AttributeError(
+            f"{kind.__name__!r} object has no attribute {self._name!r}; use {self._instead}"
+        )
 
 
 def check_number(name: str, value: Any, what: str = "a number of seconds or None") -> None:

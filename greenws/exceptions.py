@@ -54,7 +54,7 @@ class HandshakeError(GreenwsError):
 
     A server's: ``status`` is the HTTP status code of the response, ``headers`` are additional
     headers, and ``str(error)`` is its text, for the user at the other end. ``reason`` is one word
-    for a counter.
+    for a counter, and ``hint`` what the log says besides: what would allow the handshake.
 
     A client's: ``status`` is that of the response, 0 if what the server sent is no valid one.
     ``headers`` are those of the response (werkzeug's ``Headers``: a name is found in any case).
@@ -68,9 +68,11 @@ class HandshakeError(GreenwsError):
         status: int = 400,
         headers: Sequence[tuple[str, str]] = (),
         reason: str = "malformed",
+        hint: str = "",
     ) -> None:
         super().__init__(message)
         self.status = status
+        self.hint = hint
         self.headers: Any = list(headers)
         self.body = b""
         self.reason = reason

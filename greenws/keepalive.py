@@ -29,7 +29,7 @@ from .opcodes import CloseCode
 from .protocol.connection import Ping
 from .websocket import WebSocket
 
-__all__ = ["Heartbeat", "Pulse", "TimedPing", "start_pulse"]
+__all__ = ["Heartbeat", "Pulse", "TimedPing", "open_sockets", "start_pulse"]
 
 _POLL_INPUT_INTERVAL = 5.0  # seconds between two polls of a socket's input
 _MORE_INPUT_INTERVAL = 0.1  # seconds, where there was more input than time
@@ -104,6 +104,10 @@ class Pulse:
         heartbeat.add(
             self, self._bucket_time(now, min(self._next_ping, now + _POLL_INPUT_INTERVAL))
         )
+
+    @property
+    def socket(self) -> WebSocket | None:
+        return self._socket()
 
     def stop(self) -> None:
         """Ends keepalive for the socket."""
@@ -208,6 +212,10 @@ class Heartbeat:
         self._timer_time = _FOREVER
         self._rest_timer: Any = None
 
+    def pulses(self) -> list[Pulse]:
+        """All of them."""
+        return [*self._due, *(pulse for bucket in self._buckets.values() for pulse in bucket)]
+
     def use_loop(self, loop: Any) -> None:
         """Takes its timers from ``loop``: another one while ``greenws.testing`` controls time."""
         if loop is not self._loop:
@@ -304,6 +312,13 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def open_sockets() -> list[WebSocket]:
+    """The sockets of this process, a server's and clients', that are open."""
+    pulses = [pulse for heartbeat in list(_heartbeats.values()) for pulse in heartbeat.pulses()]
+    sockets = [pulse.socket for pulse in pulses]
+    return [socket for socket in sockets if socket is not None and socket.is_connected]
 
 
 def start_pulse(socket: WebSocket, hub: Hub, config: Config) -> None:

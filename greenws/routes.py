@@ -16,6 +16,7 @@ from werkzeug.routing import Map, MapAdapter, RequestRedirect, Rule
 from werkzeug.utils import send_from_directory
 
 from .checks import check_application, check_function
+from .exceptions import HandshakeError
 from .protocol.handshake import is_upgrade
 from .session import WebSocketHandler, WebSocketSessionHandler
 from .websocket import WebSocket
@@ -91,6 +92,12 @@ class Routes:
                 for name in rule.methods:
                     self._literal.setdefault((name, uri), handler)
 
+    @property
+    def handlers(self) -> list[WSGIApplication]:
+        """The handlers of all routes."""
+        endpoints: list[WSGIApplication] = [rule.endpoint for rule in self._map.iter_rules()]
+        return [*endpoints, *(handler for _, _, handler in self._wildcards)]
+
     def _check_new(self, uri: str, methods: list[str] | None) -> None:
         """
         Raises:
@@ -136,10 +143,16 @@ class Routes:
         def decorate(function: SessionFunction) -> SessionFunction:
             _check_session(function, uri)
 
-            def produce(request: Request, offered: list[str]) -> WebSocketSessionHandler | None:
+            def produce(request: Request, offered: list[str]) -> WebSocketSessionHandler:
                 subprotocol = next((name for name in offered if name in accepted), None)
                 if accepted and subprotocol is None:
-                    return None
+                    raise HandshakeError(
+                        "WebSocket protocols not supported.",
+                        reason="subprotocol",
+                        hint=f"The route accepts {accepted}, and the client offers "
+                        f"{ascii(offered) if offered else 'none'}; in a browser: "
+                        f"new WebSocket(url, {accepted[:1]}).",
+                    )
                 return _FunctionHandler(function, subprotocol)
 
             self.add(uri=uri, handler=WebSocketHandler(produce, **options))

@@ -18,6 +18,7 @@ from gevent import queue as gevent_queue
 from gevent.event import AsyncResult, Event
 from greenlet import greenlet
 
+from .checks import check_number
 from .waiting import functions
 from .websocket import WebSocket
 
@@ -48,12 +49,15 @@ def select(socket: WebSocket, *others: Any, timeout: float | None = None) -> tup
     Raises:
         TimeoutError: nothing was ready in time; nothing is lost.
         ConnectionClosed: the connection is closed.
-        TypeError: one of ``others`` is not such an object.
+        TypeError: ``socket`` is no WebSocket, or one of ``others`` not such an object.
         Any error that ``AsyncResult.get()`` or ``Greenlet.get()`` raises.
     """
+    if not isinstance(socket, WebSocket):
+        raise TypeError(f"select() takes a WebSocket first, not {socket!r}")
     for other in others:
         if not isinstance(other, (*_QUEUES, Event, AsyncResult, gevent.Greenlet)):
             raise TypeError(f"select() takes queues, events and greenlets of gevent, not {other!r}")
+    check_number("timeout", timeout)
     deadline = None if timeout is None else time.monotonic() + timeout
     prepared = False
     while True:

@@ -20,6 +20,7 @@ from .exceptions import ConnectionClosed, HandshakeError
 from .opcodes import CloseCode
 from .protocol.handshake import Offer, check_headers
 from .protocol.origin import check_host, check_origin
+from .refusals import log_refusal
 from .upgrade import ENVIRON_KEY, find_upgrade, hub_of_this_thread, refusal_response
 from .websocket import WebSocket
 
@@ -170,6 +171,7 @@ class WebSocketHandler:
         except HandshakeError as error:
             if ENVIRON_KEY in environ:
                 environ[ENVIRON_KEY].refusal_reason = error.reason
+            log_refusal(environ, error)
             raise
         except HTTPException:
             raise
@@ -184,13 +186,12 @@ class WebSocketHandler:
     def _produce(self, request: Request, offer: Offer) -> WebSocketSessionHandler:
         handler = self.handler_producer(request, list(offer.protocols))
         if handler is None:
-            if not offer.protocols:  # so None may have been meant for something else
-                _logger.info(
-                    "%r is refused with 400: its handler producer returned None, which means that "
-                    "no subprotocol fits; the client offers none",
-                    request.path,
-                )
-            raise HandshakeError("WebSocket protocols not supported.", reason="subprotocol")
+            raise HandshakeError(
+                "WebSocket protocols not supported.",
+                reason="subprotocol",
+                hint=f"The handler producer returned None, which means that no subprotocol fits; "
+                f"the client offers {ascii(offer.protocols) if offer.protocols else 'none'}.",
+            )
         if isinstance(handler, type) or not callable(getattr(handler, "handle_session", None)):
             raise TypeError(
                 "the handler producer must return a WebSocketSessionHandler or None, "

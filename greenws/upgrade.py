@@ -7,7 +7,6 @@ the environ; elsewhere one is made from the raw socket, where the server hands t
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from .keepalive import start_pulse
 from .protocol.deflate import Deflate, accept_offer
 from .protocol.handshake import Offer, accept_response, parse_request
 from .stats import SessionRecord
+from .surroundings import tell_without_threads, threads
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -42,9 +42,6 @@ __all__ = [
 ENVIRON_KEY = "greenws.upgrade"
 INPUT_KEY = "greenws.input"
 """What a server reads requests from, where its ``wsgi.input`` does not show what was read ahead."""
-
-_logger = logging.getLogger("greenws.session")
-
 
 _ANSWERED = Offer("", [])  # what a client offered is not kept while its session lives
 
@@ -140,7 +137,9 @@ class _SocketUpgrade(Upgrade):
 
     def _record(self, socket: WebSocket, config: Config) -> SessionRecord:
         path = self._environ.get("SCRIPT_NAME", "") + self._environ.get("PATH_INFO", "")
-        return SessionRecord(socket, path, config)
+        tell_without_threads(self._environ)
+        threads.enter()
+        return SessionRecord(socket, path, config, on_end=threads.leave)
 
     def _remote_address(self) -> Any:
         with contextlib.suppress(OSError):  # the client is gone already; the first read says so
@@ -171,8 +170,7 @@ def find_upgrade(environ: WSGIEnvironment) -> Upgrade:
             else "run greenws.WebSocketServer, gunicorn (gevent or gthread workers) or 'flask run'"
         )
         message = f"No WebSocket here: {software} does not hand over the socket; {advice}."
-        _logger.error("%s", message)
-        raise HandshakeError(message, 501)
+        raise HandshakeError(message, 501, reason="server")
     return _SocketUpgrade(offer, Config(), sock, environ)
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gevent.event import Event
 from gevent.monkey import get_original
 
+from .checks import Hint, check_number, wrong_message
 from .config import Config
 from .cross_thread import CrossThreadCalls
 from .exceptions import ConcurrentReadError, ConnectionClosed
@@ -836,10 +837,12 @@ class WebSocket:
         Raises:
             ValueError: ``code`` may not be sent (allowed are 1000 to 1003, 1007 to 1009, 1011 to
                 1014 and 3000 to 4999), or ``reason`` is longer than 123 bytes in UTF-8.
+            TypeError: ``code`` is not an int, or ``reason`` not a str.
         """
         if self.is_inherited():
             self._disown()
             return
+        self._connection.check_close(code, reason)
         if self._in_other_thread():
             self._hand_over(self.start_closing, code, reason)
             return
@@ -1004,6 +1007,28 @@ class WebSocket:
         state = "open" if self.is_connected else f"closed {code}".strip()
         return f"<{type(self).__name__} {self.remote_address} {state}>"
 
+    if not TYPE_CHECKING:  # the names that these have in other libraries
+        recv = Hint("recv", "receive()")
+        read = Hint("read", "receive()")
+        read_message = Hint("read_message", "receive()")
+        receive_text = Hint("receive_text", "receive(), which returns str for text")
+        receive_bytes = Hint("receive_bytes", "receive(), which returns bytes for binary data")
+        receive_json = Hint("receive_json", "json.loads(socket.receive())")
+        recv_json = Hint("recv_json", "json.loads(socket.receive())")
+        iter_text = Hint("iter_text", "'for message in socket'")
+        iter_json = Hint("iter_json", "json.loads(message) in 'for message in socket'")
+        send_text = Hint("send_text", "send(text)")
+        send_str = Hint("send_str", "send(text)")
+        send_bytes = Hint("send_bytes", "send(data)")
+        send_json = Hint("send_json", "send(json.dumps(data))")
+        send_message = Hint("send_message", "send(data)")
+        write_message = Hint("write_message", "send(data)")
+        emit = Hint("emit", "send(json.dumps(data))")
+        accept = Hint("accept", "it as it is: the handshake was accepted before the handler runs")
+        connected = Hint("connected", "is_connected")
+        closed = Hint("closed", "'not socket.is_connected'")
+        disconnect = Hint("disconnect", "close()")
+
     # -- other threads
 
     def in_other_thread(self) -> bool:
@@ -1059,7 +1084,8 @@ def _deadline(seconds: float | None) -> float:
         return _FOREVER
     if seconds == 0:
         return _POLL
-    if not seconds > 0:
+    if not (isinstance(seconds, (int, float)) and seconds > 0):
+        check_number("timeout", seconds)
         raise ValueError(f"timeout must be 0 or more seconds, or None, not {seconds!r}")
     return time.monotonic() + seconds
 
@@ -1081,9 +1107,7 @@ def _flat(data: Any) -> bytes | memoryview:
     try:
         view = memoryview(data)
     except TypeError:
-        raise TypeError(
-            f"message must be a str or a bytes-like object, not {type(data).__name__}"
-        ) from None
+        raise wrong_message(data) from None
     return view.cast("B") if view.c_contiguous else view.tobytes()
 
 

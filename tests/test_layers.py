@@ -41,7 +41,7 @@ LAYERS = [
     ("http",),
     ("rate_limit", "cross_thread", "waiting", "websocket", "keepalive", "selection", "stats"),
     ("client",),
-    ("upgrade", "session", "routes"),
+    ("refusals", "surroundings", "upgrade", "session", "routes"),
     ("rooms",),
     ("server",),
     ("testing",),

@@ -76,16 +76,18 @@ def test_none_refuses_with_400(serve):
         assert (response.status, response.body) == (400, b"WebSocket protocols not supported.\n")
 
 
-def test_none_for_a_client_that_offers_no_protocol_is_logged(serve, caplog):
-    caplog.set_level("INFO", "greenws")
+def test_what_none_means_is_logged(serve, caplog):
     app = WebSocketHandler(lambda request, protocols: None)
-    for offered in ("chat", None):
+    for offered in ("chat, echo", None):
         with Peer.connect(serve(app).address) as peer:
             assert peer.shake("/chat", Sec_WebSocket_Protocol=offered).status == 400
-    assert [record.getMessage() for record in caplog.records] == [
-        "'/chat' is refused with 400: its handler producer returned None, which means that no "
-        "subprotocol fits; the client offers none"
-    ]
+    text = (
+        "refused the handshake of 127.0.0.1 for '/chat' with 400 Bad Request: WebSocket protocols "
+        "not supported. The handler producer returned None, which means that no subprotocol fits; "
+        "the client offers "
+    )
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [f"{text}['chat', 'echo'].", f"{text}none."]
 
 
 @pytest.mark.parametrize("offered", [None, "chat", "ech", "echo2", "ECHO"])

@@ -27,3 +27,9 @@ def decorators(routes: Routes) -> None:
     routes.websocket("/", ping_interval="5")  # type: ignore[arg-type]
     routes.websocket("/", pings=5)  # type: ignore[call-arg]
     routes.websocket(chat)  # type: ignore[arg-type]
+
+
+def sockets(socket: WebSocket) -> None:
+    socket.recv()  # type: ignore[attr-defined]
+    socket.close("bye")  # type: ignore[arg-type]
+    socket.send({})  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ..checks import check_close
 from ..config import Config
 from ..exceptions import ConnectionClosed, InvalidPayload, PolicyViolation, ProtocolError
 from ..opcodes import CloseCode, is_receivable, is_sendable
@@ -360,6 +361,7 @@ class Connection:
         ``code`` 1005 stands for a Close without a body.
 
         Raises:
+            TypeError: ``code`` is not an int, or ``reason`` not a str.
             ValueError: ``code`` may not be sent, or ``reason`` is longer than 123 bytes.
         """
         self.check_close(code, reason)
@@ -374,7 +376,8 @@ class Connection:
         return self._frame(_CLOSE, body)
 
     def check_close(self, code: int, reason: str) -> None:
-        """Raises the ValueError of :meth:`close`."""
+        """Raises the TypeError or ValueError of :meth:`close`."""
+        check_close(code, reason)
         if code == CloseCode.NO_STATUS_RECEIVED:
             if reason:
                 raise ValueError("a Close without a code (1005) cannot have a reason")

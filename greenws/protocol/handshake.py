@@ -161,7 +161,10 @@ def accept_response(
     if subprotocol is not None:
         if subprotocol not in offer.protocols:
             raise HandshakeError(
-                f"The client did not offer the subprotocol {subprotocol!r}.", reason="subprotocol"
+                f"The client did not offer the subprotocol {subprotocol!r}.",
+                reason="subprotocol",
+                hint=f"It offers {ascii(offer.protocols) if offer.protocols else 'none'}; in a "
+                f"browser: new WebSocket(url, [{subprotocol!r}]).",
             )
         lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
     if deflate is not None:

@@ -25,6 +25,7 @@ from ..hub import forks
 from ..hub.sockets import is_inherited
 from ..hub.transport import FOREVER, no_delay
 from ..protocol.handshake import Offer, is_upgrade, parse_offer
+from ..refusals import log_answer, log_refusal
 from ..session import end_session
 from ..upgrade import ENVIRON_KEY, refusal_response
 from .environ import make_environ, remote_address
@@ -207,16 +208,19 @@ class UpgradeHandler(ResponseHandler):
             upgrade = self._find_upgrade()
         except HandshakeError as error:
             self._count_refusal(error.reason)
+            log_refusal(self.environ, error)
             self._refuse(error)
             return
-        if upgrade is None:
-            if self._opening is not None and self._opening.refusal_reason:
-                # Its response is to be sent.
-                self._count_refusal(self._opening.refusal_reason)
-                self._end_http()
-            WSGIHandler.run_application(self)
-        else:
+        if upgrade is not None:
             self._run_upgrade(upgrade)
+            return
+        refusal_reason = self._opening.refusal_reason if self._opening is not None else ""
+        if refusal_reason:  # its response is to be sent
+            self._count_refusal(refusal_reason)
+            self._end_http()
+        WSGIHandler.run_application(self)
+        if refusal_reason == "application":
+            log_answer(self.environ, self.status)
 
     def _find_upgrade(self) -> _HandlerUpgrade | None:
         offer = self._find_offer()
@@ -259,6 +263,7 @@ class UpgradeHandler(ResponseHandler):
             self._call_application(upgrade)
         except HandshakeError as error:
             upgrade.refusal_reason = error.reason
+            log_refusal(self.environ, error)
             self._refuse(error)
         finally:
             del clients[key]
@@ -270,6 +275,8 @@ class UpgradeHandler(ResponseHandler):
             self.websocket = None
             if upgrade.socket is None:
                 self._upgrade = None
+                if not upgrade.refusal_reason and self.status is not None:
+                    log_answer(self.environ, self.status)
                 self._count_refusal(upgrade.refusal_reason or "application")
                 upgrade.release()
 

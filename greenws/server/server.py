@@ -29,6 +29,7 @@ from ..hub import forks
 from ..hub.sockets import OwnedSocket
 from ..session import OpenSession
 from ..stats import ServerStats
+from ..surroundings import tell_form, tell_unpatched
 from .admission import TOO_MANY, Admission
 from .clients import DirectClient
 from .closing import drain_sessions
@@ -123,6 +124,12 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         self._tls_context = prepare_tls(options)
         _servers.add(self)
         super().__init__(listener, application, *args, **options)
+
+    def start(self) -> None:
+        """Binds the address and accepts connections."""
+        super().start()
+        tell_form()
+        tell_unpatched(self.application)
 
     def do_read(self) -> Any:
         """Accepts a connection; None if there is none, or no resources to accept it."""

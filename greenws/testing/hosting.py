@@ -19,7 +19,7 @@ from .sockets import Run
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-__all__ = ["TestServer"]
+__all__ = ["TestServer", "is_of_a_session"]
 
 _ports = iter(range(1 << 62))
 _runs: dict[Any, Run] = {}  # by greenlet
@@ -101,6 +101,11 @@ class TestServer(WebSocketServer):
             pass
         except BaseException as error:  # pytest.fail() in a handler, or sys.exit()
             self.run.take(error)
+
+
+def is_of_a_session(greenlet: Any) -> bool:
+    """Whether ``greenlet`` runs an application under test."""
+    return greenlet in _runs
 
 
 _watched: set[str] = set()

@@ -20,7 +20,7 @@ from ..keepalive import start_pulse
 from ..opcodes import OpcodeType
 from ..websocket import NO_TIMEOUT, Message, WebSocket
 from . import timers
-from .standing import caller, standing_of
+from .standing import caller, standing_of, without_machinery
 from .timers import ClockLoop, RealTimeout
 
 __all__ = [
@@ -60,6 +60,8 @@ class Run:
         self.socket: TestSocket | None = None
         self.peer: WebSocket | None = None
         self.errors: list[tuple[BaseException, TracebackType | None]] = []
+        self.in_vain_wait = ""
+        """What a read that returned nothing in time has to say, until the next one."""
         self.is_propagated = False
         """Whether an error was answered by nobody but greenws."""
         self.is_over = False
@@ -69,14 +71,18 @@ class Run:
         timers.hold(self._hub)
         open_runs[self._number] = self
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the test has closed its end."""
+        return self.socket is not None and not self.socket.is_connected
+
     # -- what escapes the application
 
     def take(self, error: BaseException, traceback: TracebackType | None = None) -> None:
         """Keeps an error for the test. Nobody misses a greenlet that was killed."""
-        if not isinstance(error, gevent.GreenletExit) and all(
-            known is not error for known, _ in self.errors
-        ):
-            self.errors.append((error, traceback or error.__traceback__))
+        is_known = any(known is error for known, _ in self.errors)
+        if not is_known and not isinstance(error, gevent.GreenletExit):
+            self.errors.append((error, without_machinery(traceback or error.__traceback__)))
 
     def raise_error(self) -> None:
         """Raises what escaped the application, once."""
@@ -134,8 +140,10 @@ class Run:
         finally:
             self._finish()
         if error is not None and not (had_failed and isinstance(error, Exception)):
-            if problem is not None and hasattr(error, "add_note"):
-                error.add_note(f"the session {self.what} did not end well either: {problem!r}")
+            if self.in_vain_wait:
+                _add_note(error, self.in_vain_wait)
+            if problem is not None:
+                _add_note(error, f"the session {self.what} did not end well either: {problem!r}")
             return
         self.raise_error()
         if problem is not None:
@@ -188,6 +196,11 @@ class Run:
     def opposite(self, socket: WebSocket) -> WebSocket | None:
         """The other end."""
         return self.peer if socket is self.socket else self.socket
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    if hasattr(error, "add_note"):  # Python 3.11
+        error.add_note(note)
 
 
 class WatchedTransport(Transport):
@@ -279,12 +292,19 @@ class TestSocket(WebSocket):
         return message  # type: ignore[no-any-return]
 
     def read_string_message(self) -> Message:
-        message = self._read(super().read_string_message)
-        return Message(None, OpcodeType.INVALID, True) if message is _EXPIRED else message
+        return self._read_message(super().read_string_message)
 
     def read_bytes_message(self) -> Message:
-        message = self._read(super().read_bytes_message)
-        return Message(None, OpcodeType.INVALID, True) if message is _EXPIRED else message
+        return self._read_message(super().read_bytes_message)
+
+    def _read_message(self, read: Callable[[], Message]) -> Message:
+        __tracebackhide__ = True
+        self._run.in_vain_wait = ""
+        message: Message = self._read(read)
+        if message.opcode == OpcodeType.INVALID and self.is_connected:
+            seconds = self._limit(self.read_timeout_seconds)
+            self._run.in_vain_wait = str(self._run.in_vain(f"no message within {seconds:g} s"))
+        return message
 
     def ping(self, timeout: float | None = None) -> float:
         __tracebackhide__ = True
@@ -296,6 +316,7 @@ class TestSocket(WebSocket):
 
     def _read(self, read: Callable[[], Any]) -> Any:
         """Calls ``read``, with ``read_timeout_seconds`` in real time."""
+        __tracebackhide__ = True
         timeout = self.read_timeout_seconds
         seconds = self._limit(timeout)
         if seconds == 0:
@@ -327,6 +348,7 @@ class TestSocket(WebSocket):
 
     def _bounded(self, seconds: float | None, call: Callable[..., Any], *args: Any) -> Any:
         """What ``call`` returns, or _EXPIRED."""
+        __tracebackhide__ = True
         if self.is_stalled and not self._transport.closed:
             raise RuntimeError("this socket is stalled: call resume() before it reads again")
         self._watched.pause()
@@ -336,6 +358,7 @@ class TestSocket(WebSocket):
             self._watched.start(self)
 
     def _within(self, seconds: float | None, call: Callable[..., Any], *args: Any) -> Any:
+        __tracebackhide__ = True
         limit = RealTimeout(seconds)
         try:
             return call(*args)

@@ -6,12 +6,12 @@ import linecache
 import os
 import sys
 import sysconfig
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["caller", "standing_of"]
+__all__ = ["caller", "standing_of", "without_machinery"]
 
-_GREENWS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_MACHINERY = {"greenws", "gevent", "geventwebsocket"}
 _LIBRARIES = tuple(
     {os.path.join(sysconfig.get_paths()[name], "") for name in ("stdlib", "purelib", "platlib")}
 )
@@ -33,10 +33,20 @@ def standing_of(greenlet: Any) -> str:
     return f"waits at {place}: {source}" if source else f"waits at {place}"
 
 
+def without_machinery(traceback: TracebackType | None) -> TracebackType | None:
+    """``traceback`` from the first frame on that is not greenws's or gevent's."""
+    entry = traceback
+    while entry is not None:
+        if not _is_machinery(entry.tb_frame):
+            return entry
+        entry = entry.tb_next
+    return traceback
+
+
 def caller() -> str:
     """``file:line`` of the line of the test that called into this package."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_GREENWS):
+    while frame is not None and _is_machinery(frame):
         frame = frame.f_back
     return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
@@ -46,11 +56,14 @@ def _line_of_application(innermost: FrameType) -> FrameType:
     fallback = None
     frame: FrameType | None = innermost
     while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith(_GREENWS):
-            if not name.startswith(_LIBRARIES):
+        if not _is_machinery(frame):
+            if not frame.f_code.co_filename.startswith(_LIBRARIES):
                 return frame
-            if fallback is None and f"{os.sep}gevent{os.sep}" not in name:
-                fallback = frame
+            fallback = fallback or frame
         frame = frame.f_back
     return fallback or innermost
+
+
+def _is_machinery(frame: FrameType) -> bool:
+    """Whether a frame is greenws's or gevent's; by its module, since compiled ones have no path."""
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in _MACHINERY

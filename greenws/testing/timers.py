@@ -19,12 +19,15 @@ from typing import Any
 import gevent
 from gevent import getcurrent
 
-__all__ = ["Clock", "ClockLoop", "RealTimeout", "clock", "hold", "release", "settle"]
+__all__ = ["Clock", "ClockLoop", "RealTimeout", "clock", "hold", "release", "running", "settle"]
 
 _TIMES = ("time", "monotonic", "time_ns", "monotonic_ns")
 _REAL_TIMES = {name: getattr(time, name) for name in _TIMES}
 
 _EPSILON = 1e-6  # seconds; a time that was added up in several steps is a little more or less
+running: list[Clock] = []
+"""The clock that stops time, if there is one."""
+
 _ROUNDS = 2  # what the first one leaves in the kernel is taken in the second
 
 
@@ -289,6 +292,7 @@ class Clock:
     def __enter__(self) -> Clock:
         if time.monotonic is not _REAL_TIMES["monotonic"]:
             raise RuntimeError("time is under the control of another clock")
+        running.append(self)
         self._hub = gevent.get_hub()
         self._loop = hold(self._hub)
         self._began, self._began_ns = time.monotonic(), time.monotonic_ns()
@@ -309,6 +313,9 @@ class Clock:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if self._hub is None:
+            return
+        running.remove(self)
         now = time.monotonic()
         for name, real in _REAL_TIMES.items():
             setattr(time, name, real)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import http.client
 import importlib.metadata
+import os
 import re
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +22,7 @@ import trustme
 import websockets
 
 from ..support.limits import eventually, limit
+from ..support.paths import ROOT
 from ..support.processes import TROUBLE, Process, children, connect, descriptors
 from ..support.wire import BINARY, TEXT, Peer, close_frame, frame
 
@@ -410,3 +414,15 @@ def test_tls(kind: str, certificate: Certificate):
                 pass
         assert caught.value.response.status_code == 401
     process.assert_no_trouble()
+
+
+def test_without_gunicorn_the_import_says_what_to_install(tmp_path):
+    (tmp_path / "gunicorn.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'gunicorn'\")"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-c", "import greenws.gunicorn"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: greenws.gunicorn needs gunicorn: pip install")
+    assert "'greenws-wsgi[gunicorn]'" in last
