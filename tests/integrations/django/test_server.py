@@ -85,9 +85,7 @@ def test_runserver_with_reloading_and_static_files(folder):
             assert ws.recv(timeout=limit()) == "new"
 
 
-@pytest.mark.parametrize(
-    "worker", ["gevent", "gthread", "gevent_pywsgi", "greenws.gunicorn.Worker"]
-)
+@pytest.mark.parametrize("worker", ["gevent", "gthread", "greenws.gunicorn.Worker"])
 def test_gunicorn(folder, worker):
     command = ["-m", "gunicorn", "-k", worker, "--threads", "4", "-b", "127.0.0.1:0"]
     env = env_of(folder)
