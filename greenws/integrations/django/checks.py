@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from ...checks import describe, fits
@@ -116,16 +118,18 @@ def _check_sessions() -> Iterator[CheckMessage]:
 
 
 def _check_drivers() -> Iterator[CheckMessage]:
-    engines = {database.get("ENGINE", "") for database in settings.DATABASES.values()}
-    if any("postgresql" in engine or "postgis" in engine for engine in engines):
-        has = {name: _is_installed(name) for name in ("psycopg", "psycopg2", "psycogreen")}
-        if has["psycopg2"] and not has["psycopg"] and not has["psycogreen"]:
-            yield Warning(
-                "psycopg2 stops all sessions of a process while one of them asks PostgreSQL.",
-                hint="Install psycopg (version 3), or call psycogreen.gevent.patch_psycopg().",
-                id="greenws.W004",
-            )
-    if any(engine.endswith("mysql") for engine in engines) and _is_installed("MySQLdb"):
+    drivers = set()
+    for alias in connections:
+        with contextlib.suppress(ImproperlyConfigured):  # which Django tells itself
+            driver = getattr(connections[alias], "Database", None)
+            drivers.add(getattr(driver, "__name__", ""))
+    if "psycopg2" in drivers and not _has_psycogreen():
+        yield Warning(
+            "psycopg2 stops all sessions of a process while one of them asks PostgreSQL.",
+            hint="Install psycopg (version 3), or call psycogreen.gevent.patch_psycopg().",
+            id="greenws.W004",
+        )
+    if "MySQLdb" in drivers:
         yield Warning(
             "mysqlclient stops all sessions of a process while one of them asks the database.",
             hint="Use PyMySQL: pymysql.install_as_MySQLdb().",
@@ -133,8 +137,12 @@ def _check_drivers() -> Iterator[CheckMessage]:
         )
 
 
-def _is_installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+def _has_psycogreen() -> bool:
+    try:
+        import psycogreen  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _check_gunicorn() -> Iterator[CheckMessage]:
