@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .rooms.broker import BrokerUnavailable
     from .rooms.member import Member
     from .rooms.room import Room, Rooms
+    from .rooms.sender import Sender
     from .routes import Routes, StaticFiles
     from .selection import select
     from .server.handler import UpgradeHandler
@@ -48,6 +49,7 @@ __all__ = [
     "Room",
     "Rooms",
     "Routes",
+    "Sender",
     "StaticFiles",
     "UpgradeHandler",
     "WebSocket",
@@ -77,6 +79,7 @@ __getattr__, __dir__ = _export(
         "Room": ".rooms.room",
         "Rooms": ".rooms.room",
         "Routes": ".routes",
+        "Sender": ".rooms.sender",
         "StaticFiles": ".routes",
         "UpgradeHandler": ".server.handler",
         "WebSocket": ".websocket",

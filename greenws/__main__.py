@@ -19,6 +19,7 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "doctor": "check this installation, this machine and an application; say what to do",
+    "send": "send messages to a room, from a shell",
 }
 """The commands, each the name of a module, and what they do."""
 
@@ -35,6 +36,8 @@ class _CommandParser(argparse.ArgumentParser):
             self.description = self.description or module.__doc__
             module.add_arguments(self)
             self.set_defaults(run=module.run)
+            # So that an optional argument may come after an option.
+            return self.parse_known_intermixed_args(args, namespace)
         return super().parse_known_args(args, namespace)
 
 

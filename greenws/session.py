@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -30,12 +32,25 @@ if TYPE_CHECKING:
 
     from .options import SessionOptions
 
-__all__ = ["OpenSession", "WebSocketHandler", "WebSocketSessionHandler", "end_session"]
+__all__ = [
+    "EXITS",
+    "OpenSession",
+    "WebSocketHandler",
+    "WebSocketSessionHandler",
+    "end_session",
+    "is_normal_end",
+    "log_failure",
+]
 
 ResponseHeaders: TypeAlias = Headers | Mapping[str, str] | Iterable[tuple[str, str]]
 
 _logger = logging.getLogger("greenws.session")
 
+EXITS = (gevent.GreenletExit, KeyboardInterrupt, SystemExit)
+"""What ends a greenlet or the process, and is no failure of a session."""
+
+_DEBUGGER = "werkzeug.debug.preserve_context"
+_ERRNOS_OF_GONE_PEERS = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 _checked_producers: WeakSet[Any] = WeakSet()  # their code
 
 
@@ -66,7 +81,9 @@ class WebSocketSessionHandler(ABC):
         """Reads from and writes to ``socket``, in plain blocking calls.
 
         When it returns, the socket is closed with 1000. ConnectionClosed may escape it: that is a
-        normal end. Any other exception is logged, and closes with 1011.
+        normal end. Any other exception closes with 1011. Inside a framework it is then raised from
+        the :class:`WebSocketHandler`, so that the framework treats it as the failure of a request
+        (logs it, rolls back); elsewhere it is logged.
         """
 
 
@@ -83,7 +100,7 @@ class OpenSession:
         self.socket = socket
 
     def run(self) -> None:
-        """Runs the handler, then :func:`end_session`."""
+        """Runs the handler, then :func:`end_session`; an error is logged."""
         escaped: BaseException | None = None
         try:
             self._handler.handle_session(self._request, self.socket)
@@ -93,6 +110,18 @@ class OpenSession:
             end_session(self.socket, escaped)
         finally:
             escaped = None  # its traceback refers to this frame: a cycle
+
+    def run_inside(self, is_dropped: Callable[[BaseException], bool]) -> None:
+        """Like :meth:`run`, for a session inside a framework or a middleware: raises what escapes
+        the handler when the socket is closed. Logs it only if ``is_dropped(error)``: others do."""
+        try:
+            self._handler.handle_session(self._request, self.socket)
+        except BaseException as error:
+            end_session(self.socket, error, is_dropped(error))
+            if is_normal_end(error):
+                return
+            raise
+        end_session(self.socket, None)
 
 
 class WebSocketHandler:
@@ -137,9 +166,9 @@ class WebSocketHandler:
                 return refusal_response(error)(environ, start_response)
             except HTTPException as error:
                 return error.get_response(environ)(environ, start_response)
-            session.run()
+            session.run_inside(functools.partial(_is_dropped, environ, start_response))
         # Nothing of this is sent; frameworks that wait for it get what WSGI demands.
-        start_response("101 Switching Protocols", [])
+        start_response("101 Switching Protocols", [("Content-Type", "text/plain")])
         return []
 
     def open(self, environ: WSGIEnvironment) -> OpenSession:
@@ -233,14 +262,14 @@ class _LazyRequest(Request):
         return getattr(self, name)
 
 
-def end_session(socket: WebSocket, escaped: BaseException | None) -> None:
+def end_session(socket: WebSocket, escaped: BaseException | None, log: bool = True) -> None:
     """Ends the connection of a session: 1000 after a normal end, 1011 after an error, which is
-    logged once. To be called once.
+    logged if ``log`` says so. To be called once.
 
     Raises ``escaped`` again if it is meant to end the greenlet or the process.
     """
     try:
-        _close(socket, escaped)
+        _close(socket, escaped, log)
     finally:
         if socket.pulse is not None:
             socket.pulse.stop()
@@ -249,14 +278,43 @@ def end_session(socket: WebSocket, escaped: BaseException | None) -> None:
             socket.record = None
 
 
-def _close(socket: WebSocket, escaped: BaseException | None) -> None:
-    if escaped is None or isinstance(escaped, (ConnectionClosed, WebSocketError)):
+def is_normal_end(escaped: BaseException | None) -> bool:
+    """Whether a session from which ``escaped`` came has not failed."""
+    return escaped is None or isinstance(escaped, (ConnectionClosed, WebSocketError))
+
+
+def log_failure(socket: WebSocket, escaped: BaseException) -> None:
+    """Logs what escaped a session."""
+    path = socket.request.path if socket.request is not None else ""
+    _logger.error("session failed: %r %s", path, socket.remote_address, exc_info=escaped)
+
+
+def _close(socket: WebSocket, escaped: BaseException | None, log: bool) -> None:
+    if is_normal_end(escaped):
         socket.close()
-    elif isinstance(escaped, (gevent.GreenletExit, KeyboardInterrupt, SystemExit)):
+    elif isinstance(escaped, EXITS):
         socket.abandon(CloseCode.GOING_AWAY)
         raise escaped
     else:
-        if socket.record is None or not socket.record.take_error(escaped):
-            path = socket.request.path if socket.request is not None else ""
-            _logger.error("session failed: %r %s", path, socket.remote_address, exc_info=escaped)
+        assert escaped is not None
+        is_taken = socket.record is not None and socket.record.take_error(escaped)
+        if log and not is_taken:
+            log_failure(socket, escaped)
         socket.close(CloseCode.INTERNAL_ERROR)
+
+
+def _is_dropped(environ: WSGIEnvironment, start_response: Any, error: BaseException) -> bool:
+    """Whether nobody logs an ``error`` that leaves a session: the server drops it silently, and no
+    framework stands between, which would have a ``start_response`` of its own."""
+    if ENVIRON_KEY in environ:
+        return False  # UpgradeHandler logs it
+    if "werkzeug.socket" in environ and _DEBUGGER in environ:
+        return True  # werkzeug's debugger logs an error only when it has sent a page
+    bound_to = getattr(start_response, "__self__", start_response)
+    module = getattr(bound_to, "__module__", "") or ""
+    if module == "werkzeug.serving":
+        return isinstance(error, (ConnectionError, TimeoutError))
+    return module.startswith("gunicorn.") and (
+        isinstance(error, StopIteration)
+        or (isinstance(error, OSError) and error.errno in _ERRNOS_OF_GONE_PEERS)
+    )

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from ..lazy import export as _export
 
 if TYPE_CHECKING:
-    from .opening import Response, connect
+    from .exchange import Response
+    from .opening import connect
 
 __all__ = ["Response", "connect"]
 
-__getattr__, __dir__ = _export(__name__, {"Response": ".opening", "connect": ".opening"})
+__getattr__, __dir__ = _export(__name__, {"Response": ".exchange", "connect": ".opening"})

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import ssl
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gevent
 from werkzeug.datastructures import Headers
 
 from ..config import Config, check_seconds
 from ..exceptions import HandshakeError
-from ..http.response import ResponseReader
-from ..hub.transport import FOREVER, TIMED_OUT, Transport
+from ..hub.transport import Transport
 from ..keepalive import start_pulse
 from ..protocol.deflate import Deflate, make_offer
 from ..protocol.handshake import (
@@ -26,25 +24,19 @@ from ..protocol.handshake import (
 )
 from ..websocket import WebSocket
 from .dialing import dial, dial_unix, start_tls, trusting_context
+from .exchange import Response, exchange, explain
+from .proxy import dial_through, find_proxy
+from .threads import close_if_forgotten, hub_of_thread
 from .url import Target, is_same_host, parse_url, redirect
 
-__all__ = ["Request", "Response", "connect", "shake_hands"]
+__all__ = ["Request", "connect", "shake_hands"]
 
 _MAX_REDIRECTS = 10
 _REDIRECTS = (301, 302, 303, 307, 308)
-_SHOWN = 200  # bytes of a body, in a message
-_BODY_TIMEOUT = 2.0  # seconds for the body of a refusal, which is only for people
 _USER_AGENT = f"Python/{sys.version_info[0]}.{sys.version_info[1]} greenws"
 
 # To another host go only these of the caller's headers: any other may be a credential.
 _HARMLESS = frozenset({"accept-language", "origin", "user-agent"})
-
-
-class Response(NamedTuple):
-    """The server's response to a handshake. ``headers``: a name is found in any case."""
-
-    status: int
-    headers: Headers
 
 
 class Request:
@@ -130,6 +122,7 @@ def connect(
     """
     request = Request(subprotocols, headers, origin, config)
     target = parse_url(url)
+    hub_of_thread()
     if open_timeout is None:
         return _open(target, request, ssl_context, proxy)
     check_seconds("open_timeout", open_timeout)
@@ -150,12 +143,12 @@ def _open(
     """Connects, and follows redirects."""
     redirects = 0
     while True:
-        sock = _dial(target, context, proxy)
         config = request.config
+        sock = _dial(target, context, proxy, config)
         try:
             address = target.socket_path or sock.getpeername()
             transport = Transport(
-                sock, gevent.get_hub(), config.write_high_water, config.write_timeout
+                sock, hub_of_thread(), config.write_high_water, config.write_timeout
             )
         except BaseException:
             sock.close()
@@ -177,11 +170,17 @@ def _open(
             target = target._replace(credentials=before.credentials)
 
 
-def _dial(target: Target, context: ssl.SSLContext | None, proxy: bool | str | None) -> Any:
+def _dial(
+    target: Target, context: ssl.SSLContext | None, proxy: bool | str | None, config: Config
+) -> Any:
     """A socket over which the server's WebSocket can be opened."""
     if target.socket_path is not None:
         return dial_unix(target.socket_path)
-    sock = dial(target.host, target.port)
+    through = find_proxy(target, proxy)
+    if through is None:
+        sock = dial(target.host, target.port)
+    else:
+        sock = dial_through(through, target, config)
     if target.secure:
         sock = start_tls(sock, context or trusting_context(), target.host)
     return sock
@@ -200,18 +199,15 @@ def shake_hands(
     config = request.config
     key = new_key()
     try:
-        transport.send(
-            client_request(
-                target.authority,
-                target.target,
-                key,
-                request.subprotocols,
-                make_offer(config),
-                request.headers_for(target),
-            )
+        head = client_request(
+            target.authority,
+            target.target,
+            key,
+            request.subprotocols,
+            make_offer(config),
+            request.headers_for(target),
         )
-        reader = _read_response(transport, config)
-        response = Response(reader.status, Headers(reader.headers))
+        reader = exchange(transport, head, config)
         try:
             if reader.status == 101 and reader.version != "1.1":  # RFC 6455, section 4.2.2
                 raise HandshakeError(f"The response is of HTTP/{reader.version}, not 1.1.", 101)
@@ -223,7 +219,7 @@ def shake_hands(
                 config,
             )
         except HandshakeError as error:
-            raise _explained(error, response, reader.body, target) from None
+            raise explain(error, reader, target.place) from None
     except BaseException:
         transport.close()
         raise
@@ -237,27 +233,10 @@ def shake_hands(
         subprotocol=subprotocol,
         remote_address=remote_address,
     )
-    socket.response = response
+    socket.response = Response(reader.status, Headers(reader.headers))
     start_pulse(socket, transport.hub, config)
+    close_if_forgotten(socket, transport)
     return socket
-
-
-def _read_response(transport: Transport, config: Config) -> ResponseReader:
-    reader = ResponseReader(config)
-    deadline = FOREVER
-    while not reader.is_complete:
-        size = transport.receive(deadline)
-        if size == TIMED_OUT:  # the body of a refusal
-            break
-        if size > 0:
-            reader.feed(bytes(transport.buffer[:size]))
-        elif transport.failure and not reader.status:
-            raise ConnectionResetError(transport.failure)
-        else:
-            reader.feed_eof()
-        if reader.status and deadline == FOREVER:
-            deadline = time.monotonic() + _BODY_TIMEOUT
-    return reader
 
 
 def _joined(headers: list[tuple[str, str]]) -> dict[str, str]:
@@ -267,21 +246,3 @@ def _joined(headers: list[tuple[str, str]]) -> dict[str, str]:
         key = name.lower()
         joined[key] = f"{joined[key]}, {value}" if key in joined else value
     return joined
-
-
-def _explained(
-    error: HandshakeError, response: Response, body: bytes, target: Target
-) -> HandshakeError:
-    """``error`` with all that is known of the response."""
-    message = str(error)
-    if response.status != 101:
-        error.reason = "status"
-        message = f"{target.place} responded with status {response.status}, not 101"
-        text = body[:_SHOWN].decode("utf-8", "replace").strip()
-        kind = response.headers.get("Content-Type", "")
-        if text and not text.startswith("<") and "html" not in kind:
-            message += f": {' '.join(text.split())}"
-    error.args = (message,)
-    error.headers = response.headers
-    error.body = body
-    return error

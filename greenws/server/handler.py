@@ -24,9 +24,10 @@ from ..http.stream import HttpStream, RequestBody
 from ..hub import forks
 from ..hub.sockets import is_inherited
 from ..hub.transport import FOREVER, no_delay
+from ..opcodes import CloseCode
 from ..protocol.handshake import Offer, is_upgrade, parse_offer
 from ..refusals import log_answer, log_refusal
-from ..session import end_session
+from ..session import EXITS, end_session, is_normal_end, log_failure
 from ..upgrade import ENVIRON_KEY, refusal_response
 from .environ import make_environ, remote_address
 from .gevent_websocket import GeventWebSocket
@@ -55,6 +56,8 @@ class UpgradeHandler(ResponseHandler):
     _headers: Any = None
     _deadline: float | None = None
     _opening: Opening | None = None
+    _late_status = ""
+    """The status that an application gave start_response() when it had a WebSocket already."""
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
         self._process = forks.process()
@@ -295,13 +298,20 @@ class UpgradeHandler(ResponseHandler):
         if upgrade.socket is None and self.status is None:
             # gevent-websocket's applications may return without having used the socket.
             self.websocket.accept()
-        if upgrade.socket is None:
+        socket = upgrade.socket
+        if socket is None:
             return
         try:
-            if upgrade.socket.record is not None:
-                end_session(upgrade.socket, escaped)
-            elif escaped is not None:  # the session has ended already; this came after it
+            if socket.record is not None:
+                if escaped is None and self._late_status.startswith("5"):
+                    socket.start_closing(CloseCode.INTERNAL_ERROR)  # a framework caught an error
+                end_session(socket, escaped)
+            elif isinstance(escaped, EXITS):
                 raise escaped
+            elif not is_normal_end(escaped):  # the session has ended, and nobody handled this
+                assert escaped is not None
+                if not upgrade.take_error(escaped):
+                    log_failure(socket, escaped)
         finally:
             escaped = None
 
@@ -336,6 +346,7 @@ class UpgradeHandler(ResponseHandler):
 
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
         if self.is_upgraded:
+            self._late_status = status
             return self.write
         return super().start_response(status, headers, exc_info)
 

@@ -19,7 +19,7 @@ import gevent
 from werkzeug.datastructures import Headers
 from werkzeug.test import Client, TestResponse
 
-from ..client.opening import Response
+from ..client.exchange import Response
 from ..config import Config
 from ..exceptions import HandshakeError
 from ..hub.transport import FOREVER

@@ -234,7 +234,7 @@ def test_a_refusal_has_status_headers_and_body():
         assert (error.status, error.reason, error.body) == (401, "status", b"log in first\n")
         assert error.headers["www-authenticate"] == "Basic"
         assert error.headers.getlist("set-cookie") == ["a=1", "b=2"]
-        assert str(error) == f"{server.url} responded with status 401, not 101: log in first"
+        assert str(error) == f"{server.url} responded with status 401: log in first"
 
 
 def test_of_a_large_body_64_kib_are_kept():
@@ -249,7 +249,7 @@ def test_of_a_large_body_64_kib_are_kept():
 
 
 def test_a_body_that_does_not_end_does_not_hold_the_error_up(monkeypatch):
-    monkeypatch.setattr("greenws.client.opening._BODY_TIMEOUT", 0.02)
+    monkeypatch.setattr("greenws.client.exchange._BODY_TIMEOUT", 0.02)
 
     def serve(connection):
         connection.refuse("503 Later", "Content-Length: 9", body="")
@@ -369,3 +369,83 @@ def test_what_comes_with_the_response_belongs_to_the_websocket(behind):
 
     with raw_server(serve) as server, connect(server.url) as socket:
         assert list(socket) == ["one"]
+
+
+# -- redirects
+
+
+def to(location, status="302 Found"):
+    return lambda connection: connection.refuse(status, f"Location: {location}")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_followed(url, status):
+    with raw_server(to(f"{url.replace('ws', 'http')}/echo", f"{status} Moved")) as server:
+        with connect(server.url) as socket:
+            assert socket.response.status == 101
+            assert socket.remote_address[1] != server.port
+
+
+def test_a_redirect_on_the_same_host_keeps_the_headers_and_the_credentials():
+    seen = []
+
+    def serve(connection):
+        headers = connection.refuse("307 Moved", "Location: /there")
+        seen.append((connection.head[0], headers))
+        server.handle = lambda second: seen.append((second.refuse("403 No"), second.head[0])[::-1])
+
+    with raw_server(serve) as server:
+        url = server.url.replace("//", "//user:pass@")
+        refused(url, headers={"Cookie": "a=1", "X-Key": "k"}, origin="https://o")
+        (first, one), (second, other) = seen
+        assert (first, second) == ("GET / HTTP/1.1", "GET /there HTTP/1.1")
+        for name in ("authorization", "cookie", "x-key", "origin", "user-agent"):
+            assert one[name] == other[name]
+        assert one["sec-websocket-key"] != other["sec-websocket-key"]
+
+
+def test_a_redirect_to_another_host_takes_no_credentials_along():
+    """Another port of the same host is another host."""
+    seen = []
+    with raw_server(lambda connection: seen.append(connection.refuse("403 No"))) as other:
+        with raw_server(to(f"{other.url}/b")) as server:
+            refused(
+                server.url.replace("//", "//user:pass@"),
+                headers={"Cookie": "a=1", "X-Key": "k", "Authorization": "t", "User-Agent": "me"},
+                origin="https://o",
+                subprotocols=["chat"],
+            )
+    (headers,) = seen
+    assert not {"cookie", "x-key", "authorization"} & set(headers)
+    assert (headers["user-agent"], headers["origin"]) == ("me", "https://o")
+    assert headers["sec-websocket-protocol"] == "chat"
+    assert headers["host"] == f"127.0.0.1:{other.port}"
+
+
+def test_redirects_without_end_are_given_up():
+    with raw_server(to("/again")) as server:
+        error = refused(server.url)
+        assert (error.status, error.reason) == (302, "redirect")
+        assert server.connections == 11
+
+
+@pytest.mark.parametrize("location", ["ftp://h/", "http://h:x/", "ws+unix:///run/a.sock"])
+def test_a_redirect_to_nowhere_is_refused(location):
+    with raw_server(to(location)) as server:
+        error = refused(server.url)
+        assert error.reason == "redirect" and location in str(error)
+
+
+def test_a_redirect_from_tls_to_a_connection_without_is_refused(certificates):
+    served, trusting = certificates
+    seen = []
+    with raw_server(lambda connection: seen.append(connection)) as plain:
+        with raw_server(to(plain.url), ssl_context=served) as server:
+            error = refused(server.url, ssl_context=trusting)
+    assert error.reason == "redirect" and "without TLS" in str(error)
+    assert seen == []
+
+
+def test_a_redirect_without_a_location_is_a_refusal():
+    with raw_server(lambda connection: connection.refuse("302 Found")) as server:
+        assert refused(server.url).status == 302

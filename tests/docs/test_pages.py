@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ..support.limits import limit
 from ..support.pages import PAGES, Block, blocks_of, name_of, setup_of
@@ -52,7 +53,10 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
             (tmp_path / block.caption).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / block.caption).write_text(block.text)
             name = block.caption.removesuffix(".py").replace("/", ".")
-            fragments.append(f"import importlib; importlib.import_module({name!r})\n")
+            if "." in Path(block.caption).stem:  # gunicorn.conf.py
+                fragments.append(f"import runpy; runpy.run_path({block.caption!r})\n")
+            else:
+                fragments.append(f"import importlib; importlib.import_module({name!r})\n")
         else:
             fragments.append("\n" * 2 + f"# {block}\n" + block.text)
     run(f"__name__ = 'page'\n{setup_of(page)}\n" + "".join(fragments), tmp_path)
@@ -79,6 +83,13 @@ def test_the_tests_of_blocks_exist() -> None:
 def test_json_is_valid() -> None:
     for block in of("json"):
         json.loads(block.text)
+
+
+def test_yaml_is_valid() -> None:
+    for block in of("yaml"):
+        assert list(yaml.safe_load_all(block.text)), block
+    for path in (ROOT / ".github").rglob("*.yml"):
+        assert yaml.safe_load(path.read_text()), path
 
 
 def test_javascript_is_valid(tmp_path: Path) -> None:

@@ -250,15 +250,18 @@ def test_descriptors_come_back(worker):
     eventually(open_now, before)
 
 
-@pytest.mark.parametrize("kind", WORKERS)
-def test_an_error_in_the_session_is_logged_once(kind):
-    with gunicorn(*WORKERS[kind]) as process:
+@pytest.mark.parametrize(
+    "kind, app", [*((kind, "flask_app:app") for kind in WORKERS), ("gthread", "crash_app:app")]
+)
+def test_an_error_in_the_session_is_logged_once(kind, app):
+    with gunicorn(*WORKERS[kind], app=app) as process:
         with Peer.open(process.address, "/crash") as peer:
             assert peer.read_frame() == (True, 8, b"\x03\xf3")
             peer.send(close_frame(1011))
             assert peer.at_end()
-        assert get(process, "/hello") == "hello"
         process.wait_for("ValueError: of the handler")
+        with Peer.open(process.address, "/echo") as peer:
+            finish(peer)
     assert process.output.count("Traceback") == 1
     assert process.output.count("ValueError: of the handler") == 1
 
@@ -304,7 +307,8 @@ HEAD = r"^\[[-\d]+ [:\d]+ [+-]\d{4}\] \[\d+\] \[ERROR\]"
 
 
 def test_sessions_and_errors_are_in_the_logs_of_gunicorn():
-    with gunicorn(*WORKERS["greenws"], "--access-logfile", "-") as process:
+    options = [*WORKERS["greenws"], "--access-logfile", "-"]
+    with gunicorn(*options, app="crash_app:app") as process:
         visit_and_crash(process)
         process.wait_for(rf'^{TIME} 127\.0\.0\.1 "/echo" - closed 1000 by peer')
         process.wait_for(rf"{HEAD} session failed: '/crash'")
@@ -312,7 +316,7 @@ def test_sessions_and_errors_are_in_the_logs_of_gunicorn():
 
 
 def test_without_gunicorns_access_log_sessions_are_not_logged():
-    with gunicorn(*WORKERS["greenws"]) as process:
+    with gunicorn(*WORKERS["greenws"], app="crash_app:app") as process:
         visit_and_crash(process)
         process.wait_for(rf"{HEAD} session failed: '/crash'")
     assert "closed 1000" not in process.output
@@ -320,7 +324,7 @@ def test_without_gunicorns_access_log_sessions_are_not_logged():
 
 def test_logging_that_the_application_set_up_is_left_alone(tmp_path):
     setup = "import logging; logging.basicConfig(format='own: %(message)s', level='INFO')\n"
-    (tmp_path / "own.py").write_text(setup + "from flask_app import app")
+    (tmp_path / "own.py").write_text(setup + "from crash_app import app")
     with gunicorn(*WORKERS["greenws"], app="own:app", cwd=tmp_path) as process:
         visit_and_crash(process)
         process.wait_for(r'^own: 127\.0\.0\.1 "/echo" - closed 1000 by peer')

@@ -1061,7 +1061,7 @@ def test_a_slow_client_gets_the_tail_at_its_own_pace(rooms, pair):
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda room: room.send({}), r"not dict; to send JSON: send\(json.dumps"),
+        (lambda room: room.send([]), r"not list; to send JSON: send\(json.dumps"),
         (lambda room: room.send(None), "must be a str or a bytes-like object, not NoneType"),
         (lambda room: room.disconnect("bye"), r"close\(1000, 'bye'\)"),
         (lambda room: room.disconnect(4000, b"x"), "reason must be a str"),
