@@ -434,7 +434,7 @@ def _servers(url: str) -> Iterator[tuple[str, Any]]:
         addresses.append((host.strip("[]"), int(port or (26379 if kind == "sentinel" else 6379))))
     if kind == "sentinel":
         sentinel: Any = redis.sentinel.Sentinel
-        address = sentinel(addresses, **options).discover_master(master)
+        address = sentinel(addresses, sentinel_kwargs=options).discover_master(master)
         yield f"{master} at {address[0]}:{address[1]}", client(*address, **options, **login)
         return
     cluster: Any = redis.RedisCluster
