@@ -1003,6 +1003,8 @@ class WebSocket:
         return "nobody" if connection.state == _CLOSED or self._transport.failure else ""
 
     def __repr__(self) -> str:
+        if getattr(self, "_connection", None) is None:  # a subclass, in a test
+            return f"<{type(self).__name__} that was never opened>"
         code = self._connection.close_code or ""
         state = "open" if self.is_connected else f"closed {code}".strip()
         return f"<{type(self).__name__} {self.remote_address} {state}>"
