@@ -7,8 +7,6 @@ exit code is 1 if there is a problem.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata as metadata
-import importlib.util
 import os
 import platform
 import re
@@ -17,6 +15,8 @@ import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module, metadata
+from importlib.util import find_spec
 from typing import Any
 
 from .. import distribution, form
@@ -236,7 +236,7 @@ def load(name: str, folder: str = ".") -> Any:
     saved = server.serve_forever, werkzeug.serving.run_simple
     server.serve_forever = werkzeug.serving.run_simple = refuse
     try:
-        module = importlib.import_module(module_name)
+        module = import_module(module_name)
         factory, call, _ = expression.partition("(")
         application: Any = module
         for part in factory.strip().split("."):
@@ -357,7 +357,7 @@ def urls_of_rooms() -> list[str]:
 
 
 def check_redis(urls: list[str]) -> Iterator[Finding]:
-    if importlib.util.find_spec("redis") is None:
+    if find_spec("redis") is None:
         if urls:
             yield Finding(PROBLEM, "redis", "redis-py is not installed", "pip install 'redis>=5.0'")
         return
