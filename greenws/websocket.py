@@ -889,7 +889,8 @@ class WebSocket:
         if self._close_deadline == _FOREVER and self._close_timeout is not None:
             self._close_deadline = time.monotonic() + self._close_timeout
             self._transport.advance_deadline(self._close_deadline)
-            self._undelivered = self._transport.undelivered()
+            if self._connection.state != _CLOSED:  # otherwise the peer's Close came first
+                self._undelivered = self._transport.undelivered()
         if frame:
             self._transport.pending_reply = b""
             self._transport.send(frame)
@@ -1003,6 +1004,8 @@ class WebSocket:
         return "nobody" if connection.state == _CLOSED or self._transport.failure else ""
 
     def __repr__(self) -> str:
+        if getattr(self, "_connection", None) is None:  # a subclass, in a test
+            return f"<{type(self).__name__} that was never opened>"
         code = self._connection.close_code or ""
         state = "open" if self.is_connected else f"closed {code}".strip()
         return f"<{type(self).__name__} {self.remote_address} {state}>"

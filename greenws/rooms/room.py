@@ -124,8 +124,12 @@ class Room:
             ValueError: ``presence_key`` is empty; ``presence_linger`` is below 0, or given without
                 a key.
         """
-        if not isinstance(socket, WebSocket):
-            raise TypeError(f"room.join() takes the session's socket, not {socket!r}")
+        # A mock passes isinstance(), and a subclass may never have been opened.
+        if not issubclass(type(socket), WebSocket) or getattr(socket, "_transport", None) is None:
+            raise TypeError(
+                f"room.join() takes the session's socket, not {socket!r}; in a test, take one from "
+                "greenws.testing.connect() or pair()"
+            )
         if gap is not None and not isinstance(gap, (str, bytes)):
             raise TypeError(f"gap must be a message, a str or bytes, not {gap!r}")
         lag.check(policy)

@@ -13,7 +13,7 @@ A refused handshake raises :class:`Refused`. What escapes the handler is raised 
 the ``with`` ends. No wait is longer than ``timeout``; its error shows where the handler stands.
 ``pair()`` gives the two ends of a connection, for a handler that the test calls itself.
 ``socket.stall()`` and ``socket.cut()`` are a client that stops reading and one that vanishes,
-``clock()`` makes time move when the test says so.
+``clock()`` makes time move when the test says so, and ``outage(rooms)`` takes a broker away.
 
 The pytest plugin has the fixture ``websocket``: ``connect``, ended with the test.
 """
@@ -26,10 +26,11 @@ from ..lazy import export
 
 if TYPE_CHECKING:
     from .opening import Refused, connect
+    from .outages import outage
     from .sockets import Pair, TestSocket, pair
     from .timers import Clock, clock
 
-__all__ = ["Clock", "Pair", "Refused", "TestSocket", "clock", "connect", "pair"]
+__all__ = ["Clock", "Pair", "Refused", "TestSocket", "clock", "connect", "outage", "pair"]
 
 __getattr__, __dir__ = export(
     __name__,
@@ -40,6 +41,7 @@ __getattr__, __dir__ = export(
         "TestSocket": ".sockets",
         "clock": ".timers",
         "connect": ".opening",
+        "outage": ".outages",
         "pair": ".sockets",
     },
 )

@@ -18,6 +18,7 @@ from typing import Any
 
 import gevent
 from gevent import getcurrent
+from gevent.hub import Waiter
 
 __all__ = ["Clock", "ClockLoop", "RealTimeout", "clock", "hold", "release", "running", "settle"]
 
@@ -25,6 +26,8 @@ _TIMES = ("time", "monotonic", "time_ns", "monotonic_ns")
 _REAL_TIMES = {name: getattr(time, name) for name in _TIMES}
 
 _EPSILON = 1e-6  # seconds; a time that was added up in several steps is a little more or less
+_LONGEST_ROUND = 0.5  # seconds
+
 running: list[Clock] = []
 """The clock that stops time, if there is one."""
 
@@ -181,7 +184,18 @@ def release(hub: Any) -> None:
 def settle() -> None:
     """Lets everything run that can, in this thread, until all wait for time or for a peer."""
     for _ in range(_ROUNDS):
-        gevent.idle()
+        _idle()
+
+
+def _idle() -> None:
+    """Waits until nothing is left to run; not for ever, if somebody never waits."""
+    hub = gevent.get_hub()
+    loop: Any = hub.loop.real if isinstance(hub.loop, ClockLoop) else hub.loop
+    waiter: Any = Waiter(hub)
+    with loop.idle() as idle, loop.timer(_LONGEST_ROUND) as timer:
+        idle.start(waiter.switch, None)
+        timer.start(waiter.switch, None)
+        waiter.get()
 
 
 class RealTimeout(BaseException):

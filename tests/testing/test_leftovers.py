@@ -9,9 +9,15 @@ import pytest
 
 import greenws
 from greenws import Routes, testing
+from greenws.testing import leftovers as leftovers_module
 from greenws.testing.leftovers import Leftovers, Opener
 
 routes = Routes()
+
+
+@pytest.fixture(autouse=True)
+def a_short_grace(monkeypatch):
+    monkeypatch.setattr(leftovers_module, "_GRACE", 0.1)
 
 
 @routes.websocket("/echo")
@@ -82,8 +88,7 @@ def test_greenlets_of_the_test_are_its_own():
 def test_what_is_about_to_end_has_time_to():
     leftovers = Leftovers()
     with testing.connect(routes, "/spawns") as socket:
-        socket.send("0.05")
-        gevent.sleep(0.01)
+        socket.send("0.02")
         socket.send("end")
     assert leftovers.now() != []
     assert leftovers.end() == ""
