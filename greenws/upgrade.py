@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENVIRON_KEY",
+    "INPUT_KEY",
     "Upgrade",
     "find_upgrade",
     "hub_of_this_thread",
@@ -39,6 +40,8 @@ __all__ = [
 ]
 
 ENVIRON_KEY = "greenws.upgrade"
+INPUT_KEY = "greenws.input"
+"""What a server reads requests from, where its ``wsgi.input`` does not show what was read ahead."""
 
 _ANSWERED = Offer("", [])  # what a client offered is not kept while its session lives
 
@@ -54,6 +57,15 @@ class Upgrade:
         self.config = config
         self.socket: WebSocket | None = None
         self.refusal_reason = ""
+
+    def follow(self, environ: WSGIEnvironment) -> None:
+        """Takes what the application sees, where middleware has changed what the client sent.
+
+        Raises:
+            HandshakeError: the subprotocols or extensions there are malformed.
+        """
+        if self.offer.error is not None:
+            raise self.offer.error
 
     def accept(
         self,
@@ -124,7 +136,7 @@ class _SocketUpgrade(Upgrade):
         self._environ = environ
 
     def _take_socket(self) -> tuple[Any, bytes, bool]:
-        source = self._environ["wsgi.input"]
+        source = self._environ.get(INPUT_KEY) or _innermost(self._environ["wsgi.input"])
         unreader = getattr(getattr(source, "reader", None), "unreader", None)
         if unreader is not None:  # gunicorn
             early = bytes(unreader.buf.getvalue())
@@ -139,9 +151,13 @@ class _SocketUpgrade(Upgrade):
         return SessionRecord(socket, path, config, on_end=threads.leave)
 
     def _remote_address(self) -> Any:
+        peer = None
         with contextlib.suppress(OSError):  # the client is gone already; the first read says so
-            return self._sock.getpeername()
-        return None
+            peer = self._sock.getpeername()
+        host = self._environ.get("REMOTE_ADDR")
+        if host in (None, "", "<local>") or (isinstance(peer, tuple) and peer[0] == host):
+            return peer
+        return (host, 0)  # middleware, or a proxy that the server trusts, says who it is
 
 
 def find_upgrade(environ: WSGIEnvironment) -> Upgrade:
@@ -156,6 +172,7 @@ def find_upgrade(environ: WSGIEnvironment) -> Upgrade:
     if isinstance(upgrade, Upgrade):
         if upgrade.socket is not None:
             raise RuntimeError("this request was upgraded already")
+        upgrade.follow(environ)
         return upgrade
     offer = parse_request(environ)
     sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
@@ -176,13 +193,25 @@ def refusal_response(error: HandshakeError) -> WSGIApplication:
     return Response(f"{error}\n", error.status, error.headers, content_type="text/plain")
 
 
+def _innermost(source: Any) -> Any:
+    """The server's own ``wsgi.input``, where middleware has wrapped it."""
+    for _ in range(10):
+        if hasattr(source, "reader") or hasattr(source, "peek"):
+            break
+        inner = next((name for name in ("input", "stream", "_stream") if hasattr(source, name)), "")
+        if not inner:
+            break
+        source = getattr(source, inner)
+    return source
+
+
 def take_read_ahead(rfile: Any, sock: Any) -> bytes:
     """Takes what is in the buffer of ``rfile``, a reader over ``sock``, without blocking."""
     timeout = sock.gettimeout()
     sock.settimeout(0.0)
     try:
         # peek() asks the socket only if its buffer is empty, and then takes what is there.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError):
             return bytes(rfile.read(len(rfile.peek(1))))
         return b""
     finally:

@@ -30,6 +30,7 @@ __all__ = [
     "new_key",
     "parse_offer",
     "parse_request",
+    "read_choices",
 ]
 
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -58,14 +59,19 @@ _HOP_BY_HOP = frozenset(  # RFC 9110, section 7.6.1, and what frames a body
 
 class Offer:
     """What a client asks for: ``key`` as it was sent, and ``protocols`` and ``extensions`` in its
-    order of preference."""
+    order of preference. ``error``: why these two cannot be read, if they are malformed."""
 
     def __init__(
-        self, key: str, protocols: list[str], extensions: Extensions | None = None
+        self,
+        key: str,
+        protocols: list[str],
+        extensions: Extensions | None = None,
+        error: HandshakeError | None = None,
     ) -> None:
         self.key = key
         self.protocols = protocols
         self.extensions = extensions or []
+        self.error = error
 
 
 def is_upgrade(environ: Mapping[str, Any]) -> bool:
@@ -87,6 +93,13 @@ def parse_request(environ: Mapping[str, Any]) -> Offer:
         HandshakeError: with status 405 for a method other than GET, 426 for a request without
             upgrade or with another version, 400 for all other errors.
     """
+    offer = _parse_request(environ)
+    if offer.error is not None:
+        raise offer.error
+    return offer
+
+
+def _parse_request(environ: Mapping[str, Any]) -> Offer:
     _check_method(environ)
     if not is_upgrade(environ):
         if "websocket" in _tokens(environ.get("HTTP_UPGRADE", "")):
@@ -109,7 +122,8 @@ def _check_method(environ: Mapping[str, Any]) -> None:
 
 
 def parse_offer(environ: Mapping[str, Any]) -> Offer:
-    """:func:`parse_request` for a request that :func:`is_upgrade` has recognised."""
+    """:func:`parse_request` for a request that :func:`is_upgrade` has recognised. What is wrong
+    with the subprotocols and extensions is left in ``error``: middleware may change them."""
     _check_method(environ)
     if environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
         raise HandshakeError("A WebSocket handshake requires HTTP/1.1.")
@@ -131,11 +145,19 @@ def parse_offer(environ: Mapping[str, Any]) -> Offer:
             if key
             else "Missing Sec-WebSocket-Key header."
         )
-    return Offer(
-        key,
-        _parse_protocols(environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL")),
-        parse_extensions(environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS", "")),
-    )
+    return read_choices(key, environ)
+
+
+def read_choices(key: str, environ: Mapping[str, Any]) -> Offer:
+    """The offer with the subprotocols and extensions that ``environ`` has."""
+    try:
+        return Offer(
+            key,
+            _parse_protocols(environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL")),
+            parse_extensions(environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS", "")),
+        )
+    except HandshakeError as error:
+        return Offer(key, [], error=error)
 
 
 def accept_response(

@@ -21,11 +21,11 @@ from ..config import Config
 from ..exceptions import HandshakeError, RequestError
 from ..http.head import RequestHead, error_response
 from ..http.stream import HttpStream, RequestBody
-from ..hub import forks
+from ..hub.polling import current_process
 from ..hub.sockets import is_inherited
 from ..hub.transport import FOREVER, no_delay
 from ..opcodes import CloseCode
-from ..protocol.handshake import Offer, is_upgrade, parse_offer
+from ..protocol.handshake import Offer, is_upgrade, parse_offer, read_choices
 from ..refusals import log_answer, log_refusal
 from ..session import EXITS, end_session, is_normal_end, log_failure
 from ..upgrade import ENVIRON_KEY, refusal_response
@@ -60,7 +60,7 @@ class UpgradeHandler(ResponseHandler):
     """The status that an application gave start_response() when it had a WebSocket already."""
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
-        self._process = forks.process()
+        self._process = current_process()
         self._host = host_of(server, self.config)
         config = self._host.config
         no_delay(sock)
@@ -81,7 +81,7 @@ class UpgradeHandler(ResponseHandler):
         try:
             return self._handle_one_request()
         finally:
-            if self._process != forks.process():  # pywsgi would read the rest of the input
+            if self._process != current_process():  # pywsgi would read the rest of the input
                 self.socket = None
 
     def _handle_one_request(self) -> bool | None:
@@ -371,6 +371,19 @@ class _HandlerUpgrade(ServerUpgrade):
     def __init__(self, offer: Offer, handler: UpgradeHandler) -> None:
         super().__init__(offer, handler._host, handler.environ, handler.path)
         self._handler: Any = handler  # None once the request is over
+        self._choices = _choices(handler.environ)
+        self._client = _client(handler.environ)
+        self._address: Any = None
+
+    def follow(self, environ: dict[str, Any]) -> None:
+        choices, client = _choices(environ), _client(environ)
+        if choices != self._choices:
+            self._choices = choices
+            self.offer = read_choices(self.offer.key, environ)
+        if client != self._client and client[0]:
+            port = client[1] if client[1] != self._client[1] else None
+            self._address = (client[0], int(port) if port and str(port).isdigit() else 0)
+        super().follow(environ)
 
     def forget(self) -> None:
         self._handler = None
@@ -387,4 +400,15 @@ class _HandlerUpgrade(ServerUpgrade):
         return handler.socket, early, False
 
     def _remote_address(self) -> Any:
-        return self._handler.remote_address
+        return self._address or self._handler.remote_address
+
+
+def _choices(environ: dict[str, Any]) -> tuple[Any, Any]:
+    return (
+        environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL"),
+        environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS"),
+    )
+
+
+def _client(environ: dict[str, Any]) -> tuple[Any, Any]:
+    return environ.get("REMOTE_ADDR"), environ.get("REMOTE_PORT")

@@ -731,6 +731,7 @@ class TestFlaskRun:
         http_get(flask_run, "/hello")
         trouble = [line for line in flask_run.lines[first:] if " - - [" not in line]
         trouble = [line for line in trouble if "Press CTRL+C" not in line]  # its late greeting
+        trouble = [line for line in trouble if "refused the handshake" not in line]
         assert trouble == []
 
     def test_echo(self, flask_run):
@@ -805,6 +806,18 @@ class TestFlaskRun:
         with Peer.open(flask_run.address, "/echo") as peer:
             peer.send(frame(TEXT, b"half a frame")[:5])
         assert http_get(flask_run, "/hello") == "hello"
+
+    def test_what_middleware_changed_counts(self, flask_run):
+        """In gunicorn also behind wsgiref's validator, which wraps ``wsgi.input``."""
+        with Peer.open(
+            flask_run.address,
+            "/changed",
+            behind=frame(TEXT, b"early"),
+            Sec_WebSocket_Protocol="chat, c2VjcmV0Cg==",
+            Sec_WebSocket_Extensions="permessage-deflate",
+        ) as peer:
+            assert peer.read_frame() == (True, TEXT, b"('192.0.2.7', 0) early")
+            assert peer.read_frame()[1] == 8
 
     def test_refusals_are_plain_http(self, flask_run):
         for path, status in [("/secret", 401), ("/nowhere", 404), ("/hello", 200)]:

@@ -250,6 +250,19 @@ def test_descriptors_come_back(worker):
     eventually(open_now, before)
 
 
+def test_what_middleware_changed_counts(worker):
+    """In gunicorn also behind wsgiref's validator, which wraps ``wsgi.input``."""
+    with Peer.open(
+        worker.address,
+        "/changed",
+        behind=frame(TEXT, b"early"),
+        Sec_WebSocket_Protocol="chat, c2VjcmV0Cg==",
+        Sec_WebSocket_Extensions="permessage-deflate",
+    ) as peer:
+        assert peer.read_frame() == (True, TEXT, b"('192.0.2.7', 0) early")
+        assert peer.read_frame()[1] == 8
+
+
 @pytest.mark.parametrize(
     "kind, app", [*((kind, "flask_app:app") for kind in WORKERS), ("gthread", "crash_app:app")]
 )
