@@ -1,0 +1,43 @@
+"""A program of Flask-Sock's (and so of simple-websocket's), on the server that its argument names."""
+
+from gevent import monkey
+
+if __name__ == "__main__":
+    monkey.patch_all()
+
+import sys
+
+import flask
+from flask_sock import Sock
+
+app = flask.Flask(__name__)
+app.config["SOCK_SERVER_OPTIONS"] = {"subprotocols": ["chat"]}
+sock = Sock(app)
+
+
+@sock.route("/echo/<name>")
+def echo(ws, name):
+    ws.send(f"hello {name} {ws.subprotocol}")
+    while True:
+        data = ws.receive()
+        if data == "fail":
+            raise LookupError("of the view")
+        if data == "bye":
+            return
+        ws.send(data)
+
+
+@app.get("/hello")
+def hello():
+    return "hello"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["pywsgi"]:
+        from gevent.pywsgi import WSGIServer as Server
+    else:
+        from greenws import WebSocketServer as Server
+    server = Server(("127.0.0.1", 0), app)
+    server.start()
+    print(f"http://127.0.0.1:{server.server_port}", flush=True)
+    server.serve_forever()
