@@ -305,10 +305,14 @@ class UpgradeHandler(ResponseHandler):
             self.websocket.accept()
         if not self.is_upgraded:
             return
+        has_failed = not is_normal_end(escaped) or self._late_status.startswith("5")
+        if self.rfile.is_taken and has_failed and not is_inherited(self.socket):
+            with contextlib.suppress(OSError):  # the program may have another descriptor of it
+                self.socket.shutdown(native.SHUT_RDWR)
         try:
             socket = upgrade.socket
             if socket is not None and socket.record is not None:
-                if escaped is None and self._late_status.startswith("5"):
+                if escaped is None and has_failed:
                     socket.start_closing(CloseCode.INTERNAL_ERROR)  # a framework caught an error
                 end_session(socket, escaped)
             elif isinstance(escaped, EXITS):

@@ -1,11 +1,9 @@
-"""A program of Flask-Sock's (and so of simple-websocket's), on the server that its argument names."""
+"""A program of Flask-Sock's, and so of simple-websocket's."""
 
 from gevent import monkey
 
 if __name__ == "__main__":
     monkey.patch_all()
-
-import sys
 
 import flask
 from flask_sock import Sock
@@ -33,11 +31,9 @@ def hello():
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["pywsgi"]:
-        from gevent.pywsgi import WSGIServer as Server
-    else:
-        from greenws import WebSocketServer as Server
-    server = Server(("127.0.0.1", 0), app)
+    from greenws import WebSocketServer
+
+    server = WebSocketServer(("127.0.0.1", 0), app)
     server.start()
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
     server.serve_forever()
