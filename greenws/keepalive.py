@@ -22,8 +22,8 @@ from weakref import WeakKeyDictionary, ref
 from gevent.hub import Hub
 
 from .config import Config
-from .hub import forks
 from .hub.delivery import Delivery
+from .hub.polling import current_process
 from .hub.turns import after_poll
 from .opcodes import CloseCode
 from .protocol.connection import Ping
@@ -203,7 +203,7 @@ class Heartbeat:
     """The pulses of a hub, ordered by when they are due."""
 
     def __init__(self, loop: Any) -> None:
-        self.process = forks.process()
+        self.process = current_process()
         self._loop = loop
         self._buckets: dict[float, set[Pulse]] = {}
         self._times: list[float] = []  # the keys of the buckets, as a heap
@@ -242,7 +242,7 @@ class Heartbeat:
 
     def _arm(self) -> None:
         """Sets the timer to the time of the first bucket."""
-        if self.process != forks.process():
+        if self.process != current_process():
             self.stop()
             return
         first = self._times[0] if self._times else _FOREVER
@@ -266,7 +266,7 @@ class Heartbeat:
         self._due.clear()
 
     def _on_timer(self) -> None:
-        if self.process != forks.process():
+        if self.process != current_process():
             self.stop()
             return
         now = time.monotonic() + 0.001
@@ -277,7 +277,7 @@ class Heartbeat:
         self._beat()
 
     def _beat(self) -> None:
-        if self.process != forks.process():
+        if self.process != current_process():
             self.stop()
             return
         if self._rest_timer is not None:
@@ -305,7 +305,7 @@ _heartbeats: WeakKeyDictionary[Hub, Heartbeat] = WeakKeyDictionary()
 def _after_fork() -> None:
     """In the child. Keeps a heartbeat that an earlier hook has started there."""
     for hub, heartbeat in list(_heartbeats.items()):
-        if heartbeat.process != forks.process():
+        if heartbeat.process != current_process():
             del _heartbeats[hub]
             heartbeat.stop()
 
@@ -324,7 +324,7 @@ def open_sockets() -> list[WebSocket]:
 def start_pulse(socket: WebSocket, hub: Hub, config: Config) -> None:
     """Starts keepalive for ``socket``, until ``socket.pulse.stop()``."""
     heartbeat = _heartbeats.get(hub)
-    if heartbeat is None or heartbeat.process != forks.process():
+    if heartbeat is None or heartbeat.process != current_process():
         heartbeat = _heartbeats[hub] = Heartbeat(hub.loop)
     heartbeat.use_loop(hub.loop)
     socket.pulse = Pulse(socket, config, heartbeat)

@@ -889,7 +889,8 @@ class WebSocket:
         if self._close_deadline == _FOREVER and self._close_timeout is not None:
             self._close_deadline = time.monotonic() + self._close_timeout
             self._transport.advance_deadline(self._close_deadline)
-            self._undelivered = self._transport.undelivered()
+            if self._connection.state != _CLOSED:  # otherwise the peer's Close came first
+                self._undelivered = self._transport.undelivered()
         if frame:
             self._transport.pending_reply = b""
             self._transport.send(frame)

@@ -21,7 +21,7 @@ from ..config import Config
 from ..exceptions import HandshakeError, RequestError
 from ..http.head import RequestHead, error_response
 from ..http.stream import HttpStream, RequestBody
-from ..hub import forks
+from ..hub.polling import current_process
 from ..hub.sockets import is_inherited
 from ..hub.transport import FOREVER, no_delay
 from ..opcodes import CloseCode
@@ -60,7 +60,7 @@ class UpgradeHandler(ResponseHandler):
     """The status that an application gave start_response() when it had a WebSocket already."""
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
-        self._process = forks.process()
+        self._process = current_process()
         self._host = host_of(server, self.config)
         config = self._host.config
         no_delay(sock)
@@ -81,7 +81,7 @@ class UpgradeHandler(ResponseHandler):
         try:
             return self._handle_one_request()
         finally:
-            if self._process != forks.process():  # pywsgi would read the rest of the input
+            if self._process != current_process():  # pywsgi would read the rest of the input
                 self.socket = None
 
     def _handle_one_request(self) -> bool | None:

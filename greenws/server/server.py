@@ -25,8 +25,10 @@ from ..config import Config
 from ..exceptions import RequestError
 from ..http.head import error_response
 from ..http.stream import HttpStream
-from ..hub import forks
+from ..hub import syscalls
+from ..hub.polling import begin_session, current_process
 from ..hub.sockets import OwnedSocket
+from ..hub.transport import TCP_FAMILIES, Accepted, accept, no_delay
 from ..session import OpenSession
 from ..stats import ServerStats
 from ..surroundings import tell_form, tell_unpatched
@@ -56,7 +58,7 @@ _NativeSocket = get_original("socket", "SocketType")
 
 def _green(sock: Any) -> Any:
     """The gevent socket of a connection that was accepted without one."""
-    if isinstance(sock, _NativeSocket):
+    if isinstance(sock, (Accepted, _NativeSocket)):
         return OwnedSocket(sock.family, sock.type, sock.proto, sock.detach())
     return sock
 
@@ -65,13 +67,14 @@ class _Greenlet(gevent.Greenlet):  # type: ignore[type-arg]
     """Keeps no record of where it was spawned, which would be the same for every connection, and no
     dictionary for what it runs."""
 
+    __slots__ = ("serve",)
+
     spawning_stack_limit = 0
+    _run = property(begin_session)
 
     def __init__(self, serve: Any, sock: Any, address: Any, process: int) -> None:
-        super().__init__(None, serve, sock, address, process)  # type: ignore[call-overload]
-
-    def _run(self, serve: Any, sock: Any, address: Any, process: int) -> None:
-        serve(sock, address, process)
+        self.serve = serve
+        super().__init__(None, sock, address, process)  # type: ignore[call-overload]
 
 
 class WebSocketServer(_OriginalServer):  # type: ignore[misc]
@@ -119,7 +122,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         self._exhausted = False
         self._full = False
         self._stopping: Event | None = None
-        self._process = forks.process()  # the one that may accept
+        self._process = current_process()  # the one that may accept
         self._certificate = (options.get("certfile"), options.get("keyfile"))
         self._tls_context = prepare_tls(options)
         _servers.add(self)
@@ -133,7 +136,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
 
     def do_read(self) -> Any:
         """Accepts a connection; None if there is none, or no resources to accept it."""
-        if self._process != forks.process():
+        if self._process != current_process():
             self._disown()
             return None
         try:
@@ -155,12 +158,15 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         return accepted
 
     def _accept(self) -> Any:
-        """Accepts a connection; as a native socket where a transport is all that will use it."""
+        """Accepts a connection; without a socket where a transport is all that will use it."""
+        family = self.socket.family
+        if family in TCP_FAMILIES and syscalls.AVAILABLE and self._is_bare:
+            return accept(self.socket.fileno(), family)
         try:
             descriptor, address = self.socket._accept()
         except BlockingIOError:
             return None
-        sock = _NativeSocket(self.socket.family, native.SOCK_STREAM, 0, descriptor)
+        sock = _NativeSocket(family, native.SOCK_STREAM, 0, descriptor)
         return sock if self._is_bare else _green(sock), address
 
     @property
@@ -215,10 +221,10 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     def do_handle(self, sock: Any, address: Any) -> None:
         """Spawns a greenlet that serves a connection."""
         if self._spawn is None:
-            self._admit(sock, address, forks.process())
+            self._admit(sock, address, current_process())
             return
         try:
-            self._spawn(self._admit, sock, address, forks.process())
+            self._spawn(self._admit, sock, address, current_process())
         except BaseException:
             sock.close()
             raise
@@ -230,7 +236,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
 
     def _admit(self, sock: Any, address: Any, process: int) -> None:
         """Serves a connection that ``process`` has accepted, unless there are too many."""
-        if process != forks.process():
+        if process != current_process():
             # A child was forked before this greenlet ran, and runs it too. The parent serves the
             # connection.
             sock.close()
@@ -306,7 +312,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     def _disown(self) -> None:
         """In a child: leaves the listener and the connections to the parent. They do not count
         here, and whoever waits for the server there does not go on here."""
-        self._process = forks.process()
+        self._process = current_process()
         self._may_accept = False
         self.stop_accepting()
         self.admission = Admission(self.config)
@@ -320,13 +326,14 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     def start_accepting(self) -> None:
         """Accepts connections. In a forked child, which has the listener of its parent, none are
         accepted before this is called there, or :meth:`serve_forever`."""
-        if self._process != forks.process():
+        if self._process != current_process():
             self._disown()
         self._may_accept = True
+        no_delay(self.socket)  # on Linux, those that are accepted have it, too
         super().start_accepting()
 
     def _start_accepting_if_started(self, _event: Any = None) -> None:
-        if self._process != forks.process():
+        if self._process != current_process():
             self._disown()
         if self._may_accept:
             super()._start_accepting_if_started(_event)
@@ -344,7 +351,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
 
         ``timeout`` is gevent's name for ``grace``; the default is ``shutdown_grace``.
         """
-        if self._process != forks.process():
+        if self._process != current_process():
             self._disown()
         if self._stopping is not None:  # another greenlet is stopping the server
             self._stopping.wait()
@@ -377,7 +384,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         ends the process at once. Signals are left alone with ``handle_signals=False``, outside the
         main thread, and where the program handles them itself.
         """
-        if self._process != forks.process():
+        if self._process != current_process():
             self._disown()
         if self.started and not self._may_accept:
             self.start_accepting()
@@ -391,7 +398,7 @@ _servers: WeakSet[WebSocketServer] = WeakSet()
 def _after_fork() -> None:
     """In the child. Keeps a server that an earlier hook has told to accept there."""
     for server in list(_servers):
-        if server._process != forks.process():
+        if server._process != current_process():
             server._disown()
 
 
