@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ..support.limits import limit
+from ..support.limits import limit, wait_until
 from ..support.pages import blocks_in
 from ..support.paths import ROOT
 from ..support.processes import Process, connect, free_port
@@ -25,6 +27,21 @@ def app(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "app.py"
 
 
+def wait_for_server(process: Process, port: int) -> None:
+    """The address is printed before the server listens."""
+    process.wait_for(rf"://127\.0\.0\.1:{port}")
+    process.port = port
+
+    def answers() -> bool:
+        assert process.popen.poll() is None, process.output
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection(process.address).close()
+            return True
+        return False
+
+    wait_until(answers)
+
+
 def with_port(text: str, port: int) -> str:
     return re.sub(r"\b(8181|8000)\b", str(port), text)
 
@@ -36,10 +53,13 @@ def run(command: str, app: Path) -> Process:
 
 
 def test_the_echo(app: Path) -> None:
-    app.write_text(with_port(ECHO, free_port()))
-    with run("python app.py", app) as process, connect(process.wait_for_port().url("/echo")) as ws:
-        ws.send("hello")
-        assert ws.recv(timeout=limit()) == "hello"
+    port = free_port()
+    app.write_text(with_port(ECHO, port))
+    with run("python app.py", app) as process:
+        wait_for_server(process, port)
+        with connect(process.url("/echo")) as ws:
+            ws.send("hello")
+            assert ws.recv(timeout=limit()) == "hello"
     process.assert_no_trouble()
 
 
@@ -56,8 +76,7 @@ def test_the_chat(app: Path, command: str) -> None:
     port = free_port()
     app.write_text(with_port(CHAT, port))
     with run(with_port(command, port), app) as process:
-        process.wait_for(rf"://127\.0\.0\.1:{port}")
-        process.port = port
+        wait_for_server(process, port)
         with connect(process.url("/chat/lobby")) as ann, connect(process.url("/chat/lobby")) as bob:
             ann.send("hello")
             assert ann.recv(timeout=limit()) == bob.recv(timeout=limit()) == "hello"
