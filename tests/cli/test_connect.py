@@ -33,7 +33,7 @@ def url(serve):
 
     @routes.websocket("/who", protocols=["chat"])
     def who(request, socket):
-        for message in socket:
+        for _message in socket:
             socket.send(f"{request.headers['X-A']} {request.headers['Origin']}")
 
     @routes.websocket("/late")
@@ -74,10 +74,9 @@ def test_a_binary_input_is_one_message(url, call):
 
 
 def test_headers_origin_and_subprotocols_are_sent(url, call):
-    assert call(
-        f"{url}/who", "--header", "X-A: 1: 2", "--origin", f"http{url[2:]}", "-s", "x", "-s", "chat",
-        data=b"?",
-    ) == (0, f"1: 2 http{url[2:]}\n".encode(), "")  # fmt: skip
+    origin = f"http{url[2:]}"
+    more = ["--header", "X-A: 1: 2", "--origin", origin, "-s", "x", "-s", "chat"]
+    assert call(f"{url}/who", *more, data=b"?") == (0, f"1: 2 {origin}\n".encode(), "")
     code, output, errors = call(f"{url}/who", "-s", "x", data=b"?")
     assert (code, output) == (1, b"")
     assert "400" in errors
@@ -181,15 +180,13 @@ def terminal():
 
 
 def test_a_terminal_shows_messages_but_does_not_obey_them(terminal):
-    texts = [
-        frame(TEXT, b"\x1b]0;owned\x07\tok\n", mask=None),
-        frame(BINARY, b"\x00\xff", mask=None),
-    ]
+    text = frame(TEXT, b"\x1b]0;owned\x07\tok\n", mask=None)
+    binary = frame(BINARY, b"\x00\xff", mask=None)
 
     def serve(connection):
         connection.accept("Sec-WebSocket-Protocol: chat")
         assert connection.read_client_frame() == (True, TEXT, b"hello")
-        connection.send(b"".join(texts))
+        connection.send(text + binary)
         connection.read_client_frame()  # Close
         connection.send(close_frame(mask=None))
         connection.hold()
