@@ -46,6 +46,7 @@ class Worker:
 
     def __init__(self, pair: Any, **options: Any) -> None:
         self.broker = RedisBroker(**{"timeout": 1.0, **options})
+        self.node: Any = self.broker.parts[0]
         self.rooms = Rooms(self.broker, stamp=stamp)
         self._pair = pair
         self._stack = contextlib.ExitStack()
@@ -60,13 +61,13 @@ class Worker:
 
     @property
     def is_away(self) -> bool:
-        return self.broker._process.outage.is_away
+        return self.node.process.outage.is_away
 
     @property
     def is_idle(self) -> bool:
         """All is told and known."""
-        leases = self.broker._leases
-        waits = self.broker._writer.unsent or leases.pending or leases.stale
+        leases = self.node._leases
+        waits = self.node._writer.unsent or leases.pending or leases.stale
         return not self.is_away and not waits
 
     def names(self, room: str = "r") -> list[str]:
@@ -99,7 +100,7 @@ def back(server: RedisServer, *workers: Worker) -> None:
 
 def keep_from_reading(each: Worker) -> Callable[[], None]:
     """A process lags, as far as it reads the logs, until that is called."""
-    may_read, subscriber = gevent.event.Event(), each.broker._subscriber
+    may_read, subscriber = gevent.event.Event(), each.node._subscriber
 
     def wait_before(name: str) -> None:
         works = getattr(subscriber, name)

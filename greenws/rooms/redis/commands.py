@@ -7,6 +7,7 @@ answers nothing: whoever waits for a Redis that hangs waits for ``timeout`` in a
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,15 +15,21 @@ from typing import TypeVar
 
 import gevent
 import redis
+import redis.exceptions
 from gevent.lock import Semaphore
 
 from . import url
 
-__all__ = ["ERRORS", "Commands", "closed_by_another", "must_be_left"]
+__all__ = ["ERRORS", "Commands", "closed_by_another", "is_redirect", "must_be_left"]
 
 _T = TypeVar("_T")
 
+_logger = logging.getLogger("greenws.brokers.redis")
+
 ERRORS = (redis.RedisError, OSError)
+
+_FROM_A_CLUSTER = (redis.exceptions.MovedError, redis.exceptions.ClusterCrossSlotError)
+_REDIRECTS = (redis.exceptions.AskError, redis.exceptions.TryAgainError)  # and MovedError
 
 _TIMEOUTS = (redis.TimeoutError, TimeoutError)
 
@@ -32,11 +39,19 @@ _LEFT: tuple[str, ...] = ("READONLY", "MASTERDOWN", "LOADING", "UNBLOCKED")
 _LEFT += ("read only replica", "Link with MASTER", "loading the dataset")  # as redis-py has them
 
 
-class Commands:
-    """``timeout``: seconds after which a Redis that does not answer is given up."""
+def is_redirect(error: BaseException) -> bool:
+    """Whether a node of a cluster says that another one has the room, or is about to."""
+    return isinstance(error, _REDIRECTS)
 
-    def __init__(self, address: str, timeout: float) -> None:
+
+class Commands:
+    """``timeout``: seconds after which a Redis that does not answer is given up. ``refused``: why
+    this Redis is not used at all."""
+
+    def __init__(self, address: str, timeout: float, is_cluster: bool = False) -> None:
         self.client = url.connect(address, timeout, timeout)
+        self.refused: url.WrongScheme | None = None
+        self._is_cluster = is_cluster
         self.turn = Semaphore()
         self.queue = Semaphore()  # those that are not urgent
         self.is_closed = False
@@ -49,6 +64,7 @@ class Commands:
         """
         Raises:
             redis.RedisError, OSError: it failed, or Redis does not answer.
+            WrongScheme: it is a node of a cluster.
         """
         if urgent:
             return self._run(call)
@@ -64,6 +80,13 @@ class Commands:
     def close(self) -> None:
         self.is_closed = True
         self.client.connection_pool.disconnect()
+        url.close_sentinels(self.client)
+
+    def refuse(self, reason: str) -> url.WrongScheme:
+        if self.refused is None:
+            _logger.error("%s", reason)
+            self.refused = url.WrongScheme(reason)
+        return self.refused
 
     def _run(self, call: Callable[[redis.Redis], _T]) -> _T:
         with self._acquired(self.turn):
@@ -73,6 +96,11 @@ class Commands:
                 self._failed, self._failure = time.monotonic(), error
                 if must_be_left(error):
                     self.client.connection_pool.disconnect()
+                if isinstance(error, _FROM_A_CLUSTER) and not self._is_cluster:
+                    raise self.refuse(
+                        "this Redis is a node of a cluster, which has rooms in all of its nodes: "
+                        "write redis+cluster://host:port instead of redis://host:port"
+                    ) from error
                 raise
             self._answered = time.monotonic()
             return found
@@ -87,6 +115,8 @@ class Commands:
         return self._try(call)
 
     def _try(self, call: Callable[[redis.Redis], _T]) -> _T:
+        if self.refused is not None:
+            raise self.refused
         if self.is_closed:
             raise redis.ConnectionError("these rooms were closed")
         with closed_by_another():

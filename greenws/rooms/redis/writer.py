@@ -6,14 +6,17 @@ appended before, by the number, so that a batch whose answer was lost can be sen
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import sys
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gevent
+import redis.exceptions
 
 from .. import turns
 from ..broker import BrokerUnavailable
@@ -28,6 +31,7 @@ _BATCH = 500  # entries that one command appends at most
 _BATCH_BYTES = 2**20  # bytes that one command appends, or a little more
 _ENTRY_COST = 250  # bytes of an entry that waits, beside its data
 _SCRIPT = scripts.load("append")
+_DIGEST = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 _logger = logging.getLogger("greenws.brokers.redis")
 
@@ -108,21 +112,55 @@ class Writer:
                 break
         if not batch:
             return
-        process = self._process
-        keys = [process.keys.last_number(process.origin)]
-        options = process.options
+        if self._process.link is None:
+            self._take(batch, self._process.commands.run(partial(self._append, batch), urgent=True))
+            return
+        # A script touches keys of one slot, so of one room.
+        rooms: dict[str, list[tuple[str, LogEntry]]] = {}
+        for each in batch:
+            rooms.setdefault(each[0], []).append(each)
+        self._append_each(list(rooms.values()))
+
+    def _append(self, batch: list[tuple[str, LogEntry]], client: Any) -> Any:
+        keys, values = self._arguments(batch)
+        return client.eval(_SCRIPT, len(keys), *keys, *values)
+
+    def _append_each(self, batches: list[list[tuple[str, LogEntry]]]) -> None:
+        def run(client: Any) -> Any:
+            pipeline = client.pipeline(transaction=False)
+            for batch in batches:
+                keys, values = self._arguments(batch)
+                pipeline.evalsha(_DIGEST, len(keys), *keys, *values)
+            return pipeline.execute(raise_on_error=False)
+
+        commands, link = self._process.commands, self._process.link
+        assert link is not None
+        found: Any = commands.run(run, urgent=True)
+        failure: Exception | None = None
+        for batch, each in zip(batches, found, strict=True):
+            if not isinstance(each, Exception):
+                self._take(batch, each)
+            elif isinstance(each, redis.exceptions.NoScriptError):
+                commands.run(lambda client: client.script_load(_SCRIPT), urgent=True)
+            elif failure is None or link.redirect(each):
+                failure = failure or each
+        if failure is not None:
+            raise failure
+
+    def _arguments(self, batch: list[tuple[str, LogEntry]]) -> tuple[list[str], list[Any]]:
+        """``batch``: in a cluster, of one room."""
+        process, options = self._process, self._process.options
+        keys = [process.keys.last_number(process.origin, batch[0][0])]
         values: list[Any] = [process.origin, options.history, options.max_age]
-        values += [options.history_bytes, process.keys.suffix]
+        values += [options.history_bytes, process.keys.suffix, process.keys.publish]
         for room, entry in batch:
             keys.append(process.keys.log(room))
             values += [entry.number, entry.kind, entry.data]
-        added, failed, unpublished = process.commands.run(
-            lambda client: client.eval(_SCRIPT, len(keys), *keys, *values), urgent=True
-        )
-        with process.lock:
-            for _, entry in batch:
-                self.unsent.popleft()
-                self._unsent_bytes -= _cost(entry)
+        return keys, values
+
+    def _take(self, batch: list[tuple[str, LogEntry]], answer: Any) -> None:
+        added, failed, unpublished = answer
+        self._forget({entry.number for _, entry in batch})
         if added:
             self.last_added = added.decode()
         if unpublished and not self._is_unpublished:
@@ -134,6 +172,36 @@ class Writer:
         if failed:
             pairs = zip(failed[::2], failed[1::2], strict=True)
             self._report(batch, {int(number): why.decode() for number, why in pairs})
+
+    def _forget(self, numbers: set[int]) -> None:
+        """What has been appended. It is the first of what waits, or between what a node of a
+        cluster has refused."""
+        with self._process.lock:
+            while self.unsent and self.unsent[0][1].number in numbers:
+                _, entry = self.unsent.popleft()
+                numbers.discard(entry.number)
+                self._unsent_bytes -= _cost(entry)
+            if numbers:
+                self._drop(lambda each: each[1].number in numbers)
+
+    def _drop(self, is_meant: Callable[[tuple[str, LogEntry]], bool]) -> list[tuple[str, LogEntry]]:
+        dropped = [each for each in self.unsent if is_meant(each)]
+        if dropped:
+            self.unsent = deque(each for each in self.unsent if not is_meant(each))
+            self._unsent_bytes -= sum(_cost(entry) for _, entry in dropped)
+        return dropped
+
+    # -- in a cluster: a room that another node has now
+
+    def release(self, room: str) -> list[tuple[str, LogEntry]]:
+        """What waits for it."""
+        return self._drop(lambda each: each[0] == room)
+
+    def adopt(self, waiting: list[tuple[str, LogEntry]]) -> None:
+        self.unsent.extend(waiting)
+        self._unsent_bytes += sum(_cost(entry) for _, entry in waiting)
+        if waiting:
+            self._wake()
 
     def _report(self, batch: list[tuple[str, LogEntry]], failed: dict[int, str]) -> None:
         reported: set[str] = set()

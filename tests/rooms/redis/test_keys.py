@@ -14,7 +14,7 @@ def test_all_names_begin_with_the_prefix_and_differ():
     names = [
         keys.log("x"),
         keys.members("x"),
-        keys.last_number("x"),
+        keys.last_number("x", "x"),
         keys.alive("x"),
         keys.channel("x"),
     ]

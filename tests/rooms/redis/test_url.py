@@ -31,9 +31,7 @@ def test_a_unix_socket(server, worker, tmp_path, monkeypatch):
     ann = a.join()
     a.send("hello")
     assert ann.hear(1) == ["hello"]
-    assert (
-        a.broker._process.commands.client.connection_pool.connection_kwargs["socket_timeout"] == 1.0
-    )
+    assert a.node.process.commands.client.connection_pool.connection_kwargs["socket_timeout"] == 1.0
 
 
 def test_a_url_makes_a_redis_broker(server):
