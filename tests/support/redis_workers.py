@@ -60,15 +60,21 @@ class Worker:
             self.rooms[room].send(text)
 
     @property
+    def nodes(self) -> list[Any]:
+        """Each Redis that it uses."""
+        parts = self.broker.parts
+        return [each for part in parts for each in getattr(part, "nodes", {"": part}).values()]
+
+    @property
     def is_away(self) -> bool:
-        return self.node.process.outage.is_away
+        return any(each.process.outage.is_away for each in self.nodes)
 
     @property
     def is_idle(self) -> bool:
         """All is told and known."""
-        leases = self.node._leases
-        waits = self.node._writer.unsent or leases.pending or leases.stale
-        return not self.is_away and not waits
+        return not self.is_away and not any(
+            each._writer.unsent or each._leases.pending or each._leases.stale for each in self.nodes
+        )
 
     def names(self, room: str = "r") -> list[str]:
         return sorted(member.info["name"] for member in self.rooms[room].members)

@@ -1,4 +1,4 @@
-"""``RedisBroker``: rooms over one Redis, over several, over a master that sentinels watch, or over a
+"""``RedisBroker``: rooms over one Redis, over several, over a master with sentinels, or over a
 cluster.
 
 Of several each room has its own: the one for which a hash of its name and of the room is the

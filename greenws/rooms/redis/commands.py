@@ -82,6 +82,10 @@ class Commands:
         self.client.connection_pool.disconnect()
         url.close_sentinels(self.client)
 
+    def disconnect(self) -> None:
+        """The next command connects again."""
+        self.client.connection_pool.disconnect()
+
     def refuse(self, reason: str) -> url.WrongScheme:
         if self.refused is None:
             _logger.error("%s", reason)

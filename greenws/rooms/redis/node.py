@@ -22,7 +22,7 @@ from gevent.event import Event
 
 from ...hub.switching import thread_id
 from ..broker import Broker, BrokerUnavailable, Message, Replay
-from . import outage
+from . import outage, url
 from .commands import ERRORS, is_redirect, must_be_left
 from .entries import LogEntry
 from .history import AFTER_ALL, PERHAPS_AFTER_ALL, History
@@ -41,6 +41,7 @@ __all__ = ["MovedRoom", "Node"]
 _T = TypeVar("_T")
 
 _FLUSH_POLL_INTERVAL = 0.005  # seconds between two looks whether all is in the log
+_FOLLOW_INTERVAL = 0.5  # seconds between two looks which one is the master
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
 
 _logger = logging.getLogger("greenws.brokers.redis")
@@ -103,7 +104,9 @@ class Node(Broker):
         return lambda: self._in_hub(event.set)
 
     def _spawn(self) -> None:
-        loops = (self._write, self._lease, self._subscriber.subscribe, self._subscriber.read)
+        loops = [self._write, self._lease, self._subscriber.subscribe, self._subscriber.read]
+        if url.parse(self._options.url).kind == url.SENTINEL:
+            loops.append(self._follow)
         self._greenlets = [gevent.spawn(self._run, loop) for loop in loops]
 
     def _run(self, loop: Callable[[], None]) -> None:
@@ -385,6 +388,19 @@ class Node(Broker):
                 self._wake_leases.set()
             else:
                 delay = _FIRST_DELAY
+
+    def _follow(self) -> None:
+        """Leaves a master when the sentinels name another one: until they have told it, it takes
+        what will be lost."""
+        known: url.Host | None = None
+        while True:
+            with suppress(*ERRORS):
+                master = url.ask_for_master(self.process.commands.client)
+                if known is not None and master != known:
+                    self.process.commands.disconnect()
+                    self._subscriber.disconnect()
+                known = master
+            gevent.sleep(_FOLLOW_INTERVAL)
 
     def _lost(self) -> None:
         if self._is_stopped:

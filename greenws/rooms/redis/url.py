@@ -19,6 +19,7 @@ __all__ = [
     "Address",
     "Host",
     "WrongScheme",
+    "ask_for_master",
     "check_sockets",
     "check_url",
     "close_sentinels",
@@ -180,6 +181,17 @@ def connect(url: str, timeout: float, connect_timeout: float) -> redis.Redis:
     )
     client: redis.Redis = sentinel.master_for(address.master)
     return client
+
+
+def ask_for_master(client: redis.Redis) -> Host:
+    """Which one the sentinels name now.
+
+    Raises:
+        redis.ConnectionError: none of them names any.
+    """
+    pool: Any = client.connection_pool
+    host, port = pool.sentinel_manager.discover_master(pool.service_name)
+    return str(host), int(port)
 
 
 def close_sentinels(client: redis.Redis) -> None:
