@@ -209,8 +209,8 @@ def _split_sentinel_options(address: Address) -> tuple[dict[str, Any], dict[str,
     theirs = [each for each in parts if each.startswith("sentinel_")]
     rest = [each for each in parts if each not in theirs]
     options = dict(_parse_url("?".join([where, "&".join(rest)])))
-    of_sentinels = dict(_parse_url("?".join([where, "&".join(each[9:] for each in theirs)])))
-    unknown = set(of_sentinels) - {"username", "password", "host", "port", "db", "connection_class"}
+    of_sentinels = dict(_parse_url("redis://host?" + "&".join(each[9:] for each in theirs)))
+    unknown = set(of_sentinels) - {"username", "password", "host", "db"}
     if unknown:
         raise ValueError(f"url has an option of no sentinel: {', '.join(sorted(unknown))}")
     is_secure = options.pop("connection_class", None) is not None
