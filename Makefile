@@ -1,5 +1,6 @@
 # make run: the demo on http://127.0.0.1:8181/    make test: the tests    make sanitize: with ASan
 # GREENWS_HYPOTHESIS=full make test: with all examples of Hypothesis, not a tenth of them
+# make docs: the documentation, docs/_build/html
 # make bench: all of benchmarks/, about two hours, or one with ARGS="--seconds 1"; a part of it:
 #   make bench CASES=32B-100 AGAINST=gevent-websocket ARGS="--rounds 3 --seconds 2"
 # make check: unit tests, lint and types, in under a minute    make fuzz SECONDS=120: the targets of fuzz/
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check autobahn coverage sanitize fuzz lint types wheel bench clean
+.PHONY: run test check autobahn coverage sanitize fuzz lint types docs wheel bench clean
 
 run: $(VENV)/run
 	$(BIN)/python run_server.py $(ARGS)
@@ -17,8 +18,8 @@ test: $(VENV)/test
 	$(BIN)/python -m pytest $(ARGS)
 
 # The tests without other programs, whole servers or attacks, with a tenth of Hypothesis's examples.
-BEYOND_UNITS := autobahn demo hostile integrations server rooms/redis test_autobahn.py \
-	test_benchmarks.py test_clients.py test_examples.py test_form.py test_fuzz.py test_soak.py
+BEYOND_UNITS := autobahn demo docs hostile integrations server rooms/redis test_autobahn.py \
+	test_benchmarks.py test_clients.py test_django_chat.py test_examples.py test_form.py test_fuzz.py test_soak.py
 check: $(VENV)/lint
 	GREENWS_HYPOTHESIS=quick $(BIN)/python -m pytest -q -n 2 $(BEYOND_UNITS:%=--ignore=tests/%) $(ARGS)
 	$(BIN)/ruff check --quiet .
@@ -47,6 +48,10 @@ lint: $(VENV)/lint
 
 types: $(VENV)/lint
 	$(BIN)/mypy
+
+# docs/_build/html; a warning is an error.
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
 # The sdist, and from it the wheel; then a check of what they hold.
 wheel: $(VENV)/lint
@@ -87,6 +92,10 @@ $(VENV)/test: setup.py pyproject.toml $(COMPILED) | $(BIN)/python
 
 $(VENV)/lint: setup.py pyproject.toml $(COMPILED) | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[test,lint]'
+	touch $@
+
+$(VENV)/docs: setup.py pyproject.toml $(COMPILED) | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[test,docs]'
 	touch $@
 
 $(VENV)/fuzz: setup.py pyproject.toml | $(BIN)/python

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The instructions that a server executes for each message, and the memory of an idle connection.
+"""The instructions that a server executes for each message or handshake, and the memory of an idle
+connection.
 
 Unlike CPU time, instructions hardly depend on what else the machine does, so changes of less than
 1 % are visible. Valgrind counts those of a server that echoes messages from load.c, in two runs
@@ -33,6 +34,9 @@ from run import LOAD, ROOT, build_load
 # pings depend on time.
 SERVER = """
 import signal, sys
+if sys.argv[2] == "patched":
+    from gevent import monkey
+    monkey.patch_all()
 import gevent
 import greenws, greenws.websocket
 from greenws import Config, Routes, WebSocketServer
@@ -50,13 +54,16 @@ server.start()
 form = "compiled" if greenws.websocket.__file__.endswith(".so") else "pure"
 print(form, server.server_port, flush=True)
 server.serve_forever()
-print(server.stats.traffic.messages_in, flush=True)
+print(server.stats.traffic.messages_in, server.stats.connections_total, flush=True)
 """
+
+
+_HANDSHAKE_SECONDS = 8.0  # of the longer run
 
 
 class Run(NamedTuple):
     instructions: int
-    messages: int
+    done: int  # messages, or handshakes
 
 
 def python_of(checkout: Path) -> str:
@@ -66,11 +73,14 @@ def python_of(checkout: Path) -> str:
 
 
 @contextmanager
-def server(checkout: Path, *wrapper: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def server(
+    checkout: Path, options: argparse.Namespace, *wrapper: str
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A server of ``checkout``, and its port. ``wrapper``: the command that runs it."""
     environ = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONHASHSEED": "0"}
     process = subprocess.Popen(
-        [*wrapper, python_of(checkout), "-c", SERVER, str(checkout)],
+        [*wrapper, python_of(checkout), "-c", SERVER, str(checkout)]
+        + ["patched" if options.patched else ""],
         stdout=subprocess.PIPE,
         text=True,
         env=environ,
@@ -94,32 +104,33 @@ def count(checkout: Path, options: argparse.Namespace, messages: int) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "callgrind.out"
         wrapper = ["valgrind", "--quiet", "--tool=callgrind", f"--callgrind-out-file={out}"]
-        with server(checkout, *wrapper) as (process, port):
-            subprocess.run(
-                [str(LOAD), "--port", str(port), "--size", str(options.size)]
-                + ["--connections", str(options.connections), "--inflight", str(options.inflight)]
-                + ["--min-messages", str(messages), "--duration", "0.5"]
-                + ["--warmup", "0", "--timeout", "60"],
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
+        with server(checkout, options, *wrapper) as (process, port):
+            command = [str(LOAD), "--port", str(port), "--warmup", "0", "--timeout", "60"]
+            if options.handshakes:
+                command += ["--mode", "handshake", "--connections", "16"]
+                command += ["--duration", str(messages / options.messages * _HANDSHAKE_SECONDS)]
+            else:
+                command += ["--connections", str(options.connections)]
+                command += ["--size", str(options.size), "--inflight", str(options.inflight)]
+                command += ["--min-messages", str(messages), "--duration", "0.5"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             process.send_signal(signal.SIGTERM)
             assert process.stdout is not None
-            echoed = int(process.stdout.read())
+            echoed, sessions = map(int, process.stdout.read().split())
             process.wait()
         summary = re.search(r"^(?:summary|totals): (\d+)", out.read_text(), re.MULTILINE)
         assert summary is not None
-        return Run(int(summary[1]), echoed)
+        return Run(int(summary[1]), sessions if options.handshakes else echoed)
 
 
 def per_message(checkout: Path, options: argparse.Namespace) -> float:
-    """Instructions for each message."""
+    """Instructions for each message, or handshake."""
     short = count(checkout, options, options.messages // 8)
     long = count(checkout, options, options.messages)
-    return (long.instructions - short.instructions) / (long.messages - short.messages)
+    return (long.instructions - short.instructions) / (long.done - short.done)
 
 
-def memory(checkout: Path, connections: int) -> float:
+def memory(checkout: Path, options: argparse.Namespace) -> float:
     """Bytes by which the server's resident memory grows for each idle connection."""
 
     def resident(pid: int) -> int:
@@ -135,14 +146,14 @@ def memory(checkout: Path, connections: int) -> float:
         json.loads(load.stdout.readline())  # when each has echoed once
         return load
 
-    with server(checkout) as (process, port):
+    with server(checkout, options) as (process, port):
         first = idle(port, 50)  # whatever is allocated once
         before = resident(process.pid)
-        others = idle(port, connections)
+        others = idle(port, options.idle)
         after = resident(process.pid)
         for load in (first, others):
             load.communicate()
-    return (after - before) / connections
+    return (after - before) / options.idle
 
 
 def main() -> None:
@@ -156,6 +167,10 @@ def main() -> None:
         type=Path,
         metavar="DIRECTORY",
         help="another checkout of greenws, compiled; may be repeated",
+    )
+    parser.add_argument("--patched", action="store_true", help="after gevent's monkey.patch_all()")
+    parser.add_argument(
+        "--handshakes", action="store_true", help="count those of a handshake and its close"
     )
     parser.add_argument("--connections", type=int, default=100, help="100")
     parser.add_argument("--inflight", type=int, default=1, help="1; messages under way on each")
@@ -174,10 +189,11 @@ def main() -> None:
         for path in checkouts:
             instructions[path].append(per_message(path, options))
             if options.idle:
-                resident[path].append(memory(path, options.idle))
+                resident[path].append(memory(path, options))
+    what = "handshake" if options.handshakes else "message"
     for path in checkouts:
         least = min(instructions[path])
-        line = f"{path}: {least:,.0f} instructions per message"
+        line = f"{path}: {least:,.0f} instructions per {what}"
         if path != ROOT:
             line += f" (here {min(instructions[ROOT]) / least - 1:+.2%})"
         line += f", rounds {', '.join(f'{value:,.0f}' for value in instructions[path])}"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from gevent import ssl
 
 from greenws import Rooms
-from greenws.server.server import load_certificates
+from greenws.server.options import load_certificates
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 

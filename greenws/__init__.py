@@ -10,6 +10,8 @@ from .integrations import flask as _flask
 from .lazy import export as _export
 
 if TYPE_CHECKING:
+    from .client.opening import connect
+    from .client.retrying import reconnect
     from .config import Config
     from .distribution import __version__ as __version__
     from .exceptions import (
@@ -23,11 +25,13 @@ if TYPE_CHECKING:
     from .rooms.broker import BrokerUnavailable
     from .rooms.member import Member
     from .rooms.room import Room, Rooms
+    from .rooms.sender import Sender
     from .routes import Routes, StaticFiles
     from .selection import select
     from .server.handler import UpgradeHandler
     from .server.server import WebSocketServer
     from .session import WebSocketHandler, WebSocketSessionHandler
+    from .waiting import before_wait
     from .websocket import NO_TIMEOUT, Message, WebSocket
 
 __all__ = [
@@ -46,12 +50,16 @@ __all__ = [
     "Room",
     "Rooms",
     "Routes",
+    "Sender",
     "StaticFiles",
     "UpgradeHandler",
     "WebSocket",
     "WebSocketHandler",
     "WebSocketServer",
     "WebSocketSessionHandler",
+    "before_wait",
+    "connect",
+    "reconnect",
     "select",
 ]
 
@@ -73,16 +81,23 @@ __getattr__, __dir__ = _export(
         "Room": ".rooms.room",
         "Rooms": ".rooms.room",
         "Routes": ".routes",
+        "Sender": ".rooms.sender",
         "StaticFiles": ".routes",
         "UpgradeHandler": ".server.handler",
         "WebSocket": ".websocket",
         "WebSocketHandler": ".session",
         "WebSocketServer": ".server.server",
         "WebSocketSessionHandler": ".session",
+        "before_wait": ".waiting",
         "__version__": ".distribution",
+        "connect": ".client.opening",
+        "reconnect": ".client.retrying",
         "select": ".selection",
     },
-    modules=("brokers", "config", "exceptions", "opcodes", "policies", "rooms", "stats"),
+    modules=(
+        *("brokers", "client", "config", "exceptions", "opcodes", "policies", "rooms", "stats"),
+        "testing",
+    ),
 )
 
 _check_neighbours()

@@ -7,6 +7,7 @@ imported when its command is called, so that one which needs no gevent imports n
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -18,6 +19,7 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "doctor": "check this installation, this machine and an application; say what to do",
+    "send": "send messages to a room, from a shell",
 }
 """The commands, each the name of a module, and what they do."""
 
@@ -34,6 +36,8 @@ class _CommandParser(argparse.ArgumentParser):
             self.description = self.description or module.__doc__
             module.add_arguments(self)
             self.set_defaults(run=module.run)
+            # So that an optional argument may come after an option.
+            return self.parse_known_intermixed_args(args, namespace)
         return super().parse_known_args(args, namespace)
 
 
@@ -60,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return code
 
 

@@ -10,7 +10,14 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .checks import unknown_option
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .options import ConfigOptions
 
 __all__ = ["ACCESS_FIELDS", "Config", "SERVER_ONLY", "check_range", "check_seconds"]
 
@@ -59,6 +66,12 @@ class Config:
     """Seconds after a keepalive ping within which the peer must send anything. A peer that vanished
     is noticed after ``ping_interval`` and ``ping_timeout`` together. It starts again while the
     peer's TCP acknowledges what was sent before the ping."""
+
+    max_lifetime: float | None = None
+    """Seconds that a session may last; then it is closed with 1001 ("max_lifetime"), so that its
+    client connects again: to a server that was added since, or with its rights looked up anew. Up
+    to a tenth of it is taken off at random, a part of its own for each session, so that those that
+    began together do not end together. See also :meth:`greenws.WebSocket.close_at`."""
 
     max_message_rate: float | None = None
     """Messages and pings a second, with a burst of as many; more closes with 1008. Off by default:
@@ -176,12 +189,12 @@ class Config:
             else:
                 _check(option.name, value, whole="int" in str(option.type))
 
-    def replace(self, **options: Any) -> Config:
+    def replace(self, **options: Unpack[ConfigOptions]) -> Config:
         """A copy with new values for ``options``."""
         known = [option.name for option in dataclasses.fields(self)]
         for name in options:
             if name not in known:
-                raise TypeError(f"unknown option {name!r}; the options are: {', '.join(known)}")
+                raise TypeError(unknown_option(name, known))
         return dataclasses.replace(self, **options)
 
 

@@ -17,6 +17,7 @@ handler sees that as any other close.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from .opcodes import CloseCode
 
@@ -51,8 +52,14 @@ class RequestError(GreenwsError):
 class HandshakeError(GreenwsError):
     """The opening handshake was refused (RFC 6455, sections 4.1 and 4.2).
 
-    ``status`` is the HTTP status code of the response, ``headers`` are additional headers, and
-    ``str(error)`` is its text, for the user at the other end. ``reason`` is one word for a counter.
+    A server's: ``status`` is the HTTP status code of the response, ``headers`` are additional
+    headers, and ``str(error)`` is its text, for the user at the other end. ``reason`` is one word
+    for a counter, and ``hint`` what the log says besides: what would allow the handshake.
+
+    A client's: ``status`` is that of the response, 0 if what the server sent is no valid one.
+    ``headers`` are those of the response (werkzeug's ``Headers``: a name is found in any case).
+    ``body`` has at most the first 64 KiB of its body. ``reason`` says what is wrong: ``status``,
+    ``malformed``, ``subprotocol``, ``extension``, ``redirect`` or ``proxy``.
     """
 
     def __init__(
@@ -61,10 +68,13 @@ class HandshakeError(GreenwsError):
         status: int = 400,
         headers: Sequence[tuple[str, str]] = (),
         reason: str = "malformed",
+        hint: str = "",
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.headers = list(headers)
+        self.hint = hint
+        self.headers: Any = list(headers)
+        self.body = b""
         self.reason = reason
 
 

@@ -1,5 +1,5 @@
-"""Keepalive for all sockets of a hub: sends pings, ends connections whose peer does not answer, and
-polls the input of sockets that no greenlet reads.
+"""Keepalive for all sockets of a hub: sends pings, ends connections whose peer does not answer,
+polls the input of sockets that no greenlet reads, and closes sessions whose time is over.
 
 A socket has no timer of its own. Its ``Pulse`` is in a bucket with others that are due at about the
 same time, and the ``Heartbeat`` of the hub has one timer, for the first bucket. A bucket is as wide
@@ -10,7 +10,10 @@ pong: on a slow line, a pong that follows a large message arrives late.
 from __future__ import annotations
 
 import heapq
+import logging
+import math
 import os
+import random
 import time
 from collections import deque
 from typing import Any
@@ -19,19 +22,25 @@ from weakref import WeakKeyDictionary, ref
 from gevent.hub import Hub
 
 from .config import Config
-from .hub import forks
 from .hub.delivery import Delivery
+from .hub.polling import current_process
 from .hub.turns import after_poll
+from .opcodes import CloseCode
 from .protocol.connection import Ping
 from .websocket import WebSocket
 
-__all__ = ["Heartbeat", "Pulse", "TimedPing", "start_pulse"]
+__all__ = ["Heartbeat", "Pulse", "TimedPing", "open_sockets", "start_pulse"]
 
 _POLL_INPUT_INTERVAL = 5.0  # seconds between two polls of a socket's input
 _MORE_INPUT_INTERVAL = 0.1  # seconds, where there was more input than time
+_CLOSING_INTERVAL = 0.5  # seconds between two polls while a Close waits for the peer's
+_LIFETIME_WIDTH = 1 / 16  # seconds that a session may last longer than its lifetime
+_LIFETIME_SPREAD = 0.1  # the part of max_lifetime that may be taken off
 _TURN = 0.005  # seconds of beats, before the loop polls the kernel
 _FOREVER = float("inf")
 _NO_BUCKET: set[Any] = set()
+
+_logger = logging.getLogger("greenws.session")
 
 
 class TimedPing(Ping):
@@ -54,14 +63,17 @@ class Pulse:
 
     __slots__ = (
         "_bytes_in",
+        "_close_at",
         "_deadline",
         "_delivery",
         "_heartbeat",
         "_interval",
+        "_lifetime_end",
         "_next_ping",
         "_socket",
         "_timeout",
         "bucket",
+        "expired",
         "latency",
         "timed_out",
         "width",
@@ -76,21 +88,80 @@ class Pulse:
         self._deadline = _FOREVER
         self._delivery: Delivery | None = None  # of what was sent before the unanswered ping
         self._bytes_in = 0
+        # Without a lifetime, nothing is drawn.
+        lifetime = config.max_lifetime
+        spread = 0.0 if lifetime is None else random.uniform(0, _LIFETIME_SPREAD)
+        self._lifetime_end = (
+            _FOREVER if lifetime is None else time.monotonic() + lifetime * (1 - spread)
+        )
+        self._close_at: tuple[float, int, str] | None = None  # a time of time.time()
         self.latency: float | None = None
         self.timed_out = False
+        self.expired = False
         self.width = min(self._interval, self._timeout, _POLL_INPUT_INTERVAL) / 16
         self.bucket: set[Pulse] = _NO_BUCKET
-        heartbeat.add(self, min(self._next_ping, time.monotonic() + _POLL_INPUT_INTERVAL))
+        now = time.monotonic()
+        heartbeat.add(
+            self, self._bucket_time(now, min(self._next_ping, now + _POLL_INPUT_INTERVAL))
+        )
+
+    @property
+    def socket(self) -> WebSocket | None:
+        return self._socket()
 
     def stop(self) -> None:
         """Ends keepalive for the socket."""
         self._heartbeat.remove(self)
 
+    def close_at(self, when: float | None, code: int, reason: str) -> None:
+        """Closes the socket at ``when``, a time of ``time.time()``; None: never."""
+        self._close_at = None if when is None else (when, code, reason)
+        if when is not None:
+            self._heartbeat.remove(self)
+            next_beat = self.beat(time.monotonic())
+            if next_beat != _FOREVER:
+                self._heartbeat.add(self, next_beat)
+
     def beat(self, now: float) -> float:
-        """Does what is due; returns when it is next due, ``inf`` if the connection is closed."""
+        """Does what is due; returns the time of the bucket for what is due next, ``inf`` if the
+        connection is closed."""
         socket = self._socket()
-        if socket is None or not socket.is_connected:
+        if socket is None:
             return _FOREVER
+        if socket.is_connected and now >= self._end(now):
+            self._expire(socket, now)
+        if not socket.is_connected:
+            is_closing = socket.pursue_close(now, _CLOSING_INTERVAL)
+            return now + _CLOSING_INTERVAL if is_closing else _FOREVER
+        return self._bucket_time(now, self._keep_alive(socket, now))
+
+    def _end(self, now: float) -> float:
+        """When the socket is to be closed, as things are."""
+        return min(self._lifetime_end, self._chosen_end(now))
+
+    def _chosen_end(self, now: float) -> float:
+        """The time of ``close_at``. Its clock may jump, so it is read at each beat."""
+        return _FOREVER if self._close_at is None else now + self._close_at[0] - time.time()
+
+    def _bucket_time(self, now: float, when: float) -> float:
+        """The time of the bucket for what is due at ``when``: that, or up to a width earlier. The
+        end of a session never comes early."""
+        begin = when // self.width * self.width
+        end = self._end(now)
+        return (
+            min(begin, math.ceil(end / _LIFETIME_WIDTH) * _LIFETIME_WIDTH) if end < begin else begin
+        )
+
+    def _expire(self, socket: WebSocket, now: float) -> None:
+        self.expired = True
+        if self._close_at is None or self._lifetime_end <= self._chosen_end(now):
+            code, reason, option = int(CloseCode.GOING_AWAY), "max_lifetime", "max_lifetime"
+        else:
+            (_, code, reason), option = self._close_at, "close_at"
+        _logger.info("closing the session of %r with %d (%s)", socket.remote_address, code, option)
+        socket.start_closing(code, reason)
+
+    def _keep_alive(self, socket: WebSocket, now: float) -> float:
         soon = now + self.width
         latest = now + (_MORE_INPUT_INTERVAL if socket.poll_input() else _POLL_INPUT_INTERVAL)
         traffic = socket.traffic
@@ -132,7 +203,7 @@ class Heartbeat:
     """The pulses of a hub, ordered by when they are due."""
 
     def __init__(self, loop: Any) -> None:
-        self.process = forks.process()
+        self.process = current_process()
         self._loop = loop
         self._buckets: dict[float, set[Pulse]] = {}
         self._times: list[float] = []  # the keys of the buckets, as a heap
@@ -141,9 +212,19 @@ class Heartbeat:
         self._timer_time = _FOREVER
         self._rest_timer: Any = None
 
-    def add(self, pulse: Pulse, when: float) -> None:
-        """Schedules ``pulse`` for ``when`` (``time.monotonic()``), or up to its width earlier."""
-        begin = when // pulse.width * pulse.width
+    def pulses(self) -> list[Pulse]:
+        """All of them."""
+        return [*self._due, *(pulse for bucket in self._buckets.values() for pulse in bucket)]
+
+    def use_loop(self, loop: Any) -> None:
+        """Takes its timers from ``loop``: another one while ``greenws.testing`` controls time."""
+        if loop is not self._loop:
+            self._loop = loop
+            self._timer_time = -1.0
+            self._arm()
+
+    def add(self, pulse: Pulse, begin: float) -> None:
+        """Schedules ``pulse`` for the bucket of ``begin`` (``time.monotonic()``)."""
         bucket = self._buckets.get(begin)
         if bucket is None:
             bucket = self._buckets[begin] = set()
@@ -161,7 +242,7 @@ class Heartbeat:
 
     def _arm(self) -> None:
         """Sets the timer to the time of the first bucket."""
-        if self.process != forks.process():
+        if self.process != current_process():
             self.stop()
             return
         first = self._times[0] if self._times else _FOREVER
@@ -185,7 +266,7 @@ class Heartbeat:
         self._due.clear()
 
     def _on_timer(self) -> None:
-        if self.process != forks.process():
+        if self.process != current_process():
             self.stop()
             return
         now = time.monotonic() + 0.001
@@ -196,7 +277,7 @@ class Heartbeat:
         self._beat()
 
     def _beat(self) -> None:
-        if self.process != forks.process():
+        if self.process != current_process():
             self.stop()
             return
         if self._rest_timer is not None:
@@ -207,6 +288,7 @@ class Heartbeat:
         try:
             while self._due and now < end:
                 pulse = self._due.popleft()
+                pulse.bucket.discard(pulse)  # close_at() may have put it into another
                 pulse.bucket = _NO_BUCKET
                 next_beat = pulse.beat(now)
                 now = time.monotonic()
@@ -223,7 +305,7 @@ _heartbeats: WeakKeyDictionary[Hub, Heartbeat] = WeakKeyDictionary()
 def _after_fork() -> None:
     """In the child. Keeps a heartbeat that an earlier hook has started there."""
     for hub, heartbeat in list(_heartbeats.items()):
-        if heartbeat.process != forks.process():
+        if heartbeat.process != current_process():
             del _heartbeats[hub]
             heartbeat.stop()
 
@@ -232,9 +314,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def open_sockets() -> list[WebSocket]:
+    """The sockets of this process, a server's and clients', that are open."""
+    pulses = [pulse for heartbeat in list(_heartbeats.values()) for pulse in heartbeat.pulses()]
+    sockets = [pulse.socket for pulse in pulses]
+    return [socket for socket in sockets if socket is not None and socket.is_connected]
+
+
 def start_pulse(socket: WebSocket, hub: Hub, config: Config) -> None:
     """Starts keepalive for ``socket``, until ``socket.pulse.stop()``."""
     heartbeat = _heartbeats.get(hub)
-    if heartbeat is None or heartbeat.process != forks.process():
+    if heartbeat is None or heartbeat.process != current_process():
         heartbeat = _heartbeats[hub] = Heartbeat(hub.loop)
+    heartbeat.use_loop(hub.loop)
     socket.pulse = Pulse(socket, config, heartbeat)

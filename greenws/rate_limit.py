@@ -8,14 +8,14 @@ __all__ = ["RateLimit"]
 
 
 class RateLimit:
-    """Allows ``rate`` messages and pings a second, and a burst of as many.
+    """Allows ``rate`` messages and pings a second, and a burst of as many, or of ``burst``.
 
     It reads the clock, so that protocol code need not.
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, burst: float | None = None) -> None:
         self._rate = rate
-        self._size = max(1.0, rate)
+        self._size = max(1.0, rate) if burst is None else burst
         self._tokens = self._size
         self._filled = time.monotonic()
 

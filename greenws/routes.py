@@ -15,14 +15,22 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import Map, MapAdapter, RequestRedirect, Rule
 from werkzeug.utils import send_from_directory
 
+from .checks import check_application, check_function
+from .exceptions import HandshakeError
 from .protocol.handshake import is_upgrade
 from .session import WebSocketHandler, WebSocketSessionHandler
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from typing_extensions import Unpack
+
+    from .options import SessionOptions
 
 __all__ = ["Routes", "StaticFiles"]
+
+# "int(max=5):number" in "/room/<int(max=5):number>"
+_VARIABLE = re.compile(r"<(?:([^<>:]*(?:\([^<>]*\))?):)?[a-zA-Z_]\w*>")
 
 SessionFunction = TypeVar("SessionFunction", bound=Callable[..., object])
 
@@ -39,6 +47,7 @@ class Routes:
         self._wildcards: list[tuple[str, set[str] | None, WSGIApplication]] = []
         # By method and path, what the map would find as well, in a twentieth of the time.
         self._literal: dict[tuple[str, str], WSGIApplication] = {}
+        self._known: dict[tuple[str | None, str], str] = {}  # by method, and uri without names
 
     def add(
         self,
@@ -55,16 +64,18 @@ class Routes:
         None means any.
 
         Raises:
-            TypeError: ``handler`` is not callable.
+            TypeError: ``handler`` is no WSGI application, or there is such a route already.
             ValueError: ``uri`` does not begin with ``/`` (or is ``*``), or is malformed.
         """
-        if not callable(handler):
-            raise TypeError(f"the handler of a route is a WSGI application, not {handler!r}")
+        if not isinstance(uri, str):
+            raise TypeError(f"a route's uri is a str such as '/chat/<room>', not {uri!r}")
+        check_application(handler, f"the handler of the route {uri!r}")
         methods = None if method is None else [method] if isinstance(method, str) else list(method)
         if uri == "*":
             uri = "/*"
         if not uri.startswith("/"):
             raise ValueError(f"a route's uri begins with '/' or is '*', not {uri!r}")
+        self._check_new(uri, methods)
         if uri.endswith("/*"):
             allowed = None if methods is None else {name.upper() for name in methods}
             if allowed is not None and "GET" in allowed:
@@ -81,8 +92,30 @@ class Routes:
                 for name in rule.methods:
                     self._literal.setdefault((name, uri), handler)
 
+    @property
+    def handlers(self) -> list[WSGIApplication]:
+        """The handlers of all routes."""
+        endpoints: list[WSGIApplication] = [rule.endpoint for rule in self._map.iter_rules()]
+        return [*endpoints, *(handler for _, _, handler in self._wildcards)]
+
+    def _check_new(self, uri: str, methods: list[str] | None) -> None:
+        """
+        Raises:
+            TypeError: an earlier route would always be found in place of this one.
+        """
+        key = _VARIABLE.sub(lambda match: f"<{match[1] or ''}>", uri)
+        for name in (None,) if methods is None else tuple(name.upper() for name in methods):
+            if (name, key) in self._known:
+                earlier = self._known[name, key]
+                same = "" if earlier == uri else f" (as {earlier!r})"
+                raise TypeError(
+                    f"there is a route for {name or 'any method'} {uri!r} already{same}; the "
+                    "second would never be used"
+                )
+            self._known[name, key] = uri
+
     def websocket(
-        self, uri: str, protocols: Iterable[str] = (), **options: Any
+        self, uri: str, protocols: Iterable[str] = (), **options: Unpack[SessionOptions]
     ) -> Callable[[SessionFunction], SessionFunction]:
         """Makes a function the session handler of ``uri``::
 
@@ -94,16 +127,32 @@ class Routes:
         With ``protocols``, the session speaks the first that the client prefers among them, and a
         client that offers none of them is refused with 400. ``options`` as for
         :class:`WebSocketHandler`.
+
+        Raises:
+            TypeError: the function does not take the request, the socket and the variables of
+                ``uri``; it is ``async def`` or a generator; there is such a route already.
         """
+        if callable(uri):
+            raise TypeError(
+                "routes.websocket takes the path first: @routes.websocket('/chat'), in parentheses"
+            )
         if isinstance(protocols, str):
             raise TypeError(f"protocols is a list of names, such as [{protocols!r}]")
         accepted = list(protocols)
 
         def decorate(function: SessionFunction) -> SessionFunction:
-            def produce(request: Request, offered: list[str]) -> WebSocketSessionHandler | None:
+            _check_session(function, uri)
+
+            def produce(request: Request, offered: list[str]) -> WebSocketSessionHandler:
                 subprotocol = next((name for name in offered if name in accepted), None)
                 if accepted and subprotocol is None:
-                    return None
+                    raise HandshakeError(
+                        "WebSocket protocols not supported.",
+                        reason="subprotocol",
+                        hint=f"The route accepts {accepted}, and the client offers "
+                        f"{ascii(offered) if offered else 'none'}; in a browser: "
+                        f"new WebSocket(url, {accepted[:1]}).",
+                    )
                 return _FunctionHandler(function, subprotocol)
 
             self.add(uri=uri, handler=WebSocketHandler(produce, **options))
@@ -156,6 +205,29 @@ class Routes:
                 environ["PATH_INFO"] = path[len(prefix) - 1 :]
                 return handler
         return None
+
+
+def _check_session(function: Any, uri: str) -> None:
+    """
+    Raises:
+        TypeError: ``function`` cannot be the session of ``uri``.
+    """
+    if isinstance(function, type) or isinstance(function, (WebSocketHandler, Routes)):
+        raise TypeError(
+            f"@routes.websocket({uri!r}) is for a function (request, socket), not {function!r}: "
+            "give a class to routes.add(uri=..., handler=WebSocketHandler(lambda request, "
+            "protocols: TheClass()))"
+        )
+    rule = Rule(uri if uri.startswith("/") else "/")
+    rule.bind(Map())  # only then it has its arguments
+    variables = sorted(rule.arguments)
+    check_function(
+        function,
+        f"the session of {uri!r}",
+        "request",
+        "socket",
+        **{name: name for name in variables},
+    )
 
 
 def _match_without_redirect(adapter: MapAdapter) -> tuple[WSGIApplication, dict[str, Any]]:

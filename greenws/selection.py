@@ -18,6 +18,8 @@ from gevent import queue as gevent_queue
 from gevent.event import AsyncResult, Event
 from greenlet import greenlet
 
+from .checks import check_number
+from .waiting import functions
 from .websocket import WebSocket
 
 __all__ = ["select"]
@@ -47,13 +49,17 @@ def select(socket: WebSocket, *others: Any, timeout: float | None = None) -> tup
     Raises:
         TimeoutError: nothing was ready in time; nothing is lost.
         ConnectionClosed: the connection is closed.
-        TypeError: one of ``others`` is not such an object.
+        TypeError: ``socket`` is no WebSocket, or one of ``others`` not such an object.
         Any error that ``AsyncResult.get()`` or ``Greenlet.get()`` raises.
     """
+    if not isinstance(socket, WebSocket):
+        raise TypeError(f"select() takes a WebSocket first, not {socket!r}")
     for other in others:
         if not isinstance(other, (*_QUEUES, Event, AsyncResult, gevent.Greenlet)):
             raise TypeError(f"select() takes queues, events and greenlets of gevent, not {other!r}")
+    check_number("timeout", timeout)
     deadline = None if timeout is None else time.monotonic() + timeout
+    prepared = False
     while True:
         for other in others:
             if _is_ready(other):
@@ -65,6 +71,15 @@ def select(socket: WebSocket, *others: Any, timeout: float | None = None) -> tup
                         pass
                 _turn_of_socket.add(socket)
                 return other, _take(other)
+        if functions and not prepared and timeout != 0:
+            prepared = True
+            with contextlib.suppress(TimeoutError):
+                message = socket.receive(0)
+                _turn_of_socket.discard(socket)
+                return socket, message
+            # Here, since the others throw exceptions into the greenlet while it is in _receive().
+            socket.prepare_wait()
+            continue
         try:
             left = None if deadline is None else max(0, deadline - time.monotonic())
             message = _receive(socket, others, left)
@@ -94,7 +109,7 @@ def _receive(socket: WebSocket, others: tuple[Any, ...], timeout: float | None) 
     try:
         for other in others:
             unlinks.append(_link(other, wake))
-        return socket.receive(timeout)
+        return socket.receive_prepared(timeout)
     finally:
         waiting = False
         for unlink in unlinks:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakSet
 
 import gevent
 from geventwebsocket.exceptions import WebSocketError
@@ -13,22 +16,42 @@ from werkzeug import Request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, InternalServerError
 
+from .checks import check_function
 from .config import SERVER_ONLY, Config
 from .exceptions import ConnectionClosed, HandshakeError
 from .opcodes import CloseCode
 from .protocol.handshake import Offer, check_headers
 from .protocol.origin import check_host, check_origin
+from .refusals import log_refusal
 from .upgrade import ENVIRON_KEY, find_upgrade, hub_of_this_thread, refusal_response
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from typing_extensions import Unpack
 
-__all__ = ["OpenSession", "WebSocketHandler", "WebSocketSessionHandler", "end_session"]
+    from .options import SessionOptions
+
+__all__ = [
+    "EXITS",
+    "OpenSession",
+    "WebSocketHandler",
+    "WebSocketSessionHandler",
+    "end_session",
+    "is_normal_end",
+    "log_failure",
+]
 
 ResponseHeaders: TypeAlias = Headers | Mapping[str, str] | Iterable[tuple[str, str]]
 
 _logger = logging.getLogger("greenws.session")
+
+EXITS = (gevent.GreenletExit, KeyboardInterrupt, SystemExit)
+"""What ends a greenlet or the process, and is no failure of a session."""
+
+_DEBUGGER = "werkzeug.debug.preserve_context"
+_ERRNOS_OF_GONE_PEERS = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
+_checked_producers: WeakSet[Any] = WeakSet()  # their code
 
 
 class WebSocketSessionHandler(ABC):
@@ -47,13 +70,20 @@ class WebSocketSessionHandler(ABC):
         headers = cls.__dict__.get("response_headers", ())
         if isinstance(headers, (list, tuple, Mapping, Headers)):  # a property is checked later
             check_headers(headers)
+        method = cls.__dict__.get("handle_session")
+        if method is not None and not getattr(method, "__isabstractmethod__", False):
+            function = getattr(method, "__func__", method)  # of a static or class method
+            arguments = () if isinstance(method, staticmethod) else ("self",)
+            check_function(function, "handle_session", *arguments, "request", "socket")
 
     @abstractmethod
     def handle_session(self, request: Request, socket: WebSocket) -> None:
         """Reads from and writes to ``socket``, in plain blocking calls.
 
         When it returns, the socket is closed with 1000. ConnectionClosed may escape it: that is a
-        normal end. Any other exception is logged, and closes with 1011.
+        normal end. Any other exception closes with 1011. Inside a framework it is then raised from
+        the :class:`WebSocketHandler`, so that the framework treats it as the failure of a request
+        (logs it, rolls back); elsewhere it is logged.
         """
 
 
@@ -70,7 +100,7 @@ class OpenSession:
         self.socket = socket
 
     def run(self) -> None:
-        """Runs the handler, then :func:`end_session`."""
+        """Runs the handler, then :func:`end_session`; an error is logged."""
         escaped: BaseException | None = None
         try:
             self._handler.handle_session(self._request, self.socket)
@@ -80,6 +110,18 @@ class OpenSession:
             end_session(self.socket, escaped)
         finally:
             escaped = None  # its traceback refers to this frame: a cycle
+
+    def run_inside(self, is_dropped: Callable[[BaseException], bool]) -> None:
+        """Like :meth:`run`, for a session inside a framework or a middleware: raises what escapes
+        the handler when the socket is closed. Logs it only if ``is_dropped(error)``: others do."""
+        try:
+            self._handler.handle_session(self._request, self.socket)
+        except BaseException as error:
+            end_session(self.socket, error, is_dropped(error))
+            if is_normal_end(error):
+                return
+            raise
+        end_session(self.socket, None)
 
 
 class WebSocketHandler:
@@ -94,7 +136,8 @@ class WebSocketHandler:
     :class:`greenws.Config` for the sessions of this handler.
 
     Raises:
-        TypeError: the producer is not callable, or an option does not exist.
+        TypeError: the producer does not take the two arguments, is ``async def``, a generator or
+            a handler itself; or an option does not exist.
         ValueError: the value of an option is not allowed.
     """
 
@@ -103,13 +146,9 @@ class WebSocketHandler:
         handler_producer: Callable[[Request, list[str]], WebSocketSessionHandler | None],
         *,
         response_headers: ResponseHeaders = (),
-        **options: Any,
+        **options: Unpack[SessionOptions],
     ) -> None:
-        if not callable(handler_producer):
-            raise TypeError(
-                "WebSocketHandler takes a function (request, protocols) that returns a "
-                f"WebSocketSessionHandler, not {handler_producer!r}"
-            )
+        _check_producer(handler_producer)
         for name in SERVER_ONLY.intersection(options):
             raise TypeError(
                 f"{name} is an option of the server: WebSocketServer(config=Config({name}=...))"
@@ -127,19 +166,24 @@ class WebSocketHandler:
                 return refusal_response(error)(environ, start_response)
             except HTTPException as error:
                 return error.get_response(environ)(environ, start_response)
-            session.run()
+            session.run_inside(functools.partial(_is_dropped, environ, start_response))
         # Nothing of this is sent; frameworks that wait for it get what WSGI demands.
-        start_response("101 Switching Protocols", [])
+        start_response("101 Switching Protocols", [("Content-Type", "text/plain")])
         return []
 
-    def open(self, environ: WSGIEnvironment) -> OpenSession:
+    def open(self, environ: WSGIEnvironment, request: Any = None) -> OpenSession:
         """Accepts the upgrade that ``environ`` asks for.
+
+        ``request``: a framework's own, for the producer and the session, in place of werkzeug's.
+        What the producer raises is then the framework's, too.
 
         Raises:
             HandshakeError: the upgrade is refused.
             werkzeug.exceptions.HTTPException: the producer raised it, or it failed (500).
         """
-        request = _LazyRequest(environ)
+        is_inside = request is not None
+        if request is None:
+            request = _LazyRequest(environ)
         try:
             upgrade = find_upgrade(environ)
             config = upgrade.config
@@ -156,30 +200,59 @@ class WebSocketHandler:
         except HandshakeError as error:
             if ENVIRON_KEY in environ:
                 environ[ENVIRON_KEY].refusal_reason = error.reason
+            log_refusal(environ, error)
             raise
         except HTTPException:
             raise
-        except Exception:
-            _logger.exception("cannot open a session for %r", request.path)
+        except Exception as error:
+            if is_inside:
+                raise
+            if ENVIRON_KEY not in environ or not environ[ENVIRON_KEY].take_error(error):
+                _logger.exception("cannot open a session for %r", request.path)
             raise InternalServerError from None
         return OpenSession(handler, request, socket)
 
     def _produce(self, request: Request, offer: Offer) -> WebSocketSessionHandler:
         handler = self.handler_producer(request, list(offer.protocols))
         if handler is None:
-            if not offer.protocols:  # so None may have been meant for something else
-                _logger.info(
-                    "%r is refused with 400: its handler producer returned None, which means that "
-                    "no subprotocol fits; the client offers none",
-                    request.path,
-                )
-            raise HandshakeError("WebSocket protocols not supported.", reason="subprotocol")
-        if not callable(getattr(handler, "handle_session", None)):
+            raise HandshakeError(
+                "WebSocket protocols not supported.",
+                reason="subprotocol",
+                hint=f"The handler producer returned None, which means that no subprotocol fits; "
+                f"the client offers {ascii(offer.protocols) if offer.protocols else 'none'}.",
+            )
+        if isinstance(handler, type) or not callable(getattr(handler, "handle_session", None)):
             raise TypeError(
                 "the handler producer must return a WebSocketSessionHandler or None, "
                 f"not {handler!r}"
             )
         return handler
+
+
+def _check_producer(producer: Any) -> None:
+    """
+    Raises:
+        TypeError: it cannot be called with a request and a list, or a call would not run it.
+    """
+    code = getattr(producer, "__code__", None)  # a view makes one of the same code for each request
+    if code is not None and code in _checked_producers:
+        return
+    if isinstance(producer, type) and issubclass(producer, WebSocketSessionHandler):
+        name = producer.__qualname__
+        raise TypeError(
+            "WebSocketHandler takes a function (request, protocols) that returns a session's "
+            f"handler: WebSocketHandler(lambda request, protocols: {name}()), not the class {name}"
+        )
+    if isinstance(producer, WebSocketSessionHandler):
+        raise TypeError(
+            "WebSocketHandler takes a function (request, protocols) that makes a handler for each "
+            f"session, not {producer!r}: WebSocketHandler(lambda request, protocols: "
+            f"{type(producer).__qualname__}())"
+        )
+    what = "the producer of a WebSocketHandler, which returns a WebSocketSessionHandler,"
+    check_function(producer, what, "request", "protocols")
+    if code is not None:
+        _checked_producers.add(code)
 
 
 class _LazyRequest(Request):
@@ -196,14 +269,14 @@ class _LazyRequest(Request):
         return getattr(self, name)
 
 
-def end_session(socket: WebSocket, escaped: BaseException | None) -> None:
+def end_session(socket: WebSocket, escaped: BaseException | None, log: bool = True) -> None:
     """Ends the connection of a session: 1000 after a normal end, 1011 after an error, which is
-    logged once. To be called once.
+    logged if ``log`` says so. To be called once.
 
     Raises ``escaped`` again if it is meant to end the greenlet or the process.
     """
     try:
-        _close(socket, escaped)
+        _close(socket, escaped, log)
     finally:
         if socket.pulse is not None:
             socket.pulse.stop()
@@ -212,13 +285,43 @@ def end_session(socket: WebSocket, escaped: BaseException | None) -> None:
             socket.record = None
 
 
-def _close(socket: WebSocket, escaped: BaseException | None) -> None:
-    if escaped is None or isinstance(escaped, (ConnectionClosed, WebSocketError)):
+def is_normal_end(escaped: BaseException | None) -> bool:
+    """Whether a session from which ``escaped`` came has not failed."""
+    return escaped is None or isinstance(escaped, (ConnectionClosed, WebSocketError))
+
+
+def log_failure(socket: WebSocket, escaped: BaseException) -> None:
+    """Logs what escaped a session."""
+    path = socket.request.path if socket.request is not None else ""
+    _logger.error("session failed: %r %s", path, socket.remote_address, exc_info=escaped)
+
+
+def _close(socket: WebSocket, escaped: BaseException | None, log: bool) -> None:
+    if is_normal_end(escaped):
         socket.close()
-    elif isinstance(escaped, (gevent.GreenletExit, KeyboardInterrupt, SystemExit)):
+    elif isinstance(escaped, EXITS):
         socket.abandon(CloseCode.GOING_AWAY)
         raise escaped
     else:
-        path = socket.request.path if socket.request is not None else ""
-        _logger.error("session failed: %r %s", path, socket.remote_address, exc_info=escaped)
+        assert escaped is not None
+        is_taken = socket.record is not None and socket.record.take_error(escaped)
+        if log and not is_taken:
+            log_failure(socket, escaped)
         socket.close(CloseCode.INTERNAL_ERROR)
+
+
+def _is_dropped(environ: WSGIEnvironment, start_response: Any, error: BaseException) -> bool:
+    """Whether nobody logs an ``error`` that leaves a session: the server drops it silently, and no
+    framework stands between, which would have a ``start_response`` of its own."""
+    if ENVIRON_KEY in environ:
+        return False  # UpgradeHandler logs it
+    if "werkzeug.socket" in environ and _DEBUGGER in environ:
+        return True  # werkzeug's debugger logs an error only when it has sent a page
+    bound_to = getattr(start_response, "__self__", start_response)
+    module = getattr(bound_to, "__module__", "") or ""
+    if module == "werkzeug.serving":
+        return isinstance(error, (ConnectionError, TimeoutError))
+    return module.startswith("gunicorn.") and (
+        isinstance(error, StopIteration)
+        or (isinstance(error, OSError) and error.errno in _ERRNOS_OF_GONE_PEERS)
+    )

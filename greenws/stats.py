@@ -61,7 +61,8 @@ def start_with_servers(exporter: Exporter) -> None:
 
 
 class ServerStats:
-    """Counters since the server was made. Only ``connections_open`` can decrease.
+    """Counters since the server was made. Only ``connections_open`` can decrease. ``expired``:
+    sessions that ``max_lifetime`` or ``close_at()`` has ended.
 
     ``refused`` counts refused handshakes by reason, and ``closes`` sessions that have ended, by
     close code (1006: lost). The peer chooses among two thousand codes of applications, so these
@@ -78,6 +79,7 @@ class ServerStats:
         """Begins to count anew."""
         self.connections_total = 0
         self.pings_timed_out = 0
+        self.expired = 0
         self.refused: Counter[str] = Counter()
         self.closes: Counter[int] = Counter()
         self._ended = Traffic(0, 0, 0, 0)
@@ -108,7 +110,13 @@ class ServerStats:
             **self.traffic._asdict(),
             "closes": dict(self.closes),
             "pings_timed_out": self.pings_timed_out,
+            "expired": self.expired,
         }
+
+    def take_error(self, error: BaseException) -> bool:
+        """Whether ``error``, which ended a session or an application, is told of elsewhere than in
+        the log."""
+        return False
 
     def begin(self, session: SessionRecord) -> None:
         self.connections_total += 1
@@ -164,6 +172,10 @@ class SessionRecord:
         if stats is not None:
             stats.begin(self)
 
+    def take_error(self, error: BaseException) -> bool:
+        """:meth:`ServerStats.take_error`."""
+        return self._stats is not None and self._stats.take_error(error)
+
     def end(self) -> None:
         """Counts the session as ended, and logs its line. Not in a forked child, where it is the
         parent's."""
@@ -173,8 +185,9 @@ class SessionRecord:
         code = socket.close_code or CloseCode.ABNORMAL
         if self._stats is not None:
             self._stats.end(self, code)
-            if socket.pulse is not None and socket.pulse.timed_out:
-                self._stats.pings_timed_out += 1
+            if socket.pulse is not None:
+                self._stats.pings_timed_out += socket.pulse.timed_out
+                self._stats.expired += socket.pulse.expired
         if self._on_end is not None:
             self._on_end()
         if self._format is not None and _access.isEnabledFor(logging.INFO):

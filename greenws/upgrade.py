@@ -7,7 +7,6 @@ the environ; elsewhere one is made from the raw socket, where the server hands t
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from .keepalive import start_pulse
 from .protocol.deflate import Deflate, accept_offer
 from .protocol.handshake import Offer, accept_response, parse_request
 from .stats import SessionRecord
+from .surroundings import tell_without_threads, threads
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENVIRON_KEY",
+    "INPUT_KEY",
     "Upgrade",
     "find_upgrade",
     "hub_of_this_thread",
@@ -39,9 +40,8 @@ __all__ = [
 ]
 
 ENVIRON_KEY = "greenws.upgrade"
-
-_logger = logging.getLogger("greenws.session")
-
+INPUT_KEY = "greenws.input"
+"""What a server reads requests from, where its ``wsgi.input`` does not show what was read ahead."""
 
 _ANSWERED = Offer("", [])  # what a client offered is not kept while its session lives
 
@@ -57,6 +57,15 @@ class Upgrade:
         self.config = config
         self.socket: WebSocket | None = None
         self.refusal_reason = ""
+
+    def follow(self, environ: WSGIEnvironment) -> None:
+        """Takes what the application sees, where middleware has changed what the client sent.
+
+        Raises:
+            HandshakeError: the subprotocols or extensions there are malformed.
+        """
+        if self.offer.error is not None:
+            raise self.offer.error
 
     def accept(
         self,
@@ -94,6 +103,10 @@ class Upgrade:
         self.socket.record = self._record(self.socket, config)
         return self.socket
 
+    def take_error(self, error: BaseException) -> bool:
+        """Whether ``error``, of the application, is told of elsewhere than in the log."""
+        return False
+
     def _record(self, socket: WebSocket, config: Config) -> SessionRecord:
         return SessionRecord(socket, "", config)
 
@@ -123,7 +136,7 @@ class _SocketUpgrade(Upgrade):
         self._environ = environ
 
     def _take_socket(self) -> tuple[Any, bytes, bool]:
-        source = self._environ["wsgi.input"]
+        source = self._environ.get(INPUT_KEY) or _innermost(self._environ["wsgi.input"])
         unreader = getattr(getattr(source, "reader", None), "unreader", None)
         if unreader is not None:  # gunicorn
             early = bytes(unreader.buf.getvalue())
@@ -133,12 +146,18 @@ class _SocketUpgrade(Upgrade):
 
     def _record(self, socket: WebSocket, config: Config) -> SessionRecord:
         path = self._environ.get("SCRIPT_NAME", "") + self._environ.get("PATH_INFO", "")
-        return SessionRecord(socket, path, config)
+        tell_without_threads(self._environ)
+        threads.enter()
+        return SessionRecord(socket, path, config, on_end=threads.leave)
 
     def _remote_address(self) -> Any:
+        peer = None
         with contextlib.suppress(OSError):  # the client is gone already; the first read says so
-            return self._sock.getpeername()
-        return None
+            peer = self._sock.getpeername()
+        host = self._environ.get("REMOTE_ADDR")
+        if host in (None, "", "<local>") or (isinstance(peer, tuple) and peer[0] == host):
+            return peer
+        return (host, 0)  # middleware, or a proxy that the server trusts, says who it is
 
 
 def find_upgrade(environ: WSGIEnvironment) -> Upgrade:
@@ -153,6 +172,7 @@ def find_upgrade(environ: WSGIEnvironment) -> Upgrade:
     if isinstance(upgrade, Upgrade):
         if upgrade.socket is not None:
             raise RuntimeError("this request was upgraded already")
+        upgrade.follow(environ)
         return upgrade
     offer = parse_request(environ)
     sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
@@ -164,8 +184,7 @@ def find_upgrade(environ: WSGIEnvironment) -> Upgrade:
             else "run greenws.WebSocketServer, gunicorn (gevent or gthread workers) or 'flask run'"
         )
         message = f"No WebSocket here: {software} does not hand over the socket; {advice}."
-        _logger.error("%s", message)
-        raise HandshakeError(message, 501)
+        raise HandshakeError(message, 501, reason="server")
     return _SocketUpgrade(offer, Config(), sock, environ)
 
 
@@ -174,13 +193,25 @@ def refusal_response(error: HandshakeError) -> WSGIApplication:
     return Response(f"{error}\n", error.status, error.headers, content_type="text/plain")
 
 
+def _innermost(source: Any) -> Any:
+    """The server's own ``wsgi.input``, where middleware has wrapped it."""
+    for _ in range(10):
+        if hasattr(source, "reader") or hasattr(source, "peek"):
+            break
+        inner = next((name for name in ("input", "stream", "_stream") if hasattr(source, name)), "")
+        if not inner:
+            break
+        source = getattr(source, inner)
+    return source
+
+
 def take_read_ahead(rfile: Any, sock: Any) -> bytes:
     """Takes what is in the buffer of ``rfile``, a reader over ``sock``, without blocking."""
     timeout = sock.gettimeout()
     sock.settimeout(0.0)
     try:
         # peek() asks the socket only if its buffer is empty, and then takes what is there.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError):
             return bytes(rfile.read(len(rfile.peek(1))))
         return b""
     finally:

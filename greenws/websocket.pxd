@@ -14,10 +14,14 @@ cdef int _OPEN, _CLOSED, _MAX_HEADER, _MAX_CLOSE, _COPY_LIMIT, _ENTRY_OVERHEAD, 
 cdef int _TEXT, _BINARY, _CLOSE, _PING, _PONG, _NOTHING
 
 
+cdef list _before_wait
+
+
 cdef class WebSocket:
     cdef public object read_timeout_seconds
     cdef public object subprotocol
     cdef public object request
+    cdef public object response
     cdef public object remote_address
     cdef public Transport _transport
     cdef public Connection _connection
@@ -32,6 +36,7 @@ cdef class WebSocket:
     # read state
     cdef bint _reading
     cdef bint _leading
+    cdef bint _prepared
     cdef object _followers
     cdef object _inbox
     cdef long long _inbox_size
@@ -51,10 +56,12 @@ cdef class WebSocket:
     cdef int _read_fragment(self) except -2
     cdef object _take_data(self)
     cdef int _begin_read(self) except -1
+    @cython.locals(received=object, state=int)
+    cdef bint _call_before_wait(self) except -1
     cdef int _take_step(self) except -1
     @cython.locals(turns=Turns)
     cdef int _check_turn(self) except -1
-    @cython.locals(connection=Connection, event=int)
+    @cython.locals(connection=Connection, event=int, prepared=bint)
     cdef int _next_fragment(self, double deadline) except -2
     @cython.locals(transport=Transport, receive_buffer=ReceiveBuffer, size=Py_ssize_t)
     cdef bint _pump(self, double deadline) except -1
@@ -63,7 +70,7 @@ cdef class WebSocket:
     cdef bint _follow(self, double deadline) except -1
     cdef void _wake_followers(self) except *
     @cython.locals(connection=Connection, event=int, count=int)
-    cdef void _fill_inbox(self, double end) except *
+    cdef void _fill_inbox(self, double end, bint may_switch=*) except *
     @cython.locals(connection=Connection, transport=Transport)
     cdef bint _offer(self, SharedMessage message) except -1
     cdef void _return_to_inbox(self, tuple fragment) except *
@@ -81,7 +88,7 @@ cdef class WebSocket:
     cdef void _wait_turn(self, sender, bint whole) except *
     cdef void _finish_message(self) except *
     @cython.locals(transport=Transport, size=Py_ssize_t)
-    cdef void _poll_input(self, double end) except *
+    cdef void _poll_input(self, double end, bint may_switch=*) except *
     cpdef bint is_inherited(self) except -1
     cdef int _disown(self) except -1
     cdef bint _in_other_thread(self) except -1

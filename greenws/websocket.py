@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gevent.event import Event
 from gevent.monkey import get_original
 
+from .checks import Hint, check_number, wrong_message
 from .config import Config
 from .cross_thread import CrossThreadCalls
 from .exceptions import ConcurrentReadError, ConnectionClosed
@@ -32,6 +33,7 @@ from .protocol.connection import CLOSED, MAX_HEADER, OPEN, Connection, Ping
 from .protocol.deflate import Deflate
 from .protocol.shared import SharedMessage
 from .rate_limit import RateLimit
+from .waiting import call_functions, functions
 
 if TYPE_CHECKING:
     from werkzeug import Request
@@ -59,7 +61,12 @@ _PING = 9
 _PONG = 10
 _NOTHING = -1
 
+_before_wait = functions  # of before_wait()
+
+_NO_ANSWER = "the peer did not answer Close (close_timeout)"
 _MAX_FILL = 0.005  # seconds for input that no greenlet reads, before others run
+
+_LAST_TIME = 1e11  # seconds since 1970: in year 5138; as milliseconds, in 1973
 
 _OPCODES = {int(opcode): opcode for opcode in OpcodeType}
 _QUIET = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED)
@@ -124,6 +131,9 @@ class WebSocket:
         """Seconds that a whole read may take; NO_TIMEOUT (-1) or None for no limit."""
         self.subprotocol = subprotocol
         self.request = request
+        """The handshake's request; None on a client's socket."""
+        self.response: Any = None
+        """A client's socket has the server's :class:`greenws.client.Response` to its handshake."""
         self.remote_address = remote_address
         self._transport = transport
         self._connection = Connection(config, client, deflate)
@@ -140,6 +150,7 @@ class WebSocket:
         # read state
         self._reading = False
         self._leading = False
+        self._prepared = False  # select() has called what before_wait() has registered
         self._followers: Event | None = None
         self._inbox: deque[tuple[Any, int, bool]] | None = None
         self._inbox_size = 0
@@ -291,6 +302,7 @@ class WebSocket:
         """Blocks until the next fragment or pong, and leaves it in ``data`` and ``final`` of the
         connection. INVALID at the deadline, CLOSE when the connection is closed."""
         connection = self._connection
+        prepared = False
         if self._transport.poller.turns.steps <= 0:
             self._check_turn()
         while True:
@@ -305,6 +317,12 @@ class WebSocket:
             if connection.replies:
                 self._send_replies()
             if event == _NOTHING:
+                if _before_wait and not prepared and not self._prepared and deadline != _POLL:
+                    if self._pump(_POLL):
+                        continue
+                    prepared = True
+                    if self._call_before_wait():
+                        continue
                 if not self._pump(deadline):
                     return _NOTHING
             elif event == _PING:
@@ -314,6 +332,34 @@ class WebSocket:
                     self._transport.finish_writing()
                 self._transport.poller.turns.steps -= 1
                 return event
+
+    def _call_before_wait(self) -> bool:
+        """Calls what :func:`greenws.before_wait` has registered. True if there is something to look
+        at since."""
+        received, state = self._transport.received, self._connection.state
+        call_functions()
+        return (
+            self._transport.received != received
+            or self._connection.state != state
+            or bool(self._inbox)
+        )
+
+    def prepare_wait(self) -> None:
+        """What a read does before it waits, for a caller that has found nothing to read, and that
+        waits in :meth:`receive_prepared`."""
+        self._begin_read()
+        try:
+            self._call_before_wait()
+        finally:
+            self._reading = False
+
+    def receive_prepared(self, timeout: float | None) -> str | bytes:
+        """Like :meth:`receive` after :meth:`prepare_wait`."""
+        self._prepared = True
+        try:
+            return self._receive(timeout, False)
+        finally:
+            self._prepared = False
 
     def _take_step(self) -> None:
         self._transport.poller.turns.steps -= 1
@@ -353,7 +399,7 @@ class WebSocket:
             self._connection.feed_eof(transport.failure)
         elif self._close_deadline <= deadline:
             if not self._extend_close():
-                transport.close("the peer did not answer Close (close_timeout)")
+                transport.close(_NO_ANSWER)
                 self._connection.feed_eof(transport.failure)
         else:
             return False
@@ -388,8 +434,9 @@ class WebSocket:
             followers, self._followers = self._followers, None
             followers.set()
 
-    def _fill_inbox(self, end: float) -> None:
-        """Moves the connection's events to the inbox, for the next read, until ``end``."""
+    def _fill_inbox(self, end: float, may_switch: bool = False) -> None:
+        """Moves the connection's events to the inbox, for the next read: until ``end``, or in
+        turns if the caller may switch."""
         connection = self._connection
         count = 0
         while self._inbox_size <= self._max_inbox:
@@ -407,7 +454,9 @@ class WebSocket:
                 self._inbox.append((data, event, connection.final))
                 self._inbox_size += getsizeof(data) + _ENTRY_OVERHEAD
             count += 1
-            if (event == _PING or count % 32 == 0) and time.monotonic() > end:
+            if may_switch:
+                self._take_step()
+            elif (event == _PING or count % 32 == 0) and time.monotonic() > end:
                 break
         self._wake_followers()
 
@@ -506,14 +555,21 @@ class WebSocket:
         began = time.monotonic()
         self._send_or_hold(frame)
         self._transport.flush()
+        prepared = False
         while True:
-            self._fill_inbox(_FOREVER)
+            self._fill_inbox(_FOREVER, True)
             if ping.answered:
                 return time.monotonic() - began
             if self._connection.state == _CLOSED:
                 raise self._connection.closed_error()
             if self._inbox_size > self._max_inbox and not self._reading:
                 raise TimeoutError("too many unread messages before the pong; read them first")
+            if _before_wait and not prepared and deadline != _POLL:
+                if self._pump(_POLL):
+                    continue
+                prepared = True
+                if self._call_before_wait():
+                    continue
             if not self._pump(deadline):
                 raise TimeoutError(f"no pong within {timeout} s")
 
@@ -593,9 +649,10 @@ class WebSocket:
             opcode, payload = connection.compress(opcode, final, payload, compress)
         transport = self._transport
         size = len(payload)
-        if size > _COPY_LIMIT and not connection.client:
-            transport.send_large(connection.header(opcode, final, size), payload)
-        elif connection.client or transport.backlog:
+        if size > _COPY_LIMIT:
+            header, payload = connection.divide(opcode, final, payload)
+            transport.send_large(header, payload)
+        elif transport.backlog:
             self._send_or_hold(connection.encode(opcode, final, payload))
         else:
             position = transport.reserve(_MAX_HEADER + size)
@@ -668,7 +725,7 @@ class WebSocket:
         if self._ready_callbacks is not None:  # later: the last fragment has not been sent yet
             self._transport.hub.loop.run_callback(self._call_ready_callbacks)
 
-    def _poll_input(self, end: float) -> None:
+    def _poll_input(self, end: float, may_switch: bool = False) -> None:
         """Receives without blocking, so that pings are answered and a Close is noticed even if the
         handler only sends. Takes until ``end``; the next call begins with what is left."""
         transport = self._transport
@@ -681,7 +738,7 @@ class WebSocket:
                 self._feed(size)
             elif size == 0:
                 self._connection.feed_eof(transport.failure)
-        self._fill_inbox(end)
+        self._fill_inbox(end, may_switch)
 
     def poll_input(self) -> bool:
         """Receives what has arrived, without blocking, unless a greenlet is waiting for input.
@@ -691,6 +748,24 @@ class WebSocket:
             return False
         self._poll_input(time.monotonic() + _MAX_FILL)
         return self._inbox_size <= self._max_inbox and self._connection.has_frame()
+
+    def pursue_close(self, now: float, margin: float) -> bool:
+        """While our Close waits for the peer's: receives without blocking if no greenlet reads, and
+        ends the connection ``margin`` seconds after the ``close_timeout`` of a read. False if there
+        is nothing to wait for."""
+        transport = self._transport
+        if transport.closed or self.is_inherited() or self._connection.state == _OPEN:
+            return False
+        if self._connection.state == _CLOSED and self._close_deadline == _FOREVER:
+            return False
+        if not self._leading and self._connection.state != _CLOSED:
+            self._poll_input(time.monotonic() + _MAX_FILL)
+        if now < self._close_deadline + margin:
+            return True
+        if self._connection.state != _CLOSED and self._extend_close():
+            return True
+        self.mark_lost(_NO_ANSWER)
+        return False
 
     def has_unread_input(self) -> bool:
         """Whether the kernel has input that we have not received."""
@@ -718,7 +793,7 @@ class WebSocket:
         self._transport.close(reason)
         if not self._leading:
             self._connection.feed_eof(reason)
-            self._fill_inbox(_FOREVER)
+            self._fill_inbox(time.monotonic() + _MAX_FILL)
 
     def _lost_error(self) -> ConnectionClosed:
         """The error of a send that could not write. Polls the input first: the peer's Close may
@@ -727,9 +802,9 @@ class WebSocket:
         if not self._leading:
             if self._transport.closed:
                 connection.feed_eof(self._transport.failure)
-                self._fill_inbox(_FOREVER)
+                self._fill_inbox(_FOREVER, True)
             else:
-                self._poll_input(_FOREVER)
+                self._poll_input(_FOREVER, True)
         # Earlier messages may be unread, so the state is left for the next read to find.
         error = connection.closed_error()
         if error.code == CloseCode.ABNORMAL:
@@ -737,6 +812,20 @@ class WebSocket:
         return error
 
     # -- closing
+
+    def __enter__(self) -> WebSocket:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool | None:
+        """Closes the connection: with 1000, or with 1011 if an exception leaves the block. One that
+        is to end the greenlet or the program (KeyboardInterrupt) does not wait for the peer."""
+        if error is None or isinstance(error, ConnectionClosed):
+            self.close()
+        elif isinstance(error, Exception):
+            self.close(CloseCode.INTERNAL_ERROR)
+        else:
+            self.abandon(CloseCode.GOING_AWAY)
+        return None
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Performs the closing handshake (RFC 6455, section 7.1.2): sends Close, waits for the
@@ -748,10 +837,12 @@ class WebSocket:
         Raises:
             ValueError: ``code`` may not be sent (allowed are 1000 to 1003, 1007 to 1009, 1011 to
                 1014 and 3000 to 4999), or ``reason`` is longer than 123 bytes in UTF-8.
+            TypeError: ``code`` is not an int, or ``reason`` not a str.
         """
         if self.is_inherited():
             self._disown()
             return
+        self._connection.check_close(code, reason)
         if self._in_other_thread():
             self._hand_over(self.start_closing, code, reason)
             return
@@ -761,11 +852,11 @@ class WebSocket:
         transport = self._transport
         if transport.closed:
             return
+        connection = self._connection
         try:
-            connection = self._connection
             while connection.state != _CLOSED:
                 if self._reading:
-                    self._fill_inbox(_FOREVER)
+                    self._fill_inbox(_FOREVER, True)
                 else:
                     self._discard_input(True)
                 if connection.state != _CLOSED:
@@ -782,6 +873,8 @@ class WebSocket:
                     self._wake_followers()
         finally:
             transport.close()
+            if connection.client and self.pulse is not None:  # a server's session ends it
+                self.pulse.stop()
 
     def start_closing(self, code: int = 1000, reason: str = "") -> None:
         """Sends Close, like :meth:`close`, but does not wait. A read finishes the handshake. May be
@@ -796,10 +889,39 @@ class WebSocket:
         if self._close_deadline == _FOREVER and self._close_timeout is not None:
             self._close_deadline = time.monotonic() + self._close_timeout
             self._transport.advance_deadline(self._close_deadline)
-            self._undelivered = self._transport.undelivered()
+            if self._connection.state != _CLOSED:  # otherwise the peer's Close came first
+                self._undelivered = self._transport.undelivered()
         if frame:
             self._transport.pending_reply = b""
             self._transport.send(frame)
+
+    def close_at(
+        self, time: float | None, code: int = CloseCode.GOING_AWAY, reason: str = ""
+    ) -> None:
+        """Has the socket closed with ``code`` and ``reason`` at ``time``, seconds since 1970 as
+        ``time.time()`` gives them and the ``exp`` of a JWT is; within a tenth of a second, or 5 s
+        where the clock jumps. At once if that is over. It does not block, and another call replaces
+        it: a client that renews its token moves it, None cancels it. Where ``max_lifetime`` ends
+        earlier, that counts.
+
+        A read goes on to the peer's Close, as after :meth:`start_closing`; a peer that does not
+        answer is cut off after ``close_timeout``, whether there is a reader or not. May be called
+        from any thread. Does nothing on a closed socket.
+
+        Raises:
+            TypeError: ``time`` is neither a number nor None.
+            ValueError: ``time`` is no time, ``code`` may not be sent, or ``reason`` is longer than
+                123 bytes in UTF-8.
+        """
+        if time is not None:
+            _check_time(time)
+        self._connection.check_close(code, reason)
+        if self._in_other_thread():
+            self.call_in_hub(self.close_at, time, code, reason)
+        elif self.is_connected:
+            if self.pulse is None:
+                raise RuntimeError("close_at() needs keepalive, and none watches this socket")
+            self.pulse.close_at(time, code, reason)
 
     def abandon(self, code: int) -> None:
         """Sends Close, and closes TCP without waiting for the peer's."""
@@ -882,9 +1004,33 @@ class WebSocket:
         return "nobody" if connection.state == _CLOSED or self._transport.failure else ""
 
     def __repr__(self) -> str:
+        if getattr(self, "_connection", None) is None:  # a subclass, in a test
+            return f"<{type(self).__name__} that was never opened>"
         code = self._connection.close_code or ""
         state = "open" if self.is_connected else f"closed {code}".strip()
         return f"<{type(self).__name__} {self.remote_address} {state}>"
+
+    if not TYPE_CHECKING:  # the names that these have in other libraries
+        recv = Hint("recv", "receive()")
+        read = Hint("read", "receive()")
+        read_message = Hint("read_message", "receive()")
+        receive_text = Hint("receive_text", "receive(), which returns str for text")
+        receive_bytes = Hint("receive_bytes", "receive(), which returns bytes for binary data")
+        receive_json = Hint("receive_json", "json.loads(socket.receive())")
+        recv_json = Hint("recv_json", "json.loads(socket.receive())")
+        iter_text = Hint("iter_text", "'for message in socket'")
+        iter_json = Hint("iter_json", "json.loads(message) in 'for message in socket'")
+        send_text = Hint("send_text", "send(text)")
+        send_str = Hint("send_str", "send(text)")
+        send_bytes = Hint("send_bytes", "send(data)")
+        send_json = Hint("send_json", "send(json.dumps(data))")
+        send_message = Hint("send_message", "send(data)")
+        write_message = Hint("write_message", "send(data)")
+        emit = Hint("emit", "send(json.dumps(data))")
+        accept = Hint("accept", "it as it is: the handshake was accepted before the handler runs")
+        connected = Hint("connected", "is_connected")
+        closed = Hint("closed", "'not socket.is_connected'")
+        disconnect = Hint("disconnect", "close()")
 
     # -- other threads
 
@@ -941,9 +1087,20 @@ def _deadline(seconds: float | None) -> float:
         return _FOREVER
     if seconds == 0:
         return _POLL
-    if not seconds > 0:
+    if not (isinstance(seconds, (int, float)) and seconds > 0):
+        check_number("timeout", seconds)
         raise ValueError(f"timeout must be 0 or more seconds, or None, not {seconds!r}")
     return time.monotonic() + seconds
+
+
+def _check_time(time: Any) -> None:
+    if isinstance(time, bool) or not isinstance(time, (int, float)):
+        raise TypeError(
+            "time must be a number of seconds since 1970, such as time.time() or the exp of a JWT "
+            f"(of a datetime: its timestamp()), or None, not {time!r}"
+        )
+    if not -_LAST_TIME < time < _LAST_TIME:  # nan is not, either
+        raise ValueError(f"time must be in seconds (not in ms) since 1970, not {time!r}")
 
 
 def _flat(data: Any) -> bytes | memoryview:
@@ -953,9 +1110,7 @@ def _flat(data: Any) -> bytes | memoryview:
     try:
         view = memoryview(data)
     except TypeError:
-        raise TypeError(
-            f"message must be a str or a bytes-like object, not {type(data).__name__}"
-        ) from None
+        raise wrong_message(data) from None
     return view.cast("B") if view.c_contiguous else view.tobytes()
 
 

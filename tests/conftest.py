@@ -14,6 +14,7 @@ import trustme
 from gevent import ssl
 
 import greenws
+from greenws import refusals
 from greenws.hub.transport import Transport
 
 from .support.examples import load_profile
@@ -39,6 +40,12 @@ def error_log() -> Iterator[ErrorLog]:
     yield log
     logger.removeHandler(log)
     assert [record.getMessage() for record in log.records] == []
+
+
+@pytest.fixture(autouse=True)
+def refusals_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test may have as many refusals in the log as a new process."""
+    monkeypatch.setattr(refusals, "_limit", refusals._Limit())
 
 
 @pytest.fixture(autouse=True)

@@ -26,6 +26,7 @@ LIMITS = {
     "ping_interval": 20.0,
     "ping_timeout": 20.0,
     "max_message_rate": None,
+    "max_lifetime": None,
     "max_connections": 10_000,
     "max_connections_per_address": None,
     "shutdown_grace": 10.0,
@@ -62,6 +63,7 @@ SECONDS = [
     "ping_interval",
     "ping_timeout",
     "max_message_rate",
+    "max_lifetime",
     "shutdown_grace",
 ]
 EVERY = list(LIMITS)

@@ -225,6 +225,177 @@ def test_no_pings_queue_up_for_a_peer_that_does_not_read(living):
     stays(lambda: socket.traffic.bytes_out == before, 0.2)
 
 
+# -- sessions that end
+
+
+def close_from(peer):
+    """The code and reason of the Close that comes next; the stream goes on."""
+    fin, opcode, payload = peer.read_frame()
+    assert (fin, opcode) == (True, CLOSE)
+    return int.from_bytes(payload[:2], "big"), payload[2:]
+
+
+@pytest.fixture
+def closing_often(monkeypatch):
+    monkeypatch.setattr(module, "_CLOSING_INTERVAL", 0.05)
+
+
+def test_a_session_is_closed_when_its_lifetime_is_over(living, caplog):
+    caplog.set_level("INFO", "greenws.session")
+    began = time.monotonic()
+    socket, peer = living(max_lifetime=0.3)
+    reader = gevent.spawn(list, socket)
+    assert close_from(peer) == (1001, b"max_lifetime")
+    assert 0.27 <= time.monotonic() - began < limit(0.3 + 1 / 16)
+    assert not socket.is_connected and not reader.ready()
+    peer.send(close_frame(1001))
+    assert reader.get(timeout=limit()) == []
+    assert "with 1001 (max_lifetime)" in caplog.text
+
+
+def test_sessions_that_began_together_do_not_end_together(pair):
+    socket, _ = pair()
+    heartbeat = Heartbeat(gevent.get_hub().loop)
+    began = time.monotonic()
+    pulses = [Pulse(socket, Config(max_lifetime=1000), heartbeat) for _ in range(500)]
+    ends = [pulse._lifetime_end - began for pulse in pulses]
+    heartbeat.stop()
+    assert 900 <= min(ends) < 920 and 980 < max(ends) <= 1001
+
+
+@pytest.mark.parametrize("delay", [0.02, 0.2])
+def test_a_socket_is_closed_at_a_time_and_never_before(living, delay):
+    socket, peer = living()
+    end = time.time() + delay
+    socket.close_at(end, 4001, "token expired")
+    assert close_from(peer) == (4001, b"token expired")
+    assert 0 <= time.time() - end < limit(1 / 16)
+    with pytest.raises(ConnectionClosed, match="4001.*token expired"):
+        socket.send("x")
+
+
+def test_a_time_that_is_over_closes_at_once(living):
+    socket, peer = living()
+    socket.close_at(0)
+    with pytest.raises(ConnectionClosed, match="1001"):
+        socket.send("x")
+    assert close_from(peer) == (1001, b"")
+
+
+def test_the_last_time_counts_and_none_cancels_it(living):
+    socket, peer = living()
+    socket.close_at(time.time() + 0.1, 4001)
+    socket.close_at(time.time() + 0.3, 4002)
+    assert peer.is_silent(0.2)
+    assert close_from(peer) == (4002, b"")
+    socket, peer = living()
+    socket.close_at(time.time() + 0.1)
+    socket.close_at(None)
+    assert peer.is_silent(0.3)
+    assert socket.is_connected
+
+
+@pytest.mark.parametrize(("lifetime", "delay", "code"), [(0.1, 60, 1001), (60, 0.1, 4001)])
+def test_the_earlier_of_both_ends_counts(living, lifetime, delay, code):
+    socket, peer = living(max_lifetime=lifetime)
+    socket.close_at(time.time() + delay, 4001)
+    assert close_from(peer)[0] == code
+
+
+def test_a_clock_that_jumps_is_noticed(living, looking_often, monkeypatch):
+    real, jump = time.time, [0.0]
+    monkeypatch.setattr(module.time, "time", lambda: real() + jump[0])
+    socket, peer = living()
+    socket.close_at(real() + 0.2, 4001)
+    jump[0] = -3600  # the end is an hour off now
+    assert peer.is_silent(0.4)
+    jump[0] = 3600
+    assert close_from(peer)[0] == 4001
+
+
+def test_another_thread_may_set_the_time(living):
+    socket, peer = living()
+    gevent.get_hub().threadpool.apply(socket.close_at, (time.time() + 0.1, 4001))
+    assert close_from(peer)[0] == 4001
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        (("soon",), TypeError, "number of seconds since 1970"),
+        ((True,), TypeError, "number of seconds"),
+        ((1.9e12,), ValueError, "not in ms"),
+        ((float("nan"),), ValueError, "since 1970"),
+        ((1e9, 1006), ValueError, "1006 may not be sent"),
+        ((1e9, 4000, "x" * 124), ValueError, "123 bytes"),
+    ],
+)
+def test_a_time_or_code_that_is_wrong_says_so(living, arguments, error, match):
+    socket, _ = living()
+    with pytest.raises(error, match=match):
+        socket.close_at(*arguments)
+    assert socket.is_connected
+
+
+def test_a_closed_socket_ignores_the_time(living):
+    socket, peer = living()
+    peer.close()
+    with pytest.raises(ConnectionClosed):
+        socket.receive()
+    socket.close_at(time.time() - 1)
+    socket.close_at(None)
+
+
+def test_the_answer_to_a_close_is_taken_without_a_reader(living, closing_often):
+    socket, peer = living()
+    socket.close_at(time.time())
+    assert close_from(peer)[0] == 1001
+    peer.send(frame(TEXT, b"late") + close_frame(1001))
+    assert peer.at_end()
+    assert socket.receive() == "late"
+    with pytest.raises(ConnectionClosed, match="1001"):
+        socket.receive()
+
+
+@pytest.mark.parametrize("traffic", ["silent", "reading", "reading a flood"])
+def test_a_peer_that_ignores_the_close_is_cut_off(living, closing_often, traffic):
+    socket, peer = living(close_timeout=0.1)
+    helpers = []
+    if traffic != "silent":
+        helpers.append(gevent.spawn(lambda: pytest.raises(ConnectionClosed, list, socket)))
+    if traffic == "reading a flood":
+
+        def flood():
+            with pytest.raises(OSError):
+                while True:
+                    peer.send(frame(TEXT, b"x") * 1000)
+
+        helpers.append(gevent.spawn(flood))
+    socket.close_at(time.time())
+    wait_until(lambda: socket._transport.closed)
+    gevent.joinall(helpers, timeout=limit(), raise_error=True)
+    assert all(helper.ready() for helper in helpers)
+
+
+def test_many_times_leave_one_beat(living):
+    socket, _ = living()
+    heartbeat = socket.pulse._heartbeat
+    for delay in range(100, 200):
+        socket.close_at(time.time() + delay)
+    assert sum(socket.pulse in bucket for bucket in heartbeat._buckets.values()) == 1
+
+
+def test_a_time_that_is_set_while_a_beat_is_due_leaves_one_beat(living):
+    socket, _ = living()
+    pulse, heartbeat = socket.pulse, socket.pulse._heartbeat
+    heartbeat._buckets.pop(min(heartbeat._buckets))  # as if its timer had fired
+    heartbeat._times.clear()
+    heartbeat._due.append(pulse)
+    socket.close_at(time.time() + 100)
+    heartbeat._beat()
+    assert sum(pulse in bucket for bucket in heartbeat._buckets.values()) == 1
+
+
 # -- the heartbeat of a server
 
 
@@ -267,6 +438,19 @@ def test_a_handler_may_have_another_interval(serve):
         pong(peer)
         peer.send(close_frame())
         assert peer.read_frame()[1] in (PING, CLOSE)
+
+
+def test_a_handler_may_have_a_lifetime_of_its_own(serve):
+    routes = Routes()
+
+    @routes.websocket("/short", max_lifetime=0.05)
+    def short(request, socket):
+        list(socket)
+
+    with Peer.open(serve(routes, config=Config(max_lifetime=60)).address, "/short") as peer:
+        assert close_from(peer) == (1001, b"max_lifetime")
+        peer.send(close_frame(1001))
+        assert peer.at_end()
 
 
 # -- what it costs

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
+from flask import Flask
 from werkzeug import Request, Response
 from werkzeug.test import Client, EnvironBuilder
 
-from greenws import Routes, StaticFiles, WebSocketHandler
+from greenws import Routes, StaticFiles, WebSocketHandler, WebSocketSessionHandler
 
 from .support.wire import CLOSE, TEXT, Peer, close_frame, frame
 
@@ -123,6 +125,135 @@ def test_the_short_form_checks_its_options():
         Routes().websocket("/", max_size=1)(lambda request, socket: None)
 
 
+async def converse(request, socket):
+    pass
+
+
+def produce_values(request, socket):
+    yield 1
+
+
+class Handler(WebSocketSessionHandler):
+    def handle_session(self, request, socket):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("uri", "function", "match"),
+    [
+        ("/", converse, r"converse\(request, socket\) is 'async def'"),
+        ("/", functools.partial(converse), "'async def'"),
+        ("/", produce_values, "has a 'yield'"),
+        ("/", lambda socket: None, r"called with \(request, socket\), but .*lambda\(socket\)"),
+        ("/<room>", lambda request, socket: None, r"\(request, socket, room\).*argument 'room'"),
+        ("/", lambda request, socket, room: None, "missing a required argument: 'room'"),
+        ("/<room>", lambda request, socket, name: None, "'name'"),
+        ("/", Handler, r"is for a function .*WebSocketHandler\(lambda"),
+        ("/", Handler(), r"is a function \(request, socket\), not <"),
+        ("/", None, "not None"),
+    ],
+)
+def test_a_wrong_session_function_is_told_at_its_definition(uri, function, match):
+    with pytest.raises(TypeError, match=match):
+        Routes().websocket(uri)(function)
+
+
+def test_a_session_function_may_be_any_callable_that_fits():
+    def wrapped(function):
+        @functools.wraps(function)
+        def wrapper(request, socket, room):
+            function(request, socket, room, "user")
+
+        return wrapper
+
+    routes = Routes()
+    routes.websocket("/1/<room>")(lambda request, socket, **variables: None)
+    routes.websocket("/2/<int:a>/<b>")(lambda request, socket, b, a: None)
+    routes.websocket("/3/<room>")(wrapped(lambda request, socket, room, user: None))
+    routes.websocket("/4")(lambda *args, name="x": None)
+    routes.websocket("/5")(functools.partial(lambda name, request, socket: None, "x"))
+
+
+def test_the_decorator_wants_its_parentheses():
+    with pytest.raises(TypeError, match=r"@routes\.websocket\('/chat'\), in parentheses"):
+
+        @Routes().websocket
+        def chat(request, socket):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        (Handler(), r"WebSocketHandler\(lambda request, protocols"),
+        (Handler, "not the class Handler"),
+        (WebSocketHandler, "not the class WebSocketHandler: give an instance"),
+        (StaticFiles, "not the class StaticFiles"),
+        ("app:app", "not its name 'app:app'"),
+        (converse, "'async'"),
+        (lambda request, socket: None, r"is a session: write @routes\.websocket"),
+        (lambda request: None, r"lambda\(request\) does not fit"),
+        (None, "not None"),
+    ],
+)
+def test_a_handler_that_is_no_application_is_told(wrong, match):
+    with pytest.raises(TypeError, match=match):
+        Routes().add(uri="/", handler=wrong)
+
+
+def test_an_application_may_be_any_callable_that_fits():
+    class Old:  # PEP 3333 has such a one
+        def __init__(self, environ, start_response):
+            pass
+
+    routes = Routes()
+    for number, fitting in enumerate((Old, Response("x"), named("x"), routes, Flask("x"))):
+        routes.add(uri=f"/{number}", handler=fitting)
+
+
+@pytest.mark.parametrize(
+    ("uri", "method", "again", "other"),
+    [
+        ("/a", "GET", "/a", "GET"),
+        ("/a", ["GET", "POST"], "/a", "post"),
+        ("/a", None, "/a", None),
+        ("/<room>", "GET", "/<name>", "GET"),
+        ("/<string(length=2):room>", "GET", "/<string(length=2):name>", "GET"),
+        ("*", "GET", "/*", "GET"),
+        ("/files/*", "GET", "/files/*", "GET"),
+    ],
+)
+def test_the_same_route_twice_is_told(uri, method, again, other):
+    routes = Routes()
+    routes.add(uri=uri, method=method, handler=named("a"))
+    with pytest.raises(TypeError, match="already.*would never be used"):
+        routes.add(uri=again, method=other, handler=named("b"))
+
+
+def test_a_route_for_websockets_beside_another_for_get_is_told():
+    routes = Routes()
+    routes.websocket("/")(lambda request, socket: None)
+    with pytest.raises(TypeError, match="GET '/' already"):
+        routes.add(uri="/", handler=named("page"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "method", "again", "other"),
+    [
+        ("/a", "GET", "/a", "POST"),
+        ("/a", None, "/a", "GET"),
+        ("/<room>", "GET", "/<int:room>", "GET"),
+        ("/a", "GET", "/a/", "GET"),
+        ("*", "GET", "/files/*", "GET"),
+        ("/a", "GET", "/a", "HEAD"),
+    ],
+)
+def test_routes_that_differ_are_taken(uri, method, again, other):
+    routes = Routes()
+    routes.add(uri=uri, method=method, handler=named("a"))
+    routes.add(uri=again, method=other, handler=named("b"))
+
+
 @pytest.mark.parametrize("path", ["/folder", "/folder/", "//folder/", "/plain", "//plain"])
 def test_an_upgrade_is_not_redirected(serve, path):
     routes = Routes()
@@ -232,7 +363,6 @@ def answer(text):
         ("GET", "/b", "variable b"),
         ("GET", "/any", "any"),
         ("DELETE", "/any", "any"),
-        ("GET", "/second", "first"),
     ],
 )
 @pytest.mark.parametrize("through_the_map", [False, True])
@@ -243,8 +373,6 @@ def test_a_literal_route_is_the_one_that_the_map_would_find(method, path, text, 
     routes.add(uri="/a", handler=answer("posted"), method="POST")
     routes.add(uri="/any", handler=answer("any"), method=None)
     routes.add(uri="/any", handler=answer("got"), method="GET")
-    routes.add(uri="/second", handler=answer("first"))
-    routes.add(uri="/second", handler=answer("second"))
     if through_the_map:
         routes._literal.clear()
     environ = EnvironBuilder(path=path, method=method).get_environ()

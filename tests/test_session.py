@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import gevent
 import pytest
 from gevent.pywsgi import WSGIServer
@@ -74,16 +76,18 @@ def test_none_refuses_with_400(serve):
         assert (response.status, response.body) == (400, b"WebSocket protocols not supported.\n")
 
 
-def test_none_for_a_client_that_offers_no_protocol_is_logged(serve, caplog):
-    caplog.set_level("INFO", "greenws")
+def test_what_none_means_is_logged(serve, caplog):
     app = WebSocketHandler(lambda request, protocols: None)
-    for offered in ("chat", None):
+    for offered in ("chat, echo", None):
         with Peer.connect(serve(app).address) as peer:
             assert peer.shake("/chat", Sec_WebSocket_Protocol=offered).status == 400
-    assert [record.getMessage() for record in caplog.records] == [
-        "'/chat' is refused with 400: its handler producer returned None, which means that no "
-        "subprotocol fits; the client offers none"
-    ]
+    text = (
+        "refused the handshake of 127.0.0.1 for '/chat' with 400 Bad Request: WebSocket protocols "
+        "not supported. The handler producer returned None, which means that no subprotocol fits; "
+        "the client offers "
+    )
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [f"{text}['chat', 'echo'].", f"{text}none."]
 
 
 @pytest.mark.parametrize("offered", [None, "chat", "ech", "echo2", "ECHO"])
@@ -121,7 +125,7 @@ def test_an_http_exception_of_the_producer_becomes_the_response(serve):
     [
         lambda request, protocols: 1 / 0,
         lambda request, protocols: "not a handler",
-        lambda request: Echo(),
+        lambda request, protocols: Echo,
     ],
 )
 def test_a_broken_producer_is_a_500_and_logged_once(serve, error_log, produce):
@@ -313,8 +317,81 @@ def test_options_are_checked_when_they_are_set():
         WebSocketHandler(producer, max_size=5)
     with pytest.raises(ValueError, match="max_message_size"):
         WebSocketHandler(producer, max_message_size=0)
-    with pytest.raises(TypeError, match="function"):
-        WebSocketHandler(Echo())
+
+
+async def produce_async(request, protocols):
+    return Echo()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        (Echo, r"lambda request, protocols: Echo\(\).*not the class Echo"),
+        (Echo(), r"lambda request, protocols: Echo\(\)"),
+        ("echo", r"a function \(request, protocols\), not 'echo'"),
+        (None, "not None"),
+        (lambda request: Echo(), r"called with \(request, protocols\), but .*lambda\(request\)"),
+        (produce_async, "is 'async def': leave out 'async'"),
+    ],
+)
+def test_a_wrong_producer_is_told_where_it_is_given(wrong, match):
+    for _ in range(2):
+        with pytest.raises(TypeError, match=match):
+            WebSocketHandler(wrong)
+
+
+def test_a_producer_may_be_any_callable():
+    class Producer:
+        def __call__(self, request, protocols):
+            return None
+
+        def method(self, request, protocols, extra=1):
+            return None
+
+    for fitting in (Producer(), Producer().method, functools.partial(produce_named, "x")):
+        assert WebSocketHandler(fitting).handler_producer is fitting
+
+
+def produce_named(name, request, protocols):
+    return None
+
+
+def test_a_wrong_handle_session_is_told_at_its_definition():
+    with pytest.raises(TypeError, match=r"handle_session.*'async def'"):
+
+        class Async(WebSocketSessionHandler):
+            async def handle_session(self, request, socket):
+                pass
+
+    with pytest.raises(TypeError, match=r"handle_session.*'yield'"):
+
+        class Generator(WebSocketSessionHandler):
+            def handle_session(self, request, socket):
+                yield
+
+    with pytest.raises(TypeError, match=r"called with \(self, request, socket\)"):
+
+        class Short(WebSocketSessionHandler):
+            def handle_session(self, socket):
+                pass
+
+
+def test_a_handle_session_of_any_kind_that_fits_is_taken():
+    class Fitting(WebSocketSessionHandler):
+        def handle_session(self, *args, **kwargs):
+            pass
+
+    class Static(WebSocketSessionHandler):
+        @staticmethod
+        def handle_session(request, socket):
+            pass
+
+    class ByClass(WebSocketSessionHandler):
+        @classmethod
+        def handle_session(cls, request, socket):
+            pass
+
+    assert Fitting() and Static() and ByClass()
 
 
 # -- sockets

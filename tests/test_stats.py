@@ -78,6 +78,7 @@ def test_connections_messages_and_bytes_are_counted_while_they_are_open_and_afte
         "bytes_out": 43 + 4 + 4,
         "closes": {1000: 1, 4000: 1},
         "pings_timed_out": 0,
+        "expired": 0,
     }
 
 
@@ -124,6 +125,16 @@ def test_pings_that_timed_out_are_counted(serve):
     assert server.stats.closes == {1006: 1}
 
 
+def test_sessions_whose_lifetime_is_over_are_counted(serve):
+    server = serve(make_routes(max_lifetime=0.05))
+    with Peer.open(server.address, "/echo") as peer:
+        assert peer.read_frame() == (True, CLOSE, b"\x03\xe9max_lifetime")
+        assert server.stats.expired == 0  # it has not ended
+        peer.send(close_frame(1001))
+    wait_until(lambda: server.stats.closes == {1001: 1})
+    assert server.stats.expired == 1
+
+
 def test_gevent_websockets_sessions_are_counted_too(serve, access):
     def app(environ, start_response):
         socket = environ["wsgi.websocket"]
@@ -161,6 +172,7 @@ def test_the_figures_of_several_servers_are_added_up(serve):
         "bytes_out": 2 * (3 + 4),
         "closes": {4000: 2},
         "pings_timed_out": 0,
+        "expired": 0,
     }
     assert total([]) == {}
 

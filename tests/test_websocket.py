@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import gc
+import threading
 import time
 import tracemalloc
 import weakref
@@ -1081,3 +1082,76 @@ def test_the_fragments_that_a_receive_joins_are_kept_as_one(pair):
     peer.send(frame(CONTINUATION, b"x"))
     assert reader.get(timeout=limit()) == "x" * 4002
     assert kept < 150_000
+
+
+# -- mistakes
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda s: s.close("bye"), r"close\(1000, 'bye'\)"),
+        (lambda s: s.close(4000, b"x"), "reason must be a str, not b'x'"),
+        (lambda s: s.close(None), "must be an int such as 1000, not None"),
+        (lambda s: s.close(True), "must be an int such as 1000, not True"),
+        (lambda s: s.receive(timeout="5"), "timeout must be a number of seconds or None, not '5'"),
+        (lambda s: s.receive("5"), "not '5'"),
+        (lambda s: s.ping("5"), "timeout must be a number of seconds"),
+        (lambda s: s.send({}), r"not dict; to send JSON: send\(json.dumps"),
+        (lambda s: s.send(None), "bytes-like object, not NoneType$"),
+        (lambda s: s.send(ValueError()), r"to send its text: send\(str"),
+        (lambda s: s.send_binary_message([1]), "not list"),
+        (lambda s: s.send_string_message(b"x"), "takes str, not bytes"),
+    ],
+)
+def test_a_wrong_argument_is_told_and_changes_nothing(pair, call, match):
+    socket, peer = pair()
+    with pytest.raises(TypeError, match=match):
+        call(socket)
+    socket.send("after")
+    assert peer.read_frame() == (True, TEXT, b"after")
+
+
+def test_a_wrong_read_timeout_is_told_by_the_read(pair):
+    socket, _ = pair()
+    socket.read_timeout_seconds = "5"
+    with pytest.raises(TypeError, match="not '5'"):
+        socket.read_string_message()
+
+
+@pytest.mark.parametrize("arguments", [("bye",), (4000, b"x"), (4000, 5), (1005, "x"), (7,)])
+def test_another_thread_is_told_of_a_wrong_close(pair, arguments):
+    socket, _ = pair()
+    told = []
+
+    def close():
+        try:
+            socket.close(*arguments)
+        except (TypeError, ValueError) as error:
+            told.append(str(error))
+
+    thread = threading.Thread(target=close)
+    thread.start()
+    thread.join(limit())
+    assert "close" in told[0].lower()
+    assert socket.is_connected
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("recv", r"receive\(\)"),
+        ("send_json", r"send\(json.dumps\(data\)\)"),
+        ("receive_json", "json.loads"),
+        ("send_text", r"send\(text\)"),
+        ("connected", "is_connected"),
+        ("accept", "accepted before the handler"),
+    ],
+)
+def test_a_name_of_other_libraries_leads_to_ours(pair, name, instead):
+    socket, _ = pair()
+    assert not hasattr(socket, name)
+    with pytest.raises(
+        AttributeError, match=f"'WebSocket' object has no attribute '{name}'; use .*{instead}"
+    ):
+        getattr(socket, name)

@@ -39,7 +39,8 @@ function idOf(data) {
   }
 }
 
-// path: of the WebSocket, relative to the page's address; protocol: the subprotocol.
+// path: of the WebSocket, relative to the page's address, or a function that returns it, called for
+// each attempt; protocol: the subprotocol.
 // Events: "open", "message" (data), "close", and "state", whose detail is
 // { state: "closed" | "connecting" | "open" | "waiting", seconds }.
 export class ReconnectingSocket extends EventTarget {
@@ -101,7 +102,8 @@ export class ReconnectingSocket extends EventTarget {
   #connect() {
     clearInterval(this.#ticker);
     this.#tell("connecting");
-    const socket = new WebSocket(socketUrl(this.#path), this.#protocol);
+    const path = typeof this.#path === "function" ? this.#path() : this.#path;
+    const socket = new WebSocket(socketUrl(path), this.#protocol);
     this.#socket = socket;
     this.#openedAt = 0;
     socket.addEventListener("open", () => {

@@ -8,6 +8,7 @@ the first read; and ``_InvalidClientInput`` is logged in one line, and answered 
 
 from __future__ import annotations
 
+import errno
 import ssl
 import sys
 import time
@@ -277,6 +278,22 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
                 self.drop()
         except OSError:  # late, malformed or cut off; the response was sent all the same
             self.drop()
+
+    def _send_100_continue(self) -> None:
+        """Blocks for at most ``write_timeout``: a client that pipelines requests and reads nothing
+        takes no 100 response either."""
+        sock = self.socket
+        if sock is None or not self.send_100_continue_enabled:
+            return
+        timeout = sock.gettimeout()
+        sock.settimeout(self._stream.config.write_timeout)
+        try:
+            super()._send_100_continue()
+        except TimeoutError:
+            self.drop()
+            raise ConnectionResetError(errno.ECONNRESET, "the client does not read") from None
+        finally:
+            sock.settimeout(timeout)
 
     def _do_read(self, length: int | None = None, use_readline: bool = False) -> bytes:
         try:

@@ -5,12 +5,18 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdint.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <time.h>
+#include <unistd.h>
 #ifdef __linux__
 #include <sys/epoll.h>
 #endif
@@ -81,18 +87,128 @@ greenws_send(int fd, PyObject *data)
                         MSG_DONTWAIT | MSG_NOSIGNAL))
 }
 
+/* Of any bytes-like object. */
+static inline Py_ssize_t
+greenws_send_view(int fd, PyObject *data)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0)
+        return -2;
+    Py_ssize_t sent;
+    do
+        sent = send(fd, view.buf, view.len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (sent < 0 && (sent = greenws_failed()) == 1);
+    PyBuffer_Release(&view);
+    return sent;
+}
+
 static inline Py_ssize_t
 greenws_send_both(int fd, PyObject *header, PyObject *payload)
 {
+    Py_buffer view;
+    if (PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE) < 0)
+        return -2;
     struct iovec pieces[2] = {
         {PyBytes_AS_STRING(header), PyBytes_GET_SIZE(header)},
-        {PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload)},
+        {view.buf, view.len},
     };
     struct msghdr message = {.msg_iov = pieces, .msg_iovlen = 2};
-    GREENWS_REPEAT(sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL))
+    Py_ssize_t sent;
+    do
+        sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (sent < 0 && (sent = greenws_failed()) == 1);
+    PyBuffer_Release(&view);
+    return sent;
+}
+
+static inline int
+greenws_shut_down(int fd)
+{
+    if (shutdown(fd, SHUT_WR) == 0)
+        return 0;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return -1;
+}
+
+static inline int
+greenws_close(int fd)
+{
+    return close(fd) == 0 || errno == EINTR || errno == ECONNRESET
+               ? 0
+               : (PyErr_SetFromErrno(PyExc_OSError), -1);
+}
+
+/* The address as in Python's socket module: a scope that has a name is a part of the host. */
+static inline PyObject *
+greenws_address(struct sockaddr_storage *from, socklen_t size)
+{
+    char host[NI_MAXHOST];
+    if (from->ss_family == AF_INET) {
+        struct sockaddr_in *in = (struct sockaddr_in *)from;
+        if (inet_ntop(AF_INET, &in->sin_addr, host, sizeof host) != NULL)
+            return Py_BuildValue("sH", host, ntohs(in->sin_port));
+    }
+    else {
+        struct sockaddr_in6 *in = (struct sockaddr_in6 *)from;
+        if (getnameinfo((struct sockaddr *)from, size, host, sizeof host, NULL, 0,
+                        NI_NUMERICHOST) == 0)
+            return Py_BuildValue("sHII", host, ntohs(in->sin6_port),
+                                 (unsigned int)ntohl(in->sin6_flowinfo),
+                                 (unsigned int)in->sin6_scope_id);
+    }
+    PyErr_SetString(PyExc_OSError, "a connection from an address that has no name");
+    return NULL;
+}
+
+static inline PyObject *
+greenws_accept(int listener)
+{
+    for (;;) {
+        struct sockaddr_storage from;
+        socklen_t size = sizeof from;
+#ifdef __linux__
+        int fd = accept4(listener, (struct sockaddr *)&from, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+#else
+        int fd = accept(listener, (struct sockaddr *)&from, &size);
+        if (fd >= 0) {
+            fcntl(fd, F_SETFD, FD_CLOEXEC);
+            fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+        }
+#endif
+        if (fd >= 0) {
+#ifndef __linux__ /* there, it has this from its listener */
+            int on = 1;
+            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+#endif
+            PyObject *address = greenws_address(&from, size);
+            PyObject *pair = address == NULL ? NULL : Py_BuildValue("iN", fd, address);
+            if (pair == NULL)
+                close(fd);
+            return pair;
+        }
+        int how = greenws_failed();
+        if (how == -1)
+            Py_RETURN_NONE;
+        if (how == -2)
+            return NULL;
+    }
 }
 
 #ifdef __linux__
+
+static inline int
+greenws_watch(PyObject *epoll, int poll, int fd, unsigned int mask)
+{
+    (void)epoll;
+    struct epoll_event event = {.events = mask, .data = {.fd = fd}};
+    if (epoll_ctl(poll, EPOLL_CTL_ADD, fd, &event) == 0)
+        return 0;
+    /* The descriptor's last socket is still open in another process. */
+    if (errno == EEXIST && epoll_ctl(poll, EPOLL_CTL_MOD, fd, &event) == 0)
+        return 0;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return -1;
+}
 
 static inline PyObject *
 greenws_new_events(Py_ssize_t count)
@@ -132,6 +248,7 @@ greenws_new_events(Py_ssize_t count)
 #define greenws_take_events(epoll, fd, events, count) ((Py_ssize_t)-1)
 #define greenws_event_fd(events, index) (0)
 #define greenws_event_hung_up(events, index) (0)
+#define greenws_watch(epoll, poll, fd, mask) (-1)
 
 #endif
 #endif

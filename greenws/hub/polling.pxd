@@ -39,7 +39,7 @@ cdef class Poller:
     cdef object _ticker
 
     cpdef void add(self, Waiter waiter) except *
-    cpdef void remove(self, Waiter waiter) except *
+    cpdef void remove(self, Waiter waiter, bint closing) except *
     cpdef int switch(self, Waiter waiter) except -1
     cpdef int disown(self) except -1
     cdef void _open(self, loop) except *
@@ -63,7 +63,6 @@ cdef class EpollPoller(Poller):
     cpdef int switch(self, Waiter waiter) except -1
     @cython.locals(index=Py_ssize_t, waiter=Waiter, turns=Turns)
     cdef Waiter _next_waiter(self)
-    cdef int _register(self, int fileno) except -1
     @cython.locals(waiter=Waiter)
     cdef int _prefetch(self) except -1
     cdef Waiter _peek(self, Py_ssize_t steps)
@@ -95,6 +94,6 @@ cdef class Waiter:
     @cython.locals(waiting=bint)
     cpdef int wake(self, int cause) except -1
     cpdef void wake_soon(self) except *
-    cpdef void unwatch(self) except *
+    cpdef void unwatch(self, bint closing=*) except *
     cpdef int disown(self) except -1
     cpdef int flush(self) except -1

@@ -13,6 +13,7 @@ Without epoll, each socket has a gevent watcher.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from typing import Any
@@ -21,6 +22,7 @@ from weakref import WeakKeyDictionary
 from gevent._hub_local import get_hub_if_exists
 from gevent.exceptions import BlockingSwitchOutError
 from gevent.hub import Hub
+from gevent.monkey import get_original
 from greenlet import GreenletExit
 
 from . import forks, switching, syscalls
@@ -35,6 +37,8 @@ __all__ = [
     "ReceiveBuffer",
     "Waiter",
     "WatcherPoller",
+    "begin_session",
+    "current_process",
     "drop_poller",
     "poller_of",
 ]
@@ -49,6 +53,11 @@ _CORK_SIZE = 1 << 16  # bytes
 _BATCH = 256  # events
 _TICK = 0.5  # seconds
 _OBJECT_SIZE = 256  # bytes to prefetch of each object; about the size of a socket's objects
+
+_new_epoll: Any = None
+with contextlib.suppress(AttributeError):  # this system has none
+    # monkey.patch_all() takes epoll() out of the module, since it blocks; ours is never waited for.
+    _new_epoll = get_original("select", "epoll")
 
 switching.load()
 forks.load()
@@ -125,8 +134,9 @@ class Poller:
             self._open(waiter.hub.loop)
         self._watched += 1
 
-    def remove(self, waiter: Waiter) -> None:
-        """Stops watching a socket. Call it before the socket is closed."""
+    def remove(self, waiter: Waiter, closing: bool) -> None:
+        """Stops watching a socket. Call it before the socket is closed. ``closing``: whether that
+        follows at once."""
         self._watched -= 1
         if self._watched == 0:
             self._close()
@@ -165,7 +175,7 @@ class EpollPoller(Poller):
 
     def __init__(self, turns: Turns | None = None) -> None:
         super().__init__(turns)
-        self._epoll = select.epoll()
+        self._epoll = _new_epoll()
         self._fileno = self._epoll.fileno()
         self._mask = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
         self._watcher: Any = None
@@ -186,22 +196,19 @@ class EpollPoller(Poller):
             self._waiters.extend([None] * (fileno + 64 - len(self._waiters)))
         self._waiters[fileno] = waiter
         try:
-            self._register(fileno)
+            syscalls.watch(self._epoll, self._fileno, fileno, self._mask)
         except BaseException:  # for example, beyond the system's limit for one user
             self._waiters[fileno] = None
-            Poller.remove(self, waiter)
+            Poller.remove(self, waiter, True)
             raise
 
-    def _register(self, fileno: int) -> None:
-        try:
-            self._epoll.register(fileno, self._mask)
-        except FileExistsError:  # the descriptor's last socket is still open in another process
-            self._epoll.modify(fileno, self._mask)
-
-    def remove(self, waiter: Waiter) -> None:
+    def remove(self, waiter: Waiter, closing: bool) -> None:
         self._waiters[waiter.fileno] = None
-        self._epoll.unregister(waiter.fileno)
-        Poller.remove(self, waiter)
+        # The kernel forgets a descriptor that is closed. Where another process still has the
+        # socket, its events are stale: they find no waiter, or cost one a read.
+        if not closing:
+            self._epoll.unregister(waiter.fileno)
+        Poller.remove(self, waiter, closing)
 
     def close(self) -> None:
         self._epoll.close()
@@ -349,11 +356,11 @@ class WatcherPoller(Poller):
         waiter.watcher = waiter.hub.loop.io(waiter.fileno, 1)
         waiter.watcher.start(waiter.on_readable)
 
-    def remove(self, waiter: Waiter) -> None:
+    def remove(self, waiter: Waiter, closing: bool) -> None:
         self._waiters.discard(waiter)
         waiter.watcher.close()
         waiter.watcher = None
-        Poller.remove(self, waiter)
+        Poller.remove(self, waiter, closing)
 
     def disown(self) -> None:
         Poller.disown(self)
@@ -433,12 +440,13 @@ class Waiter:
         else:
             self.wake(_READABLE)
 
-    def unwatch(self) -> None:
-        """Stops watching the socket. Call it before the descriptor is closed."""
+    def unwatch(self, closing: bool = False) -> None:
+        """Stops watching the socket. Call it before the descriptor is closed; ``closing``: that
+        follows at once."""
         if self.watched:
             self.watched = False
             if self.process == forks.process():
-                self.poller.remove(self)
+                self.poller.remove(self, closing)
             elif self.watcher is not None:
                 self.watcher.close()
 
@@ -478,6 +486,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
+def begin_session(greenlet: Any) -> Any:
+    """What ``greenlet`` runs, its ``serve``. For a property, which a greenlet that begins reads
+    before any Python runs in it: there is time to give it a smaller stack of frames."""
+    switching.use_small_chunk()
+    return greenlet.serve
+
+
+def current_process() -> int:
+    """The number of the process that runs; ``forks.process()`` for modules that are never
+    compiled."""
+    return forks.process()
+
+
 def poller_of(hub: Hub) -> Poller:
     """The poller of ``hub``; made when first needed."""
     poller = _pollers.get(hub)
@@ -485,7 +506,7 @@ def poller_of(hub: Hub) -> Poller:
         poller.disown()
         poller = None
     if poller is None:
-        kind = EpollPoller if hasattr(select, "epoll") else WatcherPoller
+        kind = WatcherPoller if _new_epoll is None else EpollPoller
         poller = _pollers[hub] = kind(turns_of(hub))
     return poller
 

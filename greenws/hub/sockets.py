@@ -15,26 +15,26 @@ import gevent
 import gevent.socket
 import gevent.ssl
 
-from . import forks
+from .polling import current_process
 
 __all__ = ["OwnedSSLSocket", "OwnedSocket", "is_inherited"]
 
 
 def is_inherited(sock: Any) -> bool:
     """Whether ``sock`` is one of these, and belongs to the parent of this process."""
-    return isinstance(sock, _Owned) and sock._process != forks.process()
+    return isinstance(sock, _Owned) and sock._process != current_process()
 
 
 class _Owned:
     """Checks the process before each call that reaches the kernel, and after each wait."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._process = forks.process()
+        self._process = current_process()
         super().__init__(*args, **options)
         _sockets.add(self)
 
     def _check(self) -> None:
-        if self._process != forks.process():
+        if self._process != current_process():
             raise ConnectionAbortedError(
                 errno.ECONNABORTED, "the connection belongs to the parent of this process"
             )
@@ -42,7 +42,7 @@ class _Owned:
     def _wait(self, *args: Any, **options: Any) -> None:
         self._check()
         super()._wait(*args, **options)  # type: ignore[misc]
-        while self._process != forks.process():
+        while self._process != current_process():
             gevent.get_hub().switch()
 
 
@@ -102,7 +102,7 @@ def _after_fork() -> None:
     """In the child: its loop watches no socket of the parent's."""
     for sock in list(_sockets):
         for watcher in (sock._read_event, sock._write_event):
-            if watcher is not None and sock._process != forks.process():  # it is still open
+            if watcher is not None and sock._process != current_process():  # it is still open
                 watcher.stop()
 
 

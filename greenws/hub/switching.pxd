@@ -11,3 +11,4 @@ cdef extern from "_switching.h":
 
 cdef extern from "_chunks.h":
     void keep_chunks "greenws_keep_chunks"()
+    int use_small_chunk "greenws_use_small_chunk"() except -1

@@ -21,6 +21,7 @@ __all__ = [
     "prefetch_state",
     "switch",
     "thread_id",
+    "use_small_chunk",
 ]
 
 PREFETCHES = False
@@ -37,6 +38,11 @@ def load() -> None:
 def keep_chunks() -> None:
     """Has the process reuse the memory in which CPython keeps a greenlet's Python frames (in the C
     form, on CPython 3.11 and later; see ``_chunks.h``)."""
+
+
+def use_small_chunk() -> None:
+    """Has the greenlet that has just begun to run keep its Python frames in less memory (as
+    above)."""
 
 
 def current() -> Any:

@@ -6,6 +6,7 @@ functions of ``_syscalls.h`` instead, which skip a socket's methods.
 
 from __future__ import annotations
 
+import _socket
 import os
 import select
 import time
@@ -16,7 +17,9 @@ from gevent.monkey import get_original
 __all__ = [
     "AVAILABLE",
     "WOULD_BLOCK",
+    "accept",
     "clock",
+    "close",
     "event_fd",
     "event_hung_up",
     "is_lost",
@@ -26,7 +29,10 @@ __all__ = [
     "send",
     "send_both",
     "send_prefix",
+    "send_view",
+    "shut_down",
     "take_events",
+    "watch",
     "writable",
 ]
 
@@ -90,12 +96,58 @@ def send(fileno: int, data: bytes) -> int:
         return WOULD_BLOCK
 
 
-def send_both(fileno: int, header: bytes, payload: bytes) -> int:
+def send_view(fileno: int, data: bytes | bytearray | memoryview) -> int:
+    """:func:`send` for any bytes-like object."""
+    try:
+        return os.write(fileno, data)
+    except BlockingIOError:
+        return WOULD_BLOCK
+
+
+def send_both(fileno: int, header: bytes, payload: bytes | memoryview) -> int:
     """Like :func:`send`, for two pieces in one system call."""
     try:
         return os.writev(fileno, (header, payload))
     except BlockingIOError:
         return WOULD_BLOCK
+
+
+def accept(listener: int) -> tuple[int, Any] | None:
+    """Accepts a TCP connection; returns its descriptor, which does not block, and its address. None
+    if there is none."""
+    sock = _socket.socket(fileno=listener)
+    try:
+        fileno, address = sock._accept()  # type: ignore[attr-defined]
+        accepted = _socket.socket(sock.family, sock.type, sock.proto, fileno)
+    except BlockingIOError:
+        return None
+    finally:
+        sock.detach()
+    accepted.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+    accepted.setblocking(False)
+    return accepted.detach(), address
+
+
+def shut_down(fileno: int) -> None:
+    """Ends our half of a connection."""
+    sock = _socket.socket(fileno=fileno)
+    try:
+        sock.shutdown(_socket.SHUT_WR)
+    finally:
+        sock.detach()
+
+
+def close(fileno: int) -> None:
+    """Closes a descriptor."""
+    os.close(fileno)
+
+
+def watch(epoll: Any, poll: int, fileno: int, mask: int) -> None:
+    """Has an epoll instance watch a descriptor."""
+    try:
+        epoll.register(fileno, mask)
+    except FileExistsError:  # the descriptor's last socket is still open in another process
+        epoll.modify(fileno, mask)
 
 
 def new_events(count: int) -> Any:

@@ -10,6 +10,11 @@ cdef double _FOREVER, _POLL
 cdef int _TIMED_OUT, _READABLE, _DEADLINE, _CORK_LIMIT, _COPY_LIMIT, _TLS_RECORD, _STALL_CHECKS
 
 
+cdef class Accepted:
+    cdef int number
+    cdef public int family
+
+
 cdef class Transport(Waiter):
     cdef public long long received
     cdef public long long sent

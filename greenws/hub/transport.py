@@ -29,7 +29,16 @@ from . import forks, syscalls
 from .delivery import Delivery, unacknowledged
 from .polling import READABLE, Waiter
 
-__all__ = ["FOREVER", "POLL", "TIMED_OUT", "Transport", "no_delay"]
+__all__ = [
+    "Accepted",
+    "FOREVER",
+    "POLL",
+    "TCP_FAMILIES",
+    "TIMED_OUT",
+    "Transport",
+    "accept",
+    "no_delay",
+]
 
 # Deadlines are times of time.monotonic(), or one of these.
 # (Names with an underscore are C numbers in the compiled form.)
@@ -54,17 +63,79 @@ forks.load()
 _BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
-_TCP = (native.AF_INET, native.AF_INET6)
+TCP_FAMILIES = (native.AF_INET, native.AF_INET6)
 
 
 def no_delay(sock: Any) -> None:
     """Switches Nagle's algorithm off: with a peer's delayed acknowledgements it holds a small write
     back for 40 ms. What belongs together leaves in one write anyway."""
-    if sock.family in _TCP:
+    if sock.family in TCP_FAMILIES:
         try:
             sock.setsockopt(native.IPPROTO_TCP, native.TCP_NODELAY, 1)
         except OSError:
             pass  # the peer is gone already
+
+
+class Accepted:
+    """A TCP connection that was accepted: a descriptor that does not block, without a socket object
+    around it. It has those methods of a socket that a :class:`Transport` needs, and
+    :meth:`detach` for whoever makes a socket of it."""
+
+    def __init__(self, fileno: int, family: int) -> None:
+        self.number = fileno  # -1 when it is closed or given away
+        self.family = family
+
+    @property
+    def type(self) -> int:
+        return native.SOCK_STREAM
+
+    @property
+    def proto(self) -> int:
+        return 0
+
+    def fileno(self) -> int:
+        return self.number
+
+    def gettimeout(self) -> None:
+        """None: whoever detaches it finds it blocking, as any new socket."""
+
+    def settimeout(self, timeout: float | None) -> None:
+        """Does nothing. Its system calls never block."""
+
+    def getsockopt(self, *args: int) -> Any:
+        sock = _socket.socket(self.family, native.SOCK_STREAM, 0, self.number)
+        try:
+            return sock.getsockopt(*args)
+        finally:
+            sock.detach()
+
+    def shutdown(self, how: int) -> None:
+        """Ends our half of the stream, whatever ``how`` says."""
+        syscalls.shut_down(self.number)
+
+    def detach(self) -> int:
+        """Gives the descriptor away."""
+        number, self.number = self.number, -1
+        return number
+
+    def close(self) -> None:
+        """Closes the descriptor. Idempotent."""
+        if self.number >= 0:
+            syscalls.close(self.detach())
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def accept(listener: int, family: int) -> tuple[Accepted, Any] | None:
+    """Accepts a connection of a TCP ``listener``, a descriptor; returns it and the peer's address.
+    None if there is none.
+
+    Raises:
+        OSError: for example, EMFILE.
+    """
+    accepted = syscalls.accept(listener)
+    return None if accepted is None else (Accepted(accepted[0], family), accepted[1])
 
 
 class Transport(Waiter):
@@ -86,21 +157,24 @@ class Transport(Waiter):
     ) -> None:
         super().__init__(hub, sock.fileno())
         self._borrowed = borrowed
-        no_delay(sock)
-        self._timeout: float | None = sock.gettimeout()
-        sock.settimeout(0.0)
+        self._timeout: float | None = None
+        is_bare = type(sock) is Accepted
+        if not is_bare:
+            no_delay(sock)
+            self._timeout = sock.gettimeout()
+            sock.settimeout(0.0)
         self.received = 0  # bytes
         self.sent = 0  # bytes, including those in the outbox
         self.closed = False
         self.failure = ""  # why nothing can be written anymore
         self._sock = sock
-        self._tls = hasattr(sock, "pending")
+        self._tls = not is_bare and hasattr(sock, "pending")
         # The object inside an SSLSocket, gevent's or Python's, that calls OpenSSL.
         self._ssl: Any = getattr(sock, "_sslobj", None) if self._tls else None
         # A plain gevent socket is a Python wrapper around this one.
-        self._raw: Any = sock if self._tls else getattr(sock, "_sock", sock)
+        self._raw: Any = sock if self._tls or is_bare else getattr(sock, "_sock", sock)
         plain = not self._tls and isinstance(self._raw, _socket.socket)
-        self._direct = plain and syscalls.AVAILABLE
+        self._direct = is_bare or (plain and syscalls.AVAILABLE)
         # read state
         self.buffer = self.poller.receive_buffer.data
         self._input_drained = True  # the kernel has nothing more until the next event
@@ -355,7 +429,7 @@ class Transport(Waiter):
         sent = 0
         if not self._outbox and not self._tls:
             try:
-                if self._direct and isinstance(payload, bytes):
+                if self._direct:
                     sent = max(0, syscalls.send_both(self.fileno, header, payload))
                 else:
                     sent = self._raw.sendmsg((header, payload))
@@ -404,6 +478,8 @@ class Transport(Waiter):
         try:
             if self._ssl is not None:
                 return int(self._ssl.write(data))
+            if self._direct:
+                return max(0, syscalls.send_view(self.fileno, data))
             return int(self._raw.send(data))
         except _BLOCKED:
             return 0
@@ -619,7 +695,7 @@ class Transport(Waiter):
             self.on_outbox_empty = self._room = None  # who waits there is the parent's
         self.closed = True
         self._fail(reason)
-        self.unwatch()
+        self.unwatch(not self._borrowed)
         self._close_watchers()
         self._ssl = None  # it is large
         if self._borrowed and inherited:

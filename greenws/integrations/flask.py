@@ -8,6 +8,7 @@ what to answer, and a server may ignore ``Upgrade`` anyway (RFC 9110, section 7.
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any
 
 from werkzeug.routing import MapAdapter, WebsocketMismatch
@@ -38,7 +39,28 @@ def install() -> None:
         except WebsocketMismatch:
             if websocket is not None or not self.websocket:
                 raise
+            _keep_type_errors()
             return original(self, path_info, method, return_rule, query_args, False)
 
     match._by_greenws = True  # type: ignore[attr-defined]
     MapAdapter.match = match  # type: ignore[method-assign]
+
+
+def _keep_type_errors() -> None:
+    """Flask takes any TypeError of a WSGI application that a view returns for a wrong return value
+    of that view, and says so in place of the error's own text. Not with a session's error."""
+    flask = sys.modules.get("flask")
+    if flask is None or getattr(flask.Flask.make_response, "_by_greenws", False):
+        return
+    from ..session import WebSocketHandler
+
+    original = flask.Flask.make_response
+
+    @functools.wraps(original)
+    def make_response(self: Any, rv: Any) -> Any:
+        if isinstance(rv, WebSocketHandler):
+            return self.response_class.force_type(rv, flask.request.environ)
+        return original(self, rv)
+
+    make_response._by_greenws = True  # type: ignore[attr-defined]
+    flask.Flask.make_response = make_response

@@ -13,7 +13,12 @@ import weakref
 from typing import Any
 
 import gevent
-from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
+
+try:
+    from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
+except ImportError as error:
+    hint = "pip install 'gunicorn[gevent]' (or 'greenws-wsgi[gunicorn]')"
+    raise ImportError(f"greenws.gunicorn needs gunicorn: {hint}; {error}") from error
 
 from ..config import Config
 from ..server.closing import close_sessions, drain_sessions

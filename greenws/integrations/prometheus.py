@@ -46,6 +46,7 @@ _COUNTERS = {
     "bytes_in": "Bytes of frames received",
     "bytes_out": "Bytes of frames sent",
     "pings_timed_out": "Sessions ended because a ping was not answered",
+    "expired": "Sessions that max_lifetime or close_at() has ended",
     "rooms_sent": "Messages sent to rooms",
     "rooms_delivered": "Messages handed to members",
     "rooms_dropped": "Messages dropped for members that lag",
@@ -149,6 +150,7 @@ class Metrics:
             yield "connections_open", "", stats.connections_open
             yield "connections", "", stats.connections_total
             yield "pings_timed_out", "", stats.pings_timed_out
+            yield "expired", "", stats.expired
             for name, value in stats.traffic._asdict().items():
                 yield name, "", value
             for reason, value in stats.refused.items():

@@ -104,4 +104,16 @@ greenws_place(PyObject *buffer, Py_ssize_t position, PyObject *data)
     return position + PyBytes_GET_SIZE(data);
 }
 
+/* Likewise; the caller has checked that `keys` has four bytes from `start`. */
+static inline Py_ssize_t
+greenws_place_masked(PyObject *buffer, Py_ssize_t position, PyObject *keys, Py_ssize_t start,
+                     PyObject *data)
+{
+    uint32_t key = greenws_read_key(keys, start);
+    unsigned char *out = (unsigned char *)PyByteArray_AS_STRING(buffer) + position;
+    memcpy(out, &key, 4);
+    greenws_xor(out + 4, (unsigned char *)PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), key);
+    return position + 4 + PyBytes_GET_SIZE(data);
+}
+
 #endif

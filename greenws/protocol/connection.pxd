@@ -1,12 +1,17 @@
 # C types for connection.py, where it is compiled.
 import cython
 
-from .frames cimport FrameParser, encode_frame, encode_header, write_frame
+from .frames cimport (
+    FrameParser, Masks, encode_frame, encode_header, write_frame, write_masked_frame,
+)
 from .messages cimport FragmentAssembler
 
 
 cdef int _OPEN, _CLOSING, _CLOSED
 cdef int _CONTINUATION, _CLOSE, _PING, _PONG, _NOTHING, _RSV1, _MAX_CONTROL_FRAMES
+
+
+cdef Masks _masks
 
 
 cdef class Ping:
@@ -62,7 +67,7 @@ cdef class Connection:
     cpdef Py_ssize_t write(
         self, bytearray buffer, Py_ssize_t position, int opcode, bint final, bytes payload
     ) except -1
-    cpdef bytes header(self, int opcode, bint final, long long length)
+    cpdef tuple divide(self, int opcode, bint final, payload)
     cpdef object closed_error(self)
     cdef bytes _control(self, int opcode, bytes payload)
     cdef bytes _frame(self, int opcode, bytes payload)

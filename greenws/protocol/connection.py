@@ -14,11 +14,21 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ..checks import check_close
 from ..config import Config
 from ..exceptions import ConnectionClosed, InvalidPayload, PolicyViolation, ProtocolError
 from ..opcodes import CloseCode, is_receivable, is_sendable
 from .deflate import Deflate
-from .frames import MAX_HEADER, FrameParser, encode_frame, encode_header, write_frame
+from .frames import (
+    MAX_HEADER,
+    FrameParser,
+    Masks,
+    encode_frame,
+    encode_header,
+    write_frame,
+    write_masked_frame,
+)
+from .masking import apply_mask
 from .messages import FragmentAssembler
 
 __all__ = ["CLOSED", "CLOSING", "MAX_HEADER", "OPEN", "Connection", "Ping"]
@@ -40,6 +50,11 @@ _RSV1 = 0x40  # combined with an opcode: the message is compressed
 _MAX_REASON = 123  # bytes: a control frame holds 125, the code takes 2
 _MAX_CONTROL_FRAMES = 64  # handled by one next_event(), so that others can run in between
 _MAX_PINGS = 256  # unanswered; older ones are forgotten
+
+_masks = Masks()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_masks.drop)
 
 
 class Ping:
@@ -288,19 +303,28 @@ class Connection:
     def encode(self, opcode: int, final: bool, payload: bytes | memoryview) -> bytes:
         """A whole data frame. ``opcode`` is that of ``begin_message()`` or ``compress()``."""
         if self.client:
-            return encode_frame(opcode, final, payload, os.urandom(4))
+            return encode_frame(opcode, final, payload, _masks.take())
         return encode_header(opcode, final, len(payload)) + payload
 
     def write(
         self, buffer: bytearray, position: int, opcode: int, final: bool, payload: bytes
     ) -> int:
-        """Writes a server's data frame into ``buffer``, which must have room for MAX_HEADER bytes
-        and ``payload``; returns the position of its end. ``payload``: less than 64 KiB."""
+        """Writes a data frame into ``buffer``, which must have room for MAX_HEADER bytes and
+        ``payload``; returns the position of its end. ``payload``: less than 64 KiB."""
+        if self.client:
+            return write_masked_frame(buffer, position, opcode, final, payload, _masks)
         return write_frame(buffer, position, opcode, final, payload)
 
-    def header(self, opcode: int, final: bool, length: int) -> bytes:
-        """The header of a server's frame, for a payload that is too large to copy."""
-        return encode_header(opcode, final, length)
+    def divide(
+        self, opcode: int, final: bool, payload: bytes | memoryview
+    ) -> tuple[bytes, bytes | memoryview]:
+        """The header and the payload of a data frame that is too large to copy. A client's payload
+        is copied once, to mask it."""
+        mask = b""
+        if self.client:
+            mask = _masks.take()
+            payload = apply_mask(payload, mask)
+        return encode_header(opcode, final, len(payload), mask), payload
 
     def ping(self, payload: bytes, wanted: bool) -> tuple[Ping, bytes]:
         """A new ping, and its frame to send.
@@ -337,29 +361,34 @@ class Connection:
         ``code`` 1005 stands for a Close without a body.
 
         Raises:
+            TypeError: ``code`` is not an int, or ``reason`` not a str.
             ValueError: ``code`` may not be sent, or ``reason`` is longer than 123 bytes.
         """
-        if code == CloseCode.NO_STATUS_RECEIVED:
-            if reason:
-                raise ValueError("a Close without a code (1005) cannot have a reason")
-            body = b""
-        else:
-            if not is_sendable(code, self.client):
-                raise ValueError(
-                    f"close code {code} may not be sent; use 1000, 1001, 1011 or 3000 to 4999"
-                )
-            reason = str.__str__(reason)  # a plain str, even for a member of a StrEnum
-            size = len(reason.encode())
-            if size > _MAX_REASON:
-                raise ValueError(f"close reason must be at most {_MAX_REASON} bytes, not {size}")
-            body = _close_body(code, reason)
+        self.check_close(code, reason)
         if self.state != _OPEN:
             return b""
+        reason = str.__str__(reason)  # a plain str, even for a member of a StrEnum
+        body = b"" if code == CloseCode.NO_STATUS_RECEIVED else _close_body(code, reason)
         self.state = _CLOSING
         self.closed_here = True
         self._sent_code = int(code)
         self._sent_reason = reason
         return self._frame(_CLOSE, body)
+
+    def check_close(self, code: int, reason: str) -> None:
+        """Raises the TypeError or ValueError of :meth:`close`."""
+        check_close(code, reason)
+        if code == CloseCode.NO_STATUS_RECEIVED:
+            if reason:
+                raise ValueError("a Close without a code (1005) cannot have a reason")
+            return
+        if not is_sendable(code, self.client):
+            raise ValueError(
+                f"close code {code} may not be sent; use 1000, 1001, 1011 or 3000 to 4999"
+            )
+        size = len(reason.encode())
+        if size > _MAX_REASON:
+            raise ValueError(f"close reason must be at most {_MAX_REASON} bytes, not {size}")
 
     def closed_error(self) -> ConnectionClosed:
         """What a send or ``receive()`` raises on a closed connection."""
@@ -377,7 +406,7 @@ class Connection:
         return self._frame(opcode, payload)
 
     def _frame(self, opcode: int, payload: bytes) -> bytes:
-        return encode_frame(opcode, True, payload, os.urandom(4) if self.client else b"")
+        return encode_frame(opcode, True, payload, _masks.take() if self.client else b"")
 
 
 def _close_body(code: int, reason: str) -> bytes:

@@ -8,6 +8,7 @@ from . cimport masking
 ctypedef unsigned char *Octets
 
 cdef int _RSV1
+cdef Py_ssize_t _POOL_SIZE
 
 
 cdef class FrameParser:
@@ -55,4 +56,22 @@ cpdef bytes encode_frame(int opcode, bint final, payload, bytes mask=*)
 @cython.locals(out=Octets, length=Py_ssize_t)
 cpdef Py_ssize_t write_frame(
     bytearray buffer, Py_ssize_t position, int opcode, bint final, bytes payload
+) except -1
+
+
+cdef class Masks:
+    cdef public bytearray pool
+    cdef public Py_ssize_t position
+    cdef public Py_ssize_t end
+
+    @cython.locals(position=Py_ssize_t)
+    cpdef Py_ssize_t advance(self) except -1
+    @cython.locals(position=Py_ssize_t)
+    cpdef bytes take(self)
+    cpdef void drop(self)
+
+
+@cython.locals(out=Octets, length=Py_ssize_t, start=Py_ssize_t)
+cpdef Py_ssize_t write_masked_frame(
+    bytearray buffer, Py_ssize_t position, int opcode, bint final, bytes payload, Masks masks
 ) except -1

@@ -8,18 +8,28 @@ length alone must never cause an allocation of that size.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from ..exceptions import ProtocolError
 from . import masking
 
-__all__ = ["MAX_HEADER", "FrameParser", "encode_frame", "encode_header", "write_frame"]
+__all__ = [
+    "MAX_HEADER",
+    "FrameParser",
+    "Masks",
+    "encode_frame",
+    "encode_header",
+    "write_frame",
+    "write_masked_frame",
+]
 
-MAX_HEADER = 10
-"""The most bytes that a header without a mask can have."""
+MAX_HEADER = 14
+"""The most bytes that a header can have, with its mask."""
 
 _RSV1 = 0x40
 _NO_BUFFER = bytearray()  # never written to
+_POOL_SIZE = 4096  # bytes of randomness that one system call gets
 
 
 class FrameParser:
@@ -252,3 +262,53 @@ def write_frame(buffer: bytearray, position: int, opcode: int, final: bool, payl
         out[position + 3] = length & 255
         position += 4
     return masking.place(buffer, position, payload)
+
+
+def write_masked_frame(
+    buffer: bytearray, position: int, opcode: int, final: bool, payload: bytes, masks: Masks
+) -> int:
+    """Like :func:`write_frame`, with a mask from ``masks``."""
+    out = buffer
+    length = len(payload)
+    out[position] = opcode | 128 if final else opcode
+    if length < 126:
+        out[position + 1] = 128 | length
+        position += 2
+    else:
+        out[position + 1] = 254
+        out[position + 2] = length >> 8
+        out[position + 3] = length & 255
+        position += 4
+    start = masks.advance()
+    return masking.place_masked(buffer, position, masks.pool, start, payload)
+
+
+class Masks:
+    """Masking keys, each for one frame, that nobody can predict (RFC 6455, section 5.3).
+
+    They come from the kernel's generator, a thousand with one system call.
+    """
+
+    def __init__(self) -> None:
+        self.pool = bytearray()
+        self.position = 0
+        self.end = 0
+
+    def advance(self) -> int:
+        """The position of the next key in ``pool``."""
+        if self.position >= self.end:
+            self.pool = bytearray(os.urandom(_POOL_SIZE))
+            self.end = _POOL_SIZE
+            self.position = 0
+        position = self.position
+        self.position = position + 4
+        return position
+
+    def take(self) -> bytes:
+        """The next key."""
+        position = self.advance()
+        return bytes(self.pool[position : position + 4])
+
+    def drop(self) -> None:
+        """Drops the keys that are left: in a forked child, they are the parent's too."""
+        self.end = 0

@@ -22,18 +22,34 @@ __all__ = [
     "Offer",
     "accept_response",
     "check_headers",
+    "check_request_headers",
     "check_response",
+    "check_subprotocols",
     "client_request",
     "is_upgrade",
     "new_key",
     "parse_offer",
     "parse_request",
+    "read_choices",
 ]
 
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _VERSION = "13"
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64
 _TOKEN = re.compile(TOKEN)
+_FIELD_VALUE = re.compile(r"[\t -~\x80-\xff]*")
+# The headers of a client's handshake that its caller cannot set, and what sets them.
+_OWN_HEADERS = {
+    "connection": "",
+    "content-length": "",
+    "sec-websocket-accept": "",
+    "sec-websocket-extensions": ": use Config(deflate=...)",
+    "sec-websocket-key": "",
+    "sec-websocket-protocol": ": use subprotocols=",
+    "sec-websocket-version": "",
+    "transfer-encoding": "",
+    "upgrade": "",
+}
 _NOT_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _HOP_BY_HOP = frozenset(  # RFC 9110, section 7.6.1, and what frames a body
     "connection content-length keep-alive proxy-authenticate proxy-authorization proxy-connection "
@@ -43,14 +59,19 @@ _HOP_BY_HOP = frozenset(  # RFC 9110, section 7.6.1, and what frames a body
 
 class Offer:
     """What a client asks for: ``key`` as it was sent, and ``protocols`` and ``extensions`` in its
-    order of preference."""
+    order of preference. ``error``: why these two cannot be read, if they are malformed."""
 
     def __init__(
-        self, key: str, protocols: list[str], extensions: Extensions | None = None
+        self,
+        key: str,
+        protocols: list[str],
+        extensions: Extensions | None = None,
+        error: HandshakeError | None = None,
     ) -> None:
         self.key = key
         self.protocols = protocols
         self.extensions = extensions or []
+        self.error = error
 
 
 def is_upgrade(environ: Mapping[str, Any]) -> bool:
@@ -72,6 +93,13 @@ def parse_request(environ: Mapping[str, Any]) -> Offer:
         HandshakeError: with status 405 for a method other than GET, 426 for a request without
             upgrade or with another version, 400 for all other errors.
     """
+    offer = _parse_request(environ)
+    if offer.error is not None:
+        raise offer.error
+    return offer
+
+
+def _parse_request(environ: Mapping[str, Any]) -> Offer:
     _check_method(environ)
     if not is_upgrade(environ):
         if "websocket" in _tokens(environ.get("HTTP_UPGRADE", "")):
@@ -94,7 +122,8 @@ def _check_method(environ: Mapping[str, Any]) -> None:
 
 
 def parse_offer(environ: Mapping[str, Any]) -> Offer:
-    """:func:`parse_request` for a request that :func:`is_upgrade` has recognised."""
+    """:func:`parse_request` for a request that :func:`is_upgrade` has recognised. What is wrong
+    with the subprotocols and extensions is left in ``error``: middleware may change them."""
     _check_method(environ)
     if environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
         raise HandshakeError("A WebSocket handshake requires HTTP/1.1.")
@@ -116,11 +145,19 @@ def parse_offer(environ: Mapping[str, Any]) -> Offer:
             if key
             else "Missing Sec-WebSocket-Key header."
         )
-    return Offer(
-        key,
-        _parse_protocols(environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL")),
-        parse_extensions(environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS", "")),
-    )
+    return read_choices(key, environ)
+
+
+def read_choices(key: str, environ: Mapping[str, Any]) -> Offer:
+    """The offer with the subprotocols and extensions that ``environ`` has."""
+    try:
+        return Offer(
+            key,
+            _parse_protocols(environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL")),
+            parse_extensions(environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS", "")),
+        )
+    except HandshakeError as error:
+        return Offer(key, [], error=error)
 
 
 def accept_response(
@@ -146,7 +183,10 @@ def accept_response(
     if subprotocol is not None:
         if subprotocol not in offer.protocols:
             raise HandshakeError(
-                f"The client did not offer the subprotocol {subprotocol!r}.", reason="subprotocol"
+                f"The client did not offer the subprotocol {subprotocol!r}.",
+                reason="subprotocol",
+                hint=f"It offers {ascii(offer.protocols) if offer.protocols else 'none'}; in a "
+                f"browser: new WebSocket(url, [{subprotocol!r}]).",
             )
         lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
     if deflate is not None:
@@ -204,14 +244,18 @@ def client_request(
     key: str,
     protocols: Sequence[str] = (),
     extensions: str | None = None,
+    headers: Iterable[tuple[str, str]] = (),
 ) -> bytes:
     """A client's opening handshake (RFC 6455, section 4.1) for ``target`` (path and query).
 
-    ``extensions``: what :func:`greenws.protocol.deflate.make_offer` returned.
+    ``extensions``: what :func:`greenws.protocol.deflate.make_offer` returned. ``headers``: others,
+    which :func:`check_request_headers` has checked. A ``Host`` among them replaces ``host``.
     """
-    lines = [
-        f"GET {target} HTTP/1.1",
-        f"Host: {host}",
+    others = [f"{name}: {value}" for name, value in headers]
+    lines = [f"GET {target} HTTP/1.1"]
+    if not any(line[:5].lower() == "host:" for line in others):
+        lines.append(f"Host: {host}")
+    lines += [
         "Upgrade: websocket",
         "Connection: Upgrade",
         f"Sec-WebSocket-Key: {key}",
@@ -221,6 +265,7 @@ def client_request(
         lines.append(f"Sec-WebSocket-Protocol: {', '.join(protocols)}")
     if extensions is not None:
         lines.append(f"Sec-WebSocket-Extensions: {extensions}")
+    lines += others
     for line in lines:
         if "\r" in line or "\n" in line:
             raise ValueError(f"line break in a handshake header: {line!r}")
@@ -240,22 +285,88 @@ def check_response(
     The names in ``headers`` are in lower case. Without ``config`` no extension was offered.
 
     Raises:
-        HandshakeError: the server refused the handshake, or its response is invalid.
+        HandshakeError: the server refused the handshake, or its response is invalid. Its status is
+            that of the response.
     """
     if status != 101:
         raise HandshakeError(f"The server responded with status {status}, not 101.", status)
     if _tokens(headers.get("upgrade", "")) != ["websocket"]:
-        raise HandshakeError("The server's Upgrade header is not 'websocket'.")
+        raise _invalid(headers, "upgrade", "'websocket'")
     if "upgrade" not in _tokens(headers.get("connection", "")):
-        raise HandshakeError("The server's Connection header does not contain 'Upgrade'.")
+        raise _invalid(headers, "connection", "'Upgrade'")
     if headers.get("sec-websocket-accept", "").strip() != _accept_value(key):
-        raise HandshakeError("The server's Sec-WebSocket-Accept does not match the key.")
-    extensions = parse_extensions(headers.get("sec-websocket-extensions", ""))
-    deflate = accept_answer(extensions, config or Config(deflate=False))
+        if "sec-websocket-accept" not in headers:
+            raise HandshakeError("The server's response has no Sec-WebSocket-Accept.", 101)
+        raise HandshakeError("The server's Sec-WebSocket-Accept does not match the key.", 101)
+    try:
+        extensions = parse_extensions(headers.get("sec-websocket-extensions", ""))
+        deflate = accept_answer(extensions, config or Config(deflate=False))
+    except HandshakeError as error:
+        raise HandshakeError(str(error), 101, reason="extension") from None
     subprotocol = headers.get("sec-websocket-protocol")
     if subprotocol is not None and subprotocol not in protocols:
-        raise HandshakeError(f"The server chose a subprotocol not offered: {subprotocol!r}.")
+        offered = ", ".join(map(repr, protocols)) or "none"
+        raise HandshakeError(
+            f"The server chose a subprotocol not offered: {subprotocol!r} (offered: {offered}).",
+            101,
+            reason="subprotocol",
+        )
     return subprotocol, deflate
+
+
+def _invalid(headers: Mapping[str, str], name: str, expected: str) -> HandshakeError:
+    got = repr(headers[name]) if name in headers else "missing"
+    return HandshakeError(
+        f"The server's {name.capitalize()} header must be {expected}; it is {got}.", 101
+    )
+
+
+def check_request_headers(
+    headers: Mapping[str, str] | Iterable[tuple[str, str]],
+) -> list[tuple[str, str]]:
+    """The names and values of a client's additional ``headers``.
+
+    Raises:
+        TypeError: a name or a value is not a str.
+        ValueError: a name or a value is not allowed (RFC 9110, section 5), or the header is one
+            that the handshake sets itself.
+    """
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    checked = []
+    for name, value in pairs:
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"names and values of headers must be str, not {name!r}: {value!r}")
+        if not _TOKEN.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of a header")
+        if name.lower() in _OWN_HEADERS:
+            raise ValueError(f"the handshake sets {name} itself{_OWN_HEADERS[name.lower()]}")
+        value = value.strip(" \t")
+        if not _FIELD_VALUE.fullmatch(value):
+            raise ValueError(
+                f"header {name}: {value!r} has a control character, or one that is not Latin-1"
+            )
+        checked.append((name, value))
+    return checked
+
+
+def check_subprotocols(protocols: Sequence[str]) -> list[str]:
+    """The subprotocols that a client offers.
+
+    Raises:
+        TypeError: they are not a sequence of str.
+        ValueError: one is not a token (RFC 6455, section 4.1), or is there twice.
+    """
+    if isinstance(protocols, (str, bytes)):
+        raise TypeError(f"subprotocols must be a list of str, such as [{protocols!r}]")
+    protocols = list(protocols)
+    for protocol in protocols:
+        if not isinstance(protocol, str):
+            raise TypeError(f"subprotocols must be str, not {protocol!r}")
+        if not _TOKEN.fullmatch(protocol):
+            raise ValueError(f"subprotocol {protocol!r} is not a token")
+    if len(set(protocols)) < len(protocols):
+        raise ValueError(f"a subprotocol is there twice: {', '.join(protocols)}")
+    return protocols
 
 
 def _upgrade_required(message: str) -> HandshakeError:

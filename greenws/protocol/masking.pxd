@@ -12,4 +12,7 @@ cdef extern from "_masking.h":
         uint32_t key, Py_ssize_t length,
     )
     bytes gathered "greenws_gathered"(object gathered)
+    Py_ssize_t place_masked "greenws_place_masked"(
+        bytearray buffer, Py_ssize_t position, bytearray keys, Py_ssize_t start, bytes data
+    )
     Py_ssize_t place "greenws_place"(bytearray buffer, Py_ssize_t position, bytes data)

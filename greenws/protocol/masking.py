@@ -18,6 +18,7 @@ __all__ = [
     "gather",
     "gathered",
     "place",
+    "place_masked",
     "read_key",
     "turn_key",
     "unmask",
@@ -88,4 +89,13 @@ def place(buffer: bytearray, position: int, data: bytes) -> int:
     """Copies ``data`` into ``buffer``, which must have room; returns the position of its end."""
     end = position + len(data)
     buffer[position:end] = data
+    return end
+
+
+def place_masked(buffer: bytearray, position: int, keys: bytearray, start: int, data: bytes) -> int:
+    """Copies the key at ``start`` of ``keys`` into ``buffer``, and behind it ``data``, masked;
+    returns the position of its end."""
+    key = bytes(keys[start : start + 4])
+    end = position + 4 + len(data)
+    buffer[position:end] = key + _apply_mask(data, key)
     return end

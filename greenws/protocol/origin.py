@@ -20,6 +20,8 @@ _ORIGIN = re.compile(
 )
 _PORT = re.compile(r":[0-9]*\Z")
 
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "0.0.0.0")
+
 _PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 
 
@@ -33,14 +35,41 @@ def check_origin(environ: Mapping[str, Any], allowed: Sequence[str]) -> None:
     origin = environ.get("HTTP_ORIGIN")
     if origin is None or any(_matches(origin, pattern, environ) for pattern in allowed):
         return
+    host = environ.get("HTTP_HOST", "")
     raise HandshakeError(
-        f"The origin {ascii(origin)} is not allowed for the host "
-        f"{ascii(environ.get('HTTP_HOST', ''))}. To allow it, set "
-        f"allowed_origins=[{ascii(origin)}] on the WebSocketHandler or in the server's Config. "
-        "Behind a proxy that changes Host, set trusted_proxies.",
+        f"The origin {ascii(origin)} is not allowed for the host {ascii(host)}. "
+        + _explain(origin, host, environ.get("wsgi.url_scheme") == "https")
+        + f"To allow it, set allowed_origins={[*allowed, origin]} on the WebSocketHandler or in "
+        "the server's Config.",
         403,
         reason="origin",
     )
+
+
+def _explain(origin: str, host: str, secure: bool) -> str:
+    """What probably happened, where that is known."""
+    if origin == "null":
+        return (
+            "It is that of a page from a file (file://) or in a sandboxed frame: open the page "
+            "over HTTP, for instance from this server (greenws.StaticFiles). "
+        )
+    name, port = _split(origin.partition("://")[2])
+    own_name, own_port = _split(host)
+    if name == own_name and secure and not origin.startswith("https:"):
+        return "The page came over HTTP, and this request over TLS: open the page over HTTPS. "
+    if name in _LOOPBACK and own_name in _LOOPBACK:
+        if name != own_name and port == own_port:
+            return (
+                f"For browsers {name} and {own_name} are two sites: open the page at {own_name}, "
+                f"or connect to {name}. "
+            )
+        return "The page came from another port, such as that of a development server. "
+    return "Behind a proxy that changes Host, set trusted_proxies. "
+
+
+def _split(authority: str) -> tuple[str, str]:
+    port = _PORT.search(authority)
+    return (authority[: port.start()], port[0]) if port else (authority, "")
 
 
 def check_host(environ: Mapping[str, Any], allowed: Sequence[str] | None) -> None:

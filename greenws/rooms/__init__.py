@@ -9,7 +9,8 @@ from ..lazy import export as _export
 if TYPE_CHECKING:
     from .member import Member
     from .presence import Presence
-    from .room import Room, Rooms, Stats, json_id
+    from .room import Room, Rooms, Stats
+    from .stamp import json_id
 
 __all__ = ["Member", "Presence", "Room", "Rooms", "Stats", "json_id"]
 
@@ -21,6 +22,6 @@ __getattr__, __dir__ = _export(
         "Room": ".room",
         "Rooms": ".room",
         "Stats": ".room",
-        "json_id": ".room",
+        "json_id": ".stamp",
     },
 )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -31,11 +31,11 @@ from . import turns
 from .broker import Entry
 from .member import Member
 from .presence import Change, Roster
+from .stamp import Stamp
 from .tail import Tail
 
 __all__ = ["Disconnect", "FanOut", "Gap"]
 
-Stamp = Callable[[str, "str | bytes"], "str | bytes"]
 
 _GROUP = 128  # members, at most: as many as are handed a message without a look at the time
 _TAKE_OVER_TIMEOUT = 0.1  # seconds for which one waits for the thread that hands out

@@ -18,42 +18,29 @@ from typing import Any
 from gevent.monkey import get_original
 
 from ..config import check_seconds
-from ..opcodes import is_sendable
 from ..protocol.shared import SharedMessage
 from ..websocket import WebSocket
-from . import lag
+from . import arguments, lag
+from . import stamp as stamps
 from .broker import BEGINNING, Broker, BrokerUnavailable, Entry, Replay
-from .fanout import Disconnect, FanOut, Gap, Stamp
+from .fanout import Disconnect, FanOut, Gap
 from .lag import Policy
 from .linger import Lingering
 from .member import Member
 from .memory import MemoryBroker
 from .presence import Change, Presence, PresenceFormat, Watch, id_of, pack, unpack_all
 from .replay import send_missed, send_tail
+from .stamp import Stamp
 from .tail import Tail
 
-__all__ = ["Room", "Rooms", "Stats", "json_id"]
+__all__ = ["Room", "Rooms", "Stats"]
 
 _RLock = get_original("_thread", "RLock")
 
-_MAX_REASON = 123  # bytes of a Close (RFC 6455, section 5.5)
 _TAIL_BYTES = 2**20  # what a room keeps in memory for members that come back, at most
 _ALL_TAILS_BYTES = 64 * 2**20  # the same, of all rooms
 
 _logger = logging.getLogger("greenws.rooms")
-
-
-def json_id(position: str, data: str | bytes) -> str | bytes:
-    """A ``stamp`` for :class:`Rooms` whose messages are JSON objects: puts ``"id"`` before their
-    other keys.
-
-    Raises:
-        ValueError: ``data`` is not the text of a JSON object.
-    """
-    if not isinstance(data, str) or not data.startswith("{"):
-        raise ValueError(f"with stamp=json_id a message is a JSON object, not {data[:100]!r}")
-    rest = data[1:].lstrip()
-    return f'{{"id":"{position}"{"" if rest.startswith("}") else ","}{rest}'
 
 
 @dataclass
@@ -137,6 +124,14 @@ class Room:
             ValueError: ``presence_key`` is empty; ``presence_linger`` is below 0, or given without
                 a key.
         """
+        # A mock passes isinstance(), and a subclass may never have been opened.
+        if not issubclass(type(socket), WebSocket) or getattr(socket, "_transport", None) is None:
+            raise TypeError(
+                f"room.join() takes the session's socket, not {socket!r}; in a test, take one from "
+                "greenws.testing.connect() or pair()"
+            )
+        if gap is not None and not isinstance(gap, (str, bytes)):
+            raise TypeError(f"gap must be a message, a str or bytes, not {gap!r}")
         lag.check(policy)
         watch = None if presence is None else Watch.of(presence)
         json.dumps(info)
@@ -179,13 +174,14 @@ class Room:
 
     def send(
         self,
-        data: str | bytes | bytearray | memoryview,
+        data: str | bytes | bytearray | memoryview | dict[str, Any],
         exclude: Member | WebSocket | None = None,
         *,
         wait: bool = False,
     ) -> None:
-        """Sends a message to all members, in all processes; ``exclude``: one member, or its socket,
-        that does not get it. Any greenlet and any thread may call it, member or not.
+        """Sends a message to all members, in all processes: text, bytes, or a dict as JSON;
+        ``exclude``: one member, or its socket, that does not get it. Any greenlet and any thread
+        may call it, member or not.
 
         In a large room others run while a message is being handed out, and it returns when all
         members of this process have it. It does not wait for Redis, so what is sent through
@@ -196,17 +192,14 @@ class Room:
         members', while theirs had no time to take what was sent (for at most 5 seconds).
 
         Raises:
-            TypeError: ``data`` is neither str nor bytes-like; ``exclude`` no member and no socket.
-            UnicodeEncodeError: ``data`` is text that UTF-8 does not know (half a surrogate pair).
+            TypeError: ``data`` is none of these; ``exclude`` no member and no socket.
+            ValueError: ``data`` holds what UTF-8 (half a surrogate pair) or JSON does not know.
             Whatever the ``stamp`` of the ``Rooms`` raises for it.
             BrokerUnavailable: the broker is out of reach, and too much waits for it already.
         """
         # What must fail fails here, and not where the message arrives.
-        if isinstance(data, str):
-            data.encode()
-        else:
-            data = bytes(memoryview(data))
-        self._fan_out.stamped(BEGINNING, data)
+        message = arguments.message(data)
+        self._fan_out.stamped(BEGINNING, message)
         if exclude is not None:
             exclude = exclude.socket if isinstance(exclude, Member) else exclude
             if not isinstance(exclude, WebSocket):
@@ -214,7 +207,7 @@ class Room:
         if self._fan_out.is_held_up:
             self._fan_out.wait_for_room()
         with self._lock:
-            self._rooms.broker.publish(self.name, data, exclude)
+            self._rooms.broker.publish(self.name, message, exclude)
             self._stats.sent += 1
         self._fan_out.wait()
         if wait and not self._rooms.broker.flush():
@@ -250,12 +243,7 @@ class Room:
             ValueError: ``code`` may not be sent, or ``reason`` is longer than 123 bytes.
             BrokerUnavailable: the broker is out of reach.
         """
-        if not is_sendable(code):
-            raise ValueError(
-                f"close code {code} may not be sent; use 1000, 1001, 1011 or 3000 to 4999"
-            )
-        if len(reason.encode()) > _MAX_REASON:
-            raise ValueError(f"a reason holds at most {_MAX_REASON} bytes: {reason!r}")
+        arguments.check_close(code, reason)
         if isinstance(member, Member):
             member = member.token
         elif isinstance(member, Presence):
@@ -390,10 +378,7 @@ class Rooms:
         stamp: Stamp | None = None,
     ) -> None:
         lag.check(policy)
-        if stamp is not None and not callable(stamp):
-            raise TypeError(
-                f"stamp is a function of an id and data, such as json_id, not {stamp!r}"
-            )
+        stamps.check(stamp)
         if isinstance(broker, str | list | tuple):
             try:
                 from .redis.broker import RedisBroker
@@ -422,9 +407,7 @@ class Rooms:
             TypeError: ``name`` is no str.
             UnicodeEncodeError: it is none that UTF-8 knows.
         """
-        if not isinstance(name, str):
-            raise TypeError(f"a room name must be a str, not {name!r}")
-        name.encode()  # UTF-8 is what carries it
+        arguments.check_name(name)
         with self.lock:
             room = self._known.get(name)
             if room is None:
@@ -500,9 +483,14 @@ def _text(since: Any) -> str:
 _all: weakref.WeakSet[Rooms] = weakref.WeakSet()
 
 
+def all_rooms() -> list[Rooms]:
+    """Every ``Rooms`` of this process."""
+    return list(_all)
+
+
 def _unlock_all() -> None:
     """In a process that was forked while another thread held a lock."""
-    for rooms in list(_all):
+    for rooms in all_rooms():
         rooms.lock._at_fork_reinit()
 
 

@@ -18,14 +18,33 @@ from geventwebsocket.websocket import (
     Header,
 )
 from geventwebsocket.websocket import WebSocket as _Original
+from werkzeug.exceptions import HTTPException
 
-from ..exceptions import ConnectionClosed
+from ..exceptions import ConnectionClosed, HandshakeError
 from ..opcodes import is_sendable
 from ..protocol.origin import check_origin
-from ..upgrade import Upgrade
+from ..upgrade import Upgrade, refusal_response
 from ..websocket import WebSocket
 
 __all__ = ["GeventWebSocket"]
+
+
+class _Refused(HandshakeError, HTTPException):
+    """A refusal that Flask, too, answers with its own status, and does not log as an error."""
+
+    response = None
+
+    def __init__(self, error: HandshakeError) -> None:
+        HandshakeError.__init__(self, str(error), error.status, error.headers, error.reason)
+        self.args = error.args
+        self.hint = error.hint
+        self.code = error.status
+        self.description = str(error)
+
+    __str__ = HandshakeError.__str__
+
+    def get_response(self, environ: Any = None, scope: Any = None) -> Any:
+        return refusal_response(self)
 
 
 class GeventWebSocket(_Original):  # type: ignore[misc]
@@ -52,13 +71,17 @@ class GeventWebSocket(_Original):  # type: ignore[misc]
         underneath.
 
         Raises:
-            HandshakeError: the server's ``allowed_origins`` do not include the client's. Where it
-                leaves the application, the client gets 403.
+            HandshakeError: the server's ``allowed_origins`` do not include the client's, or its
+                offer is malformed. Where it leaves the application, the client gets 403 or 400.
         """
         if self._upgrade.socket is None:
-            allowed = self._upgrade.config.allowed_origins
-            if allowed is not None:
-                check_origin(self.environ, allowed)
+            try:
+                self._upgrade.follow(self.environ)
+                allowed = self._upgrade.config.allowed_origins
+                if allowed is not None:
+                    check_origin(self.environ, allowed)
+            except HandshakeError as error:
+                raise _Refused(error) from None
             self._upgrade.accept(self._choose_protocol())
         socket = self._upgrade.socket
         assert socket is not None

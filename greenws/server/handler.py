@@ -21,11 +21,13 @@ from ..config import Config
 from ..exceptions import HandshakeError, RequestError
 from ..http.head import RequestHead, error_response
 from ..http.stream import HttpStream, RequestBody
-from ..hub import forks
+from ..hub.polling import current_process
 from ..hub.sockets import is_inherited
 from ..hub.transport import FOREVER, no_delay
-from ..protocol.handshake import Offer, is_upgrade, parse_offer
-from ..session import end_session
+from ..opcodes import CloseCode
+from ..protocol.handshake import Offer, is_upgrade, parse_offer, read_choices
+from ..refusals import log_answer, log_refusal
+from ..session import EXITS, end_session, is_normal_end, log_failure
 from ..upgrade import ENVIRON_KEY, refusal_response
 from .environ import make_environ, remote_address
 from .gevent_websocket import GeventWebSocket
@@ -54,9 +56,11 @@ class UpgradeHandler(ResponseHandler):
     _headers: Any = None
     _deadline: float | None = None
     _opening: Opening | None = None
+    _late_status = ""
+    """The status that an application gave start_response() when it had a WebSocket already."""
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
-        self._process = forks.process()
+        self._process = current_process()
         self._host = host_of(server, self.config)
         config = self._host.config
         no_delay(sock)
@@ -77,7 +81,7 @@ class UpgradeHandler(ResponseHandler):
         try:
             return self._handle_one_request()
         finally:
-            if self._process != forks.process():  # pywsgi would read the rest of the input
+            if self._process != current_process():  # pywsgi would read the rest of the input
                 self.socket = None
 
     def _handle_one_request(self) -> bool | None:
@@ -207,16 +211,19 @@ class UpgradeHandler(ResponseHandler):
             upgrade = self._find_upgrade()
         except HandshakeError as error:
             self._count_refusal(error.reason)
+            log_refusal(self.environ, error)
             self._refuse(error)
             return
-        if upgrade is None:
-            if self._opening is not None and self._opening.refusal_reason:
-                # Its response is to be sent.
-                self._count_refusal(self._opening.refusal_reason)
-                self._end_http()
-            WSGIHandler.run_application(self)
-        else:
+        if upgrade is not None:
             self._run_upgrade(upgrade)
+            return
+        refusal_reason = self._opening.refusal_reason if self._opening is not None else ""
+        if refusal_reason:  # its response is to be sent
+            self._count_refusal(refusal_reason)
+            self._end_http()
+        WSGIHandler.run_application(self)
+        if refusal_reason == "application":
+            log_answer(self.environ, self.status)
 
     def _find_upgrade(self) -> _HandlerUpgrade | None:
         offer = self._find_offer()
@@ -259,6 +266,7 @@ class UpgradeHandler(ResponseHandler):
             self._call_application(upgrade)
         except HandshakeError as error:
             upgrade.refusal_reason = error.reason
+            log_refusal(self.environ, error)
             self._refuse(error)
         finally:
             del clients[key]
@@ -270,6 +278,8 @@ class UpgradeHandler(ResponseHandler):
             self.websocket = None
             if upgrade.socket is None:
                 self._upgrade = None
+                if not upgrade.refusal_reason and self.status is not None:
+                    log_answer(self.environ, self.status)
                 self._count_refusal(upgrade.refusal_reason or "application")
                 upgrade.release()
 
@@ -288,13 +298,20 @@ class UpgradeHandler(ResponseHandler):
         if upgrade.socket is None and self.status is None:
             # gevent-websocket's applications may return without having used the socket.
             self.websocket.accept()
-        if upgrade.socket is None:
+        socket = upgrade.socket
+        if socket is None:
             return
         try:
-            if upgrade.socket.record is not None:
-                end_session(upgrade.socket, escaped)
-            elif escaped is not None:  # the session has ended already; this came after it
+            if socket.record is not None:
+                if escaped is None and self._late_status.startswith("5"):
+                    socket.start_closing(CloseCode.INTERNAL_ERROR)  # a framework caught an error
+                end_session(socket, escaped)
+            elif isinstance(escaped, EXITS):
                 raise escaped
+            elif not is_normal_end(escaped):  # the session has ended, and nobody handled this
+                assert escaped is not None
+                if not upgrade.take_error(escaped):
+                    log_failure(socket, escaped)
         finally:
             escaped = None
 
@@ -329,6 +346,7 @@ class UpgradeHandler(ResponseHandler):
 
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
         if self.is_upgraded:
+            self._late_status = status
             return self.write
         return super().start_response(status, headers, exc_info)
 
@@ -353,6 +371,19 @@ class _HandlerUpgrade(ServerUpgrade):
     def __init__(self, offer: Offer, handler: UpgradeHandler) -> None:
         super().__init__(offer, handler._host, handler.environ, handler.path)
         self._handler: Any = handler  # None once the request is over
+        self._choices = _choices(handler.environ)
+        self._client = _client(handler.environ)
+        self._address: Any = None
+
+    def follow(self, environ: dict[str, Any]) -> None:
+        choices, client = _choices(environ), _client(environ)
+        if choices != self._choices:
+            self._choices = choices
+            self.offer = read_choices(self.offer.key, environ)
+        if client != self._client and client[0]:
+            port = client[1] if client[1] != self._client[1] else None
+            self._address = (client[0], int(port) if port and str(port).isdigit() else 0)
+        super().follow(environ)
 
     def forget(self) -> None:
         self._handler = None
@@ -369,4 +400,15 @@ class _HandlerUpgrade(ServerUpgrade):
         return handler.socket, early, False
 
     def _remote_address(self) -> Any:
-        return self._handler.remote_address
+        return self._address or self._handler.remote_address
+
+
+def _choices(environ: dict[str, Any]) -> tuple[Any, Any]:
+    return (
+        environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL"),
+        environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS"),
+    )
+
+
+def _client(environ: dict[str, Any]) -> tuple[Any, Any]:
+    return environ.get("REMOTE_ADDR"), environ.get("REMOTE_PORT")

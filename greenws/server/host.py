@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from ..config import Config
 from ..stats import ServerStats
+from ..surroundings import tell_unpatched
 from .admission import Admission
 
 __all__ = ["ForeignHost", "Host", "host_of"]
@@ -54,6 +55,7 @@ class ForeignHost:
             server.clients = {}
         self.clients = server.clients
         self.application = server.application
+        tell_unpatched(self.application)
 
 
 def host_of(server: Any, config: Config) -> Host:

@@ -67,6 +67,9 @@ class ServerUpgrade(Upgrade):
         self._check_stopping()
         return super().accept(*args, **options)
 
+    def take_error(self, error: BaseException) -> bool:
+        return self._host.stats is not None and self._host.stats.take_error(error)
+
     def _record(self, socket: WebSocket, config: Config) -> SessionRecord:
         release = self.release if self._claimed is not None else None
         return SessionRecord(socket, self._path, config, self._host.stats, release)

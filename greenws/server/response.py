@@ -21,7 +21,8 @@ from gevent import getcurrent
 from gevent.pywsgi import WSGIHandler
 from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
 
-from ..hub import forks, syscalls
+from ..hub import syscalls
+from ..hub.polling import current_process
 from ..hub.sockets import is_inherited
 from ..hub.transport import Transport
 from ..hub.turns import end_turn_if_due
@@ -269,7 +270,7 @@ class _ClientWatch:
     def __init__(self, handler: ResponseHandler) -> None:
         self._handler = handler
         self._greenlet = getcurrent()
-        self._process = forks.process()
+        self._process = current_process()
         self._sock: Any = handler.socket
         self._loop = gevent.get_hub().loop
         self._watcher = self._loop.io(self._sock.fileno(), 1)
@@ -351,7 +352,7 @@ class _ClientWatch:
             self._check_later()
 
     def _is_inherited(self) -> bool:
-        return self._process != forks.process()
+        return self._process != current_process()
 
     def _leave(self) -> None:
         self._watcher.stop()

@@ -20,23 +20,31 @@ from gevent.monkey import get_original
 from geventwebsocket.server import WebSocketServer as _OriginalServer
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from ..checks import check_application
 from ..config import Config
 from ..exceptions import RequestError
 from ..http.head import error_response
 from ..http.stream import HttpStream
-from ..hub import forks
-from ..hub.sockets import OwnedSocket, OwnedSSLSocket
+from ..hub import syscalls
+from ..hub.polling import begin_session, current_process
+from ..hub.sockets import OwnedSocket
+from ..hub.transport import TCP_FAMILIES, Accepted, accept, no_delay
 from ..session import OpenSession
 from ..stats import ServerStats
+from ..surroundings import tell_form, tell_unpatched
 from .admission import TOO_MANY, Admission
 from .clients import DirectClient
 from .closing import drain_sessions
 from .handler import UpgradeHandler
 from .opening import Opening, is_direct
+from .options import check_config, check_options, load_certificates, prepare_tls
 from .signals import stop_at_signals
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
+    from typing_extensions import Unpack
+
+    from ..options import ServerOptions
 
 __all__ = ["WebSocketServer"]
 
@@ -50,7 +58,7 @@ _NativeSocket = get_original("socket", "SocketType")
 
 def _green(sock: Any) -> Any:
     """The gevent socket of a connection that was accepted without one."""
-    if isinstance(sock, _NativeSocket):
+    if isinstance(sock, (Accepted, _NativeSocket)):
         return OwnedSocket(sock.family, sock.type, sock.proto, sock.detach())
     return sock
 
@@ -59,13 +67,14 @@ class _Greenlet(gevent.Greenlet):  # type: ignore[type-arg]
     """Keeps no record of where it was spawned, which would be the same for every connection, and no
     dictionary for what it runs."""
 
+    __slots__ = ("serve",)
+
     spawning_stack_limit = 0
+    _run = property(begin_session)
 
     def __init__(self, serve: Any, sock: Any, address: Any, process: int) -> None:
-        super().__init__(None, serve, sock, address, process)  # type: ignore[call-overload]
-
-    def _run(self, serve: Any, sock: Any, address: Any, process: int) -> None:
-        serve(sock, address, process)
+        self.serve = serve
+        super().__init__(None, sock, address, process)  # type: ignore[call-overload]
 
 
 class WebSocketServer(_OriginalServer):  # type: ignore[misc]
@@ -78,7 +87,9 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     ``spawn``, ``pre_start_hook``...) are those of ``WSGIServer`` and gevent-websocket.
 
     Raises:
-        TypeError, ValueError: the value of an option is not allowed.
+        TypeError: an option does not exist; ``application`` is no WSGI application.
+        ValueError: the value of an option is not allowed.
+        OSError: ``certfile`` or ``keyfile`` cannot be read, or the two do not fit.
     """
 
     handler_class = UpgradeHandler
@@ -96,24 +107,36 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         *args: Any,
         config: Config | None = None,
         trusted_proxies: int = 0,
-        **kwargs: Any,
+        **kwargs: Unpack[ServerOptions],
     ) -> None:
-        self.config = config or Config()
+        options: dict[str, Any] = {**kwargs}
+        check_options(options)
+        if application is not None:
+            check_application(application, "the application of a WebSocketServer")
+        elif getattr(self, "application", None) is None:
+            raise TypeError("WebSocketServer needs an application: WebSocketServer(address, app)")
+        self.config = check_config(config)
         self.stats = ServerStats()
         self.admission = Admission(self.config)
         self.proxy_fix = _make_proxy_fix(trusted_proxies)
         self._exhausted = False
         self._full = False
         self._stopping: Event | None = None
-        self._process = forks.process()  # the one that may accept
+        self._process = current_process()  # the one that may accept
+        self._certificate = (options.get("certfile"), options.get("keyfile"))
+        self._tls_context = prepare_tls(options)
         _servers.add(self)
-        self._certificate = (kwargs.get("certfile"), kwargs.get("keyfile"))
-        self._tls_context = _prepare_tls(kwargs)
-        super().__init__(listener, application, *args, **kwargs)
+        super().__init__(listener, application, *args, **options)
+
+    def start(self) -> None:
+        """Binds the address and accepts connections."""
+        super().start()
+        tell_form()
+        tell_unpatched(self.application)
 
     def do_read(self) -> Any:
         """Accepts a connection; None if there is none, or no resources to accept it."""
-        if self._process != forks.process():
+        if self._process != current_process():
             self._disown()
             return None
         try:
@@ -135,12 +158,15 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         return accepted
 
     def _accept(self) -> Any:
-        """Accepts a connection; as a native socket where a transport is all that will use it."""
+        """Accepts a connection; without a socket where a transport is all that will use it."""
+        family = self.socket.family
+        if family in TCP_FAMILIES and syscalls.AVAILABLE and self._is_bare:
+            return accept(self.socket.fileno(), family)
         try:
             descriptor, address = self.socket._accept()
         except BlockingIOError:
             return None
-        sock = _NativeSocket(self.socket.family, native.SOCK_STREAM, 0, descriptor)
+        sock = _NativeSocket(family, native.SOCK_STREAM, 0, descriptor)
         return sock if self._is_bare else _green(sock), address
 
     @property
@@ -195,10 +221,10 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     def do_handle(self, sock: Any, address: Any) -> None:
         """Spawns a greenlet that serves a connection."""
         if self._spawn is None:
-            self._admit(sock, address, forks.process())
+            self._admit(sock, address, current_process())
             return
         try:
-            self._spawn(self._admit, sock, address, forks.process())
+            self._spawn(self._admit, sock, address, current_process())
         except BaseException:
             sock.close()
             raise
@@ -210,7 +236,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
 
     def _admit(self, sock: Any, address: Any, process: int) -> None:
         """Serves a connection that ``process`` has accepted, unless there are too many."""
-        if process != forks.process():
+        if process != current_process():
             # A child was forked before this greenlet ran, and runs it too. The parent serves the
             # connection.
             sock.close()
@@ -286,7 +312,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     def _disown(self) -> None:
         """In a child: leaves the listener and the connections to the parent. They do not count
         here, and whoever waits for the server there does not go on here."""
-        self._process = forks.process()
+        self._process = current_process()
         self._may_accept = False
         self.stop_accepting()
         self.admission = Admission(self.config)
@@ -300,13 +326,14 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     def start_accepting(self) -> None:
         """Accepts connections. In a forked child, which has the listener of its parent, none are
         accepted before this is called there, or :meth:`serve_forever`."""
-        if self._process != forks.process():
+        if self._process != current_process():
             self._disown()
         self._may_accept = True
+        no_delay(self.socket)  # on Linux, those that are accepted have it, too
         super().start_accepting()
 
     def _start_accepting_if_started(self, _event: Any = None) -> None:
-        if self._process != forks.process():
+        if self._process != current_process():
             self._disown()
         if self._may_accept:
             super()._start_accepting_if_started(_event)
@@ -324,7 +351,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
 
         ``timeout`` is gevent's name for ``grace``; the default is ``shutdown_grace``.
         """
-        if self._process != forks.process():
+        if self._process != current_process():
             self._disown()
         if self._stopping is not None:  # another greenlet is stopping the server
             self._stopping.wait()
@@ -357,7 +384,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         ends the process at once. Signals are left alone with ``handle_signals=False``, outside the
         main thread, and where the program handles them itself.
         """
-        if self._process != forks.process():
+        if self._process != current_process():
             self._disown()
         if self.started and not self._may_accept:
             self.start_accepting()
@@ -371,7 +398,7 @@ _servers: WeakSet[WebSocketServer] = WeakSet()
 def _after_fork() -> None:
     """In the child. Keeps a server that an earlier hook has told to accept there."""
     for server in list(_servers):
-        if server._process != forks.process():
+        if server._process != current_process():
             server._disown()
 
 
@@ -388,38 +415,3 @@ def _make_proxy_fix(hops: int) -> ProxyFix | None:
     if hops == 0:
         return None
     return ProxyFix(lambda environ, start_response: [], hops, hops, hops)
-
-
-def load_certificates(context: ssl.SSLContext, certfile: str, keyfile: str | None) -> None:
-    """``context.load_cert_chain()``, with errors that name the files.
-
-    Raises:
-        OSError: a file cannot be read, or the two do not fit (``ssl.SSLError``).
-    """
-    for path in (certfile, keyfile):
-        if path is not None:
-            open(path, "rb").close()  # the error of load_cert_chain() does not name the file
-    try:
-        context.load_cert_chain(certfile, keyfile)
-    except ssl.SSLError as error:
-        files = certfile if keyfile is None else f"{certfile} and {keyfile}"
-        raise ssl.SSLError(error.errno, f"cannot use {files}: {error.strerror}") from None
-
-
-def _prepare_tls(options: dict[str, Any]) -> Any:
-    """Replaces ``certfile`` and ``keyfile`` by a context with our ALPN protocol; returns it."""
-    if "certfile" in options and "ssl_context" not in options:
-        context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        load_certificates(context, options.pop("certfile"), options.pop("keyfile", None))
-        options["ssl_context"] = context
-    if "ssl_context" in options:
-        if not isinstance(options["ssl_context"], gevent.ssl.SSLContext):
-            raise TypeError(
-                f"ssl_context must be a gevent.ssl.SSLContext, not {options['ssl_context']!r}: "
-                "with one of Python's own, each handshake would block all greenlets"
-            )
-        context = options["ssl_context"]
-        context.set_alpn_protocols(["http/1.1"])
-        if context.sslsocket_class is gevent.ssl.SSLSocket:
-            context.sslsocket_class = OwnedSSLSocket
-    return options.get("ssl_context")

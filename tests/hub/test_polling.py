@@ -6,6 +6,8 @@ import gc
 import os
 import select
 import socket
+import subprocess
+import sys
 import weakref
 
 import gevent
@@ -328,3 +330,17 @@ def test_prefetched_objects_are_not_kept_alive(sockets):
         peer.sendall(b"%d" % number)
     gevent.joinall(readers, timeout=limit())
     assert [reader.value for reader in readers] == [b"%d" % number for number in range(20)]
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="this system has no epoll")
+def test_a_patched_program_has_the_same_poller():
+    """gevent takes select.epoll out of its module."""
+    source = """
+from gevent import monkey
+monkey.patch_all()
+import gevent, select
+from greenws.hub.polling import poller_of
+print(hasattr(select, "epoll"), type(poller_of(gevent.get_hub())).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False EpollPoller\n", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket as native
 import ssl
 import time
@@ -10,7 +11,7 @@ import gevent
 import pytest
 from gevent import socket
 
-from greenws.hub.transport import FOREVER, POLL, TIMED_OUT, Transport
+from greenws.hub.transport import FOREVER, POLL, TIMED_OUT, Transport, accept, no_delay
 
 from ..support.limits import limit, stays, wait_until
 
@@ -390,3 +391,61 @@ def test_tls_that_must_write_before_it_reads_is_asked_again(make):
     began = time.monotonic()
     assert received(transport, began + 5) == b"hello"
     assert time.monotonic() - began < limit(2)
+
+
+@pytest.fixture(params=[native.AF_INET, native.AF_INET6], ids=["IPv4", "IPv6"])
+def listener(request):
+    with native.socket(request.param, native.SOCK_STREAM) as sock:
+        sock.bind(("127.0.0.1" if request.param == native.AF_INET else "::1", 0))
+        sock.listen()
+        sock.setblocking(False)
+        no_delay(sock)
+        yield sock
+
+
+def test_a_connection_is_accepted_without_a_socket_object(listener):
+    assert accept(listener.fileno(), listener.family) is None
+    with native.create_connection(listener.getsockname()[:2]) as peer:
+        peer.settimeout(limit())
+        accepted, address = accept(listener.fileno(), listener.family)
+        assert address == peer.getsockname()
+        assert not os.get_blocking(accepted.fileno())
+        assert not os.get_inheritable(accepted.fileno())
+        assert accepted.getsockopt(native.IPPROTO_TCP, native.TCP_NODELAY)
+        transport = Transport(accepted, gevent.get_hub())
+        peer.sendall(b"hello")
+        assert transport.receive(FOREVER) == 5
+        size = 3_000_000
+        transport.send_large(b"head", memoryview(bytes(size)))
+        reader = gevent.get_hub().threadpool.spawn(peer.makefile("rb").read, 4 + size)
+        assert reader.get(timeout=limit()) == b"head" + bytes(size)
+        transport.finish_writing()
+        assert peer.recv(1) == b""
+        transport.close()
+        assert accepted.fileno() == -1
+
+
+def test_an_accepted_connection_that_nobody_serves_is_closed(listener):
+    with native.create_connection(listener.getsockname()[:2]) as peer:
+        accepted, _ = accept(listener.fileno(), listener.family)
+        fileno = accepted.fileno()
+        del accepted
+        peer.settimeout(limit())
+        assert peer.recv(1) == b""
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fileno)
+
+
+def test_an_accepted_connection_becomes_a_socket(listener):
+    with native.create_connection(listener.getsockname()[:2]) as peer:
+        accepted, _ = accept(listener.fileno(), listener.family)
+        sock = socket.socket(accepted.family, accepted.type, accepted.proto, accepted.detach())
+        accepted.close()  # it is no longer its own
+        with sock:
+            sock.sendall(b"hello")
+            assert peer.recv(5) == b"hello"
+
+
+def test_what_cannot_be_accepted_is_an_error(listener):
+    with open(os.devnull) as other, pytest.raises(OSError, match="non-socket"):
+        accept(other.fileno(), listener.family)

@@ -12,7 +12,7 @@ from greenlet import greenlet
 
 from greenws.hub.turns import Turns, after_poll, end_turn_if_due, turns_of
 
-from ..support.limits import limit
+from ..support.limits import limit, wait_until
 from ..support.polls import MOST, Polls
 
 
@@ -150,7 +150,7 @@ def test_a_raw_greenlet_that_fails_after_its_turn_does_not_stop_the_others(hub_e
 
     for run in (fail, go_on):
         hub.loop.run_callback(greenlet(run, hub).switch)
-    gevent.sleep(0.02)
+    wait_until(lambda: done)
     assert done == [1]
     assert "after its turn" in hub_errors.take()
 
@@ -180,7 +180,7 @@ def test_what_a_parent_has_queued_does_not_run_in_a_child():
 
     gevent.spawn(fork).join()
     assert done == [0]
-    gevent.sleep(0.01)
+    wait_until(lambda: ran)
     assert ran == [os.getpid()]
 
 

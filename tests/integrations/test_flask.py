@@ -11,11 +11,13 @@ from typing import Any
 
 import flask
 import flask_login
+import gevent
 import pytest
 import websockets
 from werkzeug.routing import Map, MapAdapter, Rule, WebsocketMismatch
 
 import greenws
+from greenws import HandshakeError
 from greenws.integrations import flask as integration
 
 from ..support.limits import eventually, limit, wait_until
@@ -438,42 +440,102 @@ class TestTheView:
 
 
 class TestErrors:
-    def test_an_error_in_the_session_is_1011_and_does_not_reach_flask(
-        self, serve, app, error_log, caplog
-    ):
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            ValueError,
+            TypeError,
+            StopIteration,
+            ConnectionResetError,
+            TimeoutError,
+            HandshakeError,
+        ],
+    )
+    def test_an_error_in_the_session_is_1011_and_a_failed_request(self, serve, app, caplog, kind):
+        error = kind("of the session")
         handled: list[Any] = []
 
-        @app.errorhandler(Exception)
-        def handle(error):
-            handled.append(error)
-            return "handled", 500
+        @app.errorhandler(500)
+        def handle(caught):
+            handled.append(caught.original_exception)
+            return "an error page", 500
 
         @app.teardown_request
-        def teardown(error):
-            handled.append(error)
+        def teardown(caught):
+            handled.append(caught)
+
+        def tell(sender, exception):
+            handled.append(exception)
 
         @app.get("/crash")
         def crash():
             def session(request, socket):
                 for _ in socket:
-                    raise ValueError("of the session")
+                    raise error
 
             return session_handler(session)
 
         server = serve(app)
-        with caplog.at_level(logging.ERROR):
+        with flask.got_request_exception.connected_to(tell, app):
             with Peer.open(server.address, "/crash") as peer:
                 peer.send(frame(TEXT, b"hello"))
                 assert peer.read_frame() == (True, 8, b"\x03\xf3")
                 peer.send(close_frame(1011))
                 assert peer.at_end()
-            wait_until(lambda: handled)
-        assert handled == [None]  # the request's teardown, without an error
-        (record,) = error_log.take()
-        assert caplog.records == [record]
-        assert isinstance(record.exc_info[1], ValueError)
+            wait_until(lambda: len(handled) == 3)
+        assert handled == [error] * 3
+        assert [str(each) for each in handled] == [str(error)] * 3
+        (record,) = caplog.records  # Flask's
+        assert record.name == app.name
+        assert record.exc_info[1] is error
 
-    def test_an_http_error_in_the_session_is_no_response(self, serve, app, error_log):
+    @pytest.mark.parametrize("kind", [ValueError, TypeError, gevent.Timeout])
+    def test_an_error_that_flask_does_not_handle_is_logged_once_by_us(
+        self, serve, app, error_log, caplog, kind
+    ):
+        """As with ``flask run --debug``, where Flask leaves it to the debugger."""
+        error = kind(0)
+        app.config["PROPAGATE_EXCEPTIONS"] = True
+        torn_down: list[Any] = []
+        app.teardown_request(torn_down.append)
+
+        @app.get("/crash")
+        def crash():
+            def session(request, socket):
+                raise error
+
+            return session_handler(session)
+
+        with Peer.open(serve(app).address, "/crash") as peer:
+            assert peer.read_frame() == (True, 8, b"\x03\xf3")
+            peer.send(close_frame(1011))
+            assert peer.at_end()
+        (record,) = wait_until(error_log.take)
+        assert record.getMessage().startswith("session failed: '/crash' ('127.0.0.1', ")
+        assert record.exc_info[1] is error
+        assert caplog.records == [record]
+        assert torn_down == [error]
+
+    def test_a_closed_connection_is_no_failure(self, serve, app, caplog):
+        torn_down: list[Any] = []
+        app.teardown_request(torn_down.append)
+
+        @app.get("/echo")
+        def echo():
+            def session(request, socket):
+                while True:
+                    socket.receive()
+
+            return session_handler(session)
+
+        for leave in (lambda peer: peer.reset(), lambda peer: peer.send(close_frame(4000))):
+            with Peer.open(serve(app).address, "/echo") as peer:
+                leave(peer)
+            assert wait_until(lambda: torn_down) == [None]
+            torn_down.clear()
+        assert caplog.records == []
+
+    def test_an_http_error_in_the_session_is_no_response(self, serve, app, caplog):
         """Too late for a 404: the 101 was sent."""
 
         @app.get("/late")
@@ -484,7 +546,22 @@ class TestErrors:
             assert peer.read_frame() == (True, 8, b"\x03\xf3")
             peer.send(close_frame(1011))
             assert peer.at_end()
-        assert len(error_log.take()) == 1
+        wait_until(lambda: len(caplog.records) == 1)
+
+    def test_an_error_behind_the_socket_of_gevent_websocket_closes_with_1011(
+        self, serve, app, caplog
+    ):
+        @app.get("/late")
+        def late():
+            flask.request.environ["wsgi.websocket"].send("hello")
+            raise ValueError("of the view")
+
+        with Peer.open(serve(app).address, "/late") as peer:
+            assert peer.read_frame() == (True, TEXT, b"hello")
+            assert peer.read_frame() == (True, 8, b"\x03\xf3")
+            peer.send(close_frame(1011))
+            assert peer.at_end()
+        assert len(caplog.records) == 1
 
     def test_an_error_in_the_view_is_flask_s_500(self, serve, app, caplog):
         handled: list[Any] = []
@@ -503,7 +580,7 @@ class TestErrors:
         assert (response.status, response.body) == (500, b"Flask's own page")
         assert [repr(error) for error in handled] == ["KeyError('of the view')"]
 
-    def test_the_server_goes_on(self, serve, app, error_log):
+    def test_the_server_goes_on(self, serve, app, caplog):
         @app.get("/crash")
         def crash():
             return session_handler(lambda request, socket: 1 / 0)
@@ -517,8 +594,7 @@ class TestErrors:
             with Peer.open(server.address, "/crash") as peer:
                 assert peer.read_frame() == (True, 8, b"\x03\xf3")
         assert plain(server.address, "/hello").body == b"hello"
-        wait_until(lambda: len(error_log.records) == 3)
-        error_log.take()
+        wait_until(lambda: len(caplog.records) == 3)
 
 
 class TestMethods:
@@ -655,6 +731,7 @@ class TestFlaskRun:
         http_get(flask_run, "/hello")
         trouble = [line for line in flask_run.lines[first:] if " - - [" not in line]
         trouble = [line for line in trouble if "Press CTRL+C" not in line]  # its late greeting
+        trouble = [line for line in trouble if "refused the handshake" not in line]
         assert trouble == []
 
     def test_echo(self, flask_run):
@@ -730,6 +807,18 @@ class TestFlaskRun:
             peer.send(frame(TEXT, b"half a frame")[:5])
         assert http_get(flask_run, "/hello") == "hello"
 
+    def test_what_middleware_changed_counts(self, flask_run):
+        """In gunicorn also behind wsgiref's validator, which wraps ``wsgi.input``."""
+        with Peer.open(
+            flask_run.address,
+            "/changed",
+            behind=frame(TEXT, b"early"),
+            Sec_WebSocket_Protocol="chat, c2VjcmV0Cg==",
+            Sec_WebSocket_Extensions="permessage-deflate",
+        ) as peer:
+            assert peer.read_frame() == (True, TEXT, b"('192.0.2.7', 0) early")
+            assert peer.read_frame()[1] == 8
+
     def test_refusals_are_plain_http(self, flask_run):
         for path, status in [("/secret", 401), ("/nowhere", 404), ("/hello", 200)]:
             with Peer.connect(flask_run.address) as peer:
@@ -773,7 +862,7 @@ def test_flask_run_logs_an_error_of_a_session_once():
 
 
 def test_flask_run_with_its_debugger():
-    """The debugger is middleware around the application; errors of a session do not reach it."""
+    """The debugger is middleware around the application: it has nobody to show a page to."""
     options = ["--debug", "--no-reload", "--port", "0"]
     with Process("-m", "flask", "--app", "flask_app", "run", *options) as process:
         process.wait_for_port()
@@ -785,6 +874,8 @@ def test_flask_run_with_its_debugger():
             peer.send(close_frame(1011))
             assert peer.at_end()
         process.wait_for("ValueError: of the handler")
+        with Peer.open(process.address, "/echo") as peer:
+            finish(peer)
         assert process.output.count("Traceback") == 1
 
 

@@ -62,7 +62,7 @@ class TestPywsgi:
         assert "handler_class=greenws.UpgradeHandler" in line
         assert "greenws.WebSocketServer" in line
         (record,) = error_log.take()
-        assert record.getMessage() == line
+        assert record.getMessage().endswith(f"for '/' with 501 Not Implemented: {line}")
         assert record.exc_info is None
 
     def test_without_the_handler_class_plain_requests_are_426(self, serve):

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from wsgiref.validate import validator
 
 import flask
 from werkzeug import Request
@@ -78,6 +79,37 @@ class Ping(WebSocketSessionHandler):
         socket.read_timeout_seconds = 0.05
         socket.send(f"{socket.read_string_message().opcode.name} {socket.is_connected}")
         socket.send(f"answered: {socket.ping(timeout=5) < 5}")
+
+
+class Told(WebSocketSessionHandler):
+    def __init__(self, protocol: str) -> None:
+        self.socket_protocol = protocol
+
+    def handle_session(self, request: Request, socket: WebSocket) -> None:
+        socket.send(f"{socket.remote_address} {socket.receive()}")
+
+
+@app.get("/changed")
+def changed():
+    return WebSocketHandler(lambda request, offered: Told(offered[0]))
+
+
+def changing(environ, start_response):
+    environ["HTTP_SEC_WEBSOCKET_PROTOCOL"] = "chat"
+    environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
+    environ["REMOTE_ADDR"] = "192.0.2.7"
+    return flask_itself(environ, start_response)
+
+
+def middleware(environ, start_response):
+    if environ["PATH_INFO"] != "/changed":
+        return flask_itself(environ, start_response)
+    if "werkzeug.socket" in environ:  # an environ that would not pass
+        return changing(environ, start_response)
+    return validator(changing)(environ, start_response)
+
+
+flask_itself, app.wsgi_app = app.wsgi_app, middleware
 
 
 @app.get("/echo")

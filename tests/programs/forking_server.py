@@ -14,7 +14,7 @@ import threading
 
 from gevent import monkey
 
-monkey.patch_all(select=False)  # which would take select.epoll away
+monkey.patch_all()
 
 import gevent  # noqa: E402
 

@@ -842,8 +842,11 @@ def test_encoded_messages_at_every_boundary_of_the_length(end, size):
 
 def test_a_large_payload_is_sent_apart_from_its_header():
     payload = os.urandom(70_000)
-    header = Connection(Config()).header(BINARY, True, len(payload))
-    assert read_frames(header + payload) == [(True, BINARY, payload)]
+    header, rest = Connection(Config()).divide(BINARY, True, payload)
+    assert rest is payload
+    assert read_frames(header + rest) == [(True, BINARY, payload)]
+    header, masked = Connection(Config(), client=True).divide(BINARY, True, memoryview(payload))
+    assert masked != payload and read_frames(header + masked) == [(True, BINARY, payload)]
 
 
 def test_a_client_masks_every_frame_with_a_fresh_mask():

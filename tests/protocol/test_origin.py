@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from greenws import (
@@ -225,8 +227,36 @@ def test_the_refusal_says_which_option_to_set(serve):
     with Peer.connect(serve(routes_with()).address) as peer:
         response = peer.shake("/ws", Origin="http://evil.org")
         assert response.status == 403
-        assert "allowed_origins=['http://evil.org']" in response.body.decode()
+        assert "allowed_origins=['self', 'http://evil.org']" in response.body.decode()
+        assert "trusted_proxies" in response.body.decode()
         assert response.body.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("origin", "environ", "explanation"),
+    [
+        ("http://localhost:80", {"HTTP_HOST": "127.0.0.1:80"}, "open the page at 127.0.0.1"),
+        ("http://localhost", {"HTTP_HOST": "127.0.0.1"}, "localhost and 127.0.0.1 are two sites"),
+        ("http://[::1]:5", {"HTTP_HOST": "localhost:5"}, "connect to [::1]"),
+        ("http://localhost:3000", {"HTTP_HOST": "localhost:8181"}, "development server"),
+        ("http://localhost:3000", {"HTTP_HOST": "127.0.0.1:8181"}, "development server"),
+        ("null", {"HTTP_HOST": "localhost"}, "a file (file://) or in a sandboxed frame"),
+        (
+            "http://example.com",
+            {"HTTP_HOST": "example.com", "wsgi.url_scheme": "https"},
+            "open the page over HTTPS",
+        ),
+        ("https://other.com", {"HTTP_HOST": "example.com"}, "Behind a proxy"),
+    ],
+)
+def test_the_refusal_says_what_probably_happened(origin, environ, explanation):
+    with pytest.raises(HandshakeError) as caught:
+        check_origin({**environ, "HTTP_ORIGIN": origin}, ["self"])
+    assert explanation in str(caught.value)
+    allowed = re.search(r"allowed_origins=(\[.*\])", str(caught.value))
+    check_origin(
+        {**environ, "HTTP_ORIGIN": origin}, Config(allowed_origins=eval(allowed[1])).allowed_origins
+    )
 
 
 def test_a_handler_overrides_its_server(serve):
@@ -307,7 +337,7 @@ def test_fewer_hops_than_were_announced_are_not_believed(serve):
 @pytest.mark.parametrize("hops", [-1, True, "1", 1.0])
 def test_the_number_of_proxies_is_a_number(hops):
     with pytest.raises(ValueError, match="trusted_proxies is the number of proxies"):
-        WebSocketServer(("127.0.0.1", 0), None, trusted_proxies=hops)
+        WebSocketServer(("127.0.0.1", 0), Routes(), trusted_proxies=hops)
 
 
 def test_the_session_behind_a_proxy_has_the_clients_address_and_origin(serve):

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import create_autospec
 
 import gevent
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import greenws
-from greenws import Rooms, policies
+from greenws import Rooms, WebSocket, policies
 from greenws.brokers.memory import MemoryBroker
 from greenws.hub.transport import Transport
 from greenws.protocol.shared import SharedMessage
@@ -1056,3 +1057,36 @@ def test_a_slow_client_gets_the_tail_at_its_own_pace(rooms, pair):
         assert came_back.wait(limit())
         coming.kill()
     assert rooms.stats.closed == 0
+
+
+class Double(WebSocket):
+    """As somebody may write it for a test."""
+
+    def __init__(self):
+        self.sent = []
+
+    def send(self, data):
+        self.sent.append(data)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda room: room.send([]), r"not list; to send JSON: send\(json.dumps"),
+        (lambda room: room.send(None), "must be a str or a bytes-like object, not NoneType"),
+        (lambda room: room.disconnect("bye"), r"close\(1000, 'bye'\)"),
+        (lambda room: room.disconnect(4000, b"x"), "reason must be a str"),
+        (lambda room: room.join(None).__enter__(), "takes the session's socket, not None"),
+        (lambda room: room.join("ada").__enter__(), "takes the session's socket, not 'ada'"),
+        (lambda room: room.join(create_autospec(WebSocket)).__enter__(), "greenws.testing.connect"),
+        (lambda room: room.join(Double()).__enter__(), "the session's socket, not <Double"),
+    ],
+)
+def test_a_wrong_argument_is_told(call, match):
+    with pytest.raises(TypeError, match=match):
+        call(Rooms()["a"])
+
+
+def test_a_wrong_gap_is_told_when_a_member_joins(pair):
+    with pytest.raises(TypeError, match="gap must be a message"):
+        Rooms()["a"].join(pair()[0], gap={}).__enter__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import ssl
@@ -187,6 +188,27 @@ def test_a_client_that_waits_for_100_gets_it(serve):
         assert peer.read(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
         peer.send(b"ab")
         assert peer.read_response().body == b"ab"
+
+
+def test_a_client_that_takes_no_100_response_is_given_up(serve):
+    """Its earlier answers fill the kernel's buffers."""
+    raised = []
+
+    def app(environ, start_response):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                environ["wsgi.input"].socket._sock.send(bytes(1 << 20))
+        try:
+            environ["wsgi.input"].read()
+        except OSError as error:
+            raised.append(type(error))
+            raise
+
+    server = serve(app, config=Config(write_timeout=0.1))
+    with Peer.connect(server.address) as peer:
+        peer.send(ask("POST", "/", "1.1", "Content-Length: 2", "Expect: 100-continue"))
+        wait_until(lambda: raised == [ConnectionResetError])
+        wait_until(lambda: server.admission.open == 0)
 
 
 # -- in one write

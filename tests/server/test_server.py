@@ -737,3 +737,29 @@ def test_stop_does_not_accept_what_was_pending(serve):
         waiting.set()
         assert peer.read_response().status == 401
         stopping.get()
+
+
+def test_sessions_go_deep_and_wait_there(serve):
+    """A session begins with little room for Python's frames, and gets more when it needs it."""
+
+    def deep(socket, depth):
+        if depth:
+            deep(socket, depth - 1)
+            return
+        socket.send(socket.receive())
+        socket.send(socket.receive())
+
+    def session(request, socket):
+        for depth in (0, 3, 6, 12, 25, 50, 100, 400, 1):
+            deep(socket, depth)
+
+    server = serve(handler(session))
+    peers = [Peer.open(server.address) for _ in range(20)]
+    for round_ in range(18):
+        for peer in peers:
+            peer.send(frame(TEXT, b"%d" % round_))
+        for peer in peers:
+            assert peer.read_frame() == (True, TEXT, b"%d" % round_)
+    for peer in peers:
+        assert peer.read_close()[0] == 1000
+        peer.close()

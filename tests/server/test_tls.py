@@ -149,7 +149,7 @@ def test_reloading_without_a_certfile_says_what_to_do(serve, routes):
 def test_a_context_that_would_stop_all_greenlets_is_refused():
     context = native_ssl.SSLContext(native_ssl.PROTOCOL_TLS_SERVER)
     with pytest.raises(TypeError, match=r"must be a gevent\.ssl\.SSLContext"):
-        WebSocketServer(("127.0.0.1", 0), None, ssl_context=context)
+        WebSocketServer(("127.0.0.1", 0), Routes(), ssl_context=context)
 
 
 def test_a_stream_without_close_notify_is_cut_off(serve, routes, trusting):

@@ -1,26 +1,21 @@
 """``RedisBroker``: rooms over one Redis, over several, over a master with sentinels, or over a
 cluster.
-
-Of several each room has its own: the one for which a hash of its name and of the room is the
-highest (rendezvous hashing), so that all processes agree, in whichever order they list them, and
-one that is added takes only its share of the rooms.
 """
 
 from __future__ import annotations
 
-import hashlib
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...config import check_range, check_seconds
 from ..broker import Broker, Listener, Message, Replay
 from . import url as urls
 from .cluster import Cluster
 from .node import Node
-from .process import Options
+from .options import Options
+from .sockets import check_sockets
+from .spread import Spread, addresses_of
 
 if TYPE_CHECKING:
     from ...websocket import WebSocket
@@ -74,13 +69,6 @@ class RedisBroker(Broker):
         timeout: float = 5.0,
         presence_timeout: float = 15.0,
     ) -> None:
-        check_range("history", history, 1, sys.maxsize)
-        check_range("history_bytes", history_bytes, 1, sys.maxsize)
-        check_range("max_pending", max_pending, 1, sys.maxsize)
-        check_range("max_pending_bytes", max_pending_bytes, 1, sys.maxsize)
-        check_seconds("max_age", max_age)
-        check_seconds("timeout", timeout)
-        check_seconds("presence_timeout", presence_timeout)
         self.tail_length, self.tail_age = history, max_age
 
         def make(text: str, address: urls.Address) -> Node | Cluster:
@@ -89,7 +77,7 @@ class RedisBroker(Broker):
                 prefix,
                 history,
                 history_bytes,
-                max(1, int(max_age)),
+                max_age,
                 max_pending,
                 max_pending_bytes,
                 timeout,
@@ -101,15 +89,16 @@ class RedisBroker(Broker):
                 options = replace(options, name=f"Redis at {address.name}")
             return Node(options)
 
-        listed = _listed(url)
-        addresses = _addresses(listed)
-        self.parts = [make(*each) for each in zip(listed, addresses, strict=True)]
-        self._seeds = [hashlib.blake2b(each.name.encode(), digest_size=32) for each in addresses]
+        addresses = addresses_of(url)
+        self.urls = [text for text, _ in addresses]
+        """What it was given."""
+        for each in self.urls:
+            check_sockets(each)
+        self.parts = [make(*each) for each in addresses]
+        self._spread = Spread([address for _, address in addresses])
 
     def _part(self, room: str) -> Node | Cluster:
-        if len(self.parts) == 1:
-            return self.parts[0]
-        return max(zip(map(_weigher(room), self._seeds), self.parts, strict=True), key=_weight)[1]
+        return self.parts[self._spread.index(room)]
 
     # -- the listener
 
@@ -176,38 +165,3 @@ class RedisBroker(Broker):
     def stop(self) -> None:
         for each in self.parts:
             each.stop()
-
-
-def _listed(url: Any) -> list[str]:
-    listed: list[Any] = (
-        [url] if isinstance(url, str) else list(url) if isinstance(url, Sequence) else [None]
-    )
-    if not listed or not all(isinstance(each, str) for each in listed):
-        raise TypeError(f"url is the URL of a Redis, or a list of some, not {url!r}")
-    return listed
-
-
-def _addresses(listed: list[str]) -> list[urls.Address]:
-    for each in listed:
-        urls.check_sockets(each)
-        urls.check_url(each)
-    addresses = [urls.parse(each) for each in listed]
-    names = [each.name for each in addresses]
-    if len(set(names)) < len(names):
-        raise ValueError(f"a Redis is listed twice: {', '.join(names)}")
-    return addresses
-
-
-def _weigher(room: str) -> Callable[[Any], bytes]:
-    encoded = room.encode()
-
-    def weigh(seed: Any) -> bytes:
-        copied = seed.copy()
-        copied.update(b"\0" + encoded)
-        return bytes(copied.digest())
-
-    return weigh
-
-
-def _weight(pair: tuple[bytes, Node | Cluster]) -> bytes:
-    return pair[0]

@@ -26,11 +26,12 @@ from gevent.event import Event
 from ...hub.switching import thread_id
 from ..broker import Broker, BrokerUnavailable, Listener, Message, Replay
 from . import url
-from .commands import ERRORS, is_redirect
+from .errors import ERRORS, is_redirect
 from .keys import Keys, slot_of
 from .leases import BEAT, say_alive
 from .node import Node
-from .process import Identity, Options, Process
+from .options import Options
+from .process import Identity, Process
 from .url import Address, Host
 
 if TYPE_CHECKING:
@@ -50,8 +51,6 @@ class Cluster(Broker):
     """``options``: of each node, but for its URL."""
 
     def __init__(self, options: Options, address: Address) -> None:
-        if "{" in options.prefix or "}" in options.prefix:
-            raise ValueError(f"prefix has no braces in a cluster: {options.prefix!r}")
         self.tail_length, self.tail_age = options.history, options.max_age
         self.nodes: dict[Host, Node] = {}
         self._options = options

@@ -15,33 +15,18 @@ from typing import TypeVar
 
 import gevent
 import redis
-import redis.exceptions
 from gevent.lock import Semaphore
 
 from . import url
+from .errors import ERRORS, is_from_a_cluster, must_be_left
 
-__all__ = ["ERRORS", "Commands", "closed_by_another", "is_redirect", "must_be_left"]
+__all__ = ["Commands", "closed_by_another"]
 
 _T = TypeVar("_T")
 
 _logger = logging.getLogger("greenws.brokers.redis")
 
-ERRORS = (redis.RedisError, OSError)
-
-_FROM_A_CLUSTER = (redis.exceptions.MovedError, redis.exceptions.ClusterCrossSlotError)
-_REDIRECTS = (redis.exceptions.AskError, redis.exceptions.TryAgainError)  # and MovedError
-
 _TIMEOUTS = (redis.TimeoutError, TimeoutError)
-
-# What a Redis answers that will not serve this connection again, or not for long: it became a
-# replica, lost its master, loads its data.
-_LEFT: tuple[str, ...] = ("READONLY", "MASTERDOWN", "LOADING", "UNBLOCKED")
-_LEFT += ("read only replica", "Link with MASTER", "loading the dataset")  # as redis-py has them
-
-
-def is_redirect(error: BaseException) -> bool:
-    """Whether a node of a cluster says that another one has the room, or is about to."""
-    return isinstance(error, _REDIRECTS)
 
 
 class Commands:
@@ -100,7 +85,7 @@ class Commands:
                 self._failed, self._failure = time.monotonic(), error
                 if must_be_left(error):
                     self.client.connection_pool.disconnect()
-                if isinstance(error, _FROM_A_CLUSTER) and not self._is_cluster:
+                if is_from_a_cluster(error) and not self._is_cluster:
                     raise self.refuse(
                         "this Redis is a node of a cluster, which has rooms in all of its nodes: "
                         "write redis+cluster://host:port instead of redis://host:port"
@@ -145,11 +130,6 @@ class Commands:
             yield
         finally:
             semaphore.release()
-
-
-def must_be_left(error: BaseException) -> bool:
-    """Whether an answer says that another connection is to be made, perhaps to another Redis."""
-    return isinstance(error, redis.RedisError) and any(each in str(error) for each in _LEFT)
 
 
 @contextmanager

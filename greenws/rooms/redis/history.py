@@ -13,18 +13,15 @@ import redis
 
 from .. import turns
 from ..broker import BEGINNING, Message
-from .commands import ERRORS, must_be_left
 from .entries import LogEntry, parse
+from .errors import ERRORS, must_be_left
 from .positions import Position, order
 from .process import Process
 from .replay import LogReplay
+from .requests import AFTER_ALL, floor_of, newest
 from .stream import Stream
 
-__all__ = ["AFTER_ALL", "History", "floor_of"]
-
-# The count in a stream id that is no entry's, but a time: of a room that was opened without Redis.
-AFTER_ALL = 2**64 - 1  # after all of that millisecond
-PERHAPS_AFTER_ALL = AFTER_ALL - 1  # the same, by a clock that may be wrong
+__all__ = ["History"]
 
 _PAGE = 100  # entries that a member which comes back is sent at once
 _FIRST_PAGE = 10  # the same, before it is known how large they are
@@ -35,16 +32,6 @@ _START_POLL_INTERVAL = 0.01  # seconds between two looks whether a log is in rea
 _FUTURE = 60_000  # milliseconds by which a position may be ahead of Redis's clock
 
 _logger = logging.getLogger("greenws.brokers.redis")
-
-
-def floor_of(groups: Any) -> str:
-    """The id after which nothing is missing in a log (``look.lua``), of what XINFO GROUPS answers;
-    empty if there is none."""
-    for each in groups if isinstance(groups, list) else ():
-        if each["name"] == b"greenws":
-            floor = str(each["last-delivered-id"].decode())
-            return "" if floor == BEGINNING else floor
-    return ""
 
 
 class History:
@@ -205,24 +192,15 @@ class History:
 
     def newest(self, room: str, count: int) -> list[Message]:
         process = self._process_of(room)
-        key = process.keys.log(room)
         found: list[Message] = []
-        end = "+"
         began = process.now()
         try:
-            while len(found) < count:
-                newest: Any = self._run(
-                    room, partial(redis.Redis.xrevrange, name=key, max=end, count=count)
-                )
-                entries = (parse(room, id_, fields) for id_, fields in newest)
-                found += [Message(entry.id or "", entry.data) for entry in entries if entry]
-                if len(newest) < count:
-                    break
-                end = f"({newest[-1][0].decode()}"
+            for message in newest(partial(self._run, room), process.keys, room, count):
+                found.append(message)
                 turns.end_if_over()
         except ERRORS as error:
             if isinstance(error, redis.ResponseError) and not must_be_left(error):
                 _logger.error("the room %r has no history: %s", room, error)
             else:
                 process.fail(error, began)
-        return found[:count][::-1]
+        return found[::-1]

@@ -33,11 +33,17 @@ def slot_of(key: str) -> int:
 
 
 class Keys:
-    """``database``: its number; channels have the same names in all databases of a Redis."""
+    """``database``: its number; channels have the same names in all databases of a Redis.
+
+    Raises:
+        ValueError: ``prefix`` cannot be that of a cluster.
+    """
 
     def __init__(self, prefix: str, database: int, is_cluster: bool = False) -> None:
+        if is_cluster and set("{}") & set(prefix):
+            raise ValueError(f"prefix has no braces in a cluster: {prefix!r}")
         self._prefix = prefix
-        self._is_cluster = is_cluster
+        self.is_cluster = is_cluster
         self.suffix = f"@{database}"
         self.publish = "SPUBLISH" if is_cluster else "PUBLISH"
         self.subscribe = "SSUBSCRIBE" if is_cluster else "SUBSCRIBE"
@@ -47,14 +53,14 @@ class Keys:
         """For scripts, which may use keys of one slot in a cluster."""
 
     def log(self, room: str) -> str:
-        return f"{self._prefix}room:{_tag(room) if self._is_cluster else room}"
+        return f"{self._prefix}room:{_tag(room) if self.is_cluster else room}"
 
     def members(self, room: str) -> str:
-        return f"{self._prefix}here:{_tag(room) if self._is_cluster else room}"
+        return f"{self._prefix}here:{_tag(room) if self.is_cluster else room}"
 
     def last_number(self, origin: str, room: str) -> str:
         """Of the last entry of a process that was appended; in a cluster, to that room."""
-        return f"{self._prefix}from:{origin}{':' + _tag(room) if self._is_cluster else ''}"
+        return f"{self._prefix}from:{origin}{':' + _tag(room) if self.is_cluster else ''}"
 
     def alive(self, origin: str) -> str:
         return f"{self.alive_prefix}{origin}"
@@ -69,7 +75,7 @@ class Keys:
     def room_of(self, channel: bytes) -> str:
         start = len(self._prefix) + len("room:")
         name = channel.decode()[start : -len(self.suffix)]
-        return _room(name) if self._is_cluster else name
+        return _room(name) if self.is_cluster else name
 
     def slot(self, room: str) -> int:
         return slot_of(self.log(room))

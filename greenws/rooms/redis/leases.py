@@ -21,10 +21,11 @@ import redis
 from .. import turns
 from ..broker import JOIN, LEAVE
 from . import scripts
-from .commands import is_redirect
+from .errors import is_redirect
 from .process import Process
+from .requests import Look, Other, look
 
-__all__ = ["BEAT", "Leases", "Look", "MovedLeases", "Other", "say_alive"]
+__all__ = ["BEAT", "Leases", "MovedLeases", "say_alive"]
 
 _BURY = "bury"  # the leave of a member whose process died, told by another
 # Of presence_timeout: for how long a process is taken to live without a word, and when it says and
@@ -32,36 +33,9 @@ _BURY = "bury"  # the leave of a member whose process died, told by another
 _LEASE, BEAT = 0.75, 0.25
 _BATCH = 500  # rooms, or changes of a room, that one command is about
 _CHANGE = scripts.load("presence")
-_LOOK = scripts.load("look")
 _RENEW = scripts.load("renew")
 
 _logger = logging.getLogger("greenws.brokers.redis")
-
-
-class Other(NamedTuple):
-    """A member in another process, which may be dead."""
-
-    origin: str
-    info: dict[str, Any]
-    is_alive: bool
-
-
-class Look(NamedTuple):
-    """What Redis knew of a room at one moment."""
-
-    id: str
-    """Of the last entry of its log; empty if there is no log."""
-    floor: str
-    """An id after which nothing is missing in the log, though it is that of no entry; if known."""
-    now: int
-    """The time, in milliseconds."""
-    ours: int
-    """The number of the last of all entries of this process that stand in a log."""
-    version: str
-    """Of the members; empty if there never were any."""
-    others: dict[str, Other]
-    mine: dict[str, str]
-    """The members of this process, with their values."""
 
 
 class _Published(NamedTuple):
@@ -124,7 +98,7 @@ class Leases:
         self._grace_until = 0.0  # nobody is taken for dead before that
         self._next_renewal = 0.0
         options = process.options
-        self._key_age = max(options.max_age, int(4 * options.presence_timeout))
+        self._key_age = max(options.expiry, int(4 * options.presence_timeout))
 
     # -- rooms
 
@@ -152,31 +126,16 @@ class Leases:
             redis.RedisError, OSError: Redis is out of reach.
         """
         process = self._process
-        keys = [
-            process.keys.log(room),
-            process.keys.members(room),
-            process.keys.last_number(process.origin, room),
-        ]
-        values: list[Any] = [process.keys.script_alive_prefix]
-        values.append(process.options.max_age if begin_log else 0)
-        id_, floor, ours, version, members, (seconds, micros) = process.run_for(
-            room, lambda client: client.eval(_LOOK, len(keys), *keys, *values), urgent
+        age = process.options.expiry if begin_log else 0
+        found = process.run_for(
+            room, lambda client: look(client, process.keys, process.origin, room, age), urgent
         )
-        others: dict[str, Other] = {}
-        mine: dict[str, str] = {}
-        for key, value, is_alive in members:
-            origin, _, text = value.decode(errors="replace").partition(" ")
-            if origin == process.origin:
-                mine[key.decode()] = value.decode()
-            elif (info := _parse_info(room, text)) is not None:
-                others[key.decode(errors="replace")] = Other(origin, info, bool(is_alive))
-        if process.link is not None and others:
-            dead = process.link.dead({other.origin for other in others.values()})
-            for key, other in others.items():
-                others[key] = other._replace(is_alive=other.origin not in dead)
-        now = process.clock.set(int(seconds), int(micros))
-        floor = "" if floor == b"0-0" else floor.decode()
-        return Look(id_.decode(), floor, now, ours, version.decode(), others, mine)
+        if process.link is not None and found.others:
+            dead = process.link.dead({other.origin for other in found.others.values()})
+            for key, other in found.others.items():
+                found.others[key] = other._replace(is_alive=other.origin not in dead)
+        process.clock.set(found.seconds, found.micros)
+        return found
 
     # -- the members of this process
 
@@ -239,10 +198,10 @@ class Leases:
         if now >= self._grace_until:
             self._bury(dead)
         if now >= self._next_renewal:
-            self._next_renewal = now + self._process.options.max_age / 3
+            self._next_renewal = now + self._process.options.expiry / 3
             self._renew()
         options = self._process.options
-        self.next_beat = now + min(options.presence_timeout * BEAT, options.max_age / 3)
+        self.next_beat = now + min(options.presence_timeout * BEAT, options.expiry / 3)
 
     def check(self, rooms: list[str]) -> None:
         """Whether a change of some rooms was missed.
@@ -318,7 +277,7 @@ class Leases:
         for some in _batches(list(self._rooms)):
             keys = self._process.keys
             self._run_all([("EXPIRE", keys.members(room), self._key_age) for room in some])
-            age = self._process.options.max_age
+            age = self._process.options.expiry
             self._run_all([("EVAL", _RENEW, 1, keys.log(room), age) for room in some])
 
     # -- those that died
@@ -470,17 +429,6 @@ class Leases:
                 room.version = "0"  # the next beat looks again
             else:
                 self._remove(name, room, member)
-
-
-def _parse_info(room: str, text: str) -> dict[str, Any] | None:
-    try:
-        info = json.loads(text)
-        if isinstance(info, dict):
-            return info
-    except (ValueError, RecursionError):
-        pass
-    _logger.warning("ignoring a malformed member of room %r: %r", room, text[:200])
-    return None
 
 
 def _parse_published(room: str, data: bytes) -> _Published | None:

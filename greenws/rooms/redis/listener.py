@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import gevent
 import gevent.event
@@ -22,12 +22,13 @@ from ...opcodes import is_sendable
 from .. import turns
 from ..broker import BEGINNING
 from . import url
-from .commands import ERRORS, closed_by_another
-from .history import floor_of
-from .leases import Leases, Look
+from .commands import closed_by_another
+from .errors import ERRORS
+from .leases import Leases
 from .outage import Event
 from .positions import order
 from .process import Process
+from .requests import DISCONNECT, Look, floor_of
 from .stream import Stream
 
 __all__ = ["Subscriber"]
@@ -36,7 +37,6 @@ _BATCH = 500  # entries that one read takes from a room, and rooms that one comm
 _ROOMS = 100  # whose logs are read with one command
 _MARGIN = 10_000  # milliseconds by which what is known of Redis's clock may be wrong
 _PING_INTERVAL = 1.0  # seconds between two looks whether the connection works
-_DISCONNECT = b"disconnect "  # begins what is published to close members
 _MAX_REASON = 123  # bytes of a Close
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
 
@@ -113,7 +113,7 @@ class Subscriber:
         """Returns when a connection that has worked was closed, as Redis does to one that is slow.
         Redis may well be there."""
         fresh: set[str] = set()  # rooms whose entries are published to us from now on
-        self._is_old = time.monotonic() - self._last_pong > self._process.options.max_age
+        self._is_old = time.monotonic() - self._last_pong > self._process.options.expiry
         while self.connection is connection:
             try:
                 with closed_by_another():
@@ -193,7 +193,7 @@ class Subscriber:
             return
         if data.startswith(b"presence "):
             self._leases.take(room, data)
-        elif data.startswith(_DISCONNECT):
+        elif data.startswith(DISCONNECT):
             self._on_disconnect(room, data)
         elif not stream.is_broken:
             self._on_entry(stream, data)
@@ -208,22 +208,6 @@ class Subscriber:
             return
         if is_sendable(number):
             self._process.disconnect(room, number, reason[:_MAX_REASON], member or None)
-
-    def disconnect_members(self, room: str, code: int, reason: str, member: str | None) -> None:
-        """Publishes that all processes are to close the members of a room, or one.
-
-        Raises:
-            redis.RedisError, OSError: Redis is out of reach.
-        """
-        text = b"%s%d %s\n%s" % (_DISCONNECT, code, (member or "").encode(), reason.encode())
-        keys = self._process.keys
-        self._process.run_for(
-            room,
-            lambda client: cast(Any, client).execute_command(
-                keys.publish, keys.channel(room), text
-            ),
-            urgent=True,
-        )
 
     def _on_entry(self, stream: Stream, data: bytes) -> None:
         try:
@@ -357,7 +341,7 @@ class Subscriber:
             _logger.error(
                 "messages of the room %r are lost to this process: it was behind by more than %d "
                 "of them or %d s (raise history and max_age), or Redis has lost them",
-                *(stream.room, options.history, options.max_age),
+                *(stream.room, options.history, options.expiry),
             )
             self._process.tell_gap(stream.room)
         with self._process.lock:
@@ -375,7 +359,7 @@ class Subscriber:
             return found[0][0].decode(), False
         # Or the log began after that.
         is_whole = look.floor != ""
-        return "", not is_whole or age > self._process.options.max_age * 1000
+        return "", not is_whole or age > self._process.options.expiry * 1000
 
     def _find_last_known(self, stream: Stream, key: str) -> str:
         """The last entry in the log that was delivered here; empty if there is none."""

@@ -23,13 +23,15 @@ from gevent.event import Event
 from ...hub.switching import thread_id
 from ..broker import Broker, BrokerUnavailable, Message, Replay
 from . import outage, url
-from .commands import ERRORS, is_redirect, must_be_left
 from .entries import LogEntry
-from .history import AFTER_ALL, PERHAPS_AFTER_ALL, History
-from .leases import Leases, Look, MovedLeases
+from .errors import ERRORS, is_redirect, must_be_left
+from .history import History
+from .leases import Leases, MovedLeases
 from .listener import Subscriber
+from .options import Options
 from .positions import order
-from .process import Link, Options, Process
+from .process import Link, Process
+from .requests import AFTER_ALL, PERHAPS_AFTER_ALL, Look, disconnect
 from .stream import Stream
 from .writer import Writer
 
@@ -314,23 +316,29 @@ class Node(Broker):
         self.start()
         began = time.monotonic()
         try:
-            others = self._leases.look(room).others
+            found = self._leases.look(room).alive
         except ERRORS as error:
             self.process.fail(error, began)
             return {}
-        return {member: other.info for member, other in others.items() if other.is_alive}
+        return found
 
     # -- reach
 
     def end_of(self, room: str) -> str:
         self.start()
-        look = self._ask(lambda: self._leases.look(room, begin_log=True))
-        return look.id or f"{look.now - 1}-{AFTER_ALL}"
+        return self._ask(lambda: self._leases.look(room, begin_log=True)).end
 
     def disconnect(self, room: str, code: int, reason: str, member: str | None) -> None:
         self.start()
         self.flush(self._options.timeout)  # what was said before comes first
-        self._ask(lambda: self._subscriber.disconnect_members(room, code, reason, member))
+        process = self.process
+        self._ask(
+            lambda: process.run_for(
+                room,
+                lambda client: disconnect(client, process.keys, room, code, reason, member),
+                urgent=True,
+            )
+        )
 
     def _ask(self, call: Callable[[], _T]) -> _T:
         began = time.monotonic()

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from .commands import ERRORS
+from .errors import ERRORS
 from .url import WrongScheme
 
 __all__ = ["Event", "Outage", "State"]

@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import gevent
@@ -16,34 +15,19 @@ import redis
 from ..broker import Entry, Listener
 from . import url
 from .clock import Clock
-from .commands import ERRORS, Commands
+from .commands import Commands
+from .errors import ERRORS
 from .keys import Keys
+from .options import Options
 from .outage import Event, Outage
 
-__all__ = ["Identity", "Link", "Options", "Process"]
+__all__ = ["Identity", "Link", "Process"]
 
 _T = TypeVar("_T")
 
 # Seconds after each attempt to find a room while its slot is moved from node to node.
 _REDIRECT_DELAYS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two looks whether Redis is back
-
-
-@dataclass(frozen=True)
-class Options:
-    """Those of ``RedisBroker``."""
-
-    url: str
-    prefix: str
-    history: int
-    history_bytes: int
-    max_age: int
-    max_pending: int
-    max_pending_bytes: int
-    timeout: float
-    presence_timeout: float
-    is_cluster: bool = False
-    name: str = "Redis"
 
 
 class Identity:

@@ -1,16 +1,14 @@
-"""The URL of a Redis, of the sentinels that know it, or of nodes of a cluster; and whether redis-py
-may be used with it."""
+"""The URL of a Redis, of the sentinels that know it, or of nodes of a cluster. Knows no gevent."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 import redis
+import redis.cluster
 import redis.connection
 import redis.sentinel
-from gevent import socket as gevent_socket
-from gevent.monkey import is_module_patched
-from redis.backoff import NoBackoff
+from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
 __all__ = [
@@ -20,11 +18,12 @@ __all__ = [
     "Host",
     "WrongScheme",
     "ask_for_master",
-    "check_sockets",
     "check_url",
+    "close",
     "close_sentinels",
     "connect",
     "database",
+    "database_of",
     "parse",
 ]
 
@@ -36,8 +35,11 @@ CLUSTER = "cluster"
 # which have no types
 _parse_url: Any = redis.connection.parse_url
 _Sentinel: Any = redis.sentinel.Sentinel
+_RedisCluster: Any = redis.cluster.RedisCluster
+_ClusterNode: Any = redis.cluster.ClusterNode
 
 _DEFAULT_PORTS = {SENTINEL: 26379, CLUSTER: 6379}
+_REDIRECTS, _REDIRECT_DELAY = 5, 0.02  # attempts, and seconds between them, to find a slot
 _SENTINEL_TIMEOUT = 1.0  # seconds for each of several sentinels, at most
 
 # Options of a connection that a URL cannot change.
@@ -141,26 +143,14 @@ def check_url(url: str) -> None:
         raise ValueError(f"url has an option that redis-py does not know: {error}") from None
 
 
-def check_sockets(url: str) -> None:
-    """
-    Raises:
-        RuntimeError: redis-py would block the hub.
-    """
-    is_patched = issubclass(vars(redis.connection)["socket"].socket, gevent_socket.socket)
-    if url.startswith("rediss"):
-        is_patched = is_patched and is_module_patched("ssl")
-    if not is_patched:
-        raise RuntimeError(
-            "redis-py would block every greenlet of this process while it waits for Redis: put "
-            "'from gevent import monkey; monkey.patch_all()' before all other imports of the "
-            "program (gunicorn's gevent workers, without --preload, and run_server.py do that "
-            "themselves)"
-        )
-
-
 def connect(url: str, timeout: float, connect_timeout: float) -> redis.Redis:
     """A client with one connection, that is made when it is used first. That of a master is made
-    to the one that the sentinels name then."""
+    to the one that the sentinels name then. That of a cluster has one to each node, and asks for
+    them now.
+
+    Raises:
+        redis.RedisError: no node of the cluster can be reached.
+    """
     options: dict[str, Any] = {
         "max_connections": 1,
         "socket_timeout": timeout,
@@ -168,6 +158,9 @@ def connect(url: str, timeout: float, connect_timeout: float) -> redis.Redis:
         "protocol": 2,
     }
     address = parse(url)
+    if address.kind == CLUSTER:
+        cluster: redis.Redis = _connect_to_cluster(address, options)
+        return cluster
     if address.kind != SENTINEL:
         return redis.Redis.from_url(address.base, retry=Retry(NoBackoff(), 0), **options)
     of_url, of_sentinels = _split_sentinel_options(address)
@@ -181,6 +174,21 @@ def connect(url: str, timeout: float, connect_timeout: float) -> redis.Redis:
     )
     client: redis.Redis = sentinel.master_for(address.master)
     return client
+
+
+def _connect_to_cluster(address: Address, options: dict[str, Any]) -> Any:
+    del options["max_connections"]
+    of_url = dict(_parse_url(address.url(address.hosts[0])))
+    is_secure = of_url.pop("connection_class", None) is not None
+    for each in ("host", "port", "db"):
+        of_url.pop(each, None)
+    return _RedisCluster(
+        startup_nodes=[_ClusterNode(*host) for host in address.hosts],
+        require_full_coverage=False,
+        retry=Retry(ConstantBackoff(_REDIRECT_DELAY), _REDIRECTS),
+        ssl=is_secure,
+        **{**of_url, **options},
+    )
 
 
 def ask_for_master(client: redis.Redis) -> Host:
@@ -224,6 +232,21 @@ def _split_sentinel_options(address: Address) -> tuple[dict[str, Any], dict[str,
     return options, sentinels
 
 
+def close(client: redis.Redis) -> None:
+    """All its connections."""
+    pool: Any = getattr(client, "connection_pool", None)
+    if pool is None:
+        client.close()  # of a cluster
+    else:
+        pool.disconnect()
+        close_sentinels(client)
+
+
 def database(client: redis.Redis) -> int:
     kwargs: dict[str, Any] = client.connection_pool.connection_kwargs
     return int(kwargs.get("db") or 0)
+
+
+def database_of(url: str) -> int:
+    address = parse(url)
+    return 0 if address.kind == CLUSTER else database(connect(url, 1.0, 1.0))

@@ -20,9 +20,9 @@ import redis.exceptions
 
 from .. import turns
 from ..broker import BrokerUnavailable
-from . import scripts
 from .entries import LogEntry
 from .process import Process
+from .requests import APPEND, Appended, append, append_arguments, parse_appended
 from .stream import Stream
 
 __all__ = ["Writer"]
@@ -30,8 +30,7 @@ __all__ = ["Writer"]
 _BATCH = 500  # entries that one command appends at most
 _BATCH_BYTES = 2**20  # bytes that one command appends, or a little more
 _ENTRY_COST = 250  # bytes of an entry that waits, beside its data
-_SCRIPT = scripts.load("append")
-_DIGEST = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
+_DIGEST = hashlib.sha1(APPEND.encode(), usedforsecurity=False).hexdigest()
 
 _logger = logging.getLogger("greenws.brokers.redis")
 
@@ -121,57 +120,48 @@ class Writer:
             rooms.setdefault(each[0], []).append(each)
         self._append_each(list(rooms.values()))
 
-    def _append(self, batch: list[tuple[str, LogEntry]], client: Any) -> Any:
-        keys, values = self._arguments(batch)
-        return client.eval(_SCRIPT, len(keys), *keys, *values)
+    def _append(self, batch: list[tuple[str, LogEntry]], client: Any) -> Appended:
+        process = self._process
+        return append(client, process.keys, process.options, process.origin, batch)
 
     def _append_each(self, batches: list[list[tuple[str, LogEntry]]]) -> None:
+        process = self._process
+
         def run(client: Any) -> Any:
             pipeline = client.pipeline(transaction=False)
             for batch in batches:
-                keys, values = self._arguments(batch)
+                keys, values = append_arguments(
+                    process.keys, process.options, process.origin, batch
+                )
                 pipeline.evalsha(_DIGEST, len(keys), *keys, *values)
             return pipeline.execute(raise_on_error=False)
 
-        commands, link = self._process.commands, self._process.link
+        commands, link = process.commands, process.link
         assert link is not None
         found: Any = commands.run(run, urgent=True)
         failure: Exception | None = None
         for batch, each in zip(batches, found, strict=True):
             if not isinstance(each, Exception):
-                self._take(batch, each)
+                self._take(batch, parse_appended(each))
             elif isinstance(each, redis.exceptions.NoScriptError):
-                commands.run(lambda client: client.script_load(_SCRIPT), urgent=True)
+                commands.run(lambda client: client.script_load(APPEND), urgent=True)
             elif failure is None or link.redirect(each):
                 failure = failure or each
         if failure is not None:
             raise failure
 
-    def _arguments(self, batch: list[tuple[str, LogEntry]]) -> tuple[list[str], list[Any]]:
-        """``batch``: in a cluster, of one room."""
-        process, options = self._process, self._process.options
-        keys = [process.keys.last_number(process.origin, batch[0][0])]
-        values: list[Any] = [process.origin, options.history, options.max_age]
-        values += [options.history_bytes, process.keys.suffix, process.keys.publish]
-        for room, entry in batch:
-            keys.append(process.keys.log(room))
-            values += [entry.number, entry.kind, entry.data]
-        return keys, values
-
-    def _take(self, batch: list[tuple[str, LogEntry]], answer: Any) -> None:
-        added, failed, unpublished = answer
+    def _take(self, batch: list[tuple[str, LogEntry]], appended: Appended) -> None:
         self._forget({entry.number for _, entry in batch})
-        if added:
-            self.last_added = added.decode()
-        if unpublished and not self._is_unpublished:
+        if appended.last_id:
+            self.last_added = appended.last_id
+        if appended.unpublished and not self._is_unpublished:
             _logger.error(
                 "Redis does not publish what is sent, so that nobody hears it: %s",
-                unpublished.decode(),
+                appended.unpublished,
             )
-        self._is_unpublished = bool(unpublished)
-        if failed:
-            pairs = zip(failed[::2], failed[1::2], strict=True)
-            self._report(batch, {int(number): why.decode() for number, why in pairs})
+        self._is_unpublished = bool(appended.unpublished)
+        if appended.failed:
+            self._report(batch, appended.failed)
 
     def _forget(self, numbers: set[int]) -> None:
         """What has been appended. It is the first of what waits, or between what a node of a

@@ -15,7 +15,7 @@ import redis
 from greenws.brokers import BrokerUnavailable
 from greenws.brokers.redis import RedisBroker
 
-from ...support.limits import limit, wait_until
+from ...support.limits import limit, stays, wait_until
 from ...support.redis_workers import Worker, away, back
 from ...support.wire import TEXT
 
@@ -470,8 +470,7 @@ def test_a_send_waits_until_the_log_has_the_message(server, worker):
     a.send("two")
     sending = gevent.spawn(a.rooms["r"].send, "three", wait=True)
     wait_until(lambda: a.is_away)
-    gevent.sleep(0.05)
-    assert not sending.dead
+    stays(lambda: not sending.dead)
     server.start()
     sending.get(timeout=limit())
     assert server.call("XLEN", "greenws:room:r") == 3

@@ -10,7 +10,7 @@ import gevent
 import pytest
 import redis
 
-from greenws.rooms.redis.commands import Commands, must_be_left
+from greenws.rooms.redis.commands import Commands
 
 from ...support.limits import limit, wait_until
 from ...support.redis_workers import Worker
@@ -86,23 +86,6 @@ def test_a_redis_that_is_not_there_is_tried_once_and_again(server, commands):
         with pytest.raises(redis.ConnectionError):
             commands.run(ping)
         assert len(tries) == expected
-
-
-@pytest.mark.parametrize(
-    ("error", "is_left"),
-    [
-        (redis.ReadOnlyError("You can't write against a read only replica."), True),
-        (redis.ResponseError("READONLY You can't write against a read only replica."), True),
-        (redis.ResponseError("UNBLOCKED force unblock from blocking operation"), True),
-        (redis.BusyLoadingError("Redis is loading the dataset in memory"), True),
-        (redis.ResponseError("MASTERDOWN Link with MASTER is down"), True),
-        (redis.ResponseError("WRONGTYPE Operation against a key"), False),
-        (redis.ConnectionError("Connection refused"), False),
-        (ValueError("READONLY"), False),
-    ],
-)
-def test_some_answers_say_that_another_connection_is_to_be_made(error, is_left):
-    assert must_be_left(error) == is_left
 
 
 def test_a_master_that_became_a_replica_is_left_and_nothing_is_lost(server, worker):

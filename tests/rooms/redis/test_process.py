@@ -10,7 +10,8 @@ import gevent
 import pytest
 import redis
 
-from greenws.rooms.redis.process import Options, Process
+from greenws.rooms.redis.options import Options
+from greenws.rooms.redis.process import Process
 
 from ...support.limits import limit, wait_until
 

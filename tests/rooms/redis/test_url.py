@@ -13,16 +13,6 @@ from greenws.rooms.redis.url import check_url, connect, parse
 from ...support.limits import wait_until
 
 
-def test_sockets_that_would_block_the_hub_are_refused(running):
-    with pytest.raises(RuntimeError, match=r"monkey.patch_all\(\)"):
-        RedisBroker(running.url)
-
-
-def test_tls_that_would_block_the_hub_is_refused(server):
-    with pytest.raises(RuntimeError, match=r"monkey.patch_all\(\)"):
-        RedisBroker(server.url.replace("redis:", "rediss:"))
-
-
 def test_a_unix_socket(server, worker, tmp_path, monkeypatch):
     path = tmp_path / "redis.sock"
     server.stop()

@@ -1,0 +1,197 @@
+"""Mistakes in calls of greenws, found where they are written and not at the first client.
+
+Each function raises TypeError, with what was given and what to write instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+__all__ = [
+    "check_application",
+    "check_function",
+    "check_close",
+    "check_number",
+    "describe",
+    "fits",
+    "Hint",
+    "suggest",
+    "unknown_option",
+    "wrong_message",
+]
+
+
+def suggest(name: str, known: Iterable[str]) -> str | None:
+    """The name among ``known`` that was probably meant by ``name``."""
+    found = difflib.get_close_matches(name.lower(), list(known), 1, 0.6)
+    return found[0] if found else None
+
+
+def unknown_option(name: str, known: Iterable[str]) -> str:
+    """What to say of an option that does not exist, where the ``known`` ones do."""
+    known = sorted(known)
+    meant = suggest(name, known)
+    hint = "" if meant is None else f"; did you mean {meant!r}?"
+    return f"unknown option {name!r}{hint or ';'} the options are: {', '.join(known)}"
+
+
+def describe(function: Any) -> str:
+    """A callable as its definition is written: ``chat(request, socket)``."""
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    signature = _signature(function)
+    return f"{name}{signature or '()'}".replace("<lambda>", "lambda")
+
+
+def _signature(function: Any) -> inspect.Signature | None:
+    """None for what has none, such as functions in C."""
+    try:
+        # A decorator may add arguments, so what it wraps does not count.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return None
+    plain = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in signature.parameters.values()
+    ]
+    return signature.replace(parameters=plain, return_annotation=inspect.Signature.empty)
+
+
+def fits(function: Any, *args: Any, **kwargs: Any) -> str | None:
+    """Why ``function`` cannot be called with these arguments; None if it can."""
+    signature = _signature(function)
+    if signature is None:
+        return None
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        return str(error)
+    return None
+
+
+def _is(test: Callable[[Any], bool], function: Any) -> bool:
+    """``test`` of a function, or of the ``__call__`` of an object."""
+    while hasattr(function, "func") and hasattr(function, "keywords"):  # functools.partial
+        function = function.func
+    return test(function) or (
+        not inspect.isroutine(function)
+        and not isinstance(function, type)
+        and test(getattr(type(function), "__call__", None))  # noqa: B004
+    )
+
+
+def check_function(function: Any, what: str, *args: str, **kwargs: str) -> None:
+    """Checks a plain function that will be called with such arguments, here by their names.
+
+    ``what`` it is for, in the message: "a session".
+
+    Raises:
+        TypeError: it is not callable; it is ``async def`` or a generator, whose body a call would
+            not run; or it does not take the arguments.
+    """
+    call = f"({', '.join([*args, *kwargs])})"
+    if not callable(function):
+        raise TypeError(f"{what} is a function {call}, not {function!r}")
+    if _is(inspect.iscoroutinefunction, function) or _is(inspect.isasyncgenfunction, function):
+        raise TypeError(
+            f"{what} is a plain function, but {describe(function)} is 'async def': leave out "
+            "'async' and 'await'. Blocking calls block only their own greenlet"
+        )
+    if _is(inspect.isgeneratorfunction, function):
+        raise TypeError(
+            f"{what} is a plain function, but {describe(function)} has a 'yield', so that calling "
+            "it would run nothing. To send something, call socket.send()"
+        )
+    reason = fits(function, *args, **kwargs)
+    if reason is not None:
+        raise TypeError(
+            f"{what} is called with {call}, but {describe(function)} does not fit: {reason}"
+        )
+
+
+def check_application(application: Any, what: str) -> None:
+    """Checks a WSGI application as far as that is possible without calling it.
+
+    Raises:
+        TypeError: it is not callable, or it cannot be called with ``(environ, start_response)``.
+    """
+    takes = f"{what} is a WSGI application, called with (environ, start_response)"
+    if isinstance(application, str):
+        raise TypeError(f"{takes}: the object itself, not its name {application!r}")
+    if not callable(application):
+        hint = (
+            "; give it a WebSocketHandler(lambda request, protocols: ...) that returns it"
+            if callable(getattr(application, "handle_session", None))
+            else ""
+        )
+        raise TypeError(f"{takes}, not {application!r}{hint}")
+    if _is(inspect.iscoroutinefunction, application):
+        raise TypeError(
+            f"{takes}; {application!r} is 'async': for an ASGI application, put "
+            "a2wsgi.ASGIMiddleware(application) there"
+        )
+    reason = fits(application, {}, None)
+    if isinstance(application, type):
+        # An instance of such a class may be what an application returns (PEP 3333), unless it can
+        # be called itself.
+        if reason or any("__call__" in vars(base) for base in application.__mro__[:-1]):
+            name = application.__qualname__
+            raise TypeError(f"{takes}, not the class {name}: give an instance of it")
+    elif reason is None:
+        names = list(getattr(_signature(application), "parameters", ()))[:2]
+        if names == ["request", "socket"]:
+            raise TypeError(
+                f"{takes}; {describe(application)} is a session: write "
+                f"@routes.websocket(path) above it"
+            )
+    else:
+        raise TypeError(f"{takes}; {describe(application)} does not fit: {reason}")
+
+
+def check_close(code: Any, reason: Any) -> None:
+    """
+    Raises:
+        TypeError: ``code`` is not an int, or ``reason`` not a str.
+    """
+    if isinstance(code, str):
+        raise TypeError(f"the close code is an int: close(1000, {code!r}), not close({code!r})")
+    if isinstance(code, bool) or not isinstance(code, (int, float)):  # 1000.5 is a wrong value
+        raise TypeError(f"the close code must be an int such as 1000, not {code!r}")
+    if not isinstance(reason, str):
+        raise TypeError(f"the close reason must be a str, not {reason!r}")
+
+
+def wrong_message(data: Any) -> TypeError:
+    """The error for what is no message."""
+    text = f"message must be a str or a bytes-like object, not {type(data).__name__}"
+    if isinstance(data, (dict, list, tuple, int, float)):
+        text += "; to send JSON: send(json.dumps(...))"
+    elif data is not None:
+        text += "; to send its text: send(str(...))"
+    return TypeError(text)
+
+
+class Hint:
+    """An attribute that is not there, under the name that it has in other libraries: asking for it
+    says what to use."""
+
+    def __init__(self, name: str, instead: str) -> None:
+        self._name = name
+        self._instead = instead
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        kind = owner or type(instance)
+        raise AttributeError(
+            f"{kind.__name__!r} object has no attribute {self._name!r}; use {self._instead}"
+        )
+
+
+def check_number(name: str, value: Any, what: str = "a number of seconds or None") -> None:
+    """
+    Raises:
+        TypeError: ``value`` is neither a number nor None.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise TypeError(f"{name} must be {what}, not {value!r}")

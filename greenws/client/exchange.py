@@ -1,0 +1,70 @@
+"""One request and its response over a ``Transport``: with the server, or with a proxy before it."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from werkzeug.datastructures import Headers
+
+from ..config import Config
+from ..exceptions import HandshakeError
+from ..http.response import ResponseReader
+from ..hub.transport import FOREVER, TIMED_OUT, Transport
+
+__all__ = ["Response", "exchange", "explain"]
+
+_BODY_TIMEOUT = 2.0  # seconds for the body of a refusal, which is only for people
+_SHOWN = 200  # bytes of it, in a message
+
+
+class Response(NamedTuple):
+    """The server's response to a handshake. ``headers``: a name is found in any case."""
+
+    status: int
+    headers: Headers
+
+
+def exchange(
+    transport: Transport, request: bytes, config: Config, is_tunnel: bool = False
+) -> ResponseReader:
+    """Sends ``request``, and blocks until the head of the response has been read, and of its body
+    what comes within two seconds.
+
+    Raises:
+        HandshakeError: the response is no valid one.
+        OSError: the connection is lost.
+    """
+    transport.send(request)
+    reader = ResponseReader(config, is_tunnel)
+    deadline = FOREVER
+    while not reader.is_complete:
+        size = transport.receive(deadline)
+        if size == TIMED_OUT:
+            break
+        if size > 0:
+            reader.feed(bytes(transport.buffer[:size]))
+        elif transport.failure and not reader.status:
+            raise ConnectionResetError(transport.failure)
+        else:
+            reader.feed_eof()
+        if reader.status >= 200 and deadline == FOREVER:
+            deadline = time.monotonic() + _BODY_TIMEOUT
+    return reader
+
+
+def explain(error: HandshakeError, reader: ResponseReader, subject: str) -> HandshakeError:
+    """``error`` with all that is known of the response."""
+    headers = Headers(reader.headers)
+    message = str(error)
+    if reader.status != 101:
+        error.reason = "status"
+        message = f"{subject} responded with status {reader.status}"
+        text = reader.body[:_SHOWN].decode("utf-8", "replace").strip()
+        if text and not text.startswith("<") and "html" not in headers.get("Content-Type", ""):
+            message += f": {' '.join(text.split())}"
+    error.args = (message,)
+    error.status = reader.status
+    error.headers = headers
+    error.body = reader.body
+    return error

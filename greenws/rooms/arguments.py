@@ -1,0 +1,58 @@
+"""What the methods of a ``Room`` take, and those of ``greenws.Sender``: checked before it reaches a
+broker. Knows no gevent."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .. import checks
+from ..checks import wrong_message
+from ..opcodes import is_sendable
+
+__all__ = ["check_close", "check_name", "message"]
+
+_MAX_REASON = 123  # bytes of a Close (RFC 6455, section 5.5)
+
+
+def check_name(name: Any) -> None:
+    """
+    Raises:
+        TypeError: it is no str.
+        UnicodeEncodeError: it is none that UTF-8 knows.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a room name must be a str, not {name!r}")
+    name.encode()  # UTF-8 is what carries it
+
+
+def message(data: Any) -> str | bytes:
+    """What is sent for ``data``: text, bytes, or a dict, which is sent as the text of its JSON.
+
+    Raises:
+        TypeError: it is none of these, or holds what JSON does not know.
+        UnicodeEncodeError: it is text that UTF-8 does not know.
+        ValueError: it holds a number that JSON does not know.
+    """
+    if isinstance(data, dict):
+        data = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    if isinstance(data, str):
+        data.encode()
+        return data
+    try:
+        return bytes(memoryview(data))
+    except TypeError:
+        raise wrong_message(data) from None
+
+
+def check_close(code: int, reason: str) -> None:
+    """
+    Raises:
+        TypeError: ``code`` is not an int, or ``reason`` not a str.
+        ValueError: ``code`` may not be sent, or ``reason`` is longer than 123 bytes.
+    """
+    checks.check_close(code, reason)
+    if not is_sendable(code):
+        raise ValueError(f"close code {code} may not be sent; use 1000, 1001, 1011 or 3000 to 4999")
+    if len(reason.encode()) > _MAX_REASON:
+        raise ValueError(f"a reason holds at most {_MAX_REASON} bytes: {reason!r}")

@@ -1,0 +1,126 @@
+"""``Caller``: calls one Redis from any thread, and blocks it. Knows no gevent."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import redis
+
+from ..broker import BrokerUnavailable
+from . import url
+from .errors import ERRORS, must_be_left
+from .keys import Keys
+
+__all__ = ["Caller"]
+
+_T = TypeVar("_T")
+
+_FIRST_DELAY, _LONGEST_DELAY = 0.02, 0.25  # seconds between two attempts
+# What time may change, of what Redis answers. The rest of its errors is final.
+_PASSING = ("CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS")
+
+
+class Caller:
+    """One connection, made when it is used first, and one call at a time. ``timeout``: seconds that
+    a call may take in all, with the wait for those of other threads. ``prefix``: that of all names
+    in ``keys``."""
+
+    def __init__(self, address: str, timeout: float, prefix: str = "greenws:") -> None:
+        self._address = address
+        self._timeout = timeout
+        self._is_cluster = url.parse(address).kind == url.CLUSTER
+        self.keys = Keys(prefix, url.database_of(address), self._is_cluster)
+        self._is_closed = False
+        self.begin()
+
+    def begin(self) -> None:
+        """In each process anew: the connection of another one is left alone."""
+        self._lock = threading.Lock()
+        self._client: redis.Redis | None = None
+        self._is_hasty = False  # it was made when little of the timeout was left
+
+    def call(self, request: Callable[[redis.Redis], _T], doubt: str = "") -> _T:
+        """What ``request`` returns: called once, or again where the connection fails until the
+        timeout is over. ``doubt``: what its error says if Redis may have done it all the same.
+
+        Raises:
+            BrokerUnavailable: Redis is out of reach, or refuses it.
+        """
+        deadline = time.monotonic() + self._timeout
+        if not self._lock.acquire(timeout=self._timeout):
+            raise BrokerUnavailable(f"Redis is out of reach: no answer within {self._timeout:g} s")
+        try:
+            return self._insist(request, deadline, doubt)
+        except BaseException:  # of a signal, too, in the midst of an answer
+            self._drop()
+            raise
+        finally:
+            self._lock.release()
+
+    def close(self) -> None:
+        """Waits for a call of another thread."""
+        with self._lock:
+            self._is_closed = True
+            self._drop()
+
+    def _insist(self, request: Callable[[redis.Redis], _T], deadline: float, doubt: str) -> _T:
+        failure: BaseException | None = None
+        is_in_doubt = False
+        for delay in _delays():
+            left = deadline - time.monotonic()
+            if failure is not None and left <= delay:
+                break
+            time.sleep(delay)
+            try:
+                client = self._connect(deadline)
+                try:
+                    return request(client)
+                except (redis.ConnectionError, redis.TimeoutError, OSError):
+                    is_in_doubt = True
+                    raise
+            except ERRORS as error:
+                self._drop()
+                failure = error
+                if _is_final(error):
+                    break
+        said = "Redis refuses" if failure and _is_final(failure) else "Redis is out of reach"
+        raise BrokerUnavailable(f"{said}: {failure}{doubt if is_in_doubt else ''}") from failure
+
+    def _connect(self, deadline: float) -> redis.Redis:
+        if self._is_closed:
+            raise BrokerUnavailable("this sender was closed")
+        left = max(0.001, deadline - time.monotonic())
+        is_hasty = left < 0.9 * self._timeout
+        if self._client is not None and self._is_hasty and not is_hasty:
+            self._drop()
+        if self._client is None:
+            self._client = url.connect(self._address, left, left)
+            self._is_hasty = is_hasty
+            if not self._is_cluster:
+                self._client.ping()  # so that an error of what follows says that it was sent
+        return self._client
+
+    def _drop(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            url.close(client)
+
+
+def _is_final(error: BaseException) -> bool:
+    """Whether another attempt would fail as well."""
+    if isinstance(error, (redis.AuthenticationError, url.WrongScheme)):
+        return True
+    is_passing = must_be_left(error) or str(error).startswith(_PASSING)
+    return isinstance(error, redis.ResponseError) and not is_passing
+
+
+def _delays() -> Iterator[float]:
+    yield 0.0
+    yield 0.0  # a connection that was cut is made again at once
+    delay = _FIRST_DELAY
+    while True:
+        yield delay
+        delay = min(2 * delay, _LONGEST_DELAY)

@@ -1,0 +1,33 @@
+"""What redis-py raises, and what an answer says about the connection. Knows no gevent."""
+
+from __future__ import annotations
+
+import redis
+import redis.exceptions
+
+__all__ = ["ERRORS", "is_from_a_cluster", "is_redirect", "must_be_left"]
+
+ERRORS = (redis.RedisError, OSError)
+
+# What a Redis answers that will not serve this connection again, or not for long: it became a
+# replica, lost its master, loads its data.
+_LEFT: tuple[str, ...] = ("READONLY", "MASTERDOWN", "LOADING", "UNBLOCKED")
+_LEFT += ("read only replica", "Link with MASTER", "loading the dataset")  # as redis-py has them
+
+_REDIRECTS = (redis.exceptions.AskError, redis.exceptions.TryAgainError)  # and MovedError
+_FROM_A_CLUSTER = (redis.exceptions.MovedError, redis.exceptions.ClusterCrossSlotError)
+
+
+def is_redirect(error: BaseException) -> bool:
+    """Whether a node of a cluster says that another one has the room, or is about to."""
+    return isinstance(error, _REDIRECTS)
+
+
+def is_from_a_cluster(error: BaseException) -> bool:
+    """Whether only a node of a cluster answers that."""
+    return isinstance(error, _FROM_A_CLUSTER)
+
+
+def must_be_left(error: BaseException) -> bool:
+    """Whether an answer says that another connection is to be made, perhaps to another Redis."""
+    return isinstance(error, redis.RedisError) and any(each in str(error) for each in _LEFT)

@@ -1,0 +1,26 @@
+"""Whether redis-py waits for its sockets as greenlets do."""
+
+from __future__ import annotations
+
+import redis.connection
+from gevent import socket as gevent_socket
+from gevent.monkey import is_module_patched
+
+__all__ = ["check_sockets"]
+
+
+def check_sockets(url: str) -> None:
+    """
+    Raises:
+        RuntimeError: redis-py would block the hub.
+    """
+    is_patched = issubclass(vars(redis.connection)["socket"].socket, gevent_socket.socket)
+    if url.startswith("rediss"):
+        is_patched = is_patched and is_module_patched("ssl")
+    if not is_patched:
+        raise RuntimeError(
+            "redis-py would block every greenlet of this process while it waits for Redis: put "
+            "'from gevent import monkey; monkey.patch_all()' before all other imports of the "
+            "program (gunicorn's gevent workers, without --preload, and run_server.py do that "
+            "themselves)"
+        )

@@ -1,0 +1,162 @@
+"""The options of ``WebSocketServer``, checked before gevent takes them for those of TLS."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import fields
+from typing import Any
+
+import gevent.ssl
+
+from ..checks import suggest
+from ..config import Config
+from ..hub.sockets import OwnedSSLSocket
+
+__all__ = ["SERVER_OPTIONS", "check_config", "check_options", "load_certificates", "prepare_tls"]
+
+_OF_CONTEXT = ("certfile", "keyfile", "ca_certs", "cert_reqs", "ciphers", "ssl_version")
+
+SERVER_OPTIONS = frozenset(
+    {
+        # of gevent's WSGIServer
+        "backlog",
+        "spawn",
+        "log",
+        "error_log",
+        "handler_class",
+        "environ",
+        # of gevent-websocket's
+        "debug",
+        "pre_start_hook",
+        # of TLS
+        *_OF_CONTEXT,
+        "ssl_context",
+        "server_side",
+        "do_handshake_on_connect",
+        "suppress_ragged_eofs",
+    }
+)
+
+_ADVICE = {
+    "host": "the address is the first argument: WebSocketServer((host, port), app)",
+    "port": "the address is the first argument: WebSocketServer((host, port), app)",
+    "address": "the address is the first argument: WebSocketServer((host, port), app)",
+    "app": "the application is the second argument: WebSocketServer((host, port), app)",
+    "workers": "a server is one process; for several, run "
+    "'gunicorn -k greenws.gunicorn.Worker -w 4 module:app'",
+    "threads": "each connection has a greenlet; there are no threads",
+    "ssl": "TLS is certfile= and keyfile=, or ssl_context=",
+    "cert": "TLS is certfile= and keyfile=, or ssl_context=",
+    "reload": "for reloading while you develop, use 'flask run --debug' or 'gunicorn --reload'",
+    "use_reloader": "for reloading while you develop, use 'flask run --debug' or "
+    "'gunicorn --reload'",
+}
+
+
+def check_config(config: Any) -> Config:
+    """
+    Raises:
+        TypeError: it is not a ``Config``.
+    """
+    if config is None:
+        return Config()
+    if isinstance(config, Config):
+        return config
+    if isinstance(config, dict):
+        given = ", ".join(f"{name}={value!r}" for name, value in config.items())
+        raise TypeError(f"config must be a greenws.Config, not a dict: config=Config({given})")
+    raise TypeError(
+        f"config must be a greenws.Config, such as Config(ping_interval=30), not {config!r}"
+    )
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """
+    Raises:
+        TypeError: an option does not exist, or is not one of the server's but of ``Config``.
+    """
+    of_config = {field.name for field in fields(Config)}
+    for name, value in options.items():
+        if name in SERVER_OPTIONS:
+            continue
+        if name in of_config:
+            raise TypeError(
+                f"{name} is an option of Config: "
+                f"WebSocketServer(address, app, config=Config({name}={value!r}))"
+            )
+        text = f"WebSocketServer has no option {name!r}"
+        if name in _ADVICE:
+            raise TypeError(f"{text}: {_ADVICE[name]}")
+        meant = suggest(name, {*SERVER_OPTIONS, *of_config, "config", "trusted_proxies"})
+        if meant in of_config:
+            raise TypeError(f"{text}; did you mean config=Config({meant}={value!r})?")
+        if meant is not None:
+            raise TypeError(f"{text}; did you mean {meant!r}?")
+        raise TypeError(
+            f"{text}. Limits and timeouts are options of greenws.Config: config=Config(...); its "
+            f"own are config, trusted_proxies, {', '.join(sorted(SERVER_OPTIONS))}"
+        )
+
+
+def load_certificates(context: ssl.SSLContext, certfile: str, keyfile: str | None) -> None:
+    """``context.load_cert_chain()``, with errors that name the files.
+
+    Raises:
+        OSError: a file cannot be read, or the two do not fit (``ssl.SSLError``).
+    """
+    for path in (certfile, keyfile):
+        if path is not None:
+            open(path, "rb").close()  # the error of load_cert_chain() does not name the file
+    try:
+        context.load_cert_chain(certfile, keyfile)
+    except ssl.SSLError as error:
+        files = certfile if keyfile is None else f"{certfile} and {keyfile}"
+        raise ssl.SSLError(error.errno, f"cannot use {files}: {error.strerror}") from None
+
+
+def prepare_tls(options: dict[str, Any]) -> Any:
+    """Replaces what belongs to a context (``certfile``, ``keyfile``...) by one with our ALPN
+    protocol; returns it, or None without TLS.
+
+    Raises:
+        OSError: see :func:`load_certificates`.
+        TypeError: options that do not go together.
+    """
+    for name in (*_OF_CONTEXT, "ssl_context"):  # None is what is not given
+        if options.get(name, 0) is None:
+            del options[name]
+    given = {name: options.pop(name) for name in _OF_CONTEXT if name in options}
+    context = options.get("ssl_context")
+    if given and context is not None:
+        raise TypeError(
+            f"give either ssl_context or {', '.join(given)}: the context has its own certificate"
+        )
+    if context is None:
+        if not given and not options.keys() & {"server_side", "do_handshake_on_connect"}:
+            return None
+        if "certfile" not in given:
+            raise TypeError(
+                f"{', '.join(given) or 'TLS'} needs certfile=, the file of the certificate chain"
+            )
+        context = options["ssl_context"] = _make_context(given)
+    if not isinstance(context, gevent.ssl.SSLContext):
+        raise TypeError(
+            f"ssl_context must be a gevent.ssl.SSLContext, not {context!r}: "
+            "with one of Python's own, each handshake would block all greenlets"
+        )
+    context.set_alpn_protocols(["http/1.1"])
+    if context.sslsocket_class is gevent.ssl.SSLSocket:
+        context.sslsocket_class = OwnedSSLSocket
+    return context
+
+
+def _make_context(given: dict[str, Any]) -> Any:
+    context = gevent.ssl.SSLContext(given.get("ssl_version", ssl.PROTOCOL_TLS_SERVER))
+    load_certificates(context, given["certfile"], given.get("keyfile"))
+    if "ca_certs" in given:
+        context.load_verify_locations(given["ca_certs"])
+    if "cert_reqs" in given:
+        context.verify_mode = given["cert_reqs"]
+    if "ciphers" in given:
+        context.set_ciphers(given["ciphers"])
+    return context

@@ -1,0 +1,539 @@
+"""``TestSocket``: a WebSocket in the hands of a test, whose waits are bounded and can explain
+themselves. ``Run`` is what there is at its other end.
+
+The hub runs while the test waits: nobody else runs it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket as native
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import gevent
+
+from ..config import Config, check_seconds
+from ..hub.transport import Transport
+from ..keepalive import start_pulse
+from ..opcodes import OpcodeType
+from ..websocket import NO_TIMEOUT, Message, WebSocket
+from . import timers
+from .standing import caller, standing_of, without_machinery
+from .timers import ClockLoop, RealTimeout
+
+__all__ = [
+    "Pair",
+    "Run",
+    "TestSocket",
+    "WatchedTransport",
+    "check_options",
+    "client_config",
+    "open_runs",
+    "pair",
+]
+
+_EXPIRED = object()
+_UNSET: Any = object()
+_SMALLEST = 1  # byte that a send buffer is set to hold; the kernel takes a few KiB at least
+_MAX_UNREAD = 16 << 20  # bytes that are taken before the test reads again
+
+open_runs: dict[int, Run] = {}
+"""The runs that have not ended, by their number, in the order in which they began."""
+
+_numbers = iter(range(1, 1 << 62))
+
+
+class Run:
+    """What a test has opened: its own end, and whatever is at the other.
+
+    ``greenlet`` runs the application; None for a :func:`pair`. ``errors``: what escaped it, each
+    with the traceback that it had then. ``peer``: the WebSocket at the other end, once it is open.
+    """
+
+    def __init__(self, what: str, timeout: float | None) -> None:
+        self.what = what
+        self.timeout = timeout
+        self.opened_at = caller()
+        self.greenlet: gevent.Greenlet[Any, Any] | None = None
+        self.socket: TestSocket | None = None
+        self.peer: WebSocket | None = None
+        self.errors: list[tuple[BaseException, TracebackType | None]] = []
+        self.in_vain_wait = ""
+        """What a read that returned nothing in time has to say, until the next one."""
+        self.is_propagated = False
+        """Whether an error was answered by nobody but greenws."""
+        self.is_over = False
+        self._is_raised = False
+        self._number = next(_numbers)
+        self._hub = gevent.get_hub()
+        timers.hold(self._hub)
+        open_runs[self._number] = self
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the test has closed its end."""
+        return self.socket is not None and not self.socket.is_connected
+
+    # -- what escapes the application
+
+    def take(self, error: BaseException, traceback: TracebackType | None = None) -> None:
+        """Keeps an error for the test. Nobody misses a greenlet that was killed."""
+        is_known = any(known is error for known, _ in self.errors)
+        if not is_known and not isinstance(error, gevent.GreenletExit):
+            self.errors.append((error, without_machinery(traceback or error.__traceback__)))
+
+    def raise_error(self) -> None:
+        """Raises what escaped the application, once."""
+        __tracebackhide__ = True
+        if self.errors and not self._is_raised:
+            self._is_raised = True
+            error, traceback = self.errors[0]
+            try:
+                raise error.with_traceback(traceback)
+            finally:
+                del error, traceback
+
+    # -- explaining
+
+    def describe(self) -> str:
+        """Where each side stands, in a few lines."""
+        lines = []
+        if self.greenlet is not None:
+            lines.append(f"  handler: {standing_of(self.greenlet)}")
+        elif self.peer is not None:
+            lines.append(f"  {self.what}: {standing_of(self.peer._transport.greenlet)}")
+        for name, socket in (("handler", self.peer), ("test", self.socket)):
+            if socket is not None:
+                messages_in, _, messages_out, _ = socket.traffic
+                state = (
+                    "" if socket.is_connected else f", closed {socket.close_code or ''}".rstrip()
+                )
+                lines.append(f"  {name}: received {messages_in}, sent {messages_out}{state}")
+        loop = self._hub.loop
+        if isinstance(loop, ClockLoop) and loop.clock is not None:
+            lines.append("  time stands still: testing.clock() moves it by advance(seconds)")
+        return "\n".join(lines)
+
+    def in_vain(self, what: str) -> TimeoutError:
+        return TimeoutError(f"{what}\n{self.describe()}")
+
+    # -- the end
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Ends the connection, waits for the application, and raises what escaped it. ``error``:
+        what the test itself raises.
+
+        Raises:
+            TimeoutError: the application does not end within ``timeout``.
+        """
+        __tracebackhide__ = True
+        if self.is_over:
+            if error is None:
+                self.raise_error()
+            return
+        had_failed = bool(self.errors) and not self._is_raised
+        problem: BaseException | None = None
+        try:
+            problem = self._end()
+        finally:
+            self._finish()
+        if error is not None and not (had_failed and isinstance(error, Exception)):
+            if self.in_vain_wait:
+                _add_note(error, self.in_vain_wait)
+            if problem is not None:
+                _add_note(error, f"the session {self.what} did not end well either: {problem!r}")
+            return
+        self.raise_error()
+        if problem is not None:
+            raise problem
+
+    def _end(self) -> BaseException | None:
+        """Ends both sides; returns what went wrong with that."""
+        limit = RealTimeout(self.timeout)
+        try:
+            if self.socket is not None:
+                self.socket.finish()
+            if self.greenlet is not None:
+                self.greenlet.join()
+        except RealTimeout as expired:
+            if expired is not limit:
+                raise
+            return self.in_vain(
+                f"the session {self.what} has not ended within {self.timeout:g} s after its client "
+                "had closed"
+            )
+        finally:
+            limit.close()
+        return self.errors[0][0] if self.errors else None
+
+    def abort(self) -> None:
+        """Ends everything without asking anybody."""
+        self._finish()
+
+    def _finish(self) -> None:
+        if self.is_over:
+            return
+        self.is_over = True
+        open_runs.pop(self._number, None)
+        for socket in (self.socket, self.peer if self.greenlet is None else None):
+            if socket is not None:
+                if socket.pulse is not None:
+                    socket.pulse.stop()
+                socket.mark_lost("the test is over")
+        if self.greenlet is not None and not self.greenlet.dead:
+            limit = RealTimeout(1.0)
+            try:
+                self.greenlet.kill()
+            except RealTimeout as expired:
+                if expired is not limit:
+                    raise
+            finally:
+                limit.close()
+        timers.release(self._hub)
+
+    def opposite(self, socket: WebSocket) -> WebSocket | None:
+        """The other end."""
+        return self.peer if socket is self.socket else self.socket
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    if hasattr(error, "add_note"):  # Python 3.11
+        error.add_note(note)
+
+
+class WatchedTransport(Transport):
+    """A transport whose socket is read even while nobody waits for its input: pings and Close are
+    answered at once, as by a browser. Messages are kept for the next read."""
+
+    def __init__(self, sock: Any, hub: Any, high_water: int | None) -> None:
+        super().__init__(sock, hub, high_water, None)
+        self.owner: TestSocket | None = None
+        self._watch = hub.loop.io(sock.fileno(), 1, ref=False)
+        self._unread = 0  # bytes when the test last read
+
+    def start(self, owner: TestSocket) -> None:
+        self.owner = owner
+        self._unread = self.received
+        if not self.closed:
+            self._watch.start(self._on_input)
+
+    def pause(self) -> None:
+        if not self.closed:
+            self._watch.stop()
+
+    def _on_input(self) -> None:
+        assert self.owner is not None
+        before = self.received
+        if self.owner.poll_input():  # it has taken its time, and there is more
+            self.hub.loop.run_callback(self._on_input)
+        # At the end of the stream the socket stays readable.
+        elif self.received == before or before - self._unread > _MAX_UNREAD:
+            self._watch.stop()
+
+    def close(self, reason: str = "the connection was closed") -> None:
+        self._watch.close()
+        super().close(reason)
+
+
+class TestSocket(WebSocket):
+    """A :class:`greenws.WebSocket` in the hands of a test, from ``connect()`` or ``pair()``.
+
+    All its calls are there, with the same meaning, but for time: none waits longer than the
+    ``timeout`` of the connection (in real time, whatever a :func:`greenws.testing.clock` says), and
+    what runs out of it has both sides in its message. ``receive(timeout=0)`` lets everybody run
+    first, so that it raises TimeoutError only if nothing was sent.
+    """
+
+    __test__ = False  # for pytest, which goes by the name
+
+    _run: Run
+    _watched: WatchedTransport
+    is_stalled = False
+
+    @classmethod
+    def open(
+        cls, run: Run, transport: WatchedTransport, limits: Config, **options: Any
+    ) -> TestSocket:
+        """The end of ``run`` over ``transport``."""
+        socket = cls(transport, limits, **options)
+        socket._run = run
+        socket._watched = transport
+        start_pulse(socket, transport.hub, limits)
+        transport.start(socket)
+        socket.poll_input()  # what came with the handshake
+        return socket
+
+    # -- reading
+
+    def receive(self, timeout: Any = _UNSET) -> str | bytes:
+        __tracebackhide__ = True
+        seconds = self._limit(self.read_timeout_seconds if timeout is _UNSET else timeout)
+        read = super().receive
+        if seconds == 0:
+            self._settle()
+        else:
+            message = self._bounded(seconds, read, None)
+            if message is not _EXPIRED:
+                return message  # type: ignore[no-any-return]
+        try:
+            return read(0)
+        except TimeoutError:
+            raise self._run.in_vain(f"no message within {seconds:g} s") from None
+
+    def __next__(self) -> str | bytes:
+        __tracebackhide__ = True
+        message = self._read(super().__next__)
+        if message is _EXPIRED:
+            raise self._run.in_vain(
+                f"no message within {self._limit(self.read_timeout_seconds):g} s"
+            )
+        return message  # type: ignore[no-any-return]
+
+    def read_string_message(self) -> Message:
+        return self._read_message(super().read_string_message)
+
+    def read_bytes_message(self) -> Message:
+        return self._read_message(super().read_bytes_message)
+
+    def _read_message(self, read: Callable[[], Message]) -> Message:
+        __tracebackhide__ = True
+        self._run.in_vain_wait = ""
+        message: Message = self._read(read)
+        if message.opcode == OpcodeType.INVALID and self.is_connected:
+            seconds = self._limit(self.read_timeout_seconds)
+            self._run.in_vain_wait = str(self._run.in_vain(f"no message within {seconds:g} s"))
+        return message
+
+    def ping(self, timeout: float | None = None) -> float:
+        __tracebackhide__ = True
+        seconds = self._limit(timeout)
+        trip = self._bounded(seconds, super().ping)
+        if trip is _EXPIRED:
+            raise self._run.in_vain(f"no pong within {seconds:g} s")
+        return trip  # type: ignore[no-any-return]
+
+    def _read(self, read: Callable[[], Any]) -> Any:
+        """Calls ``read``, with ``read_timeout_seconds`` in real time."""
+        __tracebackhide__ = True
+        timeout = self.read_timeout_seconds
+        seconds = self._limit(timeout)
+        if seconds == 0:
+            self._settle()
+            result = _EXPIRED
+        else:
+            self.read_timeout_seconds = None
+            try:
+                result = self._bounded(seconds, read)
+            finally:
+                self.read_timeout_seconds = timeout
+        if result is not _EXPIRED:
+            return result
+        self.read_timeout_seconds = 0
+        try:
+            return read()
+        except TimeoutError:
+            return _EXPIRED
+        finally:
+            self.read_timeout_seconds = timeout
+
+    def _limit(self, seconds: float | None) -> float | None:
+        longest = self._run.timeout
+        if seconds is None or seconds == NO_TIMEOUT:
+            return longest
+        if not seconds >= 0:
+            raise ValueError(f"timeout must be 0 or more seconds, or None, not {seconds!r}")
+        return seconds if longest is None else min(seconds, longest)
+
+    def _bounded(self, seconds: float | None, call: Callable[..., Any], *args: Any) -> Any:
+        """What ``call`` returns, or _EXPIRED."""
+        __tracebackhide__ = True
+        if self.is_stalled and not self._transport.closed:
+            raise RuntimeError("this socket is stalled: call resume() before it reads again")
+        self._watched.pause()
+        try:
+            return self._within(seconds, call, *args)
+        finally:
+            self._watched.start(self)
+
+    def _within(self, seconds: float | None, call: Callable[..., Any], *args: Any) -> Any:
+        __tracebackhide__ = True
+        limit = RealTimeout(seconds)
+        try:
+            return call(*args)
+        except RealTimeout as expired:
+            if expired is not limit:
+                raise
+            return _EXPIRED
+        finally:
+            limit.close()
+
+    def _settle(self) -> None:
+        if gevent.getcurrent() is not self._transport.hub:
+            timers.settle()
+
+    # -- sending
+
+    def send(self, data: Any, *, compress: bool | None = None) -> None:
+        __tracebackhide__ = True
+        self._send(super().send, data, compress=compress)
+
+    def send_string_message(
+        self, string: str, final: bool = True, *, compress: bool | None = None
+    ) -> None:
+        __tracebackhide__ = True
+        self._send(super().send_string_message, string, final, compress=compress)
+
+    def send_binary_message(
+        self, data: Any, final: bool = True, *, compress: bool | None = None
+    ) -> None:
+        __tracebackhide__ = True
+        self._send(super().send_binary_message, data, final, compress=compress)
+
+    def _send(self, send: Callable[..., None], *args: Any, **options: Any) -> None:
+        __tracebackhide__ = True
+        if self._within(self._run.timeout, lambda: send(*args, **options)) is _EXPIRED:
+            raise self._run.in_vain(
+                f"a send was blocked for {self._run.timeout:g} s: the other side does not read"
+            )
+
+    # -- a client that behaves badly
+
+    def stall(self) -> None:
+        """From now on nothing is read: what the other side sends piles up at its end as soon as
+        the kernel's buffer is full, which is made as small as it can be (a few KiB). Pings are not
+        answered. Until ``resume()``, reads raise RuntimeError."""
+        if self._transport.closed:
+            return
+        self.is_stalled = True
+        self._watched.pause()
+        if self.pulse is not None:
+            self.pulse.stop()
+        opposite = self._run.opposite(self)
+        if opposite is not None and not opposite._transport.closed:
+            with native.socket(fileno=os.dup(opposite._transport.fileno)) as sock:
+                sock.setsockopt(native.SOL_SOCKET, native.SO_SNDBUF, _SMALLEST)
+
+    def resume(self) -> None:
+        """Ends ``stall()``."""
+        if self.is_stalled:
+            self.is_stalled = False
+            self._watched.start(self)
+
+    def cut(self) -> None:
+        """Loses the connection: no Close, 1006 at both ends. Lets everybody run."""
+        self.is_stalled = False
+        self.mark_lost("cut by the test")
+        self._settle()
+
+    # -- closing
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """As :meth:`greenws.WebSocket.close`. Then lets everybody run; if the handler has ended by
+        then, what escaped it is raised here.
+
+        Raises:
+            TimeoutError: the other side does not close.
+        """
+        __tracebackhide__ = True
+        self.resume()
+        if self._within(self._run.timeout, super().close, code, reason) is _EXPIRED:
+            problem = self._run.in_vain(
+                f"the other side did not answer Close within {self._run.timeout:g} s"
+            )
+            self.mark_lost("the other side did not answer Close")
+            raise problem
+        self._settle()
+        greenlet = self._run.greenlet
+        if greenlet is not None and greenlet.dead:
+            self._run.end()
+
+    def finish(self) -> None:
+        """Closes, without a limit in time."""
+        self.resume()
+        super().close()
+
+    def __enter__(self) -> TestSocket:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        __tracebackhide__ = True
+        self._run.end(error)
+
+
+class Pair(tuple[TestSocket, TestSocket]):
+    """``(server, client)``, from :func:`pair`. As a context manager it closes both at the end."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Pair:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self[0]._run.abort()
+
+
+def client_config(config: Config) -> Config:
+    """The limits of a test's end: only the test itself ends its connection."""
+    return config.replace(
+        max_message_size=None,
+        max_fragments=None,
+        max_message_rate=None,
+        close_timeout=None,
+        write_timeout=None,
+        ping_interval=None,
+        ping_timeout=None,
+        access_log=None,
+    )
+
+
+def check_options(timeout: Any, config: Any) -> Config:
+    """``config`` or the default.
+
+    Raises:
+        TypeError, ValueError: one of them is not allowed.
+    """
+    if timeout is not None:
+        check_seconds("timeout", timeout)
+    if config is None:
+        return Config()
+    if not isinstance(config, Config):
+        raise TypeError(f"config must be a greenws.Config, not {config!r}")
+    return config
+
+
+def pair(*, timeout: float | None = 5.0, config: Config | None = None) -> Pair:
+    """The two ends of an open connection, ``(server, client)``, for a handler that the test calls
+    itself::
+
+        with testing.pair() as (server, client):
+            client.send("hello")
+            client.start_closing()
+            EchoHandler().handle_session(request, server)
+            assert client.receive() == "hello"
+
+    Waits of either end are bounded by ``timeout``. ``config`` has the limits of the server's end.
+
+    Raises:
+        TypeError: ``config`` is no :class:`greenws.Config`.
+    """
+    config = check_options(timeout, config)
+    run = Run("the other end", timeout)
+    hub = gevent.get_hub()
+    ends = []
+    for sock, is_client, limits in zip(
+        native.socketpair(), (False, True), (config, client_config(config)), strict=True
+    ):
+        transport = WatchedTransport(sock, hub, limits.write_high_water)
+        address = ("127.0.0.1", 0)
+        ends.append(
+            TestSocket.open(run, transport, limits, client=is_client, remote_address=address)
+        )
+    run.peer, run.socket = ends
+    return Pair(ends)

@@ -1,0 +1,360 @@
+"""Time under the control of a test.
+
+While a test has connections or a clock, its hub has a ``ClockLoop`` in place of the loop: the same
+loop, but for timers. These are the loop's own until a clock stops time. Then they are kept in order
+of their time, and fire when the clock is advanced: keepalive, timeouts, ``gevent.sleep`` and
+whatever else uses gevent's timers. ``time.time`` and ``time.monotonic`` follow the clock too.
+
+What bounds the waits of a test, ``RealTimeout``, is of the loop itself, and of real time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent import getcurrent
+from gevent.hub import Waiter
+
+__all__ = ["Clock", "ClockLoop", "RealTimeout", "clock", "hold", "release", "running", "settle"]
+
+_TIMES = ("time", "monotonic", "time_ns", "monotonic_ns")
+_REAL_TIMES = {name: getattr(time, name) for name in _TIMES}
+
+_EPSILON = 1e-6  # seconds; a time that was added up in several steps is a little more or less
+_LONGEST_ROUND = 0.5  # seconds
+
+running: list[Clock] = []
+"""The clock that stops time, if there is one."""
+
+_ROUNDS = 2  # what the first one leaves in the kernel is taken in the second
+
+
+class ClockLoop:
+    """The loop of a hub, with timers that a clock may stop. Everything else is the loop's."""
+
+    def __init__(self, real: Any) -> None:
+        values = self.__dict__
+        values["real"] = real
+        values["clock"] = None
+        values["active"] = set()  # timers
+        values["holders"] = 0
+        # What is used all the time is found without a detour.
+        values["run_callback"] = real.run_callback
+        values["io"] = real.io
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__:
+            self.__dict__[name] = value
+        else:
+            setattr(self.real, name, value)
+
+    def timer(
+        self, after: float, repeat: float = 0.0, ref: bool = True, priority: int | None = None
+    ) -> Any:
+        shortest = 0.0 if self.real.iteration >= 0 else 0.001  # libuv; see hub/turns.py
+        if after <= shortest and not repeat:  # a turn, not a time
+            return self.real.timer(after, repeat, ref, priority)
+        return _Timer(self, after, repeat, ref, priority)
+
+
+class _Timer:
+    """A timer of a :class:`ClockLoop`, with the methods and attributes of gevent's."""
+
+    def __init__(
+        self, loop: ClockLoop, after: float, repeat: float, ref: bool, priority: int | None
+    ) -> None:
+        self.loop = loop
+        self.ref = ref
+        self.priority = priority
+        self.callback: Callable[..., object] | None = None
+        self.args: tuple[Any, ...] = ()
+        self.due = 0.0  # of time.monotonic()
+        self.number = 0  # in the queue of a clock
+        self._after = after
+        self._repeat = repeat
+        self._watcher: Any = None
+
+    def start(self, callback: Callable[..., object], *args: Any, **options: Any) -> None:
+        self.stop()
+        self.callback, self.args = callback, args
+        self._schedule(self._after)
+
+    def again(self, callback: Callable[..., object], *args: Any, **options: Any) -> None:
+        self.stop()
+        self.callback, self.args = callback, args
+        if self._repeat:
+            self._schedule(self._repeat)
+
+    def stop(self) -> None:
+        self.loop.active.discard(self)
+        self.callback, self.args = None, ()
+        if self._watcher is not None:
+            self._watcher.close()
+            self._watcher = None
+
+    def close(self) -> None:
+        self.stop()
+
+    def __enter__(self) -> _Timer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def active(self) -> bool:
+        return self in self.loop.active
+
+    @property
+    def pending(self) -> bool:
+        return False
+
+    @property
+    def is_ticker(self) -> bool:
+        """Whether it only counts, so that nothing needs to run after it."""
+        return bool(self._repeat) and not self.ref
+
+    def _schedule(self, after: float) -> None:
+        self.due = time.monotonic() + after
+        self.loop.active.add(self)
+        if self.loop.clock is not None:
+            self.loop.clock.add(self)
+        else:
+            self._watch(after)
+
+    def _watch(self, after: float) -> None:
+        self._watcher = self.loop.real.timer(max(after, 0.0), 0.0, self.ref, self.priority)
+        self._watcher.start(self.fire)
+
+    def freeze(self) -> None:
+        """The clock has stopped."""
+        if self._watcher is not None:
+            self._watcher.close()
+            self._watcher = None
+
+    def thaw(self, now: float) -> None:
+        """Time goes on; it was ``now`` by the clock."""
+        after = self.due - now
+        self.due = time.monotonic() + after
+        self._watch(after)
+
+    def fire(self) -> None:
+        """In the hub: calls the callback."""
+        if self not in self.loop.active:
+            return
+        self.loop.active.discard(self)
+        if self._watcher is not None:
+            self._watcher.close()
+            self._watcher = None
+        callback, args = self.callback, self.args
+        if self._repeat:
+            self._schedule(self._repeat)
+        assert callback is not None
+        callback(*args)
+
+
+def hold(hub: Any) -> ClockLoop:
+    """Gives ``hub`` a :class:`ClockLoop` until as many calls of :func:`release`."""
+    if not isinstance(hub.loop, ClockLoop):
+        # polling.py goes by the module of the loop's type.
+        kind = type("loop", (ClockLoop,), {"__module__": type(hub.loop).__module__})
+        hub.loop = kind(hub.loop)
+    loop: ClockLoop = hub.loop
+    loop.holders += 1
+    return loop
+
+
+def release(hub: Any) -> None:
+    """See :func:`hold`."""
+    loop = hub.loop
+    if isinstance(loop, ClockLoop):
+        loop.holders -= 1
+        if loop.holders == 0:
+            hub.loop = loop.real
+
+
+def settle() -> None:
+    """Lets everything run that can, in this thread, until all wait for time or for a peer."""
+    for _ in range(_ROUNDS):
+        _idle()
+
+
+def _idle() -> None:
+    """Waits until nothing is left to run; not for ever, if somebody never waits."""
+    hub = gevent.get_hub()
+    loop: Any = hub.loop.real if isinstance(hub.loop, ClockLoop) else hub.loop
+    waiter: Any = Waiter(hub)
+    with loop.idle() as idle, loop.timer(_LONGEST_ROUND) as timer:
+        idle.start(waiter.switch, None)
+        timer.start(waiter.switch, None)
+        waiter.get()
+
+
+class RealTimeout(BaseException):
+    """Thrown into the greenlet that made it after ``seconds`` of real time, unless closed before.
+    None means never.
+
+    Time alone is not enough, on a machine that is busy: there must be nothing left to run, too, or
+    as much time must have passed once more.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        super().__init__(seconds)
+        self._watchers: list[Any] = []
+        if seconds is not None:
+            loop = gevent.get_hub().loop
+            self._loop = loop.real if isinstance(loop, ClockLoop) else loop
+            self._greenlet = getcurrent()
+            self._watch(self._loop.timer(seconds), self._on_time)
+
+    def _watch(self, watcher: Any, callback: Callable[[], None]) -> None:
+        self._watchers.append(watcher)
+        watcher.start(callback)
+
+    def _on_time(self) -> None:
+        self._watch(self._loop.idle(), self._throw)
+        self._watch(self._loop.timer(max(self.args[0], 1.0)), self._throw)
+
+    def _throw(self) -> None:
+        self.close()
+        self._greenlet.throw(self)
+
+    def close(self) -> None:
+        watchers, self._watchers = self._watchers, []
+        for watcher in watchers:
+            watcher.close()
+
+
+class Clock:
+    """Time that moves when the test says so, from :func:`clock`."""
+
+    def __init__(self) -> None:
+        self._hub: Any = None
+        self._loop: Any = None
+        self._began = 0.0
+        self._began_ns = 0
+        self._elapsed = 0.0
+        self._queue: list[tuple[float, int, _Timer]] = []
+        self._numbers = itertools.count()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds by which the clock was advanced."""
+        return self._elapsed
+
+    def advance(self, seconds: float) -> None:
+        """Moves time by ``seconds``. Whatever is due is done in its order, and whoever can run
+        runs, each time before the clock goes on, until all wait again. Clients that the test does
+        not stall answer pings.
+
+        Raises:
+            ValueError: ``seconds`` is negative.
+            RuntimeError: outside of the ``with``.
+        """
+        if not seconds >= 0:
+            raise ValueError(f"a clock goes forward by 0 or more seconds, not {seconds!r}")
+        if self._hub is None:
+            raise RuntimeError("the clock runs by itself: use it in 'with testing.clock() as ...'")
+        end = self._elapsed + seconds
+        settle()
+        while True:
+            due = self._next()
+            if due is None or due > self._began + end + _EPSILON:
+                break
+            self._elapsed = max(self._elapsed, due - self._began)
+            timers = self._take(due)
+            for timer in timers:
+                self._loop.run_callback(timer.fire)
+            if not all(timer.is_ticker for timer in timers):
+                settle()
+            else:
+                gevent.sleep(0)
+        self._elapsed = max(end, self._elapsed)
+        settle()
+
+    def add(self, timer: _Timer) -> None:
+        timer.number = next(self._numbers)  # an earlier entry of it counts no more
+        heapq.heappush(self._queue, (timer.due, timer.number, timer))
+
+    def _next(self) -> float | None:
+        """When the first timer is due."""
+        queue = self._queue
+        while queue and not self._is_current(queue[0]):
+            heapq.heappop(queue)
+        return queue[0][0] if queue else None
+
+    def _is_current(self, entry: tuple[float, int, _Timer]) -> bool:
+        _, number, timer = entry
+        return timer in self._loop.active and timer.number == number
+
+    def _take(self, due: float) -> list[_Timer]:
+        timers = []
+        while self._queue and self._queue[0][0] <= due + _EPSILON:
+            entry = heapq.heappop(self._queue)
+            if self._is_current(entry):
+                timers.append(entry[2])
+        return timers
+
+    def __enter__(self) -> Clock:
+        if time.monotonic is not _REAL_TIMES["monotonic"]:
+            raise RuntimeError("time is under the control of another clock")
+        running.append(self)
+        self._hub = gevent.get_hub()
+        self._loop = hold(self._hub)
+        self._began, self._began_ns = time.monotonic(), time.monotonic_ns()
+        wall, wall_ns = time.time(), time.time_ns()
+        self._elapsed = 0.0
+        fakes: dict[str, Callable[[], float]] = {
+            "monotonic": lambda: self._began + self._elapsed,
+            "monotonic_ns": lambda: self._began_ns + int(self._elapsed * 1e9),
+            "time": lambda: wall + self._elapsed,
+            "time_ns": lambda: wall_ns + int(self._elapsed * 1e9),
+        }
+        for name, fake in fakes.items():
+            setattr(time, name, fake)
+        self._loop.clock = self
+        for timer in self._loop.active:
+            timer.freeze()
+            self.add(timer)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._hub is None:
+            return
+        running.remove(self)
+        now = time.monotonic()
+        for name, real in _REAL_TIMES.items():
+            setattr(time, name, real)
+        loop = self._loop
+        loop.clock = None
+        for timer in loop.active:
+            timer.thaw(now)
+        self._queue.clear()
+        release(self._hub)
+        self._hub = self._loop = None
+
+
+def clock() -> Clock:
+    """``with testing.clock() as clock:`` time stands still, but for ``clock.advance(seconds)``::
+
+        with testing.clock() as clock, testing.connect(app, "/feed") as socket:
+            clock.advance(30)                     # at once
+            assert socket.receive() == "half a minute later"
+
+    In the block, the timers of this thread's hub (keepalive, ``max_lifetime``, the timeouts of
+    ``receive()``, ``gevent.sleep``, ``gevent.Timeout``...) and, in the whole process,
+    ``time.time()`` and ``time.monotonic()`` follow the clock. ``datetime.now()`` does not. Waits
+    of the test's own sockets are still bounded in real time.
+
+    Raises:
+        RuntimeError: in the ``with``, if there is another clock.
+    """
+    return Clock()

@@ -1,0 +1,39 @@
+"""What is said of a response that refuses. Reading it is tested in ``test_opening.py``."""
+
+from __future__ import annotations
+
+import pytest
+
+from greenws.client.exchange import explain
+from greenws.config import Config
+from greenws.exceptions import HandshakeError
+from greenws.http.response import ResponseReader
+
+pytestmark = pytest.mark.no_io
+
+
+def explained(response: bytes) -> HandshakeError:
+    reader = ResponseReader(Config())
+    reader.feed(response)
+    return explain(HandshakeError("?"), reader, "wss://h")
+
+
+def test_a_line_of_text_is_part_of_the_message():
+    error = explained(b"HTTP/1.1 403 No\r\nContent-Length: 9\r\n\r\nnot \r\nyou")
+    assert str(error) == "wss://h responded with status 403: not you"
+
+
+def test_a_page_is_not():
+    page = b"<!doctype html><p>No"
+    head = b"HTTP/1.1 403 No\r\nContent-Length: %d\r\n" % len(page)
+    assert str(explained(head + b"\r\n" + page)) == "wss://h responded with status 403"
+    page = b"No, <b>not</b> you  "
+    error = explained(head + b"Content-Type: text/html\r\n\r\n" + page)
+    assert str(error) == "wss://h responded with status 403"
+    assert (error.status, error.body) == (403, page)
+
+
+def test_a_long_text_is_cut():
+    error = explained(b"HTTP/1.1 500 No\r\nContent-Length: 1000\r\n\r\n" + b"\xff" * 1000)
+    assert len(str(error)) < 250
+    assert len(error.body) == 1000

@@ -1,0 +1,24 @@
+"""Every error and log line that a user can meet is explained."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from ..support.messages import find_texts
+from ..support.paths import ROOT
+
+pytestmark = pytest.mark.no_io
+
+FAQ = (ROOT / "docs" / "faq.md").read_text()
+TEXTS = sorted(set(find_texts()))
+
+
+def test_texts_are_found():
+    assert len(TEXTS) > 100
+
+
+def test_every_text_is_explained():
+    missing = [text for text in TEXTS if not re.search(text.pattern, FAQ)]
+    assert not missing, "add a row to docs/faq.md for each:\n" + "\n".join(map(str, missing))

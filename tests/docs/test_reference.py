@@ -1,0 +1,45 @@
+"""What the reference lists is what there is."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from greenws import CloseCode
+from greenws.integrations import prometheus
+
+from ..support.paths import ROOT
+
+pytestmark = pytest.mark.no_io
+
+DOCS = ROOT / "docs"
+METRICS = {
+    *(f"greenws_{name}" for name in prometheus._GAUGES),
+    *(f"greenws_{name}_total" for name in (*prometheus._COUNTERS, *prometheus._LABELLED)),
+}
+
+
+def test_every_metric_is_listed():
+    text = (DOCS / "reference" / "metrics.md").read_text()
+    assert set(re.findall(r"^\| `(greenws_\w+)", text, re.M)) == METRICS
+
+
+@pytest.mark.parametrize("name", ["howto/metrics.md", "_static/grafana.json"])
+def test_a_metric_that_is_shown_exists(name):
+    text = (DOCS / name).read_text()
+    used = set(re.findall(r"greenws_\w+", text))
+    assert used and used <= METRICS
+
+
+def test_the_board_is_valid():
+    board = json.loads((DOCS / "_static" / "grafana.json").read_text())
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"]) >= 6
+
+
+def test_every_close_code_is_explained():
+    text = (DOCS / "reference" / "close-codes.md").read_text()
+    listed = dict(re.findall(r"^\| (\d{4}) \| (\w+) ", text, re.M))
+    codes = {str(int(code)): code.name for code in CloseCode}
+    assert listed == {code: name for code, name in codes.items() if code != "1015"}

@@ -1,0 +1,142 @@
+"""The options of ``WebSocketServer``: what is wrong is told when the server is made."""
+
+from __future__ import annotations
+
+import inspect
+import ssl
+
+import gevent.ssl
+import geventwebsocket.server
+import pytest
+import trustme
+from flask import Flask
+from gevent import pywsgi
+
+from greenws import Config, Routes, WebSocketServer, options
+from greenws.server.options import SERVER_OPTIONS
+
+ADDRESS = ("127.0.0.1", 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"allowed_origins": "*"}, r"config=Config\(allowed_origins='\*'\)"),
+        ({"max_message_size": 5}, r"is an option of Config.*Config\(max_message_size=5\)"),
+        ({"max_mesage_size": 5}, r"did you mean config=Config\(max_message_size=5\)"),
+        ({"keyfile": "key.pem"}, "keyfile needs certfile="),
+        ({"workers": 4}, r"gunicorn -k greenws\.gunicorn\.Worker -w 4"),
+        ({"port": 80}, "the first argument"),
+        ({"certfiel": "x"}, "did you mean 'certfile'"),
+        ({"trusted_proxy": 1}, "did you mean 'trusted_proxies'"),
+        ({"qwertz": 1}, "no option 'qwertz'.*config=Config"),
+        ({"config": {}}, "not a dict"),
+        ({"config": {"ping_interval": 5}}, r"Config\(ping_interval=5\)"),
+        ({"config": Config}, "must be a greenws.Config"),
+        ({"config": 5}, "not 5"),
+        ({"cert_reqs": ssl.CERT_REQUIRED}, "cert_reqs needs certfile"),
+        ({"do_handshake_on_connect": False}, "needs certfile"),
+    ],
+)
+def test_a_wrong_option_is_a_type_error_at_once(wrong, match):
+    with pytest.raises(TypeError, match=match):
+        WebSocketServer(ADDRESS, Routes(), **wrong)
+
+
+class Asgi:
+    async def __call__(self, scope, receive, send):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("application", "match"),
+    [
+        (None, r"needs an application: WebSocketServer\(address, app\)"),
+        ("app:app", "not its name"),
+        (5, "not 5"),
+        (Asgi(), "ASGIMiddleware"),
+        (lambda request: None, "does not fit"),
+        (Flask, "not the class Flask"),
+    ],
+)
+def test_a_wrong_application_is_a_type_error_at_once(application, match):
+    with pytest.raises(TypeError, match=match):
+        WebSocketServer(ADDRESS, application)
+    with pytest.raises(TypeError, match="needs an application"):
+        WebSocketServer(ADDRESS)
+
+
+def test_a_subclass_may_bring_its_application():
+    class Server(WebSocketServer):
+        application = Routes()
+
+    assert type(Server(ADDRESS).application) is Routes
+
+
+def test_the_options_are_those_of_gevent_and_its_wrap_socket():
+    parameters = set(inspect.signature(pywsgi.WSGIServer.__init__).parameters)
+    ours = {"self", "listener", "application", "ssl_args"}
+    assert parameters - ours <= SERVER_OPTIONS
+    tls = set(inspect.signature(gevent.ssl.wrap_socket).parameters) - {"sock"}
+    rest = SERVER_OPTIONS - parameters - tls
+    assert tls <= SERVER_OPTIONS
+    assert rest == {"debug", "pre_start_hook", "ssl_context"}
+    source = inspect.getsource(geventwebsocket.server.WebSocketServer.__init__)
+    assert source.count("kwargs.pop(") == 2 and "'debug'" in source and "'pre_start_hook'" in source
+
+
+def test_the_typed_options_are_the_known_ones():
+    assert set(options.ServerOptions.__annotations__) == SERVER_OPTIONS
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(folder / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    authority.issue_cert("localhost").private_key_pem.write_to_path(folder / "other.pem")
+    return {"certfile": folder / "cert.pem", "keyfile": folder / "key.pem"}
+
+
+def test_what_is_none_is_not_given():
+    server = WebSocketServer(ADDRESS, Routes(), certfile=None, keyfile=None, ssl_context=None)
+    assert not server.ssl_enabled
+
+
+def test_a_file_that_is_not_there_is_named(files):
+    with pytest.raises(FileNotFoundError, match="nowhere/cert.pem"):
+        WebSocketServer(ADDRESS, Routes(), certfile="nowhere/cert.pem")
+    with pytest.raises(FileNotFoundError, match="nowhere/key.pem"):
+        WebSocketServer(ADDRESS, Routes(), **{**files, "keyfile": "nowhere/key.pem"})
+
+
+def test_a_key_of_another_certificate_is_told(files):
+    other = files["keyfile"].with_name("other.pem")
+    with pytest.raises(ssl.SSLError, match="cert.pem and .*other.pem"):
+        WebSocketServer(ADDRESS, Routes(), **{**files, "keyfile": other})
+
+
+def test_the_options_of_tls_reach_the_context(files):
+    ca = files["keyfile"].with_name("ca.pem")
+    server = WebSocketServer(
+        ADDRESS,
+        Routes(),
+        **files,
+        ca_certs=ca,
+        cert_reqs=ssl.CERT_REQUIRED,
+        ciphers="ECDHE-RSA-AES128-GCM-SHA256",
+    )
+    context = server._tls_context
+    assert context.verify_mode == ssl.CERT_REQUIRED and len(context.get_ca_certs()) == 1
+    names = [cipher["name"] for cipher in context.get_ciphers()]
+    assert "ECDHE-RSA-AES128-GCM-SHA256" in names and "ECDHE-RSA-AES256-GCM-SHA384" not in names
+    assert server.ssl_args == {"server_side": True}
+
+
+def test_a_context_and_a_certificate_do_not_go_together(files):
+    context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with pytest.raises(TypeError, match="either ssl_context or certfile, keyfile"):
+        WebSocketServer(ADDRESS, Routes(), **files, ssl_context=context)

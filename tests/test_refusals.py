@@ -1,0 +1,162 @@
+"""The log of refused handshakes."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from flask import Flask, abort, redirect
+from werkzeug.exceptions import Forbidden
+
+from greenws import Config, HandshakeError, Routes, WebSocketHandler
+from greenws.refusals import log_answer, log_refusal
+
+from .support.wire import Peer
+
+SELF = {"REMOTE_ADDR": "127.0.0.1", "PATH_INFO": "/x", "QUERY_STRING": "token=secret"}
+
+
+def lines(caplog):
+    found = [(r.levelname, r.getMessage()) for r in caplog.records if r.name == "greenws.handshake"]
+    caplog.clear()
+    return found
+
+
+def make_routes():
+    routes = Routes()
+
+    @routes.websocket("/chat", protocols=["chat"])
+    def chat(request, socket):
+        pass
+
+    @routes.websocket("/open")
+    def opened(request, socket):
+        pass
+
+    def deny(request, protocols):
+        raise Forbidden
+
+    routes.add(uri="/denied", handler=WebSocketHandler(deny))
+    return routes
+
+
+def make_flask():
+    app = Flask("app")
+
+    @app.get("/chat")
+    def chat():
+        def produce(request, protocols):
+            return None
+
+        return WebSocketHandler(produce)
+
+    app.add_url_rule(
+        "/open", "open", view_func=lambda: WebSocketHandler(lambda request, protocols: None)
+    )
+    app.add_url_rule("/page", "page", view_func=lambda: "a page")
+    app.add_url_rule("/login", "login", view_func=lambda: redirect("/elsewhere"))
+    app.add_url_rule("/denied", "denied", view_func=lambda: abort(401))
+    app.add_url_rule("/error", "error", view_func=lambda: abort(500))
+    return app
+
+
+@pytest.mark.parametrize("make", [make_routes, make_flask])
+@pytest.mark.parametrize(
+    ("path", "headers", "level", "parts"),
+    [
+        (
+            "/open?token=secret",
+            {"Origin": "http://localhost:3000"},
+            "WARNING",
+            [
+                "127.0.0.1 for '/open' (Origin: 'http://localhost:3000') with 403",
+                "allowed_origins=",
+            ],
+        ),
+        ("/chat", {"Sec_WebSocket_Protocol": "a, b"}, "WARNING", ["400", "offers ['a', 'b']"]),
+        ("/chat", {}, "WARNING", ["offers none"]),
+        ("/nowhere", {}, "WARNING", ["404 Not Found", "no route of the application"]),
+        ("/denied", {}, "INFO", ["does not let this client in"]),
+        ("/open", {"Sec_WebSocket_Version": "8"}, "WARNING", ["426", "must be 13"]),
+        ("/open", {"Sec_WebSocket_Key": "x"}, "WARNING", ["Sec-WebSocket-Key"]),
+    ],
+)
+def test_why_a_handshake_is_refused_is_logged_once(
+    serve, caplog, make, path, headers, level, parts
+):
+    caplog.set_level("INFO", "greenws.handshake")
+    with Peer.connect(serve(make()).address) as peer:
+        assert peer.shake(path, **headers).status >= 400
+    ((found, text),) = lines(caplog)
+    assert found == level
+    assert [part for part in parts if part not in text] == []
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        ("/page", "200 OK: the application has not accepted it: return a greenws.WebSocketHandler"),
+        ("/login", "302 Found: the application redirects it"),
+        ("/error", None),
+    ],
+)
+def test_what_a_view_answers_instead_is_logged(serve, caplog, path, part):
+    with Peer.connect(serve(make_flask()).address) as peer:
+        assert peer.shake(path).status != 101
+    found = [text for _, text in lines(caplog)]
+    assert (part is None) == (found == [])
+    assert part is None or part in found[0]
+
+
+def test_a_plain_request_to_an_endpoint_says_what_a_proxy_must_forward(serve, caplog):
+    with Peer.connect(serve(make_routes()).address) as peer:
+        assert peer.shake("/open", Upgrade=None, Connection=None).status == 426
+    assert "A proxy must forward both" in lines(caplog)[0][1]
+
+
+def test_an_accepted_handshake_and_plain_http_log_nothing(serve, caplog):
+    with Peer.connect(serve(make_flask()).address) as peer:
+        peer.send(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert peer.read_response().status == 200
+    with Peer.open(serve(make_routes()).address, "/open") as peer:
+        peer.read_close()
+    assert lines(caplog) == []
+
+
+def test_the_origin_check_of_wsgi_websocket_is_logged(serve, caplog):
+    def app(environ, start_response):
+        environ["wsgi.websocket"].receive()
+        return []
+
+    server = serve(app, config=Config(allowed_origins="https://example.com"))
+    with Peer.connect(server.address) as peer:
+        assert peer.shake(Origin="http://evil.org").status == 403
+    ((_, text),) = lines(caplog)
+    assert "['https://example.com', 'http://evil.org']" in text
+
+
+def test_ten_lines_at_once_then_one_in_six_seconds(caplog, monkeypatch):
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for _ in range(15):
+        log_refusal(SELF, HandshakeError("No."))
+    assert len(lines(caplog)) == 10
+    now += 6
+    log_answer(SELF, "404 NOT FOUND")
+    log_answer(SELF, "404 NOT FOUND")
+    ((_, text),) = lines(caplog)
+    assert text.endswith("(and 5 more since the last such line)")
+
+
+def test_what_a_client_chooses_cannot_forge_a_line(caplog):
+    environ = {**SELF, "PATH_INFO": "/x\nERROR " + "y" * 5000, "HTTP_ORIGIN": "a\r\nb" + "z" * 5000}
+    log_refusal(environ, HandshakeError("No." * 5000))
+    ((_, text),) = lines(caplog)
+    assert "\n" not in text and "\r" not in text and len(text) < 4000
+
+
+def test_a_server_that_stops_refuses_at_info(caplog):
+    caplog.set_level("INFO", "greenws.handshake")
+    log_refusal(SELF, HandshakeError("The server is stopping.", 503, reason="stopping"))
+    assert lines(caplog)[0][0] == "INFO"

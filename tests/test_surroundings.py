@@ -1,0 +1,184 @@
+"""What a session runs in, and what is told of it."""
+
+from __future__ import annotations
+
+from unittest.mock import Mock
+
+import bottle
+import flask
+import pytest
+from gevent import monkey
+from gevent.pywsgi import WSGIServer
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+import greenws
+from greenws import Routes, UpgradeHandler, surroundings
+
+from .support.limits import limit
+from .support.paths import PROGRAMS
+from .support.processes import Process, connect
+from .support.wire import Peer
+
+
+@pytest.fixture(autouse=True)
+def nothing_told(monkeypatch):
+    monkeypatch.setattr(surroundings, "_told", set())
+
+
+def bare(environ, start_response):
+    start_response("200 OK", [("Content-Length", "0")])
+    return []
+
+
+def lines(caplog, level="WARNING"):
+    return [r.getMessage() for r in caplog.records if r.levelname == level]
+
+
+# -- which framework
+
+
+class Middleware:
+    def __init__(self, inner):
+        self._hidden = inner
+        self.wrapped = inner
+
+    def __call__(self, environ, start_response):
+        return self.wrapped(environ, start_response)
+
+
+class Site(flask.Flask):
+    pass
+
+
+def mounted():
+    routes = Routes()
+    routes.add(uri="/x", handler=bare)
+    routes.add(uri="*", handler=ProxyFix(flask.Flask("x")))
+    return routes
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: flask.Flask("x"), "Flask"),
+        (lambda: Site("x"), "Flask"),
+        (lambda: Site("x").wsgi_app, "Flask"),
+        (lambda: Middleware(ProxyFix(Middleware(flask.Flask("x")))), "Flask"),
+        (lambda: DispatcherMiddleware(bare, {"/x": bottle.Bottle()}), "Bottle"),
+        (mounted, "Flask"),
+        (lambda: bare, None),
+        (lambda: ProxyFix(bare), None),
+        (Routes, None),
+        (Mock, None),
+    ],
+)
+def test_the_framework_is_found_behind_middleware(make, name):
+    assert surroundings.framework_of(make()) == name
+
+
+def test_a_circle_of_applications_ends():
+    one, two = Middleware(None), Middleware(None)
+    one.wrapped, two.wrapped = two, one
+    assert surroundings.framework_of(one) is None
+
+
+# -- a process that is not patched
+
+
+def test_an_unpatched_process_that_serves_a_framework_is_told_once(serve, caplog):
+    serve(flask.Flask("x"))
+    serve(flask.Flask("y"))
+    (line,) = lines(caplog)
+    assert line.startswith("serving a Flask application in a process that is not monkey-patched:")
+    assert "from gevent import monkey; monkey.patch_all()" in line
+
+
+def test_django_is_told_of_its_database_connection(caplog):
+    application = type("WSGIHandler", (), {"__module__": "django.core.handlers.wsgi"})()
+    surroundings.tell_unpatched(application)
+    assert "All sessions share one database connection." in lines(caplog)[0]
+
+
+def test_any_pywsgi_server_is_told_at_its_first_connection(serve, caplog):
+    server = serve(flask.Flask("x"), cls=WSGIServer, handler_class=UpgradeHandler)
+    for _ in range(2):
+        with Peer.connect(server.address) as peer:
+            peer.send(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert peer.read_response().status == 404
+    assert len([line for line in lines(caplog) if "monkey-patched" in line]) == 1
+
+
+def test_a_patched_process_is_told_nothing(serve, caplog, monkeypatch):
+    monkeypatch.setattr(monkey, "is_module_patched", lambda name: True)
+    serve(flask.Flask("x"))
+    assert lines(caplog) == []
+
+
+def test_what_is_missing_is_named(caplog, monkeypatch):
+    monkeypatch.setattr(monkey, "is_module_patched", lambda name: name != "threading")
+    surroundings.tell_unpatched(flask.Flask("x"))
+    assert "not monkey-patched (threading)" in lines(caplog)[0]
+
+
+def test_an_application_of_no_framework_is_told_nothing(serve, caplog):
+    serve(Routes())
+    assert lines(caplog) == []
+
+
+# -- the form
+
+
+def test_the_form_is_told_once_at_a_servers_start(serve, caplog):
+    caplog.set_level("INFO", "greenws.server")
+    serve(Routes())
+    serve(Routes())
+    text = f"greenws {greenws.__version__}, {greenws.form.DESCRIPTION}"
+    assert lines(caplog, "INFO").count(text) == 1
+
+
+# -- threads
+
+
+def test_the_sync_worker_is_told(tmp_path):
+    arguments = ("-m", "gunicorn", "-b", "127.0.0.1:0", "-w", "1", "conversation_app:app")
+    with Process(*arguments, cwd=PROGRAMS) as process:
+        process.wait_for_port()
+        for _ in range(2):
+            with connect(process.url()) as peer:
+                peer.send("a")
+                assert peer.recv(timeout=limit()) == "a"
+        process.wait_for(r"gunicorn's sync worker serves one request at a time.*greenws\.gunicorn")
+    assert process.output.count("sync worker serves") == 1
+    process.assert_no_trouble()
+
+
+def test_a_gthread_pool_that_sessions_have_filled_is_told():
+    options = ("-k", "gthread", "--threads", "2", "-b", "127.0.0.1:0")
+    with Process("-m", "gunicorn", *options, "conversation_app:flask_app", cwd=PROGRAMS) as process:
+        process.wait_for_port()
+        with connect(process.url()):
+            pass
+        with connect(process.url()) as one:
+            one.send("a")
+            assert one.recv(timeout=limit()) == "a"
+            assert "are taken" not in process.output
+            with connect(process.url()):
+                process.wait_for("all 2 threads of this gunicorn worker are taken .*--threads")
+    process.assert_no_trouble()
+
+
+def test_a_server_without_threads_is_told_by_its_name(caplog):
+    surroundings.tell_without_threads({"wsgi.multithread": True})
+    assert lines(caplog) == []
+    surroundings.tell_without_threads({"wsgi.multithread": False, "werkzeug.socket": 1})
+    surroundings.tell_without_threads({"wsgi.multithread": False})
+    assert len(lines(caplog)) == 1 and "(--without-threads)" in lines(caplog)[0]
+
+
+def test_outside_of_gunicorn_sessions_are_only_counted(caplog):
+    threads = surroundings.Threads()
+    for _ in range(100):
+        threads.enter()
+    threads.leave()
+    assert lines(caplog) == []

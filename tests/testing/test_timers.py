@@ -1,0 +1,226 @@
+"""``testing.clock()``: time that moves when the test says so."""
+
+from __future__ import annotations
+
+import time
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from greenws import Config, ConnectionClosed, Routes, testing
+from greenws.testing.timers import ClockLoop
+
+from ..support.limits import limit
+
+routes = Routes()
+seen = []
+
+
+@routes.websocket("/ticks")
+def ticks(request, socket):
+    began = time.monotonic()
+    for _ in range(3):
+        gevent.sleep(10)
+        socket.send(f"{time.monotonic() - began:.0f}")
+    socket.receive()
+
+
+@routes.websocket("/waits")
+def waits(request, socket):
+    seen.clear()
+    try:
+        seen.append(socket.receive(timeout=30))
+    except (TimeoutError, ConnectionClosed) as error:
+        seen.append(str(error))
+
+
+@pytest.fixture(autouse=True)
+def time_is_real_again():
+    loop = gevent.get_hub().loop
+    yield
+    assert gevent.get_hub().loop is loop
+    assert not isinstance(loop, ClockLoop)
+    assert time.monotonic.__name__ == "monotonic" and time.time.__name__ == "time"
+
+
+def test_time_stands_still_until_it_is_advanced():
+    with testing.clock() as clock:
+        before = time.monotonic(), time.time(), time.monotonic_ns(), time.time_ns()
+        assert (time.monotonic(), time.time(), time.monotonic_ns(), time.time_ns()) == before
+        clock.advance(3600)
+        assert time.monotonic() - before[0] == pytest.approx(3600)
+        assert time.time() - before[1] == pytest.approx(3600)
+        assert time.monotonic_ns() - before[2] == 3600 * 10**9
+        assert time.time_ns() - before[3] == 3600 * 10**9
+        assert clock.elapsed == 3600
+
+
+@pytest.mark.parametrize("is_clock_first", [True, False])
+def test_a_handler_that_sleeps(is_clock_first):
+    began = time.monotonic()
+    if is_clock_first:
+        with testing.clock() as clock, testing.connect(routes, "/ticks") as socket:
+            check_ticks(clock, socket)
+    else:
+        with testing.connect(routes, "/ticks") as socket, testing.clock() as clock:
+            check_ticks(clock, socket)
+    assert time.monotonic() - began < limit(2)
+
+
+def check_ticks(clock, socket):
+    clock.advance(9.9)
+    with pytest.raises(TimeoutError):
+        socket.receive(timeout=0)
+    clock.advance(0.1)
+    assert socket.receive(timeout=0) == "10"
+    clock.advance(20)
+    assert (socket.receive(), socket.receive()) == ("20", "30")
+    socket.send("end")
+
+
+def test_what_is_due_happens_in_its_order():
+    happened = []
+
+    def at(seconds):
+        gevent.sleep(seconds)
+        happened.append((seconds, round(clock.elapsed, 3)))
+        if seconds == 1:
+            gevent.spawn(at, 1.5).join()
+
+    with testing.clock() as clock:
+        greenlets = [gevent.spawn(at, seconds) for seconds in (3, 1, 2)]
+        clock.advance(10)
+        gevent.joinall(greenlets)
+    assert happened == [(1, 1), (2, 2), (1.5, 2.5), (3, 3)]
+
+
+def test_a_timeout_of_a_handler():
+    with testing.clock() as clock, testing.connect(routes, "/waits") as socket:
+        clock.advance(29.9)
+        assert seen == []
+        clock.advance(0.1)
+        assert seen == ["no message within 30 s"]
+        assert list(socket) == []
+
+
+def test_timeouts_of_gevent():
+    with testing.clock() as clock:
+        event = Event()
+        waiting = gevent.spawn(event.wait, 60)
+
+        def limited():
+            with gevent.Timeout(30, False):
+                event.wait()
+                return "no"
+            return round(clock.elapsed)
+
+        limited_greenlet = gevent.spawn(limited)
+        clock.advance(59)
+        assert limited_greenlet.get() == 30
+        assert not waiting.dead
+        clock.advance(1)
+        assert waiting.get() is False
+
+
+def test_keepalive_of_a_client_that_answers_and_of_one_that_does_not():
+    config = Config(ping_interval=20, ping_timeout=20)
+    with testing.clock() as clock, testing.connect(routes, "/waits", config=config) as socket:
+        server = socket._run.peer
+        clock.advance(25)
+        assert server.latency == 0
+        assert server.is_connected
+    with testing.clock() as clock, testing.connect(routes, "/waits", config=config) as socket:
+        socket._run.peer.read_timeout_seconds = None
+        socket.stall()
+        clock.advance(29)
+        assert seen == []
+    idle = Routes()
+
+    @idle.websocket("/")
+    def waits_for_ever(request, socket):
+        try:
+            socket.receive()
+        except ConnectionClosed as error:
+            seen.append(error.code)
+
+    seen.clear()
+    with testing.clock() as clock, testing.connect(idle, config=config) as socket:
+        socket.stall()
+        clock.advance(38)
+        assert seen == []
+        clock.advance(3)
+        assert seen == [1006]
+
+
+def test_waits_of_the_test_are_in_real_time():
+    with testing.clock() as clock, testing.connect(routes, "/waits", timeout=0.02) as socket:
+        with pytest.raises(TimeoutError, match="time stands still") as caught:
+            socket.receive()
+        assert "no message within 0.02 s" in str(caught.value)
+        socket.send("end")
+        clock.advance(0)
+
+
+def test_what_still_waits_at_the_end_goes_on_in_real_time():
+    event = Event()
+    with testing.clock() as clock:
+        greenlet = gevent.spawn(event.wait, 100)
+        clock.advance(99.98)
+        assert not greenlet.dead
+    began = time.monotonic()
+    assert greenlet.get(timeout=limit()) is False
+    assert 0.01 < time.monotonic() - began < limit(1)
+
+
+def test_what_was_waiting_before_waits_for_the_clock():
+    with testing.connect(routes, "/waits"):
+        greenlet = gevent.spawn(gevent.sleep, 50)
+        gevent.sleep(0)
+        with testing.clock() as clock:
+            clock.advance(49)
+            assert not greenlet.dead
+            clock.advance(1)
+            assert greenlet.dead
+
+
+def test_an_hour_of_an_idle_connection_is_quick():
+    began = time.monotonic()
+    with testing.connect(routes, "/ticks") as socket, testing.clock() as clock:
+        for _ in range(3):
+            clock.advance(1200)
+        assert [socket.receive() for _ in range(3)] == ["10", "20", "30"]
+        socket.send("end")
+    assert time.monotonic() - began < limit(3)
+
+
+def test_there_is_one_clock_at_a_time_and_it_goes_forward():
+    with testing.clock() as clock:
+        with pytest.raises(RuntimeError, match="another clock"):
+            testing.clock().__enter__()
+        with pytest.raises(ValueError, match="goes forward"):
+            clock.advance(-1)
+    with pytest.raises(RuntimeError, match="with testing.clock"):
+        clock.advance(1)
+
+
+def test_timers_can_be_stopped_and_closed_as_gevents_can():
+    with testing.clock() as clock:
+        called = []
+        loop = gevent.get_hub().loop
+        with loop.timer(5) as timer:
+            timer.start(called.append, 1)
+            assert timer.active and not timer.pending
+            timer.stop()
+            assert not timer.active
+            clock.advance(10)
+            timer.start(called.append, 2)
+            clock.advance(5)
+        repeating = loop.timer(1, 2)
+        repeating.start(called.append, 3)
+        clock.advance(5)
+        repeating.again(called.append, 4)
+        clock.advance(2)
+        repeating.close()
+        clock.advance(10)
+    assert called == [2, 3, 3, 3, 4]
