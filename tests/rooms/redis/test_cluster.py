@@ -11,6 +11,7 @@ import gevent.socket
 import pytest
 import redis.connection
 
+from greenws import Sender
 from greenws.brokers.redis import RedisBroker
 from greenws.rooms.redis.url import WrongScheme
 
@@ -18,6 +19,7 @@ from ...support.limits import limit, wait_until
 from ...support.redis_cluster import RedisCluster
 from ...support.redis_workers import Worker
 from ...support.require import require_program
+from ...support.wire import CLOSE
 from ..conformance import Brokers, SharedBrokerConformance
 
 
@@ -155,6 +157,27 @@ def test_a_cluster_s_node_is_refused_when_nothing_but_a_send_has_connected(
     assert "redis+cluster://" in messages[0]
     a.rooms.close(0)
     error_log.take()
+
+
+def test_a_sender_sends_to_all_nodes(cluster, worker):
+    a = worker(presence_timeout=1.0)
+    with Sender(cluster.url, timeout=2.0) as sender:
+        for room in cluster.rooms():
+            since = sender[room].position
+            ann = a.join(room, since=since, name="ann")
+            assert ann.member.is_complete
+            sender[room].send("hello")
+            assert ann.hear(1) == ["hello"]
+            assert sender[room].history() == ["hello"]
+            wait_until(lambda: a.is_idle)
+            assert [each.info for each in sender[room].members] == [{"name": "ann"}]
+        cluster.fail_over(1)
+        sender[room].send("after")
+        assert ann.hear(1) == ["after"]
+        sender[room].disconnect(4000)
+        assert ann.peer.read_frame()[1] == CLOSE
+        a.die()
+        wait_until(lambda: not sender[cluster.rooms()[0]].members)
 
 
 def test_braces_in_the_prefix_are_refused(cluster):

@@ -11,6 +11,8 @@ import gevent.socket
 import pytest
 import redis.connection
 
+from greenws import Sender
+
 from ...support.limits import wait_until
 from ...support.redis_cluster import Sentinels
 from ...support.redis_server import RedisServer
@@ -55,6 +57,14 @@ def test_the_master_is_asked_of_a_sentinel_that_lives(sentinels, worker):
     b.send("hello")
     assert ann.hear(1) == ["hello"]
     assert sentinels.master.call("XLEN", "greenws:room:r") == 1
+
+
+def test_a_sender_asks_a_sentinel(sentinels, worker):
+    a = worker()
+    ann = a.join("u")
+    with Sender(sentinels.url) as sender:
+        sender["u"].send("hello")
+        assert ann.hear(1) == ["hello"]
 
 
 def test_a_master_that_is_killed_is_followed(sentinels, worker):

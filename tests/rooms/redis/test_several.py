@@ -10,7 +10,7 @@ import gevent.socket
 import pytest
 import redis.connection
 
-from greenws import Rooms
+from greenws import Rooms, Sender
 from greenws.brokers.redis import RedisBroker
 from greenws.rooms.redis.url import WrongScheme
 
@@ -86,6 +86,16 @@ def test_rooms_are_spread_and_all_processes_agree_where(servers, urls, worker):
     assert sum(counts) == 100
     assert min(counts) > 25
     assert all(len(b.rooms[name].history()) == 1 for name in names)
+
+
+def test_a_sender_finds_each_room(servers, urls, worker):
+    a = worker()
+    with Sender(urls[::-1]) as sender:
+        for number in range(10):
+            ann = a.join(name := f"room {number}")
+            sender[name].send("hello")
+            assert ann.hear(1) == ["hello"]
+            assert sender[name].history() == ["hello"]
 
 
 def test_one_more_takes_only_its_share_of_the_rooms(urls):
