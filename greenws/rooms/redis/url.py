@@ -15,7 +15,6 @@ __all__ = [
     "CLUSTER",
     "SENTINEL",
     "Address",
-    "Host",
     "WrongScheme",
     "ask_for_master",
     "check_url",

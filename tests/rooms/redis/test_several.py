@@ -98,26 +98,6 @@ def test_a_sender_finds_each_room(servers, urls, worker):
             assert sender[name].history() == ["hello"]
 
 
-def test_one_more_takes_only_its_share_of_the_rooms(urls):
-    names = [f"room {number}" for number in range(300)]
-    two = RedisBroker(urls)
-    three = RedisBroker([*urls, "redis://127.0.0.1:1"])
-    moved = 0
-    for name in names:
-        before, after = two.parts.index(two._part(name)), three.parts.index(three._part(name))
-        assert after in (before, 2)
-        moved += after == 2
-    assert 60 < moved < 140
-
-
-def test_a_password_and_a_default_port_make_no_difference_where_a_room_is(urls):
-    plain = RedisBroker(["redis://one", "redis://two/3"])
-    full = RedisBroker(["redis://user:secret@two:6379?db=3", "redis://one:6379/0"])
-    for number in range(50):
-        name = f"room {number}"
-        assert plain.parts.index(plain._part(name)) == 1 - full.parts.index(full._part(name))
-
-
 def test_one_that_is_lost_is_lost_to_its_rooms_alone(servers, worker, caplog):
     caplog.set_level(logging.WARNING)
     a = worker()
@@ -153,19 +133,3 @@ def test_a_redis_that_is_no_cluster_is_refused_with_that_scheme(servers, worker,
     with pytest.raises(WrongScheme, match="write redis://"):
         a.join()
     error_log.take()
-
-
-@pytest.mark.parametrize(
-    ("url", "error", "match"),
-    [
-        ([], TypeError, "list"),
-        ([b"redis://a"], TypeError, "list"),
-        (17, TypeError, "list"),
-        (["redis://a", "redis://x:y@a:6379/0"], ValueError, "listed twice"),
-        (["redis://a", "http://b"], ValueError, "redis://"),
-    ],
-)
-def test_what_is_no_list_of_redis(servers, url, error, match):
-    with pytest.raises(error, match=match) as caught:
-        RedisBroker(url)
-    assert "y@" not in str(caught.value)
