@@ -11,6 +11,7 @@ from .lazy import export as _export
 
 if TYPE_CHECKING:
     from .client.opening import connect
+    from .client.retrying import reconnect
     from .config import Config
     from .distribution import __version__ as __version__
     from .exceptions import (
@@ -58,6 +59,7 @@ __all__ = [
     "WebSocketSessionHandler",
     "before_wait",
     "connect",
+    "reconnect",
     "select",
 ]
 
@@ -89,6 +91,7 @@ __getattr__, __dir__ = _export(
         "before_wait": ".waiting",
         "__version__": ".distribution",
         "connect": ".client.opening",
+        "reconnect": ".client.retrying",
         "select": ".selection",
     },
     modules=(

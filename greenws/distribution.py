@@ -37,11 +37,12 @@ def unrelated() -> str | None:
     """Where a distribution called "greenws" is installed, in any folder of ``sys.path``."""
     from importlib import metadata
 
-    try:
-        found = metadata.distribution("greenws")
-    except metadata.PackageNotFoundError:
-        return None
-    return str(found.locate_file(""))
+    for found in metadata.distributions(name="greenws"):
+        folder = os.path.abspath(str(found.locate_file("")))
+        # A checkout that was once installed under that name has metadata of it.
+        if folder != _FOLDER or not os.path.isfile(os.path.join(folder, "pyproject.toml")):
+            return folder
+    return None
 
 
 def check_neighbours() -> None:

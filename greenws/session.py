@@ -173,14 +173,19 @@ class WebSocketHandler:
         start_response("101 Switching Protocols", [("Content-Type", "text/plain")])
         return []
 
-    def open(self, environ: WSGIEnvironment) -> OpenSession:
+    def open(self, environ: WSGIEnvironment, request: Any = None) -> OpenSession:
         """Accepts the upgrade that ``environ`` asks for.
+
+        ``request``: a framework's own, for the producer and the session, in place of werkzeug's.
+        What the producer raises is then the framework's, too.
 
         Raises:
             HandshakeError: the upgrade is refused.
             werkzeug.exceptions.HTTPException: the producer raised it, or it failed (500).
         """
-        request = _LazyRequest(environ)
+        is_inside = request is not None
+        if request is None:
+            request = _LazyRequest(environ)
         try:
             upgrade = find_upgrade(environ)
             config = upgrade.config
@@ -202,6 +207,8 @@ class WebSocketHandler:
         except HTTPException:
             raise
         except Exception as error:
+            if is_inside:
+                raise
             if ENVIRON_KEY not in environ or not environ[ENVIRON_KEY].take_error(error):
                 _logger.exception("cannot open a session for %r", request.path)
             raise InternalServerError from None

@@ -1,21 +1,446 @@
-"""Checks this installation, and says what to do about it."""
+"""Checks this installation, this machine and an application, and says what to do.
+
+Each line begins with "ok", "note" (worth knowing) or "PROBLEM"; what to do stands after "->". The
+exit code is 1 if there is a problem.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
+import re
+import resource
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from typing import Any
 
 from .. import distribution, form
+from ..config import Config
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["Finding", "add_arguments", "check", "load", "run"]
+
+OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
+
+# Beside what greenws itself depends on.
+_OTHERS = ("greenlet", "gunicorn", "flask", "django", "flask-socketio", "redis")
+
+_PATCH = "begin the program with 'from gevent import monkey; monkey.patch_all()'"
+
+
+@dataclass
+class Finding:
+    """One line: what was looked at, what was found, and what to do about it."""
+
+    level: str
+    what: str
+    found: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        advice = f"  -> {self.advice}" if self.advice else ""
+        return f"{self.level:<8}{self.what}: {self.found}{advice}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    parser.add_argument(
+        "application",
+        nargs="?",
+        metavar="MODULE:NAME",
+        help="a WSGI application, loaded as gunicorn does: app:app, or app:make()",
+    )
+    parser.add_argument(
+        "--redis",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="a Redis to check, besides those of the application's rooms",
+    )
+    parser.add_argument(
+        "--patch",
+        action="store_true",
+        help="monkey-patch before the application is loaded, as gunicorn's gevent workers do",
+    )
+    parser.add_argument(
+        "--chdir", default=".", metavar="FOLDER", help="where the application is (default: here)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    print(
-        f"greenws {distribution.version()}, {form.DESCRIPTION}; Python {platform.python_version()}"
+    if options.patch:
+        from gevent import monkey
+
+        monkey.patch_all()
+    code = 0
+    for finding in check(options.application, options.redis, options.chdir):
+        print(finding, flush=True)
+        if finding.level == PROBLEM:
+            code = 1
+    return code
+
+
+def check(name: str | None, redis_urls: list[str], folder: str = ".") -> Iterator[Finding]:
+    """All findings; those of an application only if it has a ``name``."""
+    yield from check_form()
+    yield from check_neighbours()
+    yield from check_versions()
+    yield from check_descriptors()
+    yield from check_backlog()
+    application = None
+    if name is not None:
+        try:
+            application = load(name, folder)
+        except Exception as error:
+            yield from explain(name, error)
+    yield from check_patching(application)
+    if application is not None:
+        yield from check_application(name or "", application)
+        yield from check_origins(application)
+    yield from check_redis([*urls_of_rooms(), *redis_urls])
+
+
+# -- the installation
+
+
+def check_form() -> Iterator[Finding]:
+    what = f"{distribution.NAME} {distribution.version()}"
+    advice = ""
+    if form.FORCED:
+        advice = "unset GREENWS_PURE_PYTHON for the compiled form, which is a few times faster"
+    elif form.PURE:
+        advice = (
+            "for the compiled form, a few times faster, install a C compiler and Python's headers "
+            "(Debian: gcc python3-dev), then greenws again, with pip install --force-reinstall "
+            "--no-deps --no-cache-dir -v"
+        )
+    yield Finding(NOTE if advice else OK, what, form.DESCRIPTION, advice)
+
+
+def check_neighbours() -> Iterator[Finding]:
+    folder = distribution.unrelated()
+    if folder is not None:
+        yield Finding(
+            PROBLEM,
+            "distribution greenws",
+            f"an unrelated project, in {folder}",
+            f"pip uninstall greenws, then install {distribution.NAME} again",
+        )
+
+
+def check_versions() -> Iterator[Finding]:
+    yield Finding(OK, "Python", f"{platform.python_version()} ({platform.machine()})")
+    wanted = dict(_requirements())
+    for name in [*wanted, *_OTHERS]:
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            if name in wanted:
+                yield Finding(
+                    PROBLEM, name, "not installed", f"pip install '{name}>={wanted[name]}'"
+                )
+            continue
+        least = wanted.get(name) or _LEAST.get(name, "")
+        if least and _numbers(found) < _numbers(least):
+            advice = f"pip install --upgrade '{name}>={least}'"
+            yield Finding(PROBLEM, name, f"{found} is too old", advice)
+        else:
+            yield Finding(OK, name, found)
+
+
+_LEAST = {"gunicorn": "23", "redis": "5.0"}
+
+
+def _requirements() -> Iterator[tuple[str, str]]:
+    """What greenws depends on, and from which version."""
+    try:
+        lines = metadata.requires(distribution.NAME) or []
+    except metadata.PackageNotFoundError:
+        lines = ["gevent>=24.10", "gevent-websocket>=0.10.1", "httptools>=0.6.4", "werkzeug>=3.0"]
+    for line in lines:
+        match = re.fullmatch(r"([\w.-]+)\s*>=\s*([\d.]+)", line)
+        if match:
+            yield match[1], match[2]
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3]]
+
+
+# -- the machine
+
+
+def check_descriptors() -> Iterator[Finding]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    connections = Config().max_connections or 0
+    if soft != resource.RLIM_INFINITY and soft < connections + 100:
+        ceiling = "" if hard == resource.RLIM_INFINITY else f" (at most {hard} without root)"
+        yield Finding(
+            NOTE,
+            "open files",
+            f"a process may have {soft}, fewer than the {connections} of max_connections",
+            f"'ulimit -n {2 * connections}' in the shell{ceiling}, LimitNOFILE={2 * connections} "
+            "in systemd, or a lower max_connections",
+        )
+    else:
+        yield Finding(OK, "open files", f"a process may have {soft}")
+
+
+def check_backlog() -> Iterator[Finding]:
+    from ..server.server import WebSocketServer
+
+    ours = WebSocketServer.backlog
+    try:
+        with open("/proc/sys/net/core/somaxconn", encoding="ascii") as file:
+            most = int(file.read())
+    except OSError:
+        yield Finding(OK, "backlog", f"{ours} (WebSocketServer)")
+        return
+    found = f"{ours} (WebSocketServer), 2048 (gunicorn); the kernel allows {most}"
+    if most < 2048:
+        yield Finding(NOTE, "backlog", found, "sysctl -w net.core.somaxconn=4096")
+    else:
+        advice = "WebSocketServer(..., backlog=2048) if thousands of clients come back at once"
+        yield Finding(OK, "backlog", found, advice)
+
+
+# -- the application
+
+
+class _Serves(Exception):
+    """The program serves while it is imported."""
+
+
+def load(name: str, folder: str = ".") -> Any:
+    """The application that gunicorn would load under this name.
+
+    Raises whatever the program raises; ImportError if there is no such module or name; TypeError if
+    it is no WSGI application.
+    """
+    import gevent.baseserver
+    import werkzeug.serving
+
+    from ..checks import check_application
+
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise _Serves
+
+    os.chdir(folder)
+    sys.path.insert(0, os.getcwd())
+    module_name, _, expression = name.partition(":")
+    expression = expression or "application"
+    server: Any = gevent.baseserver.BaseServer
+    saved = server.serve_forever, werkzeug.serving.run_simple
+    server.serve_forever = werkzeug.serving.run_simple = refuse
+    try:
+        module = import_module(module_name)
+        factory, call, _ = expression.partition("(")
+        application: Any = module
+        for part in factory.strip().split("."):
+            try:
+                application = getattr(application, part)
+            except AttributeError:
+                raise ImportError(f"the module {module_name!r} has no {factory!r}") from None
+        if call:
+            application = eval(expression, vars(module))
+    finally:
+        server.serve_forever, werkzeug.serving.run_simple = saved
+    check_application(application, name)
+    return application
+
+
+def explain(name: str, error: Exception) -> Iterator[Finding]:
+    """Why an application cannot be loaded."""
+    from gevent import monkey
+
+    module = name.partition(":")[0]
+    if isinstance(error, _Serves):
+        yield Finding(
+            PROBLEM,
+            name,
+            "serves while it is imported, so that gunicorn and 'flask run' would hang",
+            "put the lines that start the server under: if __name__ == '__main__':",
+        )
+    elif isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+        advice = "run this in the folder of the program, or use --chdir"
+        yield Finding(PROBLEM, name, f"there is no module {module!r} in {os.getcwd()}", advice)
+    elif "patch" in str(error) and not monkey.is_module_patched("socket"):
+        yield Finding(
+            NOTE,
+            name,
+            f"needs a process that is monkey-patched: {error}",
+            "gunicorn's gevent workers patch by themselves (see it with --patch); else " + _PATCH,
+        )
+    else:
+        traceback.print_exception(error)
+        yield Finding(PROBLEM, name, f"cannot be loaded: {type(error).__name__}: {error}")
+
+
+def check_patching(application: Any) -> Iterator[Finding]:
+    from ..surroundings import framework_of, unpatched_modules
+
+    missing = unpatched_modules()
+    if not missing:
+        yield Finding(OK, "monkey-patched", "socket, ssl, select, time, threading")
+        return
+    found = f"not {', '.join(missing)}"
+    if application is None:
+        yield Finding(
+            OK,
+            "monkey-patched",
+            f"{found}, in this process",
+            f"gunicorn's gevent workers patch by themselves; a program that makes a "
+            f"WebSocketServer: {_PATCH}",
+        )
+        return
+    framework = framework_of(application)
+    reason = "Redis, databases and HTTP clients"
+    if framework is not None:
+        reason = f"{framework}, {reason}"
+    yield Finding(
+        NOTE,
+        "monkey-patched",
+        f"{found}: the application does not do it",
+        f"gunicorn's gevent workers patch by themselves; a program that makes a WebSocketServer "
+        f"and uses {reason}: {_PATCH}",
     )
-    return 0
+
+
+def check_application(name: str, application: Any) -> Iterator[Finding]:
+    from ..surroundings import framework_of
+
+    framework = framework_of(application)
+    found = type(application).__qualname__
+    if framework is not None and framework != found:
+        found += f", {framework}"
+    yield Finding(OK, name, found)
+
+
+def check_origins(application: Any) -> Iterator[Finding]:
+    from ..routes import Routes
+    from ..session import WebSocketHandler
+
+    found = application.handlers if isinstance(application, Routes) else [application]
+    handlers = [each for each in found if isinstance(each, WebSocketHandler)]
+    default = "a page may connect to its own host"
+    if not handlers:
+        advice = "allowed_origins=[...] of a WebSocketHandler or Config allows others"
+        yield Finding(OK, "origins", default, advice)
+    chosen = {repr(each.options.get("allowed_origins")): each for each in handlers}
+    for handler in chosen.values():
+        origins = handler.options.get("allowed_origins")
+        if origins is None:
+            yield Finding(OK, "origins", default, "allowed_origins=[...] allows others")
+        elif "*" in origins:
+            yield Finding(
+                NOTE,
+                "origins",
+                "every page may connect, with the cookies of its visitor",
+                "name the pages in allowed_origins, unless the sessions use no cookies",
+            )
+        else:
+            listed = [origins] if isinstance(origins, str) else list(origins)
+            yield Finding(OK, "origins", f"these may connect: {', '.join(listed)}")
+
+
+# -- Redis
+
+
+def urls_of_rooms() -> list[str]:
+    """The URLs of the rooms that the application has made."""
+    rooms = sys.modules.get("greenws.rooms.room")
+    found = [] if rooms is None else [each.broker for each in rooms.all_rooms()]
+    return sorted({url for broker in found for url in getattr(broker, "urls", ())})
+
+
+def check_redis(urls: list[str]) -> Iterator[Finding]:
+    if find_spec("redis") is None:
+        if urls:
+            yield Finding(PROBLEM, "redis", "redis-py is not installed", "pip install 'redis>=5.0'")
+        return
+    if not urls:
+        yield Finding(OK, "Redis", "no rooms over Redis here", "--redis URL checks one")
+    for url in dict.fromkeys(urls):
+        try:
+            yield from _check_redis(url)
+        except Exception as error:
+            yield Finding(
+                PROBLEM,
+                _without_password(url),
+                f"{type(error).__name__}: {error}",
+                "start Redis, or correct the URL; 'redis-cli -u URL ping' must answer PONG",
+            )
+
+
+def _check_redis(url: str) -> Iterator[Finding]:
+    for name, client in _servers(url):
+        try:
+            info = client.info()
+        finally:
+            client.close()
+        shown = f"Redis {name}"
+        yield Finding(OK, shown, f"{info.get('redis_version', '?')}, {info.get('role', '?')}")
+        if info.get("role") != "master":
+            advice = "use the URL of the master, or redis+sentinel://"
+            yield Finding(PROBLEM, shown, f"is a {info.get('role')}, which refuses writes", advice)
+        policy = str(info.get("maxmemory_policy", "noeviction"))
+        if policy.startswith("allkeys"):
+            yield Finding(
+                PROBLEM,
+                shown,
+                f"maxmemory-policy {policy} throws messages and presence away",
+                "CONFIG SET maxmemory-policy noeviction (or volatile-ttl)",
+            )
+        if not info.get("aof_enabled"):
+            yield Finding(
+                NOTE,
+                shown,
+                "appendonly is off: a restart loses what came since the last snapshot",
+                "CONFIG SET appendonly yes, if messages must survive that",
+            )
+
+
+_URL = re.compile(
+    r"(rediss?)(?:\+(sentinel|cluster))?://(?:([^/@]*)@)?([^/?]*)/?([^/?]*)(?:/(\d+))?.*"
+)
+
+
+def _servers(url: str) -> Iterator[tuple[str, Any]]:
+    """The Redis that a URL leads to, or all nodes of a cluster: its address, and a client."""
+    import redis.sentinel
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    client: Any = redis.Redis
+    options: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 5}
+    options["retry"] = Retry(NoBackoff(), 0)
+    match = _URL.fullmatch(url)
+    if match is None or match[2] is None:
+        yield _without_password(url), client.from_url(url, **options)
+        return
+    scheme, kind, user, hosts, master, _ = match.groups()
+    name, _, password = (user or "").partition(":")
+    login: dict[str, Any] = {
+        "username": name or None,
+        "password": password or None,
+        "ssl": scheme == "rediss",
+    }
+    addresses = []
+    for host in hosts.split(","):
+        host, _, port = host.rpartition(":") if re.search(r":\d+$", host) else (host, "", "")
+        addresses.append((host.strip("[]"), int(port or (26379 if kind == "sentinel" else 6379))))
+    if kind == "sentinel":
+        sentinel: Any = redis.sentinel.Sentinel
+        address = sentinel(addresses, sentinel_kwargs=options).discover_master(master)
+        yield f"{master} at {address[0]}:{address[1]}", client(*address, **options, **login)
+        return
+    cluster: Any = redis.RedisCluster
+    for node in cluster(*addresses[0], **options, **login).get_primaries():
+        yield node.name, client(node.host, node.port, **options, **login)
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"//[^/@]*@", "//...@", url)

@@ -29,7 +29,7 @@ from .proxy import dial_through, find_proxy
 from .threads import close_if_forgotten, hub_of_thread
 from .url import Target, is_same_host, parse_url, redirect
 
-__all__ = ["Request", "connect", "shake_hands"]
+__all__ = ["Request", "connect", "open_socket", "shake_hands"]
 
 _MAX_REDIRECTS = 10
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -61,10 +61,12 @@ class Request:
         if config is not None and not isinstance(config, Config):
             raise TypeError(f"config must be a greenws.Config, not {config!r}")
         self.config = config or Config()
+        self.socket_class = WebSocket
 
     def without_credentials(self) -> Request:
         """A copy for another host."""
         other = Request(self.subprotocols, config=self.config)
+        other.socket_class = self.socket_class
         other.headers = [pair for pair in self.headers if pair[0].lower() in _HARMLESS]
         return other
 
@@ -121,14 +123,25 @@ def connect(
         TypeError: an argument has the wrong type.
     """
     request = Request(subprotocols, headers, origin, config)
+    return open_socket(url, request, ssl_context, proxy, open_timeout)
+
+
+def open_socket(
+    url: str,
+    request: Request,
+    context: ssl.SSLContext | None,
+    proxy: bool | str | None,
+    open_timeout: float | None,
+) -> WebSocket:
+    """:func:`connect`, for a request that is known."""
     target = parse_url(url)
     hub_of_thread()
     if open_timeout is None:
-        return _open(target, request, ssl_context, proxy)
+        return _open(target, request, context, proxy)
     check_seconds("open_timeout", open_timeout)
     with gevent.Timeout(open_timeout) as timer:
         try:
-            return _open(target, request, ssl_context, proxy)
+            return _open(target, request, context, proxy)
         except gevent.Timeout as error:
             if error is not timer:
                 raise
@@ -224,7 +237,7 @@ def shake_hands(
         transport.close()
         raise
     transport.received = transport.sent = 0  # that was HTTP
-    socket = WebSocket(
+    socket = request.socket_class(
         transport,
         config,
         client=True,

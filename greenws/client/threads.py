@@ -37,7 +37,11 @@ class _End:
         self._process = forks.process()
 
     def __del__(self) -> None:
-        if self._process != forks.process() or sys.is_finalizing():
+        if (
+            self._process != forks.process()
+            or sys.is_finalizing()
+            or self._hub.loop is None  # somebody has destroyed it
+        ):
             return
         if get_hub_if_exists() is not self._hub:  # gevent's own thread-local may have gone first
             set_hub(self._hub)

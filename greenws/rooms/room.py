@@ -482,9 +482,14 @@ def _text(since: Any) -> str:
 _all: weakref.WeakSet[Rooms] = weakref.WeakSet()
 
 
+def all_rooms() -> list[Rooms]:
+    """Every ``Rooms`` of this process."""
+    return list(_all)
+
+
 def _unlock_all() -> None:
     """In a process that was forked while another thread held a lock."""
-    for rooms in list(_all):
+    for rooms in all_rooms():
         rooms.lock._at_fork_reinit()
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ..support.limits import limit
-from ..support.pages import PAGES, Block, blocks_of, name_of, setup_of
+from ..support.pages import PAGES, Block, blocks_of, hidden_of, name_of
 from ..support.paths import ROOT
 from ..support.require import require_program
 
@@ -35,7 +35,7 @@ def run(text: str, folder: Path) -> None:
         timeout=limit(20),
         env={"PATH": "", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def has_python(page: Path) -> bool:
@@ -59,7 +59,8 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
                 fragments.append(f"import importlib; importlib.import_module({name!r})\n")
         else:
             fragments.append("\n" * 2 + f"# {block}\n" + block.text)
-    run(f"__name__ = 'page'\n{setup_of(page)}\n" + "".join(fragments), tmp_path)
+    before, after = hidden_of(page, "setup"), hidden_of(page, "check")
+    run(f"__name__ = 'page'\n{before}\n" + "".join(fragments) + after, tmp_path)
 
 
 @pytest.mark.parametrize("block", of("python"), ids=str)

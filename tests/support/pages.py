@@ -3,6 +3,7 @@
 A comment in the line before a block may say so:
 
 - ``<!-- setup`` and Python up to ``-->``: what the fragments of the page need, and do not show.
+- ``<!-- check``, likewise: what must hold when all of them have run.
 - ``<!-- not run: REASON -->``: the block is only read.
 - ``<!-- run by PATH::TEST -->``: that test does what the block says.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from .paths import ROOT
 
-__all__ = ["PAGES", "Block", "blocks_of", "name_of", "setup_of"]
+__all__ = ["PAGES", "Block", "blocks_of", "hidden_of", "name_of"]
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<marks>`{3,}|:{3,})(?P<info>.*)$")
 _OPTION = re.compile(r"^:(?P<name>[\w-]+):\s*(?P<value>.*)$")
@@ -52,9 +53,10 @@ class Block:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
-def setup_of(page: Path) -> str:
-    """What the fragments of ``page`` need."""
-    return "\n".join(re.findall(r"^<!-- setup\n(.*?)^-->$", page.read_text(), re.M | re.S))
+def hidden_of(page: Path, kind: str) -> str:
+    """The Python of the comments of this kind (setup or check)."""
+    pattern = rf"^<!-- {kind}\n(.*?)^-->$"
+    return "\n".join(re.findall(pattern, page.read_text(), re.M | re.S))
 
 
 def blocks_of(page: Path) -> list[Block]:

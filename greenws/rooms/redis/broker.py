@@ -105,6 +105,11 @@ class RedisBroker(Broker):
         self._begin()
         _all.add(self)
 
+    @property
+    def urls(self) -> list[str]:
+        """What it was given."""
+        return [self._options.url]
+
     # -- beginning and end
 
     def _settle(self) -> None:

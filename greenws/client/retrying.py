@@ -1,0 +1,205 @@
+"""``reconnect()``: a socket again and again, with a pause that grows while nobody is there."""
+
+from __future__ import annotations
+
+import email.utils
+import random
+import ssl
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import Any
+
+import gevent
+
+from ..config import Config, check_seconds
+from ..exceptions import ConnectionClosed, HandshakeError
+from ..websocket import WebSocket
+from .opening import Request, open_socket
+
+__all__ = ["is_permanent", "reconnect"]
+
+Headers = Mapping[str, str] | Iterable[tuple[str, str]] | None
+
+# Refusals that another attempt may not meet: timeouts, rate limits, servers that restart.
+_TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
+_MAX_RETRY_AFTER = 86_400.0  # seconds; a server that asks for more gets this
+_MAX_DOUBLINGS = 30
+
+
+class _Reconnected(WebSocket):
+    """A socket whose ``with`` block ends where the connection does."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
+        is_ours = isinstance(error, ConnectionClosed) and not self.is_connected
+        super().__exit__(kind, error, traceback)
+        return is_ours
+
+
+def is_permanent(error: Exception) -> bool:
+    """Whether :func:`reconnect` gives up: another attempt would meet the same.
+
+    True for a certificate that is not trusted, for a refusal with a status other than 408, 425,
+    429, 500, 502, 503 and 504, and for a server or a proxy that does not take the handshake.
+    False for whatever may be the network or a restart.
+    """
+    if isinstance(error, HandshakeError):
+        return error.status not in _TEMPORARY and error.status != 0
+    return isinstance(error, (ssl.SSLCertVerificationError, ValueError, TypeError))
+
+
+def reconnect(
+    url: str | Callable[[], str],
+    *,
+    min_delay: float = 1.0,
+    max_delay: float = 60.0,
+    give_up: Callable[[Exception], bool] = is_permanent,
+    on_error: Callable[[Exception, float], object] | None = None,
+    headers: Headers | Callable[[], Headers] = None,
+    subprotocols: Sequence[str] = (),
+    origin: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    proxy: bool | str | None = True,
+    open_timeout: float | None = 10.0,
+    config: Config | None = None,
+) -> Generator[WebSocket, None, None]:
+    """Connects again whenever the connection has ended, for ever, until the loop is left::
+
+        for socket in greenws.reconnect("wss://example.com/feed"):
+            with socket:
+                socket.send("hello again")
+                for message in socket:
+                    print(message)
+
+    The ``with`` block of such a socket ends quietly where the connection does, however it was
+    closed. Any other exception leaves the loop.
+
+    Before another attempt there is a pause: ``min_delay`` seconds, doubled with each attempt that
+    fails up to ``max_delay``, of which between half and all is waited for, at random, so that the
+    clients of a server that restarts do not come back together. A connection that has lasted for
+    longer than its pause makes the next one the shortest again. A server that asks for a longer
+    pause (``Retry-After``, for up to a day) gets it.
+
+    ``give_up(error)``: whether to raise ``error`` instead; :func:`greenws.client.is_permanent`
+    unless told otherwise (``lambda error: False`` never gives up). ``on_error(error, delay)`` is
+    called before a pause of ``delay`` seconds, with what went wrong: an OSError or HandshakeError,
+    or the ConnectionClosed of a connection that has ended. What it raises leaves the loop.
+
+    ``url`` and ``headers`` may be functions, which are called before each attempt: a token may have
+    changed, or the position in a room's history. All others: see :func:`greenws.connect`.
+
+    Raises:
+        OSError, HandshakeError: that of the attempt after which it gives up.
+        ValueError, TypeError: as :func:`greenws.connect`, at the first attempt.
+    """
+    check_seconds("min_delay", min_delay)
+    check_seconds("max_delay", max_delay)
+    if min_delay > max_delay:
+        raise ValueError(f"min_delay ({min_delay}) must not be above max_delay ({max_delay})")
+    return _reconnect(
+        url,
+        headers,
+        _Backoff(min_delay, max_delay),
+        give_up,
+        on_error,
+        subprotocols,
+        origin,
+        ssl_context,
+        proxy,
+        open_timeout,
+        config,
+    )
+
+
+def _reconnect(
+    url: str | Callable[[], str],
+    headers: Headers | Callable[[], Headers],
+    backoff: _Backoff,
+    give_up: Callable[[Exception], bool],
+    on_error: Callable[[Exception, float], object] | None,
+    subprotocols: Sequence[str],
+    origin: str | None,
+    ssl_context: ssl.SSLContext | None,
+    proxy: bool | str | None,
+    open_timeout: float | None,
+    config: Config | None,
+) -> Generator[WebSocket, None, None]:
+    while True:
+        error: Exception
+        try:
+            request = Request(
+                subprotocols, headers() if callable(headers) else headers, origin, config
+            )
+            request.socket_class = _Reconnected
+            socket = open_socket(
+                url() if callable(url) else url, request, ssl_context, proxy, open_timeout
+            )
+        except (OSError, HandshakeError) as failure:
+            if give_up(failure):
+                raise
+            error = failure
+            backoff.fail(_retry_after(failure))
+        else:
+            backoff.begin()
+            try:
+                yield socket
+            finally:
+                socket.close()  # if there was no ``with``
+            backoff.end()
+            error = ConnectionClosed(socket.close_code or 1006, socket.close_reason or "")
+        delay = backoff.delay()
+        if on_error is not None:
+            on_error(error, delay)
+        gevent.sleep(delay)
+
+
+class _Backoff:
+    """How long to wait before the next attempt."""
+
+    def __init__(self, least: float, most: float) -> None:
+        self._least = least
+        self._most = most
+        self._failures = 0  # in a row
+        self._began = 0.0
+        self._asked_for = 0.0
+
+    def fail(self, asked_for: float) -> None:
+        """An attempt has failed, with a server that asks for a pause."""
+        self._asked_for = asked_for
+        self._failures += 1
+
+    def begin(self) -> None:
+        """An attempt has succeeded."""
+        self._began = time.monotonic()
+
+    def end(self) -> None:
+        """The connection has ended. One that a server accepts and drops at once is a failure."""
+        self._asked_for = 0.0
+        if time.monotonic() - self._began > self._pause():
+            self._failures = 0
+        self._failures += 1
+
+    def _pause(self) -> float:
+        doublings = min(max(0, self._failures - 1), _MAX_DOUBLINGS)
+        return min(self._most, self._least * 2.0**doublings)
+
+    def delay(self) -> float:
+        """Seconds. Where a server asks for them, at least as many, and a little more at random."""
+        pause = self._pause() * random.uniform(0.5, 1.0)
+        if self._asked_for:
+            return max(self._asked_for + random.uniform(0.0, self._least), pause)
+        return pause
+
+
+def _retry_after(error: Exception) -> float:
+    """Seconds that the server asks to wait (RFC 9110, section 10.2.3); 0 if it does not."""
+    if not isinstance(error, HandshakeError) or not error.headers:
+        return 0.0
+    value = error.headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdigit():
+        seconds = float(value[:9])
+    else:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return 0.0
+    return min(max(0.0, seconds), _MAX_RETRY_AFTER)

@@ -1,0 +1,21 @@
+"""What a session of Django does before it waits: it saves its session and frees its connections."""
+
+from __future__ import annotations
+
+from ...waiting import before_wait
+from . import connections, sessions
+
+__all__ = ["install"]
+
+
+def install() -> None:
+    """For all sessions of the process."""
+    connections.watch()
+    before_wait(_prepare)
+
+
+def _prepare() -> None:
+    try:
+        sessions.save()
+    finally:
+        connections.release()
