@@ -271,7 +271,7 @@ class _LazyRequest(Request):
         self._is_read = False
 
     @property
-    def environ(self) -> WSGIEnvironment:  # type: ignore[override]
+    def environ(self) -> WSGIEnvironment:
         self._is_read = True
         if self._environ is None:
             self._environ = self._make()

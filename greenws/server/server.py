@@ -74,7 +74,7 @@ class _Greenlet(gevent.Greenlet):  # type: ignore[type-arg]
 
 
 def _spawn_connection(admit: Any, *args: Any) -> Any:
-    return _Greenlet.spawn(None, admit.__self__, *args)
+    return _Greenlet.spawn(None, admit.__self__, *args)  # type: ignore[call-overload]
 
 
 class WebSocketServer(_OriginalServer):  # type: ignore[misc]
