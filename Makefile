@@ -28,7 +28,7 @@ test-all: test
 
 # The tests without other programs, whole servers or attacks, with a tenth of Hypothesis's examples.
 BEYOND_UNITS := autobahn demo docs hostile integrations server rooms/redis test_autobahn.py \
-	test_benchmarks.py test_clients.py test_examples.py test_form.py test_fuzz.py test_soak.py
+	test_benchmarks.py test_clients.py test_django_chat.py test_examples.py test_form.py test_fuzz.py test_soak.py
 check: $(VENV)/lint
 	GREENWS_HYPOTHESIS=quick $(BIN)/python -m pytest -q -n 2 $(BEYOND_UNITS:%=--ignore=tests/%) $(ARGS)
 	$(BIN)/ruff check --quiet .

@@ -7,11 +7,12 @@ statement counts as harmless if every word of it is known to be; whatever is unu
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import re
 import sys
 
-__all__ = ["is_plain_select", "is_write", "warn_kept"]
+__all__ = ["is_plain_select", "leaves_nothing", "warn_kept"]
 
 _logger = logging.getLogger("greenws.session")
 
@@ -22,6 +23,7 @@ _warned: set[tuple[str, int]] = set()
 _TOKEN = re.compile(
     r"""
     (?P<space> \s+ | --(?=\s|\Z)[^\n]* | /\*(?!M?!|\+)(?:(?!/\*|\*/).)*\*/ )
+  | (?P<escape> (?<=ESCAPE\ )'\\' )
   | (?P<string> (?:\b[enbxu]&?)?'(?:[^'\\]|'')*' )
   | (?P<quoted> "(?:[^"\\]|"")*" | `[^`\\]*` )
   | (?P<value> %\(\w+\)s | %s | (?<!:):[a-z_]\w* | \$\d+ | \?(?!\?) | \d[\w.]* )
@@ -83,15 +85,27 @@ def is_plain_select(statement: str) -> bool:
     if not words:
         return False
     first = next((word for word in words if word != "("), "")
-    return first in ("select", "with") and _only_computes(words) and _WRITING.isdisjoint(words)
+    return (
+        first in ("select", "with")
+        and _WRITING.isdisjoint(words)
+        and _only_computes(words)
+        and not _locks(words)
+    )
 
 
 @functools.lru_cache(maxsize=1000)
-def is_write(statement: str) -> bool:
-    """Whether ``statement`` is an INSERT, UPDATE or DELETE that does nothing else: once committed,
-    it leaves nothing in the connection."""
+def leaves_nothing(statement: str) -> bool:
+    """Whether ``statement`` leaves nothing in its connection when its transaction has ended: a
+    SELECT (with locks, too), INSERT, UPDATE or DELETE, with functions that only compute."""
     words = _words(statement)
-    return bool(words) and words[0] in ("insert", "update", "delete") and _only_computes(words[1:])
+    first = next((word for word in words if word != "("), "")
+    if first not in ("select", "with", "insert", "update", "delete"):
+        return False
+    makes_table = any(
+        word == "into" and (index == 0 or words[index - 1] not in ("insert", "merge"))
+        for index, word in enumerate(words)
+    )
+    return not makes_table and _only_computes(words)
 
 
 def _words(statement: str) -> list[str]:
@@ -112,14 +126,18 @@ def _words(statement: str) -> list[str]:
     return words
 
 
+def _locks(words: list[str]) -> bool:
+    """Whether rows are locked until the transaction ends."""
+    pairs = set(itertools.pairwise(words))
+    return ("lock", "in") in pairs or any(
+        ("for", word) in pairs for word in ("update", "share", "no", "key")
+    )
+
+
 def _only_computes(words: list[str]) -> bool:
-    """Whether nothing in ``words`` locks, and no function is unknown."""
+    """Whether no function in ``words`` is unknown, and no variable is set."""
     for index, word in enumerate(words):
         following = words[index + 1 : index + 2]
-        if word == "for" and following and following[0] in ("update", "share", "no", "key"):
-            return False
-        if word == "lock" and following == ["in"]:  # MySQL
-            return False
         if word == "value" and following == ["for"]:  # NEXT VALUE FOR a sequence
             return False
         if (

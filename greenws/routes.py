@@ -18,7 +18,7 @@ from werkzeug.utils import send_from_directory
 from .checks import check_application, check_function
 from .exceptions import HandshakeError
 from .protocol.handshake import is_upgrade
-from .session import WebSocketHandler, WebSocketSessionHandler
+from .session import WebSocketHandler, WebSocketSessionHandler, routing_variables
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .options import SessionOptions
 
-__all__ = ["Routes", "StaticFiles"]
+__all__ = ["Routes", "StaticFiles", "check_protocols", "function_handler"]
 
 # "int(max=5):number" in "/room/<int(max=5):number>"
 _VARIABLE = re.compile(r"<(?:([^<>:]*(?:\([^<>]*\))?):)?[a-zA-Z_]\w*>")
@@ -136,26 +136,11 @@ class Routes:
             raise TypeError(
                 "routes.websocket takes the path first: @routes.websocket('/chat'), in parentheses"
             )
-        if isinstance(protocols, str):
-            raise TypeError(f"protocols is a list of names, such as [{protocols!r}]")
-        accepted = list(protocols)
+        accepted = check_protocols(protocols)
 
         def decorate(function: SessionFunction) -> SessionFunction:
             _check_session(function, uri)
-
-            def produce(request: Request, offered: list[str]) -> WebSocketSessionHandler:
-                subprotocol = next((name for name in offered if name in accepted), None)
-                if accepted and subprotocol is None:
-                    raise HandshakeError(
-                        "WebSocket protocols not supported.",
-                        reason="subprotocol",
-                        hint=f"The route accepts {accepted}, and the client offers "
-                        f"{ascii(offered) if offered else 'none'}; in a browser: "
-                        f"new WebSocket(url, {accepted[:1]}).",
-                    )
-                return _FunctionHandler(function, subprotocol)
-
-            self.add(uri=uri, handler=WebSocketHandler(produce, **options))
+            self.add(uri=uri, handler=function_handler(function, accepted, **options))
             return function
 
         return decorate
@@ -241,17 +226,55 @@ def _match_without_redirect(adapter: MapAdapter) -> tuple[WSGIApplication, dict[
     raise NotFound
 
 
+def check_protocols(protocols: Iterable[str]) -> list[str]:
+    """
+    Raises:
+        TypeError: ``protocols`` is one str.
+    """
+    if isinstance(protocols, str):
+        raise TypeError(f"protocols is a list of names, such as [{protocols!r}]")
+    return list(protocols)
+
+
+def function_handler(
+    function: Callable[..., object], accepted: list[str], **options: Any
+) -> WebSocketHandler:
+    """The handler of sessions that call ``function(request, socket, **variables)``, with the
+    variables in ``environ["wsgiorg.routing_args"]``. They speak the subprotocol that the client
+    prefers among those ``accepted``; without any, none."""
+
+    def produce(request: Request, offered: list[str]) -> WebSocketSessionHandler:
+        subprotocol = next((name for name in offered if name in accepted), None)
+        if accepted and subprotocol is None:
+            raise HandshakeError(
+                "WebSocket protocols not supported.",
+                reason="subprotocol",
+                hint=f"The route accepts {accepted}, and the client offers "
+                f"{ascii(offered) if offered else 'none'}; in a browser: "
+                f"new WebSocket(url, {accepted[:1]}).",
+            )
+        return _FunctionHandler(function, subprotocol, routing_variables(request))
+
+    return WebSocketHandler(produce, **options)
+
+
 class _FunctionHandler(WebSocketSessionHandler):
     """The short form: a function as a session."""
 
-    def __init__(self, function: Callable[..., object], subprotocol: str | None) -> None:
-        self.socket_protocol = subprotocol
+    def __init__(
+        self, function: Callable[..., object], subprotocol: str | None, variables: dict[str, Any]
+    ) -> None:
+        if subprotocol is not None:
+            self.socket_protocol = subprotocol
         self._function = function
+        if variables:
+            self._variables = variables
+
+    _variables: dict[str, Any] | None = None
 
     def handle_session(self, request: Request, socket: WebSocket) -> None:
-        variables = request.environ.get("wsgiorg.routing_args", ((), {}))[1]
-        if variables:
-            self._function(request, socket, **variables)
+        if self._variables:
+            self._function(request, socket, **self._variables)
         else:  # a plain call takes less of the stack, which is kept while the session waits
             self._function(request, socket)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENVIRON_KEY",
+    "INPUT_KEY",
     "Upgrade",
     "find_upgrade",
     "hub_of_this_thread",
@@ -39,6 +40,8 @@ __all__ = [
 ]
 
 ENVIRON_KEY = "greenws.upgrade"
+INPUT_KEY = "greenws.input"
+"""What a server reads requests from, where its ``wsgi.input`` does not show what was read ahead."""
 
 _ANSWERED = Offer("", [])  # what a client offered is not kept while its session lives
 
@@ -133,7 +136,7 @@ class _SocketUpgrade(Upgrade):
         self._environ = environ
 
     def _take_socket(self) -> tuple[Any, bytes, bool]:
-        source = _innermost(self._environ["wsgi.input"])
+        source = self._environ.get(INPUT_KEY) or _innermost(self._environ["wsgi.input"])
         unreader = getattr(getattr(source, "reader", None), "unreader", None)
         if unreader is not None:  # gunicorn
             early = bytes(unreader.buf.getvalue())

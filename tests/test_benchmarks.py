@@ -363,3 +363,10 @@ def test_the_runner_measures_rooms(load: str, tmp_path: Path) -> None:
         assert case["servers"]["greenws"]["figure"] > 0
         for run in case["runs"]["greenws"]:
             assert run["messages"] == run["expected"] > 0
+
+
+def test_tests_of_handlers_are_counted() -> None:
+    command = [sys.executable, str(BENCHMARKS / "testing.py"), "--tests", "20"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=limit(60))
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["Routes", "Flask"], done
+    assert done.stdout.count("20 tests in ") == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from greenws.databases import is_plain_select, is_write, warn_kept
+from greenws.databases import is_plain_select, leaves_nothing, warn_kept
 
 pytestmark = pytest.mark.no_io
 
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.no_io
         "(SELECT 1) UNION (SELECT 2)",
         "SELECT substring(a FROM 1 FOR 3), x->>'a', y @> %s FROM t WHERE t.b = ANY(%s)",
         "SELECT pg_catalog.lower(a) FROM t",
+        "SELECT a FROM t WHERE a LIKE %s ESCAPE '\\' AND NOT (b LIKE 'x')",
         "SELECT EXTRACT(year FROM x), now(), row_number() OVER (PARTITION BY a) FROM c",
         'SELECT "u"."id" FROM "u" WHERE UPPER("u"."name"::text) = UPPER(%s) LIMIT 21',
         "SELECT a FROM (VALUES (1, 2)) AS t (a, b)",
@@ -93,10 +94,13 @@ def test_whatever_else(statement):
         "INSERT INTO t (a) VALUES (1) ON CONFLICT (a) DO UPDATE SET b = 2",
         'UPDATE "a" SET "x" = COALESCE("x", %s) WHERE "id" IN (%s)',
         "DELETE FROM a WHERE id = %s",
+        "SELECT a FROM b FOR UPDATE OF b",
+        "SELECT a FROM b LOCK IN SHARE MODE",
+        "WITH gone AS (DELETE FROM b RETURNING *) INSERT INTO c SELECT * FROM gone",
     ],
 )
-def test_writes(statement):
-    assert is_write(statement)
+def test_what_leaves_nothing_after_its_transaction(statement):
+    assert leaves_nothing(statement)
     assert not is_plain_select(statement)
 
 
@@ -108,11 +112,13 @@ def test_writes(statement):
         "CREATE TEMPORARY TABLE x (a int)",
         "LOCK TABLE x",
         "LISTEN x",
+        "SELECT pg_advisory_lock(1)",
+        "SELECT a INTO TEMPORARY b FROM c",
         "",
     ],
 )
-def test_what_is_no_write(statement):
-    assert not is_write(statement)
+def test_what_may_leave_something(statement):
+    assert not leaves_nothing(statement)
 
 
 def test_a_kept_connection_is_told_once_for_each_line(caplog):

@@ -1,14 +1,22 @@
-"""Every example, as a process of its own, spoken to as its docstring says."""
+"""Every example: its program, run in this process, and what its docstring says of it."""
 
 from __future__ import annotations
 
 import hashlib
-import http.client
+import os
+import re
+import runpy
+import subprocess
+import sys
 
+import gevent
 import pytest
-from websockets.exceptions import InvalidStatus
+from werkzeug.test import Client
 
-from .support.limits import limit
+import greenws
+from greenws import testing
+
+from .support.limits import limit, wait_until
 from .support.paths import ROOT
 from .support.processes import Process, connect
 
@@ -16,18 +24,29 @@ EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture
-def run():
-    processes = []
+def run(monkeypatch, capsys):
+    """Runs an example as ``python example.py --port 0`` would; gives the URL of its WebSockets."""
+    programs = []
 
     def start(name):
-        process = Process(EXAMPLES / name, "--port", "0")
-        processes.append(process)
-        return process.wait_for_port()
+        path = str(EXAMPLES / name)
+        monkeypatch.setattr(sys, "argv", [path, "--port", "0"])
+        programs.append(gevent.spawn(runpy.run_path, path, run_name="__main__"))
+        printed = []
+
+        def find_port():
+            printed.append(capsys.readouterr().out)
+            return re.search(r"http://127\.0\.0\.1:(\d+)/", "".join(printed))
+
+        return f"ws://127.0.0.1:{wait_until(find_port)[1]}"
 
     yield start
-    for process in processes:
-        process.stop()
-        process.assert_no_trouble()
+    gevent.killall(programs)
+
+
+def example(name):
+    """What an example defines, without its program."""
+    return runpy.run_path(str(EXAMPLES / name))
 
 
 def test_all_of_them_are_listed_and_tested():
@@ -39,62 +58,98 @@ def test_all_of_them_are_listed_and_tested():
 
 
 def test_wsgi_app(run):
-    process = run("wsgi_app.py")
-    connection = http.client.HTTPConnection(*process.address, timeout=limit())
-    connection.request("GET", "/")
-    assert b"clock" in connection.getresponse().read()
-    connection.close()
-    with connect(process.url("/time")) as ws:
-        assert len(ws.recv(timeout=limit()).split(":")) == 3
+    application = example("wsgi_app.py")["application"]
+    assert "clock" in Client(application).get("/").text
+    with testing.connect(application, "/time") as socket, testing.clock() as clock:
+        for _ in range(3):
+            assert len(socket.receive().split(":")) == 3
+            clock.advance(1)
+        socket.cut()
+        clock.advance(1)
+    with greenws.connect(f"{run('wsgi_app.py')}/time") as socket:
+        assert len(socket.receive(timeout=limit()).split(":")) == 3
 
 
 def test_flask_login_app(run):
-    process = run("flask_login_app.py")
-    with pytest.raises(InvalidStatus) as caught, connect(process.url("/inbox")):
-        pass
-    assert caught.value.response.status_code == 401
-    connection = http.client.HTTPConnection(*process.address, timeout=limit())
-    connection.request(
-        "POST", "/login", "name=ada", {"Content-Type": "application/x-www-form-urlencoded"}
-    )
-    cookie = connection.getresponse().headers["Set-Cookie"].split(";")[0]
-    connection.close()
-    with connect(process.url("/inbox"), additional_headers={"Cookie": cookie}) as ws:
-        assert ws.recv(timeout=limit()) == "Welcome, ada."
-        ws.send("hi")
-        assert ws.recv(timeout=limit()) == "ada said: hi"
+    app = example("flask_login_app.py")["app"]
+    client = app.test_client()
+    with pytest.raises(testing.Refused) as refused:
+        testing.connect(app, "/inbox", client=client)
+    assert refused.value.status_code == 401
+    client.post("/login", data={"name": "ada"})
+    with testing.connect(app, "/inbox", client=client) as socket:
+        assert socket.receive() == "Welcome, ada."
+        socket.send("hi")
+        assert socket.receive() == "ada said: hi"
+    with pytest.raises(greenws.HandshakeError) as caught:
+        greenws.connect(f"{run('flask_login_app.py')}/inbox")
+    assert caught.value.status == 401
 
 
 def test_subprotocols(run):
-    process = run("subprotocols.py")
+    url = run("subprotocols.py")
     for offered, chosen, answer in (
         (["upper"], "upper", "ABC"),
         (["other", "reverse", "upper"], "reverse", "cba"),
     ):
-        with connect(process.url(), subprotocols=offered) as ws:
-            assert ws.subprotocol == chosen
-            ws.send("abc")
-            assert ws.recv(timeout=limit()) == answer
-    with pytest.raises(InvalidStatus), connect(process.url(), subprotocols=["other"]):
-        pass
+        with greenws.connect(url, subprotocols=offered) as socket:
+            assert socket.subprotocol == chosen
+            socket.send("abc")
+            assert socket.receive(timeout=limit()) == answer
+    with pytest.raises(greenws.HandshakeError):
+        greenws.connect(url, subprotocols=["other"])
 
 
-def test_upload(run):
-    process = run("upload.py")
+def test_upload():
     pieces = [bytes([i % 256]) * 65_536 for i in range(200)]
-    with connect(process.url()) as ws:
+    # In a process of its own, whose memory is looked at.
+    process = Process(EXAMPLES / "upload.py", "--port", "0")
+    with process.wait_for_port(), connect(process.url()) as ws:
         ws.send(pieces)
         expected = hashlib.sha256(b"".join(pieces)).hexdigest()
         assert ws.recv(timeout=limit(20)) == f"{200 * 65_536} bytes, {expected}"
         with open(f"/proc/{process.popen.pid}/status") as status:
             peak = next(line for line in status if line.startswith("VmHWM"))
         assert int(peak.split()[1]) < 100_000  # kB: the upload alone was 13,000
+    process.assert_no_trouble()
 
 
-def test_gevent_websocket_app(run):
-    process = run("gevent_websocket_app.py")
-    with connect(process.url()) as one, connect(process.url()) as two:
-        assert (one.recv(timeout=limit()), two.recv(timeout=limit())) == ("welcome", "welcome")
+def test_gevent_websocket_app(run, capsys):
+    url = run("gevent_websocket_app.py")
+    with greenws.connect(url) as one, greenws.connect(url) as two:
+        sockets = (one, two)
+        assert [socket.receive(timeout=limit()) for socket in sockets] == ["welcome", "welcome"]
         one.send("hello")
-        assert (one.recv(timeout=limit()), two.recv(timeout=limit())) == ("hello", "hello")
-    process.wait_for("a client left")
+        assert [socket.receive(timeout=limit()) for socket in sockets] == ["hello", "hello"]
+        one.close()
+        wait_until(lambda: "a client left" in capsys.readouterr().out)
+
+
+# -- the project
+
+
+def test_the_chat_passes_its_own_tests():
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull],
+        cwd=EXAMPLES / "chat",
+        capture_output=True,
+        text=True,
+        timeout=limit(60),
+    )
+    assert " passed in " in done.stdout and done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_chat_and_its_bot_as_programs():
+    chat = Process("chat.py", "--port", "0", cwd=EXAMPLES / "chat")
+    with chat.wait_for_port():
+        url = chat.url("/rooms/lobby")
+        headers = {"Authorization": "Bearer change me too"}
+        with greenws.connect(url, headers=headers) as socket:
+            with Process("bot.py", url, cwd=EXAMPLES / "chat"):
+                # Another who has the token: both are called "bot", and this one comes first.
+                assert socket.receive(timeout=limit(20)) == "* bot has joined"
+                assert socket.receive(timeout=limit(20)) == "* bot has joined"
+                socket.send("!help")
+                assert socket.receive(timeout=limit(20)) == "bot: !help"
+                assert socket.receive(timeout=limit(20)) == "bot: I know !roll and !help."
+    chat.assert_no_trouble()

@@ -1,10 +1,11 @@
-"""The server of one test connection, which listens nowhere: what an application gets is what it
-would get from ``WebSocketServer``, but for errors, which the test gets.
+"""The server of test connections, which listens nowhere: what an application gets is what it would
+get from ``WebSocketServer``, but for errors, which the test gets.
 """
 
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -14,6 +15,7 @@ from ..hub import forks
 from ..server.handler import UpgradeHandler
 from ..server.server import WebSocketServer
 from ..stats import ServerStats, SessionRecord
+from . import frameworks
 from .sockets import Run
 
 if TYPE_CHECKING:
@@ -26,26 +28,27 @@ _runs: dict[Any, Run] = {}  # by greenlet
 
 
 class _Stats(ServerStats):
-    """Tells a run of its session, and takes errors out of it."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__()
-        self._run = run
+    """Tells the runs of their sessions, and hands them what escapes these."""
 
     def begin(self, session: SessionRecord) -> None:
         super().begin(session)
-        self._run.peer = session.socket
+        run = _runs.get(gevent.getcurrent())
+        if run is not None:
+            run.peer = session.socket
 
     def take_error(self, error: BaseException) -> bool:
-        self._run.is_propagated = True
-        self._run.take(error)
+        run = _runs.get(gevent.getcurrent())
+        if run is None:
+            return False
+        run.is_propagated = True
+        run.take(error)
         return True
 
 
 class _Handler(UpgradeHandler):
     def get_environ(self) -> dict[str, Any]:
         environ = super().get_environ()
-        environ.update(self.server.extra)
+        environ.update(_runs[gevent.getcurrent()].extra)
         return environ
 
     def handle_error(self, kind: Any, value: BaseException, traceback: Any) -> None:
@@ -54,7 +57,7 @@ class _Handler(UpgradeHandler):
             self._send_error_response_if_possible(500)
 
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
-        run = self.server.run
+        run = _runs[gevent.getcurrent()]
         if exc_info:
             run.take(exc_info[1], exc_info[2])
         elif self.is_upgraded and status[:1] == "5" and not run.errors:
@@ -69,38 +72,60 @@ class _Handler(UpgradeHandler):
 
 
 class TestServer(WebSocketServer):
-    """Serves ``application`` on the one connection that :meth:`serve` is given. ``extra``: what a
-    test client has put into its environ."""
+    """Serves ``application`` on the connections of tests. Those that are open at the same time have
+    one server, as in production: its ``clients``, its ``stats``, its limits."""
 
     __test__ = False
     handler_class = _Handler
 
-    def __init__(
-        self, application: WSGIApplication, run: Run, config: Config, extra: dict[str, Any]
-    ) -> None:
+    def __init__(self, application: WSGIApplication, config: Config) -> None:
         super().__init__(
             ("127.0.0.1", 0), application, log=None, error_log=sys.stderr, config=config
         )
-        self.run = run
-        self.extra = extra
-        self.stats = _Stats(run)
-        _watch_frameworks()
+        self.stats = _Stats()
+        self._runs_open = 0
 
-    def serve(self, sock: Any, host: str) -> None:
+    @staticmethod
+    def of(application: WSGIApplication, config: Config) -> TestServer:
+        """The server of ``application`` with these limits."""
+        frameworks.watch(_on_exception)
+        for server in _servers:
+            if server.application is application and server.config == config:
+                return server
+        return TestServer(application, config)
+
+    def serve(self, run: Run, sock: Any, host: str) -> None:
         """Spawns the greenlet that serves ``sock``; ``host`` is the client's."""
+        if self._runs_open == 0:
+            _servers.append(self)
+        self._runs_open += 1
+        run.server = self
         address = (host, 49152 + next(_ports) % 16384)
-        self.run.greenlet = greenlet = gevent.Greenlet(self._serve, sock, address)
-        _runs[greenlet] = self.run
+        databases = frameworks.databases_of_test()
+        run.greenlet = greenlet = gevent.Greenlet(self._serve, run, sock, address, databases)
+        _runs[greenlet] = run
         greenlet.rawlink(_runs.pop)
         greenlet.start()
 
-    def _serve(self, sock: Any, address: Any) -> None:
+    def leave(self) -> None:
+        """A run has ended."""
+        self._runs_open -= 1
+        if self._runs_open == 0:
+            _servers.remove(self)
+
+    def _serve(
+        self, run: Run, sock: Any, address: Any, databases: AbstractContextManager[None]
+    ) -> None:
         try:
-            self._admit(sock, address, forks.process())
+            with databases:
+                self._admit(sock, address, forks.process())
         except gevent.GreenletExit:
             pass
         except BaseException as error:  # pytest.fail() in a handler, or sys.exit()
-            self.run.take(error)
+            run.take(error)
+
+
+_servers: list[TestServer] = []
 
 
 def is_of_a_session(greenlet: Any) -> bool:
@@ -108,20 +133,7 @@ def is_of_a_session(greenlet: Any) -> bool:
     return greenlet in _runs
 
 
-_watched: set[str] = set()
-
-
-def _watch_frameworks() -> None:
-    """Has Flask and Django tell of the errors that they answer themselves."""
-    for name in ("flask", "django.core.signals"):
-        module = sys.modules.get(name)
-        if module is not None and name not in _watched:
-            _watched.add(name)
-            module.got_request_exception.connect(_on_exception, weak=False)
-
-
-def _on_exception(sender: Any, **options: Any) -> None:
+def _on_exception(error: BaseException) -> None:
     run = _runs.get(gevent.getcurrent())
-    error = options.get("exception") or sys.exc_info()[1]
-    if run is not None and error is not None:
+    if run is not None:
         run.take(error)

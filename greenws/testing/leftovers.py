@@ -78,7 +78,11 @@ class Leftovers:
         # What waits for a stopped clock, or for the test, does not end.
         if timers.running:
             return []
-        return [thing for thing in self.now() if not isinstance(thing, Run) or thing.is_ending]
+        return [
+            thing
+            for thing in self.now()
+            if not isinstance(thing, Run) or (thing.greenlet is not None and thing.is_ending)
+        ]
 
 
 def _open() -> list[Any]:

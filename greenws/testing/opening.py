@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import io
 import socket as native
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from ..exceptions import HandshakeError
 from ..hub.transport import FOREVER
 from ..protocol.deflate import Deflate, make_offer
 from ..protocol.handshake import check_response, new_key
+from .frameworks import default_host
 from .hosting import TestServer
 from .sockets import Run, TestSocket, WatchedTransport, check_options, client_config
 from .timers import RealTimeout
@@ -147,7 +147,7 @@ class _Handshake:
         """Makes the handshake in a request of ``client``; returns the response."""
         if client is None:
             own = Client(self, use_cookies=False)
-            return own.get(self._path, headers=self._headers, base_url=_base_url())
+            return own.get(self._path, headers=self._headers, base_url=f"http://{default_host()}")
         if isinstance(client, Client):
             self._face = client.application
             client.application = self
@@ -191,14 +191,14 @@ class _Handshake:
         run = self.run
         ours, theirs = native.socketpair()
         transport = WatchedTransport(ours, gevent.get_hub(), self._limits.write_high_water)
-        extra = {
+        run.extra = {
             key: value
             for key, value in environ.items()
             if not key.startswith(_NOT_EXTRA) and key not in _OF_THE_HEAD
         }
-        extra["wsgi.url_scheme"] = environ["wsgi.url_scheme"]
-        server = TestServer(self._app, run, self._config, extra)
-        server.serve(theirs, str(environ.get("REMOTE_ADDR", "127.0.0.1")))
+        run.extra["wsgi.url_scheme"] = environ["wsgi.url_scheme"]
+        server = TestServer.of(self._app, self._config)
+        server.serve(run, theirs, str(environ.get("REMOTE_ADDR", "127.0.0.1")))
         limit = RealTimeout(run.timeout)
         try:
             transport.send(self._head(environ))
@@ -310,12 +310,3 @@ class _Bytes:
 
     def makefile(self, mode: str) -> io.BytesIO:
         return io.BytesIO(self._data)
-
-
-def _base_url() -> str:
-    """Where the application is. Django's test runner allows the host of its own clients."""
-    django = sys.modules.get("django.conf")
-    if django is not None and django.settings.configured:
-        if "testserver" in django.settings.ALLOWED_HOSTS:
-            return "http://testserver"
-    return "http://localhost"

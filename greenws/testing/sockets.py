@@ -60,6 +60,9 @@ class Run:
         self.socket: TestSocket | None = None
         self.peer: WebSocket | None = None
         self.errors: list[tuple[BaseException, TracebackType | None]] = []
+        self.server: Any = None
+        self.extra: dict[str, Any] = {}
+        """What the test client has put into the environ."""
         self.in_vain_wait = ""
         """What a read that returned nothing in time has to say, until the next one."""
         self.is_propagated = False
@@ -191,6 +194,8 @@ class Run:
                     raise
             finally:
                 limit.close()
+        if self.server is not None:
+            self.server.leave()
         timers.release(self._hub)
 
     def opposite(self, socket: WebSocket) -> WebSocket | None:

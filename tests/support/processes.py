@@ -80,8 +80,8 @@ class Process:
         assert match, f"no line {pattern!r} in:\n{self.output}"
         return match
 
-    def wait_for_port(self, pattern: str = r"://127\.0\.0\.1:(\d+)") -> Process:
-        self.port = int(self.wait_for(pattern)[1])
+    def wait_for_port(self, pattern: str = r"://127\.0\.0\.1:(\d+)", start: int = 0) -> Process:
+        self.port = int(self.wait_for(pattern, start)[1])
         return self
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from greenws import ConnectionClosed, Routes, testing
+from greenws import Config, ConnectionClosed, Routes, testing
 
 
 def test_a_framework_that_swallows_what_came_after_the_upgrade():
@@ -55,3 +55,32 @@ def test_each_connection_has_an_address_of_its_own():
         with testing.connect(app) as socket:
             ports.add(socket.receive())
     assert len(ports) == 3
+
+
+def test_connections_that_are_open_together_have_one_server():
+    def app(environ, start_response):
+        socket = environ["wsgi.websocket"]
+        for client in socket.handler.server.clients.values():
+            client.ws.send(f"there are {len(socket.handler.server.clients)}")
+        socket.receive()
+
+    with testing.connect(app) as one:
+        assert one.receive() == "there are 1"
+        with testing.connect(app) as two:
+            assert one.receive() == two.receive() == "there are 2"
+        with testing.connect(app, config=Config(max_message_size=10)) as other:
+            assert other.receive() == "there are 1"
+    with testing.connect(app) as one:
+        assert one.receive() == "there are 1"
+
+
+def test_limits_of_a_server_count_all_its_connections():
+    config = Config(max_connections=1)
+
+    def app(environ, start_response):
+        environ["wsgi.websocket"].receive()
+
+    with testing.connect(app, config=config):
+        with pytest.raises(testing.Refused) as caught:
+            testing.connect(app, config=config)
+    assert caught.value.status_code == 503

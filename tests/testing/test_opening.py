@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import traceback
 
 import flask
@@ -240,6 +241,16 @@ def test_the_context_of_the_test_is_not_the_applications():
         flask.g.of_the_test = "something"
         with testing.connect(app, "/context") as socket:
             assert socket.receive() == "nothing"
+
+
+def test_a_thousand_a_minute():
+    began = time.monotonic()
+    for _ in range(50):
+        with testing.connect(echo, subprotocols=["echo"]) as socket:
+            for number in range(10):
+                socket.send(str(number))
+                assert socket.receive() == str(number)
+    assert time.monotonic() - began < limit(3)
 
 
 # -- what is sent

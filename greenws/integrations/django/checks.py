@@ -1,0 +1,184 @@
+"""What ``manage.py check`` says about views that are WebSockets, and where they will run."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.urls import URLPattern, URLResolver, get_resolver
+
+from ...checks import describe, fits
+
+__all__ = ["check_views"]
+
+
+def check_views(app_configs: Any = None, **options: Any) -> list[CheckMessage]:
+    """All that concerns a project with at least one view of ``websocket()``."""
+    views = list(_find_views()) if getattr(settings, "ROOT_URLCONF", None) else []
+    if not views:
+        return []
+    found = [*_check_asgi(), *_check_sessions(), *_check_drivers(), *_check_gunicorn()]
+    for route, callback, function, given, names in views:
+        found += _check_arguments(route, function, given, names)
+        found += _check_atomic(route, callback)
+    return found
+
+
+def _find_views() -> Iterator[tuple[str, Any, Any, list[str], list[str]]]:
+    """(route, callback, function, its positional arguments, its keyword arguments) of each view of
+    ``websocket()``."""
+
+    def walk(patterns: Any, prefix: str, names: list[str], unnamed: int) -> Iterator[Any]:
+        for pattern in patterns:
+            route = prefix + str(pattern.pattern)
+            regex = pattern.pattern.regex
+            known = [*names, *getattr(pattern.pattern, "converters", {}), *regex.groupindex]
+            count = unnamed + (0 if regex.groupindex else regex.groups)
+            if isinstance(pattern, URLResolver):
+                known += pattern.default_kwargs
+                yield from walk(pattern.url_patterns, route, known, count)
+            elif isinstance(pattern, URLPattern):
+                found = _function_of(pattern.callback)
+                if found is not None:
+                    known += pattern.default_args
+                    function, given = found
+                    # As Django does: the unnamed groups count if nothing has a name.
+                    places = [] if known else [f"group {n}" for n in range(1, count + 1)]
+                    yield route, pattern.callback, function, [*given, *places], known
+
+    yield from walk(get_resolver().url_patterns, "", [], 0)
+
+
+def _function_of(callback: Any) -> Any:
+    """The function behind a view, or behind get() of a class-based one, with its first arguments;
+    None if it is no session. Decorators hand on the attributes of what they wrap."""
+    method = getattr(getattr(callback, "view_class", None), "get", None)
+    return getattr(callback, "websocket_function", getattr(method, "websocket_function", None))
+
+
+def _check_arguments(
+    route: str, function: Any, given: list[str], names: list[str]
+) -> Iterator[CheckMessage]:
+    reason = fits(function, *given, **dict.fromkeys(names))
+    if reason is not None:
+        call = ", ".join([*given, *dict.fromkeys(names)])
+        yield Error(
+            f"The WebSocket {route!r} is called with ({call}), but {describe(function)} does not "
+            f"fit: {reason}.",
+            hint="Give the function the variables of its URL.",
+            id="greenws.E001",
+        )
+
+
+def _check_asgi() -> Iterator[CheckMessage]:
+    if "daphne" in settings.INSTALLED_APPS:
+        yield Error(
+            "daphne is in INSTALLED_APPS, so runserver is an ASGI server, which hands over no "
+            "socket: the views of greenws answer 501 there.",
+            hint="Remove daphne; serve the ASGI part by a server of its own.",
+            id="greenws.E002",
+        )
+    if getattr(settings, "ASGI_APPLICATION", None) and not settings.WSGI_APPLICATION:
+        yield Warning(
+            "ASGI_APPLICATION is set and WSGI_APPLICATION is not: WebSockets of greenws need WSGI.",
+            hint="Set WSGI_APPLICATION, and serve it by greenws.gunicorn.Worker or "
+            "greenws.WebSocketServer.",
+            id="greenws.W001",
+        )
+
+
+def _check_atomic(route: str, callback: Any) -> Iterator[CheckMessage]:
+    exempt: Any = getattr(callback, "_non_atomic_requests", set())
+    for alias, database in settings.DATABASES.items():
+        if database.get("ATOMIC_REQUESTS") and alias not in exempt:
+            yield Warning(
+                f"ATOMIC_REQUESTS of the database {alias!r} holds one transaction, and its "
+                f"connection, open as long as a session of {route!r} lasts.",
+                hint="Put @transaction.non_atomic_requests above the view, and atomic() around "
+                "what belongs together.",
+                id="greenws.W002",
+            )
+
+
+def _check_sessions() -> Iterator[CheckMessage]:
+    if settings.SESSION_ENGINE == "django.contrib.sessions.backends.signed_cookies":
+        yield Warning(
+            "With signed_cookies, what a WebSocket writes to request.session after its handshake "
+            "cannot reach the browser.",
+            hint="Use another SESSION_ENGINE, or write to the session before the handshake.",
+            id="greenws.W003",
+        )
+
+
+def _check_drivers() -> Iterator[CheckMessage]:
+    drivers = set()
+    for alias in connections:
+        with contextlib.suppress(ImproperlyConfigured):  # which Django tells itself
+            driver = getattr(connections[alias], "Database", None)
+            drivers.add(getattr(driver, "__name__", ""))
+    if "psycopg2" in drivers and not _has_psycogreen():
+        yield Warning(
+            "psycopg2 stops all sessions of a process while one of them asks PostgreSQL.",
+            hint="Install psycopg (version 3), or call psycogreen.gevent.patch_psycopg().",
+            id="greenws.W004",
+        )
+    if "MySQLdb" in drivers:
+        yield Warning(
+            "mysqlclient stops all sessions of a process while one of them asks the database.",
+            hint="Use PyMySQL: pymysql.install_as_MySQLdb().",
+            id="greenws.W005",
+        )
+
+
+def _has_psycogreen() -> bool:
+    try:
+        import psycogreen  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _check_gunicorn() -> Iterator[CheckMessage]:
+    """What gunicorn.conf.py, in the current folder, says of the workers."""
+    path = Path("gunicorn.conf.py")
+    if not path.is_file():
+        return
+    worker = _constant(path, "worker_class", "sync")
+    threads = _constant(path, "threads", 1)
+    if worker == "sync" and threads not in (None, 1):
+        worker = "gthread"
+    if worker is None or "greenws" in str(worker) or str(worker).startswith("gevent"):
+        return
+    if worker == "gthread":
+        problem = f"gthread workers take a thread for each session: {threads} in a worker"
+    elif worker == "sync":
+        problem = "sync workers serve one session, and nothing else meanwhile"
+    else:
+        problem = f"worker_class {worker!r} hands over no socket"
+    yield Warning(
+        f"gunicorn.conf.py: {problem}.",
+        hint='worker_class = "greenws.gunicorn.Worker"',
+        id="greenws.W006",
+    )
+
+
+def _constant(path: Path, name: str, default: Any) -> Any:
+    """What a settings file assigns to ``name``; None if that is not a constant."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return None
+    value = default
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == name for target in node.targets
+        ):
+            value = node.value.value if isinstance(node.value, ast.Constant) else None
+    return value

@@ -1,0 +1,129 @@
+"""Sessions that wait give their database connections back.
+
+Outside of ``atomic()`` Django commits each statement, so closing a connection loses no data. What
+it would lose is the state of the connection: ``SET``, a temporary table, an advisory lock, a cursor
+that is being read. So every statement is watched, and a connection that has run anything but
+ordinary ones is kept, with a warning.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
+
+from ...databases import leaves_nothing, warn_kept
+
+__all__ = ["release", "watch"]
+
+# What Django itself sends around transactions.
+_TRANSACTION = re.compile(r"(RELEASE |ROLLBACK TO )?SAVEPOINT \S+|BEGIN( [A-Z]+)?")
+
+_connect: Any = inspect.unwrap(BaseDatabaseWrapper.connect)
+
+
+class _Work:
+    """What was done on a connection since it was made."""
+
+    def __init__(self) -> None:
+        self.doubt = ""  # the first statement that may have left something
+        self.cursors: list[weakref.ref[Any]] = []
+
+    def __call__(
+        self,
+        execute: Callable[..., Any],
+        sql: Any,
+        parameters: Any,
+        many: bool,
+        context: dict[str, Any],
+    ) -> Any:
+        """Django's ``execute_wrapper``."""
+        self.forget_closed()
+        self.cursors.append(weakref.ref(context["cursor"]))
+        if not self.doubt and not _is_ordinary(sql) and not _is_connecting():
+            self.doubt = str(sql)
+        return execute(sql, parameters, many, context)
+
+    def forget_closed(self) -> None:
+        self.cursors = [
+            reference
+            for reference in self.cursors
+            if (cursor := reference()) is not None and not getattr(cursor, "closed", False)
+        ]
+
+
+_work: weakref.WeakKeyDictionary[BaseDatabaseWrapper, _Work] = weakref.WeakKeyDictionary()
+
+
+def _is_ordinary(sql: Any) -> bool:
+    return isinstance(sql, str) and (leaves_nothing(sql) or _TRANSACTION.fullmatch(sql) is not None)
+
+
+def _is_connecting() -> bool:
+    """Whether a connection is being made: what a receiver of ``connection_created`` sets is set
+    again for the next one."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _connect.__code__:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _on_created(connection: BaseDatabaseWrapper, **_: Any) -> None:
+    work = _work.get(connection)
+    if work in connection.execute_wrappers:
+        connection.execute_wrappers.remove(work)
+    work = _work[connection] = _Work()
+    # First, because execute_wrapper() removes the last one when its block ends.
+    connection.execute_wrappers.insert(0, work)
+
+
+def watch() -> None:
+    """Watches all connections that are made from now on."""
+    connection_created.connect(_on_created, dispatch_uid="greenws")
+
+
+def release() -> None:
+    """Closes the connections of this greenlet, or gives them back to their pool, where nothing can
+    be lost by that."""
+    for connection in connections.all(initialized_only=True):
+        if connection.connection is None or connection.allow_thread_sharing:
+            continue
+        if connection.in_atomic_block and _is_test(connection):
+            continue
+        reason = _doubt_of(connection)
+        if reason:
+            warn_kept(f"{connection.alias!r}: {reason}")
+        else:
+            connection.close()
+
+
+def _is_test(connection: Any) -> bool:
+    """Whether a ``TestCase`` has begun a transaction, to undo what a test does."""
+    return any(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
+
+
+def _doubt_of(connection: Any) -> str:
+    """Why closing ``connection`` may lose something; empty if it cannot."""
+    if connection.in_atomic_block:
+        return "it is inside atomic(), or ATOMIC_REQUESTS is on"
+    if not connection.autocommit:
+        return "autocommit is off"
+    work = _work.get(connection)
+    if work is None or work not in connection.execute_wrappers:
+        return "its statements were not watched from the beginning"
+    if work.doubt:
+        statement = " ".join(work.doubt.split())
+        return f"it ran {statement[:60]!r}, which may have changed the state of the connection"
+    work.forget_closed()
+    if work.cursors:
+        return "a cursor is open"
+    return ""

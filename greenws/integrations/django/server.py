@@ -1,0 +1,33 @@
+"""Django's development server hands over the sockets of its requests.
+
+``runserver`` and ``LiveServerTestCase`` have a thread for each connection, so a session there has a
+thread, as under ``flask run``. Everything else stays Django's own: reloading, static files.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from django.core.servers.basehttp import WSGIRequestHandler
+
+from ...upgrade import INPUT_KEY
+
+__all__ = ["install"]
+
+
+def install() -> None:
+    """Puts the socket into the environ of each request. Once in a process."""
+    original = WSGIRequestHandler.get_environ
+    if getattr(original, "_by_greenws", False):
+        return
+
+    @functools.wraps(original)
+    def get_environ(self: Any) -> dict[str, Any]:
+        environ: dict[str, Any] = original(self)
+        environ["werkzeug.socket"] = self.connection  # the name under which libraries look for it
+        environ[INPUT_KEY] = self.rfile  # Django's wsgi.input does not show what it has read ahead
+        return environ
+
+    get_environ._by_greenws = True  # type: ignore[attr-defined]
+    WSGIRequestHandler.get_environ = get_environ

@@ -1,0 +1,70 @@
+"""What the tests of Flask's and Django's users expect beyond WSGI, where these are imported."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+__all__ = ["databases_of_test", "default_host", "watch"]
+
+_watched: set[str] = set()
+
+
+def watch(take: Callable[[BaseException], None]) -> None:
+    """Has ``take`` called with the errors that Flask and Django answer themselves."""
+    for name in ("flask", "django.core.signals"):
+        module = sys.modules.get(name)
+        if module is not None and name not in _watched:
+            _watched.add(name)
+            module.got_request_exception.connect(_Receiver(take), weak=False)
+
+
+class _Receiver:
+    def __init__(self, take: Callable[[BaseException], None]) -> None:
+        self._take = take
+
+    def __call__(self, sender: Any = None, **options: Any) -> None:
+        error = options.get("exception") or sys.exc_info()[1]
+        if error is not None:
+            self._take(error)
+
+
+def default_host() -> str:
+    """The host in requests without a client. Django's test runner allows that of its clients."""
+    django = sys.modules.get("django.conf")
+    if django is not None and django.settings.configured:
+        if "testserver" in django.settings.ALLOWED_HOSTS:
+            return "testserver"
+    return "localhost"
+
+
+def databases_of_test() -> AbstractContextManager[None]:
+    """A context for a greenlet in which Django uses the database connections of the caller that are
+    in a transaction: those of a ``TestCase``, whose data nobody else sees. Where gevent has patched
+    ``threading``, each greenlet has its own otherwise."""
+    django = sys.modules.get("django.db")
+    if django is None or not sys.modules["django.conf"].settings.configured:
+        return nullcontext()
+    connections = django.connections
+    return _shared(
+        connections,
+        [each for each in connections.all(initialized_only=True) if each.in_atomic_block],
+    )
+
+
+@contextlib.contextmanager
+def _shared(connections: Any, opened: list[Any]) -> Iterator[None]:
+    known = connections.all(initialized_only=True)
+    added = [each for each in opened if not any(each is other for other in known)]
+    for each in added:
+        each.inc_thread_sharing()
+        connections[each.alias] = each
+    try:
+        yield
+    finally:
+        for each in added:
+            del connections[each.alias]
+            each.dec_thread_sharing()

@@ -1,0 +1,94 @@
+"""runserver and other people's servers run Django's WebSockets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import urllib.request
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from ...support.limits import limit
+from ...support.processes import PROGRAMS, Process, connect
+from ...support.wire import Peer
+
+FOLDER = PROGRAMS / "django_project"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A copy of the project that a test may change, with a database."""
+    copy = tmp_path_factory.mktemp("project") / "copy"
+    shutil.copytree(FOLDER, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    with Process(
+        "manage.py", "migrate", "--run-syncdb", "-v0", cwd=copy, **env_of(copy)
+    ) as process:
+        assert process.popen.wait(limit(20)) == 0, process.output
+    return copy
+
+
+def env_of(folder, **options):
+    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(folder / "database")}
+    return {
+        "GREENWS_TEST_DATABASE": json.dumps(database),
+        "DJANGO_SETTINGS_MODULE": "project.settings",
+        "GREENWS_TEST_DEBUG": "1",
+        **options,
+    }
+
+
+def converse(process):
+    """What a browser would do: log in, and talk."""
+    with Peer.connect(process.address) as peer:
+        assert peer.shake("/private/").status == 302
+    with urllib.request.urlopen(process.url("/login/", "http"), timeout=limit()) as response:
+        cookies = [text.partition(";")[0] for text in response.headers.get_all("Set-Cookie")]
+    cookie = "; ".join(cookies)
+    with (
+        connect(process.url("/private/"), additional_headers={"Cookie": cookie}) as first,
+        connect(process.url("/private/"), additional_headers={"Cookie": cookie}) as second,
+    ):
+        for ws in (first, second):
+            assert ws.recv(timeout=limit()) == "hello, ada"
+            ws.send("x" * 70_000)
+            assert ws.recv(timeout=limit()) == "ada: " + "x" * 70_000
+    with connect(process.url("/fail/")) as ws:
+        ws.send("fail")
+        ws.recv(timeout=limit())
+        with pytest.raises(ConnectionClosed, match="1011"):
+            ws.recv(timeout=limit())
+    process.wait_for("Internal Server Error: /fail/")
+    process.wait_for("RuntimeError: on purpose")
+
+
+def test_runserver_with_reloading_and_static_files(folder):
+    with Process("manage.py", "runserver", "127.0.0.1:0", cwd=folder, **env_of(folder)) as process:
+        process.wait_for_port()
+        converse(process)
+        url = process.url("/static/project/style.css", "http")
+        with urllib.request.urlopen(url, timeout=limit()) as response:
+            assert b"green" in response.read()
+        with connect(process.url("/echo/")) as ws:
+            ws.send("hello")
+            assert ws.recv(timeout=limit()) == "hello"
+            views = folder / "project" / "views.py"
+            views.write_text(
+                views.read_text().replace("socket.send(message)", "socket.send('new')")
+            )
+            process.wait_for("changed, reloading")
+            with pytest.raises(ConnectionClosed):
+                ws.recv(timeout=limit(20))
+        process.wait_for_port(start=process.lines.index("Quit the server with CONTROL-C.") + 1)
+        with connect(process.url("/echo/")) as ws:
+            ws.send("hello")
+            assert ws.recv(timeout=limit()) == "new"
+
+
+@pytest.mark.parametrize("worker", ["gevent", "gthread", "greenws.gunicorn.Worker"])
+def test_gunicorn(folder, worker):
+    command = ["-m", "gunicorn", "-k", worker, "--threads", "4", "-b", "127.0.0.1:0"]
+    env = env_of(folder)
+    with Process(*command, "project.wsgi", cwd=folder, **env) as process:
+        process.wait_for_port(r"Listening at: http://127\.0\.0\.1:(\d+)")
+        converse(process)

@@ -1,0 +1,93 @@
+"""Tests of a Django application with greenws.testing, run by Django's own runner: python
+django_tests.py [patched]"""
+
+import sys
+
+if "patched" in sys.argv:
+    from gevent import monkey
+
+    monkey.patch_all()
+
+import django
+from django.conf import settings
+
+if not settings.configured:
+    settings.configure(
+        SECRET_KEY="secret",
+        ROOT_URLCONF=__name__,
+        ALLOWED_HOSTS=["example.com"],
+        INSTALLED_APPS=[
+            "django.contrib.auth",
+            "django.contrib.contenttypes",
+            "django.contrib.sessions",
+        ],
+        MIDDLEWARE=[
+            "django.contrib.sessions.middleware.SessionMiddleware",
+            "django.contrib.auth.middleware.AuthenticationMiddleware",
+        ],
+        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+    )
+    django.setup()
+
+from django.contrib.auth.models import User
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpResponse
+from django.test import TestCase
+from django.test.runner import DiscoverRunner
+from django.urls import path
+
+from greenws import testing
+
+
+def chat(request):
+    if not request.user.is_authenticated:
+        response = HttpResponse("log in", status=401)
+        response.set_cookie("seen", "yes")
+        return response
+    socket = request.environ["wsgi.websocket"]
+    socket.send(f"hello {request.user.username}")
+    while (message := socket.receive()) is not None:
+        if message == "fail":
+            raise LookupError("in the view")
+        User.objects.create_user(message)
+        socket.send(f"{User.objects.count()} users")
+    return HttpResponse()
+
+
+urlpatterns = [path("chat/", chat)]
+app = get_wsgi_application()
+
+
+class Tests(TestCase):
+    def test_who_has_not_logged_in_is_refused(self):
+        with self.assertRaises(testing.Refused) as caught:
+            testing.connect(app, "/chat/", client=self.client)
+        self.assertEqual(caught.exception.status_code, 401)
+        self.assertEqual(self.client.cookies["seen"].value, "yes")
+
+    def test_without_a_client(self):
+        with self.assertRaises(testing.Refused) as caught:
+            testing.connect(app, "/chat/")
+        self.assertEqual(caught.exception.status_code, 401)
+
+    def test_the_handler_is_in_the_transaction_of_the_test(self):
+        self.client.force_login(User.objects.create_user("ada"))
+        with testing.connect(app, "/chat/", client=self.client) as socket:
+            self.assertEqual(socket.receive(), "hello ada")
+            socket.send("grace")
+            self.assertEqual(socket.receive(), "2 users")
+        self.assertTrue(User.objects.filter(username="grace").exists())
+
+    def test_what_a_view_raises(self):
+        self.client.force_login(User.objects.create_user("ada"))
+        with self.assertRaisesRegex(LookupError, "in the view"):
+            with testing.connect(app, "/chat/", client=self.client) as socket:
+                socket.send("fail")
+
+
+if __name__ == "__main__":
+    runner = DiscoverRunner(verbosity=0)
+    databases = runner.setup_databases()
+    result = runner.run_suite(runner.test_loader.loadTestsFromTestCase(Tests))
+    runner.teardown_databases(databases)
+    sys.exit(not result.wasSuccessful())
