@@ -219,13 +219,14 @@ def test_the_end_of_a_connection_moves_time_as_far_as_its_handler_needs():
 
 def test_the_test_itself_waits_in_real_time():
     began = time.monotonic()
+    moment = 0.01
     with testing.clock():
-        gevent.sleep(0.01)
-        assert not Event().wait(0.01)
-        with pytest.raises(gevent.Timeout), gevent.Timeout(0.01):
+        gevent.sleep(moment)
+        assert not Event().wait(moment)
+        with pytest.raises(gevent.Timeout), gevent.Timeout(moment):
             Event().wait()
     assert 0.03 <= time.monotonic() - began < limit(2)
-    with gevent.Timeout(0.01, False), testing.clock():
+    with gevent.Timeout(moment, False), testing.clock():
         Event().wait()
 
 
