@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .options import SessionOptions
 
-__all__ = ["Routes", "StaticFiles"]
+__all__ = ["Routes", "StaticFiles", "check_protocols", "function_handler"]
 
 # "int(max=5):number" in "/room/<int(max=5):number>"
 _VARIABLE = re.compile(r"<(?:([^<>:]*(?:\([^<>]*\))?):)?[a-zA-Z_]\w*>")
@@ -136,26 +136,11 @@ class Routes:
             raise TypeError(
                 "routes.websocket takes the path first: @routes.websocket('/chat'), in parentheses"
             )
-        if isinstance(protocols, str):
-            raise TypeError(f"protocols is a list of names, such as [{protocols!r}]")
-        accepted = list(protocols)
+        accepted = check_protocols(protocols)
 
         def decorate(function: SessionFunction) -> SessionFunction:
             _check_session(function, uri)
-
-            def produce(request: Request, offered: list[str]) -> WebSocketSessionHandler:
-                subprotocol = next((name for name in offered if name in accepted), None)
-                if accepted and subprotocol is None:
-                    raise HandshakeError(
-                        "WebSocket protocols not supported.",
-                        reason="subprotocol",
-                        hint=f"The route accepts {accepted}, and the client offers "
-                        f"{ascii(offered) if offered else 'none'}; in a browser: "
-                        f"new WebSocket(url, {accepted[:1]}).",
-                    )
-                return _FunctionHandler(function, subprotocol)
-
-            self.add(uri=uri, handler=WebSocketHandler(produce, **options))
+            self.add(uri=uri, handler=function_handler(function, accepted, **options))
             return function
 
         return decorate
@@ -239,6 +224,38 @@ def _match_without_redirect(adapter: MapAdapter) -> tuple[WSGIApplication, dict[
         except RequestRedirect:
             continue
     raise NotFound
+
+
+def check_protocols(protocols: Iterable[str]) -> list[str]:
+    """
+    Raises:
+        TypeError: ``protocols`` is one str.
+    """
+    if isinstance(protocols, str):
+        raise TypeError(f"protocols is a list of names, such as [{protocols!r}]")
+    return list(protocols)
+
+
+def function_handler(
+    function: Callable[..., object], accepted: list[str], **options: Any
+) -> WebSocketHandler:
+    """The handler of sessions that call ``function(request, socket, **variables)``, with the
+    variables in ``environ["wsgiorg.routing_args"]``. They speak the subprotocol that the client
+    prefers among those ``accepted``; without any, none."""
+
+    def produce(request: Request, offered: list[str]) -> WebSocketSessionHandler:
+        subprotocol = next((name for name in offered if name in accepted), None)
+        if accepted and subprotocol is None:
+            raise HandshakeError(
+                "WebSocket protocols not supported.",
+                reason="subprotocol",
+                hint=f"The route accepts {accepted}, and the client offers "
+                f"{ascii(offered) if offered else 'none'}; in a browser: "
+                f"new WebSocket(url, {accepted[:1]}).",
+            )
+        return _FunctionHandler(function, subprotocol)
+
+    return WebSocketHandler(produce, **options)
 
 
 class _FunctionHandler(WebSocketSessionHandler):

@@ -290,10 +290,9 @@ def is_normal_end(escaped: BaseException | None) -> bool:
     return escaped is None or isinstance(escaped, (ConnectionClosed, WebSocketError))
 
 
-def log_failure(socket: WebSocket, escaped: BaseException) -> None:
+def log_failure(path: str, address: Any, escaped: BaseException) -> None:
     """Logs what escaped a session."""
-    path = socket.request.path if socket.request is not None else ""
-    _logger.error("session failed: %r %s", path, socket.remote_address, exc_info=escaped)
+    _logger.error("session failed: %r %s", path, address, exc_info=escaped)
 
 
 def _close(socket: WebSocket, escaped: BaseException | None, log: bool) -> None:
@@ -306,7 +305,8 @@ def _close(socket: WebSocket, escaped: BaseException | None, log: bool) -> None:
         assert escaped is not None
         is_taken = socket.record is not None and socket.record.take_error(escaped)
         if log and not is_taken:
-            log_failure(socket, escaped)
+            path = socket.request.path if socket.request is not None else ""
+            log_failure(path, socket.remote_address, escaped)
         socket.close(CloseCode.INTERNAL_ERROR)
 
 

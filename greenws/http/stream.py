@@ -37,22 +37,52 @@ _DISCARD_SIZE = 1 << 16  # bytes of a body that the application left unread; a l
 _DISCARD_TIMEOUT = 2.0  # seconds late, ends the connection
 
 
+class _Raw:
+    """What a buffered reader has for ``raw``: programs get the socket from its ``_sock``."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: HttpStream) -> None:
+        self._stream = stream
+
+    @property
+    def _sock(self) -> Any:
+        self._stream.is_taken = True
+        return self._stream._sock
+
+
 class HttpStream:
     """Reads requests from ``sock``, a gevent socket, through a buffer.
 
     ``data``: what was read from the socket before.
     """
 
-    __slots__ = ("_body_bytes", "_body_limit", "_buffer", "_sock", "_waited", "closed", "config")
+    __slots__ = (
+        "_body_bytes",
+        "_body_limit",
+        "_buffer",
+        "_sock",
+        "_waited",
+        "closed",
+        "config",
+        "is_taken",
+    )
 
     def __init__(self, sock: Any, config: Config, data: bytes = b"") -> None:
         self.config = config
         self.closed = False
+        self.is_taken = False
         self._sock = sock
         self._buffer = data
         self._waited = 0.0  # seconds, for the body of the request at hand
         self._body_bytes = 0  # that were received meanwhile
         self._body_limit = inf  # seconds that may be waited in all
+
+    @property
+    def raw(self) -> _Raw:
+        """For programs that speak WebSocket themselves, such as simple-websocket. ``is_taken``: one
+        has got the socket."""
+        return _Raw(self)
 
     def wait_for_request(self, deadline: float | None) -> bool:
         """Blocks until a request begins; False at ``deadline``, or if the peer leaves.

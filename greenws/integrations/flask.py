@@ -1,4 +1,4 @@
-"""Flask views that return a ``WebSocketHandler``, under an ordinary rule.
+"""Flask: ``Sock``, and views that return a ``WebSocketHandler`` under an ordinary rule.
 
 Flask routes with werkzeug, which answers an upgrade request with 400, without calling the view, if
 the rule is not marked ``websocket=True``. ``@app.get("/echo")`` must be enough: the view decides
@@ -8,12 +8,147 @@ what to answer, and a server may ignore ``Upgrade`` anyway (RFC 9110, section 7.
 from __future__ import annotations
 
 import functools
+import inspect
+import re
 import sys
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 from werkzeug.routing import MapAdapter, WebsocketMismatch
 
-__all__ = ["install"]
+if TYPE_CHECKING:
+    import flask
+
+__all__ = ["Sock", "install"]
+
+SessionFunction = TypeVar("SessionFunction", bound=Callable[..., object])
+
+_RULE_OPTIONS = frozenset(
+    "alias build_only defaults endpoint host merge_slashes provide_automatic_options redirect_to "
+    "strict_slashes subdomain".split()
+)
+
+
+class Sock:
+    """WebSocket routes of a Flask application or blueprint, as with Flask-Sock::
+
+        sock = Sock(app)  # or Sock(blueprint); or Sock(), and later sock.init_app(app)
+
+        @sock.route("/chat/<room>", protocols=["chat"])
+        def chat(socket, room):
+            for message in socket:
+                socket.send(message)
+
+    Flask's ``request``, ``session``, ``current_app`` and ``g`` are there until the function
+    returns, and an error that leaves it is that of a request: teardown functions get it. What is to
+    happen before the upgrade belongs into ``before_request``, where ``abort(401)`` is a real
+    response; or into a view that returns a :class:`greenws.WebSocketHandler`.
+
+    What differs from Flask-Sock: the function gets a :class:`greenws.WebSocket`, so
+    ``receive(timeout=5)`` raises TimeoutError where Flask-Sock returns None, ``close()`` takes
+    ``code`` and ``reason`` (there: ``reason`` and ``message``), ``connected`` is ``is_connected``,
+    and ConnectionClosed is that of greenws. Pages of other origins are refused unless
+    ``allowed_origins`` names them. Options are those of ``route()`` and of the server's Config, in
+    place of ``SOCK_SERVER_OPTIONS``.
+    """
+
+    def __init__(self, app: flask.Flask | flask.Blueprint | None = None) -> None:
+        self._targets: WeakSet[Any] = WeakSet()
+        self._routes: list[tuple[str, Callable[..., Any], dict[str, Any]]] = []
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: flask.Flask | flask.Blueprint) -> None:
+        """Adds all routes to ``app``, those to come included."""
+        if not callable(getattr(app, "add_url_rule", None)):
+            raise TypeError(f"Sock takes a Flask application or a blueprint, not {app!r}")
+        self._targets.add(app)
+        for path, view, rule in self._routes:
+            app.add_url_rule(path, view_func=view, **rule)
+
+    def route(
+        self,
+        path: str,
+        bp: flask.Blueprint | None = None,
+        *,
+        protocols: Iterable[str] = (),
+        **options: Any,
+    ) -> Callable[[SessionFunction], SessionFunction]:
+        """Makes ``function(socket, **variables)`` the session of ``path``, a rule as in
+        ``app.route()``, in the blueprint ``bp`` if that is given.
+
+        ``protocols`` and ``options`` are those of :meth:`greenws.Routes.websocket`
+        (``allowed_origins``, ``response_headers``, ``max_message_size``...); or options of a rule
+        (``endpoint``, ``defaults``, ``host``, ``subdomain``...).
+
+        Raises:
+            TypeError: the function is ``async def``, a generator, or does not take the socket and
+                the variables of ``path``; an option does not exist.
+        """
+        from ..checks import unknown_option
+        from ..config import SERVER_ONLY, Config
+        from ..routes import check_protocols, function_handler
+
+        if callable(path):
+            raise TypeError("sock.route takes the path first: @sock.route('/chat'), in parentheses")
+        accepted = check_protocols(protocols)
+        known = {*Config.__dataclass_fields__, "response_headers"}
+        for name in options:
+            if name not in known | _RULE_OPTIONS:
+                raise TypeError(unknown_option(name, {*known - SERVER_ONLY, *_RULE_OPTIONS}))
+        rule: dict[str, Any] = {"strict_slashes": False, "websocket": True}
+        rule.update((name, options.pop(name)) for name in _RULE_OPTIONS & options.keys())
+
+        def decorate(function: SessionFunction) -> SessionFunction:
+            self._check(function, path, rule, bp)
+
+            def session(request: Any, socket: Any, **variables: Any) -> None:
+                function(socket, **variables)
+
+            handler = function_handler(session, accepted, **options)
+
+            @functools.wraps(function)
+            def view(**variables: Any) -> Any:
+                from flask import request
+
+                request.environ["wsgiorg.routing_args"] = ((), variables)
+                return handler
+
+            view._is_greenws_session = True  # type: ignore[attr-defined]
+            if bp is not None:
+                bp.add_url_rule(path, view_func=view, **rule)
+            else:
+                self._routes.append((path, view, rule))
+                for target in self._targets:
+                    target.add_url_rule(path, view_func=view, **rule)
+            return function
+
+        return decorate
+
+    def _check(self, function: Any, path: str, rule: dict[str, Any], bp: Any) -> None:
+        from ..checks import check_function
+
+        names = _VARIABLE.findall(path) + list(rule.get("defaults") or ())
+        if bp is not None or not self._targets or any(hasattr(t, "record") for t in self._targets):
+            # The prefix of a blueprint may have variables, too.
+            names = list(getattr(_signature(function), "parameters", ()))[1:]
+        check_function(
+            function,
+            f"the session of {path!r}",
+            "socket",
+            **{name: name for name in sorted(names)},
+        )
+
+
+_VARIABLE = re.compile(r"<(?:[^<>]*:)?([a-zA-Z_][a-zA-Z0-9_]*)>")
+
+
+def _signature(function: Any) -> inspect.Signature | None:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
 
 
 def install() -> None:
@@ -34,16 +169,35 @@ def install() -> None:
         query_args: Any = None,
         websocket: bool | None = None,
     ) -> Any:
+        if self.websocket:
+            _keep_type_errors()
         try:
             return original(self, path_info, method, return_rule, query_args, websocket)
         except WebsocketMismatch:
-            if websocket is not None or not self.websocket:
+            if websocket is not None:
                 raise
-            _keep_type_errors()
+            if not self.websocket:
+                return _match_session(original, self, path_info, method, return_rule, query_args)
             return original(self, path_info, method, return_rule, query_args, False)
 
     match._by_greenws = True  # type: ignore[attr-defined]
     MapAdapter.match = match  # type: ignore[method-assign]
+
+
+def _match_session(original: Any, adapter: MapAdapter, *args: Any) -> Any:
+    """A plain request for a route of a :class:`Sock` reaches it: its 426 says what is missing.
+
+    Raises:
+        WebsocketMismatch: the route is another one's.
+    """
+    path_info, method, return_rule, query_args = args
+    flask = sys.modules.get("flask")
+    if flask is not None and flask.has_app_context():
+        rule, variables = original(adapter, path_info, method, True, query_args, True)
+        view = flask.current_app.view_functions.get(rule.endpoint)
+        if getattr(view, "_is_greenws_session", False):
+            return (rule if return_rule else rule.endpoint), variables
+    raise WebsocketMismatch
 
 
 def _keep_type_errors() -> None:

@@ -105,6 +105,9 @@ class UpgradeHandler(ResponseHandler):
         self._opening = None
         if self.socket is None or self.rfile.closed:
             return None
+        if self.is_upgraded:  # the socket was taken: what is still in it is not ours to read
+            self.socket = None
+            return None
         if self.wsgi_input.ends_the_connection:
             self.rfile.linger()
             return None
@@ -276,7 +279,9 @@ class UpgradeHandler(ResponseHandler):
             self.environ["wsgi.websocket"] = None
             self.websocket.environ = None
             self.websocket = None
-            if upgrade.socket is None:
+            if self.rfile.is_taken:
+                upgrade.release()
+            elif upgrade.socket is None:
                 self._upgrade = None
                 if not upgrade.refusal_reason and self.status is not None:
                     log_answer(self.environ, self.status)
@@ -292,18 +297,22 @@ class UpgradeHandler(ResponseHandler):
             if not prevented:
                 WSGIHandler.run_application(self)
         except BaseException as error:
-            if upgrade.socket is None:
+            if not self.is_upgraded:
                 raise
             escaped = error
-        if upgrade.socket is None and self.status is None:
+        if not self.is_upgraded and self.status is None:
             # gevent-websocket's applications may return without having used the socket.
             self.websocket.accept()
-        socket = upgrade.socket
-        if socket is None:
+        if not self.is_upgraded:
             return
+        has_failed = not is_normal_end(escaped) or self._late_status.startswith("5")
+        if self.rfile.is_taken and has_failed and not is_inherited(self.socket):
+            with contextlib.suppress(OSError):  # the program may have another descriptor of it
+                self.socket.shutdown(native.SHUT_RDWR)
         try:
-            if socket.record is not None:
-                if escaped is None and self._late_status.startswith("5"):
+            socket = upgrade.socket
+            if socket is not None and socket.record is not None:
+                if escaped is None and has_failed:
                     socket.start_closing(CloseCode.INTERNAL_ERROR)  # a framework caught an error
                 end_session(socket, escaped)
             elif isinstance(escaped, EXITS):
@@ -311,7 +320,7 @@ class UpgradeHandler(ResponseHandler):
             elif not is_normal_end(escaped):  # the session has ended, and nobody handled this
                 assert escaped is not None
                 if not upgrade.take_error(escaped):
-                    log_failure(socket, escaped)
+                    log_failure(self.environ["PATH_INFO"], self.remote_address, escaped)
         finally:
             escaped = None
 
@@ -335,8 +344,10 @@ class UpgradeHandler(ResponseHandler):
 
     @property
     def is_upgraded(self) -> bool:
-        """Whether the request at hand has become a WebSocket."""
-        return self._upgrade is not None and self._upgrade.socket is not None
+        """Whether the request at hand has become a WebSocket: ours, or that of a program that has
+        taken the socket itself."""
+        upgrade = self._upgrade
+        return upgrade is not None and (upgrade.socket is not None or self.rfile.is_taken)
 
     @property
     def _is_beside_the_socket(self) -> bool:
