@@ -474,7 +474,7 @@ def processes_of(process: Process, count: int, at_once: bool) -> Counter[bytes]:
 
 
 def test_sessions_are_spread_evenly_over_workers(tmp_path):
-    """Whether they come one after another or at once: the largest is at most 1.3 times the smallest.
+    """If they come one after another or at once: the largest is at most 1.3 times the smallest.
     On a busy machine a worker may get no turn for so long that the others do not wait for it: then
     again."""
     (tmp_path / "balanced.py").write_text(BALANCED)
