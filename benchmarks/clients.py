@@ -51,7 +51,7 @@ class Meter:
         elif now >= self._begin:
             self.began = now
             self._cpu = cpu()
-        return now >= self._end
+        return now >= self._end and self.messages > 0
 
     def result(self) -> dict[str, float]:
         seconds = time.perf_counter() - self.began
@@ -91,7 +91,10 @@ def run_greenws(url: str, connections: int, seconds: float) -> dict[str, float]:
 
 
 def run_threads(
-    open_socket: Callable[[], Any], converse: Callable[[Any], None], connections: int, seconds: float
+    open_socket: Callable[[], Any],
+    converse: Callable[[Any], None],
+    connections: int,
+    seconds: float,
 ) -> dict[str, float]:
     """A thread for each connection."""
     sockets = [open_socket() for _ in range(connections)]
