@@ -51,20 +51,6 @@ class _Raw:
         return self._stream._sock
 
 
-class _Raw:
-    """What a buffered reader has for ``raw``: programs get the socket from its ``_sock``."""
-
-    __slots__ = ("_stream",)
-
-    def __init__(self, stream: HttpStream) -> None:
-        self._stream = stream
-
-    @property
-    def _sock(self) -> Any:
-        self._stream.is_taken = True
-        return self._stream._sock
-
-
 class HttpStream:
     """Reads requests from ``sock``, a gevent socket, through a buffer.
 
@@ -91,12 +77,6 @@ class HttpStream:
         self._waited = 0.0  # seconds, for the body of the request at hand
         self._body_bytes = 0  # that were received meanwhile
         self._body_limit = inf  # seconds that may be waited in all
-
-    @property
-    def raw(self) -> _Raw:
-        """For programs that speak WebSocket themselves, such as simple-websocket. ``is_taken``: one
-        has got the socket."""
-        return _Raw(self)
 
     @property
     def raw(self) -> _Raw:
