@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-pythons test-all check autobahn coverage sanitize fuzz lint types docs wheel bench clean
+.PHONY: run test test-pythons test-all check autobahn coverage sanitize fuzz lint types docs pictures wheel bench clean
 
 run: $(VENV)/run
 	$(BIN)/python run_server.py $(ARGS)
@@ -62,6 +62,10 @@ types: $(VENV)/lint
 # docs/_build/html; a warning is an error.
 docs: $(VENV)/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
+# Those of the documentation; look at them.
+pictures: $(VENV)/docs
+	$(BIN)/python docs/pictures.py --demo
 
 # The sdist, and from it the wheel; then a check of what they hold.
 wheel: $(VENV)/lint

@@ -13,6 +13,7 @@ import weakref
 from typing import Any
 
 import gevent
+from gevent.pool import Pool
 
 try:
     from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
@@ -21,9 +22,10 @@ except ImportError as error:
     raise ImportError(f"greenws.gunicorn needs gunicorn: {hint}; {error}") from error
 
 from ..config import Config
+from ..server.balance import Balance
 from ..server.closing import close_sessions, drain_sessions
 from ..server.handler import UpgradeHandler
-from ..server.server import WebSocketServer
+from ..server.server import ConnectionGreenlet, WebSocketServer
 
 __all__ = ["Worker"]
 
@@ -99,8 +101,20 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     config = Config()
     """The limits of the sessions."""
 
+    _balance: Balance | None = None  # of all workers, made in their parent
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if Worker._balance is None:
+            Worker._balance = Balance()
+        self._share = Worker._balance.share(self)
+
     def server_class(self, listener: Any, **options: Any) -> WebSocketServer:
+        pool = options.get("spawn")
+        if isinstance(pool, Pool):
+            pool.greenlet_class = ConnectionGreenlet
         server = _Server(listener, config=self.config, **options)
+        server.share = self._share
         server.grace = self._grace
         return server
 

@@ -33,6 +33,7 @@ from ..session import OpenSession
 from ..stats import ServerStats
 from ..surroundings import tell_form, tell_unpatched
 from .admission import TOO_MANY, Admission
+from .balance import Share
 from .clients import DirectClient
 from .closing import drain_sessions
 from .handler import UpgradeHandler
@@ -46,12 +47,13 @@ if TYPE_CHECKING:
 
     from ..options import ServerOptions
 
-__all__ = ["WebSocketServer"]
+__all__ = ["ConnectionGreenlet", "WebSocketServer"]
 
 
 _logger = logging.getLogger("greenws.server")
 
 _ACCEPT_PAUSE = 0.1  # seconds without accepting when the process has run out of something
+_SHARE_PAUSE = 0.001  # seconds without accepting when other processes have fewer connections
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _NativeSocket = get_original("socket", "SocketType")
 
@@ -63,18 +65,17 @@ def _green(sock: Any) -> Any:
     return sock
 
 
-class _Greenlet(gevent.Greenlet):  # type: ignore[type-arg]
-    """Keeps no record of where it was spawned, which would be the same for every connection, and no
-    dictionary for what it runs: a method of the server that is its first argument."""
+class ConnectionGreenlet(gevent.Greenlet):  # type: ignore[type-arg]
+    """Runs ``admit``, a bound method of a server. Keeps no record of where it was spawned, which
+    would be the same for every connection, and no dictionary for what it runs."""
 
     __slots__ = ()
 
     spawning_stack_limit = 0
     _run = property(begin_session)
 
-
-def _spawn_connection(admit: Any, *args: Any) -> Any:
-    return _Greenlet.spawn(None, admit.__self__, *args)  # type: ignore[call-overload]
+    def __init__(self, admit: Any, *args: Any) -> None:
+        super().__init__(None, admit.__self__, *args)  # type: ignore[call-overload]
 
 
 class WebSocketServer(_OriginalServer):  # type: ignore[misc]
@@ -93,10 +94,18 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     """
 
     handler_class = UpgradeHandler
-    _spawn: Any = staticmethod(_spawn_connection)
+    _spawn = ConnectionGreenlet.spawn
 
     stats: ServerStats
     """Counters since the server was created."""
+
+    share: Share | None = None
+    """Where the processes that share the listener tell each other how many connections they have;
+    None where each has its own."""
+
+    backlog = 4096
+    """Connections that may wait to be accepted, as after a deploy. The system's ``somaxconn`` may
+    allow less."""
 
     _may_accept = False
 
@@ -139,6 +148,10 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         if self._process != current_process():
             self._disown()
             return None
+        share = self.share
+        if share is not None and not share.may_accept():
+            self._pause_accepting(_SHARE_PAUSE)
+            return None
         try:
             accepted = self._accept()
         except OSError as error:
@@ -148,14 +161,19 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
                 _logger.error("cannot accept connections: %s; retrying", error)
                 self._exhausted = True
             # The listener stays readable: without a pause this would be a busy loop.
-            self.stop_accepting()
-            self._timer = self.loop.timer(_ACCEPT_PAUSE)
-            self._timer.start(self._start_accepting_if_started)
+            self._pause_accepting(_ACCEPT_PAUSE)
             return None
         if accepted and self._exhausted:
             self._exhausted = False
             _logger.warning("accepting connections again")
+        if accepted and share is not None:
+            share.add(1)
         return accepted
+
+    def _pause_accepting(self, seconds: float) -> None:
+        self.stop_accepting()
+        self._timer = self.loop.timer(seconds)
+        self._timer.start(self._start_accepting_if_started)
 
     def _accept(self) -> Any:
         """Accepts a connection; without a socket where a transport is all that will use it."""
@@ -260,6 +278,8 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
                 admission.greenlets.discard(greenlet)
                 admission.leave(counted)
             sock.close()
+            if self.share is not None:
+                self.share.add(-1)
 
     def _turn_away(self, sock: Any, reason: str) -> None:
         self.stats.refused[reason] += 1
@@ -314,6 +334,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         here, and whoever waits for the server there does not go on here."""
         self._process = current_process()
         self._may_accept = False
+        self.share = None  # the parent's
         self.stop_accepting()
         self.admission = Admission(self.config)
         self.clients: dict[Any, Any] = {}
@@ -323,12 +344,20 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         if not started:
             self._stop_event.set()
 
+    def close(self) -> None:
+        """Stops accepting, and closes the listener."""
+        if self.share is not None and self._process == current_process():
+            self.share.end()
+        super().close()
+
     def start_accepting(self) -> None:
         """Accepts connections. In a forked child, which has the listener of its parent, none are
         accepted before this is called there, or :meth:`serve_forever`."""
         if self._process != current_process():
             self._disown()
         self._may_accept = True
+        if self.share is not None:
+            self.share.begin()
         no_delay(self.socket)  # on Linux, those that are accepted have it, too
         super().start_accepting()
 

@@ -12,6 +12,7 @@ import socket
 import ssl
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +25,7 @@ import websockets
 from ..support.limits import eventually, limit
 from ..support.paths import ROOT
 from ..support.processes import TROUBLE, Process, children, connect, descriptors
-from ..support.wire import BINARY, TEXT, Peer, close_frame, frame
+from ..support.wire import BINARY, TEXT, Peer, close_frame, frame, request
 
 WORKERS = {
     "gevent": ["-k", "gevent"],
@@ -443,3 +444,66 @@ def test_without_gunicorn_the_import_says_what_to_install(tmp_path):
     last = done.stderr.splitlines()[-1]
     assert last.startswith("ImportError: greenws.gunicorn needs gunicorn: pip install")
     assert "'greenws-wsgi[gunicorn]'" in last
+
+
+BALANCED = """
+import os
+from greenws import Routes
+
+app = Routes()
+
+@app.websocket("/")
+def session(request, socket):
+    socket.send(str(os.getpid()))
+    for message in socket:
+        socket.send(message)
+"""
+
+
+def processes_of(process: Process, count: int, at_once: bool) -> Counter[bytes]:
+    """How many of ``count`` clients, all of which stay, each worker has."""
+    counts: Counter[bytes] = Counter()
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(Peer.connect(process.address)) for _ in range(count * at_once)]
+        for number in range(count):
+            peer = peers[number] if at_once else Peer.connect(process.address)
+            stack.enter_context(peer)
+            assert peer.shake("/").status == 101
+            counts[peer.read_frame()[2]] += 1
+    return counts
+
+
+def test_sessions_are_spread_evenly_over_workers(tmp_path):
+    """If they come one after another or at once: the largest is at most 1.3 times the smallest.
+    On a busy machine a worker may get no turn for so long that the others do not wait for it: then
+    again."""
+    (tmp_path / "balanced.py").write_text(BALANCED)
+    options = [*WORKERS["greenws"], "--workers", "3"]
+    with gunicorn(*options, app="balanced:app", cwd=tmp_path) as process:
+        eventually(lambda: process.output.count("Booting worker"), 3)
+        for at_once in (False, True):
+            for _attempt in range(5):
+                counts = processes_of(process, 90, at_once)
+                if len(counts) == 3 and max(counts.values()) <= 1.3 * min(counts.values()):
+                    break
+            else:
+                pytest.fail(f"{counts}")
+
+
+def test_who_waits_to_be_accepted_outlives_a_worker(tmp_path):
+    """Of clients that come while a worker is told to stop none is reset."""
+    (tmp_path / "balanced.py").write_text(BALANCED)
+    options = [*WORKERS["greenws"], "--workers", "2"]
+    with gunicorn(*options, app="balanced:app", cwd=tmp_path) as process:
+        eventually(lambda: process.output.count("Booting worker"), 2)
+        first = children(process.popen.pid)[0]
+        peers = []
+        for number in range(120):
+            peer = Peer.connect(process.address)
+            peer.send(request("/"))
+            peers.append(peer)
+            if number == 60:
+                os.kill(first, signal.SIGTERM)
+        for peer in peers:
+            with peer:  # 503: by the one that stops, which had accepted it before
+                assert peer.read_response().status in (101, 503)

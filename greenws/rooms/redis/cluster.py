@@ -153,6 +153,12 @@ class Cluster(Broker):
         return node
 
     def _node(self, room: str) -> Node:
+        """Where what is known here of a room is: all of it in one node, also while that is not the
+        one that has its slot."""
+        opening = self._opening.get(room)
+        return self._owner(room) if opening is None else opening[0]
+
+    def _owner(self, room: str) -> Node:
         return self._node_of_slot(self._keys.slot(room))
 
     def _node_of_slot(self, slot: int) -> Node:
@@ -160,7 +166,7 @@ class Cluster(Broker):
         return self._node_at(self._owners.get(slot, self._address.hosts[0]))
 
     def process_of(self, room: str) -> Process:
-        return self._node(room).process
+        return self._owner(room).process
 
     # -- the map
 
@@ -245,7 +251,7 @@ class Cluster(Broker):
         """To where their slots are. The lock is held; nothing of it blocks."""
         for node in list(self.nodes.values()):
             for room in node.rooms() - set(self._opening):
-                target = self._node(room)
+                target = self._owner(room)
                 if target is not node:
                     target.adopt(room, node.release(room))
 
@@ -341,7 +347,7 @@ class Cluster(Broker):
 
     def open(self, room: str) -> None:
         self._wait_for_map()
-        node, others = self._opening.get(room, (self._node(room), 0))
+        node, others = self._opening.get(room, (self._owner(room), 0))
         self._opening[room] = node, others + 1
         try:
             node.open(room)
@@ -349,7 +355,7 @@ class Cluster(Broker):
             node, others = self._opening.pop(room)
             if others > 1:
                 self._opening[room] = node, others - 1
-            elif self._node(room) is not node:  # its slot has moved meanwhile
+            elif self._owner(room) is not node:  # its slot has moved meanwhile
                 with self._lock:
                     self._move_rooms()
 

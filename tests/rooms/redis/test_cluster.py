@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
 
 import gevent
@@ -16,6 +17,7 @@ from greenws.brokers.redis import RedisBroker
 from greenws.rooms.redis.url import WrongScheme
 
 from ...support.limits import limit, wait_until
+from ...support.play import Play, run, seeds
 from ...support.redis_cluster import RedisCluster
 from ...support.redis_workers import Worker
 from ...support.require import require_program
@@ -322,3 +324,29 @@ def test_a_cluster_that_stops_ends_all_that_runs(worker, cluster):
     a.stop()
     with pytest.raises(Exception, match="closed"):
         a.broker.open("r")
+
+
+@pytest.mark.parametrize("seed", seeds("1-2"))
+def test_clients_that_move_while_slots_move_and_replicas_take_over(seed, cluster, worker, pair):
+    workers = {name: worker(presence_timeout=1.0) for name in "abc"}
+    plays = [Play(seed, workers, {}, pair, room, clients=5) for room in cluster.rooms()[:2]]
+
+    def trouble(random: Random) -> None:
+        what = random.choice(("move", "move", "take over", "stop"))
+        for play in plays:
+            play.note(what)
+        if what == "move":
+            room = random.choice(plays).room
+            source = cluster.owner(room)
+            target = random.choice([each for each in cluster.masters if each is not source])
+            cluster.move(cluster.slot(room), source, target)
+        elif what == "take over":
+            cluster.settle()
+            cluster.fail_over(random.randrange(3))
+        else:
+            node = random.choice(cluster.nodes)
+            node.send_signal(signal.SIGSTOP)
+            gevent.sleep(random.uniform(0, 0.3))  # less than a cluster waits before a failover
+            node.send_signal(signal.SIGCONT)
+
+    run(plays, trouble)

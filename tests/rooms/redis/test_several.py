@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
 
+import gevent
 import gevent.socket
 import pytest
 import redis.connection
@@ -15,6 +18,7 @@ from greenws.brokers.redis import RedisBroker
 from greenws.rooms.redis.url import WrongScheme
 
 from ...support.limits import wait_until
+from ...support.play import Play, run, seeds
 from ...support.redis_server import RedisServer
 from ...support.redis_workers import Worker
 from ...support.require import require_program
@@ -133,3 +137,21 @@ def test_a_redis_that_is_no_cluster_is_refused_with_that_scheme(servers, worker,
     with pytest.raises(WrongScheme, match="write redis://"):
         a.join()
     error_log.take()
+
+
+@pytest.mark.parametrize("seed", seeds("1-1"))
+def test_clients_that_move_while_one_of_several_comes_and_goes(seed, servers, worker, pair):
+    workers = {name: worker(presence_timeout=1.0) for name in "abc"}
+    broker = workers["a"].broker
+    rooms = {broker.parts.index(broker._part(name)): name for name in map(str, range(20))}
+    plays = [Play(seed, workers, {}, pair, room, clients=5) for room in rooms.values()]
+
+    def trouble(random: Random) -> None:
+        server = random.choice(servers)
+        for play in plays:
+            play.note(f"Redis {servers.index(server)} is killed")
+        server.stop(signal.SIGKILL)
+        gevent.sleep(random.uniform(0, 0.6))
+        server.start()
+
+    run(plays, trouble)
