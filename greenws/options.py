@@ -27,6 +27,7 @@ class SessionOptions(TypedDict, total=False):
     ping_interval: float | None
     ping_timeout: float | None
     max_message_rate: float | None
+    max_lifetime: float | None
     allowed_origins: str | Sequence[str] | None
     allowed_hosts: str | Sequence[str] | None
     access_log: str | None

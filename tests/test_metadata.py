@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,9 +50,9 @@ def test_every_supported_python_has_a_classifier():
     assert PROJECT["requires-python"] == f">=3.{minors[0]}"
 
 
-@pytest.mark.parametrize("pattern", ["*.md", "greenws/**/*.py", "demo/*.py", "examples/*"])
+@pytest.mark.parametrize("pattern", ["*.md", "greenws/**/*.py", "demo/*.py", "examples/**/*.*"])
 def test_no_hint_installs_the_unrelated_distribution(pattern):
-    for path in ROOT.glob(pattern):
+    for path in filter(Path.is_file, ROOT.glob(pattern)):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"""\binstall (-\S+ )*['"]?greenws\b(?!-wsgi)""", text), path
         assert not re.search(r"""['"]greenws\[""", text), path
