@@ -94,12 +94,13 @@ def pytest_fixture_setup(
 
         before = Leftovers()
     result = yield
-    if before is not None:
-        item.stash[_leftovers].excuse(before.now())
-    elif _is_used():
+    if _is_used():
         from ..testing.leftovers import Leftovers
 
-        item.stash[_leftovers] = Leftovers()
+        opened = (before or Leftovers(knows_all=False)).now()
+        watched = item.stash.get(_leftovers, None) or Leftovers(knows_all=False)
+        watched.excuse(opened)
+        item.stash[_leftovers] = watched
     return result
 
 

@@ -20,7 +20,17 @@ import gevent
 from gevent import getcurrent
 from gevent.hub import Waiter
 
-__all__ = ["Clock", "ClockLoop", "RealTimeout", "clock", "hold", "release", "running", "settle"]
+__all__ = [
+    "Clock",
+    "ClockLoop",
+    "RealTimeout",
+    "clock",
+    "hold",
+    "move_time",
+    "release",
+    "running",
+    "settle",
+]
 
 _TIMES = ("time", "monotonic", "time_ns", "monotonic_ns")
 _REAL_TIMES = {name: getattr(time, name) for name in _TIMES}
@@ -42,6 +52,7 @@ class ClockLoop:
         values = self.__dict__
         values["real"] = real
         values["clock"] = None
+        values["had_clock"] = False
         values["active"] = set()  # timers
         values["holders"] = 0
         # What is used all the time is found without a detour.
@@ -357,6 +368,7 @@ class Clock:
             setattr(time, name, real)
         loop = self._loop
         loop.clock = None
+        loop.had_clock = True
         for timer in loop.active:
             if not timer.is_of(self.owner):
                 timer.thaw(now)
@@ -364,6 +376,20 @@ class Clock:
         self._queue.clear()
         release(self._hub)
         self._hub = self._loop = None
+
+
+def move_time(hub: Any, is_done: Callable[[], bool]) -> None:
+    """Moves time until ``is_done()``, if a test of ``hub`` has it under control, or had it while
+    what it has opened there was open: it would take as long as the clock was to be advanced."""
+    loop = hub.loop
+    if not isinstance(loop, ClockLoop) or is_done():
+        return
+    if loop.clock is not None:
+        if getcurrent() is loop.clock.owner:
+            loop.clock.advance_until(is_done)
+    elif loop.had_clock and time.monotonic is _REAL_TIMES["monotonic"]:
+        with Clock() as clock:
+            clock.advance_until(is_done)
 
 
 def clock() -> Clock:

@@ -225,6 +225,34 @@ def test_what_is_left_is_named_with_its_line(output):
     assert "an open connection: <WebSocket" in output
 
 
+def test_a_wider_fixture_that_a_test_asks_for_after_it_has_imported_greenws(tmp_path):
+    (tmp_path / "test_late.py").write_text(
+        textwrap.dedent(
+            """
+            import pytest
+
+            def app(environ, start_response):
+                environ["wsgi.websocket"].receive()
+
+            @pytest.fixture(scope="module")
+            def bot():
+                from greenws import testing
+                with testing.connect(app) as socket:
+                    yield socket
+
+            def test_late(request):
+                import greenws.testing
+                greenws.WebSocket
+                assert request.getfixturevalue("bot").is_connected
+
+            def test_later(bot):
+                assert bot.is_connected
+            """
+        )
+    )
+    assert "2 passed" in run(tmp_path)
+
+
 def test_nothing_is_imported_before_the_fixture_is_used(tmp_path):
     (tmp_path / "test_nothing.py").write_text(
         textwrap.dedent(

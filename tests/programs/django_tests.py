@@ -37,6 +37,7 @@ from django.test.runner import DiscoverRunner
 from django.urls import path
 
 from greenws import testing
+from greenws.integrations.django import websocket
 
 
 def chat(request):
@@ -54,7 +55,15 @@ def chat(request):
     return HttpResponse()
 
 
-urlpatterns = [path("chat/", chat)]
+@websocket
+def greet(request, socket, name):
+    socket.send(f"hello {name} of {User.objects.count()}")
+    request.session["greeted"] = name
+    for message in socket:
+        raise LookupError(message)
+
+
+urlpatterns = [path("chat/", chat), path("greet/<name>/", greet)]
 app = get_wsgi_application()
 
 
@@ -77,6 +86,16 @@ class Tests(TestCase):
             socket.send("grace")
             self.assertEqual(socket.receive(), "2 users")
         self.assertTrue(User.objects.filter(username="grace").exists())
+
+    def test_a_view_of_the_integration(self):
+        self.client.force_login(User.objects.create_user("ada"))
+        with testing.connect(app, "/greet/grace/", client=self.client) as socket:
+            self.assertEqual(socket.receive(), "hello grace of 1")
+        self.assertEqual(self.client.session["greeted"], "grace")
+        with self.assertRaisesRegex(LookupError, "in the session"):
+            with testing.connect(app, "/greet/grace/") as socket:
+                socket.receive()
+                socket.send("in the session")
 
     def test_what_a_view_raises(self):
         self.client.force_login(User.objects.create_user("ada"))

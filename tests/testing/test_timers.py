@@ -217,6 +217,16 @@ def test_the_end_of_a_connection_moves_time_as_far_as_its_handler_needs():
     assert time.monotonic() - began < limit(2)
 
 
+def test_so_it_does_after_the_clock():
+    began = time.monotonic()
+    with testing.connect(routes, "/feed") as closed, testing.connect(routes, "/feed") as socket:
+        with testing.clock() as clock:
+            clock.advance(310)
+            assert socket.receive() == closed.receive() == "five minutes"
+            closed.close()
+    assert time.monotonic() - began < limit(2)
+
+
 def test_the_test_itself_waits_in_real_time():
     began = time.monotonic()
     moment = 0.01
