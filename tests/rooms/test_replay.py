@@ -10,11 +10,12 @@ import gevent
 import pytest
 
 import greenws
-from greenws import Rooms
+from greenws import Rooms, policies
 from greenws.brokers.memory import MemoryBroker
 from greenws.rooms import turns
 from greenws.rooms.broker import Message, Page, Replay
 
+from ..support.limits import limit, stays, wait_until
 from ..support.wire import Peer
 
 
@@ -119,3 +120,46 @@ def test_a_client_that_is_gone_ends_the_replay(rooms, pair):
         raise AssertionError
     assert len(asked) < 100
     assert rooms.stats.members == 0
+
+
+@pytest.mark.parametrize("source", ["pages", "tail"])
+def test_a_client_that_does_not_read_has_little_in_memory(rooms, pair, source):
+    texts = [f"{number} {'x' * 20_000}" for number in range(100)]
+    socket, peer = pair()
+    with contextlib.ExitStack() as stack:
+        if source == "tail":
+            rooms = Rooms()
+            first, _ = pair(write_high_water=None)
+            since = stack.enter_context(
+                rooms["r"].join(first, policy=policies.drop_oldest())
+            ).position
+            for text in texts:
+                rooms["r"].send(text)
+        else:
+            rooms.broker.pages, since = (page(*texts),), "0-0"
+
+        def visit() -> None:
+            with rooms["r"].join(socket, since=since):
+                pass
+
+        visiting = gevent.spawn(visit)
+        wait_until(lambda: socket.has_backlog)
+        stays(lambda: socket._transport.backlog <= 2**17 + 20_020, 0.05)
+        missing = set(texts)
+        while missing:
+            missing.discard(peer.read_frame()[2].decode())
+        visiting.get(timeout=limit())
+
+
+def test_a_client_that_is_lost_while_nothing_is_taken_ends_the_replay(rooms, pair):
+    rooms.broker.pages = (page(*["x" * 100_000] * 100),)
+    socket, peer = pair()
+
+    def visit() -> None:
+        with pytest.raises(greenws.ConnectionClosed), rooms["r"].join(socket, since="0-0"):
+            raise AssertionError
+
+    visiting = gevent.spawn(visit)
+    wait_until(lambda: socket.has_backlog)
+    peer.reset()
+    visiting.get(timeout=limit())

@@ -128,10 +128,11 @@ def test_a_long_history_is_fetched_in_pieces(server, worker):
     assert info["cmdstat_xrange"]["calls"] in (25, 26)  # one in reading on
 
 
-def test_large_messages_are_fetched_few_at_a_time(server, worker):
+def test_large_messages_are_fetched_few_at_a_time(server, worker, monkeypatch):
+    monkeypatch.setattr("greenws.rooms.redis.history._PAGE_BYTES", 2**16)
     a = worker()
     ann = a.join()
-    a.send(*(str(number).ljust(20_000, ".") for number in range(30)))
+    a.send(*(str(number).ljust(5_000, ".") for number in range(30)))
     ann.hear(30)
     sizes, read = [], a.node._history._page
 
