@@ -98,6 +98,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     stats: ServerStats
     """Counters since the server was created."""
 
+    adapt: Any = None
     _may_accept = False
 
     def __init__(
