@@ -18,6 +18,7 @@ from .distribution import version
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
+    "connect": "talk to a WebSocket, in a terminal or a pipe",
     "doctor": "check this installation, this machine and an application; say what to do",
     "send": "send messages to a room, from a shell",
 }

@@ -84,26 +84,25 @@ class Pulse:
         self._heartbeat = heartbeat
         self._interval = _FOREVER if config.ping_interval is None else config.ping_interval
         self._timeout = _FOREVER if config.ping_timeout is None else config.ping_timeout
-        self._next_ping = time.monotonic() + self._interval
+        now = time.monotonic()
+        self._next_ping = now + self._interval
         self._deadline = _FOREVER
         self._delivery: Delivery | None = None  # of what was sent before the unanswered ping
         self._bytes_in = 0
         # Without a lifetime, nothing is drawn.
         lifetime = config.max_lifetime
         spread = 0.0 if lifetime is None else random.uniform(0, _LIFETIME_SPREAD)
-        self._lifetime_end = (
-            _FOREVER if lifetime is None else time.monotonic() + lifetime * (1 - spread)
-        )
+        self._lifetime_end = _FOREVER if lifetime is None else now + lifetime * (1 - spread)
         self._close_at: tuple[float, int, str] | None = None  # a time of time.time()
         self.latency: float | None = None
         self.timed_out = False
         self.expired = False
         self.width = min(self._interval, self._timeout, _POLL_INPUT_INTERVAL) / 16
         self.bucket: set[Pulse] = _NO_BUCKET
-        now = time.monotonic()
-        heartbeat.add(
-            self, self._bucket_time(now, min(self._next_ping, now + _POLL_INPUT_INTERVAL))
-        )
+        begin = min(self._next_ping, now + _POLL_INPUT_INTERVAL) // self.width * self.width
+        if self._lifetime_end < begin:
+            begin = self._bucket_time(now, begin)
+        heartbeat.add(self, begin)
 
     @property
     def socket(self) -> WebSocket | None:
@@ -235,10 +234,12 @@ class Heartbeat:
 
     def remove(self, pulse: Pulse) -> None:
         """Unschedules ``pulse``."""
-        pulse.bucket.discard(pulse)
-        while self._times and not self._buckets[self._times[0]]:
-            del self._buckets[heapq.heappop(self._times)]
-        self._arm()
+        bucket = pulse.bucket
+        bucket.discard(pulse)
+        if not bucket:
+            while self._times and not self._buckets[self._times[0]]:
+                del self._buckets[heapq.heappop(self._times)]
+            self._arm()
 
     def _arm(self) -> None:
         """Sets the timer to the time of the first bucket."""

@@ -18,7 +18,7 @@ from werkzeug.utils import send_from_directory
 from .checks import check_application, check_function
 from .exceptions import HandshakeError
 from .protocol.handshake import is_upgrade
-from .session import WebSocketHandler, WebSocketSessionHandler
+from .session import WebSocketHandler, WebSocketSessionHandler, routing_variables
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def function_handler(
                 f"{ascii(offered) if offered else 'none'}; in a browser: "
                 f"new WebSocket(url, {accepted[:1]}).",
             )
-        return _FunctionHandler(function, subprotocol)
+        return _FunctionHandler(function, subprotocol, routing_variables(request))
 
     return WebSocketHandler(produce, **options)
 
@@ -261,14 +261,20 @@ def function_handler(
 class _FunctionHandler(WebSocketSessionHandler):
     """The short form: a function as a session."""
 
-    def __init__(self, function: Callable[..., object], subprotocol: str | None) -> None:
-        self.socket_protocol = subprotocol
+    def __init__(
+        self, function: Callable[..., object], subprotocol: str | None, variables: dict[str, Any]
+    ) -> None:
+        if subprotocol is not None:
+            self.socket_protocol = subprotocol
         self._function = function
+        if variables:
+            self._variables = variables
+
+    _variables: dict[str, Any] | None = None
 
     def handle_session(self, request: Request, socket: WebSocket) -> None:
-        variables = request.environ.get("wsgiorg.routing_args", ((), {}))[1]
-        if variables:
-            self._function(request, socket, **variables)
+        if self._variables:
+            self._function(request, socket, **self._variables)
         else:  # a plain call takes less of the stack, which is kept while the session waits
             self._function(request, socket)
 

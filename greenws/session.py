@@ -38,8 +38,10 @@ __all__ = [
     "WebSocketHandler",
     "WebSocketSessionHandler",
     "end_session",
+    "let_environ_go",
     "is_normal_end",
     "log_failure",
+    "routing_variables",
 ]
 
 ResponseHeaders: TypeAlias = Headers | Mapping[str, str] | Iterable[tuple[str, str]]
@@ -256,10 +258,35 @@ def _check_producer(producer: Any) -> None:
 
 
 class _LazyRequest(Request):
-    """A request that parses its environ when one of its attributes is first read."""
+    """A request that parses its environ when one of its attributes is first read. If nobody has
+    asked for the environ, that too may be made when it is first read."""
+
+    __slots__ = ("_environ", "_is_read", "_make")
+
+    _environ: WSGIEnvironment | None
+    _make: Callable[[], WSGIEnvironment]
 
     def __init__(self, environ: WSGIEnvironment) -> None:
-        self.environ = environ
+        self._environ = environ
+        self._is_read = False
+
+    @property
+    def environ(self) -> WSGIEnvironment:
+        self._is_read = True
+        if self._environ is None:
+            self._environ = self._make()
+        return self._environ
+
+    @environ.setter
+    def environ(self, environ: WSGIEnvironment) -> None:
+        self._environ = environ
+
+    def let_go(self, make: Callable[[], WSGIEnvironment]) -> None:
+        """Drops the environ, unless somebody has read it: whoever asks for it gets a new one, of
+        ``make()``."""
+        if not self._is_read:
+            self._environ = None
+            self._make = make
 
     def __getattr__(self, name: str) -> Any:
         # Nothing but what __init__ sets is missing from an instance.
@@ -267,6 +294,20 @@ class _LazyRequest(Request):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         super().__init__(self.environ, populate_request=False)
         return getattr(self, name)
+
+
+def routing_variables(request: Request) -> dict[str, Any]:
+    """The variables of the URI; asking for them does not count as reading the environ."""
+    environ = request._environ if type(request) is _LazyRequest else request.environ
+    variables: dict[str, Any] = (environ or {}).get("wsgiorg.routing_args", ((), {}))[1]
+    return variables
+
+
+def let_environ_go(request: Any, make: Callable[[], WSGIEnvironment]) -> None:
+    """Has the request of a session keep no environ, unless somebody has read it; ``make()`` makes
+    one for whoever reads it later."""
+    if type(request) is _LazyRequest:
+        request.let_go(make)
 
 
 def end_session(socket: WebSocket, escaped: BaseException | None, log: bool = True) -> None:

@@ -124,7 +124,16 @@ class ServerStats:
 
     def end(self, session: SessionRecord, code: int) -> None:
         self._open.discard(session)
-        self._ended = Traffic(*map(sum, zip(self._ended, session.socket.traffic, strict=True)))
+        before, (messages_in, bytes_in, messages_out, bytes_out) = (
+            self._ended,
+            session.socket.traffic,
+        )
+        self._ended = Traffic(
+            before[0] + messages_in,
+            before[1] + bytes_in,
+            before[2] + messages_out,
+            before[3] + bytes_out,
+        )
         self.closes[code if code < 3000 else code // 1000 * 1000] += 1
 
 

@@ -69,7 +69,7 @@ _MAX_FILL = 0.005  # seconds for input that no greenlet reads, before others run
 _LAST_TIME = 1e11  # seconds since 1970: in year 5138; as milliseconds, in 1973
 
 _OPCODES = {int(opcode): opcode for opcode in OpcodeType}
-_QUIET = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED)
+_QUIET = frozenset(map(int, (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED)))
 
 _new_calls_lock = get_original("_thread", "allocate_lock")()
 
@@ -234,8 +234,9 @@ class WebSocket:
         """What a read raises. (A method of its own, so that a waiting session keeps less stack.)"""
         if event == _NOTHING:
             return TimeoutError(f"no message within {seconds} s")
-        error = self._connection.closed_error()
-        return StopIteration() if iterating and error.code in _QUIET else error
+        if iterating and self._connection.close_code in _QUIET:
+            return StopIteration()
+        return self._connection.closed_error()
 
     def _receive_rest(
         self, event: int, deadline: float, seconds: float | None, iterating: bool

@@ -487,10 +487,13 @@ if hasattr(os, "register_at_fork"):
 
 
 def begin_session(greenlet: Any) -> Any:
-    """What ``greenlet`` runs, its ``serve``. For a property, which a greenlet that begins reads
-    before any Python runs in it: there is time to give it a smaller stack of frames."""
+    """What ``greenlet`` runs: ``_admit`` of its first argument, a server. For a property, which a
+    greenlet that begins reads before any Python runs in it: in time to give it a smaller stack of
+    frames."""
+    if not greenlet.args:  # its constructor asks whether this can be called
+        return begin_session
     switching.use_small_chunk()
-    return greenlet.serve
+    return type(greenlet.args[0])._admit
 
 
 def current_process() -> int:

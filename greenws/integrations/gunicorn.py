@@ -53,8 +53,6 @@ class _Handler(UpgradeHandler, PyWSGIHandler):  # type: ignore[misc]
 
     def handle_one_response(self) -> None:
         self.server.count_request()
-        if self.server.worker is not None and not self.server.worker.alive:
-            self.close_connection = True
         super().handle_one_response()
 
     def log_request(self) -> None:

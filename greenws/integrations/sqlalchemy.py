@@ -15,7 +15,7 @@ from typing import Any
 
 from greenlet import getcurrent
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection, CursorResult, Engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.orm.session import SessionTransaction, SessionTransactionOrigin
 
@@ -90,7 +90,8 @@ def _on_statement(
         return
     work.greenlet = weakref.ref(getcurrent())
     work.forget_ended()
-    work.results.append((weakref.ref(context), {}))
+    if context is not None:
+        work.results.append((weakref.ref(context), {}))
     if not work.doubt and not (is_plain_select(statement) or _HARMLESS.fullmatch(statement)):
         work.doubt = statement
 
@@ -99,10 +100,11 @@ def _on_result(
     connection: Connection, clause: Any, multiparams: Any, params: Any, options: Any, result: Any
 ) -> None:
     work = _work.get(connection)
-    if work is not None:
-        work.forget_ended()
-        work.results = [(ref, attrs) for ref, attrs in work.results if ref() is not result.context]
-        work.results.append((weakref.ref(result.context), vars(result)))
+    if work is None or not isinstance(result, CursorResult):  # the value of a default
+        return
+    work.forget_ended()
+    work.results = [(ref, attrs) for ref, attrs in work.results if ref() is not result.context]
+    work.results.append((weakref.ref(result.context), vars(result)))
 
 
 def _on_session_begin(
@@ -258,7 +260,8 @@ def _doubt_of_connection(connection: Connection) -> str:
         return "a result was not read to its end"
     if connection.in_nested_transaction():
         return "a savepoint is open"
-    level = str(connection.get_execution_options().get("isolation_level", ""))
+    chosen = getattr(connection.dialect, "_on_connect_isolation_level", None)  # of create_engine()
+    level = str(connection.get_execution_options().get("isolation_level", chosen or ""))
     if level.upper().replace("_", " ") in ("REPEATABLE READ", "SERIALIZABLE", "SNAPSHOT"):
         return f"its isolation level is {level}"
     if _count_changes(connection) != work.changes:

@@ -377,6 +377,8 @@ class Connection:
 
     def check_close(self, code: int, reason: str) -> None:
         """Raises the TypeError or ValueError of :meth:`close`."""
+        if type(code) is int and code == 1000 and reason == "":  # how most sessions end
+            return
         check_close(code, reason)
         if code == CloseCode.NO_STATUS_RECEIVED:
             if reason:

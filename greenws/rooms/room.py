@@ -360,8 +360,9 @@ class Rooms:
     """``rooms = Rooms()``, then ``rooms["lobby"]``: the rooms of an application.
 
     ``broker`` carries their messages: None for those of this process, the URL of a Redis
-    ("redis://localhost") or a :class:`greenws.brokers.Broker` for those of many. ``policy``: what
-    happens to members that lag; closed with 1013 without one. ``stamp(id, data)`` gives what
+    ("redis://localhost", or as :class:`greenws.brokers.redis.RedisBroker` has it), a list of such
+    URLs or a :class:`greenws.brokers.Broker` for those of many. ``policy``: what happens to members
+    that lag; closed with 1013 without one. ``stamp(id, data)`` gives what
     members are sent for a message, so that clients learn its id: :func:`json_id`, or your own.
 
     Raises:
@@ -371,14 +372,14 @@ class Rooms:
 
     def __init__(
         self,
-        broker: Broker | str | None = None,
+        broker: Broker | str | list[str] | tuple[str, ...] | None = None,
         *,
         policy: Policy | None = None,
         stamp: Stamp | None = None,
     ) -> None:
         lag.check(policy)
         stamps.check(stamp)
-        if isinstance(broker, str):
+        if isinstance(broker, str | list | tuple):
             try:
                 from .redis.broker import RedisBroker
             except ImportError as error:

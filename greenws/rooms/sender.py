@@ -11,8 +11,8 @@ import logging
 import os
 import secrets
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from . import arguments
 from . import stamp as stamps
@@ -23,9 +23,9 @@ from .stamp import Stamp
 if TYPE_CHECKING:
     import redis
 
-__all__ = ["RemoteRoom", "Sender"]
+    from .redis.caller import Caller
 
-_T = TypeVar("_T")
+__all__ = ["RemoteRoom", "Sender"]
 
 _logger = logging.getLogger("greenws.rooms")
 
@@ -52,7 +52,7 @@ class Sender:
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
         stamp: Stamp | None = None,
         timeout: float = 5.0,
@@ -65,21 +65,15 @@ class Sender:
             from .redis import requests
             from .redis.caller import Caller
             from .redis.entries import LogEntry
-            from .redis.keys import Keys
             from .redis.options import Options
-            from .redis.url import check_url, connect, database, stripped
+            from .redis.spread import Spread, addresses_of
         except ImportError as error:
             raise ImportError(f"{error}; pip install redis (or 'greenws-wsgi[redis]')") from None
-        if not isinstance(url, str):
-            raise TypeError(
-                f"url must be that of a Redis, such as 'redis://localhost', not {url!r}"
-            )
         stamps.check(stamp)
         self.stamp = stamp
-        address = stripped(url)
-        check_url(address)
+        addresses = addresses_of(url)
         self._options = Options(
-            address,
+            "",
             timeout=timeout,
             prefix=prefix,
             history=history,
@@ -88,8 +82,8 @@ class Sender:
         )
         self._requests = requests
         self._entry = LogEntry
-        self._keys = Keys(prefix, database(connect(address, timeout, timeout)))
-        self._caller = Caller(address, timeout)
+        self._callers = [Caller(text, timeout, prefix) for text, _ in addresses]
+        self._spread = Spread([address for _, address in addresses])
         self._begin()
         _all.add(self)
 
@@ -109,7 +103,11 @@ class Sender:
 
     def close(self) -> None:
         """Closes the connection. Calls raise ``BrokerUnavailable`` from now on. Idempotent."""
-        self._caller.close()
+        for caller in self._callers:
+            caller.close()
+
+    def _caller(self, room: str) -> Caller:
+        return self._callers[self._spread.index(room)]
 
     def __enter__(self) -> Sender:
         return self
@@ -124,15 +122,16 @@ class Sender:
 
     def _append(self, room: str, data: str | bytes) -> None:
         entry: Any = None
+        caller = self._caller(room)
 
         def request(client: redis.Redis) -> Any:
             nonlocal entry
             if entry is None:  # numbers are given in the order in which entries are appended
                 entry = self._entry(None, self._origin, next(self._numbers), data)
             batch = [(room, entry)]
-            return self._requests.append(client, self._keys, self._options, self._origin, batch)
+            return self._requests.append(client, caller.keys, self._options, self._origin, batch)
 
-        appended = self._caller.call(request, " (the log may have the message all the same)")
+        appended = caller.call(request, " (the log may have the message all the same)")
         for why in appended.failed.values():
             raise BrokerUnavailable(f"Redis does not take messages of the room {room!r}: {why}")
         if appended.unpublished:
@@ -141,11 +140,15 @@ class Sender:
                 appended.unpublished,
             )
 
-    def _ask(self, request: Callable[[redis.Redis], _T]) -> _T:
-        return self._caller.call(request)
+    def _look(self, room: str, begin_log: bool = False) -> Any:
+        caller, requests = self._caller(room), self._requests
+        age = self._options.expiry if begin_log else 0
 
-    def _look(self, room: str) -> Any:
-        return self._ask(lambda client: self._requests.look(client, self._keys, self._origin, room))
+        def request(client: redis.Redis) -> Any:
+            found = requests.look(client, caller.keys, self._origin, room, age)
+            return requests.without_the_dead(client, caller.keys, found)
+
+        return caller.call(request)
 
 
 class RemoteRoom:
@@ -186,7 +189,8 @@ class RemoteRoom:
         sender = self._sender
         if count <= 0:
             return []
-        found = list(sender._requests.newest(sender._ask, sender._keys, self.name, count))
+        caller = sender._caller(self.name)
+        found = list(sender._requests.newest(caller.call, caller.keys, self.name, count))
         stamped: list[str | bytes] = []
         for position, data in reversed(found):
             try:
@@ -203,7 +207,7 @@ class RemoteRoom:
         Raises:
             BrokerUnavailable: Redis is out of reach.
         """
-        end: str = self._sender._look(self.name).end
+        end: str = self._sender._look(self.name, begin_log=True).end
         return end
 
     @property
@@ -235,9 +239,10 @@ class RemoteRoom:
         arguments.check_close(code, reason)
         key = member.id if isinstance(member, Presence) else member
         sender = self._sender
-        sender._ask(
+        caller = sender._caller(self.name)
+        caller.call(
             lambda client: sender._requests.disconnect(
-                client, sender._keys, self.name, code, reason, key
+                client, caller.keys, self.name, code, reason, key
             )
         )
 
@@ -252,7 +257,8 @@ def _begin_all() -> None:
     """In a process that was forked."""
     for sender in list(_all):
         sender._begin()
-        sender._caller.begin()
+        for caller in sender._callers:
+            caller.begin()
 
 
 if hasattr(os, "register_at_fork"):

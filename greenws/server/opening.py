@@ -21,7 +21,7 @@ from ..http.head import RequestHead, find_head, parse_head
 from ..hub.transport import FOREVER, TIMED_OUT, Transport
 from ..protocol.handshake import Offer, is_upgrade, parse_offer
 from ..routes import Routes
-from ..session import OpenSession, WebSocketHandler
+from ..session import OpenSession, WebSocketHandler, let_environ_go
 from ..stats import SessionRecord
 from ..upgrade import ENVIRON_KEY, Upgrade, refusal_response
 from ..websocket import WebSocket
@@ -98,6 +98,38 @@ class _DirectUpgrade(ServerUpgrade):
         return self._address
 
 
+class _EnvironSource:
+    """What the environ of a session's request can be made from again: a fifth of its size."""
+
+    __slots__ = ("_address", "_changes", "_host", "_raw_head")
+
+    def __init__(self, opening: Opening, environ: dict[str, Any]) -> None:
+        self._host = opening.host
+        self._address = opening.address
+        self._raw_head = opening.raw_head
+        # by routes, which may have changed since when it is made again
+        routing = environ.get("wsgiorg.routing_args")
+        self._changes: dict[str, Any] | None = None
+        if (routing is not None and routing[1]) or environ["SCRIPT_NAME"]:
+            names = ("SCRIPT_NAME", "PATH_INFO", "wsgiorg.routing_args")
+            self._changes = {name: environ[name] for name in names if name in environ}
+
+    def __call__(self) -> dict[str, Any]:
+        head = parse_head(self._raw_head, self._host.config)
+        environ = make_environ(self._host, self._address, head)
+        if type(self._host.application) is Routes:
+            environ["wsgiorg.routing_args"] = ((), {})
+        environ.update(self._changes or {})
+        _add_websocket(environ)
+        return environ
+
+
+def _add_websocket(environ: dict[str, Any]) -> None:
+    environ["wsgi.input"] = _NO_BODY
+    environ["wsgi.websocket"] = None
+    environ["wsgi.websocket_version"] = "13"
+
+
 class Opening:
     """The first request on a connection, as far as it is known.
 
@@ -117,6 +149,7 @@ class Opening:
         "head",
         "host",
         "offer",
+        "raw_head",
         "refusal_reason",
         "refused",
         "rest",
@@ -130,6 +163,7 @@ class Opening:
         self.error: RequestError | None = None
         self.head: RequestHead | None = None
         self.rest = b""
+        self.raw_head = b""
         self.environ: dict[str, Any] | None = None
         self.offer: Offer | None = None
         self.refused: HandshakeError | None = None
@@ -176,14 +210,14 @@ class Opening:
     def _open(self, handler: WebSocketHandler, upgrade: _DirectUpgrade) -> OpenSession | None:
         environ = self.environ
         assert environ is not None
-        environ["wsgi.input"] = _NO_BODY
-        environ["wsgi.websocket"] = None
-        environ["wsgi.websocket_version"] = "13"
+        _add_websocket(environ)
         environ[ENVIRON_KEY] = upgrade
         admission = self.host.admission
         admission.begin_work()
         try:
-            return handler.open(environ)
+            session = handler.open(environ)
+            let_environ_go(session.socket.request, _EnvironSource(self, environ))
+            return session
         except HandshakeError as error:
             self._answer(refusal_response(error), error.reason)
         except HTTPException as error:
@@ -214,7 +248,8 @@ class Opening:
             self.rest += transport.buffer[:size]
             length = find_head(self.rest, seen, config)
             if length >= 0:
-                head = parse_head(self.rest[:length], config)
+                self.raw_head = self.rest[:length]
+                head = parse_head(self.raw_head, config)
                 self.rest = self.rest[length:]
                 return head
             size = TIMED_OUT

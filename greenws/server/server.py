@@ -65,16 +65,16 @@ def _green(sock: Any) -> Any:
 
 class _Greenlet(gevent.Greenlet):  # type: ignore[type-arg]
     """Keeps no record of where it was spawned, which would be the same for every connection, and no
-    dictionary for what it runs."""
+    dictionary for what it runs: a method of the server that is its first argument."""
 
-    __slots__ = ("serve",)
+    __slots__ = ()
 
     spawning_stack_limit = 0
     _run = property(begin_session)
 
-    def __init__(self, serve: Any, sock: Any, address: Any, process: int) -> None:
-        self.serve = serve
-        super().__init__(None, sock, address, process)  # type: ignore[call-overload]
+
+def _spawn_connection(admit: Any, *args: Any) -> Any:
+    return _Greenlet.spawn(None, admit.__self__, *args)  # type: ignore[call-overload]
 
 
 class WebSocketServer(_OriginalServer):  # type: ignore[misc]
@@ -93,7 +93,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     """
 
     handler_class = UpgradeHandler
-    _spawn = _Greenlet.spawn
+    _spawn: Any = staticmethod(_spawn_connection)
 
     stats: ServerStats
     """Counters since the server was created."""

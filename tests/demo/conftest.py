@@ -12,10 +12,6 @@ from websockets.sync.client import ClientConnection
 from ..support.demo import (
     ClientFactory,
     Demo,
-    Member,
-    MemberFactory,
-    Watcher,
-    WatcherFactory,
     connect,
     running,
 )
@@ -48,21 +44,3 @@ def client(demo: Demo) -> Iterator[ClientFactory]:
             return stack.enter_context(connect(url, protocol, close_timeout=1, **options))
 
         yield open_connection
-
-
-@pytest.fixture
-def member(client: ClientFactory) -> MemberFactory:
-    """Opens a connection to the chat, and joins if there is a name."""
-
-    def make(name: str | None = None, **options: Any) -> Member:
-        member = Member(client("/chat", "chat", **options))
-        if name is not None:
-            member.join(name)
-        return member
-
-    return make
-
-
-@pytest.fixture
-def watcher(client: ClientFactory) -> WatcherFactory:
-    return lambda: Watcher(client("/server/live", "live"))

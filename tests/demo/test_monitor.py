@@ -1,63 +1,112 @@
-"""The live figures of the server, by their JSON snapshots."""
+"""The live figures of the server, by their JSON snapshots.
+
+Most tests run the demo in their own process, where a second takes no time.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakSet
 
 import pytest
-from websockets.exceptions import InvalidStatus
 
-from ..support.demo import (
-    ClientFactory,
-    Demo,
-    MemberFactory,
-    Watcher,
-    WatcherFactory,
-    closed_with,
-    connect,
-    narrow_socket,
-    running,
-)
+from greenws import ConnectionClosed, stats, testing
+from run_server import make_routes
+
+from ..support.demo import Watcher, connect, running
 from ..support.limits import limit
 from ..support.redis_server import RedisServer
 
-TALKS = 40  # the kernel may buffer a lot for a client that does not read
+TALKS = 40  # the kernel may buffer something for a client that does not read
 
 
-def test_a_snapshot_comes_at_once_and_then_each_second(demo: Demo, watcher: WatcherFactory) -> None:
-    watch = watcher()
-    first, second, third = watch.next(), watch.next(), watch.next()
+class Demo:
+    """The demo without a server, and a clock that stands still unless somebody waits for a
+    snapshot."""
+
+    def __init__(self, clock: testing.Clock, websocket: Callable[..., testing.TestSocket]) -> None:
+        self.clock = clock
+        self._websocket = websocket
+        self._routes = make_routes()
+
+    def open(self, path: str, protocol: str) -> testing.TestSocket:
+        return self._websocket(self._routes, path, subprotocols=[protocol], timeout=limit(20))
+
+    def join(self, name: str) -> testing.TestSocket:
+        member = self.open("/chat", "chat")
+        member.send(json.dumps({"type": "join", "name": name}))
+        assert json.loads(member.receive())["type"] == "welcome"
+        assert json.loads(member.receive())["type"] == "joined"
+        return member
+
+    def watch(self) -> LocalWatcher:
+        return LocalWatcher(self)
+
+
+class LocalWatcher(Watcher):
+    """A client that reads the snapshots, and waits for one that is not there yet."""
+
+    def __init__(self, demo: Demo) -> None:
+        self.socket = demo.open("/server/live", "live")
+        self._clock = demo.clock
+
+    def next(self) -> dict[str, Any]:
+        try:
+            text = self.socket.receive(timeout=0)
+        except TimeoutError:
+            self._clock.advance(1)
+            text = self.socket.receive()
+        snapshot = json.loads(text)
+        assert isinstance(snapshot, dict)
+        return snapshot
+
+
+@pytest.fixture
+def demo(
+    websocket: Callable[..., testing.TestSocket], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Demo]:
+    monkeypatch.setattr(stats, "_all", WeakSet())  # not the counters of other tests
+    with testing.clock() as clock:
+        yield Demo(clock, websocket)
+        clock.advance(2)  # for the last look whether anybody watches
+
+
+def test_a_snapshot_comes_at_once_and_then_each_second(demo: Demo) -> None:
+    watch = demo.watch()
+    first = json.loads(watch.socket.receive(timeout=0))
+    demo.clock.advance(0.9)
+    with pytest.raises(TimeoutError):
+        watch.socket.receive(timeout=0)
+    second, third = watch.next(), watch.next()
     assert abs(first["time"] - time.time() * 1000) < 60_000
-    assert 900 < second["time"] - first["time"] < 10_000
-    assert second["time"] < third["time"]
+    assert second["time"] - first["time"] == third["time"] - second["time"] == 1000
     process = third["process"]
-    assert process["pid"] == demo.process.pid
+    assert process["pid"] == os.getpid()
     assert process["one_of_several"] is False
     assert process["started"] == first["process"]["started"] <= first["time"]
-    assert 2**20 < process["memory"] < 2**30
+    assert 2**20 < process["memory"] < 2**33
     assert first["rates"] is None
-    assert 0 < third["rates"]["messages_out"] < 2  # this one client's snapshots
+    assert third["rates"]["messages_out"] == 1  # this one client's snapshots
     assert third["rates"]["messages_in"] == 0
     assert third["server"]["connections_open"] == 1
     assert third["largest_rooms"] == third["slow_members"] == []
 
 
-def test_snapshots_count_connections_messages_refusals_and_closes(
-    watcher: WatcherFactory, member: MemberFactory, client: ClientFactory
-) -> None:
-    watch = watcher()
+def test_snapshots_count_connections_messages_refusals_and_closes(demo: Demo) -> None:
+    watch = demo.watch()
     before = watch.next()["server"]
     assert (before["connections_open"], before["messages_in"], before["refused"]) == (1, 0, {})
-    ada, echo = member("Ada"), client("/echo", "echo")
+    ada, echo = demo.join("Ada"), demo.open("/echo", "echo")
     for number in range(20):
         echo.send(f"message {number}")
-        assert echo.recv(timeout=limit(20))
-    with pytest.raises(InvalidStatus):
-        client("/echo", "other")
+        assert echo.receive()
+    with pytest.raises(testing.Refused):
+        demo.open("/echo", "other")
     echo.close(4001)
     snapshot = watch.wait_for(lambda snapshot: snapshot["server"]["closes"])
     server = snapshot["server"]
@@ -68,53 +117,52 @@ def test_snapshots_count_connections_messages_refusals_and_closes(
     assert server["closes"] == {"4000": 1}  # of applications, by range
     assert snapshot["largest_rooms"] == [{"name": "lobby", "members": 1}]
     assert snapshot["rooms"]["members"] == 1
-    ada.connection.close()
+    ada.close()
     watch.wait_for(lambda snapshot: snapshot["largest_rooms"] == [])
 
 
-def test_rates_are_the_changes_per_second(watcher: WatcherFactory, client: ClientFactory) -> None:
-    watch, echo = watcher(), client("/echo", "echo")
+def test_rates_are_the_changes_per_second(demo: Demo) -> None:
+    watch, echo = demo.watch(), demo.open("/echo", "echo")
     snapshots = [watch.next()]
     for _ in range(2):
         for _ in range(50):
             echo.send("x" * 100)
-            assert echo.recv(timeout=limit(20))
+            assert echo.receive()
         snapshots.append(watch.next())
     snapshots.append(watch.next())
     for one, other in itertools.pairwise(snapshots):
-        seconds = (other["time"] - one["time"]) / 1000
         for name in ("messages_in", "messages_out", "bytes_in", "bytes_out"):
             change = other["server"][name] - one["server"][name]
-            assert other["rates"][name] == pytest.approx(change / seconds, rel=0.2)
+            assert other["rates"][name] == pytest.approx(change)
     assert snapshots[-1]["server"]["messages_in"] == 100
 
 
-def test_a_new_watcher_gets_the_last_minute_first(watcher: WatcherFactory) -> None:
-    first = watcher()
+def test_a_new_watcher_gets_the_last_minute_first(demo: Demo) -> None:
+    first = demo.watch()
     seen = [first.next() for _ in range(3)]
-    second = watcher()
+    second = demo.watch()
     assert [second.next() for _ in range(3)] == seen
     assert second.next() == first.next()
+    echo = demo.open("/echo", "echo")  # the server goes on
     for each in (first, second):
-        each.connection.close()
-    third = watcher()  # the snapshots continue where they stopped
+        each.socket.close()
+    third = demo.watch()  # the snapshots continue where they stopped
     assert third.next() == seen[0]
-    third.wait_for(lambda snapshot: snapshot["server"]["connections_total"] == 3)
+    third.wait_for(lambda snapshot: snapshot["server"]["connections_total"] == 4)
+    echo.close()
 
 
-def test_a_snapshot_lists_lagging_members_and_counts_those_closed(
-    demo: Demo, watcher: WatcherFactory, member: MemberFactory
-) -> None:
-    sloth = member("Sloth", sock=narrow_socket(demo), compression=None)
-    ada, watch = member("Ada"), watcher()
+def test_a_snapshot_lists_lagging_members_and_counts_those_closed(demo: Demo) -> None:
+    sloth, ada, watch = demo.join("Sloth"), demo.join("Ada"), demo.watch()
     assert watch.next()["slow_members"] == []
+    sloth.stall()
 
     def talk(until: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """Send fewer messages between two snapshots than a member's queue holds."""
         for _ in range(TALKS):
             for _ in range(100):
-                ada.say("\u00fc" * 2000)
-                ada.expect(type="message")
+                ada.send(json.dumps({"type": "message", "text": "\u00fc" * 2000}))
+                ada.receive()
             if until(snapshot := watch.next()):
                 return snapshot
         raise AssertionError(snapshot)
@@ -127,20 +175,24 @@ def test_a_snapshot_lists_lagging_members_and_counts_those_closed(
     snapshot = talk(until=lambda snapshot: snapshot["rooms"]["closed"])
     assert snapshot["rooms"]["lagging"] == 0
     assert snapshot["slow_members"] == []
-    assert closed_with(sloth.connection) == 1013
+    sloth.resume()
+    with pytest.raises(ConnectionClosed, match="1013"):
+        while True:
+            sloth.receive()
 
 
-def test_no_snapshot_is_made_while_nobody_watches(demo: Demo, watcher: WatcherFactory) -> None:
-    first = watcher()
+def test_no_snapshot_is_made_while_nobody_watches(demo: Demo) -> None:
+    echo, first = demo.open("/echo", "echo"), demo.watch()
     seen = [first.next() for _ in range(2)]
-    first.connection.close()
-    time.sleep(2.5)  # nothing tells that nothing happens
-    second = watcher()
+    first.socket.close()
+    demo.clock.advance(30)
+    second = demo.watch()
     replayed = [second.next() for _ in range(len(seen))]
     assert replayed == seen
-    after = second.wait_for(lambda snapshot: snapshot["server"]["connections_total"] == 2)
-    assert after["time"] - seen[-1]["time"] > 2400
+    after = second.wait_for(lambda snapshot: snapshot["server"]["connections_total"] == 3)
+    assert after["time"] - seen[-1]["time"] >= 30_000
     assert after["rates"] is None
+    echo.close()
 
 
 def test_with_redis_watchers_get_the_snapshots_of_every_process(redis: RedisServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import signal
 import ssl
@@ -10,10 +11,14 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
-from websockets.exceptions import InvalidStatus
+from werkzeug.test import Client
+
+from greenws import testing
+from run_server import make_routes
 
 from ..support.demo import (
     ClientFactory,
@@ -145,39 +150,50 @@ def test_metrics_without_prometheus_client_say_what_to_install(tmp_path: Path) -
     assert b"no client; pip install prometheus-client" in refusal.value.read()
 
 
-def test_echo_sends_back_what_it_reads_and_logs_it(demo: Demo, client: ClientFactory) -> None:
-    echo = client("/echo", "echo")
+# -- in the process of the tests
+
+
+@pytest.fixture
+def echo(websocket: Any, caplog: pytest.LogCaptureFixture) -> Any:
+    caplog.set_level(logging.INFO, "greenws.demo")
+    return websocket(make_routes(), "/echo", subprotocols=["echo"], timeout=limit(20))
+
+
+def test_echo_sends_back_what_it_reads_and_logs_it(echo: Any, caplog: Any) -> None:
     assert echo.subprotocol == "echo"
     for text in ("hello", "", "gr\u00fc\u00df \U0001f331", "x" * 70_000):
         echo.send(text)
-        assert echo.recv(timeout=limit(20)) == text
-    demo.wait_for(demo.stderr, r"INFO greenws\.demo: Read msg: 'hello' op: TEXT fin: True$")
+        assert echo.receive() == text
+    assert "Read msg: 'hello' op: TEXT fin: True" in caplog.messages
 
 
-def test_echo_keeps_the_fragments(demo: Demo, client: ClientFactory) -> None:
-    echo = client("/echo", "echo", compression=None)
-    echo.send(["one ", "two ", "three"])
-    assert list(echo.recv_streaming())[:3] == ["one ", "two ", "three"]
-    demo.wait_for(demo.stderr, r"Read msg: 'one ' op: TEXT fin: False$")
-    demo.wait_for(demo.stderr, r"Read msg: 'three' op: CONTINUATION fin: ")
+def test_echo_keeps_the_fragments(echo: Any, caplog: Any) -> None:
+    for text in ("one ", "two "):
+        echo.send_string_message(text, final=False)
+    echo.send_string_message("three")
+    assert [echo.read_string_message().data for _ in range(3)] == ["one ", "two ", "three"]
+    assert "Read msg: 'one ' op: TEXT fin: False" in caplog.messages
+    assert "Read msg: 'three' op: CONTINUATION fin: True" in caplog.messages
 
 
-def test_logged_text_is_escaped_and_cut(demo: Demo, client: ClientFactory) -> None:
-    echo = client("/echo", "echo")
+def test_logged_text_is_escaped_and_cut(echo: Any, caplog: Any) -> None:
     echo.send("one\r\nERROR forged: line\x1b[31m")
     echo.send("y" * 1000)
-    demo.wait_for(demo.stderr, r"Read msg: 'one\\r\\nERROR forged: line\\x1b\[31m' op: TEXT")
-    demo.wait_for(demo.stderr, r"Read msg: 'y{200}'\.\.\. op: TEXT fin: True$")
+    assert [echo.receive(), echo.receive()][1] == "y" * 1000
+    assert caplog.messages == [
+        r"Read msg: 'one\r\nERROR forged: line\x1b[31m' op: TEXT fin: True",
+        f"Read msg: '{'y' * 200}'... op: TEXT fin: True",
+    ]
 
 
 @pytest.mark.parametrize("path", ["/echo", "/chat"])
-def test_a_client_without_the_subprotocol_is_refused(path: str, client: ClientFactory) -> None:
-    with pytest.raises(InvalidStatus) as refusal:
-        client(path, "other")
-    assert refusal.value.response.status_code == 400
+def test_a_client_without_the_subprotocol_is_refused(path: str) -> None:
+    with pytest.raises(testing.Refused) as refusal:
+        testing.connect(make_routes(), path, subprotocols=["other"])
+    assert refusal.value.status_code == 400
 
 
-def test_the_page_of_the_server_is_there(demo: Demo) -> None:
-    with urllib.request.urlopen(demo.url + "/server", timeout=limit(20)) as response:
-        assert response.headers.get_content_type() == "text/html"
-        assert b"server.js" in response.read()
+def test_the_page_of_the_server_is_there() -> None:
+    response = Client(make_routes()).get("/server")
+    assert response.mimetype == "text/html"
+    assert "server.js" in response.text

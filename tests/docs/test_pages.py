@@ -11,13 +11,13 @@ import pytest
 import yaml
 
 from ..support.limits import limit
-from ..support.pages import PAGES, Block, blocks_of, hidden_of, name_of
+from ..support.pages import PAGES, Block, blocks_in, hidden_of, name_of
 from ..support.paths import ROOT
 from ..support.require import require_program
 
 pytestmark = pytest.mark.no_io
 
-BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+BLOCKS = [block for page in PAGES for block in blocks_in(page)]
 
 
 def of(*languages: str) -> list[Block]:
@@ -39,14 +39,14 @@ def run(text: str, folder: Path) -> None:
 
 
 def has_python(page: Path) -> bool:
-    return any(block.language == "python" and block.is_run for block in blocks_of(page))
+    return any(block.language == "python" and block.is_run for block in blocks_in(page))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if has_python(page)], ids=name_of)
 def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     """Blocks with a name of a file are imported from it; the others run in their order."""
     fragments = []
-    for block in blocks_of(page):
+    for block in blocks_in(page):
         if block.language != "python" or not block.is_run:
             continue
         if block.caption:
@@ -104,4 +104,4 @@ def test_javascript_is_valid(tmp_path: Path) -> None:
 def test_every_language_is_known(page: Path) -> None:
     known = {"python", "pycon", "console", "sh", "json", "js", "html", "text", "http", "toml", ""}
     known |= {"ini", "yaml", "nginx", "docker", "haproxy", "caddy", "systemd", "lua", "jinja"}
-    assert {block.language for block in blocks_of(page)} <= known
+    assert {block.language for block in blocks_in(page)} <= known

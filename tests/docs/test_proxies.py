@@ -13,7 +13,7 @@ import pytest
 from greenws import Routes
 
 from ..support.limits import limit, wait_until
-from ..support.pages import blocks_of
+from ..support.pages import blocks_in
 from ..support.paths import ROOT
 from ..support.processes import free_port
 from ..support.require import require_program
@@ -21,7 +21,7 @@ from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame
 
 CONFIGURATIONS = {
     Path(block.caption).name: block.text
-    for block in blocks_of(ROOT / "docs" / "howto" / "proxies.md")
+    for block in blocks_in(ROOT / "docs" / "howto" / "proxies.md")
     if block.caption
 }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -43,3 +45,17 @@ def test_every_close_code_is_explained():
     listed = dict(re.findall(r"^\| (\d{4}) \| (\w+) ", text, re.M))
     codes = {str(int(code)): code.name for code in CloseCode}
     assert listed == {code: name for code, name in codes.items() if code != "1015"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["-m", "greenws", name] for name in ("doctor", "connect", "send")] + [["run_server.py"]],
+    ids=" ".join,
+)
+def test_every_option_of_the_command_line_is_listed(command):
+    done = subprocess.run(
+        [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    text = (DOCS / "reference" / "command-line.md").read_text()
+    options = set(re.findall(r"(?<![\w-])--[a-z-]+", done.stdout))
+    assert options <= set(re.findall(r"(?<![\w-])--[a-z-]+", text))

@@ -21,7 +21,6 @@ from greenws import HandshakeError
 from greenws.integrations import flask as integration
 
 from ..support.limits import eventually, limit, wait_until
-from ..support.paths import ROOT
 from ..support.processes import Process, connect, descriptors, threads
 from ..support.wire import BINARY, TEXT, Peer, close_frame, frame
 
@@ -75,7 +74,7 @@ def app() -> flask.Flask:
 
 
 class TestTheExamples:
-    """What the README shows, as it stands there."""
+    """What the README and the documentation show."""
 
     def test_routes(self, serve, tmp_path, monkeypatch):
         (tmp_path / "webroot").mkdir()
@@ -119,23 +118,6 @@ class TestTheExamples:
                 b"WebSocket protocols not supported.\n",
             )
         assert plain(server.address, "/").body == b"the page"
-
-    def test_the_login_of_the_readme(self, serve):
-        text = (ROOT / "README.md").read_text()
-        code = text.split("## In Flask")[1].split("```python\n")[1].split("```")[0]
-        program: dict[str, Any] = {"__name__": "readme"}
-        exec(code.partition("WebSocketServer((")[0], program)
-        server = serve(program["app"])
-        with Peer.connect(server.address) as peer:
-            assert peer.shake("/echo", Sec_WebSocket_Protocol="echo").status == 401
-        answer = program["app"].test_client().post("/login", data={"name": "Ada"})
-        cookie = answer.headers["Set-Cookie"].partition(";")[0]
-        with Peer.open(
-            server.address, "/echo", Sec_WebSocket_Protocol="echo", Cookie=cookie
-        ) as peer:
-            peer.send(frame(TEXT, b"hello"))
-            assert peer.read_frame() == (True, TEXT, b"hello")
-            finish(peer)
 
     def test_a_flask_view(self, serve):
         from flask import Flask

@@ -377,6 +377,32 @@ def test_another_isolation_level(engine, factory, caplog):
     assert "isolation level" in caplog.text
 
 
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_an_isolation_level_of_the_engine(engine, caplog):
+    strict = create_engine(engine.url, isolation_level="SERIALIZABLE", poolclass=QueuePool)
+    session = Session(strict)
+    wait = release(session)
+    ada(session)
+    wait()
+    assert held(strict) == 1
+    session.close()
+    strict.dispose()
+    assert "SERIALIZABLE" in caplog.text
+
+
+@only_postgresql
+def test_the_default_of_a_column_that_is_executed_beside(engine, session, wait):
+    sequence = sqlalchemy.Sequence("numbers")
+    with engine.begin() as connection:
+        sequence.create(connection)
+    assert session.scalar(sequence) == 1
+    wait()
+    assert held(engine) == 1  # nextval() is no plain SELECT
+    session.rollback()
+    with engine.begin() as connection:
+        sequence.drop(connection)
+
+
 def test_an_external_transaction(engine, caplog):
     with engine.connect() as connection, connection.begin() as transaction:
         joined = Session(connection)

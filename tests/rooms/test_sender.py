@@ -326,7 +326,7 @@ import os, sys, threading, time, greenws
 sender = greenws.Sender(sys.argv[1], timeout=20)
 room = sender["r"]
 room.send("parent 0")
-sender._caller._lock.acquire()  # as by another thread, in the midst of a call
+sender._callers[0]._lock.acquire()  # as by another thread, in the midst of a call
 children = []
 for child in range(3):
     pid = os.fork()
@@ -335,7 +335,7 @@ for child in range(3):
             room.send(f"child{child} {number}")
         os._exit(0)
     children.append(pid)
-sender._caller._lock.release()
+sender._callers[0]._lock.release()
 for number in range(1, 20):
     room.send(f"parent {number}")
 assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]

@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException, Unauthorized
 from greenws import Config, Routes, UpgradeHandler, WebSocketHandler, WebSocketSessionHandler
 from greenws.server.opening import is_direct
 
-from ..support.limits import wait_until
+from ..support.limits import limit, wait_until
 from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
 
 over_tls_too = pytest.mark.usefixtures("over_tls_too")
@@ -43,6 +43,76 @@ def test_only_applications_with_nothing_around_their_sessions_are_direct():
 
     assert is_direct(Routes()) and is_direct(WebSocketHandler(produce))
     assert not is_direct(Subclass()) and not is_direct(plain)
+
+
+@pytest.mark.parametrize("proxies", [0, 1])
+@pytest.mark.parametrize("read_early", [False, True])
+def test_the_environ_of_a_session_is_made_when_it_is_read(serve, read_early, proxies):
+    """What a session keeps of its request are bytes; what it reads is what the producer read."""
+    seen = []
+    routes = Routes()
+
+    def read(request):
+        environ = request.environ
+        assert request.environ is environ
+        websocket = ("greenws.upgrade",)
+        return {name: environ[name] for name in sorted(environ) if name not in websocket}
+
+    class Session(WebSocketSessionHandler):
+        def handle_session(self, request, socket):
+            assert socket.request is request
+            socket.receive()
+            seen.append(read(request))
+            seen.append((request.path, request.args["a"], request.headers["X-Name"]))
+            request.environ["mine"] = 1
+            assert socket.request.environ["mine"] == 1
+
+    def produce(request, protocols):
+        if read_early:
+            seen.append(read(request))
+            request.environ["of the producer"] = "kept"
+        return Session()
+
+    routes.add(uri="/room/<name>", handler=WebSocketHandler(produce))
+    inner = Routes()
+    inner.add(uri="/room/*", handler=WebSocketHandler(produce))
+    server = serve(routes if proxies else inner, trusted_proxies=proxies)
+    headers = {"X_Name": "caf\xe9", "X_Forwarded_For": "192.0.2.1"}
+    with Peer.connect(server.address) as peer:
+        peer.send(request("/room/b%C3%A4r?a=1", **headers))
+        assert peer.read_response().status == 101
+        peer.send(frame(TEXT, b"go on"))
+        assert peer.read_close()[0] == 1000
+    *early, late, parts = seen
+    assert parts[1:] == ("1", "caf\xe9")
+    assert late["REMOTE_ADDR"] == ("192.0.2.1" if proxies else "127.0.0.1")
+    assert late["wsgi.websocket_version"] == "13" and late["wsgi.input"].read() == b""
+    if proxies:
+        assert (parts[0], late["wsgiorg.routing_args"]) == ("/room/bär", ((), {"name": "bär"}))
+    else:
+        assert (parts[0], late["SCRIPT_NAME"]) == ("/bär", "/room")
+    for environ in early:
+        assert late == {**environ, "of the producer": "kept"}
+
+
+def test_an_idle_session_keeps_no_environ(serve):
+    routes = Routes()
+    entered = Event()
+
+    @routes.websocket("/<name>")
+    def session(request, socket, name):
+        entered.set()
+        socket.receive()
+        socket.send(f"{name} {request.environ['PATH_INFO']}")
+
+    server = serve(routes)
+    with Peer.open(server.address, "/here") as peer:
+        assert entered.wait(limit())
+        gc.collect()
+        for thing in gc.get_objects():
+            assert not (type(thing) is dict and "QUERY_STRING" in thing and "PATH_INFO" in thing)
+        peer.send(frame(TEXT, b"go on"))
+        assert peer.read_frame() == (True, TEXT, b"here /here")
 
 
 @over_tls_too

@@ -206,7 +206,6 @@ class Watcher:
         return snapshot
 
 
-# What the fixtures of these names give.
+# What fixtures give.
 ClientFactory = Callable[..., ClientConnection]
 MemberFactory = Callable[..., Member]
-WatcherFactory = Callable[[], Watcher]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .paths import ROOT
 
-__all__ = ["PAGES", "Block", "blocks_of", "hidden_of", "name_of"]
+__all__ = ["PAGES", "Block", "blocks_in", "hidden_of", "name_of"]
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<marks>`{3,}|:{3,})(?P<info>.*)$")
 _OPTION = re.compile(r"^:(?P<name>[\w-]+):\s*(?P<value>.*)$")
@@ -59,7 +59,7 @@ def hidden_of(page: Path, kind: str) -> str:
     return "\n".join(re.findall(pattern, page.read_text(), re.M | re.S))
 
 
-def blocks_of(page: Path) -> list[Block]:
+def blocks_in(page: Path) -> list[Block]:
     found = []
     lines = iter(enumerate(page.read_text().splitlines(), 1))
     note = ""

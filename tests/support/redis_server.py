@@ -33,9 +33,7 @@ class RedisServer:
             return
         # With its usual "everysec", it answers before it writes while a slow disk is being synced.
         self._process = subprocess.Popen(
-            ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-            + ["--appendonly", "yes", "--appendfsync", "no", "--dir", self._folder.name]
-            + ["--loglevel", "warning", *self._options],
+            self._command(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
@@ -44,6 +42,13 @@ class RedisServer:
         while not self._answers():
             assert time.monotonic() < deadline, "redis-server does not start"
             gevent.sleep(0.01)
+
+    def _command(self) -> list[str]:
+        return [
+            *["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""],
+            *["--appendonly", "yes", "--appendfsync", "no", "--dir", self._folder.name],
+            *["--loglevel", "warning", *self._options],
+        ]
 
     def _answers(self) -> bool:
         try:

@@ -46,6 +46,7 @@ class Worker:
 
     def __init__(self, pair: Any, **options: Any) -> None:
         self.broker = RedisBroker(**{"timeout": 1.0, **options})
+        self.node: Any = self.broker.parts[0]
         self.rooms = Rooms(self.broker, stamp=stamp)
         self._pair = pair
         self._stack = contextlib.ExitStack()
@@ -59,15 +60,21 @@ class Worker:
             self.rooms[room].send(text)
 
     @property
+    def nodes(self) -> list[Any]:
+        """Each Redis that it uses."""
+        parts = self.broker.parts
+        return [each for part in parts for each in getattr(part, "nodes", {"": part}).values()]
+
+    @property
     def is_away(self) -> bool:
-        return self.broker._process.outage.is_away
+        return any(each.process.outage.is_away for each in self.nodes)
 
     @property
     def is_idle(self) -> bool:
         """All is told and known."""
-        leases = self.broker._leases
-        waits = self.broker._writer.unsent or leases.pending or leases.stale
-        return not self.is_away and not waits
+        return not self.is_away and not any(
+            each._writer.unsent or each._leases.pending or each._leases.stale for each in self.nodes
+        )
 
     def names(self, room: str = "r") -> list[str]:
         return sorted(member.info["name"] for member in self.rooms[room].members)
@@ -99,7 +106,7 @@ def back(server: RedisServer, *workers: Worker) -> None:
 
 def keep_from_reading(each: Worker) -> Callable[[], None]:
     """A process lags, as far as it reads the logs, until that is called."""
-    may_read, subscriber = gevent.event.Event(), each.broker._subscriber
+    may_read, subscriber = gevent.event.Event(), each.node._subscriber
 
     def wait_before(name: str) -> None:
         works = getattr(subscriber, name)

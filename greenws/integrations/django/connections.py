@@ -82,7 +82,8 @@ def _on_created(connection: BaseDatabaseWrapper, **_: Any) -> None:
     if work in connection.execute_wrappers:
         connection.execute_wrappers.remove(work)
     work = _work[connection] = _Work()
-    connection.execute_wrappers.append(work)
+    # First, because execute_wrapper() removes the last one when its block ends.
+    connection.execute_wrappers.insert(0, work)
 
 
 def watch() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from werkzeug import Response
 from werkzeug.exceptions import HTTPException
 
@@ -109,6 +110,7 @@ def _make_view(function: Any, protocols: list[str], headers: Any, options: Any) 
         return answer(functools.partial(function, self), request, args, variables)
 
     WebSocketHandler(lambda request, protocols: None, response_headers=headers, **options)
+    waits.install()
     made: Any = functools.update_wrapper(method if is_method else view, function)
     made.websocket_function = (function, given)
     return made  # type: ignore[no-any-return]
@@ -202,7 +204,12 @@ class _FunctionHandler(WebSocketSessionHandler):
         self._variables = variables
 
     def handle_session(self, request: Any, socket: WebSocket) -> None:
-        self._function(request, socket, *self._args, **self._variables)
+        result = self._function(request, socket, *self._args, **self._variables)
+        if isinstance(result, HttpResponseBase):
+            raise TypeError(
+                f"{describe(self._function)} returned {result!r}, too late: put decorators such as "
+                "login_required above @websocket, or refuse in a producer"
+            )
 
 
 class _SavedHandler(WebSocketSessionHandler):
@@ -217,6 +224,3 @@ class _SavedHandler(WebSocketSessionHandler):
 
     def handle_session(self, request: Any, socket: WebSocket) -> None:
         self._handler.handle_session(request, socket)
-
-
-waits.install()

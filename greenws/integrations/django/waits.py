@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from django.conf import settings
+
 from ...waiting import before_wait
 from . import connections, sessions
 
@@ -15,6 +17,8 @@ def install() -> None:
 
 
 def _prepare() -> None:
+    if not settings.configured:  # nothing has used Django yet
+        return
     try:
         sessions.save()
     finally:

@@ -1,58 +1,39 @@
-"""``RedisBroker``: the log of a room is a Redis Stream, read by every process with members of it.
-
-Two connections: one for commands (``commands.py``), and one that is subscribed to the rooms that
-are open (``listener.py``). Messages wait in ``writer.py`` until their log has them; ``leases.py``
-knows who is in a room; ``outage.py`` whether Redis is in reach; ``history.py`` reads what members
-have missed.
+"""``RedisBroker``: rooms over one Redis, over several, over a master with sentinels, or over a
+cluster.
 """
 
 from __future__ import annotations
 
-import atexit
-import logging
-import os
 import time
-import weakref
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-import gevent
-from gevent.event import Event
-
-from ...hub.switching import thread_id
-from ..broker import Broker, BrokerUnavailable, Message, Replay
-from . import outage
-from .errors import ERRORS, must_be_left
-from .history import History
-from .leases import Leases
-from .listener import Subscriber
+from ..broker import Broker, Listener, Message, Replay
+from . import url as urls
+from .cluster import Cluster
+from .node import Node
 from .options import Options
-from .positions import order
-from .process import Process
-from .requests import AFTER_ALL, Look, disconnect
 from .sockets import check_sockets
-from .stream import Stream
-from .url import check_url, stripped
-from .writer import Writer
+from .spread import Spread, addresses_of
 
 if TYPE_CHECKING:
     from ...websocket import WebSocket
 
 __all__ = ["RedisBroker"]
 
-_T = TypeVar("_T")
-
-_FLUSH_POLL_INTERVAL = 0.005  # seconds between two looks whether all is in the log
-_FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
-
-_logger = logging.getLogger("greenws.brokers.redis")
-
 
 class RedisBroker(Broker):
-    """Carries rooms between processes and machines, through one Redis (6.2 or later).
+    """Carries rooms between processes and machines, through Redis (6.2 or later) or Valkey.
 
-    ``url`` as redis-py takes it. A room's log keeps ``history`` messages or some more, but no more
+    ``url``: as redis-py takes it; ``redis+sentinel://[user:password@]host:port[,host:port...]/
+    MASTER[/DB]`` for a master that sentinels watch (their own password is the option
+    ``sentinel_password``); ``redis+cluster://[user:password@]host:port[,host:port...]`` for a
+    cluster of Redis 7 or Valkey, of which some nodes are listed; ``rediss`` instead of ``redis``
+    for TLS. Or a list of such URLs: each room is in one of them, by its name. Whoever changes the
+    list moves some rooms, whose history stays where it was.
+
+    A room's log keeps ``history`` messages or some more, but no more
     than ``history_bytes`` in the memory of Redis, none for much longer than ``max_age`` seconds,
     and expires when it was idle for that long. A process that
     is further behind loses messages; its members are told of the gap. ``max_pending``,
@@ -60,19 +41,24 @@ class RedisBroker(Broker):
     Redis that does not answer is given up, and for which a member that comes back waits for it.
     ``presence_timeout``: seconds after which the members of a process that died are gone.
 
+    It connects when it is used first, and waits for a Redis that is not there yet. A node of a
+    cluster is refused then, if its URL does not say ``redis+cluster://``: whatever is called next
+    raises a ValueError, and the log has the error.
+
     Redis must keep its data when it restarts (``appendonly yes``), or what somebody has not read by
-    then is lost. Redis before 7.0 does not tell whether a log was ever trimmed: a member that comes
-    back to one in which it had heard nothing is not called complete there, though it may be. All
-    names of keys and channels begin with ``prefix``, for an ACL.
+    then is lost, and members are told of a gap. So it is if it drops a log to make room (evictions:
+    take ``noeviction``). What a master has acknowledged, and had not replicated when it was lost,
+    is lost untold to those that had not read it. All names of keys and channels begin with
+    ``prefix``, for an ACL.
 
     Raises:
         RuntimeError: redis-py would block the hub.
-        TypeError, ValueError: ``url`` is none that redis-py takes, or an option no such number.
+        TypeError, ValueError: ``url`` is none that is known, or an option no such number.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
         prefix: str = "greenws:",
         history: int = 10_000,
@@ -83,346 +69,99 @@ class RedisBroker(Broker):
         timeout: float = 5.0,
         presence_timeout: float = 15.0,
     ) -> None:
-        check_sockets(url)
-        address = stripped(url)
-        check_url(address)
-        self._options = Options(
-            address,
-            prefix,
-            history,
-            history_bytes,
-            max_age,
-            max_pending,
-            max_pending_bytes,
-            timeout,
-            presence_timeout,
-        )
         self.tail_length, self.tail_age = history, max_age
-        self._is_started = False  # in this process
-        self._is_stopped = False
-        self._greenlets: list[gevent.Greenlet[[Callable[[], None]], None]] = []
-        self._settle()
-        self._begin()
-        _all.add(self)
 
-    @property
-    def urls(self) -> list[str]:
-        """What it was given."""
-        return [self._options.url]
-
-    # -- beginning and end
-
-    def _settle(self) -> None:
-        """Whose greenlets do the work: those of the thread that made the broker, or joins rooms."""
-        self._hub = gevent.get_hub()
-        self._thread = thread_id()
-
-    def _start(self) -> None:
-        """Connects to Redis."""
-        if self._is_stopped:
-            raise BrokerUnavailable("these rooms were closed")
-        if self._is_started:
-            return
-        with (
-            nullcontext() if self._listener is None else self._listener.lock
-        ):  # another thread may be at it
-            if not self._is_started:
-                self._is_started = True
-                self._in_hub(self._spawn)
-
-    def _begin(self) -> None:
-        """In each process anew."""
-        self._wake_writer, self._wake_leases = Event(), Event()
-        wake_writer = self._waking(self._wake_writer)
-        process = Process(
-            self._options, lambda: self._listener, self._lost, self._back, wake_writer
-        )
-        self.origin = process.origin  # names this process among those that use the same Redis
-        self._process = process
-        self._streams: dict[str, Stream] = {}
-        self._writer = Writer(process, self._streams, wake_writer)
-        self._leases = Leases(process, self._waking(self._wake_leases))
-        self._subscriber = Subscriber(process, self._streams, self._leases)
-        self._history = History(process, self._streams)
-
-    def _waking(self, event: Event) -> Callable[[], None]:
-        return lambda: self._in_hub(event.set)
-
-    def _spawn(self) -> None:
-        loops = (self._write, self._lease, self._subscriber.subscribe, self._subscriber.read)
-        self._greenlets = [gevent.spawn(self._run, loop) for loop in loops]
-
-    def _run(self, loop: Callable[[], None]) -> None:
-        with suppress(gevent.GreenletExit):  # its traceback would keep the socket that was in use
-            loop()
-
-    def _in_hub(self, call: Callable[[], None]) -> None:
-        if thread_id() == self._thread:
-            call()
-        else:
-            self._hub.loop.run_callback_threadsafe(call)
-
-    def _abandon(self) -> None:
-        """In a process that was forked: all that is of the other one."""
-        self._is_started = False
-        self._settle()
-        for greenlet in self._greenlets:
-            greenlet.kill(block=False)
-        self._greenlets = []
-        self._begin()
-
-    def flush(self, timeout: float | None = None) -> bool:
-        if not self._is_started:
-            return True
-        last = self._writer.last_number()
-        joined = {(room, member) for room, each in self._leases.pending.items() for member in each}
-        deadline = None if timeout is None else time.monotonic() + timeout
-
-        def is_done() -> bool:
-            pending = self._leases.pending
-            is_told = not any(member in pending.get(room, ()) for room, member in joined)
-            return is_told and not self._writer.holds(last)
-
-        while not is_done() and not self._is_stopped:
-            if deadline is not None and time.monotonic() >= deadline:
-                break
-            gevent.sleep(_FLUSH_POLL_INTERVAL)  # an Event would be of one thread
-        return is_done()
-
-    def stop(self) -> None:
-        was_stopped, self._is_stopped = self._is_stopped, True
-        if self._is_started and not was_stopped:
-            self._process.is_stopped = True
-            self._report_lost()
-            gevent.killall(self._greenlets)
-            self._greenlets.clear()
-            self._process.commands.close()
-            self._subscriber.disconnect()
-
-    def _end(self, since: float) -> None:
-        """When the program ends. It has waited for others since then."""
-        if not self._is_started or self._is_stopped:
-            return
-        waiting, is_away = len(self._writer.unsent), self._process.outage.is_away
-        if waiting and is_away:  # said now, as the wait may be cut short
-            _logger.warning(
-                "%d messages wait for Redis, and the program %.3g s for it to come back",
-                *(waiting, self._options.timeout),
+        def make(text: str, address: urls.Address) -> Node | Cluster:
+            options = Options(
+                text,
+                prefix,
+                history,
+                history_bytes,
+                max_age,
+                max_pending,
+                max_pending_bytes,
+                timeout,
+                presence_timeout,
             )
-        if waiting or not is_away:
-            self.flush(since + self._options.timeout - time.monotonic())
-        self._report_lost()
+            if address.kind == urls.CLUSTER:
+                return Cluster(options, address)
+            if len(addresses) > 1:
+                options = replace(options, name=f"Redis at {address.name}")
+            return Node(options)
 
-    def _report_lost(self) -> None:
-        if self._writer.unsent:
-            _logger.error("%d messages that waited for Redis are lost", len(self._writer.unsent))
+        addresses = addresses_of(url)
+        self.urls = [text for text, _ in addresses]
+        """What it was given."""
+        for each in self.urls:
+            check_sockets(each)
+        self.parts = [make(*each) for each in addresses]
+        self._spread = Spread([address for _, address in addresses])
+
+    def _part(self, room: str) -> Node | Cluster:
+        return self.parts[self._spread.index(room)]
+
+    # -- the listener
+
+    def attach(self, listener: Listener) -> None:
+        super().attach(listener)
+        for each in self.parts:
+            each.attach(listener)
+
+    def detach(self) -> None:
+        super().detach()
+        for each in self.parts:
+            each.detach()
 
     # -- rooms
 
     def open(self, room: str) -> None:
-        if not self._is_started:
-            self._settle()
-        self._start()
-        stream = self._streams.get(room)
-        if stream is None:
-            stream = self._add_stream(room)
-            try:
-                self._open(stream)
-            except BaseException:
-                del self._streams[room]
-                raise
-            finally:
-                stream.opened.set()
-                self._subscriber.change(room, self._in_hub)
-            return
-        stream.openers += 1
-        try:
-            stream.opened.wait()
-        except BaseException:
-            if self._streams.get(room) is stream:
-                self.close(room)
-            raise
-        if self._streams.get(room) is not stream:  # who opened it was killed meanwhile
-            self.open(room)
-
-    def _add_stream(self, room: str) -> Stream:
-        process = self._process
-        with process.lock:
-            stream = self._streams[room] = Stream(room, process)
-            # To these comes what is published meanwhile.
-            stream.sent.extend(entry for name, entry in self._writer.unsent if name == room)
-            if stream.sent:
-                age = time.monotonic() - process.outage.began + self._options.timeout
-                stream.unread_since = process.clock.local() - age
-        return stream
-
-    def _open(self, stream: Stream) -> None:
-        process = self._process
-        look: Look | None = None
-        if not process.outage.is_away:
-            began = time.monotonic()
-            try:
-                look = self._leases.look(stream.room)
-            except ERRORS as error:
-                process.fail(error, began)
-        # After all of ours that Redis has, whatever this machine's clock says; and in the
-        # millisecond of an entry that is added next, the id must come after this one.
-        now = process.clock.now() if look is None else look.now
-        empty = max(f"{now - 1}-{AFTER_ALL}", self._writer.last_added if not look else "", key=_key)
-        with process.lock:
-            self._leases.open(stream.room, look)
-            stream.id = (look.id if look else "") or empty
-            stream.forget_found(look.ours if look else 0)
-            if process.outage.is_away and stream.sent:
-                stream.unlogged = stream.sent[-1].number
+        self._part(room).open(room)
 
     def close(self, room: str) -> bool:
-        stream = self._streams[room]
-        stream.openers -= 1
-        if stream.openers:
-            return False
-        del self._streams[room]
-        self._leases.close(room)
-        self._subscriber.change(room, self._in_hub)
-        return True
+        return self._part(room).close(room)
 
     def position(self, room: str) -> str:
-        return self._streams[room].position
-
-    # -- messages
+        return self._part(room).position(room)
 
     def publish(self, room: str, data: str | bytes, exclude: WebSocket | None = None) -> None:
-        self._start()
-        self._writer.publish(room, data, exclude)
+        self._part(room).publish(room, data, exclude)
 
     def resume(self, room: str, since: str) -> Replay:
-        return self._history.resume(room, since)
+        return self._part(room).resume(room, since)
 
     def newest(self, room: str, count: int) -> list[Message]:
-        self._start()
-        return self._history.newest(room, count)
+        return self._part(room).newest(room, count)
 
-    # -- presence
+    # -- presence and reach
 
     def join(self, room: str, member: str, info: dict[str, Any]) -> None:
-        self._leases.join(room, member, info)
+        self._part(room).join(room, member, info)
 
     def leave(self, room: str, member: str) -> None:
-        if not self._is_stopped:
-            self._leases.leave(room, member)
+        self._part(room).leave(room, member)
 
     def others(self, room: str) -> dict[str, dict[str, Any]]:
-        return self._leases.others(room)
+        return self._part(room).others(room)
 
     def members(self, room: str) -> dict[str, dict[str, Any]]:
-        self._start()
-        began = time.monotonic()
-        try:
-            found = self._leases.look(room).alive
-        except ERRORS as error:
-            self._process.fail(error, began)
-            return {}
-        return found
-
-    # -- reach
+        return self._part(room).members(room)
 
     def end_of(self, room: str) -> str:
-        self._start()
-        return self._ask(lambda: self._leases.look(room)).end
+        return self._part(room).end_of(room)
 
     def disconnect(self, room: str, code: int, reason: str, member: str | None) -> None:
-        self._start()
-        self.flush(self._options.timeout)  # what was said before comes first
-        process = self._process
-        self._ask(
-            lambda: process.commands.run(
-                lambda client: disconnect(client, process.keys, room, code, reason, member),
-                urgent=True,
-            )
-        )
+        self._part(room).disconnect(room, code, reason, member)
 
-    def _ask(self, call: Callable[[], _T]) -> _T:
-        began = time.monotonic()
-        try:
-            return call()
-        except ERRORS as error:
-            self._process.fail(error, began)
-            raise BrokerUnavailable(f"Redis is out of reach: {error}") from error
+    # -- the end
 
-    # -- greenlets
+    def flush(self, timeout: float | None = None) -> bool:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        done = True
+        for each in self.parts:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            done = each.flush(left) and done
+        return done
 
-    def _write(self) -> None:
-        state = self._process.outage
-        delay = _FIRST_DELAY
-        while True:
-            if self._writer.unsent:
-                self._writer.give_way()
-            elif state.is_writable:
-                self._wake_writer.wait()
-            self._wake_writer.clear()
-            began = time.monotonic()
-            try:
-                if not state.is_writable:
-                    self._leases.prove_alive()
-                self._writer.append()
-            except Exception as error:
-                self._process.fail(error, began)
-                if must_be_left(error):
-                    self._subscriber.disconnect()
-                gevent.sleep(delay)
-                delay = min(2 * delay, _LONGEST_DELAY)
-            else:
-                delay = _FIRST_DELAY
-                state.succeed(outage.Event.WRITTEN)
-
-    def _lease(self) -> None:
-        delay = _FIRST_DELAY
-        while True:
-            self._wake_leases.wait(max(0.0, self._leases.next_beat - time.monotonic()))
-            self._wake_leases.clear()
-            if not self._process.outage.is_writable:
-                gevent.sleep(_FIRST_DELAY)  # until the writer has found Redis again
-                self._wake_leases.set()
-                continue
-            began = time.monotonic()
-            try:
-                self._leases.work()
-            except Exception as error:
-                self._process.fail(error, began)
-                gevent.sleep(delay)
-                delay = min(2 * delay, _LONGEST_DELAY)
-                self._wake_leases.set()
-            else:
-                delay = _FIRST_DELAY
-
-    def _lost(self) -> None:
-        if self._is_stopped:
-            return
-        with self._process.lock:  # so that nothing gets ahead of what is delivered unlogged
-            for stream in list(self._streams.values()):
-                stream.deliver_all_unlogged()
-
-    def _back(self) -> None:
-        self._leases.come_back()
-
-
-def _key(id_: str) -> tuple[int, int]:
-    return order(id_ or "0-0")
-
-
-_all: weakref.WeakSet[RedisBroker] = weakref.WeakSet()
-
-
-@atexit.register
-def _end_all() -> None:
-    now = time.monotonic()
-    for broker in list(_all):
-        broker._end(now)
-
-
-def _abandon_all() -> None:
-    for broker in list(_all):
-        broker._abandon()
-
-
-os.register_at_fork(after_in_child=_abandon_all)
+    def stop(self) -> None:
+        for each in self.parts:
+            each.stop()

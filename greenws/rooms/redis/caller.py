@@ -12,6 +12,7 @@ import redis
 from ..broker import BrokerUnavailable
 from . import url
 from .errors import ERRORS, must_be_left
+from .keys import Keys
 
 __all__ = ["Caller"]
 
@@ -24,11 +25,14 @@ _PASSING = ("CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS")
 
 class Caller:
     """One connection, made when it is used first, and one call at a time. ``timeout``: seconds that
-    a call may take in all, with the wait for those of other threads."""
+    a call may take in all, with the wait for those of other threads. ``prefix``: that of all names
+    in ``keys``."""
 
-    def __init__(self, address: str, timeout: float) -> None:
+    def __init__(self, address: str, timeout: float, prefix: str = "greenws:") -> None:
         self._address = address
         self._timeout = timeout
+        self._is_cluster = url.parse(address).kind == url.CLUSTER
+        self.keys = Keys(prefix, url.database_of(address), self._is_cluster)
         self._is_closed = False
         self.begin()
 
@@ -95,18 +99,19 @@ class Caller:
         if self._client is None:
             self._client = url.connect(self._address, left, left)
             self._is_hasty = is_hasty
-            self._client.ping()  # so that an error of what follows says that it was sent
+            if not self._is_cluster:
+                self._client.ping()  # so that an error of what follows says that it was sent
         return self._client
 
     def _drop(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            client.connection_pool.disconnect()
+            url.close(client)
 
 
 def _is_final(error: BaseException) -> bool:
     """Whether another attempt would fail as well."""
-    if isinstance(error, redis.AuthenticationError):
+    if isinstance(error, (redis.AuthenticationError, url.WrongScheme)):
         return True
     is_passing = must_be_left(error) or str(error).startswith(_PASSING)
     return isinstance(error, redis.ResponseError) and not is_passing

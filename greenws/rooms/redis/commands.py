@@ -7,6 +7,7 @@ answers nothing: whoever waits for a Redis that hangs waits for ``timeout`` in a
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,20 +18,25 @@ import redis
 from gevent.lock import Semaphore
 
 from . import url
-from .errors import ERRORS, must_be_left
+from .errors import ERRORS, is_from_a_cluster, must_be_left
 
 __all__ = ["Commands", "closed_by_another"]
 
 _T = TypeVar("_T")
 
+_logger = logging.getLogger("greenws.brokers.redis")
+
 _TIMEOUTS = (redis.TimeoutError, TimeoutError)
 
 
 class Commands:
-    """``timeout``: seconds after which a Redis that does not answer is given up."""
+    """``timeout``: seconds after which a Redis that does not answer is given up. ``refused``: why
+    this Redis is not used at all."""
 
-    def __init__(self, address: str, timeout: float) -> None:
+    def __init__(self, address: str, timeout: float, is_cluster: bool = False) -> None:
         self.client = url.connect(address, timeout, timeout)
+        self.refused: url.WrongScheme | None = None
+        self._is_cluster = is_cluster
         self.turn = Semaphore()
         self.queue = Semaphore()  # those that are not urgent
         self.is_closed = False
@@ -43,6 +49,7 @@ class Commands:
         """
         Raises:
             redis.RedisError, OSError: it failed, or Redis does not answer.
+            WrongScheme: it is a node of a cluster.
         """
         if urgent:
             return self._run(call)
@@ -58,6 +65,17 @@ class Commands:
     def close(self) -> None:
         self.is_closed = True
         self.client.connection_pool.disconnect()
+        url.close_sentinels(self.client)
+
+    def disconnect(self) -> None:
+        """The next command connects again."""
+        self.client.connection_pool.disconnect()
+
+    def refuse(self, reason: str) -> url.WrongScheme:
+        if self.refused is None:
+            _logger.error("%s", reason)
+            self.refused = url.WrongScheme(reason)
+        return self.refused
 
     def _run(self, call: Callable[[redis.Redis], _T]) -> _T:
         with self._acquired(self.turn):
@@ -67,6 +85,11 @@ class Commands:
                 self._failed, self._failure = time.monotonic(), error
                 if must_be_left(error):
                     self.client.connection_pool.disconnect()
+                if is_from_a_cluster(error) and not self._is_cluster:
+                    raise self.refuse(
+                        "this Redis is a node of a cluster, which has rooms in all of its nodes: "
+                        "write redis+cluster://host:port instead of redis://host:port"
+                    ) from error
                 raise
             self._answered = time.monotonic()
             return found
@@ -81,6 +104,8 @@ class Commands:
         return self._try(call)
 
     def _try(self, call: Callable[[redis.Redis], _T]) -> _T:
+        if self.refused is not None:
+            raise self.refused
         if self.is_closed:
             raise redis.ConnectionError("these rooms were closed")
         with closed_by_another():

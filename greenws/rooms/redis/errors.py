@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import redis
+import redis.exceptions
 
-__all__ = ["ERRORS", "must_be_left"]
+__all__ = ["ERRORS", "is_from_a_cluster", "is_redirect", "must_be_left"]
 
 ERRORS = (redis.RedisError, OSError)
 
@@ -12,6 +13,19 @@ ERRORS = (redis.RedisError, OSError)
 # replica, lost its master, loads its data.
 _LEFT: tuple[str, ...] = ("READONLY", "MASTERDOWN", "LOADING", "UNBLOCKED")
 _LEFT += ("read only replica", "Link with MASTER", "loading the dataset")  # as redis-py has them
+
+_REDIRECTS = (redis.exceptions.AskError, redis.exceptions.TryAgainError)  # and MovedError
+_FROM_A_CLUSTER = (redis.exceptions.MovedError, redis.exceptions.ClusterCrossSlotError)
+
+
+def is_redirect(error: BaseException) -> bool:
+    """Whether a node of a cluster says that another one has the room, or is about to."""
+    return isinstance(error, _REDIRECTS)
+
+
+def is_from_a_cluster(error: BaseException) -> bool:
+    """Whether only a node of a cluster answers that."""
+    return isinstance(error, _FROM_A_CLUSTER)
 
 
 def must_be_left(error: BaseException) -> bool:

@@ -1,33 +1,81 @@
-"""Names of keys and channels. All begin with a prefix, for an ACL."""
+"""Names of keys and channels. All begin with a prefix, for an ACL.
+
+In a cluster, all keys of a room share its name as their hash tag. Braces in it are escaped, as
+``%7B`` and ``%7D``, and so is ``%``; a room without a name is ``%``.
+"""
 
 from __future__ import annotations
 
-__all__ = ["Keys"]
+from redis.crc import key_slot
+
+__all__ = ["Keys", "slot_of"]
+
+_ESCAPES = {"%": "%25", "{": "%7B", "}": "%7D"}
+_ESCAPE = str.maketrans(_ESCAPES)
+
+
+def _tag(room: str) -> str:
+    return "{%s}" % (room.translate(_ESCAPE) or "%")
+
+
+def _room(tag: str) -> str:
+    name = tag[1:-1]
+    if name == "%":
+        return ""
+    for character in reversed(_ESCAPES):
+        name = name.replace(_ESCAPES[character], character)
+    return name
+
+
+def slot_of(key: str) -> int:
+    """The slot of a key in a cluster."""
+    return int(key_slot(key.encode()))
 
 
 class Keys:
-    """``database``: its number; channels have the same names in all databases of a Redis."""
+    """``database``: its number; channels have the same names in all databases of a Redis.
 
-    def __init__(self, prefix: str, database: int) -> None:
+    Raises:
+        ValueError: ``prefix`` cannot be that of a cluster.
+    """
+
+    def __init__(self, prefix: str, database: int, is_cluster: bool = False) -> None:
+        if is_cluster and set("{}") & set(prefix):
+            raise ValueError(f"prefix has no braces in a cluster: {prefix!r}")
         self._prefix = prefix
+        self.is_cluster = is_cluster
         self.suffix = f"@{database}"
+        self.publish = "SPUBLISH" if is_cluster else "PUBLISH"
+        self.subscribe = "SSUBSCRIBE" if is_cluster else "SUBSCRIBE"
+        self.unsubscribe = "SUNSUBSCRIBE" if is_cluster else "UNSUBSCRIBE"
         self.alive_prefix = f"{prefix}alive:"
+        self.script_alive_prefix = "" if is_cluster else self.alive_prefix
+        """For scripts, which may use keys of one slot in a cluster."""
 
     def log(self, room: str) -> str:
-        return f"{self._prefix}room:{room}"
+        return f"{self._prefix}room:{_tag(room) if self.is_cluster else room}"
 
     def members(self, room: str) -> str:
-        return f"{self._prefix}here:{room}"
+        return f"{self._prefix}here:{_tag(room) if self.is_cluster else room}"
 
-    def last_number(self, origin: str) -> str:
-        """Of the last entry of a process that was appended."""
-        return f"{self._prefix}from:{origin}"
+    def last_number(self, origin: str, room: str) -> str:
+        """Of the last entry of a process that was appended; in a cluster, to that room."""
+        return f"{self._prefix}from:{origin}{':' + _tag(room) if self.is_cluster else ''}"
 
     def alive(self, origin: str) -> str:
         return f"{self.alive_prefix}{origin}"
+
+    def probe(self, number: int) -> str:
+        """A key in one of all slots, to see whether its node takes writes."""
+        return f"{self._prefix}probe:{number}"
 
     def channel(self, room: str) -> str:
         return self.log(room) + self.suffix
 
     def room_of(self, channel: bytes) -> str:
-        return channel.decode()[len(self.log("")) : -len(self.suffix)]
+        start = len(self._prefix) + len("room:")
+        name = channel.decode()[start : -len(self.suffix)]
+        return _room(name) if self.is_cluster else name
+
+    def slot(self, room: str) -> int:
+        return slot_of(self.log(room))

@@ -21,17 +21,19 @@ import redis
 from .. import turns
 from ..broker import JOIN, LEAVE
 from . import scripts
+from .errors import is_redirect
 from .process import Process
 from .requests import Look, Other, look
 
-__all__ = ["Leases"]
+__all__ = ["BEAT", "Leases", "MovedLeases", "say_alive"]
 
 _BURY = "bury"  # the leave of a member whose process died, told by another
 # Of presence_timeout: for how long a process is taken to live without a word, and when it says and
 # looks again. So those of one that died are gone after presence_timeout.
-_LEASE, _BEAT = 0.75, 0.25
+_LEASE, BEAT = 0.75, 0.25
 _BATCH = 500  # rooms, or changes of a room, that one command is about
 _CHANGE = scripts.load("presence")
+_RENEW = scripts.load("renew")
 
 _logger = logging.getLogger("greenws.brokers.redis")
 
@@ -63,6 +65,24 @@ class _Room:
         self.published: list[_Published] = []
 
 
+class MovedLeases(NamedTuple):
+    """What a node of a cluster knew of a room that another one has now."""
+
+    room: _Room | None
+    pending: dict[str, str | None] | None
+
+
+def say_alive(process: Process, key: str) -> bool:
+    """Whether Redis knew that.
+
+    Raises:
+        redis.RedisError, OSError: Redis is out of reach.
+    """
+    age = max(1, int(process.options.presence_timeout * _LEASE * 1000))
+    known = process.commands.run(lambda client: client.set(key, "1", px=age, get=True), urgent=True)
+    return known is not None
+
+
 class Leases:
     """``wake``: has ``work`` called soon; from any thread."""
 
@@ -74,6 +94,7 @@ class Leases:
         self._wake = wake
         self._rooms: dict[str, _Room] = {}
         self._has_beaten = False
+        self._forgotten = 0  # how many times a cluster had not known that this process lives
         self._grace_until = 0.0  # nobody is taken for dead before that
         self._next_renewal = 0.0
         options = process.options
@@ -98,15 +119,21 @@ class Leases:
             if other.is_alive
         }
 
-    def look(self, room: str, urgent: bool = False) -> Look:
-        """
+    def look(self, room: str, urgent: bool = False, begin_log: bool = False) -> Look:
+        """``begin_log``: if there is none, it is made, as far as Redis takes writes.
+
         Raises:
             redis.RedisError, OSError: Redis is out of reach.
         """
         process = self._process
-        found = process.commands.run(
-            lambda client: look(client, process.keys, process.origin, room), urgent
+        age = process.options.expiry if begin_log else 0
+        found = process.run_for(
+            room, lambda client: look(client, process.keys, process.origin, room, age), urgent
         )
+        if process.link is not None and found.others:
+            dead = process.link.dead({other.origin for other in found.others.values()})
+            for key, other in found.others.items():
+                found.others[key] = other._replace(is_alive=other.origin not in dead)
         process.clock.set(found.seconds, found.micros)
         return found
 
@@ -144,13 +171,14 @@ class Leases:
     def prove_alive(self) -> bool:
         """Says that this process lives; False if Redis did not know. A Redis that takes no writes
         refuses it."""
-        process = self._process
-        key = process.keys.alive(process.origin)
-        age = max(1, int(process.options.presence_timeout * _LEASE * 1000))
-        return (
-            process.commands.run(lambda client: client.set(key, "1", px=age, get=True), urgent=True)
-            is not None
-        )
+        process, link = self._process, self._process.link
+        if link is None:
+            return say_alive(process, process.keys.alive(process.origin))
+        say_alive(process, process.keys.probe(link.probe(process)))
+        forgotten = link.prove_alive()
+        was_alive = forgotten == self._forgotten
+        self._forgotten = forgotten
+        return was_alive
 
     def come_back(self) -> None:
         """Redis is back. The others need a moment to come back, too, and to say that they live."""
@@ -172,7 +200,8 @@ class Leases:
         if now >= self._next_renewal:
             self._next_renewal = now + self._process.options.expiry / 3
             self._renew()
-        self.next_beat = now + self._process.options.presence_timeout * _BEAT
+        options = self._process.options
+        self.next_beat = now + min(options.presence_timeout * BEAT, options.expiry / 3)
 
     def check(self, rooms: list[str]) -> None:
         """Whether a change of some rooms was missed.
@@ -185,6 +214,8 @@ class Leases:
                 [("HGET", self._process.keys.members(room), "") for room in some]
             )
             for name, found in zip(some, versions, strict=True):
+                if isinstance(found, Exception) and is_redirect(found):
+                    continue
                 room = self._rooms.get(name)
                 version = found.decode() if isinstance(found, bytes) else ""
                 if room is not None and version != room.version:
@@ -197,10 +228,12 @@ class Leases:
     def _send_pending(self) -> None:
         for rooms in _batches(list(self.pending)):
             sent = {room: dict(list(self.pending[room].items())[:_BATCH]) for room in rooms}
-            self._run_all([self._command(room, sent[room].items()) for room in rooms])
+            answers = self._run_all([self._command(room, sent[room].items()) for room in rooms])
             with self._process.lock:
-                for room, changes in sent.items():
-                    waiting = self.pending[room]
+                for (room, changes), answer in zip(sent.items(), answers, strict=True):
+                    waiting = self.pending.get(room)
+                    if waiting is None or (isinstance(answer, Exception) and is_redirect(answer)):
+                        continue
                     for member, value in changes.items():
                         if waiting.get(member, "") == value:
                             del waiting[member]
@@ -214,14 +247,16 @@ class Leases:
         """``changes``: pairs of a member and its value, or None if it is gone. ``kind``: of those
         that are gone; they have an origin instead of None if another process buries them."""
         process = self._process
-        values: list[Any] = [process.keys.channel(room), self._key_age, process.keys.alive_prefix]
+        keys = process.keys
+        values: list[Any] = [keys.publish, keys.channel(room), self._key_age]
+        values.append(keys.script_alive_prefix)
         for member, value in changes:
             origin, _, info = (value or "").partition(" ")
             is_join = bool(info)
             what = [JOIN if is_join else LEAVE, member, origin or process.origin]
             text = json.dumps([*what, json.loads(info) if is_join else {}])
             values += [JOIN if is_join else kind, member, value or "", text]
-        return ("EVAL", _CHANGE, 1, process.keys.members(room), *values)
+        return ("EVAL", _CHANGE, 1, keys.members(room), *values)
 
     def _run_all(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         def run(client: redis.Redis) -> Any:
@@ -231,15 +266,19 @@ class Leases:
             return pipeline.execute(raise_on_error=False)
 
         found: list[Any] = self._process.commands.run(run, urgent=True) if commands else []
+        link = self._process.link
         for each in found:
             if isinstance(each, Exception) and "WRONGTYPE" not in str(each):
-                raise each
+                if link is None or not link.redirect(each):
+                    raise each
         return found
 
     def _renew(self) -> None:
         for some in _batches(list(self._rooms)):
-            keys = [self._process.keys.members(room) for room in some]
-            self._run_all([("EXPIRE", key, self._key_age) for key in keys])
+            keys = self._process.keys
+            self._run_all([("EXPIRE", keys.members(room), self._key_age) for room in some])
+            age = self._process.options.expiry
+            self._run_all([("EVAL", _RENEW, 1, keys.log(room), age) for room in some])
 
     # -- those that died
 
@@ -248,6 +287,8 @@ class Leases:
             other.origin for room in list(self._rooms.values()) for other in room.others.values()
         }
         dead = set()
+        if self._process.link is not None:
+            return self._process.link.dead(origins)
         for some in _batches(list(origins)):
             keys = [self._process.keys.alive(origin) for origin in some]
             found = self._run_all([("EXISTS", key) for key in keys])
@@ -274,6 +315,23 @@ class Leases:
             if gone:
                 commands.append(self._command(name, gone, _BURY))
         self._run_all(commands)
+
+    # -- in a cluster: a room that another node has now
+
+    def release(self, room: str) -> MovedLeases:
+        self.stale.discard(room)
+        return MovedLeases(self._rooms.pop(room, None), self.pending.pop(room, None))
+
+    def adopt(self, name: str, moved: MovedLeases) -> None:
+        """Who is there is read again."""
+        room, pending = moved
+        if room is not None:
+            room.published.clear()
+            self._rooms[name] = room
+            self.stale.add(name)
+        if pending is not None:
+            self.pending[name] = {**pending, **self.pending.get(name, {})}
+        self._wake()
 
     # -- what others change
 

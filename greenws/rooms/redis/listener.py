@@ -20,6 +20,7 @@ import redis
 
 from ...opcodes import is_sendable
 from .. import turns
+from ..broker import BEGINNING
 from . import url
 from .commands import closed_by_another
 from .errors import ERRORS
@@ -27,7 +28,7 @@ from .leases import Leases
 from .outage import Event
 from .positions import order
 from .process import Process
-from .requests import DISCONNECT
+from .requests import DISCONNECT, Look, floor_of
 from .stream import Stream
 
 __all__ = ["Subscriber"]
@@ -73,7 +74,7 @@ class Subscriber:
             try:
                 self._listen(self.connect())
             except Exception as error:
-                self._process.outage.fail(Event.READ_FAILED, error, began)
+                self._process.fail(error, began, Event.READ_FAILED)
             self.disconnect()
             if self.has_caught_up:
                 delay = _FIRST_DELAY
@@ -87,6 +88,8 @@ class Subscriber:
             if not self._streams:
                 self._rooms_changed.clear()
         options = self._process.options
+        if self._process.commands.refused is not None:
+            raise self._process.commands.refused
         client = url.connect(options.url, _PING_INTERVAL + options.timeout, options.timeout)
         connection: Any = client.connection_pool.make_connection()
         try:
@@ -94,6 +97,8 @@ class Subscriber:
         except BaseException:
             connection.disconnect()
             raise
+        finally:
+            url.close_sentinels(client)
         self.connection = connection
         self.changed.update(self._streams)
         self._rooms_changed.set()
@@ -130,19 +135,21 @@ class Subscriber:
             if self.connection is None:
                 continue  # whoever connects will subscribe to all
             changed, self.changed = self.changed, set()
-            channel = self._process.keys.channel
-            opened = [channel(room) for room in changed if room in self._streams]
-            closed = [channel(room) for room in changed if room not in self._streams]
+            keys = self._process.keys
+            opened = [keys.channel(room) for room in changed if room in self._streams]
+            closed = [keys.channel(room) for room in changed if room not in self._streams]
+            # In a cluster, one command is about channels of one slot.
+            batch = _BATCH if self._process.link is None else 1
             try:
-                for first in range(0, len(closed), _BATCH):
-                    self._send("UNSUBSCRIBE", *closed[first : first + _BATCH])
-                for first in range(0, len(opened), _BATCH):
-                    self._send("SUBSCRIBE", *opened[first : first + _BATCH])
+                for first in range(0, len(closed), batch):
+                    self._send(keys.unsubscribe, *closed[first : first + batch])
+                for first in range(0, len(opened), batch):
+                    self._send(keys.subscribe, *opened[first : first + batch])
                 self._send("PING")  # the answer to it comes after theirs
             except Exception as error:
                 self.disconnect()  # whoever listens will see that, and whether Redis is there
                 if not isinstance(error, ERRORS):
-                    self._process.outage.fail(Event.READ_FAILED, error)
+                    self._process.fail(error, None, Event.READ_FAILED)
 
     def _send(self, *command: str) -> None:
         if self.connection is not None:
@@ -154,11 +161,15 @@ class Subscriber:
     def on_answer(self, answer: Any, fresh: set[str]) -> None:
         kind, *rest = answer if isinstance(answer, list) else [answer]
         if isinstance(kind, Exception):
-            raise kind
-        if kind == b"message":
+            link = self._process.link
+            if link is None or not link.redirect(kind):
+                raise kind
+        elif kind in (b"message", b"smessage"):
             self.on_message(self._process.keys.room_of(rest[0]), rest[1])
-        elif kind == b"subscribe":
+        elif kind in (b"subscribe", b"ssubscribe"):
             fresh.add(self._process.keys.room_of(rest[0]))
+        elif kind == b"sunsubscribe":
+            self._on_unsubscribed(self._process.keys.room_of(rest[0]))
         elif kind.lower() == b"pong":  # of a status or of a message, as there are subscriptions
             rooms = list(fresh)
             fresh.clear()
@@ -168,6 +179,13 @@ class Subscriber:
             self._last_pong = time.monotonic()
             self._is_old = False
             self._process.outage.succeed(Event.READ)
+
+    def _on_unsubscribed(self, room: str) -> None:
+        """A node does that by itself when another one has got the slot."""
+        link = self._process.link
+        if room in self._streams and link is not None:
+            self.changed.add(room)  # or it was closed and has been opened again
+            link.look_again()
 
     def on_message(self, room: str, data: bytes) -> None:
         stream = self._streams.get(room)
@@ -201,14 +219,21 @@ class Subscriber:
                 "ignoring malformed Pub/Sub message for room %r: %r", stream.room, error
             )
             return
-        is_new = at > order(stream.id)
+        is_next = at > order(stream.id) and before.decode() == stream.id
+        is_known = not is_next and self._is_known(stream, id_.decode())
         is_in_future = at[0] > self._process.clock.now() + _MARGIN
-        if is_in_future or (is_new and before and before.decode() != stream.id):
+        if is_in_future or not (is_next or is_known):
             self.read_on([stream.room])
-        elif is_new:
+        elif is_next:
             with self._process.lock:
                 stream.take(id_, {b"o": origin, b"n": number, b"k": kind, b"d": data})
             self._process.wait_for_fan_out(stream.room)
+
+    def _is_known(self, stream: Stream, id_: str) -> bool:
+        """Whether an entry was delivered before, in all likelihood."""
+        if stream.is_estimated or order(id_) > order(stream.id):
+            return False
+        return id_ in stream.recent or order(id_) < order(stream.recent[0])
 
     # -- reading on
 
@@ -217,10 +242,7 @@ class Subscriber:
         for first in range(0, len(rooms), _ROOMS):
             some = rooms[first : first + _ROOMS]
             while some:
-                try:
-                    some = self._read_once(some)
-                except redis.ResponseError as error:
-                    self._find_broken(some, error)
+                some = self._read_once(some)
 
     def _read_once(self, rooms: list[str]) -> list[str]:
         """Returns those of the rooms whose logs may hold more."""
@@ -233,34 +255,46 @@ class Subscriber:
         ]
         if not streams:
             return []
-        count = _BATCH // len(streams) + 1
-        found, extents = self._process.commands.run(
+        count = _BATCH // len(streams) + 2
+        positions = [stream.id for stream in streams]
+        pages, floors = self._process.commands.run(
             partial(self._fetch, streams=streams, count=count), urgent=True
         )
-        entries = {key: each for key, each in found or ()}
         more = []
-        for stream, extent in zip(streams, extents, strict=True):
-            key = self._process.keys.log(stream.room).encode()
-            self._look_for_hole(stream, extent)
-            self._deliver(stream, entries.get(key, []))
-            if len(entries.get(key, [])) == count:
+        for stream, position, page in zip(streams, positions, pages, strict=True):
+            if isinstance(page, Exception):
+                self._on_error(stream, page)
+            elif page and page[0][0].decode() == position:
+                self._deliver(stream, page[1:])
+                if len(page) == count:
+                    more.append(stream.room)
+            elif floor_of(floors.get(stream.room)) == position:
+                self._deliver(stream, page)
+                if page:
+                    more.append(stream.room)
+            elif position == stream.id:
+                self._find_place(stream)
                 more.append(stream.room)
         return more
 
     def _fetch(
         self, client: redis.Redis, streams: list[Stream], count: int
-    ) -> tuple[Any, list[Any]]:
-        """Entries after the last ones, and what XINFO tells of each log, or an error."""
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Of each log the entry that was delivered last, if that is still there, and those after
+        it; or an error. And of those where it was none, what ``floor_of`` reads. A Redis that is
+        full takes no transaction."""
         pipeline = client.pipeline(transaction=False)
-        keys = {stream.room: self._process.keys.log(stream.room) for stream in streams}
-        places: dict[Any, Any] = {keys[stream.room]: stream.id for stream in streams}
-        pipeline.xread(places, count=count)
-        for key in keys.values():
-            pipeline.xinfo_stream(key)
-        found, *extents = pipeline.execute(raise_on_error=False)
-        if isinstance(found, Exception):
-            raise found
-        return found, extents
+        keys = [self._process.keys.log(stream.room) for stream in streams]
+        for key, stream in zip(keys, streams, strict=True):
+            pipeline.xrange(key, stream.id, "+", count=count)
+        at_floor = [
+            (key, stream.room) for key, stream in zip(keys, streams, strict=True) if stream.is_floor
+        ]
+        for key, _ in at_floor:
+            pipeline.xinfo_groups(key)
+        found = pipeline.execute(raise_on_error=False)
+        rooms = [room for _, room in at_floor]
+        return found[: len(streams)], dict(zip(rooms, found[len(streams) :], strict=True))
 
     def _deliver(self, stream: Stream, entries: list[Any]) -> None:
         for id_, fields in entries:
@@ -273,31 +307,72 @@ class Subscriber:
             self._process.wait_for_fan_out(stream.room)
             turns.end_if_over()
 
-    def _look_for_hole(self, stream: Stream, extent: Any) -> None:
-        """Whether a log was trimmed beyond where this process reads on."""
-        if isinstance(extent, Exception) or not extent["first-entry"]:
-            return  # there is no such key
-        options = self._process.options
-        length = extent["length"]
-        is_trimmed = length >= options.history or extent.get("entries-added", length) > length
-        is_gone = order(extent["first-entry"][0]) > order(stream.id)
-        if is_gone and (self._is_old or is_trimmed):
+    def _on_error(self, stream: Stream, error: Exception) -> None:
+        if self._process.link is not None and self._process.link.redirect(error):
+            return
+        if "WRONGTYPE" not in str(error):
+            raise error
+        stream.break_off()
+
+    # -- a log that does not go on where it was left
+
+    def _find_place(self, stream: Stream) -> None:
+        """The entry that was delivered last is not in the log. So messages are missing, unless it
+        was never there: then the log was out of reach when the room was opened."""
+        look = self._leases.look(stream.room, urgent=True, begin_log=True)
+        key = self._process.keys.log(stream.room)
+        if not look.id:  # Redis takes no writes; or there is something else
+            kind: Any = self._process.run_for(stream.room, lambda client: client.type(key), True)
+            if kind not in (b"stream", b"none"):
+                stream.break_off()
+                return
+            raise redis.ConnectionError("Redis takes no writes")
+        if look.floor == stream.id:
+            stream.is_floor = True  # all that was before had grown old
+            return
+        if stream.is_estimated:
+            start, is_missing = self._find_start(stream, key, look)
+        else:
+            start, is_missing = self._find_last_known(stream, key), True
+        if self._streams.get(stream.room) is not stream:
+            return
+        if is_missing:
+            options = self._process.options
             _logger.error(
                 "messages of the room %r are lost to this process: it was behind by more than %d "
-                "of them or %d s; raise history and max_age",
+                "of them or %d s (raise history and max_age), or Redis has lost them",
                 *(stream.room, options.history, options.expiry),
             )
             self._process.tell_gap(stream.room)
+        with self._process.lock:
+            stream.begin(start or look.floor or BEGINNING, is_floor=not start)
+        if not start and not look.floor:
+            self._deliver(stream, self._ask(stream, lambda client: client.xrange(key, count=1)))
 
-    def _find_broken(self, rooms: list[str], error: redis.ResponseError) -> None:
-        """XREAD fails for all rooms when the key of one holds something else."""
-        found = False
-        for room in rooms:
-            key = self._process.keys.log(room)
-            kind: Any = self._process.commands.run(partial(redis.Redis.type, name=key), urgent=True)
-            stream = self._streams.get(room)
-            if stream is not None and kind not in (b"stream", b"none") and not stream.is_broken:
-                found = True
-                stream.break_off()
-        if not found:
-            raise redis.ConnectionError(str(error))
+    def _find_start(self, stream: Stream, key: str, look: Look) -> tuple[str, bool]:
+        """The last entry when the room was opened, by the clock of Redis; empty if there was none.
+        And whether messages are missing since."""
+        age = int((time.monotonic() - stream.opened_at) * 1000)
+        until = f"{look.now - age}-{2**64 - 1}"
+        found: Any = self._ask(stream, lambda client: client.xrevrange(key, until, "-", count=1))
+        if found:
+            return found[0][0].decode(), False
+        # Or the log began after that.
+        is_whole = look.floor != ""
+        return "", not is_whole or age > self._process.options.expiry * 1000
+
+    def _find_last_known(self, stream: Stream, key: str) -> str:
+        """The last entry in the log that was delivered here; empty if there is none."""
+        known = list(stream.recent)[::-1]
+
+        def find(client: redis.Redis) -> Any:
+            pipeline = client.pipeline(transaction=False)
+            for id_ in known:
+                pipeline.xrange(key, id_, id_, count=1)
+            return pipeline.execute()
+
+        found = self._ask(stream, find)
+        return next((id_ for id_, each in zip(known, found, strict=True) if each), "")
+
+    def _ask(self, stream: Stream, call: Callable[[redis.Redis], Any]) -> Any:
+        return self._process.run_for(stream.room, call, urgent=True)

@@ -26,6 +26,9 @@ class Options:
     max_pending_bytes: int = 64 * 2**20
     timeout: float = 5.0
     presence_timeout: float = 15.0
+    is_cluster: bool = False
+    name: str = "Redis"
+    """In the log."""
 
     def __post_init__(self) -> None:
         for name in ("history", "history_bytes", "max_pending", "max_pending_bytes"):

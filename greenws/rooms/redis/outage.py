@@ -13,8 +13,11 @@ import time
 from collections.abc import Callable
 
 from .errors import ERRORS
+from .url import WrongScheme
 
 __all__ = ["Event", "Outage", "State"]
+
+_EXPECTED = (*ERRORS, WrongScheme)
 
 _logger = logging.getLogger("greenws.brokers.redis")
 
@@ -50,12 +53,14 @@ class Outage:
         lost: Callable[[], None],
         back: Callable[[], None],
         failed: Callable[[], None] = lambda: None,
+        name: str = "Redis",
     ) -> None:
         self.state = State.UP  # until the contrary is known
         self.began = time.monotonic()  # the last one, when what failed first was begun
         self._lost = lost
         self._back = back
         self._failed = failed
+        self._name = name
 
     @property
     def is_away(self) -> bool:
@@ -78,13 +83,16 @@ class Outage:
         self.began = time.monotonic() if began is None else began
         self._lost()
         _logger.warning(
-            "lost connection to Redis: %s", error, exc_info=not isinstance(error, ERRORS)
+            "lost connection to %s: %s",
+            self._name,
+            error,
+            exc_info=not isinstance(error, _EXPECTED),
         )
 
     def succeed(self, event: Event) -> None:
         if self._move(event) is not State.UP and self.state is State.UP:
             self._back()
-            _logger.warning("reconnected to Redis")
+            _logger.warning("reconnected to %s", self._name)
 
     def _move(self, event: Event) -> State:
         """Returns the state before."""

@@ -20,10 +20,12 @@ __all__ = ["LogCursor", "LogReplay", "Snapshot"]
 
 class Snapshot(NamedTuple):
     """Up to where a process has delivered a room: the stream id of the last entry, and the messages
-    that it delivered unlogged and has not found in the log yet."""
+    that it delivered unlogged and has not found in the log yet. ``is_estimated``: the log is out
+    of reach, and the id is a time."""
 
     id: str
     unlogged: list[LogEntry]
+    is_estimated: bool = False
 
 
 ReadLog = Callable[[str, str], Iterator[tuple[list["LogEntry"], bool]]]
@@ -84,7 +86,9 @@ class LogCursor(Cursor):
 class LogReplay(Replay):
     """``is_known``: whether it is known which of this process's own entries the client has
     received. ``look``: up to where this process has delivered the room; ``read``: the entries of
-    its log between two stream ids, in pages, each with whether some before it are missing."""
+    its log between two stream ids, in pages, each with whether some before it are missing.
+    ``find_start``: where it has begun to deliver a log that was out of reach; None if it still
+    is."""
 
     def __init__(
         self,
@@ -93,18 +97,20 @@ class LogReplay(Replay):
         is_known: bool,
         snapshot: Callable[[], Snapshot],
         read: ReadLog,
+        find_start: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._origin = origin
         self._since = since
         self._is_known = is_known
         self._snapshot = snapshot
         self._read = read
+        self._find_start = find_start
         self._until = Snapshot("", [])
         self._cursor: LogCursor | None = None
 
     def begin(self) -> LogCursor:
         self._until = self._snapshot()
-        is_ahead = order(self._until.id) < order(self._since.id)
+        is_ahead = self._until.is_estimated or order(self._until.id) < order(self._since.id)
         self._cursor = LogCursor(
             self._origin, self._since.id if is_ahead else "", self._since.unlogged
         )
@@ -117,12 +123,21 @@ class LogReplay(Replay):
         received = cursor.unlogged
         at = Position(self._since.id, received)
         known = 0  # of our own entries, those that this process has not found in the log may be
-        if order(self._until.id) < order(self._since.id):
-            if unlogged and not self._is_known:  # rather a gap than anything twice
+        until, is_known = self._until.id, self._is_known
+        is_estimated = self._until.is_estimated
+        if is_estimated and is_known:
+            start = self._find_start()
+            until, is_known = start or until, start is not None
+            if is_known and order(until) >= order(self._since.id):
+                cursor.ahead = ""
+            else:
+                until = self._since.id
+        if order(until) < order(self._since.id):
+            if unlogged and not is_known:  # rather a gap than anything twice
                 received[self._origin] = unlogged[-1].number
                 yield Page([], gap=True)
-        elif self._is_known:
-            for entries, gap in self._read(self._since.id, self._until.id):
+        elif is_known:
+            for entries, gap in self._read(self._since.id, until):
                 numbers = [each.number for each in entries if each.origin == self._origin]
                 known = max([known, *numbers])
                 yield Page(self._new(entries, at), gap)

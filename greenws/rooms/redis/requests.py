@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import redis
 
-from ..broker import Message
+from ..broker import BEGINNING, Message
 from . import scripts
 from .entries import LogEntry, parse
 from .keys import Keys
@@ -23,21 +23,29 @@ from .options import Options
 
 __all__ = [
     "AFTER_ALL",
+    "APPEND",
     "DISCONNECT",
+    "PERHAPS_AFTER_ALL",
     "Appended",
     "Look",
     "Other",
     "append",
+    "append_arguments",
     "disconnect",
+    "floor_of",
     "look",
     "newest",
+    "parse_appended",
     "parse_info",
+    "without_the_dead",
 ]
 
-AFTER_ALL = 2**64 - 1  # the count in a stream id after all of a millisecond; never an entry's
+# The count in a stream id that is no entry's, but a time: of a room that was opened without Redis.
+AFTER_ALL = 2**64 - 1  # after all of that millisecond
+PERHAPS_AFTER_ALL = AFTER_ALL - 1  # the same, by a clock that may be wrong
 DISCONNECT = b"disconnect "  # begins what is published to close members
 
-_APPEND = scripts.load("append")
+APPEND = scripts.load("append")
 _LOOK = scripts.load("look")
 
 _logger = logging.getLogger("greenws.brokers.redis")
@@ -62,13 +70,24 @@ def append(
 ) -> Appended:
     """Appends entries to the logs of rooms, and publishes them; but for those that were appended
     before, by a call whose answer was lost."""
-    names = [keys.last_number(origin)]
+    names, values = append_arguments(keys, options, origin, batch)
+    return parse_appended(client.eval(APPEND, len(names), *names, *values))
+
+
+def append_arguments(
+    keys: Keys, options: Options, origin: str, batch: Sequence[tuple[str, LogEntry]]
+) -> tuple[list[str], list[Any]]:
+    """Keys and values of the script APPEND. In a cluster, a batch is of one room."""
+    names = [keys.last_number(origin, batch[0][0])]
     values: list[Any] = [origin, options.history, options.expiry, options.history_bytes]
-    values.append(keys.suffix)
+    values += [keys.suffix, keys.publish]
     for room, entry in batch:
         names.append(keys.log(room))
         values += [entry.number, entry.kind, entry.data]
-    found: Any = client.eval(_APPEND, len(names), *names, *values)
+    return names, values
+
+
+def parse_appended(found: Any) -> Appended:
     added, failed, unpublished = found
     pairs = zip(failed[::2], failed[1::2], strict=True)
     return Appended(
@@ -90,7 +109,9 @@ class Look(NamedTuple):
     """What Redis knew of a room at one moment."""
 
     id: str
-    """Of the last entry of its log; empty if there is none."""
+    """Of the last entry of its log; empty if there is no log."""
+    floor: str
+    """An id after which nothing is missing in the log, though it is that of no entry; if known."""
     seconds: int
     micros: int
     """The time."""
@@ -118,10 +139,13 @@ class Look(NamedTuple):
         return {member: other.info for member, other in self.others.items() if other.is_alive}
 
 
-def look(client: redis.Redis, keys: Keys, origin: str, room: str) -> Look:
-    names = [keys.log(room), keys.members(room), keys.last_number(origin)]
-    found: Any = client.eval(_LOOK, len(names), *names, keys.alive_prefix)
-    id_, ours, version, members, (seconds, micros) = found
+def look(client: redis.Redis, keys: Keys, origin: str, room: str, log_age: int = 0) -> Look:
+    """``log_age``: seconds until a log expires that is made if there is none, as far as Redis takes
+    writes; 0 if it is not. In a cluster, all others are taken to live."""
+    names = [keys.log(room), keys.members(room), keys.last_number(origin, room)]
+    found: Any = client.eval(_LOOK, len(names), *names, keys.script_alive_prefix, str(log_age))
+    id_, floor_, ours, version, members, (seconds, micros) = found
+    floor = "" if floor_ == BEGINNING.encode() else floor_.decode()
     others: dict[str, Other] = {}
     mine: dict[str, str] = {}
     for key, value, is_alive in members:
@@ -130,7 +154,28 @@ def look(client: redis.Redis, keys: Keys, origin: str, room: str) -> Look:
             mine[key.decode()] = value.decode()
         elif (info := parse_info(room, text)) is not None:
             others[key.decode(errors="replace")] = Other(owner, info, bool(is_alive))
-    return Look(id_.decode(), int(seconds), int(micros), ours, version.decode(), others, mine)
+    time = int(seconds), int(micros)
+    return Look(id_.decode(), floor, *time, ours, version.decode(), others, mine)
+
+
+def without_the_dead(client: redis.Redis, keys: Keys, found: Look) -> Look:
+    """In a cluster, which process lives is asked apart; elsewhere it is known."""
+    if keys.is_cluster:
+        origins = {other.origin for other in found.others.values()}
+        dead = {origin for origin in origins if not client.exists(keys.alive(origin))}
+        for key, other in found.others.items():
+            found.others[key] = other._replace(is_alive=other.origin not in dead)
+    return found
+
+
+def floor_of(groups: Any) -> str:
+    """The id after which nothing is missing in a log (``look.lua``), of what XINFO GROUPS answers;
+    empty if there is none."""
+    for each in groups if isinstance(groups, list) else ():
+        if each["name"] == b"greenws":
+            floor = str(each["last-delivered-id"].decode())
+            return "" if floor == BEGINNING else floor
+    return ""
 
 
 def parse_info(room: str, text: str) -> dict[str, Any] | None:
@@ -166,4 +211,5 @@ def disconnect(
 ) -> None:
     """Has all processes close the members of a room, or one."""
     text = b"%s%d %s\n%s" % (DISCONNECT, code, (member or "").encode(), reason.encode())
-    client.publish(keys.channel(room), text)
+    channel = keys.channel(room)
+    client.spublish(channel, text) if keys.is_cluster else client.publish(channel, text)

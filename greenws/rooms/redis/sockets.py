@@ -15,7 +15,7 @@ def check_sockets(url: str) -> None:
         RuntimeError: redis-py would block the hub.
     """
     is_patched = issubclass(vars(redis.connection)["socket"].socket, gevent_socket.socket)
-    if url.startswith("rediss:"):
+    if url.startswith("rediss"):
         is_patched = is_patched and is_module_patched("ssl")
     if not is_patched:
         raise RuntimeError(

@@ -8,6 +8,7 @@ comes back from the log is not delivered again.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from contextlib import suppress
 
@@ -21,38 +22,56 @@ from .replay import Snapshot
 
 __all__ = ["Stream"]
 
+_RECENT = 100  # ids that are remembered, for a log that has lost its last entries
+
 _logger = logging.getLogger("greenws.brokers.redis")
 
 
 class Stream:
-    """``id``: the stream id of the last entry that was delivered, empty until the room is open.
-    ``sent``: what this process sent and has not found in the log. ``unlogged``: the number of the
-    last of that which was delivered unlogged, or 0."""
+    """``id``: the stream id of the last entry that was delivered, empty until the room is open;
+    ``start``: of where it was opened. ``is_estimated``: the log was out of reach then, so that this
+    is no entry of it, but a time by this machine's clock; ``is_floor``: it was the end of a log
+    without entries; ``opened_at``: when, by the monotonic clock. ``recent``: ids of the last
+    entries that were delivered. ``sent``: what this process sent and has not found in the log.
+    ``unlogged``: the number of the last of that which was delivered unlogged, or 0."""
 
     def __init__(self, room: str, process: Process) -> None:
         self.room = room
         self.openers = 1
+        self.has_failed = False  # whoever opened it was killed
         self.opened = Event()
-        self.id = ""
+        self.id = self.start = ""
+        self.is_estimated = self.is_floor = False
+        self.opened_at = time.monotonic()
+        self.recent: deque[str] = deque(maxlen=_RECENT)
         self.sent: deque[LogEntry] = deque()
         self.unread_since = 0.0  # when the oldest of these was sent, or a time before that
         self.unlogged = 0
         self.is_broken = False  # the key holds something that is no log
-        self._process = process
+        self.process = process
+
+    def begin(self, id_: str, *, is_estimated: bool = False, is_floor: bool = False) -> None:
+        """What comes after ``id_`` is delivered next."""
+        self.id = self.start = id_
+        self.is_estimated = is_estimated
+        self.is_floor = is_floor
+        self.recent.clear()
+        self.recent.append(id_)
 
     @property
     def position(self) -> str:
         if not self.unlogged:
             return self.id
-        return str(Position(self.id, {self._process.origin: self.unlogged}))
+        return str(Position(self.id, {self.process.origin: self.unlogged}))
 
     def snapshot(self) -> Snapshot:
-        return Snapshot(self.id, [each for each in self.sent if each.number <= self.unlogged])
+        unlogged = [each for each in self.sent if each.number <= self.unlogged]
+        return Snapshot(self.id, unlogged, self.is_estimated)
 
     def expect(self, entry: LogEntry) -> None:
         """This process has sent an entry."""
         if not self.sent:
-            self.unread_since = self._process.clock.local()
+            self.unread_since = self.process.clock.local()
         self.sent.append(entry)
 
     def forget_found(self, number: int) -> None:
@@ -63,11 +82,14 @@ class Stream:
     def take(self, id_: bytes, fields: dict[bytes, bytes]) -> None:
         """Delivers an entry of the log. The lock is held."""
         self.id = id_.decode()
+        self.is_estimated = self.is_floor = False
+        self.recent.append(self.id)
         entry = parse(self.room, id_, fields)
         if entry is None:
+            self.process.deliver(self.room, Entry(self.position, None))
             return
         is_repeated = False
-        if entry.origin == self._process.origin:
+        if entry.origin == self.process.origin:
             is_repeated = entry.number <= self.unlogged
             while self.sent and self.sent[0].number <= entry.number:
                 sent = self.sent.popleft()
@@ -76,7 +98,7 @@ class Stream:
             if entry.number >= self.unlogged:
                 self.unlogged = 0
         if is_repeated:
-            self._process.deliver(self.room, Entry(self.position, None))
+            self.process.deliver(self.room, Entry(self.position, None))
         else:
             self._deliver(entry)
 
@@ -87,20 +109,20 @@ class Stream:
 
     def deliver_all_unlogged(self) -> None:
         """What this process has sent, and perhaps will not find in the log for long."""
-        with self._process.lock:
+        with self.process.lock:
             for entry in list(self.sent):
                 if entry.number > self.unlogged and self.id:
                     self.deliver_unlogged(entry)
 
     def deliver_failed(self, entry: LogEntry) -> None:
         """An entry that cannot be in the log is delivered in this process at least."""
-        with self._process.lock, suppress(ValueError):
+        with self.process.lock, suppress(ValueError):
             self.sent.remove(entry)
             if entry.number > self.unlogged:
                 self.deliver_unlogged(entry)
 
     def break_off(self) -> None:
-        with self._process.lock:
+        with self.process.lock:
             self.is_broken = True
             self.deliver_all_unlogged()
             self.sent.clear()
@@ -111,4 +133,4 @@ class Stream:
         )
 
     def _deliver(self, entry: LogEntry) -> None:
-        self._process.deliver(self.room, Entry(self.position, entry.data, entry.exclude, entry))
+        self.process.deliver(self.room, Entry(self.position, entry.data, entry.exclude, entry))

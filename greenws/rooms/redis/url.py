@@ -1,18 +1,73 @@
-"""What is taken of the URL of a Redis. Knows no gevent."""
+"""The URL of a Redis, of the sentinels that know it, or of nodes of a cluster. Knows no gevent."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
-from redis.backoff import NoBackoff
+import redis.cluster
+import redis.connection
+import redis.sentinel
+from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
-__all__ = ["check_url", "connect", "database", "stripped"]
+__all__ = [
+    "CLUSTER",
+    "SENTINEL",
+    "Address",
+    "WrongScheme",
+    "ask_for_master",
+    "check_url",
+    "close",
+    "close_sentinels",
+    "connect",
+    "database",
+    "database_of",
+    "parse",
+]
+
+Host = tuple[str, int]
+
+SENTINEL = "sentinel"
+CLUSTER = "cluster"
+
+# which have no types
+_parse_url: Any = redis.connection.parse_url
+_Sentinel: Any = redis.sentinel.Sentinel
+_RedisCluster: Any = redis.cluster.RedisCluster
+_ClusterNode: Any = redis.cluster.ClusterNode
+
+_DEFAULT_PORTS = {SENTINEL: 26379, CLUSTER: 6379}
+_REDIRECTS, _REDIRECT_DELAY = 5, 0.02  # attempts, and seconds between them, to find a slot
+_SENTINEL_TIMEOUT = 1.0  # seconds for each of several sentinels, at most
 
 # Options of a connection that a URL cannot change.
 _OURS = {"decode_responses", "health_check_interval", "max_connections", "protocol"}
 _OURS |= {"socket_timeout", "socket_connect_timeout", "retry_on_timeout", "retry_on_error"}
+
+
+class WrongScheme(ValueError):
+    """A URL does not say what kind of Redis it leads to."""
+
+
+class Address(NamedTuple):
+    """A URL, taken apart. ``kind``: empty for one Redis, SENTINEL or CLUSTER. ``base``: the URL of
+    one Redis without host and port, in which ``{}`` stands for these. ``name``: the same whoever
+    connects, and without a password."""
+
+    kind: str
+    base: str
+    hosts: tuple[Host, ...]
+    master: str
+    name: str
+
+    def url(self, host: Host) -> str:
+        """Of one of the nodes of a cluster."""
+        return self.base.replace("{}", _text(host))
+
+
+def _text(host: Host) -> str:
+    return f"[{host[0]}]:{host[1]}" if ":" in host[0] else f"{host[0]}:{host[1]}"
 
 
 def stripped(url: str) -> str:
@@ -22,30 +77,175 @@ def stripped(url: str) -> str:
     return "?".join([address, "&".join(options)] if options else [address])
 
 
+def parse(url: str) -> Address:
+    """
+    Raises:
+        ValueError: it is none of the forms that are known.
+    """
+    scheme, _, rest = stripped(url).partition("://")
+    secure, _, kind = scheme.partition("+")
+    if not kind:
+        found = _parse_url(stripped(url))
+        where = found.get("path") or _text(
+            (found.get("host", "localhost"), found.get("port", 6379))
+        )
+        return Address("", stripped(url), (), "", f"{where}/{found.get('db') or 0}")
+    if kind not in _DEFAULT_PORTS or secure not in ("redis", "rediss"):
+        raise ValueError(
+            f"url begins with redis://, redis+sentinel:// or redis+cluster://: {_shown(url)}"
+        )
+    where, question, query = rest.partition("?")
+    where, _, path = where.partition("/")
+    user, at, listed = where.rpartition("@")
+    hosts = tuple(_parse_host(each, _DEFAULT_PORTS[kind], url) for each in listed.split(","))
+    master, _, number = path.partition("/") if kind == SENTINEL else ("", "", path)
+    if kind == SENTINEL and not master:
+        raise ValueError(
+            f"url names no master: redis+sentinel://host:port/MASTER, not {_shown(url)}"
+        )
+    if number and not number.isdigit() or (kind == CLUSTER and number not in ("", "0")):
+        what = "a cluster has database 0 only" if kind == CLUSTER else "a database is a number"
+        raise ValueError(f"{what}: {_shown(url)}")
+    base = f"{secure}://{user}{at}{{}}/{number or 0}{question}{query}"
+    names = ",".join(sorted(map(_text, hosts)))
+    return Address(kind, base, hosts, master, f"{kind}:{names}/{master}/{number or 0}")
+
+
+def _shown(url: str) -> str:
+    """Without who connects, and the password."""
+    scheme, colon, rest = url.partition("://")
+    where = rest.rpartition("@")[2].partition("?")[0]
+    return repr(f"{scheme}{colon}{where}")
+
+
+def _parse_host(text: str, port: int, url: str) -> Host:
+    name, colon, number = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        name, number = text, str(port)
+    if not name.strip("[]") or not number.isdigit() or int(number) > 65535:
+        raise ValueError(f"url lists host:port[,host:port...]: {text!r} in {_shown(url)}")
+    return name.strip("[]"), int(number)
+
+
 def check_url(url: str) -> None:
     """Connects to nothing.
 
     Raises:
         ValueError: ``url`` is none that redis-py takes.
     """
+    address = parse(url)
     try:
-        redis.ConnectionPool.from_url(url).make_connection()
+        if address.kind == CLUSTER:
+            url = address.url(address.hosts[0])
+        connect(url, 1.0, 1.0).connection_pool.make_connection()
     except TypeError as error:
         raise ValueError(f"url has an option that redis-py does not know: {error}") from None
 
 
 def connect(url: str, timeout: float, connect_timeout: float) -> redis.Redis:
-    """A client with one connection, that is made when it is used first."""
-    return redis.Redis.from_url(
-        url,
-        max_connections=1,
-        socket_timeout=timeout,
-        socket_connect_timeout=connect_timeout,
+    """A client with one connection, that is made when it is used first. That of a master is made
+    to the one that the sentinels name then. That of a cluster has one to each node, and asks for
+    them now.
+
+    Raises:
+        redis.RedisError: no node of the cluster can be reached.
+    """
+    options: dict[str, Any] = {
+        "max_connections": 1,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": connect_timeout,
+        "protocol": 2,
+    }
+    address = parse(url)
+    if address.kind == CLUSTER:
+        cluster: redis.Redis = _connect_to_cluster(address, options)
+        return cluster
+    if address.kind != SENTINEL:
+        return redis.Redis.from_url(address.base, retry=Retry(NoBackoff(), 0), **options)
+    of_url, of_sentinels = _split_sentinel_options(address)
+    for each in ("socket_timeout", "socket_connect_timeout"):
+        of_sentinels[each] = min(options[each], _SENTINEL_TIMEOUT)
+    sentinel: Any = _Sentinel(
+        list(address.hosts),
+        sentinel_kwargs={**of_sentinels, "protocol": 2, "retry": Retry(NoBackoff(), 0)},
         retry=Retry(NoBackoff(), 0),
-        protocol=2,
+        **{**of_url, **options},
     )
+    client: redis.Redis = sentinel.master_for(address.master)
+    return client
+
+
+def _connect_to_cluster(address: Address, options: dict[str, Any]) -> Any:
+    del options["max_connections"]
+    of_url = dict(_parse_url(address.url(address.hosts[0])))
+    is_secure = of_url.pop("connection_class", None) is not None
+    for each in ("host", "port", "db"):
+        of_url.pop(each, None)
+    return _RedisCluster(
+        startup_nodes=[_ClusterNode(*host) for host in address.hosts],
+        require_full_coverage=False,
+        retry=Retry(ConstantBackoff(_REDIRECT_DELAY), _REDIRECTS),
+        ssl=is_secure,
+        **{**of_url, **options},
+    )
+
+
+def ask_for_master(client: redis.Redis) -> Host:
+    """Which one the sentinels name now.
+
+    Raises:
+        redis.ConnectionError: none of them names any.
+    """
+    pool: Any = client.connection_pool
+    host, port = pool.sentinel_manager.discover_master(pool.service_name)
+    return str(host), int(port)
+
+
+def close_sentinels(client: redis.Redis) -> None:
+    """What ``client`` has asked: it asks again when it needs to."""
+    manager = getattr(client.connection_pool, "sentinel_manager", None)
+    for each in () if manager is None else manager.sentinels:
+        each.connection_pool.disconnect()
+
+
+def _split_sentinel_options(address: Address) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those of the master, and those of the sentinels: TLS, and ``sentinel_username=`` and
+    ``sentinel_password=``."""
+    where, _, query = address.url(("host", 1)).partition("?")
+    parts = [each for each in query.split("&") if each]
+    theirs = [each for each in parts if each.startswith("sentinel_")]
+    rest = [each for each in parts if each not in theirs]
+    options = dict(_parse_url("?".join([where, "&".join(rest)])))
+    of_sentinels = dict(_parse_url("redis://host?" + "&".join(each[9:] for each in theirs)))
+    unknown = set(of_sentinels) - {"username", "password", "host", "db"}
+    if unknown:
+        raise ValueError(f"url has an option of no sentinel: {', '.join(sorted(unknown))}")
+    is_secure = options.pop("connection_class", None) is not None
+    names = [each.partition("=")[0][9:] for each in theirs]
+    sentinels: dict[str, Any] = {name: of_sentinels[name] for name in names}
+    for each in ("host", "port"):
+        options.pop(each, None)
+    if is_secure:
+        options["ssl"] = sentinels["ssl"] = True
+        sentinels.update((key, value) for key, value in options.items() if key.startswith("ssl_"))
+    return options, sentinels
+
+
+def close(client: redis.Redis) -> None:
+    """All its connections."""
+    pool: Any = getattr(client, "connection_pool", None)
+    if pool is None:
+        client.close()  # of a cluster
+    else:
+        pool.disconnect()
+        close_sentinels(client)
 
 
 def database(client: redis.Redis) -> int:
     kwargs: dict[str, Any] = client.connection_pool.connection_kwargs
     return int(kwargs.get("db") or 0)
+
+
+def database_of(url: str) -> int:
+    address = parse(url)
+    return 0 if address.kind == CLUSTER else database(connect(url, 1.0, 1.0))

@@ -6,20 +6,23 @@ appended before, by the number, so that a batch whose answer was lost can be sen
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import sys
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gevent
+import redis.exceptions
 
 from .. import turns
 from ..broker import BrokerUnavailable
-from . import requests
 from .entries import LogEntry
 from .process import Process
+from .requests import APPEND, Appended, append, append_arguments, parse_appended
 from .stream import Stream
 
 __all__ = ["Writer"]
@@ -27,6 +30,7 @@ __all__ = ["Writer"]
 _BATCH = 500  # entries that one command appends at most
 _BATCH_BYTES = 2**20  # bytes that one command appends, or a little more
 _ENTRY_COST = 250  # bytes of an entry that waits, beside its data
+_DIGEST = hashlib.sha1(APPEND.encode(), usedforsecurity=False).hexdigest()
 
 _logger = logging.getLogger("greenws.brokers.redis")
 
@@ -107,17 +111,47 @@ class Writer:
                 break
         if not batch:
             return
+        if self._process.link is None:
+            self._take(batch, self._process.commands.run(partial(self._append, batch), urgent=True))
+            return
+        # A script touches keys of one slot, so of one room.
+        rooms: dict[str, list[tuple[str, LogEntry]]] = {}
+        for each in batch:
+            rooms.setdefault(each[0], []).append(each)
+        self._append_each(list(rooms.values()))
+
+    def _append(self, batch: list[tuple[str, LogEntry]], client: Any) -> Appended:
         process = self._process
-        appended = process.commands.run(
-            lambda client: requests.append(
-                client, process.keys, process.options, process.origin, batch
-            ),
-            urgent=True,
-        )
-        with process.lock:
-            for _, entry in batch:
-                self.unsent.popleft()
-                self._unsent_bytes -= _cost(entry)
+        return append(client, process.keys, process.options, process.origin, batch)
+
+    def _append_each(self, batches: list[list[tuple[str, LogEntry]]]) -> None:
+        process = self._process
+
+        def run(client: Any) -> Any:
+            pipeline = client.pipeline(transaction=False)
+            for batch in batches:
+                keys, values = append_arguments(
+                    process.keys, process.options, process.origin, batch
+                )
+                pipeline.evalsha(_DIGEST, len(keys), *keys, *values)
+            return pipeline.execute(raise_on_error=False)
+
+        commands, link = process.commands, process.link
+        assert link is not None
+        found: Any = commands.run(run, urgent=True)
+        failure: Exception | None = None
+        for batch, each in zip(batches, found, strict=True):
+            if not isinstance(each, Exception):
+                self._take(batch, parse_appended(each))
+            elif isinstance(each, redis.exceptions.NoScriptError):
+                commands.run(lambda client: client.script_load(APPEND), urgent=True)
+            elif failure is None or link.redirect(each):
+                failure = failure or each
+        if failure is not None:
+            raise failure
+
+    def _take(self, batch: list[tuple[str, LogEntry]], appended: Appended) -> None:
+        self._forget({entry.number for _, entry in batch})
         if appended.last_id:
             self.last_added = appended.last_id
         if appended.unpublished and not self._is_unpublished:
@@ -128,6 +162,36 @@ class Writer:
         self._is_unpublished = bool(appended.unpublished)
         if appended.failed:
             self._report(batch, appended.failed)
+
+    def _forget(self, numbers: set[int]) -> None:
+        """What has been appended. It is the first of what waits, or between what a node of a
+        cluster has refused."""
+        with self._process.lock:
+            while self.unsent and self.unsent[0][1].number in numbers:
+                _, entry = self.unsent.popleft()
+                numbers.discard(entry.number)
+                self._unsent_bytes -= _cost(entry)
+            if numbers:
+                self._drop(lambda each: each[1].number in numbers)
+
+    def _drop(self, is_meant: Callable[[tuple[str, LogEntry]], bool]) -> list[tuple[str, LogEntry]]:
+        dropped = [each for each in self.unsent if is_meant(each)]
+        if dropped:
+            self.unsent = deque(each for each in self.unsent if not is_meant(each))
+            self._unsent_bytes -= sum(_cost(entry) for _, entry in dropped)
+        return dropped
+
+    # -- in a cluster: a room that another node has now
+
+    def release(self, room: str) -> list[tuple[str, LogEntry]]:
+        """What waits for it."""
+        return self._drop(lambda each: each[0] == room)
+
+    def adopt(self, waiting: list[tuple[str, LogEntry]]) -> None:
+        self.unsent.extend(waiting)
+        self._unsent_bytes += sum(_cost(entry) for _, entry in waiting)
+        if waiting:
+            self._wake()
 
     def _report(self, batch: list[tuple[str, LogEntry]], failed: dict[int, str]) -> None:
         reported: set[str] = set()

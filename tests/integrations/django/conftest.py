@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,20 +14,29 @@ PACKAGE = "tests.programs.django_project.project"
 
 
 @pytest.fixture(scope="session")
-def django_project(tmp_path_factory) -> Iterator[None]:
-    """Sets Django up, with a database in a file."""
+def django_project(tmp_path_factory) -> list[Any]:
+    """Sets Django up, with a database in a file; returns what it does before each wait."""
     import django
     from django.conf import settings
     from django.core.management import call_command
 
     before = list(waiting.functions)
-    os.environ["DJANGO_SETTINGS_MODULE"] = f"{PACKAGE}.settings"
-    settings.DATABASES["default"]["NAME"] = tmp_path_factory.mktemp("django") / "database"
+    with pytest.MonkeyPatch.context() as patch:  # processes that are started do not inherit it
+        patch.setenv("DJANGO_SETTINGS_MODULE", f"{PACKAGE}.settings")
+        settings.DATABASES["default"]["NAME"] = tmp_path_factory.mktemp("django") / "database"
     django.setup()
     call_command("migrate", run_syncdb=True, verbosity=0)
     installed = [function for function in waiting.functions if function not in before]
     waiting.functions[:] = before
-    yield installed
+    return installed
+
+
+@pytest.fixture(autouse=True)
+def unregister() -> Iterator[None]:
+    """Tests of other things do nothing before they wait."""
+    before = list(waiting.functions)
+    yield
+    waiting.functions[:] = before
 
 
 @pytest.fixture
@@ -41,8 +49,6 @@ def project(django_project) -> Iterator[None]:
 
     waiting.functions.extend(django_project)
     yield WSGIHandler()
-    for function in django_project:
-        waiting.functions.remove(function)
     call_command("flush", interactive=False, verbosity=0)
     connections.close_all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 
 import pytest
@@ -122,13 +123,20 @@ def test_sessions_in_cookies(check, view):
 
 
 @pytest.mark.parametrize(
-    ("driver", "expected"),
-    [("psycopg", []), ("psycopg2", ["W004"]), ("MySQLdb", ["W005"]), ("pymysql", [])],
+    ("driver", "psycogreen", "expected"),
+    [
+        ("psycopg", None, []),
+        ("psycopg2", None, ["W004"]),
+        ("psycopg2", types.ModuleType("psycogreen"), []),
+        ("MySQLdb", None, ["W005"]),
+        ("pymysql", None, []),
+    ],
 )
-def test_drivers_that_block(check, view, monkeypatch, driver, expected):
+def test_drivers_that_block(check, view, monkeypatch, driver, psycogreen, expected):
     from django.db import connection
     from django.urls import path
 
+    monkeypatch.setitem(sys.modules, "psycogreen", psycogreen)
     # The wrapper of a database has its driver's module.
     monkeypatch.setattr(connection, "Database", types.ModuleType(driver))
     assert check(path("", view))[0] == expected

@@ -164,6 +164,19 @@ def test_what_every_connection_begins_with_does_not_count(connection, notes, wai
     assert not is_held(connection)
 
 
+def test_a_new_connection_leaves_the_wrappers_of_others_in_order(connection, notes, wait):
+    def wrapper(execute, *args):
+        return execute(*args)
+
+    with connection.execute_wrapper(wrapper):
+        notes.count()
+        wait()
+        notes.count()
+    assert wrapper not in connection.execute_wrappers
+    wait()
+    assert not is_held(connection)
+
+
 def test_the_transaction_of_a_test_case_is_let_be(connection, notes, wait, caplog):
     from django.db import transaction
 

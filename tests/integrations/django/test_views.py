@@ -197,6 +197,11 @@ def test_atomic_requests(open_session, end):
 # -- mistakes
 
 
+def test_login_required_below_websocket_is_told(open_session):
+    with pytest.raises(TypeError, match="above @websocket"), open_session("/wrong/"):
+        pass
+
+
 async def coroutine(request, socket):
     pass
 

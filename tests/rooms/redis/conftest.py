@@ -41,5 +41,5 @@ def worker(server: RedisServer, pair: Any) -> Iterator[Callable[..., Worker]]:
 
     yield make
     for each in workers:
-        if each.broker._is_started:
+        if each.node._is_started:
             each.stop()

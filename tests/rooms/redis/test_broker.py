@@ -124,7 +124,7 @@ def test_what_is_sent_while_a_room_is_opened_arrives_with_what_waited_before(ser
     assert bob.hear(1) == ["start"]
     since = bob.last
     wait_until(lambda: a.is_idle)
-    eval_ = a.broker._process.commands.client.eval
+    eval_ = a.node.process.commands.client.eval
     may_fail = gevent.event.Event()
 
     def hang(script: str, *args: Any) -> Any:
@@ -133,11 +133,11 @@ def test_what_is_sent_while_a_room_is_opened_arrives_with_what_waited_before(ser
             raise redis.TimeoutError("no answer")
         return eval_(script, *args)
 
-    a.broker._process.commands.client.eval = hang
+    a.node.process.commands.client.eval = hang
     a.send("one", "two")
-    wait_until(lambda: a.broker._process.commands.turn.locked())
+    wait_until(lambda: a.node.process.commands.turn.locked())
     joining = gevent.spawn(a.join, since=since)
-    wait_until(lambda: "r" in a.broker._streams)
+    wait_until(lambda: "r" in a.node._streams)
     a.send("three")
     may_fail.set()
     ann = joining.get(timeout=limit())
@@ -177,7 +177,7 @@ def test_all_that_was_missed_once_and_in_order_under_load(worker):
 
 def send(each: Worker) -> None:
     for number in range(100):
-        each.send(f"{each.broker.origin} {number}")
+        each.send(f"{each.node.origin} {number}")
         gevent.sleep(0.001)
 
 
@@ -215,7 +215,7 @@ def test_keys_expire(server, worker):
     a.send("hello")
     wait_until(lambda: a.is_idle)
     keys = sorted(key.decode() for key in server.call("KEYS", "*"))
-    origin = a.broker.origin
+    origin = a.node.origin
     names = [f"alive:{origin}", f"from:{origin}", "here:r", "room:r"]
     assert keys == [f"greenws:{name}" for name in names]
     assert all(server.call("TTL", key) > 0 for key in keys)
@@ -230,21 +230,21 @@ def test_nothing_is_pickled(server, worker):
     ((_, message),) = server.call("XRANGE", "greenws:room:r", "-", "+")
     assert message[b"d"] == b'{"text": "hello"}'
     (member,) = (value for key, value in server.call("HGETALL", "greenws:here:r").items() if key)
-    assert member.decode() == f'{a.broker.origin} {{"name": "ann"}}'
+    assert member.decode() == f'{a.node.origin} {{"name": "ann"}}'
 
 
 def test_rooms_may_be_closed_while_members_are_there(server, worker, pair):
     a = worker()
     socket, _ = pair()
     with a.rooms["r"].join(socket):
-        greenlets = list(a.broker._greenlets)
+        greenlets = list(a.node._greenlets)
         a.rooms.close()
         with pytest.raises(BrokerUnavailable, match="closed"):
             a.send("too late")
     with pytest.raises(BrokerUnavailable, match="closed"):
         a.join()
     assert len(greenlets) == 4 and all(greenlet.dead for greenlet in greenlets)
-    assert not a.broker._greenlets
+    assert not a.node._greenlets
     wait_until(lambda: len(server.call("CLIENT", "LIST").splitlines()) == 1)
 
 
@@ -255,7 +255,7 @@ def test_who_waits_for_redis_when_rooms_are_closed_waits_no_longer(server, worke
     server.send_signal(signal.SIGSTOP)
     try:
         waiting = [gevent.spawn(a.rooms["r"].history) for _ in range(3)]
-        wait_until(lambda: a.broker._process.commands.queue.locked())
+        wait_until(lambda: a.node.process.commands.queue.locked())
         a.rooms.close()
         assert [each.get(timeout=limit(2)) for each in waiting] == [[], [], []]
     finally:
@@ -318,14 +318,14 @@ def test_flush_does_not_wait_for_what_others_send_meanwhile(worker):
     a = worker()
     a.join()
     wait_until(lambda: a.is_idle)
-    eval_, is_over = a.broker._process.commands.client.eval, False
+    eval_, is_over = a.node.process.commands.client.eval, False
 
     def eval_while_others_send(*args: Any) -> Any:
         if not is_over:
             a.send("more")
         return eval_(*args)
 
-    a.broker._process.commands.client.eval = eval_while_others_send
+    a.node.process.commands.client.eval = eval_while_others_send
     a.send("first")
     try:
         assert a.rooms.flush(2)
@@ -346,7 +346,7 @@ def test_several_threads_may_flush(server, worker):
 
     both = [pool.spawn(send_and_flush, text) for text in "ab"]
     mine = gevent.spawn(send_and_flush, "c")
-    wait_until(lambda: a.broker._writer.unsent.__len__() == 3)
+    wait_until(lambda: a.node._writer.unsent.__len__() == 3)
     back(server, a)
     assert mine.get() and all(each.get() for each in both)
 
@@ -356,7 +356,7 @@ def test_a_program_waits_once_for_redis_however_many_rooms_it_has(server):
     text += "many = [Rooms(RedisBroker('redis://127.0.0.1:1/0', timeout=0.5)) for _ in range(8)]\n"
     text += "for each in many: each['r'].send('hello'); gevent.sleep(0.05)\n"
     text += "began = time.monotonic()\n"
-    text += "from greenws.rooms.redis import broker as module\n"
+    text += "from greenws.rooms.redis import node as module\n"
     text += "module._end_all(); print('took', time.monotonic() - began)\n"
     text += "os._exit(0)"
     output = run_program(server, text)
@@ -385,13 +385,13 @@ def test_who_opens_a_room_and_who_waits_for_that_may_both_be_killed(worker):
     a = worker()
     a.join("another")
     wait_until(lambda: a.is_idle)
-    look, blocked = a.broker._leases.look, gevent.event.Event()
+    look, blocked = a.node._leases.look, gevent.event.Event()
 
-    def hang(room: str) -> Any:
+    def hang(room: str, **options: Any) -> Any:
         blocked.wait()
-        return look(room)
+        return look(room, **options)
 
-    a.broker._leases.look = hang
+    a.node._leases.look = hang
     both = [gevent.spawn(a.broker.open, "r") for _ in range(2)]
     gevent.sleep(0)
     gevent.killall(both)
@@ -486,7 +486,7 @@ def test_members_that_come_back_to_a_quiet_room_cost_redis_nothing_but_their_pre
     wait_until(lambda: a.is_idle)
     bob = b.join(since=ann.last)
     assert bob.member.is_complete
-    wait_until(lambda: b.is_idle and b.broker._subscriber.has_caught_up)
+    wait_until(lambda: b.is_idle and b.node._subscriber.has_caught_up)
     server.call("CONFIG", "RESETSTAT")
     for _ in range(20):
         assert b.join(since=ann.last).member.is_complete

@@ -43,7 +43,7 @@ def test_what_redis_has_of_ours_is_not_behind_a_room_that_is_opened_without_it(
     a.send("x", room="another")
     wait_until(lambda: a.is_away)
     joining = gevent.spawn(a.join, since=since)
-    wait_until(lambda: "r" in a.broker._streams)
+    wait_until(lambda: "r" in a.node._streams)
     back(server, a, b)
     ann = joining.get(timeout=limit())
     assert ann.member.is_complete
@@ -58,5 +58,5 @@ def test_it_is_redis_s_time_once_that_is_known(monkeypatch):
     elapsed = clock.now() - 1_000_500
     assert 0 <= elapsed < 1000 * limit(1)
     monkeypatch.setattr("greenws.rooms.redis.clock.time", Clock(-60))
-    assert clock.now() < 1_000_500 - 59_000
+    assert clock.now() >= 1_000_500  # nobody sets the monotonic clock
     assert 0 <= clock.age(clock.local() - 2) - 2000 < 1000

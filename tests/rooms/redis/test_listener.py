@@ -17,12 +17,12 @@ from ...support.redis_workers import away
 def test_what_was_not_published_to_a_process_is_read_in_the_log(worker):
     a, b = worker(), worker()
     ann, bob = a.join(), b.join()
-    wait_until(lambda: a.is_idle and b.is_idle and b.broker._subscriber.has_caught_up)
-    b.broker._subscriber.on_answer = lambda *args: None
+    wait_until(lambda: a.is_idle and b.is_idle and b.node._subscriber.has_caught_up)
+    b.node._subscriber.on_answer = lambda *args: None
     a.send("one", "two")
     assert ann.hear(2) == ["one", "two"]
     assert bob.hears_no_more()
-    del b.broker._subscriber.on_answer
+    del b.node._subscriber.on_answer
     a.send("three")
     assert bob.hear(3) == ["one", "two", "three"]
 
@@ -47,7 +47,7 @@ def test_a_connection_that_is_lost_costs_no_message(server, worker, monkeypatch)
 def test_a_message_costs_the_same_however_many_rooms_are_open(server, worker):
     """No command names all rooms, but for those that look for what was missed."""
     a = worker()
-    hear, subscribed, has_read_on = a.broker._subscriber.on_answer, set(), gevent.event.Event()
+    hear, subscribed, has_read_on = a.node._subscriber.on_answer, set(), gevent.event.Event()
 
     def note(answer: Any, fresh: set[str]) -> None:
         subscribed.update(fresh)
@@ -55,7 +55,7 @@ def test_a_message_costs_the_same_however_many_rooms_are_open(server, worker):
         if answer[0] == b"pong" and len(subscribed) == 50:
             has_read_on.set()
 
-    a.broker._subscriber.on_answer = note
+    a.node._subscriber.on_answer = note
     clients = [a.join(f"room {number}") for number in range(50)]
     assert has_read_on.wait(limit())
     wait_until(lambda: a.is_idle)
@@ -98,7 +98,7 @@ def test_a_room_that_is_left_is_not_read_any_more(worker, pair):
     socket, peer = pair()
     with a.rooms["r"].join(socket):
         pass
-    assert list(a.broker._streams) == ["other"]
+    assert list(a.node._streams) == ["other"]
     b.send("nobody hears it")
     client = a.join("r")
     b.send("hello")
@@ -110,16 +110,16 @@ def test_a_room_that_nobody_comes_back_to_is_not_subscribed_to(server, worker, p
     a.join("other")
     socket, _ = pair()
 
-    def hang(room: str) -> None:
+    def hang(room: str, **options: Any) -> None:
         gevent.get_hub().switch()
 
     with a.rooms["r"].join(socket):
         wait_until(lambda: len(server.call("PUBSUB", "CHANNELS")) == 2)
-        a.broker._leases.look = hang
+        a.node._leases.look = hang
         joining = gevent.spawn(a.join)  # comes just when the other has left
-    wait_until(lambda: "r" in a.broker._streams and not a.broker._subscriber.changed)
+    wait_until(lambda: "r" in a.node._streams and not a.node._subscriber.changed)
     joining.kill()
-    del a.broker._leases.look
+    del a.node._leases.look
     wait_until(lambda: server.call("PUBSUB", "CHANNELS") == [b"greenws:room:other@0"])
 
 
@@ -154,7 +154,7 @@ def test_a_redis_that_hangs_is_noticed_where_nothing_is_sent(server, worker, mon
 
 
 def test_a_user_who_may_not_read_logs_is_told_of_once(server, worker, caplog):
-    server.call("ACL", "SETUSER", "u", "on", ">p", "~*", "&*", "+@all", "-xread")
+    server.call("ACL", "SETUSER", "u", "on", ">p", "~*", "&*", "+@all", "-xrange")
     server.url, url = server.url.replace("//", "//u:p@"), server.url
     a = worker()
     server.url = url
@@ -165,7 +165,7 @@ def test_a_user_who_may_not_read_logs_is_told_of_once(server, worker, caplog):
         assert ann.hear(1) == [str(number)]
         gevent.sleep(0.02)
     assert caplog.text.count("lost connection to Redis") == 1
-    assert "xread" in caplog.text
+    assert "xrange" in caplog.text
     assert "reconnected" not in caplog.text
 
 
@@ -181,24 +181,90 @@ def test_published_garbage_makes_no_room_deaf(server, worker, place):
 
 
 def test_a_quiet_room_has_lost_nothing_when_the_connection_breaks(server, worker):
-    """Its log has expired, but this process has heard all that stood there."""
+    """All that stood in its log was too old, but this process has heard it."""
     a, b = worker(max_age=1), worker(max_age=1)
     ann = a.join()
     a.send("before")
     assert ann.hear(1) == ["before"]
-    wait_until(lambda: not server.call("EXISTS", "greenws:room:r"))
-    tune_in, may_return = a.broker._subscriber.connect, gevent.event.Event()
+    wait_until(lambda: not server.call("XLEN", "greenws:room:r"))
+    tune_in, may_return = a.node._subscriber.connect, gevent.event.Event()
 
     def wait() -> Any:
         may_return.wait()
         return tune_in()
 
-    a.broker._subscriber.connect = wait
+    a.node._subscriber.connect = wait
     server.call("CLIENT", "KILL", "TYPE", "pubsub")
     b.send("meanwhile")
     assert b.rooms.flush(5)
     may_return.set()
     assert ann.hear(1) == ["meanwhile"]
+
+
+def test_members_that_stay_are_told_when_redis_has_lost_its_data(server, worker, error_log):
+    a, b = worker(), worker()
+    ann, quiet = a.join(gap="0-0 gap"), a.join("s", gap="0-0 gap")
+    a.send("before")
+    assert ann.hear(1) == ["before"]
+    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    server.call("FLUSHALL")
+    server.call("CLIENT", "KILL", "TYPE", "pubsub")
+    assert ann.hear(1) == quiet.hear(1) == ["gap"]  # once
+    b.send("after")
+    assert ann.hear(1) == ["after"]
+    assert len(error_log.take()) == 2
+
+
+def test_a_log_that_begins_anew_by_a_clock_that_is_behind_is_heard(server, worker, error_log):
+    a = worker()
+    ann = a.join(gap="0-0 gap")
+    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    server.call("DEL", "greenws:room:r")
+    for number in (1, 2):
+        entry = ("o", "x", "n", str(number), "k", "text", "d", f"anew {number}")
+        server.call("XADD", "greenws:room:r", f"1-{number}", *entry)
+    server.call("CLIENT", "KILL", "TYPE", "pubsub")
+    assert ann.hear(3) == ["gap", "anew 1", "anew 2"]
+    a.send("live")
+    assert ann.hear(1) == ["live"]
+    error_log.take()
+
+
+def test_a_log_that_has_lost_its_last_entries_goes_on_and_repeats_nothing(
+    server, worker, error_log
+):
+    """As that of a replica which had not got them when its master failed."""
+    a = worker()
+    ann = a.join(gap="0-0 gap")
+    a.send("one", "two", "three")
+    assert ann.hear(3) == ["one", "two", "three"]
+    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    ids = [id_ for id_, _ in server.call("XRANGE", "greenws:room:r", "-", "+")]
+    server.call("XDEL", "greenws:room:r", *ids[1:])
+    time, _, count = ids[0].decode().partition("-")
+    server.call("XSETID", "greenws:room:r", ids[0])
+    entry = ("o", "x", "n", "1", "k", "text", "d", "another two")
+    server.call("XADD", "greenws:room:r", f"{time}-{int(count) + 1000}", *entry)
+    server.call("CLIENT", "KILL", "TYPE", "pubsub")
+    assert ann.hear(2) == ["gap", "another two"]
+    a.send("live")
+    assert ann.hear(1) == ["live"]
+    error_log.take()
+
+
+def test_a_room_in_which_nobody_speaks_outlives_the_age_of_its_messages(server, worker):
+    a = worker(max_age=1)
+    ann = a.join(gap="0-0 gap")
+    a.send("old")
+    assert ann.hear(1) == ["old"]
+    wait_until(lambda: not server.call("XLEN", "greenws:room:r"))
+    b = worker(max_age=1)
+    bob = b.join(since=ann.last)
+    assert bob.member.is_complete
+    assert b.rooms["r"].history() == []
+    server.call("CLIENT", "KILL", "TYPE", "pubsub")
+    a.send("new")
+    assert ann.hear(1) == bob.hear(1) == ["new"]
 
 
 def test_members_that_stay_are_told_when_their_process_was_too_far_behind(
@@ -210,11 +276,11 @@ def test_members_that_stay_are_told_when_their_process_was_too_far_behind(
     bob = a.join()
     a.send("before")
     assert ann.hear(1) == bob.hear(1) == ["before"]
-    wait_until(lambda: a.is_idle and a.broker._subscriber.has_caught_up)
-    a.broker._subscriber.on_message = lambda *args: None  # it hears nothing
+    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    a.node._subscriber.on_message = lambda *args: None  # it hears nothing
     b.send(*(str(number) for number in range(1000)))
     wait_until(lambda: b.is_idle)
-    del a.broker._subscriber.on_message
+    del a.node._subscriber.on_message
     b.send("after")
     heard = ann.hear(2)
     assert heard[0] == "gap"
@@ -233,8 +299,8 @@ def test_two_holes_are_two_gaps(server, worker, error_log, monkeypatch):
     monkeypatch.setattr("greenws.rooms.redis.listener._BATCH", 50)
     a, b = worker(history=100), worker(history=100)
     ann = a.join(gap="0-0 gap")
-    wait_until(lambda: a.is_idle and a.broker._subscriber.has_caught_up)
-    read_once, pages = a.broker._subscriber._read_once, []
+    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    read_once, pages = a.node._subscriber._read_once, []
 
     def read_slowly(rooms: list[str]) -> list[str]:
         """After the first page more is sent than the log keeps."""
@@ -245,11 +311,11 @@ def test_two_holes_are_two_gaps(server, worker, error_log, monkeypatch):
             wait_until(lambda: b.is_idle)
         return found
 
-    a.broker._subscriber.on_message = lambda *args: None
+    a.node._subscriber.on_message = lambda *args: None
     b.send(*(str(number) for number in range(1000)))
     wait_until(lambda: b.is_idle)
-    a.broker._subscriber._read_once = read_slowly
-    del a.broker._subscriber.on_message
+    a.node._subscriber._read_once = read_slowly
+    del a.node._subscriber.on_message
     b.send("now")
     heard = ann.hear(1)
     while heard[-1] != "late 999":
@@ -263,7 +329,7 @@ def test_two_holes_are_two_gaps(server, worker, error_log, monkeypatch):
 def test_disconnect_closes_members_of_all_processes(worker):
     a, b = worker(), worker()
     ann, bob, bea = a.join(), b.join(), b.join()
-    wait_until(lambda: all(each.broker._subscriber.has_caught_up for each in (a, b)))
+    wait_until(lambda: all(each.node._subscriber.has_caught_up for each in (a, b)))
     a.send("before")
     a.rooms["r"].disconnect(4001, "bye", bob.member.id)
     assert bob.hear(1) == ["before"]
@@ -286,7 +352,7 @@ def test_disconnect_says_when_redis_is_out_of_reach(server, worker):
 def test_a_disconnect_of_another_program_breaks_nothing(server, worker):
     a = worker()
     ann = a.join()
-    wait_until(lambda: a.is_idle and a.broker._subscriber.has_caught_up)
+    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
     for text in ("disconnect x ", "disconnect 1005 \nbye", "disconnect", b"disconnect 1000 \n\xff"):
         server.call("PUBLISH", "greenws:room:r@0", text)
     a.send("hello")
@@ -298,12 +364,12 @@ def test_a_hole_in_a_log_that_is_bounded_in_bytes_is_told(server, worker, error_
     ann = a.join(gap="0-0 gap")
     a.send("before")
     assert ann.hear(1) == ["before"]
-    wait_until(lambda: a.is_idle and a.broker._subscriber.has_caught_up)
-    a.broker._subscriber.on_message = lambda *args: None
+    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    a.node._subscriber.on_message = lambda *args: None
     for number in range(40):
         b.send(f"{number} ".ljust(50_000, "."))
         wait_until(lambda: b.is_idle)
-    del a.broker._subscriber.on_message
+    del a.node._subscriber.on_message
     b.send("after")
     heard = ann.hear(2)
     assert heard[0] == "gap"

@@ -77,14 +77,14 @@ def test_what_was_heard_elsewhere_is_not_repeated_when_redis_goes_away_later(ser
         gone.wait()
         raise redis.TimeoutError("no answer")
 
-    a.broker._subscriber.on_answer = lose_connection
+    a.node._subscriber.on_answer = lose_connection
     a.send("one", "two")
     assert bob.hear(2) == ["one", "two"]
     assert ann.hears_no_more()
     moved = a.join(since=bob.last)
     a.send("three")
     assert bob.hear(1) == ["three"]
-    del a.broker._subscriber.on_answer
+    del a.node._subscriber.on_answer
     gone.set()
     assert ann.hear(3) == ["one", "two", "three"]
     assert moved.hear(1) == ["three"]
@@ -147,7 +147,7 @@ def test_threads_may_send_while_rooms_are_opened_and_redis_comes_and_goes(server
 def test_an_error_that_redis_answers_is_survived(server, worker, command):
     a, b = worker(), worker()
     ann, bob = a.join(), b.join()
-    client = a.broker._process.commands.client
+    client = a.node.process.commands.client
     works = getattr(client, command)
 
     def fail(*args: Any, **options: Any) -> Any:
@@ -177,7 +177,7 @@ def test_no_error_silences_a_process(worker, caplog, part, where):
     a, b = worker(), worker()
     ann, bob = a.join(), b.join()
     wait_until(lambda: a.is_idle and b.is_idle)
-    part = getattr(a.broker, part)
+    part = getattr(a.node, part)
     works = getattr(part, where)
 
     def fail(*args: Any) -> None:

@@ -278,7 +278,7 @@ class Play:
             lines += ["", *self._history(client)]
         text = "\n".join(lines)
         for name, each in self.workers.items():
-            text = text.replace(each.broker.origin, name)
+            text = text.replace(each.node.origin, name)
         return text
 
     def _history(self, client: Traveller | None) -> list[str]:

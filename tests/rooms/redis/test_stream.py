@@ -23,16 +23,16 @@ def test_what_was_heard_elsewhere_is_not_repeated_by_a_process_that_lags(server,
     assert ann.hear(3) == ["one", "two", "three"]
     bob = b.join()
     may_read = gevent.event.Event()
-    read_on = a.broker._subscriber.read_on
+    read_on = a.node._subscriber.read_on
 
     def wait(rooms: list[str]) -> None:
         may_read.wait()
         read_on(rooms)
 
-    a.broker._subscriber.read_on = wait
+    a.node._subscriber.read_on = wait
     server.start()
     assert bob.hear(3) == ["one", "two", "three"]
-    assert not a.broker._process.outage.is_readable
+    assert not a.node.process.outage.is_readable
     moved = a.join(since=bob.last)
     assert moved.member.is_complete
     a.send("four")
@@ -50,24 +50,24 @@ def test_a_message_logged_unknown_to_the_new_process_is_heard_once(
     monkeypatch.setattr("greenws.rooms.redis.clock.time", Clock(clock))
     a, b = worker(), worker()
     a.join("another")
-    a.broker._process.clock._skew = 0
+    a.node.process.clock._skew = 0
     bob = b.join()
     b.send("before")
     assert bob.hear(1) == ["before"]
     since = bob.last
     wait_until(lambda: a.is_idle)
-    eval_ = a.broker._process.commands.client.eval
+    eval_ = a.node.process.commands.client.eval
 
     def lose_the_answer(*args: Any) -> Any:
         eval_(*args)
         raise redis.ConnectionError("the answer is lost")
 
-    a.broker._process.commands.client.eval = lose_the_answer
+    a.node.process.commands.client.eval = lose_the_answer
     a.send("sent")
     assert bob.hear(1) == ["sent"]
     wait_until(lambda: a.is_away)
     moved = a.join(since=bob.last if has_heard else since)
-    a.broker._process.commands.client.eval = eval_
+    a.node.process.commands.client.eval = eval_
     a.send("new")
     assert bob.hear(1) == ["new"]
     missed = [] if has_heard else ["sent"]
@@ -103,8 +103,8 @@ def test_what_was_perhaps_heard_elsewhere_is_a_gap_where_redis_cannot_tell(serve
     a.send("mine")
     assert bob.hear(1) == ["mine"]
     server.stop()
-    a.broker._leases.next_beat = 0  # it reads nothing, and notices only when it writes
-    a.broker._wake_leases.set()
+    a.node._leases.next_beat = 0  # it reads nothing, and notices only when it writes
+    a.node._wake_leases.set()
     wait_until(lambda: a.is_away)
     assert ann.hear(1) == ["mine"]  # ahead of the log
     moved = a.join(since=bob.last, gap="0-0 gap")
@@ -165,7 +165,7 @@ def test_garbage_that_takes_the_place_of_a_log_is_told_of_once(server, worker, e
     for number in range(20):
         a.send(str(number))
         assert ann.hear(1) == [str(number)]
-    assert not a.broker._streams["r"].sent
+    assert not a.node._streams["r"].sent
     (record,) = error_log.take()
     assert "is a room of this process alone" in record.getMessage()
 

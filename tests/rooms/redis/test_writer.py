@@ -19,7 +19,7 @@ def test_one_who_sends_all_the_time_holds_up_neither_rooms_nor_heartbeats(worker
     a = worker()
     a.join("another")
     wait_until(lambda: a.is_idle)
-    eval_ = a.broker._process.commands.client.eval
+    eval_ = a.node.process.commands.client.eval
     is_over = False
 
     def eval_far_away(*args: Any) -> Any:
@@ -28,12 +28,12 @@ def test_one_who_sends_all_the_time_holds_up_neither_rooms_nor_heartbeats(worker
             a.send("more")  # so that something waits when the answer comes
         return eval_(*args)
 
-    a.broker._process.commands.client.eval = eval_far_away
-    a.broker._leases.next_beat = 0
+    a.node.process.commands.client.eval = eval_far_away
+    a.node._leases.next_beat = 0
     a.send("first")
     try:
         gevent.spawn(a.join).get(timeout=limit(2))
-        wait_until(lambda: a.broker._leases.next_beat)
+        wait_until(lambda: a.node._leases.next_beat)
     finally:
         is_over = True
     wait_until(lambda: a.is_idle)
@@ -57,14 +57,14 @@ def test_what_was_sent_and_not_answered_is_there_once(server, worker):
     a, b = worker(), worker()
     ann, bob = a.join(), b.join()
     wait_until(lambda: a.is_idle)
-    eval_ = a.broker._process.commands.client.eval
+    eval_ = a.node.process.commands.client.eval
 
     def lose_the_answer(*args: Any) -> Any:
-        a.broker._process.commands.client.eval = eval_
+        a.node.process.commands.client.eval = eval_
         eval_(*args)
         raise redis.ConnectionError("the answer is lost")
 
-    a.broker._process.commands.client.eval = lose_the_answer
+    a.node.process.commands.client.eval = lose_the_answer
     a.send("one", "two")
     assert ann.hear(2) == bob.hear(2) == ["one", "two"]
     a.send("three")
@@ -84,8 +84,8 @@ def test_what_is_not_heard_is_bounded_where_commands_work(server, worker, error_
     with pytest.raises(BrokerUnavailable):
         for number in range(50):
             a.send(str(number))
-            wait_until(lambda: not a.broker._writer.unsent)
-    assert len(a.broker._streams["r"].sent) <= 21  # with the one who joined
+            wait_until(lambda: not a.node._writer.unsent)
+    assert len(a.node._streams["r"].sent) <= 21  # with the one who joined
     assert ann.hear(20) == [str(number) for number in range(20)]
     (record,) = error_log.take()
     assert "does not publish" in record.getMessage()
@@ -180,7 +180,7 @@ def test_entries_that_redis_refuses_one_by_one_are_heard_in_their_own_process(
 ):
     a, b = worker(), worker()
     ann, bob, other = a.join(), b.join(), b.join("other")
-    wait_until(lambda: a.is_idle and b.is_idle and b.broker._subscriber.has_caught_up)
+    wait_until(lambda: a.is_idle and b.is_idle and b.node._subscriber.has_caught_up)
     server.call("XADD", "greenws:room:r", "18446744073709551615-18446744073709551615", "k", "v")
     a.send("one", "two")  # no id is greater than that
     a.send("taken", room="other")

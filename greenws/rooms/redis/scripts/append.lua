@@ -2,32 +2,50 @@
 -- was lost, and publishes each with the id of the entry before it.
 -- KEYS: the number of the last entry of this process; then for each message the log of its room
 -- ARGV: the process (its origin), length and seconds and bytes that a log keeps, what ends a
---       channel's name; then for each message its number, kind and data
+--       channel's name, PUBLISH or SPUBLISH; then for each message its number, kind and data
 -- Returns the id of the last entry, numbers and errors of those that failed, why nothing is published
-local origin, length, seconds, bytes, suffix = unpack(ARGV, 1, 5)
+-- The floor of a log (look.lua) is where its first entry goes on. When entries are trimmed, that is
+-- known only if all before the newest are.
+local origin, length, seconds, bytes, suffix, publish = unpack(ARGV, 1, 6)
 local last = tonumber(redis.call('GET', KEYS[1]) or '0')
-local oldest = string.format('%.0f', math.max(0, redis.call('TIME')[1] - seconds) * 1000)
+local time = redis.call('TIME')
+local oldest = string.format('%.0f', math.max(0, (time[1] - seconds) * 1000 + time[2] / 1000))
 local failed, ends, newest_added, unpublished, large = {}, {}, '', false, {}
+
+local function end_of(log)
+  local newest = redis.pcall('XREVRANGE', log, '+', '-', 'COUNT', 1)
+  if newest.err then return '' end
+  if newest[1] then return newest[1][1] end
+  local info = redis.pcall('XINFO', 'STREAM', log)
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then return info[i + 1] end
+  end
+  return ''
+end
+
 -- A Redis that takes no writes says so here, where nothing is written yet.
 redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', 86400)
 for i = 2, #KEYS do
   local log = KEYS[i]
-  local number, kind, data = unpack(ARGV, 3 * i, 3 * i + 2)
+  local number, kind, data = unpack(ARGV, 3 * i + 1, 3 * i + 3)
   if tonumber(number) > last then
-    if not ends[log] then
-      local newest = redis.pcall('XREVRANGE', log, '+', '-', 'COUNT', 1)
-      ends[log] = newest[1] and newest[1][1] or ''
-    end
-    local added = redis.pcall('XADD', log, 'MAXLEN', '~', length, '*',
-      'o', origin, 'n', number, 'k', kind, 'd', data)
+    if not ends[log] then ends[log] = end_of(log) end
+    local added = redis.pcall('XADD', log, '*', 'o', origin, 'n', number, 'k', kind, 'd', data)
     if type(added) == 'table' and added.err then
       table.insert(failed, number)
       table.insert(failed, added.err)
     else
-      redis.call('XTRIM', log, 'MINID', '~', oldest)
+      local trimmed = redis.call('XTRIM', log, 'MAXLEN', '~', length)
+        + redis.call('XTRIM', log, 'MINID', '~', oldest)
+      if ends[log] == '' then  -- a new log, in which nothing is missing from the beginning
+        redis.pcall('XGROUP', 'CREATE', log, 'greenws', '0-1')
+      elseif trimmed > 0 then
+        local floor = redis.call('XLEN', log) == 1 and ends[log] or '0-0'
+        redis.pcall('XGROUP', 'SETID', log, 'greenws', floor)
+      end
       redis.call('EXPIRE', log, seconds)
       local head = table.concat({added, ends[log], origin, number, kind}, ' ')
-      local heard = redis.pcall('PUBLISH', log .. suffix, head .. '\n' .. data)
+      local heard = redis.pcall(publish, log .. suffix, head .. '\n' .. data)
       if type(heard) == 'table' then unpublished = heard.err end
       ends[log], newest_added = added, added
       -- Only messages larger than this can make a log of that length too large.
@@ -41,6 +59,7 @@ for log in pairs(large) do
   if type(used) == 'number' and used > tonumber(bytes) then
     local kept = math.floor(redis.call('XLEN', log) * bytes / used)
     redis.call('XTRIM', log, 'MAXLEN', math.max(1, kept))
+    redis.pcall('XGROUP', 'SETID', log, 'greenws', '0-0')
   end
 end
 redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', 86400)

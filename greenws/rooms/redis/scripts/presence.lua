@@ -1,11 +1,11 @@
 -- Changes who is in a room, and publishes what has changed with the versions that it makes.
 -- KEYS: the members: by id the process (its origin) and the info; under '' the version
--- ARGV: the channel, seconds until the key expires, what begins the key of a process that lives;
---       then for each change its kind, the member, its value, and the change as JSON
+-- ARGV: PUBLISH or SPUBLISH, the channel, seconds until the key expires, what begins the key of a
+--       process that lives (empty in a cluster, where the script must not ask); then for each change its kind, the member, its value, and the change as JSON
 -- A "bury" is a leave by another process, if that of the member does not live.
-local here, channel, seconds, alive = KEYS[1], unpack(ARGV, 1, 3)
+local here, publish, channel, seconds, alive = KEYS[1], unpack(ARGV, 1, 4)
 local changes = {}
-for i = 4, #ARGV, 4 do
+for i = 5, #ARGV, 4 do
   local kind, member, value, change = unpack(ARGV, i, i + 3)
   local changed = 0
   if kind == 'join' then
@@ -17,7 +17,7 @@ for i = 4, #ARGV, 4 do
     changed = redis.call('HDEL', here, member)
   else
     local origin = string.match(redis.call('HGET', here, member) or '', '^%S*')
-    if origin ~= '' and redis.call('EXISTS', alive .. origin) == 0 then
+    if origin ~= '' and (alive == '' or redis.call('EXISTS', alive .. origin) == 0) then
       changed = redis.call('HDEL', here, member)
     end
   end
@@ -30,6 +30,6 @@ if #changes > 0 then
   local last = redis.call('HINCRBY', here, '', #changes)
   redis.call('EXPIRE', here, seconds)
   local head = string.format('presence %.0f %.0f %d', last - #changes + 1, last, new)
-  redis.pcall('PUBLISH', channel, head .. '\n[' .. table.concat(changes, ',') .. ']')
+  redis.pcall(publish, channel, head .. '\n[' .. table.concat(changes, ',') .. ']')
 end
 return #changes

@@ -14,6 +14,7 @@ urlpatterns = [
     path("decorated/<slug:room>/", views.Decorated.as_view()),
     path("producer/<slug:verdict>/", views.producer),
     path("session/", views.session),
+    path("wrong/", views.wrong),
     path("fail/", views.fail),
     path("protocols/", views.protocols),
     path("finished/", views.finished),

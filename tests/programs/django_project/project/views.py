@@ -87,6 +87,12 @@ def private(request, socket):
         socket.send(f"{request.user.username}: {message}")
 
 
+@websocket
+@login_required
+def wrong(request, socket):
+    pass
+
+
 class Chat(LoginRequiredMixin, View):
     @websocket
     def get(self, request, socket, room):

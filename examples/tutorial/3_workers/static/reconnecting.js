@@ -1,0 +1,147 @@
+// A WebSocket that reconnects by itself and misses no messages. Copy this file; it needs no other.
+//
+// Reconnecting: exponential back-off with jitter, so that the clients of a restarted server do not
+// all return at the same moment.
+//
+// Missing nothing: messages are JSON objects, and the messages of a room carry their "id" (on the
+// server, Rooms(stamp=json_id)). A client that reconnects sends the last id that it saw, in a
+// message as shown below or in the path, and the server passes it to room.join(socket, since=...).
+// Before its first message a client has no id, and would miss what is sent while it is
+// disconnected. So let the server send an id right after the join:
+//
+//   with room.join(socket, since=since) as member:
+//       socket.send(json.dumps({"id": member.position}))
+//
+// Messages are replayed; joins and leaves are not.
+//
+//   const socket = new ReconnectingSocket("chat/lobby", "chat");
+//   socket.addEventListener("open", () => {
+//     socket.send(JSON.stringify({ type: "join", name, since: socket.lastId }));
+//   });
+//   socket.addEventListener("message", ({ data }) => show(JSON.parse(data)));
+//   socket.open();
+
+const FIRST_DELAY = 1000; // milliseconds
+const LONGEST_DELAY = 30000;
+const STABLE_AFTER = 5000; // milliseconds; a connection that lasted longer resets the back-off
+
+export function socketUrl(path) {
+  const url = new URL(path, location.href);
+  url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+  return url.href;
+}
+
+function idOf(data) {
+  try {
+    return JSON.parse(data).id;
+  } catch {
+    return undefined; // not a message of a room
+  }
+}
+
+// path: of the WebSocket, relative to the page's address, or a function that returns it, called for
+// each attempt; protocol: the subprotocol.
+// Events: "open", "message" (data), "close", and "state", whose detail is
+// { state: "closed" | "connecting" | "open" | "waiting", seconds }.
+export class ReconnectingSocket extends EventTarget {
+  #path;
+  #protocol;
+  #socket = null;
+  #lastId;
+  #wanted = false;
+  #attempt = 0;
+  #openedAt = 0;
+  #retryAt = 0;
+  #ticker = 0;
+
+  constructor(path, protocol) {
+    super();
+    this.#path = path;
+    this.#protocol = protocol;
+    addEventListener("online", () => this.retryNow());
+    document.addEventListener("visibilitychange", () => {
+      if (!document.hidden) this.retryNow();
+    });
+  }
+
+  get isOpen() {
+    return this.#socket?.readyState === WebSocket.OPEN;
+  }
+
+  // The last id received, kept across reconnects; undefined before the first one and after close().
+  get lastId() {
+    return this.#lastId;
+  }
+
+  open() {
+    this.#wanted = true;
+    this.#attempt = 0;
+    if (!this.#socket) this.#connect();
+  }
+
+  close() {
+    this.#wanted = false;
+    this.#lastId = undefined;
+    clearInterval(this.#ticker);
+    const socket = this.#socket;
+    this.#socket = null; // so that its later events are ignored
+    socket?.close(1000);
+    this.#tell("closed");
+  }
+
+  send(text) {
+    if (!this.isOpen) return false;
+    this.#socket.send(text);
+    return true;
+  }
+
+  retryNow() {
+    if (this.#wanted && !this.#socket) this.#connect();
+  }
+
+  #connect() {
+    clearInterval(this.#ticker);
+    this.#tell("connecting");
+    const path = typeof this.#path === "function" ? this.#path() : this.#path;
+    const socket = new WebSocket(socketUrl(path), this.#protocol);
+    this.#socket = socket;
+    this.#openedAt = 0;
+    socket.addEventListener("open", () => {
+      if (socket !== this.#socket) return;
+      this.#openedAt = performance.now();
+      this.#tell("open");
+      this.dispatchEvent(new Event("open"));
+    });
+    socket.addEventListener("message", ({ data }) => {
+      if (socket !== this.#socket) return;
+      this.#lastId = idOf(data) ?? this.#lastId;
+      this.dispatchEvent(new MessageEvent("message", { data }));
+    });
+    socket.addEventListener("close", () => {
+      if (socket !== this.#socket) return;
+      this.#socket = null;
+      this.dispatchEvent(new Event("close"));
+      if (this.#wanted) this.#retryLater();
+    });
+  }
+
+  #retryLater() {
+    if (this.#openedAt && performance.now() - this.#openedAt > STABLE_AFTER) this.#attempt = 0;
+    const longest = Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** this.#attempt);
+    this.#attempt += 1;
+    this.#retryAt = performance.now() + longest * (0.5 + Math.random() / 2);
+    clearInterval(this.#ticker);
+    this.#ticker = setInterval(() => this.#tick(), 200);
+    this.#tick();
+  }
+
+  #tick() {
+    const remaining = this.#retryAt - performance.now();
+    if (remaining <= 0) this.retryNow();
+    else this.#tell("waiting", Math.ceil(remaining / 1000));
+  }
+
+  #tell(state, seconds = 0) {
+    this.dispatchEvent(new CustomEvent("state", { detail: { state, seconds } }));
+  }
+}

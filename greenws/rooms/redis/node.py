@@ -1,0 +1,451 @@
+"""``Node``: one Redis. The log of a room is a Redis Stream, which all processes with members read.
+
+Two connections: one for commands (``commands.py``), and one that is subscribed to the rooms that
+are open (``listener.py``). Messages wait in ``writer.py`` until their log has them; ``leases.py``
+knows who is in a room; ``outage.py`` whether Redis is in reach; ``history.py`` reads what members
+have missed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import gevent
+from gevent.event import Event
+
+from ...hub.switching import thread_id
+from ..broker import Broker, BrokerUnavailable, Message, Replay
+from . import outage, url
+from .entries import LogEntry
+from .errors import ERRORS, is_redirect, must_be_left
+from .history import History
+from .leases import Leases, MovedLeases
+from .listener import Subscriber
+from .options import Options
+from .positions import order
+from .process import Link, Process
+from .requests import AFTER_ALL, PERHAPS_AFTER_ALL, Look, disconnect
+from .stream import Stream
+from .writer import Writer
+
+if TYPE_CHECKING:
+    from ...websocket import WebSocket
+
+__all__ = ["MovedRoom", "Node"]
+
+_T = TypeVar("_T")
+
+_FLUSH_POLL_INTERVAL = 0.005  # seconds between two looks whether all is in the log
+_FOLLOW_INTERVAL = 0.5  # seconds between two looks which one is the master
+_FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
+
+_logger = logging.getLogger("greenws.brokers.redis")
+
+
+class Node(Broker):
+    """One Redis: the rooms whose logs it holds. ``link``: in a cluster."""
+
+    def __init__(self, options: Options, link: Link | None = None) -> None:
+        self._options = options
+        self._link = link
+        self.tail_length, self.tail_age = options.history, options.max_age
+        self._is_started = False  # in this process
+        self._is_stopped = False
+        self._greenlets: list[gevent.Greenlet[[Callable[[], None]], None]] = []
+        self._settle()
+        self._begin()
+        _all.add(self)
+
+    # -- beginning and end
+
+    def _settle(self) -> None:
+        """Whose greenlets do the work: those of the thread that made the broker, or joins rooms."""
+        self._hub = gevent.get_hub()
+        self._thread = thread_id()
+
+    def start(self) -> None:
+        """Connects to Redis."""
+        if self._is_stopped:
+            raise BrokerUnavailable("these rooms were closed")
+        if self.process.commands.refused is not None:
+            raise self.process.commands.refused
+        if self._is_started:
+            return
+        with (
+            nullcontext() if self._listener is None else self._listener.lock
+        ):  # another thread may be at it
+            if not self._is_started:
+                self._is_started = True
+                self._in_hub(self._spawn)
+
+    def _begin(self) -> None:
+        """In each process anew."""
+        self._wake_writer, self._wake_leases = Event(), Event()
+        wake_writer = self._waking(self._wake_writer)
+        process = Process(
+            self._options, lambda: self._listener, self._lost, self._back, wake_writer, self._link
+        )
+        self.origin = process.origin  # names this process among those that use the same Redis
+        self.process = process
+        self._streams: dict[str, Stream] = {}
+        self._writer = Writer(process, self._streams, wake_writer)
+        self._leases = Leases(process, self._waking(self._wake_leases))
+        self._subscriber = Subscriber(process, self._streams, self._leases)
+        link = self._link
+        process_of = (lambda room: process) if link is None else link.process_of
+        self._history = History(process.origin, process_of, self._streams)
+
+    def _waking(self, event: Event) -> Callable[[], None]:
+        return lambda: self._in_hub(event.set)
+
+    def _spawn(self) -> None:
+        loops = [self._write, self._lease, self._subscriber.subscribe, self._subscriber.read]
+        if url.parse(self._options.url).kind == url.SENTINEL:
+            loops.append(self._follow)
+        self._greenlets = [gevent.spawn(self._run, loop) for loop in loops]
+
+    def _run(self, loop: Callable[[], None]) -> None:
+        with suppress(gevent.GreenletExit):  # its traceback would keep the socket that was in use
+            loop()
+
+    def _in_hub(self, call: Callable[[], None]) -> None:
+        if thread_id() == self._thread:
+            call()
+        else:
+            self._hub.loop.run_callback_threadsafe(call)
+
+    def _abandon(self) -> None:
+        """In a process that was forked: all that is of the other one."""
+        self._is_started = False
+        self._settle()
+        for greenlet in self._greenlets:
+            greenlet.kill(block=False)
+        self._greenlets = []
+        self._begin()
+
+    def flush(self, timeout: float | None = None) -> bool:
+        if not self._is_started:
+            return True
+        last = self._writer.last_number()
+        joined = {(room, member) for room, each in self._leases.pending.items() for member in each}
+        deadline = None if timeout is None else time.monotonic() + timeout
+
+        def is_done() -> bool:
+            pending = self._leases.pending
+            is_told = not any(member in pending.get(room, ()) for room, member in joined)
+            return is_told and not self._writer.holds(last)
+
+        while not is_done() and not self._is_stopped:
+            if deadline is not None and time.monotonic() >= deadline:
+                break
+            gevent.sleep(_FLUSH_POLL_INTERVAL)  # an Event would be of one thread
+        return is_done()
+
+    def stop(self) -> None:
+        was_stopped, self._is_stopped = self._is_stopped, True
+        if was_stopped:
+            return
+        self.process.is_stopped = True
+        if self._is_started:
+            self._report_lost()
+            gevent.killall(self._greenlets)
+            self._greenlets.clear()
+        self.process.commands.close()
+        self._subscriber.disconnect()
+
+    def _end(self, since: float) -> None:
+        """When the program ends. It has waited for others since then."""
+        if not self._is_started or self._is_stopped:
+            return
+        waiting, is_away = len(self._writer.unsent), self.process.outage.is_away
+        if waiting and is_away:  # said now, as the wait may be cut short
+            _logger.warning(
+                "%d messages wait for Redis, and the program %.3g s for it to come back",
+                *(waiting, self._options.timeout),
+            )
+        if waiting or not is_away:
+            self.flush(since + self._options.timeout - time.monotonic())
+        self._report_lost()
+
+    def _report_lost(self) -> None:
+        if self._writer.unsent:
+            _logger.error("%d messages that waited for Redis are lost", len(self._writer.unsent))
+
+    @property
+    def is_used(self) -> bool:
+        return bool(self._streams or self._writer.unsent or self._leases.pending)
+
+    # -- in a cluster: rooms that another node has now
+
+    def rooms(self) -> set[str]:
+        """Those of which something is here, but for those that are being opened."""
+        opening = {room for room, stream in self._streams.items() if not stream.opened.is_set()}
+        waiting = {room for room, _ in self._writer.unsent}
+        return {*self._streams, *waiting, *self._leases.pending} - opening
+
+    def release(self, room: str) -> MovedRoom:
+        """All that is here of a room, for another node. The lock is held."""
+        stream = self._streams.pop(room, None)
+        if stream is not None:
+            self._subscriber.change(room, self._in_hub)
+        return MovedRoom(stream, self._writer.release(room), self._leases.release(room))
+
+    def adopt(self, room: str, moved: MovedRoom) -> None:
+        """The lock is held."""
+        self.start()
+        stream = moved.stream
+        if stream is not None:
+            stream.process = self.process
+            self._streams[room] = stream
+            if self.process.outage.is_away:
+                stream.deliver_all_unlogged()
+            self._subscriber.change(room, self._in_hub)
+        self._leases.adopt(room, moved.leases)
+        self._writer.adopt(moved.waiting)
+
+    # -- rooms
+
+    def open(self, room: str) -> None:
+        if not self._is_started:
+            self._settle()
+        self.start()
+        stream = self._streams.get(room)
+        if stream is None:
+            stream = self._add_stream(room)
+            try:
+                self._open(stream)
+            except BaseException:
+                stream.has_failed = True
+                del self._streams[room]
+                raise
+            finally:
+                stream.opened.set()
+                self._subscriber.change(room, self._in_hub)
+            return
+        stream.openers += 1
+        try:
+            stream.opened.wait()
+        except BaseException:
+            if self._streams.get(room) is stream:
+                self.close(room)
+            raise
+        if stream.has_failed:  # who opened it was killed meanwhile
+            self.open(room)
+
+    def _add_stream(self, room: str) -> Stream:
+        process = self.process
+        with process.lock:
+            stream = self._streams[room] = Stream(room, process)
+            # To these comes what is published meanwhile.
+            stream.sent.extend(entry for name, entry in self._writer.unsent if name == room)
+            if stream.sent:
+                age = time.monotonic() - process.outage.began + self._options.timeout
+                stream.unread_since = process.clock.local() - age
+        return stream
+
+    def _open(self, stream: Stream) -> None:
+        process = self.process
+        look: Look | None = None
+        if not process.outage.is_away:
+            began = time.monotonic()
+            try:
+                look = self._leases.look(stream.room, begin_log=True)
+            except ERRORS as error:
+                process.fail(error, began)
+        # After all of ours that Redis has, whatever this machine's clock says; and in the
+        # millisecond of an entry that is added next, the id must come after this one.
+        now = process.clock.now() if look is None else look.now
+        count = AFTER_ALL if process.clock.is_known else PERHAPS_AFTER_ALL
+        empty = max(f"{now - 1}-{count}", self._writer.last_added if not look else "", key=_key)
+        with process.lock:
+            self._leases.open(stream.room, look)
+            if look is not None and look.id:
+                stream.begin(look.id, is_floor=look.id == look.floor)
+            else:
+                stream.begin(empty, is_estimated=True)
+            stream.forget_found(look.ours if look else 0)
+            if process.outage.is_away and stream.sent:
+                stream.unlogged = stream.sent[-1].number
+
+    def close(self, room: str) -> bool:
+        stream = self._streams[room]
+        stream.openers -= 1
+        if stream.openers:
+            return False
+        del self._streams[room]
+        self._leases.close(room)
+        self._subscriber.change(room, self._in_hub)
+        return True
+
+    def position(self, room: str) -> str:
+        return self._streams[room].position
+
+    # -- messages
+
+    def publish(self, room: str, data: str | bytes, exclude: WebSocket | None = None) -> None:
+        self.start()
+        self._writer.publish(room, data, exclude)
+
+    def resume(self, room: str, since: str) -> Replay:
+        return self._history.resume(room, since)
+
+    def newest(self, room: str, count: int) -> list[Message]:
+        self.start()
+        return self._history.newest(room, count)
+
+    # -- presence
+
+    def join(self, room: str, member: str, info: dict[str, Any]) -> None:
+        self._leases.join(room, member, info)
+
+    def leave(self, room: str, member: str) -> None:
+        if not self._is_stopped:
+            self._leases.leave(room, member)
+
+    def others(self, room: str) -> dict[str, dict[str, Any]]:
+        return self._leases.others(room)
+
+    def members(self, room: str) -> dict[str, dict[str, Any]]:
+        self.start()
+        began = time.monotonic()
+        try:
+            found = self._leases.look(room).alive
+        except ERRORS as error:
+            self.process.fail(error, began)
+            return {}
+        return found
+
+    # -- reach
+
+    def end_of(self, room: str) -> str:
+        self.start()
+        return self._ask(lambda: self._leases.look(room, begin_log=True)).end
+
+    def disconnect(self, room: str, code: int, reason: str, member: str | None) -> None:
+        self.start()
+        self.flush(self._options.timeout)  # what was said before comes first
+        process = self.process
+        self._ask(
+            lambda: process.run_for(
+                room,
+                lambda client: disconnect(client, process.keys, room, code, reason, member),
+                urgent=True,
+            )
+        )
+
+    def _ask(self, call: Callable[[], _T]) -> _T:
+        began = time.monotonic()
+        try:
+            return call()
+        except ERRORS as error:
+            self.process.fail(error, began)
+            raise BrokerUnavailable(f"Redis is out of reach: {error}") from error
+
+    # -- greenlets
+
+    def _write(self) -> None:
+        state = self.process.outage
+        delay = _FIRST_DELAY
+        while True:
+            if self._writer.unsent:
+                self._writer.give_way()
+            elif state.is_writable:
+                self._wake_writer.wait()
+            self._wake_writer.clear()
+            began = time.monotonic()
+            try:
+                if not state.is_writable:
+                    self._leases.prove_alive()
+                self._writer.append()
+            except Exception as error:
+                self.process.fail(error, began)
+                if must_be_left(error):
+                    self._subscriber.disconnect()
+                if is_redirect(error):
+                    gevent.sleep(_FIRST_DELAY)
+                    continue
+                gevent.sleep(delay)
+                delay = min(2 * delay, _LONGEST_DELAY)
+            else:
+                delay = _FIRST_DELAY
+                state.succeed(outage.Event.WRITTEN)
+
+    def _lease(self) -> None:
+        delay = _FIRST_DELAY
+        while True:
+            self._wake_leases.wait(max(0.0, self._leases.next_beat - time.monotonic()))
+            self._wake_leases.clear()
+            if not self.process.outage.is_writable:
+                gevent.sleep(_FIRST_DELAY)  # until the writer has found Redis again
+                self._wake_leases.set()
+                continue
+            began = time.monotonic()
+            try:
+                self._leases.work()
+            except Exception as error:
+                self.process.fail(error, began)
+                gevent.sleep(delay)
+                delay = min(2 * delay, _LONGEST_DELAY)
+                self._wake_leases.set()
+            else:
+                delay = _FIRST_DELAY
+
+    def _follow(self) -> None:
+        """Leaves a master when the sentinels name another one: until they have told it, it takes
+        what will be lost."""
+        known: url.Host | None = None
+        while True:
+            with suppress(*ERRORS):
+                master = url.ask_for_master(self.process.commands.client)
+                if known is not None and master != known:
+                    self.process.commands.disconnect()
+                    self._subscriber.disconnect()
+                known = master
+            gevent.sleep(_FOLLOW_INTERVAL)
+
+    def _lost(self) -> None:
+        if self._is_stopped:
+            return
+        with self.process.lock:  # so that nothing gets ahead of what is delivered unlogged
+            for stream in list(self._streams.values()):
+                stream.deliver_all_unlogged()
+
+    def _back(self) -> None:
+        self._leases.come_back()
+
+
+class MovedRoom(NamedTuple):
+    """What one node of a cluster has of a room, and gives to another."""
+
+    stream: Stream | None
+    waiting: list[tuple[str, LogEntry]]
+    leases: MovedLeases
+
+
+def _key(id_: str) -> tuple[int, int]:
+    return order(id_ or "0-0")
+
+
+_all: weakref.WeakSet[Node] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    now = time.monotonic()
+    for broker in list(_all):
+        broker._end(now)
+
+
+def _abandon_all() -> None:
+    for broker in list(_all):
+        broker._abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)

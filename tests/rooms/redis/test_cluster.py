@@ -1,0 +1,324 @@
+"""Rooms over a real Redis Cluster: three masters, each with a replica."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import gevent.socket
+import pytest
+import redis.connection
+
+from greenws import Sender
+from greenws.brokers.redis import RedisBroker
+from greenws.rooms.redis.url import WrongScheme
+
+from ...support.limits import limit, wait_until
+from ...support.redis_cluster import RedisCluster
+from ...support.redis_workers import Worker
+from ...support.require import require_program
+from ...support.wire import CLOSE
+from ..conformance import Brokers, SharedBrokerConformance
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[RedisCluster]:
+    require_program("redis-server")
+    cluster = RedisCluster()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def cluster(running: RedisCluster, monkeypatch: pytest.MonkeyPatch) -> RedisCluster:
+    running.revive()
+    running.flush()
+    monkeypatch.setattr(redis.connection, "socket", gevent.socket)
+    return running
+
+
+@pytest.fixture
+def worker(cluster: RedisCluster, pair: Any) -> Iterator[Callable[..., Worker]]:
+    workers: list[Worker] = []
+
+    def make(**options: Any) -> Worker:
+        workers.append(Worker(pair, **{"url": cluster.url, **options}))
+        return workers[-1]
+
+    yield make
+    for each in workers:
+        each.stop()
+
+
+class TestCluster(SharedBrokerConformance):
+    @pytest.fixture
+    def brokers(self, cluster: RedisCluster) -> Iterator[Brokers]:
+        made: list[RedisBroker] = []
+
+        def make() -> RedisBroker:
+            made.append(RedisBroker(cluster.url, timeout=2.0))
+            return made[-1]
+
+        yield make
+        for each in made:
+            each.stop()
+
+
+def tell(kind: str, id: str, info: dict[str, Any]) -> str:
+    return f"{kind} {info['name']}"
+
+
+def test_each_room_is_in_the_node_that_has_its_slot(cluster, worker):
+    a, b = worker(), worker()
+    rooms = cluster.rooms()
+    clients = [(a.join(room), b.join(room)) for room in rooms]
+    for room, (ann, bob) in zip(rooms, clients, strict=True):
+        a.send("one", room=room)
+        b.send("two", room=room)
+        assert ann.hear(2) == bob.hear(2)
+        assert cluster.owner(room).call("XLEN", f"greenws:room:{{{room}}}") == 2
+    assert len(a.nodes) == 3
+
+
+@pytest.mark.parametrize("name", ["", "{", "}", "{}", "a{b}c", "100%", "%7B", "}{"])
+def test_all_keys_of_a_room_are_in_one_slot_whatever_its_name(worker, name):
+    a, b = worker(), worker()
+    ann = a.join(name, presence=tell, name="ann")
+    wait_until(lambda: a.is_idle)
+    bob = b.join(name, since=ann.last, name="bob")
+    assert bob.member.is_complete
+    assert ann.hear(1) == ["join bob"]
+    b.send("hello", room=name)
+    assert ann.hear(1) == bob.hear(1) == ["hello"]
+    assert b.rooms[name].history() == [f"{ann.last} hello"]
+
+
+def test_one_node_that_is_listed_is_enough_and_others_may_be_down(cluster, worker):
+    a = worker(url=f"redis+cluster://127.0.0.1:1,127.0.0.1:{cluster.masters[1].port}")
+    clients = [a.join(room) for room in cluster.rooms()]
+    for client, room in zip(clients, cluster.rooms(), strict=True):
+        a.send("hello", room=room)
+        assert client.hear(1) == ["hello"]
+    wait_until(lambda: len(a.nodes) == 3)
+
+
+def test_members_of_a_process_that_died_are_gone_after_a_while(worker, cluster):
+    a, b = worker(presence_timeout=1.0), worker(presence_timeout=1.0)
+    anns = [a.join(room, name="ann", presence=tell) for room in cluster.rooms()]
+    for room in cluster.rooms():
+        b.join(room, name="bob")
+    for ann in anns:
+        assert ann.hear(1) == ["join bob"]
+    b.die()
+    for ann in anns:
+        assert ann.hear(1) == ["leave bob"]
+
+
+def test_a_program_starts_while_the_cluster_is_down(cluster, worker):
+    for each in cluster.nodes:
+        each.stop(signal.SIGKILL)
+    a = worker(timeout=0.3)
+    clients = [a.join(room) for room in cluster.rooms()]
+    for client, room in zip(clients, cluster.rooms(), strict=True):
+        a.send("unlogged", room=room)
+        assert client.hear(1) == ["unlogged"]
+    cluster.revive()
+    wait_until(lambda: a.is_idle)
+    assert len(a.nodes) == 3
+    for client, room in zip(clients, cluster.rooms(), strict=True):
+        a.send("logged", room=room)
+        assert client.hear(1) == ["logged"]
+        history = [text.split(" ", 1)[1] for text in worker().rooms[room].history()]
+        assert history == ["unlogged", "logged"]
+
+
+def test_a_node_of_a_cluster_is_refused_without_the_scheme(cluster, worker, error_log):
+    a = worker(url=f"redis://127.0.0.1:{cluster.masters[0].port}")
+    with pytest.raises(WrongScheme, match=r"redis\+cluster://"):
+        a.join()
+    for call in (a.join, lambda: a.send("x"), lambda: a.rooms["r"].history()):
+        with pytest.raises(ValueError, match=r"redis\+cluster://"):
+            call()
+    assert len(error_log.take()) == 1
+
+
+def test_a_cluster_s_node_is_refused_when_nothing_but_a_send_has_connected(
+    cluster, worker, error_log
+):
+    a = worker(url=f"redis://127.0.0.1:{cluster.masters[0].port}")
+    a.send("lost")
+    wait_until(lambda: a.node.process.commands.refused)
+    with pytest.raises(ValueError, match=r"redis\+cluster://"):
+        a.send("x")
+    assert not a.rooms.flush(0)
+    messages = [record.getMessage() for record in error_log.take()]
+    assert "redis+cluster://" in messages[0]
+    a.rooms.close(0)
+    error_log.take()
+
+
+def test_a_sender_sends_to_all_nodes(cluster, worker):
+    a = worker(presence_timeout=1.0)
+    with Sender(cluster.url, timeout=2.0) as sender:
+        for room in cluster.rooms():
+            since = sender[room].position
+            ann = a.join(room, since=since, name="ann")
+            assert ann.member.is_complete
+            sender[room].send("hello")
+            assert ann.hear(1) == ["hello"]
+            assert sender[room].history() == ["hello"]
+            wait_until(lambda: a.is_idle)
+            assert [each.info for each in sender[room].members] == [{"name": "ann"}]
+        cluster.fail_over(1)
+        sender[room].send("after")
+        assert ann.hear(1) == ["after"]
+        sender[room].disconnect(4000)
+        assert ann.peer.read_frame()[1] == CLOSE
+        a.die()
+        wait_until(lambda: not sender[cluster.rooms()[0]].members)
+
+
+def test_braces_in_the_prefix_are_refused(cluster):
+    with pytest.raises(ValueError, match="braces"):
+        RedisBroker(cluster.url, prefix="{x}:")
+
+
+# -- slots that move
+
+
+class Talk:
+    """Somebody who says numbers in a room, through one process after the other."""
+
+    def __init__(self, room: str, *workers: Worker) -> None:
+        self.said: list[str] = []
+        self._room = room
+        self._workers = workers
+        self._is_over = False
+        self._greenlet = gevent.spawn(self._talk)
+
+    def _talk(self) -> None:
+        while not self._is_over:
+            number = len(self.said)
+            self.said.append(str(number))
+            self._workers[number % len(self._workers)].send(str(number), room=self._room)
+            gevent.sleep(0.005)
+
+    def goes_on(self) -> None:
+        """Until it has said some more."""
+        end = len(self.said) + 40
+        wait_until(lambda: len(self.said) > end)
+
+    def __enter__(self) -> Talk:
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        self._is_over = True
+        self._greenlet.join()
+
+
+def test_a_slot_moves_while_its_room_talks(cluster, worker):
+    a, b = worker(), worker()
+    room = cluster.rooms()[0]
+    source, target = cluster.owner(room), cluster.owner(cluster.rooms()[1])
+    ann, bob = a.join(room, name="ann", presence=tell), b.join(room, name="bob")
+    since = bob.last
+    assert ann.hear(1) == ["join bob"]
+    with Talk(room, a) as talk:
+        talk.goes_on()
+        cluster.move(cluster.slot(room), source, target)
+        talk.goes_on()
+        cluster.move(cluster.slot(room), target, source)
+        talk.goes_on()
+    assert ann.hear(len(talk.said)) == bob.hear(len(talk.said)) == talk.said
+    assert ann.last == bob.last
+    c = worker()
+    assert c.names(room) == ["ann", "bob"]
+    carl = c.join(room, since=since, name="carl")
+    assert carl.member.is_complete
+    assert carl.hear(len(talk.said)) == talk.said
+    assert ann.hear(1) == ["join carl"]
+    assert not (a.is_away or b.is_away)
+
+
+def test_a_room_is_opened_and_talks_while_its_slot_is_between_two_nodes(cluster, worker):
+    a, b = worker(), worker()
+    room = cluster.rooms()[0]
+    source, target = cluster.owner(room), cluster.owner(cluster.rooms()[1])
+    slot = cluster.slot(room)
+    ann = a.join(room)
+    a.send("before", room=room)
+    assert ann.hear(1) == ["before"]
+    target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
+    source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
+    a.send("between", room=room)
+    joining = gevent.spawn(b.join, room, since=ann.last)
+    gevent.sleep(0.05)
+    cluster.move_keys(slot, source, target)
+    a.send("between, too", room=room)
+    gevent.sleep(0.05)
+    cluster.finish_move(slot, source, target)
+    bob = joining.get(timeout=limit(5))
+    expected = ["between", "between, too"]
+    assert ann.hear(2) == expected
+    b.send("after", room=room)
+    assert ann.hear(1) == ["after"]
+    assert bob.hear(3) == [*expected, "after"]
+    cluster.move(slot, target, source)
+
+
+def test_an_idle_room_moves_and_hears_what_is_said_there(cluster, worker):
+    a, b = worker(), worker()
+    room = cluster.rooms()[0]
+    source, target = cluster.owner(room), cluster.owner(cluster.rooms()[1])
+    ann = a.join(room)
+    wait_until(lambda: a.is_idle)
+    cluster.move(cluster.slot(room), source, target)
+    b.send("hello", room=room)
+    assert ann.hear(1) == ["hello"]
+    cluster.move(cluster.slot(room), target, source)
+
+
+def test_a_replica_takes_over_as_it_was_planned(cluster, worker):
+    a, b = worker(), worker()
+    room = cluster.rooms()[0]
+    ann, bob = a.join(room), b.join(room)
+    with Talk(room, a) as talk:
+        talk.goes_on()
+        cluster.fail_over(0)
+        talk.goes_on()
+    assert ann.hear(len(talk.said)) == bob.hear(len(talk.said)) == talk.said
+    wait_until(lambda: a.is_idle and b.is_idle)
+
+
+def test_a_master_that_is_killed_is_lost_to_its_rooms_alone(cluster, worker):
+    a = worker(timeout=0.5)
+    lost, kept, _ = cluster.rooms()
+    ann, bob = a.join(lost), a.join(kept)
+    wait_until(lambda: a.is_idle)
+    cluster.settle()
+    node = a.broker.parts[0]._node(lost)
+    cluster.owner(lost).stop(signal.SIGKILL)
+    a.send("unlogged", room=lost)
+    assert ann.hear(1) == ["unlogged"]
+    assert "+" in ann.last
+    assert node.process.outage.is_away
+    a.send("logged", room=kept)
+    assert bob.hear(1) == ["logged"]
+    assert "+" not in bob.last
+    wait_until(lambda: a.is_idle, 20)  # the replica has taken over
+    assert a.broker.parts[0]._node(lost) is not node
+    a.send("again", room=lost)
+    assert ann.hear(1) == ["again"]
+    history = [text.split(" ", 1)[1] for text in a.rooms[lost].history()]
+    assert history == ["unlogged", "again"]
+    wait_until(lambda: node not in a.nodes)  # nothing is left of it
+
+
+def test_a_cluster_that_stops_ends_all_that_runs(worker, cluster):
+    a = worker()
+    a.join(cluster.rooms()[0])
+    a.stop()
+    with pytest.raises(Exception, match="closed"):
+        a.broker.open("r")
