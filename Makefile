@@ -3,19 +3,28 @@
 # make docs: the documentation, docs/_build/html
 # make bench: all of benchmarks/, about two hours, or one with ARGS="--seconds 1"; a part of it:
 #   make bench CASES=32B-100 AGAINST=gevent-websocket ARGS="--rounds 3 --seconds 2"
+# make test-pythons: some tests on each other Python    make test-all: all tests on all Pythons
 # make check: unit tests, lint and types, in under a minute    make fuzz SECONDS=120: the targets of fuzz/
 # make autobahn: all cases of the Autobahn testsuite; needs Python 2.7 (PYTHON27=...)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check autobahn coverage sanitize fuzz lint types docs wheel bench clean
+.PHONY: run test test-pythons test-all check autobahn coverage sanitize fuzz lint types docs pictures wheel bench clean
 
 run: $(VENV)/run
 	$(BIN)/python run_server.py $(ARGS)
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest $(ARGS)
+
+# A part of the tests on the other Pythons that are found, in the pure form; or all of them, on this
+# one too, in both forms, which takes long.
+test-pythons: $(VENV)/test
+	.ci/pythons short $(ARGS)
+test-all: test
+	GREENWS_PURE_PYTHON=1 $(BIN)/python -m pytest $(ARGS)
+	.ci/pythons all $(ARGS)
 
 # The tests without other programs, whole servers or attacks, with a tenth of Hypothesis's examples.
 BEYOND_UNITS := autobahn demo docs hostile integrations server rooms/redis test_autobahn.py \
@@ -34,7 +43,8 @@ autobahn: $(VENV)/test
 coverage: $(VENV)/test
 	rm -rf build/coverage
 	mkdir -p build/coverage
-	GREENWS_PURE_PYTHON=1 $(BIN)/python -m coverage run -m pytest $(ARGS)
+	GREENWS_PURE_PYTHON=1 $(BIN)/python -m coverage run -m pytest $(ARGS) \
+		--ignore=tests/test_installation.py # of which "make test" is enough
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
@@ -52,6 +62,10 @@ types: $(VENV)/lint
 # docs/_build/html; a warning is an error.
 docs: $(VENV)/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
+# Those of the documentation; look at them.
+pictures: $(VENV)/docs
+	$(BIN)/python docs/pictures.py --demo
 
 # The sdist, and from it the wheel; then a check of what they hold.
 wheel: $(VENV)/lint

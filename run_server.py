@@ -27,6 +27,7 @@ from werkzeug import Request, Response
 from demo.chat import Chat
 from demo.command_line import listen_error, parse_options, start_line
 from demo.monitor import Monitor
+from demo.page import ChatPage
 from demo.workers import serve_with_workers
 from greenws import (
     Rooms,
@@ -106,6 +107,7 @@ def make_routes(redis: str | None = None, one_of_several: bool = False) -> Route
     except ImportError as error:  # prometheus_client is optional
         routes.add(method="GET", uri="/metrics", handler=Response(f"{error}\n", 501))
     routes.add(method="GET", uri="/server", handler=server_page)
+    routes.add(method="GET", uri="/", handler=ChatPage(WEBROOT / "index.html", rooms))
     routes.add(method="GET", uri="*", handler=files)
     return routes
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+os.environ["GREENWS_PURE_PYTHON"] = "1"  # signatures and attributes are those of both forms
 
 import greenws  # noqa: E402
 

@@ -14,11 +14,13 @@ from .support.paths import ROOT
 sys.path.insert(0, str(ROOT / "fuzz"))
 
 import engine
+import fuzz_client_handshake
 import fuzz_deflate
 import fuzz_frames
 import fuzz_handshake
 
 from greenws.http.head import RequestHead
+from greenws.http.response import ResponseReader
 
 pytestmark = pytest.mark.no_io
 
@@ -30,6 +32,11 @@ def is_head(data: bytes) -> bool:
 def has_message(data: bytes) -> bool:
     events, _ = fuzz_frames.read(data[1:], bool(data[0] & 1), bool(data[0] & 2), 7)
     return any(event[0] in (0, 1, 2) for event in events)
+
+
+def is_response(data: bytes) -> bool:
+    reader = fuzz_client_handshake.read(data, 0)
+    return isinstance(reader, ResponseReader) and reader.status > 0
 
 
 def is_sound(data: bytes) -> bool:
@@ -48,7 +55,12 @@ def outcome(function: Callable[..., Any], *arguments: Any) -> str:
 
 TARGETS = pytest.mark.parametrize(
     ("target", "is_good"),
-    [(fuzz_handshake, is_head), (fuzz_frames, has_message), (fuzz_deflate, is_sound)],
+    [
+        (fuzz_handshake, is_head),
+        (fuzz_client_handshake, is_response),
+        (fuzz_frames, has_message),
+        (fuzz_deflate, is_sound),
+    ],
 )
 
 
@@ -72,6 +84,7 @@ def test_the_seeds_of_the_handshake_are_taken() -> None:
     ("target", "name", "broken"),
     [
         (fuzz_handshake, "find_head", lambda *_: 1 / 0),
+        (fuzz_client_handshake, "check_response", lambda *_: ("other", None)),
         (fuzz_frames, "read", lambda data, client, compressed, size: ([(8, size)], b"")),
         (fuzz_deflate, "inflate", lambda data, size, takeover: bytes(size)),
     ],

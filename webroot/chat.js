@@ -6,6 +6,8 @@ import { ReconnectingSocket } from "./reconnecting.js";
 
 const NAME_KEY = "greenws.chat.name";
 const INSIDE_KEY = "greenws.chat.inside"; // set while in the room, so that a reload joins again
+const PERSON_KEY = "greenws.chat.person"; // the same in all tabs: the person is a member once
+const REMOVED = 4001; // close code
 
 const byId = (id) => document.getElementById(id);
 const entrance = byId("chat-entrance");
@@ -23,11 +25,19 @@ const state = new StateLabel(byId("chat-state"), byId("chat-announce"));
 const roomName = new URLSearchParams(location.search).get("room") || "lobby";
 const socket = new ReconnectingSocket(`chat/${encodeURIComponent(roomName)}`, "chat");
 
+// What the server has put into the page: the messages of the room, and the position after them.
+const page = JSON.parse(byId("chat-page").textContent);
+const rendered = page.room === roomName ? page : {};
+
 let wanted = ""; // the requested name; the server may have added a number to it
 let self = "";
 let inside = false; // the server has sent "welcome" on this connection
 let members = new Set();
 const shown = new Set(); // ids of messages: the history may repeat messages that came before it
+let removedBy = ""; // who has removed this person
+let lostAt = 0; // when the connection was lost, while there is none
+let missed = 0; // messages that came before the welcome
+let isIncomplete = false; // and some are missing
 
 function remember(key, value) {
   try {
@@ -35,6 +45,21 @@ function remember(key, value) {
     else sessionStorage.removeItem(key);
   } catch {
     // storage is disabled: the name is not remembered, everything else works
+  }
+}
+
+// A secret by which the tabs of a browser are one member.
+function person() {
+  try {
+    let found = localStorage.getItem(PERSON_KEY);
+    if (!found) {
+      const bytes = crypto.getRandomValues(new Uint8Array(16));
+      found = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+      localStorage.setItem(PERSON_KEY, found);
+    }
+    return found;
+  } catch {
+    return undefined; // each tab is a member of its own
   }
 }
 
@@ -68,6 +93,17 @@ function showMembers() {
       if (name === self) {
         item.dataset.self = "";
         item.append(element("span", { className: "you" }, "you"));
+      } else {
+        const label = `Remove ${name} from the room`;
+        const remove = element(
+          "button",
+          { type: "button", className: "remove", "aria-label": label, title: label },
+          "\u00d7",
+        );
+        remove.addEventListener("click", () => {
+          socket.send(JSON.stringify({ type: "remove", name }));
+        });
+        item.append(remove);
       }
       return item;
     }),
@@ -75,9 +111,52 @@ function showMembers() {
   byId("chat-count").textContent = names.length;
 }
 
+function showPast(events) {
+  log.addQuietly(() => {
+    for (const event of events) {
+      if (event.type === "message") showMessage(event);
+      else if (event.type === "removed") showRemoval(event);
+    }
+  });
+}
+
+function showRemoval({ id, name, by, time }) {
+  if (shown.has(id)) return;
+  shown.add(id);
+  showNotice("left", time, named(by), " removed ", named(name));
+}
+
+function lasting(milliseconds) {
+  const seconds = Math.max(1, Math.round(milliseconds / 1000));
+  if (seconds < 100) return `${seconds} s`;
+  const minutes = Math.round(seconds / 60);
+  return minutes < 100 ? `${minutes} minutes` : `${Math.round(minutes / 60)} hours`;
+}
+
+// What a client that comes back has missed, in words.
+function showReturn() {
+  const away = lostAt
+    ? `the ${lasting(Date.now() - lostAt)} without a connection`
+    : "the time since this page was loaded";
+  const some = missed === 1 ? "the message" : `the ${missed} messages`;
+  if (isIncomplete) {
+    const rest = missed ? ` What is left of them: ${some} above.` : "";
+    showNotice(
+      "gap",
+      Date.now(),
+      `Messages are missing: the server no longer keeps all of ${away}.${rest}`,
+    );
+  } else if (lostAt) {
+    const what = missed ? `${some} above came meanwhile` : "nothing was said meanwhile";
+    showNotice("notice", Date.now(), `Connected again after ${lasting(Date.now() - lostAt)}: ${what}.`);
+  }
+  lostAt = 0;
+}
+
 function showMessage({ id, name, text, time }) {
   if (shown.has(id)) return;
   shown.add(id);
+  missed += 1;
   const author = colored(element("bdi", { className: "author", "data-field": "name" }, name), name);
   const entry = log.add(
     "message",
@@ -109,11 +188,15 @@ const receivers = {
     send.disabled = false;
     byId("chat-self").textContent = name;
     showMembers();
-    log.addQuietly(() => {
-      for (const message of history) showMessage(message);
-    });
+    showReturn();
+    showPast(history);
     if (name !== wanted) {
-      showNotice("notice", Date.now(), named(wanted), " is taken; you are ", named(name), ".");
+      // The server adds a number; another name is the one that this person has already.
+      if (/ \(\d+\)$/.test(name)) {
+        showNotice("notice", Date.now(), named(wanted), " is taken; you are ", named(name), ".");
+      } else {
+        showNotice("notice", Date.now(), "You are here already, as ", named(name), ".");
+      }
     }
   },
   joined({ name, time }) {
@@ -129,8 +212,20 @@ const receivers = {
   message(event) {
     showMessage(event);
   },
+  removed(event) {
+    if (inside && event.name === self) removedBy = event.by;
+    showRemoval(event);
+  },
   gap() {
-    showNotice("notice", Date.now(), "Some older messages are no longer available.");
+    if (inside) {
+      showNotice(
+        "gap",
+        Date.now(),
+        "Messages are missing here: the server could not keep up with the room.",
+      );
+    } else {
+      isIncomplete = true; // the welcome says more
+    }
   },
   error({ message }) {
     if (inside) {
@@ -156,13 +251,16 @@ function join(name) {
   byId("chat-self").textContent = name;
   entrance.hidden = true;
   room.hidden = false;
-  socket.open();
+  removedBy = "";
+  showPast(rendered.history ?? []);
+  socket.open(rendered.position);
 }
 
 function leave() {
   remember(INSIDE_KEY, "");
   socket.close();
   inside = false;
+  lostAt = 0;
   send.disabled = true;
   retry.hidden = true;
   entrance.hidden = false;
@@ -171,7 +269,9 @@ function leave() {
 }
 
 socket.addEventListener("open", () => {
-  socket.send(JSON.stringify({ type: "join", name: wanted, since: socket.lastId }));
+  missed = 0;
+  isIncomplete = false;
+  socket.send(JSON.stringify({ type: "join", name: wanted, since: socket.lastId, person: person() }));
 });
 
 socket.addEventListener("message", ({ data }) => {
@@ -179,8 +279,16 @@ socket.addEventListener("message", ({ data }) => {
   receivers[event.type]?.(event);
 });
 
-socket.addEventListener("close", () => {
-  if (inside) showNotice("notice", Date.now(), "The connection was lost.");
+socket.addEventListener("close", ({ code }) => {
+  if (code === REMOVED) {
+    leave();
+    complain(`${removedBy || "Somebody"} has removed you from the room. You may join again.`);
+    return;
+  }
+  if (inside) {
+    lostAt = Date.now();
+    showNotice("notice", Date.now(), "The connection was lost.");
+  }
   inside = false;
   send.disabled = true;
   members.clear();
@@ -225,5 +333,13 @@ retry.addEventListener("click", () => {
 });
 
 byId("chat-room-name").textContent = roomName;
+if (rendered.history?.length) {
+  const { name, time } = rendered.history.at(-1);
+  const count = rendered.history.length;
+  byId("chat-rendered").replaceChildren(
+    count === 1 ? "One message is here, of " : `${count} messages are here, the last one of `,
+    ...[named(name), " at ", timeOfDay(time), "."],
+  );
+}
 nameInput.value = recall(NAME_KEY);
 if (nameInput.value && recall(INSIDE_KEY)) join(nameInput.value);

@@ -12,7 +12,11 @@
 //   with room.join(socket, since=since) as member:
 //       socket.send(json.dumps({"id": member.position}))
 //
-// Messages are replayed; joins and leaves are not.
+// A page that is rendered with room.position gives that to open(): it misses nothing of what is
+// said between its rendering and its first connection.
+//
+// Messages are replayed; joins and leaves are not. A close code of 4000 to 4999 is what the
+// application has decided (room.disconnect(4001, ...)): then it does not reconnect.
 //
 //   const socket = new ReconnectingSocket("chat/lobby", "chat");
 //   socket.addEventListener("open", () => {
@@ -41,7 +45,7 @@ function idOf(data) {
 
 // path: of the WebSocket, relative to the page's address, or a function that returns it, called for
 // each attempt; protocol: the subprotocol.
-// Events: "open", "message" (data), "close", and "state", whose detail is
+// Events: "open", "message" (data), "close" (code, reason), and "state", whose detail is
 // { state: "closed" | "connecting" | "open" | "waiting", seconds }.
 export class ReconnectingSocket extends EventTarget {
   #path;
@@ -73,8 +77,9 @@ export class ReconnectingSocket extends EventTarget {
     return this.#lastId;
   }
 
-  open() {
+  open(since) {
     this.#wanted = true;
+    this.#lastId ??= since;
     this.#attempt = 0;
     if (!this.#socket) this.#connect();
   }
@@ -117,10 +122,12 @@ export class ReconnectingSocket extends EventTarget {
       this.#lastId = idOf(data) ?? this.#lastId;
       this.dispatchEvent(new MessageEvent("message", { data }));
     });
-    socket.addEventListener("close", () => {
+    socket.addEventListener("close", ({ code, reason }) => {
       if (socket !== this.#socket) return;
       this.#socket = null;
-      this.dispatchEvent(new Event("close"));
+      const isFinal = code >= 4000 && code <= 4999;
+      if (isFinal) this.close();
+      this.dispatchEvent(new CloseEvent("close", { code, reason }));
       if (this.#wanted) this.#retryLater();
     });
   }

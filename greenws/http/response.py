@@ -7,6 +7,8 @@ so that what follows a 101 is never taken for HTTP.
 
 from __future__ import annotations
 
+import re
+
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from ..config import Config
@@ -19,6 +21,8 @@ MAX_BODY = 1 << 16
 
 _END = b"\r\n\r\n"
 _BEGIN = b"HTTP/1."
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9][0-9](?: [\t -~\x80-\xff]*)?\r\n")
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _TLS_RECORDS = (b"\x15\x03", b"\x16\x03")  # an alert, a handshake
 _MAX_INTERIM = 16  # responses 1xx that may precede the final one
 _SHOWN = 60  # bytes
@@ -106,6 +110,8 @@ class ResponseReader:
         return rest
 
     def _parse(self, head: bytes) -> HttpResponseParser:
+        if not _STATUS_LINE.match(head) or _CONTROL.search(head):  # llhttp takes some of these
+            raise _malformed("Invalid status line, or control character, in the response.")
         self.headers = []
         self._has_headers = False
         parser = HttpResponseParser(self)

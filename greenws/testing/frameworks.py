@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-__all__ = ["databases_of_test", "default_host", "watch"]
+__all__ = ["client_of", "databases_of_test", "default_host", "watch"]
 
 _watched: set[str] = set()
 
@@ -30,6 +30,15 @@ class _Receiver:
         error = options.get("exception") or sys.exc_info()[1]
         if error is not None:
             self._take(error)
+
+
+def client_of(application: Any) -> Any:
+    """A client of Flask's, without cookies, for an application of Flask's: it knows the host and
+    the scheme that are configured. None for any other."""
+    flask = sys.modules.get("flask")
+    if flask is not None and isinstance(application, flask.Flask):
+        return application.test_client(use_cookies=False)
+    return None
 
 
 def default_host() -> str:

@@ -24,7 +24,7 @@ from ..exceptions import HandshakeError
 from ..hub.transport import FOREVER
 from ..protocol.deflate import Deflate, make_offer
 from ..protocol.handshake import check_response, new_key
-from .frameworks import default_host
+from . import frameworks
 from .hosting import TestServer
 from .sockets import Run, TestSocket, WatchedTransport, check_options, client_config
 from .timers import RealTimeout
@@ -146,8 +146,12 @@ class _Handshake:
     def through(self, client: Any) -> TestResponse:
         """Makes the handshake in a request of ``client``; returns the response."""
         if client is None:
+            client = frameworks.client_of(self._app)
+        if client is None:
             own = Client(self, use_cookies=False)
-            return own.get(self._path, headers=self._headers, base_url=f"http://{default_host()}")
+            return own.get(
+                self._path, headers=self._headers, base_url=f"http://{frameworks.default_host()}"
+            )
         if isinstance(client, Client):
             self._face = client.application
             client.application = self

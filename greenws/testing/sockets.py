@@ -157,6 +157,9 @@ class Run:
         limit = RealTimeout(self.timeout)
         try:
             if self.socket is not None:
+                self.socket.resume()
+                self.socket.start_closing()
+                self.move_time(lambda: self.greenlet is None or self.greenlet.dead)
                 self.socket.finish()
             if self.greenlet is not None:
                 self.greenlet.join()
@@ -170,6 +173,12 @@ class Run:
         finally:
             limit.close()
         return self.errors[0][0] if self.errors else None
+
+    def move_time(self, is_done: Callable[[], bool]) -> None:
+        """If a clock has stopped time, moves it on until ``is_done()``."""
+        for clock in timers.running:
+            if gevent.getcurrent() is clock.owner:
+                clock.advance_until(is_done)
 
     def abort(self) -> None:
         """Ends everything without asking anybody."""
@@ -443,6 +452,9 @@ class TestSocket(WebSocket):
         """
         __tracebackhide__ = True
         self.resume()
+        if timers.running and self._run.greenlet is not None:
+            self.start_closing(code, reason)
+            self._run.move_time(lambda: self.close_code is not None)
         if self._within(self._run.timeout, super().close, code, reason) is _EXPIRED:
             problem = self._run.in_vain(
                 f"the other side did not answer Close within {self._run.timeout:g} s"
@@ -456,7 +468,6 @@ class TestSocket(WebSocket):
 
     def finish(self) -> None:
         """Closes, without a limit in time."""
-        self.resume()
         super().close()
 
     def __enter__(self) -> TestSocket:

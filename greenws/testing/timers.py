@@ -27,6 +27,7 @@ _REAL_TIMES = {name: getattr(time, name) for name in _TIMES}
 
 _EPSILON = 1e-6  # seconds; a time that was added up in several steps is a little more or less
 _LONGEST_ROUND = 0.5  # seconds
+_LONGEST = 3600.0  # seconds for which a clock goes on by itself
 
 running: list[Clock] = []
 """The clock that stops time, if there is one."""
@@ -78,6 +79,7 @@ class _Timer:
         self.args: tuple[Any, ...] = ()
         self.due = 0.0  # of time.monotonic()
         self.number = 0  # in the queue of a clock
+        self._waiting: Any = None  # the greenlet that waits for nothing but this
         self._after = after
         self._repeat = repeat
         self._watcher: Any = None
@@ -85,6 +87,9 @@ class _Timer:
     def start(self, callback: Callable[..., object], *args: Any, **options: Any) -> None:
         self.stop()
         self.callback, self.args = callback, args
+        # gevent.sleep(), a gevent.Timeout and what is built on them
+        is_wait = isinstance(getattr(callback, "__self__", None), (Waiter, gevent.Timeout))
+        self._waiting = getcurrent() if is_wait else None
         self._schedule(self._after)
 
     def again(self, callback: Callable[..., object], *args: Any, **options: Any) -> None:
@@ -122,10 +127,15 @@ class _Timer:
         """Whether it only counts, so that nothing needs to run after it."""
         return bool(self._repeat) and not self.ref
 
+    def is_of(self, greenlet: Any) -> bool:
+        """Whether ``greenlet`` waits for it. The test itself waits in real time: if it holds the
+        clock and sleeps, nobody moves the time."""
+        return self._waiting is not None and self._waiting is greenlet
+
     def _schedule(self, after: float) -> None:
         self.due = time.monotonic() + after
         self.loop.active.add(self)
-        if self.loop.clock is not None:
+        if self.loop.clock is not None and not self.is_of(self.loop.clock.owner):
             self.loop.clock.add(self)
         else:
             self._watch(after)
@@ -237,6 +247,8 @@ class Clock:
     """Time that moves when the test says so, from :func:`clock`."""
 
     def __init__(self) -> None:
+        self.owner: Any = None
+        """The greenlet of the test."""
         self._hub: Any = None
         self._loop: Any = None
         self._began = 0.0
@@ -264,8 +276,17 @@ class Clock:
         if self._hub is None:
             raise RuntimeError("the clock runs by itself: use it in 'with testing.clock() as ...'")
         end = self._elapsed + seconds
+        self._run(end, lambda: False)
+        self._elapsed = max(end, self._elapsed)
         settle()
-        while True:
+
+    def advance_until(self, is_done: Callable[[], bool]) -> None:
+        """Moves time as far as it takes, but no further than an hour."""
+        self._run(self._elapsed + _LONGEST, is_done)
+
+    def _run(self, end: float, is_done: Callable[[], bool]) -> None:
+        settle()
+        while not is_done():
             due = self._next()
             if due is None or due > self._began + end + _EPSILON:
                 break
@@ -278,8 +299,6 @@ class Clock:
             for timer in timers:
                 self._loop.run_callback(timer.fire)
             settle()
-        self._elapsed = max(end, self._elapsed)
-        settle()
 
     def add(self, timer: _Timer) -> None:
         timer.number = next(self._numbers)  # an earlier entry of it counts no more
@@ -308,6 +327,7 @@ class Clock:
         if time.monotonic is not _REAL_TIMES["monotonic"]:
             raise RuntimeError("time is under the control of another clock")
         running.append(self)
+        self.owner = getcurrent()
         self._hub = gevent.get_hub()
         self._loop = hold(self._hub)
         self._began, self._began_ns = time.monotonic(), time.monotonic_ns()
@@ -323,8 +343,9 @@ class Clock:
             setattr(time, name, fake)
         self._loop.clock = self
         for timer in self._loop.active:
-            timer.freeze()
-            self.add(timer)
+            if not timer.is_of(self.owner):
+                timer.freeze()
+                self.add(timer)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -337,7 +358,9 @@ class Clock:
         loop = self._loop
         loop.clock = None
         for timer in loop.active:
-            timer.thaw(now)
+            if not timer.is_of(self.owner):
+                timer.thaw(now)
+        self.owner = None
         self._queue.clear()
         release(self._hub)
         self._hub = self._loop = None
@@ -352,8 +375,9 @@ def clock() -> Clock:
 
     In the block, the timers of this thread's hub (keepalive, ``max_lifetime``, the timeouts of
     ``receive()``, ``gevent.sleep``, ``gevent.Timeout``...) and, in the whole process,
-    ``time.time()`` and ``time.monotonic()`` follow the clock. ``datetime.now()`` does not. Waits
-    of the test's own sockets are still bounded in real time.
+    ``time.time()`` and ``time.monotonic()`` follow the clock. ``datetime.now()`` does not. The test
+    itself waits in real time, with its sockets and with ``gevent.sleep``. ``close()`` moves time
+    until it is answered, and the end of a connection until its handler has ended; at most an hour.
 
     Raises:
         RuntimeError: in the ``with``, if there is another clock.

@@ -1,10 +1,12 @@
-"""Runs the fuzzing client of the Autobahn testsuite against a greenws echo server.
+"""Runs the Autobahn testsuite: its fuzzing client against a greenws server that echoes, and its
+fuzzing server against a greenws client that echoes.
 
-    python tests/autobahn/run.py [--cases quick] [compiled] [pure]
+    python tests/autobahn/run.py [--cases quick] [--role server] [compiled] [pure]
 
-Both forms, side by side, unless one is named. Prints the counts and every case that is not OK.
-Exits with 1 if a case fails or ends with an unclean close, and with 3 if the testsuite cannot run
-here: it needs Python 2.7, from $PYTHON27, pyenv or the PATH, and is installed in build/autobahn/.
+Both roles, and both forms side by side, unless one is named. Prints the counts and every case that
+is not OK. Exits with 1 if a case fails or ends with an unclean close, and with 3 if the testsuite
+cannot run here: it needs Python 2.7, from $PYTHON27, pyenv or the PATH, and is installed in
+build/autobahn/.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -33,6 +36,7 @@ VIRTUALENV = (
     "virtualenv==20.21.1"  # the last line of versions that makes environments of Python 2.7
 )
 FORMS = {"compiled": "", "pure": "1"}
+ROLES = ["server", "client"]
 PASSED = ("OK", "INFORMATIONAL")  # INFORMATIONAL: either behaviour conforms to the RFC
 UNAVAILABLE = 3
 INSTALL_TIMEOUT = 600.0  # seconds
@@ -46,6 +50,9 @@ CASES = {
     + [f"12.{options}.{case}" for options in range(1, 6) for case in (1, 3)]
     + [f"13.{options}.{case}" for options in range(1, 8) for case in (1, 3)]
     + ["12.1.11", "12.5.11", "13.1.11", "13.6.11"],
+    # For the client, whose codec is the server's: without large messages.
+    "brief": [f"{section}.*" for section in (1, 2, 3, 4, 5, 6, 7, 10)]
+    + ["12.1.1", "12.2.3", *(f"13.{options}.1" for options in range(1, 8))],
 }
 
 
@@ -128,36 +135,75 @@ def serving(form: str) -> Iterator[int]:
         process.stdout.close()
 
 
-def run(python: Path, form: str, cases: list[str]) -> dict[str, dict[str, Any]]:
+def run(python: Path, role: str, form: str, cases: list[str]) -> dict[str, dict[str, Any]]:
     """The testsuite's verdict on each case."""
-    folder = BUILD / form
+    folder = BUILD / f"{role}-{form}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    with serving(form) as port:
-        spec = {
-            "outdir": str(folder),
-            "servers": [{"agent": form, "url": f"ws://127.0.0.1:{port}/"}],
-            "cases": cases,
-            "exclude-cases": [],
-            "exclude-agent-cases": {},
-        }
-        (folder / "spec.json").write_text(json.dumps(spec))
-        command = [python, "-W", "ignore", "-m", "autobahntestsuite.wstest", "-m", "fuzzingclient"]
-        with (folder / "log.txt").open("w") as log:
-            subprocess.run(
-                [*map(str, command), "-s", str(folder / "spec.json")],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=folder,
-                timeout=RUN_TIMEOUT,
-                check=True,
-            )
+    spec: dict[str, Any] = {
+        "outdir": str(folder),
+        "cases": cases,
+        "exclude-cases": [],
+        "exclude-agent-cases": {},
+    }
+    if role == "server":
+        run_fuzzing_client(python, form, folder, spec)
+    else:
+        run_fuzzing_server(python, form, folder, spec)
     announced = re.search(r"will run (\d+) test cases", (folder / "log.txt").read_text())
     results: dict[str, dict[str, Any]] = json.loads((folder / "index.json").read_text())[form]
     if announced is None or len(results) != int(announced[1]):
         sys.exit(f"{len(results)} cases ran, expected {announced and announced[1]}: see {folder}")
     return results
+
+
+def wstest(python: Path, mode: str, folder: Path, spec: dict[str, Any]) -> list[str]:
+    """The command of the testsuite."""
+    path = folder / "spec.json"
+    path.write_text(json.dumps(spec))
+    command = [str(python), "-W", "ignore", "-m", "autobahntestsuite.wstest", "--webport", "0"]
+    return [*command, "-m", mode, "-s", str(path)]
+
+
+def run_fuzzing_client(python: Path, form: str, folder: Path, spec: dict[str, Any]) -> None:
+    with serving(form) as port, (folder / "log.txt").open("w") as log:
+        spec["servers"] = [{"agent": form, "url": f"ws://127.0.0.1:{port}/"}]
+        subprocess.run(
+            wstest(python, "fuzzingclient", folder, spec),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            timeout=RUN_TIMEOUT,
+            check=True,
+        )
+
+
+def run_fuzzing_server(python: Path, form: str, folder: Path, spec: dict[str, Any]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"ws://127.0.0.1:{free.getsockname()[1]}"
+    spec["url"] = url
+    with (folder / "log.txt").open("w") as log:
+        server = subprocess.Popen(
+            wstest(python, "fuzzingserver", folder, spec),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+        )
+        try:
+            done = subprocess.run(
+                [sys.executable, str(HERE / "client.py"), form, url],
+                env={**os.environ, "GREENWS_PURE_PYTHON": FORMS[form], "PYTHONPATH": str(ROOT)},
+                stdin=subprocess.DEVNULL,
+                timeout=RUN_TIMEOUT,
+            )
+        finally:
+            server.terminate()
+            server.wait()
+    if done.returncode:
+        sys.exit(f"the {form} client failed: see above")
 
 
 def report(form: str, results: dict[str, dict[str, Any]], seconds: float) -> bool:
@@ -178,6 +224,7 @@ def report(form: str, results: dict[str, dict[str, Any]], seconds: float) -> boo
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("forms", nargs="*", metavar="form", help="compiled, pure")
+    parser.add_argument("--role", choices=[*ROLES, "both"], default="both", help="of greenws")
     parser.add_argument("--cases", default="all", help="all, quick, or such as 1.*,2.3")
     parser.add_argument("--install", action="store_true", help="only install the testsuite")
     arguments = parser.parse_args()
@@ -192,14 +239,18 @@ def main() -> int:
         return 0
     cases = CASES.get(arguments.cases) or arguments.cases.split(",")
 
-    def timed(form: str) -> tuple[dict[str, dict[str, Any]], float]:
-        start = time.monotonic()
-        return run(python, form, cases), time.monotonic() - start
+    def timed(form: str) -> bool:
+        passed = []
+        for role in roles:
+            start = time.monotonic()
+            results = run(python, role, form, cases)
+            passed.append(report(f"{form} {role}", results, time.monotonic() - start))
+        return all(passed)
 
+    roles = ROLES if arguments.role == "both" else [arguments.role]
     forms = arguments.forms or list(FORMS)
     with concurrent.futures.ThreadPoolExecutor(len(forms)) as pool:
-        runs = list(pool.map(timed, forms))
-    return 0 if all([report(form, *run) for form, run in zip(forms, runs, strict=True)]) else 1
+        return 0 if all(list(pool.map(timed, forms))) else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The Autobahn testsuite's own fuzzing client, with its quick cases; ``make autobahn`` runs all."""
+"""The Autobahn testsuite itself, with its quick cases; ``make autobahn`` runs all of them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from . import run
 FORM = "pure" if str(connection.__file__).endswith(".py") else "compiled"
 
 
-def test_the_fuzzing_client_finds_no_fault() -> None:
-    command = [sys.executable, run.__file__, "--cases", "quick", FORM]
+@pytest.mark.parametrize(("role", "cases"), [("server", "quick"), ("client", "brief")])
+def test_the_testsuite_finds_no_fault(role: str, cases: str) -> None:
+    command = [sys.executable, run.__file__, "--role", role, "--cases", cases, FORM]
     done = subprocess.run(
         command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=limit(600)
     )

@@ -397,7 +397,7 @@ def test_two_browsers_chat_with_each_other(demo: Demo, browse: Browse) -> None:
         assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", time) for time in each.run(times))
     assert ada.texts("#chat-log li[data-self] [data-field=text]") == ["Hello, Grace."]
 
-    grace("chat-leave").click()
+    grace.run("document.getElementById('chat-leave').click()")
     ada.wait_for_text("#chat-log li[data-kind=left] [data-field=text]", "Grace left")
     ada.wait_for_members("Ada")
     assert grace("chat-state").text == "not joined"
@@ -472,6 +472,79 @@ def test_coming_back_shows_what_was_missed_and_repeats_nothing(demo: Demo, page:
         page.join("Ada")
         page.wait_for_message("Grace", "too late")
         assert page.messages() == [("Ada", "see you"), ("Grace", "too late")]
+
+
+def test_a_page_shows_what_was_said_before_it_joined(demo: Demo, browse: Browse) -> None:
+    ada = browse(demo.url)
+    ada.join("Ada")
+    ada.say("before the page was rendered")
+    ada.wait_for_message("Ada", "before the page was rendered")
+    grace = browse(demo.url)
+    assert grace("chat-rendered").text.startswith("One message is here, of Ada at ")
+    ada.say("after it was")
+    ada.wait_for_message("Ada", "after it was")
+    grace.join("Grace")
+    assert [text for _, text in grace.messages()] == [
+        "before the page was rendered",
+        "after it was",
+    ]
+
+
+def test_two_tabs_are_one_person_and_a_reload_is_not_told(demo: Demo, browse: Browse) -> None:
+    ada, grace = browse(demo.url), browse(demo.url)
+    ada.join("Ada")
+    grace.join("Grace")
+    first, before = grace.driver.current_window_handle, {*grace.driver.window_handles}
+    # A tab of the same browser context: it has the same local storage.
+    grace.run("window.open(location.href)")
+    grace.wait_until(lambda: {*grace.driver.window_handles} - before, "the second tab")
+    (second,) = {*grace.driver.window_handles} - before
+    grace.driver.switch_to.window(second)
+    grace.wait_for_state("chat", "connected")  # with the name, which the new tab has got
+    grace.run("document.getElementById('chat-leave').click()")
+    grace.join("Somebody else")
+    grace.wait_for_members("Ada", "Grace")
+    assert any("You are here already, as Grace." in text for text in grace.texts("#chat-log li"))
+    grace.driver.close()
+    grace.driver.switch_to.window(first)
+    grace.driver.refresh()
+    grace.wait_for_state("chat", "connected")
+    grace.say("back at once")
+    ada.wait_for_message("Grace", "back at once")
+    assert sum("Grace" in text for text in ada.texts("#chat-log li:not([data-kind=message])")) == 1
+
+
+def test_a_member_can_be_removed_and_may_join_again(demo: Demo, browse: Browse) -> None:
+    ada, grace = browse(demo.url), browse(demo.url)
+    ada.join("Ada")
+    grace.join("Grace")
+    ada.wait_for_members("Ada", "Grace")
+    ada.run("document.querySelector('[aria-label=\"Remove Grace from the room\"]').click()")
+    said = "Ada has removed you from the room. You may join again."
+    grace.wait_for_text("#chat-join-error", said)
+    assert grace("chat-state").text == "not joined"
+    ada.wait_for_members("Ada")
+    grace.join("Grace")
+    ada.wait_for_members("Ada", "Grace")
+
+
+def test_a_gap_is_told_in_words(browse: Browse) -> None:
+    with running("--port", "0") as demo:
+        page = browse(demo.url)
+        page.expected_errors = "ERR_CONNECTION_REFUSED"
+        page.join("Ada")
+        page.say("kept in the memory of that server")
+        page.wait_for_message("Ada", "kept in the memory of that server")
+        port = str(demo.port)
+    page.wait_for_reconnecting()
+    with running("--port", port):  # which knows nothing of it
+        page.run("dispatchEvent(new Event('online'))")
+        page.wait_for_state("chat", "connected")
+        (told,) = page.texts("#chat-log li[data-kind=gap] [data-field=text]")
+    pattern = (
+        r"Messages are missing: the server no longer keeps all of the \d+ s without a connection\."
+    )
+    assert re.fullmatch(pattern, told)
 
 
 def test_the_chat_works_with_the_keyboard_alone(page: Page) -> None:

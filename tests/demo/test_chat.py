@@ -208,6 +208,80 @@ def test_a_newcomer_gets_the_last_50_messages_in_order(member: MemberFactory) ->
     assert all(a["time"] < b["time"] for a, b in itertools.pairwise(history))
 
 
+PERSON = "0123456789abcdef"
+
+
+def test_the_pages_of_one_person_are_one_member(member: MemberFactory) -> None:
+    ada = member("Ada")
+    first, second = member(), member()
+    assert first.join("Grace", person=PERSON)["members"] == ["Ada", "Grace"]
+    ada.expect(type="joined", name="Grace")
+    welcome = second.join("Another", person=PERSON)
+    assert (welcome["name"], welcome["members"]) == ("Grace", ["Ada", "Grace"])
+    second.say("from the second page")
+    for each in (ada, first, second):
+        each.expect(type="message", name="Grace")
+    first.connection.close()
+    second.say("still here")
+    ada.expect(type="message", text="still here")
+    second.connection.close()
+    ada.expect(type="left", name="Grace")  # it has said that it leaves
+
+
+def test_a_page_that_is_reloaded_is_not_told(member: MemberFactory) -> None:
+    ada, grace = member("Ada"), member()
+    grace.join("Grace", person=PERSON)
+    ada.expect(type="joined", name="Grace")
+    grace.connection.close(1001)  # as a browser does
+    again = member()
+    assert again.join("Grace", person=PERSON)["name"] == "Grace"
+    again.say("I am back")
+    ada.expect(type="message", text="I am back")
+
+
+@pytest.mark.parametrize("person", ["", "short", "x" * 65, 7, None, ["x" * 16]])
+def test_a_person_without_a_proper_secret_is_a_member_for_each_page(
+    person: Any, member: MemberFactory
+) -> None:
+    one, two = member(), member()
+    assert one.join("Ada", person=person)["name"] == "Ada"
+    assert two.join("Ada", person=person)["name"] == "Ada (2)"
+
+
+def test_a_member_that_is_removed_is_told_by_whom_and_closed(member: MemberFactory) -> None:
+    ada, pages = member("Ada"), [member(), member()]
+    for each in pages:
+        each.join("Grace", person=PERSON)
+    ada.expect(type="joined", name="Grace")
+    ada.send({"type": "remove", "name": "Grace"})
+    for each in (ada, *pages):
+        removed = each.expect(type="removed", name="Grace", by="Ada")
+        assert removed["id"] and removed["time"]
+    ada.expect(type="left", name="Grace")
+    for each in pages:
+        with pytest.raises(ConnectionClosed, match="4001.*You were removed"):
+            each.receive()
+    assert member().join("Linus")["history"][-1]["type"] == "removed"
+
+
+@pytest.mark.parametrize("name", ["Nobody", "Ada", None, ["Grace"]])
+def test_nobody_is_removed_who_is_not_there(name: Any, member: MemberFactory) -> None:
+    ada = member("Ada")
+    ada.send({"type": "remove", "name": name})
+    ada.expect(type="error", message="Nobody else here has that name.")
+
+
+def test_a_rendered_page_misses_nothing_until_its_first_connection(member: MemberFactory) -> None:
+    ada = member()
+    position = ada.join("Ada")["id"]
+    ada.say("after the page was rendered")
+    ada.expect(type="message")
+    grace = member()
+    grace.send({"type": "join", "name": "Grace", "since": position})
+    grace.expect(type="message", text="after the page was rendered")
+    assert grace.expect(type="welcome")["history"] == []
+
+
 def test_a_member_that_does_not_read_delays_nobody(member: MemberFactory) -> None:
     sloth, ada, grace = member("Sloth"), member("Ada"), member("Grace")
     ada.expect(type="joined", name="Grace")

@@ -97,6 +97,8 @@ def test_a_malformed_body_ends_it():
         b"HTTP/1.1 1010 Ok\r\n\r\n",
         b"HTTP/1.1 99 Ok\r\n\r\n",
         b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.1 101 O\0k\r\n\r\n",
+        b"HTTP/1.1 101 Ok\r\nA: \x7f\r\n\r\n",
         b"HTTP/1.1 101 Ok\r\nA: b\n\r\n\r\n",
         b"HTTP/1.1 101 Ok\r\nA: b\r\n c\r\n\r\n",
         b"HTTP/1.1 101 Ok\r\nA: \x01\r\n\r\n",

@@ -180,9 +180,9 @@ class Member:
         assert expected.items() <= event.items(), event
         return event
 
-    def join(self, name: str) -> dict[str, Any]:
+    def join(self, name: str, **more: str) -> dict[str, Any]:
         """Join, and skip the event of joining; the welcome."""
-        self.send({"type": "join", "name": name})
+        self.send({"type": "join", "name": name, **more})
         welcome = self.expect(type="welcome")
         self.expect(type="joined", name=welcome["name"])
         return welcome

@@ -28,16 +28,23 @@ TROUBLE = re.compile(r"Traceback|\b(ERROR|CRITICAL|Exception|Error)\b")
 
 
 class Process:
-    """``python *arguments``; its output, stdout and stderr together, stands in ``lines``."""
+    """``python *arguments``, or another program. Its output, stdout and stderr together, stands in
+    ``lines``."""
 
-    def __init__(self, *arguments: str | Path, cwd: Path | None = None, **env: str) -> None:
+    def __init__(
+        self,
+        *arguments: str | Path,
+        cwd: Path | None = None,
+        program: str | Path = sys.executable,
+        **env: str,
+    ) -> None:
         path = os.pathsep.join(
             [str(ROOT), str(PROGRAMS), *filter(None, [os.environ.get("PYTHONPATH")])]
         )
         # gunicorn puts a control socket there, which must not be another gunicorn's.
         self._runtime = tempfile.TemporaryDirectory(prefix="greenws-")
         self.popen = subprocess.Popen(
-            [sys.executable, *map(str, arguments)],
+            [str(program), *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

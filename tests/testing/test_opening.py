@@ -481,6 +481,18 @@ def test_what_escapes_an_application_is_raised_by_connect():
         testing.connect(app)
 
 
+def test_the_host_and_the_scheme_that_flask_is_configured_with():
+    app = make_flask()
+    app.config.update(SERVER_NAME="example.com", PREFERRED_URL_SCHEME="https")
+
+    @app.get("/where")
+    def where():
+        abort(403, flask.request.url)
+
+    with pytest.raises(testing.Refused, match="https://example.com/where"):
+        testing.connect(app, "/where")
+
+
 @pytest.mark.parametrize("is_testing", [True, False])
 def test_what_a_view_of_flasks_raises(is_testing, caplog):
     app = make_flask()

@@ -6,7 +6,9 @@ import time
 
 import gevent
 import pytest
-from gevent.event import Event
+from gevent.event import AsyncResult, Event
+from gevent.lock import Semaphore
+from gevent.queue import Empty, Queue
 
 from greenws import Config, ConnectionClosed, Routes, testing
 from greenws.testing.timers import ClockLoop
@@ -192,6 +194,62 @@ def test_an_hour_of_an_idle_connection_is_quick():
         assert [socket.receive() for _ in range(3)] == ["10", "20", "30"]
         socket.send("end")
     assert time.monotonic() - began < limit(3)
+
+
+@routes.websocket("/feed")
+def feed(request, socket):
+    while True:
+        gevent.sleep(300)
+        socket.send("five minutes")
+
+
+def test_the_end_of_a_connection_moves_time_as_far_as_its_handler_needs():
+    began = time.monotonic()
+    with testing.clock() as clock:
+        with testing.connect(routes, "/feed") as socket:
+            clock.advance(310)
+            assert socket.receive() == "five minutes"
+        assert clock.elapsed == 600
+        with testing.connect(routes, "/feed") as socket:
+            socket.close()  # is answered by keepalive
+            assert 600 < clock.elapsed < 610
+        assert clock.elapsed == 900
+    assert time.monotonic() - began < limit(2)
+
+
+def test_the_test_itself_waits_in_real_time():
+    began = time.monotonic()
+    moment = 0.01
+    with testing.clock():
+        gevent.sleep(moment)
+        assert not Event().wait(moment)
+        with pytest.raises(gevent.Timeout), gevent.Timeout(moment):
+            Event().wait()
+    assert 0.03 <= time.monotonic() - began < limit(2)
+    with gevent.Timeout(moment, False), testing.clock():
+        Event().wait()
+
+
+def test_whatever_is_built_on_timers_follows_the_clock(hub_errors):
+    with testing.clock() as clock:
+        happened = []
+        gevent.spawn_later(5, happened.append, "later")
+        greenlets = [
+            gevent.spawn(Queue().get, timeout=6),
+            gevent.spawn(Semaphore(0).acquire, timeout=7),
+            gevent.spawn(gevent.spawn(gevent.sleep, 20).join, 8),
+            gevent.spawn(gevent.wait, [Event()], 9),
+            gevent.spawn(AsyncResult().wait, 10),
+        ]
+        clock.advance(5)
+        assert happened == ["later"]
+        assert not any(greenlet.dead for greenlet in greenlets)
+        with pytest.raises(Empty):
+            clock.advance(5)
+            greenlets[0].get()
+        assert all(greenlet.dead for greenlet in greenlets)
+        assert "Empty" in hub_errors.take()
+        clock.advance(20)
 
 
 def test_there_is_one_clock_at_a_time_and_it_goes_forward():

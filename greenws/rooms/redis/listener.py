@@ -34,6 +34,8 @@ from .stream import Stream
 __all__ = ["Subscriber"]
 
 _BATCH = 500  # entries that one read takes from a room, and rooms that one command subscribes to
+_FIRST_BATCH = 4  # the same, before it is known how large they are
+_BATCH_BYTES = 2**20  # bytes that one read takes, or a little more
 _ROOMS = 100  # whose logs are read with one command
 _MARGIN = 10_000  # milliseconds by which what is known of Redis's clock may be wrong
 _PING_INTERVAL = 1.0  # seconds between two looks whether the connection works
@@ -241,11 +243,13 @@ class Subscriber:
         """Delivers what the logs of some rooms hold after what was delivered."""
         for first in range(0, len(rooms), _ROOMS):
             some = rooms[first : first + _ROOMS]
+            counts: dict[str, int] = {}
             while some:
-                some = self._read_once(some)
+                some = self._read_once(some, counts)
 
-    def _read_once(self, rooms: list[str]) -> list[str]:
-        """Returns those of the rooms whose logs may hold more."""
+    def _read_once(self, rooms: list[str], counts: dict[str, int]) -> list[str]:
+        """Returns those of the rooms whose logs may hold more. ``counts``: of entries to read next,
+        as they are large or small."""
         streams = [
             stream
             for room in rooms
@@ -255,16 +259,21 @@ class Subscriber:
         ]
         if not streams:
             return []
-        count = _BATCH // len(streams) + 2
+        most = _BATCH // len(streams) + 2
+        asked = [min(most, counts.get(stream.room, _FIRST_BATCH)) for stream in streams]
         positions = [stream.id for stream in streams]
         pages, floors = self._process.commands.run(
-            partial(self._fetch, streams=streams, count=count), urgent=True
+            partial(self._fetch, streams=streams, counts=asked), urgent=True
         )
         more = []
-        for stream, position, page in zip(streams, positions, pages, strict=True):
+        for stream, position, count, page in zip(streams, positions, asked, pages, strict=True):
             if isinstance(page, Exception):
                 self._on_error(stream, page)
-            elif page and page[0][0].decode() == position:
+                continue
+            size = sum(len(fields.get(b"d", b"")) for _, fields in page)
+            share = _BATCH_BYTES // len(streams)
+            counts[stream.room] = max(2, min(most, share * len(page) // max(size, 1)))
+            if page and page[0][0].decode() == position:
                 self._deliver(stream, page[1:])
                 if len(page) == count:
                     more.append(stream.room)
@@ -278,14 +287,14 @@ class Subscriber:
         return more
 
     def _fetch(
-        self, client: redis.Redis, streams: list[Stream], count: int
+        self, client: redis.Redis, streams: list[Stream], counts: list[int]
     ) -> tuple[list[Any], dict[str, Any]]:
         """Of each log the entry that was delivered last, if that is still there, and those after
         it; or an error. And of those where it was none, what ``floor_of`` reads. A Redis that is
         full takes no transaction."""
         pipeline = client.pipeline(transaction=False)
         keys = [self._process.keys.log(stream.room) for stream in streams]
-        for key, stream in zip(keys, streams, strict=True):
+        for key, stream, count in zip(keys, streams, counts, strict=True):
             pipeline.xrange(key, stream.id, "+", count=count)
         at_floor = [
             (key, stream.room) for key, stream in zip(keys, streams, strict=True) if stream.is_floor

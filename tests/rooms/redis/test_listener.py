@@ -302,9 +302,9 @@ def test_two_holes_are_two_gaps(server, worker, error_log, monkeypatch):
     wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
     read_once, pages = a.node._subscriber._read_once, []
 
-    def read_slowly(rooms: list[str]) -> list[str]:
+    def read_slowly(*args: Any) -> list[str]:
         """After the first page more is sent than the log keeps."""
-        found = read_once(rooms)
+        found = read_once(*args)
         pages.append(found)
         if len(pages) == 1:
             b.send(*(f"late {number}" for number in range(1000)))
@@ -324,6 +324,29 @@ def test_two_holes_are_two_gaps(server, worker, error_log, monkeypatch):
     assert heard[0] == "gap"
     assert "late" in heard[heard.index("gap", 1) + 1]
     assert len(error_log.take()) == 2
+
+
+def test_large_messages_that_were_missed_are_read_a_few_at_a_time(worker):
+    a, b = worker(), worker()
+    ann = a.join()
+    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    subscriber, sizes = a.node._subscriber, []
+    fetch = subscriber._fetch
+
+    def watch(*args: Any, **options: Any) -> Any:
+        found = fetch(*args, **options)
+        sizes.append(sum(len(fields[b"d"]) for _, fields in found[0][0]))
+        return found
+
+    subscriber.on_message = lambda *args: None  # as if nothing came
+    texts = [f"{number} {'x' * 400_000}" for number in range(30)]
+    b.send(*texts)
+    wait_until(lambda: b.is_idle)
+    del subscriber.on_message
+    subscriber._fetch = watch
+    b.send("now")
+    assert ann.hear(31) == [*texts, "now"]
+    assert max(sizes) < 1.7e6
 
 
 def test_disconnect_closes_members_of_all_processes(worker):
