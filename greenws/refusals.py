@@ -53,8 +53,8 @@ def log_answer(environ: Mapping[str, Any], status: str) -> None:
         text = "the application redirects it, which no WebSocket client follows"
     elif code < 300:
         text = (
-            "the application has not accepted it: return a greenws.WebSocketHandler, or use "
-            "environ['wsgi.websocket']"
+            "the application has not accepted it: return a greenws.WebSocketHandler (call it where "
+            "the framework ignores what a view returns), or use environ['wsgi.websocket']"
         )
     else:
         text = "the application has answered it"

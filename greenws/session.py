@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EXITS",
     "OpenSession",
+    "REQUEST_ATTRIBUTE",
     "WebSocketHandler",
     "WebSocketSessionHandler",
     "end_session",
@@ -47,6 +48,9 @@ __all__ = [
 ResponseHeaders: TypeAlias = Headers | Mapping[str, str] | Iterable[tuple[str, str]]
 
 _logger = logging.getLogger("greenws.session")
+
+REQUEST_ATTRIBUTE = "greenws_upgrade"
+"""The name under which a greenlet that answers a handshake has its ``Upgrade``."""
 
 EXITS = (gevent.GreenletExit, KeyboardInterrupt, SystemExit)
 """What ends a greenlet or the process, and is no failure of a session."""
@@ -157,6 +161,9 @@ class WebSocketHandler:
             )
         self.handler_producer = handler_producer
         self.options = options
+        upgrade = getattr(gevent.getcurrent(), REQUEST_ATTRIBUTE, None)
+        if upgrade is not None:
+            upgrade.unused_handler = True
         self.response_headers = check_headers(response_headers)
         Config().replace(**options)
 
@@ -188,6 +195,7 @@ class WebSocketHandler:
             request = _LazyRequest(environ)
         try:
             upgrade = find_upgrade(environ)
+            upgrade.unused_handler = False
             config = upgrade.config
             if self.options:
                 config = config.replace(**self.options)

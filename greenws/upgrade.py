@@ -57,6 +57,8 @@ class Upgrade:
         self.config = config
         self.socket: WebSocket | None = None
         self.refusal_reason = ""
+        self.unused_handler = False
+        """Whether a handler was made while its request was answered, and was not called."""
 
     def follow(self, environ: WSGIEnvironment) -> None:
         """Takes what the application sees, where middleware has changed what the client sent.

@@ -8,6 +8,7 @@ that it kills what is left, because gunicorn would kill the process.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import weakref
 from typing import Any
@@ -16,16 +17,27 @@ import gevent
 from gevent.pool import Pool
 
 try:
+    from gunicorn.errors import HaltServer
     from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
 except ImportError as error:
     hint = "pip install 'gunicorn[gevent]' (or 'greenws-wsgi[gunicorn]')"
     raise ImportError(f"greenws.gunicorn needs gunicorn: {hint}; {error}") from error
 
 from ..config import Config
+from ..hub.polling import current_process
 from ..server.balance import Balance
 from ..server.closing import close_sessions, drain_sessions
 from ..server.handler import UpgradeHandler
 from ..server.server import ConnectionGreenlet, WebSocketServer
+from ..session import OpenSession
+from .gunicorn_settings import (
+    Forwarding,
+    conf_of,
+    config_of,
+    read_proxy_header,
+    refused,
+    trust_of,
+)
 
 __all__ = ["Worker"]
 
@@ -41,6 +53,10 @@ class _Handler(UpgradeHandler, PyWSGIHandler):  # type: ignore[misc]
         environ["RAW_URI"] = self.path  # as in all of gunicorn's workers
         return environ
 
+    def handle_one_response(self) -> None:
+        self.server.count_request()
+        super().handle_one_response()
+
     def log_request(self) -> None:
         if not self.is_upgraded:
             PyWSGIHandler.log_request(self)
@@ -50,7 +66,42 @@ class _Server(WebSocketServer):
     running: weakref.WeakSet[_Server] = weakref.WeakSet()
     grace = 30.0
     """gunicorn's ``graceful_timeout``, in seconds, less what it takes to kill what is left."""
+    worker: Worker | None = None
+    proxy_protocol = "off"
+    trusts_proxy: Any = None
     _ending: gevent.Greenlet[[], None] | None = None
+
+    def count_request(self) -> None:
+        """``--max-requests``: the worker ends, and gunicorn starts another."""
+        worker = self.worker
+        if worker is None:
+            return
+        worker.nr += 1
+        if worker.nr >= worker.max_requests and worker.alive:
+            worker.log.info("Autorestarting worker after current request.")
+            worker.alive = False
+
+    @property
+    def _is_bare(self) -> bool:
+        return self.proxy_protocol == "off" and super()._is_bare
+
+    def _admit(self, sock: Any, address: Any, process: int) -> None:
+        if self.proxy_protocol != "off" and process == current_process():
+            timeout = self.config.handshake_timeout or threading.TIMEOUT_MAX
+            try:
+                address = read_proxy_header(
+                    sock, address, self.proxy_protocol, self.trusts_proxy, timeout
+                )
+            except (OSError, ValueError) as error:
+                if isinstance(error, ValueError):
+                    _logger.warning("closed a connection: %s", error)
+                sock.close()
+                return
+        super()._admit(sock, address, process)
+
+    def _run_session(self, session: OpenSession, address: Any) -> None:
+        self.count_request()
+        super()._run_session(session, address)
 
     def start(self) -> None:
         super().start()
@@ -95,12 +146,22 @@ class _Server(WebSocketServer):
 class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     """``gunicorn -k greenws.gunicorn.Worker -w 4 app:app``. As gunicorn's gevent workers, it
     monkey-patches the process before the application is imported; ``--worker-connections`` bounds
-    the sessions of one worker. A subclass may set :attr:`config`."""
+    the sessions of one worker.
+
+    ``gunicorn.conf.py`` may have ``greenws_config``, a :class:`greenws.Config`, and
+    ``trusted_proxies``, as :class:`greenws.WebSocketServer` takes them; a subclass may have them as
+    attributes. What ``greenws_config`` leaves at its default is set by gunicorn's ``keepalive``,
+    ``limit_request_line``, ``-fields`` and ``-field_size``. ``forwarded_allow_ips``,
+    ``secure_scheme_headers``, ``forwarder_headers``, ``proxy_protocol``, ``proxy_allow_ips``,
+    ``max_requests`` and the settings for TLS count as under gunicorn's own workers. A setting that
+    cannot be honoured ends gunicorn at its start, with its name in the log.
+    """
 
     wsgi_handler = _Handler
     config = Config()
     """The limits of the sessions."""
-
+    trusted_proxies = 0
+    """As for :class:`greenws.WebSocketServer`."""
     _balance: Balance | None = None  # of all workers, made in their parent
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -108,14 +169,33 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         if Worker._balance is None:
             Worker._balance = Balance()
         self._share = Worker._balance.share(self)
+        try:
+            config, hops = conf_of(self.cfg)
+            problems = refused(self.cfg)
+            self._config = config_of(self.cfg, self.config if config is None else config)
+            self._hops = self.trusted_proxies if hops is None else hops
+            self._forwarding = Forwarding(self.cfg)
+        except (TypeError, ValueError) as error:
+            problems = [str(error)]
+        for problem in problems:
+            self.log.error("greenws.gunicorn.Worker: %s", problem)
+        if problems:
+            raise HaltServer(f"greenws.gunicorn.Worker: {problems[0]}", 1)
 
     def server_class(self, listener: Any, **options: Any) -> WebSocketServer:
+        options.update(config=self._config, trusted_proxies=self._hops)
         pool = options.get("spawn")
         if isinstance(pool, Pool):
             pool.greenlet_class = ConnectionGreenlet
-        server = _Server(listener, config=self.config, **options)
+        server = _Server(listener, **options)
         server.share = self._share
         server.grace = self._grace
+        server.worker = self
+        server.adapt = self._forwarding
+        mode = self.cfg.proxy_protocol
+        if mode not in ("off", False):
+            server.proxy_protocol = "v1" if mode is True else mode  # a bool before gunicorn 24
+            server.trusts_proxy = trust_of(self.cfg.proxy_allow_ips)
         return server
 
     def run(self) -> None:

@@ -16,7 +16,8 @@ def make_environ(host: Host, address: Any, head: RequestHead) -> dict[str, Any]:
     """The environ of a request, without ``wsgi.input``.
 
     Raises:
-        RequestError: the request names a host that is not one of ``allowed_hosts``.
+        RequestError: the request names a host that is not one of ``allowed_hosts``, or
+            ``host.adapt`` refuses it.
     """
     environ = host.get_environ()
     if isinstance(address, tuple):
@@ -24,6 +25,8 @@ def make_environ(host: Host, address: Any, head: RequestHead) -> dict[str, Any]:
         environ["REMOTE_PORT"] = str(address[1])
     head.add_to(environ)
     environ["wsgi.input_terminated"] = True
+    if host.adapt is not None:
+        host.adapt(environ, address, head)
     if host.proxy_fix is not None:
         host.proxy_fix(environ, None)
     if host.config.allowed_hosts is not None:

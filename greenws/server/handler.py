@@ -14,6 +14,7 @@ import time
 from http.client import HTTPMessage
 from typing import Any
 
+from gevent import getcurrent
 from gevent.pywsgi import WSGIHandler
 from geventwebsocket.handler import Client
 
@@ -27,7 +28,7 @@ from ..hub.transport import FOREVER, no_delay
 from ..opcodes import CloseCode
 from ..protocol.handshake import Offer, is_upgrade, parse_offer, read_choices
 from ..refusals import log_answer, log_refusal
-from ..session import EXITS, end_session, is_normal_end, log_failure
+from ..session import EXITS, REQUEST_ATTRIBUTE, end_session, is_normal_end, log_failure
 from ..upgrade import ENVIRON_KEY, refusal_response
 from .environ import make_environ, remote_address
 from .gevent_websocket import GeventWebSocket
@@ -39,7 +40,14 @@ __all__ = ["UpgradeHandler"]
 
 
 class UpgradeHandler(ResponseHandler):
-    """A ``handler_class`` for ``gevent.pywsgi.WSGIServer``, in gevent-websocket's place."""
+    """A ``handler_class`` for ``gevent.pywsgi.WSGIServer``, in gevent-websocket's place.
+
+    A subclass may override what pywsgi's handler has, except what greenws does in another way and
+    so never calls: ``read_request()``, ``read_requestline()``, ``MessageClass`` and
+    ``handle_error()`` of a session (it is logged). A session of a plain ``Routes`` or
+    ``WebSocketHandler`` has no HTTP handler at all unless the server's ``handler_class`` is a
+    subclass. ``tests/integrations/test_pywsgi_suite.py`` lists what differs from pywsgi.
+    """
 
     eager = False
     """Whether to accept before the application is called, as gevent-websocket does: for an
@@ -295,11 +303,15 @@ class UpgradeHandler(ResponseHandler):
         escaped: BaseException | None = None
         try:
             if not prevented:
+                setattr(getcurrent(), REQUEST_ATTRIBUTE, upgrade)
                 WSGIHandler.run_application(self)
         except BaseException as error:
             if not self.is_upgraded:
                 raise
             escaped = error
+        finally:
+            with contextlib.suppress(AttributeError):
+                delattr(getcurrent(), REQUEST_ATTRIBUTE)
         if not self.is_upgraded and self.status is None:
             # gevent-websocket's applications may return without having used the socket.
             self.websocket.accept()
@@ -359,6 +371,14 @@ class UpgradeHandler(ResponseHandler):
         if self.is_upgraded:
             self._late_status = status
             return self.write
+        if self._upgrade is not None and self._upgrade.unused_handler and status[:1] == "2":
+            self._upgrade.unused_handler = False  # the error page may come through here
+            raise RuntimeError(
+                f"{self.path!r} made a WebSocketHandler, but its framework ignores what a view "
+                "returns, and answers "
+                f"{status}: call the handler with (environ, start_response), or mount it; "
+                "docs/howto/frameworks.md shows how"
+            )
         return super().start_response(status, headers, exc_info)
 
     def write(self, data: bytes) -> None:

@@ -107,6 +107,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     """Connections that may wait to be accepted, as after a deploy. The system's ``somaxconn`` may
     allow less."""
 
+    adapt: Any = None
     _may_accept = False
 
     def __init__(
