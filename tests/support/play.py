@@ -327,7 +327,7 @@ class Traveller:
         # who is there, as each of these was told: when it joined, and since then
         self.told: dict[str, set[str]] = {}
         self.handlers: list[gevent.Greenlet[..., None]] = []
-        self.where: dict[Any, str] = {}  # the process of each of these
+        self.where: dict[Any, tuple[str, Any]] = {}  # the process and the socket of each of these
         self.connection: tuple[Peer, gevent.Greenlet[..., None]] | None = None
         self.life = gevent.spawn(self._live)
 
@@ -353,13 +353,16 @@ class Traveller:
         lag = self.random.choice((0, self.random.uniform(0, 0.3)))
         self.handlers = [each for each in self.handlers if not each.dead]
         self.handlers.append(gevent.spawn(self._handle, where, socket, self.last, lag))
-        self.where[self.handlers[-1]] = where
+        self.where[self.handlers[-1]] = where, socket
         self.connection = peer, gevent.spawn(self._read, peer)
 
     def lose(self, name: str) -> None:
         """A process is killed, with the handlers there."""
-        lost = [each for each in self.handlers if self.where[each] == name]
-        gevent.killall(lost)
+        for handler in self.handlers:
+            where, socket = self.where[handler]
+            if where == name:
+                handler.kill()
+                socket.abandon(1001)  # which one that has not begun yet does not do
 
     def leave(self) -> None:
         if self.connection is None:

@@ -132,9 +132,10 @@ class LogReplay(Replay):
                 cursor.ahead = ""
             else:
                 until = self._since.id
+        if unlogged and not self._is_known:  # rather a gap than anything twice
+            received[self._origin] = unlogged[-1].number
         if order(until) < order(self._since.id):
-            if unlogged and not is_known:  # rather a gap than anything twice
-                received[self._origin] = unlogged[-1].number
+            if unlogged and not is_known:
                 yield Page([], gap=True)
         elif is_known:
             for entries, gap in self._read(self._since.id, until):

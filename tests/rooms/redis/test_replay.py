@@ -116,9 +116,32 @@ def test_a_client_that_is_further_waits_for_its_process():
 
 @pytest.mark.parametrize("since", ["7-0", "3-0"])
 def test_rather_a_gap_than_anything_twice_where_it_is_not_known(since):
+    """A client may have heard from another process what this one has not found in the log yet."""
     each = replay(since, Snapshot("5-0", [logged(None, OURS, 8)]), is_known=False)
     each.begin()
-    assert texts(each)[0] == "gap"
+    assert texts(each) == ["gap"]
+
+
+@pytest.mark.parametrize(
+    ("start", "since", "expected", "position"),
+    [
+        ("6-0", "5-0", ["gap", ("6-0", "f2")], "9-0"),  # reads on from there
+        ("4-0", "5-0", [], "5-0"),  # it is further than where the log begins here
+        (None, "5-0", ["gap"], "9-0"),  # Redis is still lost
+    ],
+)
+def test_a_log_that_was_out_of_reach_is_read_to_where_its_delivery_begins(
+    start, since, expected, position
+):
+    def read(after: str, end: str) -> Iterator[tuple[list[LogEntry], bool]]:
+        assert (after, end) == (since, max(start, since))
+        yield ([logged("6-0", THEIRS, 2)], True) if start > since else ([], False)
+
+    until = Snapshot("9-0", [], is_estimated=True)
+    each = LogReplay(OURS, Position.parse(since), True, lambda: until, read, lambda: start)
+    cursor = each.begin()
+    assert texts(each) == expected
+    assert cursor.position("4-0" if start == "4-0" else "9-0") == position
 
 
 def test_what_is_found_in_the_log_during_a_replay_is_no_longer_called_unlogged():
