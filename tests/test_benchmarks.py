@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -370,3 +371,21 @@ def test_tests_of_handlers_are_counted() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=limit(60))
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["Routes", "Flask"], done
     assert done.stdout.count("20 tests in ") == 2
+
+
+def test_the_benchmark_of_clients_runs(tmp_path):
+    require_program("gcc")
+    figures = tmp_path / "figures.json"
+    options = ["--connections", "1", "--rounds", "1", "--seconds", "0.05", "--json", str(figures)]
+    command = [sys.executable, str(BENCHMARKS / "clients.py"), *options]
+    done = subprocess.run(
+        [*command, "--against", "greenws,websocket-client"],
+        capture_output=True,
+        text=True,
+        timeout=limit(60),
+        env={**os.environ, "CC": "gcc"},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(figures.read_text())
+    assert [figure["client"] for figure in found] == ["greenws", "websocket-client"]
+    assert all(figure["cpu"] > 0 and figure["rate"] > 0 for figure in found)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import gevent
+import gevent.queue
 import pytest
 
 import greenws
 from greenws import Config, ConnectionClosed, HandshakeError, Routes
 from greenws.client.opening import Request
+from greenws.waiting import not_before_wait
 
 from ..support.limits import limit
 from ..support.raw_server import accepted, raw_server
@@ -449,3 +453,54 @@ def test_a_redirect_from_tls_to_a_connection_without_is_refused(certificates):
 def test_a_redirect_without_a_location_is_a_refusal():
     with raw_server(lambda connection: connection.refuse("302 Found")) as server:
         assert refused(server.url).status == 302
+
+
+# -- what works with any socket
+
+
+def test_select_waits_for_a_client_and_a_queue(url):
+    queue = gevent.queue.Queue()
+    with connect(f"{url}/echo") as socket:
+        queue.put("queued")
+        assert greenws.select(socket, queue, timeout=limit()) == (queue, "queued")
+        socket.send("echoed")
+        assert greenws.select(socket, queue, timeout=limit()) == (socket, "echoed")
+
+
+def test_clients_are_members_of_a_room(url):
+    rooms = greenws.Rooms()
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(connect(f"{url}/echo")) for _ in range(3)]
+        for socket in sockets:
+            stack.enter_context(rooms["r"].join(socket))
+        rooms["r"].send("to all")
+        for socket in sockets:
+            assert socket.receive(limit()) == "to all"  # its server has echoed it
+
+
+def test_a_hook_is_called_before_a_client_waits(url):
+    calls = []
+
+    def hook():
+        calls.append(gevent.getcurrent())
+
+    greenws.before_wait(hook)
+    try:
+        with connect(f"{url}/echo") as socket:
+            socket.send("x")
+            assert socket.receive(limit()) == "x"
+    finally:
+        not_before_wait(hook)
+    assert gevent.getcurrent() in calls
+
+
+def test_other_greenlets_and_threads_may_send(url, hub_errors):
+    with connect(f"{url}/echo") as socket:
+        gevent.joinall([gevent.spawn(socket.send, "greenlet") for _ in range(5)])
+        for _ in range(5):
+            assert socket.receive(limit()) == "greenlet"
+        gevent.get_hub().threadpool.apply(socket.send, ("thread",))
+        assert socket.receive(limit()) == "thread"
+        with pytest.raises(RuntimeError, match="own thread"):
+            gevent.get_hub().threadpool.apply(socket.receive)
+        hub_errors.take()

@@ -5,12 +5,22 @@ Every vector is fed whole, byte by byte, and with data behind it.
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 
 import pytest
 
+from greenws.config import Config
 from greenws.exceptions import InvalidPayload, MessageTooBig, PolicyViolation, ProtocolError
-from greenws.protocol.frames import FrameParser, encode_frame, encode_header
+from greenws.protocol.connection import Connection
+from greenws.protocol.frames import (
+    MAX_HEADER,
+    FrameParser,
+    Masks,
+    encode_frame,
+    encode_header,
+    write_masked_frame,
+)
 
 from ..support.sansio import cut, lend, octets
 from ..support.wire import BINARY, CLOSE, CONTINUATION, MASK, PING, PONG, TEXT, frame
@@ -572,3 +582,41 @@ def test_subclasses_of_the_error_keep_their_codes_apart():
     # frames.py raises nothing but 1002
     for error in (InvalidPayload, MessageTooBig, PolicyViolation):
         assert error.close_code != ProtocolError.close_code
+
+
+def test_a_masked_frame_is_written_in_place():
+    masks = Masks()
+    for size in (size for size in BOUNDARIES if size < 65536):
+        payload = payload_of(size)
+        for final in (True, False):
+            buffer = bytearray(b"?" * (size + MAX_HEADER + 10))
+            end = write_masked_frame(buffer, 5, BINARY, final, payload, masks)
+            start = masks.position - 4
+            mask = bytes(masks.pool[start : start + 4])
+            assert buffer[5:end] == frame(BINARY, payload, fin=final, mask=mask)
+            assert buffer[:5] == b"?" * 5 and set(buffer[end:]) == {ord("?")}
+            assert end <= 5 + MAX_HEADER + size
+
+
+def test_no_key_is_taken_twice():
+    masks = Masks()
+    keys = [masks.take() for _ in range(10_000)]
+    assert len(set(keys)) > 9_990
+    masks.drop()
+    first = masks.take()
+    assert masks.position == 4 and first not in keys[-20:]
+
+
+def test_a_forked_child_takes_other_keys_than_its_parent():
+    client = Connection(Config(), client=True)
+    client.encode(TEXT, True, b"x")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, client.encode(TEXT, True, b"x"))
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(reading, 100)
+    os.close(reading)
+    os.close(writing)
+    assert theirs != client.encode(TEXT, True, b"x")
