@@ -44,7 +44,7 @@ coverage: $(VENV)/test
 	rm -rf build/coverage
 	mkdir -p build/coverage
 	GREENWS_PURE_PYTHON=1 $(BIN)/python -m coverage run -m pytest $(ARGS) \
-		--ignore=tests/test_installation.py # of which "make test" is enough
+		--ignore=tests/test_installation.py --ignore=tests/demo/test_other_browsers.py # once is enough
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
