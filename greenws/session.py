@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakSet
 
@@ -36,6 +38,7 @@ __all__ = [
     "EXITS",
     "OpenSession",
     "REQUEST_ATTRIBUTE",
+    "around_sessions",
     "WebSocketHandler",
     "WebSocketSessionHandler",
     "end_session",
@@ -51,6 +54,9 @@ _logger = logging.getLogger("greenws.session")
 
 REQUEST_ATTRIBUTE = "greenws_upgrade"
 """The name under which a greenlet that answers a handshake has its ``Upgrade``."""
+
+around_sessions: list[Callable[[Request, WebSocket], AbstractContextManager[None]]] = []
+"""Contexts in which the sessions inside a framework run."""
 
 EXITS = (gevent.GreenletExit, KeyboardInterrupt, SystemExit)
 """What ends a greenlet or the process, and is no failure of a session."""
@@ -121,7 +127,13 @@ class OpenSession:
         """Like :meth:`run`, for a session inside a framework or a middleware: raises what escapes
         the handler when the socket is closed. Logs it only if ``is_dropped(error)``: others do."""
         try:
-            self._handler.handle_session(self._request, self.socket)
+            if around_sessions:
+                with contextlib.ExitStack() as stack:
+                    for around in around_sessions:
+                        stack.enter_context(around(self._request, self.socket))
+                    self._handler.handle_session(self._request, self.socket)
+            else:
+                self._handler.handle_session(self._request, self.socket)
         except BaseException as error:
             end_session(self.socket, error, is_dropped(error))
             if is_normal_end(error):

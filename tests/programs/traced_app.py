@@ -64,10 +64,9 @@ def ws() -> Any:
 
 if __name__ == "__main__":
     if "--spans-end-at-101" in sys.argv:
-        from greenws.integrations import opentelemetry, sentry
+        from greenws.integrations import tracing
 
-        opentelemetry.install()
-        sentry.install()
+        tracing.install()
     server = WebSocketServer(("127.0.0.1", 0), app, log=None)
     server.start()
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
