@@ -96,6 +96,8 @@ class _Server(WebSocketServer):
                 if isinstance(error, ValueError):
                     _logger.warning("closed a connection: %s", error)
                 sock.close()
+                if self.share is not None:
+                    self.share.add(-1)
                 return
         super()._admit(sock, address, process)
 
