@@ -113,10 +113,17 @@ class RedisCluster:
 
     def fail_over(self, number: int) -> None:
         """A replica takes over, as it was planned; then that is the master."""
-        self.replicas[number].call("CLUSTER", "FAILOVER")
         replica = self.replicas[number]
+        if replica.call("ROLE")[0] == b"master":  # it has done so by itself
+            replica = self.masters[number]
+            self.masters[number], self.replicas[number] = self.replicas[number], replica
+        replica.call("CLUSTER", "FAILOVER")
         wait_until(lambda: replica.call("ROLE")[0] == b"master", 10)
         self.masters[number], self.replicas[number] = replica, self.masters[number]
+
+    def present_masters(self) -> list[ClusterNode]:
+        """Those of the moment: a replica may have taken over by itself."""
+        return [each for each in self.nodes if each.call("ROLE")[0] == b"master"]
 
     def revive(self) -> None:
         for each in self.nodes:
