@@ -81,7 +81,7 @@ def make_routes(redis: str | None = None, one_of_several: bool = False) -> Route
     rooms = Rooms(redis, policy=policies.close(limit=MAX_LAG), stamp=json_id)
     chat = Chat()
     monitor = Monitor(rooms, redis, one_of_several)
-    files = StaticFiles(WEBROOT)
+    files = StaticFiles(WEBROOT, not_found="404.html")
 
     routes.add(method="GET", uri="/echo", handler=WebSocketHandler(produce_echo))
 

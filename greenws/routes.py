@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from werkzeug import Request
+from werkzeug import Request, Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import Map, MapAdapter, RequestRedirect, Rule
 from werkzeug.utils import send_from_directory
@@ -284,17 +284,21 @@ class StaticFiles:
 
     With conditional and range requests. Files whose name, or a folder's, begins with a dot are not
     served (``/.well-known/`` is), nor is what a symbolic link outside ``root`` leads to; browsers
-    are told to keep to the content type (``X-Content-Type-Options: nosniff``).
+    are told to keep to the content type (``X-Content-Type-Options: nosniff``). ``not_found`` is a
+    page of ``root`` that browsers get with a 404.
 
     Raises:
-        ValueError: ``root`` is not a directory.
+        ValueError: ``root`` is not a directory, or has no file ``not_found``.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], *, not_found: str | None = None) -> None:
         self.root = os.path.abspath(root)
         self._real_root = os.path.join(os.path.realpath(root), "")
         if not os.path.isdir(self.root):
             raise ValueError(f"StaticFiles needs a directory, and {self.root!r} is none")
+        self.not_found = not_found
+        if not_found is not None and not os.path.isfile(os.path.join(self.root, not_found)):
+            raise ValueError(f"StaticFiles: {self.root!r} has no file {not_found!r}")
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = Request(environ)
@@ -307,9 +311,18 @@ class StaticFiles:
             self._check(path)
             response = send_from_directory(self.root, path, environ)
             response.headers["X-Content-Type-Options"] = "nosniff"
+        except NotFound as error:
+            return self._miss(request, error)(environ, start_response)
         except HTTPException as error:
             return error.get_response(environ)(environ, start_response)
         return response(environ, start_response)
+
+    def _miss(self, request: Request, error: NotFound) -> Any:
+        """The response where there is no file."""
+        if self.not_found is None or "text/html" not in request.accept_mimetypes:
+            return error.get_response(request.environ)
+        with open(os.path.join(self.root, self.not_found), "rb") as file:
+            return Response(file.read(), 404, content_type="text/html; charset=utf-8")
 
     def _check(self, path: str) -> None:
         """

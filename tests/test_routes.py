@@ -330,6 +330,18 @@ def test_no_link_leads_out_of_the_root(files, tmp_path):
     assert files.get("/in.js").text == "js()"
 
 
+def test_a_page_for_what_is_not_there(tmp_path):
+    (tmp_path / "404.html").write_text("<p>not here")
+    client = Client(StaticFiles(tmp_path, not_found="404.html"))
+    missing = client.get("/nowhere", headers={"Accept": "text/html"})
+    assert (missing.status_code, missing.text) == (404, "<p>not here")
+    assert missing.content_type == "text/html; charset=utf-8"
+    assert "not here" not in client.get("/app.js", headers={"Accept": "application/json"}).text
+    assert client.head("/.env", headers={"Accept": "text/html"}).status_code == 404
+    with pytest.raises(ValueError, match=r"has no file 'x\.html'"):
+        StaticFiles(tmp_path, not_found="x.html")
+
+
 def test_browsers_keep_to_the_type_of_a_file(files):
     assert files.get("/app.js").headers["X-Content-Type-Options"] == "nosniff"
 

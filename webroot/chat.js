@@ -8,6 +8,7 @@ const NAME_KEY = "greenws.chat.name";
 const INSIDE_KEY = "greenws.chat.inside"; // set while in the room, so that a reload joins again
 const PERSON_KEY = "greenws.chat.person"; // the same in all tabs: the person is a member once
 const REMOVED = 4001; // close code
+const GROUPED = 300000; // milliseconds within which messages of one name stand under it together
 
 const byId = (id) => document.getElementById(id);
 const entrance = byId("chat-entrance");
@@ -157,12 +158,26 @@ function showMessage({ id, name, text, time }) {
   if (shown.has(id)) return;
   shown.add(id);
   missed += 1;
+  const last = log.list.lastElementChild;
+  const follows =
+    last?.dataset.kind === "message" &&
+    last.dataset.author === name &&
+    time - Number(last.dataset.time) < GROUPED;
   const author = colored(element("bdi", { className: "author", "data-field": "name" }, name), name);
   const entry = log.add(
     "message",
-    element("p", { className: "byline" }, author, " ", timeOfDay(time)),
+    element(
+      "p",
+      { className: follows ? "byline visually-hidden" : "byline" },
+      author,
+      " ",
+      timeOfDay(time),
+    ),
     element("p", { className: "bubble", "data-field": "text", dir: "auto" }, text),
   );
+  entry.dataset.author = name;
+  entry.dataset.time = time;
+  if (follows) entry.dataset.follows = "";
   if (name === self) entry.dataset.self = "";
 }
 

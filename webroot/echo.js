@@ -1,4 +1,4 @@
-// The echo panel: one plain WebSocket that the user opens and closes.
+// The echo panel: one plain WebSocket, opened with the page, that the user closes and opens.
 
 import { MessageLog, StateLabel, element, timeOfDay } from "./log.js";
 import { socketUrl } from "./reconnecting.js";
@@ -37,7 +37,7 @@ function showState(name, text, button) {
   send.disabled = name !== "connected";
 }
 
-function connect() {
+function connect(isWanted = true) {
   sentAt = [];
   showState("connecting", "connecting", "Cancel");
   socket = new WebSocket(url, "echo");
@@ -46,7 +46,7 @@ function connect() {
     opened = true;
     showState("connected", "connected", "Disconnect");
     note(`Connected, subprotocol ${socket.protocol}.`);
-    input.focus();
+    if (isWanted) input.focus(); // not away from where the user is
   });
   socket.addEventListener("message", ({ data }) => {
     const milliseconds = performance.now() - sentAt.shift();
@@ -78,3 +78,5 @@ form.addEventListener("submit", (event) => {
   input.value = "";
   input.focus();
 });
+
+connect(false);

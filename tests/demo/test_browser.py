@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -317,12 +318,9 @@ def test_the_page_needs_nothing_from_elsewhere(demo: Demo, page: Page) -> None:
 
 
 def test_echo_panel_connects_echoes_and_disconnects(page: Page) -> None:
-    assert page("echo-state").text == "disconnected"
-    assert not page("echo-send").is_enabled()
-    page("echo-toggle").click()
-    page.wait_for_state("echo", "connected")
+    page.wait_for_state("echo", "connected")  # by itself
     assert page("echo-toggle").text == "Disconnect"
-    assert page.focused() == "echo-input"
+    assert page.focused() != "echo-input"
 
     page("echo-input").send_keys("hello", Keys.ENTER)
     page.wait_for_text("#echo-log li[data-kind=received] [data-field=text]", "hello")
@@ -340,6 +338,7 @@ def test_echo_panel_connects_echoes_and_disconnects(page: Page) -> None:
     assert not page("echo-send").is_enabled()
     page("echo-toggle").click()
     page.wait_for_state("echo", "connected")
+    assert page.focused() == "echo-input"
 
 
 def test_the_browser_exchanges_compressed_messages(demo: Demo, page: Page) -> None:
@@ -366,8 +365,32 @@ def test_the_browser_exchanges_compressed_messages(demo: Demo, page: Page) -> No
     assert same is True
 
 
+def test_messages_of_one_name_stand_together(page: Page, demo: Demo) -> None:
+    page.join("Ada")
+    with connect(demo.ws_url + "/chat", "chat") as bob:
+        bob.send(json.dumps({"type": "join", "name": "Bob"}))
+        for text in ("one", "two"):
+            bob.send(json.dumps({"type": "message", "text": text}))
+            page.wait_for_text("#chat-log li[data-kind=message] [data-field=text]", text)
+    follows = "return [...document.querySelectorAll('#chat-log li[data-kind=message]')]"
+    assert page.run(follows + ".map((item) => 'follows' in item.dataset)") == [False, True]
+    assert page.run("return document.querySelectorAll('.byline.visually-hidden').length") == 1
+
+
+def test_a_page_that_is_not_there(demo: Demo, browse: Browse) -> None:
+    page = browse(demo.url + "/nowhere")
+    assert "Not found" in page.driver.title
+    assert [error for error in page.errors() if "404" not in error] == []
+    page.run("document.querySelector('main a').click()")
+    page.wait_for_state("echo", "connected")
+    with urllib.request.urlopen(demo.url + "/404.html", timeout=limit()) as response:
+        assert b"Not found" in response.read()
+    with pytest.raises(urllib.error.HTTPError) as missing:
+        urllib.request.urlopen(demo.url + "/nowhere", timeout=limit())
+    assert missing.value.code == 404
+
+
 def test_echo_panel_shows_why_the_server_closed(demo: Demo, page: Page) -> None:
-    page("echo-toggle").click()
     page.wait_for_state("echo", "connected")
     assert demo.stop() == 0
     page.wait_for_state("echo", "disconnected")
@@ -713,7 +736,6 @@ def test_over_tls_the_page_uses_wss(browse: Browse, tmp_path: Path) -> None:
         page = browse(demo.url + "/", insecure=True)
         assert page("echo-url").text == demo.ws_url + "/echo"
         assert demo.ws_url.startswith("wss://")
-        page("echo-toggle").click()
         page.wait_for_state("echo", "connected")
         page("echo-input").send_keys("over TLS", Keys.ENTER)
         page.wait_for_text("#echo-log li[data-kind=received] [data-field=text]", "over TLS")
@@ -743,7 +765,6 @@ def test_the_page_looks_right_on_every_screen(
     page.emulate(*SCREENS[screen], scheme=scheme)
     page.screenshot(tmp_path / f"{screen}-{scheme}-start.png")
     assert page.run(LOW_CONTRAST) == []
-    page("echo-toggle").click()
     page.wait_for_state("echo", "connected")
     for text in ("hello", "a longer text that takes more than one line of the log" * 2):
         page("echo-input").send_keys(text, Keys.ENTER)
