@@ -312,14 +312,15 @@ class StaticFiles:
             response = send_from_directory(self.root, path, environ)
             response.headers["X-Content-Type-Options"] = "nosniff"
         except NotFound as error:
-            return self._miss(request, error)(environ, start_response)
+            missing: WSGIApplication = self._miss(request, error)
+            return missing(environ, start_response)
         except HTTPException as error:
             return error.get_response(environ)(environ, start_response)
         return response(environ, start_response)
 
     def _miss(self, request: Request, error: NotFound) -> Any:
         """The response where there is no file."""
-        if self.not_found is None or "text/html" not in request.accept_mimetypes:
+        if self.not_found is None or not request.accept_mimetypes.accept_html:
             return error.get_response(request.environ)
         with open(os.path.join(self.root, self.not_found), "rb") as file:
             return Response(file.read(), 404, content_type="text/html; charset=utf-8")
