@@ -132,7 +132,8 @@ class Pulse:
         if not socket.is_connected:
             is_closing = socket.pursue_close(now, _CLOSING_INTERVAL)
             return now + _CLOSING_INTERVAL if is_closing else _FOREVER
-        return self._bucket_time(now, self._keep_alive(socket, now))
+        due = self._keep_alive(socket, now)
+        return due if due == _FOREVER else self._bucket_time(now, due)
 
     def _end(self, now: float) -> float:
         """When the socket is to be closed, as things are."""

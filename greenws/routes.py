@@ -17,7 +17,7 @@ from werkzeug.utils import send_from_directory
 
 from .checks import check_application, check_function
 from .exceptions import HandshakeError
-from .protocol.handshake import is_upgrade
+from .protocol.handshake import count_of, is_upgrade
 from .session import WebSocketHandler, WebSocketSessionHandler, routing_variables
 from .websocket import WebSocket
 
@@ -250,7 +250,7 @@ def function_handler(
                 "WebSocket protocols not supported.",
                 reason="subprotocol",
                 hint=f"The route accepts {accepted}, and the client offers "
-                f"{ascii(offered) if offered else 'none'}; in a browser: "
+                f"{count_of(offered)}; in a browser: "
                 f"new WebSocket(url, {accepted[:1]}).",
             )
         return _FunctionHandler(function, subprotocol, routing_variables(request))

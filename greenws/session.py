@@ -22,7 +22,7 @@ from .checks import check_function
 from .config import SERVER_ONLY, Config
 from .exceptions import ConnectionClosed, HandshakeError
 from .opcodes import CloseCode
-from .protocol.handshake import Offer, check_headers
+from .protocol.handshake import Offer, check_headers, count_of
 from .protocol.origin import check_host, check_origin
 from .refusals import log_refusal
 from .upgrade import ENVIRON_KEY, find_upgrade, hub_of_this_thread, refusal_response
@@ -241,7 +241,7 @@ class WebSocketHandler:
                 "WebSocket protocols not supported.",
                 reason="subprotocol",
                 hint=f"The handler producer returned None, which means that no subprotocol fits; "
-                f"the client offers {ascii(offer.protocols) if offer.protocols else 'none'}.",
+                f"the client offers {count_of(offer.protocols)}.",
             )
         if isinstance(handler, type) or not callable(getattr(handler, "handle_session", None)):
             raise TypeError(

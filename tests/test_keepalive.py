@@ -523,3 +523,16 @@ def test_a_pulse_that_fails_does_not_stop_the_others(living, hub_errors, monkeyp
     wait_until(lambda: beaten == [other])
     other.stop()
     assert "a bug" in hub_errors.take()
+
+
+def test_a_peer_that_times_out_while_nobody_reads_leaves_nothing_in_the_heartbeat(living):
+    """Its handler may go on for long. Others must get their beats meanwhile."""
+    socket, peer = living(ping_interval=0.05, ping_timeout=0.05)
+    other, other_peer = living(ping_interval=0.05, ping_timeout=10.0)
+    wait_until(lambda: not socket.is_connected)
+    heartbeat = socket.pulse._heartbeat
+    wait_until(lambda: socket.pulse not in heartbeat.pulses())
+    assert all(time == time for time in heartbeat._times)  # no NaN, which has no order
+    assert other_peer.read_frame()[1] == PING
+    assert other_peer.read_frame()[1] == PING  # the next one, too
+    assert other.is_connected

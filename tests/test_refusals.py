@@ -73,7 +73,7 @@ def make_flask():
                 "allowed_origins=",
             ],
         ),
-        ("/chat", {"Sec_WebSocket_Protocol": "a, b"}, "WARNING", ["400", "offers ['a', 'b']"]),
+        ("/chat", {"Sec_WebSocket_Protocol": "a, b"}, "WARNING", ["400", "offers 2"]),
         ("/chat", {}, "WARNING", ["offers none"]),
         ("/nowhere", {}, "WARNING", ["404 Not Found", "no route of the application"]),
         ("/denied", {}, "INFO", ["does not let this client in"]),

@@ -15,6 +15,7 @@ from typing import Any
 
 import gevent
 from gevent.pool import Pool
+from greenlet import getcurrent
 
 try:
     from gunicorn.errors import HaltServer
@@ -88,17 +89,23 @@ class _Server(WebSocketServer):
     def _admit(self, sock: Any, address: Any, process: int) -> None:
         if self.proxy_protocol != "off" and process == current_process():
             timeout = self.config.handshake_timeout or threading.TIMEOUT_MAX
+            greenlets, greenlet = self.admission.greenlets, getcurrent()
+            greenlets.add(greenlet)  # so that the end of the server ends this, too
             try:
                 address = read_proxy_header(
                     sock, address, self.proxy_protocol, self.trusts_proxy, timeout
                 )
-            except (OSError, ValueError) as error:
-                if isinstance(error, ValueError):
-                    _logger.warning("closed a connection: %s", error)
+            except BaseException as error:
                 sock.close()
                 if self.share is not None:
                     self.share.add(-1)
+                if isinstance(error, ValueError):
+                    _logger.warning("closed a connection: %s", error)
+                elif not isinstance(error, OSError):
+                    raise
                 return
+            finally:
+                greenlets.discard(greenlet)
         super()._admit(sock, address, process)
 
     def _run_session(self, session: OpenSession, address: Any) -> None:

@@ -225,6 +225,8 @@ def read_proxy_header(sock: Any, address: Any, mode: str, trusts: Any, timeout: 
             raise ValueError("the PROXY header has no end")
         if size >= 2:
             break
+        if isinstance(address, tuple) and not trusts(str(address[0])):
+            return address  # no HTTP begins like that, and the parser says so
         if time.monotonic() > deadline:
             raise TimeoutError(f"no whole PROXY header within {timeout:g} s")
         gevent.sleep(_POLL)  # the rest of a header that came in pieces

@@ -26,6 +26,7 @@ __all__ = [
     "check_response",
     "check_subprotocols",
     "client_request",
+    "count_of",
     "is_upgrade",
     "new_key",
     "parse_offer",
@@ -185,7 +186,7 @@ def accept_response(
             raise HandshakeError(
                 f"The client did not offer the subprotocol {subprotocol!r}.",
                 reason="subprotocol",
-                hint=f"It offers {ascii(offer.protocols) if offer.protocols else 'none'}; in a "
+                hint=f"It offers {count_of(offer.protocols)}; in a "
                 f"browser: new WebSocket(url, [{subprotocol!r}]).",
             )
         lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
@@ -367,6 +368,11 @@ def check_subprotocols(protocols: Sequence[str]) -> list[str]:
     if len(set(protocols)) < len(protocols):
         raise ValueError(f"a subprotocol is there twice: {', '.join(protocols)}")
     return protocols
+
+
+def count_of(protocols: Sequence[str]) -> str:
+    """How many subprotocols, for the log; not which: pages put tokens among them."""
+    return str(len(protocols)) if protocols else "none"
 
 
 def _upgrade_required(message: str) -> HandshakeError:

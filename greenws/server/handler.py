@@ -272,7 +272,7 @@ class UpgradeHandler(ResponseHandler):
         self.environ["wsgi.websocket_version"] = "13"
         clients = self._host.clients
         key = self._client_key
-        clients[key] = Client(self.client_address, self.websocket)
+        client = clients[key] = Client(self.client_address, self.websocket)
         try:
             self._call_application(upgrade)
         except HandshakeError as error:
@@ -280,7 +280,8 @@ class UpgradeHandler(ResponseHandler):
             log_refusal(self.environ, error)
             self._refuse(error)
         finally:
-            del clients[key]
+            if clients.get(key) is client:  # a proxy may name one address for two connections
+                del clients[key]
             # The socket refers to its request, and that to the environ: a cycle.
             self.environ.pop(ENVIRON_KEY, None)
             upgrade.forget()
@@ -371,7 +372,12 @@ class UpgradeHandler(ResponseHandler):
         if self.is_upgraded:
             self._late_status = status
             return self.write
-        if self._upgrade is not None and self._upgrade.unused_handler and status[:1] == "2":
+        if (
+            self._upgrade is not None
+            and self._upgrade.unused_handler
+            and status[:1] == "2"
+            and "werkzeug.request" not in self.environ  # Flask runs a handler that is returned
+        ):
             self._upgrade.unused_handler = False  # the error page may come through here
             raise RuntimeError(
                 f"{self.path!r} made a WebSocketHandler, but its framework ignores what a view "

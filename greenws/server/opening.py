@@ -76,8 +76,9 @@ class ServerUpgrade(Upgrade):
 
     def release(self) -> None:
         """Frees the client's place for another connection."""
-        if self._claimed is not None:
-            self._host.admission.release(self._claimed)
+        claimed, self._claimed = self._claimed, None
+        if claimed is not None:
+            self._host.admission.release(claimed)
 
 
 class _DirectUpgrade(ServerUpgrade):

@@ -834,8 +834,9 @@ def test_the_server_page_shows_live_figures(browse: Browse, demo: Demo, server_p
     assert re.fullmatch(r"(\d+ min )?\d+ s", server_page("uptime").text)
 
     ada = browse(demo.url + "/")
+    ada.wait_for_state("echo", "connected")
     ada.join("Ada")
-    server_page.wait_for_text("#connections-open", "2")
+    server_page.wait_for_text("#connections-open", "3")
     server_page.wait_for_text("#rooms-table tbody td:first-child", "lobby")
     server_page.wait_for_text("#slow-members-all", "of 1 room member")
     with connect(demo.ws_url + "/echo", "echo") as echo:
@@ -846,7 +847,7 @@ def test_the_server_page_shows_live_figures(browse: Browse, demo: Demo, server_p
     ada("chat-leave").click()
     closes = "#closes-table tbody td:nth-child(2)"
     server_page.wait_for_text(closes, "normal")
-    server_page.wait_for_text("#connections-total", "3 in total")
+    server_page.wait_for_text("#connections-total", "4 in total")
     server_page.wait_for_text("#rooms-table tbody td", "No rooms are open.")
     line = "return document.querySelector('#messages-chart .line:last-of-type').getAttribute('d')"
     server_page.wait_until(lambda: server_page.run(line).count("L") >= 2, "a line")

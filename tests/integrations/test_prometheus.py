@@ -123,7 +123,9 @@ def test_without_prometheus_client_the_import_says_what_to_install(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("greenws.integrations.prom")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with pytest.raises(ImportError, match=r"pip install prometheus-client \(or 'greenws\[metrics"):
+    with pytest.raises(
+        ImportError, match=r"pip install prometheus-client \(or 'greenws-wsgi\[metrics"
+    ):
         importlib.import_module("greenws.integrations.prometheus")
 
 
