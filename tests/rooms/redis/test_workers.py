@@ -276,12 +276,10 @@ def test_a_restart_tells_the_sessions(server, number):
 
 def test_the_chat_of_the_readme_becomes_many_workers_by_one_line(server, tmp_path):
     text = (ROOT / "README.md").read_text()
-    code = text.split("`app.py`:\n\n```python\n")[1].split("```")[0]
-    changed = next(line for line in text.splitlines() if line.startswith('rooms = Rooms("redis'))
-    assert code.count("rooms = Rooms()") == 1
-    code = code.replace("rooms = Rooms()", changed.replace("redis://localhost", server.url))
-    (tmp_path / "app.py").write_text(code)
-    command = text.split("`gunicorn ")[1].split("`")[0].split()
+    code = text.split("```python\n")[2].split("```")[0]
+    assert code.count("rooms = Rooms()") == 1 and 'Rooms("redis://localhost")' in code
+    (tmp_path / "app.py").write_text(code.replace("Rooms()", f'Rooms("{server.url}")'))
+    command = text.split("\ngunicorn ")[1].split(" -b")[0].split() + ["-w", "4", "app:app"]
     with Process("-m", "gunicorn", *command, "--bind", "127.0.0.1:0", cwd=tmp_path) as process:
         process.wait_for_port()
         wait_until(lambda: len(children(process.popen.pid)) == 4, 20)
