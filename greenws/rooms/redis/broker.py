@@ -4,6 +4,7 @@ cluster.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from ...websocket import WebSocket
 
 __all__ = ["RedisBroker"]
+
+_logger = logging.getLogger("greenws.brokers.redis")
 
 
 class RedisBroker(Broker):
@@ -52,7 +55,7 @@ class RedisBroker(Broker):
     ``prefix``, for an ACL.
 
     Raises:
-        RuntimeError: redis-py would block the hub.
+        RuntimeError: when a room is used: redis-py would block the hub. Until then it is a warning.
         TypeError, ValueError: ``url`` is none that is known, or an option no such number.
     """
 
@@ -92,12 +95,27 @@ class RedisBroker(Broker):
         addresses = addresses_of(url)
         self.urls = [text for text, _ in addresses]
         """What it was given."""
-        for each in self.urls:
-            check_sockets(each)
+        # Only a warning: programs that serve nobody (manage.py, Celery) make rooms on import.
+        self._is_checked = False
+        try:
+            self._check()
+        except RuntimeError as error:
+            _logger.warning("%s", error)
         self.parts = [make(*each) for each in addresses]
         self._spread = Spread([address for _, address in addresses])
 
+    def _check(self) -> None:
+        """
+        Raises:
+            RuntimeError: redis-py would block the hub.
+        """
+        for each in self.urls:
+            check_sockets(each)
+        self._is_checked = True
+
     def _part(self, room: str) -> Node | Cluster:
+        if not self._is_checked:
+            self._check()
         return self.parts[self._spread.index(room)]
 
     # -- the listener
