@@ -375,7 +375,7 @@ def test_over_tls(play: Play, tls: Tls) -> None:
     played = play(f"{tls.url}/echo", script, ca=tls.ca)
     assert played.received == PAYLOADS + pipeline
     assert played.pongs == [b"over tls"]
-    assert played.close == (4000, "")
+    assert played.close == (4000, "done")
 
 
 @pytest.mark.parametrize("client", ["websockets", "node-ws"], indirect=True)
