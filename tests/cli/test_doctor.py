@@ -210,8 +210,8 @@ def test_rooms_over_redis_need_patching_and_it_patches_on_demand(tmp_path):
     command.append("rooms_of_redis:app")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     plain = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert "rooms_of_redis:app: needs a process that is monkey-patched" in plain.stdout
-    assert "see it with --patch" in plain.stdout
+    assert "monkey-patched: not socket" in plain.stdout
+    assert "redis-py would block every greenlet" in plain.stderr
     patched = subprocess.run([*command, "--patch"], env=env, capture_output=True, text=True)
     assert patched.returncode == 1
     assert "monkey-patched: socket, ssl" in patched.stdout

@@ -64,33 +64,24 @@ def test_tls_has_a_deadline_in_all(tls_server, caplog):
         assert len(wait_until(lambda: caplog.records)) == 1
 
 
-class Exhausted:
-    """A listener whose process has run out of descriptors until it is ``mended``."""
-
-    def __init__(self, listener):
-        self._listener = listener
-        self.mended = False
-        self.attempts = 0
-
-    def _accept(self):
-        self.attempts += 1
-        if not self.mended:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return self._listener._accept()
-
-    def __getattr__(self, name):
-        return getattr(self._listener, name)
-
-
-def test_without_descriptors_it_pauses_and_recovers_with_two_lines(serve, caplog, error_log):
+def test_without_descriptors_it_pauses_and_recovers_with_two_lines(
+    serve, caplog, error_log, monkeypatch
+):
     server = serve(make_routes())
-    server.socket = listener = Exhausted(server.socket)
+    accept = server._accept
+    attempts = []
+
+    def run_out():
+        attempts.append(1)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(server, "_accept", run_out)
     with caplog.at_level(logging.WARNING, "greenws.server"):
         with Peer.connect(server.address) as peer:
             peer.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            wait_until(lambda: listener.attempts == 4)
+            wait_until(lambda: len(attempts) == 4)
             assert len(error_log.take()) == 1
-            listener.mended = True
+            monkeypatch.setattr(server, "_accept", accept)
             assert peer.read_response().status == 200
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
