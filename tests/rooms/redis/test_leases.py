@@ -220,7 +220,11 @@ def test_one_who_leaves_while_it_is_asked_who_is_there_is_gone(server, worker, p
     may_go_on.set()
     wait_until(lambda: a.is_idle)
     a.send("hello")
-    assert ann.hear(1) == ["hello"]
+    heard = ann.hear(1)
+    while heard[-1] != "hello":
+        heard += ann.hear(1)
+    # On a slow machine bob is told after all, and then that he has left.
+    assert heard[:-1] in ([], ["join bob", "leave bob"])
     assert a.names() == b.names() == ["ann"]
 
 
