@@ -69,8 +69,7 @@ def other(request, socket): pass
 
 def test_it_says_which_form_and_versions_run(capsys):
     _, lines = examine(["doctor"], capsys)
-    what = f"ok      greenws-wsgi {greenws.__version__}: {form.DESCRIPTION}"
-    assert lines[0].removeprefix("note    ").endswith(what.removeprefix("ok      "))
+    assert f" greenws-wsgi {greenws.__version__}: {form.DESCRIPTION}" in lines[0]
     for name in (
         "Python: 3.",
         "gevent: ",
