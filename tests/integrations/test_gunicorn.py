@@ -86,7 +86,7 @@ def finish(peer: Peer) -> None:
 
 
 def test_the_extra_brings_what_gunicorn_s_gevent_worker_imports():
-    requirements = importlib.metadata.requires("greenws")
+    requirements = importlib.metadata.requires("greenws-wsgi")
     assert 'gunicorn[gevent]>=23; extra == "gunicorn"' in requirements
 
 
