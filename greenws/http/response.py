@@ -139,12 +139,15 @@ class ResponseReader:
     # What the parser calls.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.decode("ascii"), value.strip(b" \t").decode("latin-1")))
+        if not self._has_headers:  # otherwise a trailer, or of a response that follows
+            self.headers.append((name.decode("ascii"), value.strip(b" \t").decode("latin-1")))
 
     def on_headers_complete(self) -> None:
         self._has_headers = True
 
     def on_body(self, data: bytes) -> None:
+        if self.is_complete:  # of a response that follows
+            return
         self.body += data[: MAX_BODY - len(self.body)]
         if len(self.body) == MAX_BODY:
             self.is_complete = True

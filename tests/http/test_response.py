@@ -130,3 +130,22 @@ def test_the_end_of_the_stream_in_the_head_is_an_error():
         read(b"HTTP/1.1 100 Continue\r\n\r\n", eof=True)
     with pytest.raises(ConnectionResetError):
         read(eof=True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 3\r\n\r\nabc",
+        b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX: y\r\n\r\n",
+    ],
+)
+def test_what_follows_a_response_and_trailers_are_no_part_of_it(body):
+    first = b"HTTP/1.1 503 Busy\r\nA: b\r\n" + body
+    data = first + b"HTTP/1.1 200 OK\r\nEvil: 1\r\nContent-Length: 4\r\n\r\nevil"
+    for cut in range(len(data)):
+        reader = ResponseReader(Config())
+        reader.feed(data[:cut])
+        reader.feed(data[cut:])
+        assert (reader.status, reader.body, reader.is_complete) == (503, b"abc", True)
+        assert [name for name, _ in reader.headers][0] == "A"
+        assert {"Evil", "X"}.isdisjoint(name for name, _ in reader.headers)
