@@ -108,7 +108,8 @@ def connect(
     the environment (``https_proxy``, ``http_proxy``, ``all_proxy``, but for the hosts in
     ``no_proxy``); ``"http://user:password@host:port"`` or ``"socks5://host:port"`` (needs
     ``greenws-wsgi[socks]``); None for none. ``open_timeout``: seconds for everything until the
-    socket is open; None for no limit. ``config``: limits, keepalive and compression, as of a server.
+    socket is open; None for no limit. ``config``: limits, keepalive and compression, as of a
+    server.
 
     Up to 10 redirects are followed, never from TLS to a connection without. To another host go no
     credentials: of ``headers`` only User-Agent, Accept-Language and Origin.
