@@ -166,7 +166,7 @@ def redirect(current: Target, location: str) -> Target:
     """
     base = f"http{'s' * current.secure}://{current.authority}{current.target}"
     try:
-        parts = urlsplit(urljoin(base, location.strip()))._replace(fragment="")
+        parts = urlsplit(urljoin(base, location.strip(" \t")))._replace(fragment="")
         if parts.scheme not in _SCHEMES:
             raise ValueError(f"its scheme is {parts.scheme!r}")
         found = parse_url(parts._replace(scheme=_SCHEMES[parts.scheme]).geturl())

@@ -366,3 +366,14 @@ def test_a_subprotocol_that_was_not_offered_is_refused():
 def test_the_accept_of_another_key_is_refused():
     with pytest.raises(HandshakeError, match="does not match the key"):
         check_response(101, response(), new_key())
+
+
+@pytest.mark.parametrize("space", ["\xa0", "\x85", "\x0b"])
+def test_only_spaces_and_tabs_stand_around_a_value(space):
+    """``str.strip()`` takes more away."""
+    key = "dGhlIHNhbXBsZSBub25jZQ=="
+    accept = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    headers = {"upgrade": "websocket", "connection": "Upgrade"}
+    check_response(101, {**headers, "sec-websocket-accept": f" {accept}\t"}, key)
+    with pytest.raises(HandshakeError, match="does not match the key"):
+        check_response(101, {**headers, "sec-websocket-accept": space + accept}, key)
