@@ -133,13 +133,13 @@ def parse_offer(environ: Mapping[str, Any]) -> Offer:
     if environ.get("CONTENT_LENGTH") not in (None, "", "0") or "HTTP_TRANSFER_ENCODING" in environ:
         raise HandshakeError("A WebSocket handshake must not have a body.")
     version = environ.get("HTTP_SEC_WEBSOCKET_VERSION", "")
-    if version.strip(" \t") != _VERSION:
+    if version.strip() != _VERSION:
         raise _upgrade_required(
             f"Sec-WebSocket-Version must be {_VERSION}, not {version!r}."
             if version
             else f"Missing Sec-WebSocket-Version header; it must be {_VERSION}."
         )
-    key = environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip(" \t")
+    key = environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()
     if not _KEY.fullmatch(key):
         raise HandshakeError(
             "Sec-WebSocket-Key must be exactly one value of 16 bytes in base64."
