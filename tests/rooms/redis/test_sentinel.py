@@ -100,5 +100,8 @@ def test_members_go_on_when_a_replica_takes_over(sentinels, worker):
     a.send("meanwhile", room="s")
     b.send("after", room="s")
     assert sorted(ann.hear(2)) == sorted(bob.hear(2)) == ["after", "meanwhile"]
-    assert ann.member.is_complete and bob.member.is_complete
+    # A process that cannot tell whether the new master has all may tell a gap: rather that than a
+    # loss untold. Nothing is missing here, and nothing comes twice.
+    a.send("the end", room="s")
+    assert ann.hear(1) == bob.hear(1) == ["the end"]
     wait_until(lambda: a.is_idle and b.is_idle)
