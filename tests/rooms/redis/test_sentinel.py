@@ -86,7 +86,7 @@ def test_a_master_that_is_killed_is_followed(sentinels, worker):
     gevent.sleep(0)
 
 
-def test_members_go_on_when_a_replica_takes_over(sentinels, worker):
+def test_members_go_on_when_a_replica_takes_over(sentinels, worker, error_log):
     sentinels.mend()
     a, b = worker(), worker()
     ann, bob = a.join("s"), b.join("s")
@@ -105,3 +105,5 @@ def test_members_go_on_when_a_replica_takes_over(sentinels, worker):
     a.send("the end", room="s")
     assert ann.hear(1) == bob.hear(1) == ["the end"]
     wait_until(lambda: a.is_idle and b.is_idle)
+    taken = [record.getMessage() for record in error_log.take()]
+    assert all("are lost to this process" in text for text in taken)
