@@ -104,6 +104,10 @@ class ResponseReader:
             self.is_complete = False
             return rest
         self._parser = parser
+        if self.status == 101 and any(
+            name.lower() == "transfer-encoding" for name, _ in self.headers
+        ):  # RFC 9112, section 6.1
+            raise _malformed("The response is malformed: a 101 with Transfer-Encoding.")
         if self.status == 101 or self._is_tunnel and 200 <= self.status < 300:
             self.is_complete = True
             self.rest = rest
