@@ -97,17 +97,16 @@ class ResponseReader:
         self._head = b""
         parser = self._parse(head[:size])
         rest = head[size:]
-        if 100 <= self.status < 200 and self.status != 101:
+        is_interim = 100 <= self.status < 200
+        if is_interim and any(name.lower() == "transfer-encoding" for name, _ in self.headers):
+            raise _malformed("A response 1xx with Transfer-Encoding.")  # RFC 9112, section 6.1
+        if is_interim and self.status != 101:
             self._interim += 1
             if self._interim > _MAX_INTERIM:
                 raise _malformed(f"The server sent more than {_MAX_INTERIM} responses 1xx.")
             self.is_complete = False
             return rest
         self._parser = parser
-        if self.status == 101 and any(
-            name.lower() == "transfer-encoding" for name, _ in self.headers
-        ):  # RFC 9112, section 6.1
-            raise _malformed("The response is malformed: a 101 with Transfer-Encoding.")
         if self.status == 101 or self._is_tunnel and 200 <= self.status < 300:
             self.is_complete = True
             self.rest = rest
