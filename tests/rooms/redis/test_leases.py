@@ -217,8 +217,7 @@ def test_one_who_leaves_while_it_is_asked_who_is_there_is_gone(server, worker, p
         assert has_looked.wait(limit())
     b.send("bob has left")
     assert ann.hear(1) == ["bob has left"]
-    # That he left is told on a way of its own.
-    wait_until(lambda: a.node._leases._rooms["r"].published)
+    wait_until(lambda: b.is_idle)  # that he left is told on a way of its own
     may_go_on.set()
     wait_until(lambda: a.is_idle)
     a.send("hello")
