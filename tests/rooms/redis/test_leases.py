@@ -215,9 +215,11 @@ def test_one_who_leaves_while_it_is_asked_who_is_there_is_gone(server, worker, p
         a.node._leases.look = look_slowly
         server.start()
         assert has_looked.wait(limit())
+        wait_until(lambda: a.node._subscriber.has_caught_up)  # and hears what is told
     b.send("bob has left")
     assert ann.hear(1) == ["bob has left"]
-    wait_until(lambda: b.is_idle)  # that he left is told on a way of its own
+    # That he left is told on a way of its own.
+    wait_until(lambda: a.node._leases._rooms["r"].published)
     may_go_on.set()
     wait_until(lambda: a.is_idle)
     a.send("hello")
