@@ -26,8 +26,8 @@ def stop_at_signals(stop: Callable[[], object]) -> Iterator[None]:
     watchers: list[Any] = []
 
     def on_signal(number: int) -> None:
+        cancel()  # first, or a second signal that comes before it would be lost
         _logger.info("%s: stopping", signal.Signals(number).name)
-        cancel()
         stop()
 
     def cancel() -> None:
