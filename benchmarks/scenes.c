@@ -13,6 +13,9 @@
  *               --cycle seconds: every other one without a sign to the server; they come back with "?since=" if
  *               the messages have an "id"
  *
+ * --prefix goes before the path of each WebSocket, --jitter is the longest time until a client that lost its
+ * connection tries again, --settle how long the last messages of "drops" may take, in seconds.
+ *
  * All but "http" send at fixed times, and count a latency from the time when a message was due. Prints one JSON
  * object. Exit code: 0; 1 if the server did anything wrong (the object's "error" says what); 2 for wrong
  * arguments, or if this machine lacks what they need.
@@ -27,6 +30,7 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -45,15 +49,15 @@ enum { BUFFER = 512 * 1024, EVENTS = 512, AT_ONCE = 64, PER_ADDRESS = 10000, POS
 #define NEVER UINT64_MAX
 
 static struct {
-    const char *scene, *path;
+    const char *scene, *path, *prefix;
     int ports[2], connections, stay, echoes, watchers, requests, rooms, members;
     pid_t watch, kill;
     bool socketio;
-    double duration, warmup, timeout, echo_rate, request_rate, rate, cut, cycle, jitter;
+    double duration, warmup, timeout, echo_rate, request_rate, rate, cut, cycle, jitter, settle;
 } opt = {
-    .scene = "conversation", .path = "/small", .connections = 1, .rooms = 20, .members = 50,
+    .scene = "conversation", .path = "/small", .prefix = "", .connections = 1, .rooms = 20, .members = 50,
     .duration = 2, .warmup = 0.5, .timeout = 15, .echo_rate = 1000, .rate = 50, .cut = 2, .cycle = 5,
-    .jitter = 1,
+    .jitter = 1, .settle = 1,
 };
 
 typedef struct { double *ms; size_t count, room; } Samples;
@@ -112,6 +116,7 @@ static void fail(const char *format, ...)
     for (char *c = text; *c; c++)
         if (!isprint((unsigned char)*c) || *c == '"' || *c == '\\')
             *c = '\'';
+    __fpurge(stdout); /* figures of what has failed since */
     printf("{\"errors\": 1, \"error\": \"%s\"}\n", text);
     fflush(stdout);
     _exit(1);
@@ -348,14 +353,16 @@ static void connected(Client *c)
                                         [CHAT] = "chat/", [RETURNING] = "", [FEED] = "feed",
                                         [PUBLISHER] = "feed"};
     int place = c->kind == CHAT ? c->number % opt.rooms : 0;
-    if (opt.socketio)
+    if (opt.socketio && *paths[c->kind])
         snprintf(path, sizeof path, "/socket.io/?EIO=4&transport=websocket&room=%s%d",
-                 c->kind == RETURNING || c->kind == ECHO ? "" : paths[c->kind], place);
+                 paths[c->kind], place);
+    else if (opt.socketio)
+        snprintf(path, sizeof path, "/socket.io/?EIO=4&transport=websocket");
     else if (c->kind == CHAT)
-        snprintf(path, sizeof path, "/chat/%d", place);
+        snprintf(path, sizeof path, "%s/chat/%d", opt.prefix, place);
     else
-        snprintf(path, sizeof path, "/%s%s%s", paths[c->kind], c->position ? "?since=" : "",
-                 c->position ? c->position : "");
+        snprintf(path, sizeof path, "%s/%s%s%s", opt.prefix, paths[c->kind],
+                 c->position ? "?since=" : "", c->position ? c->position : "");
     int length = snprintf(text, sizeof text,
                           "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"
                           "Connection: Upgrade\r\nSec-WebSocket-Key: %s\r\n"
@@ -1016,7 +1023,7 @@ static void scene_drops(void)
     if (!run(now() + (uint64_t)(opt.timeout * SECOND), 0, all_back))
         fail("only %d of %d clients are back %g s after the last cut", joined_count, client_count,
              opt.timeout);
-    run(now() + SECOND, 0, NULL);
+    run(now() + (uint64_t)(opt.settle * SECOND), 0, NULL);
     print_begin();
     uint64_t sum = 0, least = UINT64_MAX;
     for (int i = 0; i < feed->count; i++) {
@@ -1041,7 +1048,7 @@ static void parse_arguments(int argc, char **argv)
         {"rooms", 1, 0, 'R'}, {"members", 1, 0, 'm'}, {"watch", 1, 0, 'W'}, {"kill", 1, 0, 'k'},
         {"duration", 1, 0, 'd'}, {"warmup", 1, 0, 'u'}, {"timeout", 1, 0, 't'}, {"echo-rate", 1, 0, 'E'},
         {"request-rate", 1, 0, 'q'}, {"rate", 1, 0, 'a'}, {"cut", 1, 0, 'C'}, {"cycle", 1, 0, 'y'},
-        {"jitter", 1, 0, 'j'}, {"socketio", 0, 0, 'o'}, {0, 0, 0, 0}};
+        {"jitter", 1, 0, 'j'}, {"settle", 1, 0, 'T'}, {"prefix", 1, 0, 'x'}, {"socketio", 0, 0, 'o'}, {0, 0, 0, 0}};
     for (int letter; (letter = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (letter) {
         case 'p': sscanf(optarg, "%d,%d", &opt.ports[0], &opt.ports[1]); break;
@@ -1065,6 +1072,8 @@ static void parse_arguments(int argc, char **argv)
         case 'C': opt.cut = atof(optarg); break;
         case 'y': opt.cycle = atof(optarg); break;
         case 'j': opt.jitter = atof(optarg); break;
+        case 'T': opt.settle = atof(optarg); break;
+        case 'x': opt.prefix = optarg; break;
         case 'o': opt.socketio = true; break;
         default: exit(2);
         }
@@ -1076,6 +1085,7 @@ int main(int argc, char **argv)
     static const struct { const char *name; void (*play)(void); } scenes[] = {
         {"conversation", scene_conversation}, {"http", scene_http}, {"beside", scene_beside},
         {"chat", scene_chat}, {"deploy", scene_deploy}, {"drops", scene_drops}};
+    setvbuf(stdout, NULL, _IOFBF, 1 << 16);
     parse_arguments(argc, argv);
     most_messages = (uint64_t)((opt.duration + opt.warmup + 2 * opt.timeout) * 20000) + 1000;
     uint8_t nonce[16], digest[20];

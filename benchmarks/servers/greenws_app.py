@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -102,10 +104,9 @@ def make_app(redis: str | None = None) -> Routes:
     ticking: list[gevent.Greenlet] = []
 
     def tick() -> None:
-        number = 0
-        while True:
-            gevent.sleep(TICK)
-            number += 1
+        begun = time.monotonic()
+        for number in itertools.count(1):
+            gevent.sleep(max(0, begun + number * TICK - time.monotonic()))
             rooms["ticker"].send(json.dumps(table(number)))
 
     routes.add(method="GET", uri="/small", handler=small)

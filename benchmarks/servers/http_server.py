@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
+import threading
+import time
 
 kind = sys.argv.pop(1)
 if kind == "pywsgi":
@@ -62,5 +65,13 @@ elif kind == "granian":
         interface=Interfaces.WSGI,
         log_enabled=False,
     )
-    server.on_startup(lambda: announce(port, "granian", "flask"))
+
+    def announce_when_listening() -> None:
+        while True:  # run.py ends it if it does not
+            with contextlib.suppress(OSError), socket.create_connection((HOST, port)):
+                announce(port, "granian", "flask")
+                return
+            time.sleep(0.01)
+
+    threading.Thread(target=announce_when_listening, daemon=True).start()
     server.serve()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections import defaultdict
 from collections.abc import Coroutine
 from typing import Any
@@ -16,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 
 members: set[ServerConnection] = set()
 rooms: defaultdict[str, set[ServerConnection]] = defaultdict(set)
+ticking: list[bool] = []
 tasks: set[asyncio.Task[None]] = set()
 
 
@@ -82,7 +84,8 @@ async def chat(websocket: ServerConnection) -> None:
 
 async def ticker(websocket: ServerConnection) -> None:
     room = rooms["ticker"]
-    if not room:
+    if not ticking:
+        ticking.append(True)
         start(tick())
     room.add(websocket)
     try:
@@ -92,10 +95,10 @@ async def ticker(websocket: ServerConnection) -> None:
 
 
 async def tick() -> None:
-    number = 0
-    while rooms["ticker"]:
-        await asyncio.sleep(TICK)
+    begun, number = time.monotonic(), 0
+    while True:
         number += 1
+        await asyncio.sleep(max(0, begun + number * TICK - time.monotonic()))
         broadcast(rooms["ticker"], json.dumps(table(number)))
 
 
