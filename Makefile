@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-pythons test-all check autobahn coverage sanitize fuzz lint types docs pictures wheel bench clean
+.PHONY: run test test-pythons test-all check autobahn coverage sanitize fuzz lint types docs pictures wheel wheels bench clean
 
 run: $(VENV)/run
 	$(BIN)/python run_server.py $(ARGS)
@@ -56,8 +56,13 @@ lint: $(VENV)/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# The examples do without annotations, as most programs; their bodies are checked all the same.
+EXAMPLES := $(wildcard examples examples/chat examples/django_chat/chat examples/tutorial/*)
 types: $(VENV)/lint
 	$(BIN)/mypy
+	for folder in $(EXAMPLES); do $(BIN)/mypy --check-untyped-defs --allow-untyped-defs \
+		--allow-untyped-calls --allow-untyped-decorators $$folder/*.py || exit 1; done
+	$(BIN)/pyright
 
 # docs/_build/html; a warning is an error.
 docs: $(VENV)/docs
@@ -72,6 +77,10 @@ wheel: $(VENV)/lint
 	rm -f *.egg-info/SOURCES.txt # setuptools would add what an old one lists
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python .ci/check_distributions.py
+
+# After `make wheel`: a wheel of each Python that is found, as a release has it, tested; some minutes.
+wheels: wheel
+	.ci/wheels
 
 bench: $(VENV)/bench
 	$(BIN)/python benchmarks/run.py $(if $(CASES),--cases "$(CASES)") \

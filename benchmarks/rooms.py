@@ -82,7 +82,7 @@ class Clients:
 
     def close(self) -> None:
         for each in self.sockets:
-            each.abandon(1001)
+            each._abandon(1001)
         for end in self.ends:
             end.close()
         gevent.sleep(0)

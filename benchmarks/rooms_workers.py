@@ -234,7 +234,7 @@ def untold(url: str) -> float:
             else:
                 wrong += each[-10:] != list(range(10))
         for client in clients:
-            client.abandon(1001)
+            client._abandon(1001)
     return wrong
 
 
@@ -242,14 +242,14 @@ def unread(url: str) -> float:
     """MB a client, of 20 that ask for a log of 10,000 messages of 1 kB and do not read."""
     with workers(1, url) as (only,):
         only.do("send", ["r", 10_000, 1000])
-        only.join("warm", "since=0-0").abandon(1001)
+        only.join("warm", "since=0-0")._abandon(1001)
         before = only.memory()
         clients = [only.connect("/room/r?since=0-0") for _ in range(20)]
         gevent.sleep(1)
         only.settle()
         used = only.memory() - before
         for each in clients:
-            each.abandon(1001)
+            each._abandon(1001)
     return used / 20 / 1e6
 
 
@@ -273,7 +273,7 @@ def behind(url: str) -> tuple[float, float]:
         stop = new.do("settle")
         used = new.memory(peak=True) - before
         reading.kill()
-        member.abandon(1001)
+        member._abandon(1001)
     return used / 1e6, stop * 1e3
 
 
@@ -292,7 +292,7 @@ def after_death(url: str) -> float:
             here.discard(json.loads(watcher.receive(60))["leave"])
         took = time.monotonic() - began
         for each in [watcher, *clients]:
-            each.abandon(1001)
+            each._abandon(1001)
     return took
 
 

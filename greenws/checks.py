@@ -18,7 +18,6 @@ __all__ = [
     "check_options",
     "describe",
     "fits",
-    "Hint",
     "suggest",
     "unknown_option",
     "wrong_message",
@@ -201,21 +200,6 @@ def wrong_message(data: Any) -> TypeError:
     elif data is not None:
         text += "; to send its text: send(str(...))"
     return TypeError(text)
-
-
-class Hint:
-    """An attribute that is not there, under the name that it has in other libraries: asking for it
-    says what to use."""
-
-    def __init__(self, name: str, instead: str) -> None:
-        self._name = name
-        self._instead = instead
-
-    def __get__(self, instance: object, owner: type | None = None) -> Any:
-        kind = owner or type(instance)
-        raise AttributeError(
-            f"{kind.__name__!r} object has no attribute {self._name!r}; use {self._instead}"
-        )
 
 
 def check_number(name: str, value: Any, what: str = "a number of seconds or None") -> None:

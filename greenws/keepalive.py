@@ -130,7 +130,7 @@ class Pulse:
         if socket.is_connected and now >= self._end(now):
             self._expire(socket, now)
         if not socket.is_connected:
-            is_closing = socket.pursue_close(now, _CLOSING_INTERVAL)
+            is_closing = socket._pursue_close(now, _CLOSING_INTERVAL)
             return now + _CLOSING_INTERVAL if is_closing else _FOREVER
         due = self._keep_alive(socket, now)
         return due if due == _FOREVER else self._bucket_time(now, due)
@@ -163,7 +163,7 @@ class Pulse:
 
     def _keep_alive(self, socket: WebSocket, now: float) -> float:
         soon = now + self.width
-        latest = now + (_MORE_INPUT_INTERVAL if socket.poll_input() else _POLL_INPUT_INTERVAL)
+        latest = now + (_MORE_INPUT_INTERVAL if socket._poll_unread() else _POLL_INPUT_INTERVAL)
         traffic = socket.traffic
         if traffic.bytes_in != self._bytes_in:
             self._bytes_in = traffic.bytes_in
@@ -174,17 +174,17 @@ class Pulse:
         elif self._deadline < soon:
             # While the kernel holds input that we do not receive, the peer is not to blame. TCP
             # itself finds out if the peer is gone, because our pings need acknowledgements.
-            if not socket.has_unread_input():
+            if not socket._has_unread_input():
                 self.timed_out = True
-                socket.mark_lost(f"no data within {self._timeout:g} s after a ping{self._fate()}")
+                socket._mark_lost(f"no data within {self._timeout:g} s after a ping{self._fate()}")
                 return _FOREVER
             self._deadline = now + self._timeout
         if self._next_ping < soon and socket.is_connected:
             # A ping would wait in the outbox, and write_timeout watches that already.
-            if not socket.has_backlog:
+            if not socket._has_backlog:
                 if self._deadline == _FOREVER:
-                    self._delivery = socket.watch_delivery()
-                socket.send_heartbeat(TimedPing(self))
+                    self._delivery = socket._watch_delivery()
+                socket._send_heartbeat(TimedPing(self))
                 self._deadline = min(self._deadline, now + self._timeout)
             self._next_ping = now + self._interval
         return min(self._next_ping, self._deadline, latest)
@@ -324,9 +324,9 @@ def open_sockets() -> list[WebSocket]:
 
 
 def start_pulse(socket: WebSocket, hub: Hub, config: Config) -> None:
-    """Starts keepalive for ``socket``, until ``socket.pulse.stop()``."""
+    """Starts keepalive for ``socket``, until ``socket._pulse.stop()``."""
     heartbeat = _heartbeats.get(hub)
     if heartbeat is None or heartbeat.process != current_process():
         heartbeat = _heartbeats[hub] = Heartbeat(hub.loop)
     heartbeat.use_loop(hub.loop)
-    socket.pulse = Pulse(socket, config, heartbeat)
+    socket._pulse = Pulse(socket, config, heartbeat)

@@ -78,7 +78,7 @@ def select(socket: WebSocket, *others: Any, timeout: float | None = None) -> tup
                 _turn_of_socket.discard(socket)
                 return socket, message
             # Here, since the others throw exceptions into the greenlet while it is in _receive().
-            socket.prepare_wait()
+            socket._prepare_wait()
             continue
         try:
             left = None if deadline is None else max(0, deadline - time.monotonic())
@@ -109,7 +109,7 @@ def _receive(socket: WebSocket, others: tuple[Any, ...], timeout: float | None) 
     try:
         for other in others:
             unlinks.append(_link(other, wake))
-        return socket.receive_prepared(timeout)
+        return socket._receive_prepared(timeout)
     finally:
         waiting = False
         for unlink in unlinks:

@@ -182,7 +182,7 @@ class WebSocketHandler:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         with hub_of_this_thread(environ):
             try:
-                session = self.open(environ)
+                session = self._open(environ)
             except HandshakeError as error:
                 return refusal_response(error)(environ, start_response)
             except HTTPException as error:
@@ -192,7 +192,7 @@ class WebSocketHandler:
         start_response("101 Switching Protocols", [("Content-Type", "text/plain")])
         return []
 
-    def open(self, environ: WSGIEnvironment, request: Any = None) -> OpenSession:
+    def _open(self, environ: WSGIEnvironment, request: Any = None) -> OpenSession:
         """Accepts the upgrade that ``environ`` asks for.
 
         ``request``: a framework's own, for the producer and the session, in place of werkzeug's.
@@ -339,11 +339,11 @@ def end_session(socket: WebSocket, escaped: BaseException | None, log: bool = Tr
     try:
         _close(socket, escaped, log)
     finally:
-        if socket.pulse is not None:
-            socket.pulse.stop()
-        if socket.record is not None:
-            socket.record.end()
-            socket.record = None
+        if socket._pulse is not None:
+            socket._pulse.stop()
+        if socket._record is not None:
+            socket._record.end()
+            socket._record = None
 
 
 def is_normal_end(escaped: BaseException | None) -> bool:
@@ -360,11 +360,11 @@ def _close(socket: WebSocket, escaped: BaseException | None, log: bool) -> None:
     if is_normal_end(escaped):
         socket.close()
     elif isinstance(escaped, EXITS):
-        socket.abandon(CloseCode.GOING_AWAY)
+        socket._abandon(CloseCode.GOING_AWAY)
         raise escaped
     else:
         assert escaped is not None
-        is_taken = socket.record is not None and socket.record.take_error(escaped)
+        is_taken = socket._record is not None and socket._record.take_error(escaped)
         if log and not is_taken:
             path = socket.request.path if socket.request is not None else ""
             log_failure(path, socket.remote_address, escaped)

@@ -187,14 +187,14 @@ class SessionRecord:
         """Counts the session as ended, and logs its line. Not in a forked child, where it is the
         parent's."""
         socket = self.socket
-        if socket.is_inherited():
+        if socket._is_inherited():
             return
         code = socket.close_code or _ABNORMAL
         if self._stats is not None:
             self._stats.end(self, code)
-            if socket.pulse is not None:
-                self._stats.pings_timed_out += socket.pulse.timed_out
-                self._stats.expired += socket.pulse.expired
+            if socket._pulse is not None:
+                self._stats.pings_timed_out += socket._pulse.timed_out
+                self._stats.expired += socket._pulse.expired
         if self._on_end is not None:
             self._on_end()
         if self._format is not None and _access.isEnabledFor(logging.INFO):

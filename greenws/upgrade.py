@@ -103,7 +103,7 @@ class Upgrade:
         transport.send(response)
         transport.sent = 0  # that was HTTP
         start_pulse(socket, transport.hub, config)
-        socket.record = self._record(socket, config)
+        socket._record = self._record(socket, config)
         return socket
 
     def take_error(self, error: BaseException) -> bool:

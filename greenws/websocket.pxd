@@ -31,8 +31,8 @@ cdef class WebSocket:
     cdef long long _undelivered
     cdef unsigned long _thread_id
     cdef bint _corking
-    cdef public object pulse
-    cdef public object record
+    cdef public object _pulse
+    cdef public object _record
     # read state
     cdef bint _reading
     cdef bint _leading
@@ -72,7 +72,7 @@ cdef class WebSocket:
     @cython.locals(connection=Connection, event=int, count=int)
     cdef void _fill_inbox(self, double end, bint may_switch=*) except *
     @cython.locals(connection=Connection, transport=Transport)
-    cdef bint _offer(self, SharedMessage message) except -1
+    cdef bint _offer_now(self, SharedMessage message) except -1
     cdef void _return_to_inbox(self, tuple fragment) except *
     cdef int _send_data(self, int opcode, payload, bint final, bint whole, compress) except -1
     cpdef int _send_as(
@@ -89,7 +89,7 @@ cdef class WebSocket:
     cdef void _finish_message(self) except *
     @cython.locals(transport=Transport, size=Py_ssize_t)
     cdef void _poll_input(self, double end, bint may_switch=*) except *
-    cpdef bint is_inherited(self) except -1
+    cpdef bint _is_inherited(self) except -1
     cdef int _disown(self) except -1
     cdef bint _in_other_thread(self) except -1
     cdef void _check_thread(self, str action) except *

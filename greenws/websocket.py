@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gevent.event import Event
 from gevent.monkey import get_original
 
-from .checks import Hint, check_number, wrong_message
+from .checks import check_number, wrong_message
 from .config import Config
 from .cross_thread import CrossThreadCalls
 from .exceptions import ConcurrentReadError, ConnectionClosed
@@ -70,6 +70,30 @@ _LAST_TIME = 1e11  # seconds since 1970: in year 5138; as milliseconds, in 1973
 
 _OPCODES = {int(opcode): opcode for opcode in OpcodeType}
 _QUIET = frozenset(map(int, (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED)))
+
+# The names that these have in other libraries.
+_INSTEAD = {
+    "recv": "receive()",
+    "read": "receive()",
+    "read_message": "receive()",
+    "receive_text": "receive(), which returns str for text",
+    "receive_bytes": "receive(), which returns bytes for binary data",
+    "receive_json": "json.loads(socket.receive())",
+    "recv_json": "json.loads(socket.receive())",
+    "iter_text": "'for message in socket'",
+    "iter_json": "json.loads(message) in 'for message in socket'",
+    "send_text": "send(text)",
+    "send_str": "send(text)",
+    "send_bytes": "send(data)",
+    "send_json": "send(json.dumps(data))",
+    "send_message": "send(data)",
+    "write_message": "send(data)",
+    "emit": "send(json.dumps(data))",
+    "accept": "it as it is: the handshake was accepted before the handler runs",
+    "connected": "is_connected",
+    "closed": "'not socket.is_connected'",
+    "disconnect": "close()",
+}
 
 _new_calls_lock = get_original("_thread", "allocate_lock")()
 
@@ -143,9 +167,9 @@ class WebSocket:
         self._undelivered = 0  # bytes, when that was last set
         self._thread_id = switching.thread_id()
         self._corking = corking
-        self.pulse: Any = None
+        self._pulse: Any = None
         """Its :class:`greenws.keepalive.Pulse`, if keepalive watches it."""
-        self.record: Any = None
+        self._record: Any = None
         """Its :class:`greenws.stats.SessionRecord`, until the session ends."""
         # read state
         self._reading = False
@@ -345,17 +369,17 @@ class WebSocket:
             or bool(self._inbox)
         )
 
-    def prepare_wait(self) -> None:
+    def _prepare_wait(self) -> None:
         """What a read does before it waits, for a caller that has found nothing to read, and that
-        waits in :meth:`receive_prepared`."""
+        waits in :meth:`_receive_prepared`."""
         self._begin_read()
         try:
             self._call_before_wait()
         finally:
             self._reading = False
 
-    def receive_prepared(self, timeout: float | None) -> str | bytes:
-        """Like :meth:`receive` after :meth:`prepare_wait`."""
+    def _receive_prepared(self, timeout: float | None) -> str | bytes:
+        """Like :meth:`receive` after :meth:`_prepare_wait`."""
         self._prepared = True
         try:
             return self._receive(timeout, False)
@@ -549,7 +573,7 @@ class WebSocket:
             ConnectionClosed: the connection is closed.
         """
         self._check_thread("ping")
-        if self.is_inherited():
+        if self._is_inherited():
             self._disown()
         deadline = _deadline(timeout)
         ping, frame = self._connection.ping(os.urandom(8), False)
@@ -574,20 +598,20 @@ class WebSocket:
             if not self._pump(deadline):
                 raise TimeoutError(f"no pong within {timeout} s")
 
-    def offer(self, message: SharedMessage) -> bool:
+    def _offer(self, message: SharedMessage) -> bool:
         """Sends a complete message if that does not block. If it returns False, use
-        :meth:`when_ready` and try again.
+        :meth:`_when_ready` and try again.
 
         Returns False while the outbox is not empty, while a fragmented message is unfinished, and
         in other threads than the session's. On a closed connection it returns True, and drops the
         message.
         """
-        return self._offer(message)
+        return self._offer_now(message)
 
-    def _offer(self, message: SharedMessage) -> bool:
+    def _offer_now(self, message: SharedMessage) -> bool:
         connection = self._connection
         transport = self._transport
-        if connection.state != _OPEN or transport.failure or self.is_inherited():
+        if connection.state != _OPEN or transport.failure or self._is_inherited():
             return True
         if self._sender is not None or transport.backlog or self._in_other_thread():
             return False
@@ -595,11 +619,11 @@ class WebSocket:
         transport.send(message.frame(connection))
         return True
 
-    def when_ready(self, callback: Callable[[], object]) -> None:
-        """Has the session's hub call ``callback`` once, as soon as :meth:`offer` may succeed. May
+    def _when_ready(self, callback: Callable[[], object]) -> None:
+        """Has the session's hub call ``callback`` once, as soon as :meth:`_offer` may succeed. May
         be called from any thread. ``callback`` must not block."""
         if self._in_other_thread():
-            self.call_in_hub(self.when_ready, callback)
+            self._call_in_hub(self._when_ready, callback)
             return
         if self._ready_callbacks is None:
             self._ready_callbacks = []
@@ -633,7 +657,7 @@ class WebSocket:
         whole: bool,
         compress: bool | None,
     ) -> None:
-        if self.is_inherited():
+        if self._is_inherited():
             self._disown()
         if self._sender is not None:
             self._wait_turn(sender, whole)
@@ -741,7 +765,7 @@ class WebSocket:
                 self._connection.feed_eof(transport.failure)
         self._fill_inbox(end, may_switch)
 
-    def poll_input(self) -> bool:
+    def _poll_unread(self) -> bool:
         """Receives what has arrived, without blocking, unless a greenlet is waiting for input.
         Pings are answered, a Close is noticed, messages go to the inbox. True if there is more to
         take than there was time for."""
@@ -750,12 +774,12 @@ class WebSocket:
         self._poll_input(time.monotonic() + _MAX_FILL)
         return self._inbox_size <= self._max_inbox and self._connection.has_frame()
 
-    def pursue_close(self, now: float, margin: float) -> bool:
+    def _pursue_close(self, now: float, margin: float) -> bool:
         """While our Close waits for the peer's: receives without blocking if no greenlet reads, and
         ends the connection ``margin`` seconds after the ``close_timeout`` of a read. False if there
         is nothing to wait for."""
         transport = self._transport
-        if transport.closed or self.is_inherited() or self._connection.state == _OPEN:
+        if transport.closed or self._is_inherited() or self._connection.state == _OPEN:
             return False
         if self._connection.state == _CLOSED and self._close_deadline == _FOREVER:
             return False
@@ -765,14 +789,14 @@ class WebSocket:
             return True
         if self._connection.state != _CLOSED and self._extend_close():
             return True
-        self.mark_lost(_NO_ANSWER)
+        self._mark_lost(_NO_ANSWER)
         return False
 
-    def has_unread_input(self) -> bool:
+    def _has_unread_input(self) -> bool:
         """Whether the kernel has input that we have not received."""
         return not self._transport.closed and self._transport.has_input()
 
-    def send_heartbeat(self, ping: Ping) -> None:
+    def _send_heartbeat(self, ping: Ping) -> None:
         """Sends a ping whose pong no reader gets."""
         try:
             frame = self._connection.send_ping(ping)
@@ -780,16 +804,16 @@ class WebSocket:
             return
         self._transport.send(frame)
 
-    def watch_delivery(self) -> Delivery:
+    def _watch_delivery(self) -> Delivery:
         """Watches whether the peer acknowledges what has been sent so far."""
         return self._transport.watch_delivery()
 
     @property
-    def has_backlog(self) -> bool:
+    def _has_backlog(self) -> bool:
         """Whether the outbox holds bytes that the kernel has not taken."""
         return bool(self._transport.backlog)
 
-    def mark_lost(self, reason: str) -> None:
+    def _mark_lost(self, reason: str) -> None:
         """Ends the connection as lost (1006), without a Close. Does not block."""
         self._transport.close(reason)
         if not self._leading:
@@ -825,7 +849,7 @@ class WebSocket:
         elif isinstance(error, Exception):
             self.close(CloseCode.INTERNAL_ERROR)
         else:
-            self.abandon(CloseCode.GOING_AWAY)
+            self._abandon(CloseCode.GOING_AWAY)
         return None
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -840,7 +864,7 @@ class WebSocket:
                 1014 and 3000 to 4999), or ``reason`` is longer than 123 bytes in UTF-8.
             TypeError: ``code`` is not an int, or ``reason`` not a str.
         """
-        if self.is_inherited():
+        if self._is_inherited():
             self._disown()
             return
         self._connection.check_close(code, reason)
@@ -874,17 +898,17 @@ class WebSocket:
                     self._wake_followers()
         finally:
             transport.close()
-            if connection.client and self.pulse is not None:  # a server's session ends it
-                self.pulse.stop()
+            if connection.client and self._pulse is not None:  # a server's session ends it
+                self._pulse.stop()
 
     def start_closing(self, code: int = 1000, reason: str = "") -> None:
         """Sends Close, like :meth:`close`, but does not wait. A read finishes the handshake. May be
         called from any thread."""
-        if self.is_inherited():
+        if self._is_inherited():
             self._disown()
             return
         if self._in_other_thread():
-            self.call_in_hub(self.start_closing, code, reason)
+            self._call_in_hub(self.start_closing, code, reason)
             return
         frame = self._connection.close(code, reason)
         if self._close_deadline == _FOREVER and self._close_timeout is not None:
@@ -918,13 +942,13 @@ class WebSocket:
             _check_time(time)
         self._connection.check_close(code, reason)
         if self._in_other_thread():
-            self.call_in_hub(self.close_at, time, code, reason)
+            self._call_in_hub(self.close_at, time, code, reason)
         elif self.is_connected:
-            if self.pulse is None:
+            if self._pulse is None:
                 raise RuntimeError("close_at() needs keepalive, and none watches this socket")
-            self.pulse.close_at(time, code, reason)
+            self._pulse.close_at(time, code, reason)
 
-    def abandon(self, code: int) -> None:
+    def _abandon(self, code: int) -> None:
         """Sends Close, and closes TCP without waiting for the peer's."""
         self.start_closing(code)
         self._transport.finish_writing()
@@ -945,7 +969,7 @@ class WebSocket:
         self._inbox = None
         self._inbox_size = 0
 
-    def is_inherited(self) -> bool:
+    def _is_inherited(self) -> bool:
         """Whether this process was forked from the one that has the connection. Here, then, it is
         closed (1006)."""
         return self._transport.process != forks.process()
@@ -964,7 +988,7 @@ class WebSocket:
         return (
             self._connection.state == _OPEN
             and not self._transport.failure
-            and not self.is_inherited()
+            and not self._is_inherited()
         )
 
     @property
@@ -983,7 +1007,7 @@ class WebSocket:
     @property
     def latency(self) -> float | None:
         """The round trip of the last keepalive ping in seconds; None before the first."""
-        return None if self.pulse is None else self.pulse.latency
+        return None if self._pulse is None else self._pulse.latency
 
     @property
     def traffic(self) -> Traffic:
@@ -1011,35 +1035,23 @@ class WebSocket:
         state = "open" if self.is_connected else f"closed {code}".strip()
         return f"<{type(self).__name__} {self.remote_address} {state}>"
 
-    if not TYPE_CHECKING:  # the names that these have in other libraries
-        recv = Hint("recv", "receive()")
-        read = Hint("read", "receive()")
-        read_message = Hint("read_message", "receive()")
-        receive_text = Hint("receive_text", "receive(), which returns str for text")
-        receive_bytes = Hint("receive_bytes", "receive(), which returns bytes for binary data")
-        receive_json = Hint("receive_json", "json.loads(socket.receive())")
-        recv_json = Hint("recv_json", "json.loads(socket.receive())")
-        iter_text = Hint("iter_text", "'for message in socket'")
-        iter_json = Hint("iter_json", "json.loads(message) in 'for message in socket'")
-        send_text = Hint("send_text", "send(text)")
-        send_str = Hint("send_str", "send(text)")
-        send_bytes = Hint("send_bytes", "send(data)")
-        send_json = Hint("send_json", "send(json.dumps(data))")
-        send_message = Hint("send_message", "send(data)")
-        write_message = Hint("write_message", "send(data)")
-        emit = Hint("emit", "send(json.dumps(data))")
-        accept = Hint("accept", "it as it is: the handshake was accepted before the handler runs")
-        connected = Hint("connected", "is_connected")
-        closed = Hint("closed", "'not socket.is_connected'")
-        disconnect = Hint("disconnect", "close()")
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Only called for what is not there."""
+            if name in _INSTEAD:
+                kind = type(self).__name__
+                text = f"{kind!r} object has no attribute {name!r}; use {_INSTEAD[name]}"
+                raise AttributeError(text)
+            return object.__getattribute__(self, name)
 
     # -- other threads
 
-    def in_other_thread(self) -> bool:
+    def _is_in_other_thread(self) -> bool:
         """Whether the current thread is not the session's."""
         return self._in_other_thread()
 
-    def call_in_hub(self, call: Callable[..., object], *args: Any) -> None:
+    def _call_in_hub(self, call: Callable[..., object], *args: Any) -> None:
         """From any thread: has the session's hub make ``call``, which must not block."""
         with contextlib.suppress(AttributeError):  # the session and its hub have ended
             self._transport.hub.loop.run_callback_threadsafe(call, *args)
@@ -1069,14 +1081,14 @@ class WebSocket:
 def offer_to_all(
     sockets: dict[Any, WebSocket], message: SharedMessage, exclude: object
 ) -> tuple[int, list[Any]]:
-    """:meth:`WebSocket.offer` for all ``sockets`` except ``exclude``; returns how many took the
+    """:meth:`WebSocket._offer` for all ``sockets`` except ``exclude``; returns how many took the
     message, and the keys of those that did not."""
     taken = 0
     refused = []
     for key, socket in sockets.items():
         if socket is exclude:
             continue
-        if socket._offer(message):
+        if socket._offer_now(message):
             taken += 1
         else:
             refused.append(key)

@@ -103,7 +103,7 @@ def pair() -> Iterator[Callable[..., tuple[greenws.WebSocket, Peer]]]:
     yield make
     for socket, peer in made:
         peer.close()
-        socket.abandon(1001)
+        socket._abandon(1001)
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def living(pair):
 
     yield make
     for socket in sockets:
-        socket.pulse.stop()
+        socket._pulse.stop()
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_peer_that_does_not_answer_is_dropped_in_time_with_a_reason(living):
     assert not socket.is_connected
     assert socket.close_code == 1006
     assert "ping_timeout" in socket.close_reason
-    assert socket.pulse.timed_out
+    assert socket._pulse.timed_out
     assert peer.read_frame()[1] == PING
     assert peer.at_end()
 
@@ -379,15 +379,15 @@ def test_a_peer_that_ignores_the_close_is_cut_off(living, closing_often, traffic
 
 def test_many_times_leave_one_beat(living):
     socket, _ = living()
-    heartbeat = socket.pulse._heartbeat
+    heartbeat = socket._pulse._heartbeat
     for delay in range(100, 200):
         socket.close_at(time.time() + delay)
-    assert sum(socket.pulse in bucket for bucket in heartbeat._buckets.values()) == 1
+    assert sum(socket._pulse in bucket for bucket in heartbeat._buckets.values()) == 1
 
 
 def test_a_time_that_is_set_while_a_beat_is_due_leaves_one_beat(living):
     socket, _ = living()
-    pulse, heartbeat = socket.pulse, socket.pulse._heartbeat
+    pulse, heartbeat = socket._pulse, socket._pulse._heartbeat
     heartbeat._buckets.pop(min(heartbeat._buckets))  # as if its timer had fired
     heartbeat._times.clear()
     heartbeat._due.append(pulse)
@@ -499,15 +499,15 @@ def test_an_end_after_unread_messages_does_not_stop_the_heartbeat(living):
         peer.send(frame(BINARY, b"y" * 500))
     peer.sock.shutdown(gevent.socket.SHUT_WR)
     gevent.sleep(0.01)
-    socket.poll_input()
+    socket._poll_unread()
     socket.receive()
-    socket.poll_input()  # sees the end, but messages must be delivered before it
+    socket._poll_unread()  # sees the end, but messages must be delivered before it
     assert socket.is_connected
-    socket.send_heartbeat(Ping(b"a", False))
+    socket._send_heartbeat(Ping(b"a", False))
 
 
 def test_a_pulse_that_fails_does_not_stop_the_others(living, hub_errors, monkeypatch):
-    first, other = living()[0].pulse, living()[0].pulse
+    first, other = living()[0]._pulse, living()[0]._pulse
     beaten = []
 
     def beat(pulse, now):
@@ -530,8 +530,8 @@ def test_a_peer_that_times_out_while_nobody_reads_leaves_nothing_in_the_heartbea
     socket, peer = living(ping_interval=0.05, ping_timeout=0.05)
     other, other_peer = living(ping_interval=0.05, ping_timeout=10.0)
     wait_until(lambda: not socket.is_connected)
-    heartbeat = socket.pulse._heartbeat
-    wait_until(lambda: socket.pulse not in heartbeat.pulses())
+    heartbeat = socket._pulse._heartbeat
+    wait_until(lambda: socket._pulse not in heartbeat.pulses())
     assert all(time == time for time in heartbeat._times)  # no NaN, which has no order
     assert other_peer.read_frame()[1] == PING
     assert other_peer.read_frame()[1] == PING  # the next one, too

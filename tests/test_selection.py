@@ -246,4 +246,4 @@ def test_all_comes_once_and_in_order(steps):
     assert items == [number for number, step in enumerate(steps) if step == "item"]
     player.join()
     theirs.close()
-    socket.abandon(1001)
+    socket._abandon(1001)

@@ -67,14 +67,14 @@ def test_a_read_that_waits_calls_it_in_its_own_greenlet(pair, calls, read):
 def test_a_read_that_finds_something_does_not(pair, calls):
     socket, peer = pair()
     peer.send(frame(TEXT, b"one") + frame(TEXT, b"two"))
-    wait_until(socket.has_unread_input)
+    wait_until(socket._has_unread_input)
     assert (socket.receive(), socket.receive()) == ("one", "two")
     peer.send(frame(TEXT, b"three"))
-    wait_until(socket.has_unread_input)
-    socket.poll_input()  # it is in the inbox now
+    wait_until(socket._has_unread_input)
+    socket._poll_unread()  # it is in the inbox now
     assert socket.receive() == "three"
     peer.send(close_frame())
-    wait_until(socket.has_unread_input)
+    wait_until(socket._has_unread_input)
     with pytest.raises(greenws.ConnectionClosed):
         socket.receive()
     with pytest.raises(greenws.ConnectionClosed):
@@ -87,7 +87,7 @@ def test_a_control_frame_or_a_part_of_a_message_is_nothing_to_read(pair, calls):
     whole = frame(TEXT, b"hello")
     for some in (frame(PING), frame(PONG), whole[:3]):
         peer.send(some)
-        wait_until(socket.has_unread_input)
+        wait_until(socket._has_unread_input)
         before = len(calls)
         with pytest.raises(TimeoutError):
             socket.receive(0.001)
@@ -155,7 +155,7 @@ def test_select_calls_it_before_it_waits(pair, calls):
     queue.put("there already")
     assert greenws.select(socket, queue) == (queue, "there already")
     peer.send(frame(TEXT, b"hello"))
-    wait_until(socket.has_unread_input)
+    wait_until(socket._has_unread_input)
     assert greenws.select(socket, queue) == (socket, "hello")
     assert calls == [selecting]
 
@@ -199,8 +199,8 @@ def test_what_arrives_while_it_runs_is_read(pair):
     def slow():
         if peer is not None:
             peer.send(frame(TEXT, b"hello"))
-            wait_until(socket.has_unread_input)
-            assert socket.poll_input() is False  # as keepalive does
+            wait_until(socket._has_unread_input)
+            assert socket._poll_unread() is False  # as keepalive does
 
     assert socket.receive(limit()) == "hello"
     assert greenws.select(socket, Queue(), timeout=limit()) == (socket, "hello")
@@ -213,8 +213,8 @@ def test_a_pong_that_arrives_while_it_runs_ends_the_ping(pair):
     def slow():
         _, _, payload = peer.read_frame()
         peer.send(frame(PONG, payload))
-        wait_until(socket.has_unread_input)
-        socket.poll_input()
+        wait_until(socket._has_unread_input)
+        socket._poll_unread()
 
     assert socket.ping(limit()) > 0
 
@@ -226,8 +226,8 @@ def test_a_close_that_arrives_while_it_runs_ends_the_read(pair):
     def slow():
         waiting.not_before_wait(slow)
         peer.send(close_frame(1001))
-        wait_until(socket.has_unread_input)
-        socket.poll_input()
+        wait_until(socket._has_unread_input)
+        socket._poll_unread()
 
     with pytest.raises(greenws.ConnectionClosed, match="1001"):
         socket.receive(limit())
@@ -235,7 +235,7 @@ def test_a_close_that_arrives_while_it_runs_ends_the_read(pair):
 
 def test_a_connection_that_is_lost_while_it_runs_ends_the_read(pair):
     socket, peer = pair()
-    greenws.before_wait(lambda: socket.mark_lost("gone"))
+    greenws.before_wait(lambda: socket._mark_lost("gone"))
     with pytest.raises(greenws.ConnectionClosed, match="gone"):
         socket.receive(limit())
 

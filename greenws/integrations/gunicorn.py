@@ -97,8 +97,8 @@ class _Server(WebSocketServer):
                 )
             except BaseException as error:
                 sock.close()
-                if self.share is not None:
-                    self.share.add(-1)
+                if self._share is not None:
+                    self._share.add(-1)
                 if isinstance(error, ValueError):
                     _logger.warning("closed a connection: %s", error)
                 elif not isinstance(error, OSError):
@@ -197,10 +197,10 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         if isinstance(pool, Pool):
             pool.greenlet_class = ConnectionGreenlet
         server = _Server(listener, **options)
-        server.share = self._share
+        server._share = self._share
         server.grace = self._grace
         server.worker = self
-        server.adapt = self._forwarding
+        server._adapt = self._forwarding
         mode = self.cfg.proxy_protocol
         if mode not in ("off", False):
             server.proxy_protocol = "v1" if mode is True else mode  # a bool before gunicorn 24

@@ -134,10 +134,10 @@ class FanOut:
 
     def settle(self, member: Member) -> None:
         if member in self._group_of:
-            if not member.is_prompt:
+            if not member._is_prompt:
                 self._leave_group(member)
                 self._others[member] = None
-        elif member.is_prompt and member in self._others:
+        elif member._is_prompt and member in self._others:
             del self._others[member]
             if self._slices is None:
                 self._place(member)
@@ -158,7 +158,7 @@ class FanOut:
         return [member for member in [*self._others, *self._joining] if member.is_lagging]
 
     def _place(self, member: Member) -> None:
-        if not member.is_prompt:
+        if not member._is_prompt:
             self._others[member] = None
             return
         group = next((each for each in self._groups if len(each) < _GROUP), None)
@@ -279,7 +279,7 @@ class FanOut:
             yield
         while self._unvisited:
             member = self._unvisited.popleft()
-            if self._is_placed(member) and member.receive(entry, message, self.stamped):
+            if self._is_placed(member) and member._receive(entry, message, self.stamped):
                 self.stats.delivered += 1
             if not len(self._unvisited) % 16:
                 yield
@@ -294,19 +294,19 @@ class FanOut:
         taken, refused = offer_to_all(group, message, exclude)
         self.stats.delivered += taken + len(refused)
         for member in refused:
-            member.put(message, data)
+            member._put(message, data)
 
     def _move_on(self, entry: Entry) -> Iterator[None]:
         if self._others:
             nothing = SharedMessage("")
             for member in list(self._others):
-                member.receive(entry, nothing, self.stamped)
+                member._receive(entry, nothing, self.stamped)
         yield
 
     def _disconnect(self, item: Disconnect) -> Iterator[None]:
         for number, member in enumerate([*self._group_of, *self._others]):
             if self._is_placed(member) and item.member in (None, member.id, member.token):
-                member.disconnect(item.code, item.reason)
+                member._disconnect(item.code, item.reason)
             if number % 16 == 15:
                 yield
 
@@ -314,7 +314,7 @@ class FanOut:
         self.tail.begin(None)
         for number, member in enumerate([*self._group_of, *self._others]):
             if self._is_placed(member):
-                member.tell_gap()
+                member._tell_gap()
             if number % 16 == 15:
                 yield
 
@@ -337,7 +337,7 @@ class FanOut:
                 if member not in prompt and self._is_placed(member):
                     # It may have received more than those around it, and must not go back.
                     own = SharedMessage(self.stamped(member.position, data))
-                    member.take(own, data)
+                    member._take(own, data)
                     self.stats.delivered += 1
             self._offer(prompt, message, data)
             yield
@@ -398,7 +398,7 @@ class FanOut:
                 member = next(iter(self._full), None)
                 if member is None:
                     return
-                left = member.make_room()
-                interval = _HUB_POLL_INTERVAL if member.waits_for_hub else _POLL_INTERVAL
+                left = member._make_room()
+                interval = _HUB_POLL_INTERVAL if member._waits_for_hub else _POLL_INTERVAL
             if left:
                 sleep(min(left, interval))

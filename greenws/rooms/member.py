@@ -108,7 +108,7 @@ class Member:
         return 0 if queue is None else len(queue)
 
     @property
-    def is_prompt(self) -> bool:
+    def _is_prompt(self) -> bool:
         """Whether a message may go straight to its socket, the same as to others."""
         return self._queue is None and self._cursor is None
 
@@ -118,12 +118,12 @@ class Member:
 
     # -- what it missed
 
-    def begin_replay(self, cursor: Cursor | None) -> None:
+    def _begin_replay(self, cursor: Cursor | None) -> None:
         self._is_replaying = True
         self._queue = Queue()
         self._cursor = cursor
 
-    def next_waiting(self) -> str | bytes | None:
+    def _next_waiting(self) -> str | bytes | None:
         """Takes a message out of the queue."""
         with self._audience.lock:
             if not self._queue:
@@ -131,7 +131,7 @@ class Member:
             data: str | bytes = self._queue.popitem(last=False)[1].data
             return data
 
-    def end_replay(self) -> None:
+    def _end_replay(self) -> None:
         with self._audience.lock:
             self._is_replaying = False
             if self._queue is None:  # it was closed meanwhile
@@ -140,7 +140,7 @@ class Member:
                 self._queue = None
             else:  # another thread has sent something just now
                 self._is_unflushed = True
-                self.socket.call_in_hub(self._drain)
+                self.socket._call_in_hub(self._drain)
             self._level()
 
     def _level(self) -> None:
@@ -150,7 +150,7 @@ class Member:
 
     # -- what is delivered
 
-    def receive(self, entry: Entry, message: SharedMessage, stamp: Any) -> bool:
+    def _receive(self, entry: Entry, message: SharedMessage, stamp: Any) -> bool:
         """Takes an entry, if it is new to this member; ``stamp(position, data)``."""
         if self._cursor is not None and not self._cursor.is_level:
             is_new = self._cursor.advance(entry)
@@ -162,31 +162,31 @@ class Member:
                 return False
         if entry.data is None or entry.exclude is self.socket:
             return False
-        self.take(message, entry.data)
+        self._take(message, entry.data)
         return True
 
-    def tell_gap(self) -> None:
+    def _tell_gap(self) -> None:
         """Messages are missing before those to come."""
         self.is_complete = False
         if self.gap is not None:
-            self.take(SharedMessage(self.gap), self.gap)
+            self._take(SharedMessage(self.gap), self.gap)
 
-    def take(self, message: SharedMessage, data: str | bytes) -> None:
+    def _take(self, message: SharedMessage, data: str | bytes) -> None:
         """Sends a message now, or puts it into the queue."""
-        if self._queue is not None or not self.socket.offer(message):
-            self.put(message, data)
+        if self._queue is not None or not self.socket._offer(message):
+            self._put(message, data)
 
-    def put(self, message: SharedMessage, data: str | bytes) -> None:
+    def _put(self, message: SharedMessage, data: str | bytes) -> None:
         """Puts a message that the socket did not take into the queue, as the policy has it."""
         queue = self._queue
         if queue is None:
             queue = self._queue = Queue()
-            if self.socket.in_other_thread():
+            if self.socket._is_in_other_thread():
                 self._is_unflushed = True
-                self.socket.call_in_hub(self._drain)
+                self.socket._call_in_hub(self._drain)
             else:
                 self._audience.stats.lagging += 1
-                self.socket.when_ready(self._drain)
+                self.socket._when_ready(self._drain)
             self._audience.settle(self)
         try:
             # What it could not have read yet is not its fault; but memory has an end.
@@ -197,12 +197,12 @@ class Member:
             else:
                 self._audience.stats.dropped += self._policy.put(queue, message, data)
         except TooSlow:
-            self.close_slow()
+            self._close_slow()
         except Exception:
             _logger.exception("the policy of a member of the room %r failed", self._audience.name)
-            self.close(INTERNAL_ERROR)
+            self._close(INTERNAL_ERROR)
         else:
-            if self._policy.is_full(queue) and self.block_timeout is not None:
+            if self._policy.is_full(queue) and self._block_timeout is not None:
                 queue.full_since = queue.full_since or time.monotonic()
                 self._audience.hold_up(self)
 
@@ -220,8 +220,8 @@ class Member:
             self._stop_waiting_for_hub()
             while queue:
                 key, message = next(iter(queue.items()))
-                if not self.socket.offer(message):
-                    self.socket.when_ready(self._drain)
+                if not self.socket._offer(message):
+                    self.socket._when_ready(self._drain)
                     break
                 queue.pop(key, None)
             if not self._policy.is_full(queue):
@@ -243,51 +243,51 @@ class Member:
     # -- senders that wait for it
 
     @property
-    def block_timeout(self) -> float | None:
+    def _block_timeout(self) -> float | None:
         """Seconds for which it holds up senders when its queue is full."""
         if self._is_replaying:
             return None
         return UNFLUSHED_TIMEOUT if self._is_unflushed else self._policy.patience
 
     @property
-    def waits_for_hub(self) -> bool:
+    def _waits_for_hub(self) -> bool:
         """Whether its queue is full only since the hub of another thread had no turn."""
-        return self._is_unflushed and self.socket.in_other_thread()
+        return self._is_unflushed and self.socket._is_in_other_thread()
 
-    def make_room(self) -> float:
+    def _make_room(self) -> float:
         """Seconds for which a sender is to wait for this member; 0 if no longer."""
         with self._audience.lock:
-            if self._queue is None or self.block_timeout is None:
+            if self._queue is None or self._block_timeout is None:
                 self._audience.let_go(self)
                 return 0.0
-            if self._is_unflushed and not self.socket.in_other_thread():
+            if self._is_unflushed and not self.socket._is_in_other_thread():
                 self._drain()
                 return 0.0
-            left = self._queue.full_since + self.block_timeout - time.monotonic()
+            left = self._queue.full_since + self._block_timeout - time.monotonic()
             if left <= 0 and self._is_unflushed:
                 # Its thread hangs; perhaps it waits for this one.
                 self._stop_waiting_for_hub()
             elif left <= 0:
-                self.close_slow()
+                self._close_slow()
             return max(left, 0.0)
 
     # -- the end
 
-    def close_slow(self) -> None:
+    def _close_slow(self) -> None:
         self._audience.stats.closed += 1
-        self.close(TRY_AGAIN_LATER, "You read too slowly.")
+        self._close(TRY_AGAIN_LATER, "You read too slowly.")
 
-    def disconnect(self, code: int, reason: str) -> None:
+    def _disconnect(self, code: int, reason: str) -> None:
         """It is not wanted here any more."""
         self.linger = 0.0
-        self.close(code, reason)
+        self._close(code, reason)
 
-    def close(self, code: int, reason: str = "") -> None:
+    def _close(self, code: int, reason: str = "") -> None:
         """Sends it nothing more, and closes its socket without waiting."""
-        self.drop()
+        self._drop()
         self.socket.start_closing(code, reason)
 
-    def drop(self) -> None:
+    def _drop(self) -> None:
         """Sends it nothing more."""
         self._audience.remove(self)
         self._audience.let_go(self)

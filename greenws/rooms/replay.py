@@ -48,7 +48,7 @@ def send_tail(member: Member, tail: list[tuple[str, SharedMessage]], fan_out: Fa
     socket, pace = member.socket, _Pace(member.socket)
     for _, message in tail:
         fan_out.stats.delivered += 1
-        if not socket.is_connected or not socket.offer(message):
+        if not socket.is_connected or not socket._offer(message):
             socket.send(message.data)
         pace.keep(message.data)
         end_if_over()
@@ -58,11 +58,11 @@ def send_tail(member: Member, tail: list[tuple[str, SharedMessage]], fan_out: Fa
 def _end(member: Member, pace: _Pace) -> None:
     """Sends what was delivered meanwhile."""
     send = member.socket.send
-    while (waiting := member.next_waiting()) is not None:
+    while (waiting := member._next_waiting()) is not None:
         send(waiting)
         pace.keep(waiting)
         end_if_over()
-    member.end_replay()
+    member._end_replay()
 
 
 class _Pace:
@@ -76,12 +76,12 @@ class _Pace:
     def keep(self, data: str | bytes) -> None:
         """``data`` was sent."""
         socket = self._socket
-        if not socket.has_backlog or socket.in_other_thread():
+        if not socket._has_backlog or socket._is_in_other_thread():
             self._unsent = 0
             return
         self._unsent += len(data)
         if self._unsent > _MAX_UNSENT:
             is_ready = Event()
-            socket.when_ready(is_ready.set)  # or the connection is lost, as the next send says
+            socket._when_ready(is_ready.set)  # or the connection is lost, as the next send says
             is_ready.wait()
             self._unsent = 0

@@ -165,11 +165,11 @@ class Room:
                     send_missed(member, replay, self._fan_out)
                 yield member
             finally:
-                if not socket.is_inherited():  # in a forked child, the parent's member stays
+                if not socket._is_inherited():  # in a forked child, the parent's member stays
                     with self._lock:
                         lingers = self._dismiss(member)
         finally:
-            if not socket.is_inherited() and not lingers:
+            if not socket._is_inherited() and not lingers:
                 self._close()
 
     def send(
@@ -295,14 +295,14 @@ class Room:
         with self._lock:
             tail = self._fan_out.tail.after(since)
             if tail is not None:
-                member.begin_replay(None)
+                member._begin_replay(None)
                 self._fan_out.add_after_tail(member)
                 self._introduce(member, watch)
             return tail
 
     def _admit(self, member: Member, watch: Watch | None, replay: Replay | None) -> None:
         if replay is not None:
-            member.begin_replay(replay.begin())
+            member._begin_replay(replay.begin())
         self._fan_out.add(member, self._rooms.broker.position(self.name))
         self._introduce(member, watch)
 
@@ -316,7 +316,7 @@ class Room:
 
     def _dismiss(self, member: Member) -> bool:
         """Returns whether it is still counted for a while."""
-        member.drop()
+        member._drop()
         self._stats.members -= 1
         if not member.linger or self._rooms.is_closed:
             self._withdraw(member)
@@ -450,26 +450,31 @@ class Rooms:
     # -- the listener of the broker
 
     def deliver(self, room: str, entry: Entry) -> None:
+        """For a broker of your own to call: an entry of an open room."""
         with self.lock:
             if room in self._opened:
                 self._opened[room]._deliver(entry)
 
     def presence(self, room: str, kind: str, member: str, info: dict[str, Any]) -> None:
+        """For a broker of your own to call: a member in another process has come or gone."""
         with self.lock:
             if room in self._opened:
                 self._opened[room]._change(kind, member, info)
 
     def disconnect(self, room: str, code: int, reason: str, member: str | None) -> None:
+        """For a broker of your own to call: members of an open room, or one, are to be closed."""
         with self.lock:
             if room in self._opened:
                 self._opened[room]._disconnect(code, reason, member)
 
     def gap(self, room: str) -> None:
+        """For a broker of your own to call: messages of an open room are missing."""
         with self.lock:
             if room in self._opened:
                 self._opened[room]._tell_gap()
 
     def wait(self, room: str) -> None:
+        """For a broker of your own to call: blocks while messages are still being handed out."""
         found = self._opened.get(room)
         if found is not None:
             found._wait()

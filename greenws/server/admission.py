@@ -55,7 +55,7 @@ class Admission:
         """Ends the connection that has been idle for the longest time."""
         for handler in self.idle:
             del self.idle[handler]
-            handler.end_idle()
+            handler._end_idle()
             return True
         return False
 

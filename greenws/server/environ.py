@@ -17,7 +17,7 @@ def make_environ(host: Host, address: Any, head: RequestHead) -> dict[str, Any]:
 
     Raises:
         RequestError: the request names a host that is not one of ``allowed_hosts``, or
-            ``host.adapt`` refuses it.
+            ``host._adapt`` refuses it.
     """
     environ = host.get_environ()
     if isinstance(address, tuple):
@@ -25,8 +25,8 @@ def make_environ(host: Host, address: Any, head: RequestHead) -> dict[str, Any]:
         environ["REMOTE_PORT"] = str(address[1])
     head.add_to(environ)
     environ["wsgi.input_terminated"] = True
-    if host.adapt is not None:
-        host.adapt(environ, address, head)
+    if host._adapt is not None:
+        host._adapt(environ, address, head)
     if host.proxy_fix is not None:
         host.proxy_fix(environ, None)
     if host.config.allowed_hosts is not None:

@@ -76,7 +76,7 @@ class UpgradeHandler(ResponseHandler):
         if config.handshake_timeout is not None:
             self._deadline = time.monotonic() + config.handshake_timeout
 
-    def handle_from(self, opening: Opening) -> None:
+    def _handle_from(self, opening: Opening) -> None:
         """:meth:`handle` for a connection whose first request ``opening`` has begun to read."""
         self._opening = opening
         self._deadline = None if opening.deadline == FOREVER else opening.deadline
@@ -155,7 +155,7 @@ class UpgradeHandler(ResponseHandler):
         finally:
             idle.pop(self, None)
 
-    def end_idle(self) -> None:
+    def _end_idle(self) -> None:
         """Ends the connection, on which no request has begun."""
         if not is_inherited(self.socket):
             with contextlib.suppress(OSError):
@@ -324,7 +324,7 @@ class UpgradeHandler(ResponseHandler):
                 self.socket.shutdown(native.SHUT_RDWR)
         try:
             socket = upgrade.socket
-            if socket is not None and socket.record is not None:
+            if socket is not None and socket._record is not None:
                 if escaped is None and has_failed:
                     socket.start_closing(CloseCode.INTERNAL_ERROR)  # a framework caught an error
                 end_session(socket, escaped)

@@ -19,7 +19,7 @@ class Host(Protocol):
     admission: Admission
     proxy_fix: Any
     """What rewrites an environ by the headers of trusted proxies; None without any."""
-    adapt: Any
+    _adapt: Any
     """Called with each environ, the address and the head of its request; may raise RequestError."""
     clients: dict[Any, Any]
     """gevent-websocket's register: its ``Client`` of each open socket, by address."""
@@ -47,7 +47,7 @@ class ForeignHost:
     is_stopping = False
     stats: ServerStats | None = None
     proxy_fix = None
-    adapt = None
+    _adapt = None
     admission = Admission(Config(max_connections=None, max_connections_per_address=None))
 
     def __init__(self, server: Any, config: Config) -> None:

@@ -215,7 +215,7 @@ class Opening:
         admission = self.host.admission
         admission.begin_work()
         try:
-            session = handler.open(environ)
+            session = handler._open(environ)
             let_environ_go(session.socket.request, _EnvironSource(self, environ))
             return session
         except HandshakeError as error:

@@ -99,7 +99,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     stats: ServerStats
     """Counters since the server was created."""
 
-    share: Share | None = None
+    _share: Share | None = None
     """Where the processes that share the listener tell each other how many connections they have;
     None where each has its own."""
 
@@ -107,7 +107,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     """Connections that may wait to be accepted, as after a deploy. The system's ``somaxconn`` may
     allow less."""
 
-    adapt: Any = None
+    _adapt: Any = None
     _may_accept = False
 
     def __init__(
@@ -149,7 +149,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         if self._process != current_process():
             self._disown()
             return None
-        share = self.share
+        share = self._share
         if share is not None and not share.may_accept():
             self._pause_accepting(_SHARE_PAUSE)
             return None
@@ -248,7 +248,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             sock.close()
             raise
 
-    def address_of(self, address: Any) -> str | None:
+    def _address_of(self, address: Any) -> str | None:
         """The key under which a new connection is counted; None if it is counted later, by the
         address that a proxy names."""
         return address[0] if isinstance(address, tuple) and self.proxy_fix is None else None
@@ -261,7 +261,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             sock.close()
             return
         admission = self.admission
-        counted = self.address_of(address)
+        counted = self._address_of(address)
         reason = admission.enter(counted)
         greenlet = getcurrent()
         try:
@@ -279,8 +279,8 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
                 admission.greenlets.discard(greenlet)
                 admission.leave(counted)
             sock.close()
-            if self.share is not None:
-                self.share.add(-1)
+            if self._share is not None:
+                self._share.add(-1)
 
     def _turn_away(self, sock: Any, reason: str) -> None:
         self.stats.refused[reason] += 1
@@ -312,7 +312,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         if session is None:
             sock = _green(opening.transport.detach())
             stream = HttpStream(sock, self.config, opening.rest)
-            UpgradeHandler(sock, address, self, stream).handle_from(opening)
+            UpgradeHandler(sock, address, self, stream)._handle_from(opening)
         return session
 
     def _run_session(self, session: OpenSession, address: Any) -> None:
@@ -335,7 +335,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         here, and whoever waits for the server there does not go on here."""
         self._process = current_process()
         self._may_accept = False
-        self.share = None  # the parent's
+        self._share = None  # the parent's
         self.stop_accepting()
         self.admission = Admission(self.config)
         self.clients: dict[Any, Any] = {}
@@ -347,8 +347,8 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
 
     def close(self) -> None:
         """Stops accepting, and closes the listener."""
-        if self.share is not None and self._process == current_process():
-            self.share.end()
+        if self._share is not None and self._process == current_process():
+            self._share.end()
         super().close()
 
     def start_accepting(self) -> None:
@@ -357,8 +357,8 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         if self._process != current_process():
             self._disown()
         self._may_accept = True
-        if self.share is not None:
-            self.share.begin()
+        if self._share is not None:
+            self._share.begin()
         no_delay(self.socket)  # on Linux, those that are accepted have it, too
         super().start_accepting()
 

@@ -110,7 +110,7 @@ def _end(thing: Any) -> None:
         thing.abort()
     elif isinstance(thing, WebSocket):
         thing.start_closing(1001)
-        thing.mark_lost("the test is over")
+        thing._mark_lost("the test is over")
     else:
         thing.kill(block=False)
         _sleep(0)

@@ -276,7 +276,7 @@ class _Handshake:
             101, lower, self._key, self._subprotocols, self._limits
         )
         transport.received = transport.sent = 0  # that was HTTP
-        self.run.socket = TestSocket.open(
+        self.run.socket = TestSocket._open(
             self.run,
             transport,
             self._limits,

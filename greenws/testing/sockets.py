@@ -160,7 +160,7 @@ class Run:
                 self.socket.resume()
                 self.socket.start_closing()
                 timers.move_time(self._hub, lambda: self.greenlet is None or self.greenlet.dead)
-                self.socket.finish()
+                self.socket._finish()
             if self.greenlet is not None:
                 self.greenlet.join()
         except RealTimeout as expired:
@@ -185,9 +185,9 @@ class Run:
         open_runs.pop(self._number, None)
         for socket in (self.socket, self.peer if self.greenlet is None else None):
             if socket is not None:
-                if socket.pulse is not None:
-                    socket.pulse.stop()
-                socket.mark_lost("the test is over")
+                if socket._pulse is not None:
+                    socket._pulse.stop()
+                socket._mark_lost("the test is over")
         if self.greenlet is not None and not self.greenlet.dead:
             limit = RealTimeout(1.0)
             try:
@@ -234,7 +234,7 @@ class WatchedTransport(Transport):
     def _on_input(self) -> None:
         assert self.owner is not None
         before = self.received
-        if self.owner.poll_input():  # it has taken its time, and there is more
+        if self.owner._poll_unread():  # it has taken its time, and there is more
             self.hub.loop.run_callback(self._on_input)
         # At the end of the stream the socket stays readable.
         elif self.received == before or before - self._unread > _MAX_UNREAD:
@@ -261,7 +261,7 @@ class TestSocket(WebSocket):
     is_stalled = False
 
     @classmethod
-    def open(
+    def _open(
         cls, run: Run, transport: WatchedTransport, limits: Config, **options: Any
     ) -> TestSocket:
         """The end of ``run`` over ``transport``."""
@@ -270,7 +270,7 @@ class TestSocket(WebSocket):
         socket._watched = transport
         start_pulse(socket, transport.hub, limits)
         transport.start(socket)
-        socket.poll_input()  # what came with the handshake
+        socket._poll_unread()  # what came with the handshake
         return socket
 
     # -- reading
@@ -416,8 +416,8 @@ class TestSocket(WebSocket):
             return
         self.is_stalled = True
         self._watched.pause()
-        if self.pulse is not None:
-            self.pulse.stop()
+        if self._pulse is not None:
+            self._pulse.stop()
         opposite = self._run.opposite(self)
         if opposite is not None and not opposite._transport.closed:
             with native.socket(fileno=os.dup(opposite._transport.fileno)) as sock:
@@ -432,7 +432,7 @@ class TestSocket(WebSocket):
     def cut(self) -> None:
         """Loses the connection: no Close, 1006 at both ends. Lets everybody run."""
         self.is_stalled = False
-        self.mark_lost("cut by the test")
+        self._mark_lost("cut by the test")
         self._settle()
 
     # -- closing
@@ -453,14 +453,14 @@ class TestSocket(WebSocket):
             problem = self._run.in_vain(
                 f"the other side did not answer Close within {self._run.timeout:g} s"
             )
-            self.mark_lost("the other side did not answer Close")
+            self._mark_lost("the other side did not answer Close")
             raise problem
         self._settle()
         greenlet = self._run.greenlet
         if greenlet is not None and greenlet.dead:
             self._run.end()
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Closes, without a limit in time."""
         super().close()
 
@@ -543,7 +543,7 @@ def pair(*, timeout: float | None = 5.0, config: Config | None = None) -> Pair:
         transport = WatchedTransport(sock, hub, limits.write_high_water)
         address = ("127.0.0.1", 0)
         ends.append(
-            TestSocket.open(run, transport, limits, client=is_client, remote_address=address)
+            TestSocket._open(run, transport, limits, client=is_client, remote_address=address)
         )
     run.peer, run.socket = ends
     return Pair(ends)

@@ -147,7 +147,7 @@ class _Timer:
         self.due = time.monotonic() + after
         self.loop.active.add(self)
         if self.loop.clock is not None and not self.is_of(self.loop.clock.owner):
-            self.loop.clock.add(self)
+            self.loop.clock._add(self)
         else:
             self._watch(after)
 
@@ -311,7 +311,7 @@ class Clock:
                 self._loop.run_callback(timer.fire)
             settle()
 
-    def add(self, timer: _Timer) -> None:
+    def _add(self, timer: _Timer) -> None:
         timer.number = next(self._numbers)  # an earlier entry of it counts no more
         heapq.heappush(self._queue, (timer.due, timer.number, timer))
 
@@ -356,7 +356,7 @@ class Clock:
         for timer in self._loop.active:
             if not timer.is_of(self.owner):
                 timer.freeze()
-                self.add(timer)
+                self._add(timer)
         return self
 
     def __exit__(self, *exc: object) -> None:

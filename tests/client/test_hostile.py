@@ -116,7 +116,7 @@ def test_a_flood_of_messages_fills_no_memory():
         assert sent < 1 << 26
         for _ in range(10):
             assert len(socket.receive(limit())) == 100_000
-        socket.abandon(1001)
+        socket._abandon(1001)
 
 
 def test_a_flood_of_pings_is_answered_and_lets_others_run():

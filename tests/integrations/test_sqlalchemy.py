@@ -572,7 +572,7 @@ def test_a_real_wait_calls_it(engine, factory, pair):
     wait_until(lambda: socket._transport.greenlet is running)
     assert held(engine) == 0
     peer.send(frame(TEXT, b"bob"))
-    wait_until(lambda: not socket.has_unread_input())
+    wait_until(lambda: not socket._has_unread_input())
     peer.send(frame(TEXT, b"go on"))
     running.get(timeout=limit())
     with Session(engine) as other:

@@ -109,7 +109,7 @@ def test_one_that_comes_back_during_a_fan_out_gets_all_once(sliced, join):
     gevent.joinall(sending, raise_error=True)
     assert texts(peer, 4) == texts(witness, 4)
     assert member.is_complete
-    assert member.is_prompt
+    assert member._is_prompt
 
 
 def test_one_that_leaves_during_a_fan_out_gets_nothing_more(sliced, join, pair):
@@ -157,7 +157,7 @@ def test_one_that_stops_lagging_during_a_fan_out_gets_all_once(gate, join):
     assert texts(peer, 2) == ["during", "after"]
     for each in quick:
         assert texts(each, count + 2)[count:] == ["during", "after"]
-    assert slow.is_prompt
+    assert slow._is_prompt
 
 
 def test_a_lagging_member_that_leaves_during_a_fan_out_gets_nothing_more(gate, join, pair):
@@ -315,7 +315,7 @@ def test_a_batch_to_a_large_room_holds_up_nobody_for_long(serve):
             sockets.append(theirs)
             config = greenws.Config()
             socket = greenws.WebSocket(Transport(ours, gevent.get_hub(), None, None), config)
-            stack.callback(socket.abandon, 1001)
+            stack.callback(socket._abandon, 1001)
             stack.enter_context(room.join(socket))
 
         def watch() -> None:
@@ -420,4 +420,4 @@ def test_one_that_comes_back_during_a_fan_out_gets_the_tail_and_then_the_rest(ga
     member, peer = joining.get(timeout=limit())
     room.send("e")
     assert texts(peer, 5) == texts(witness, 5)
-    assert member.is_prompt
+    assert member._is_prompt

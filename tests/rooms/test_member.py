@@ -31,7 +31,7 @@ class Audience:
         self.removed: list[Member] = []
 
     def settle(self, member: Member) -> None:
-        (self.prompt.add if member.is_prompt else self.prompt.discard)(member)
+        (self.prompt.add if member._is_prompt else self.prompt.discard)(member)
 
     def hold_up(self, member: Member) -> None:
         self.full.add(member)
@@ -85,18 +85,18 @@ def make(pair: Any, audience: Audience) -> Any:
 def fill(member: Member, count: int = 200) -> list[str]:
     texts = [f"{number} ".ljust(5000, ".") for number in range(count)]
     for text in texts:
-        member.take(SharedMessage(text), text)
+        member._take(SharedMessage(text), text)
     return texts
 
 
 def test_a_member_has_a_queue_only_while_it_lags(make, audience):
     member, peer = make()
-    assert (member.is_prompt, member.waiting, audience.prompt) == (True, 0, {member})
+    assert (member._is_prompt, member.waiting, audience.prompt) == (True, 0, {member})
     texts = fill(member)
     assert member.is_lagging
-    assert (member.is_prompt, audience.prompt, audience.stats.lagging) == (False, set(), 1)
+    assert (member._is_prompt, audience.prompt, audience.stats.lagging) == (False, set(), 1)
     assert [peer.read_frame()[2].decode() for _ in texts] == texts
-    wait_until(lambda: member.is_prompt)
+    wait_until(lambda: member._is_prompt)
     assert (audience.prompt, audience.stats.lagging, member.waiting) == ({member}, 0, 0)
 
 
@@ -112,50 +112,50 @@ def test_a_slow_member_is_closed_and_removed_before_its_close_is_sent(make, audi
 
 def test_a_member_that_is_sent_what_it_missed_is_neither_prompt_nor_lagging(make, audience):
     member, _ = make()
-    member.begin_replay(None)
+    member._begin_replay(None)
     message = SharedMessage("live")
-    assert member.receive(Entry("8-0", "live"), message, stamp)
-    assert (member.is_prompt, member.is_lagging, member.waiting) == (False, False, 1)
-    assert (member.next_waiting(), member.next_waiting()) == ("live", None)
-    member.end_replay()
-    assert member.is_prompt
+    assert member._receive(Entry("8-0", "live"), message, stamp)
+    assert (member._is_prompt, member.is_lagging, member.waiting) == (False, False, 1)
+    assert (member._next_waiting(), member._next_waiting()) == ("live", None)
+    member._end_replay()
+    assert member._is_prompt
     assert audience.prompt == {member}
 
 
 def test_a_cursor_decides_what_is_new_and_stamps_what_is_its_own(make, audience):
     member, peer = make()
-    member.begin_replay(Behind("8-0"))
+    member._begin_replay(Behind("8-0"))
     assert member.position == "7-0+own"
     for number in (8, 9):
         position = f"{number}-0"
         shared = SharedMessage(stamp(position, "text"))
-        is_new = member.receive(Entry(position, "text"), shared, stamp)
+        is_new = member._receive(Entry(position, "text"), shared, stamp)
         assert is_new == (number == 9)
-    assert member.next_waiting() == "9-0 text"
-    member.end_replay()
-    assert member.is_prompt
+    assert member._next_waiting() == "9-0 text"
+    member._end_replay()
+    assert member._is_prompt
     assert member.position == "7-0"
     assert peer.is_silent(0.01)
 
 
 def test_a_member_does_not_get_what_excludes_it_though_its_cursor_moves_on(make):
     member, peer = make()
-    member.begin_replay(Behind("8-0"))
-    member.end_replay()
+    member._begin_replay(Behind("8-0"))
+    member._end_replay()
     message = SharedMessage("8-0 text")
-    assert not member.receive(Entry("8-0", "text", member.socket), message, stamp)
-    assert member.is_prompt
-    assert not member.receive(Entry("9-0", "text", member.socket), message, stamp)
+    assert not member._receive(Entry("8-0", "text", member.socket), message, stamp)
+    assert member._is_prompt
+    assert not member._receive(Entry("9-0", "text", member.socket), message, stamp)
     assert peer.is_silent(0.01)
 
 
 def test_an_entry_without_a_message_moves_the_cursor_and_sends_nothing(make):
     member, peer = make()
-    member.begin_replay(Behind("8-0"))
-    member.end_replay()
-    assert not member.is_prompt
-    assert not member.receive(Entry("8-0", None), SharedMessage(""), stamp)
-    assert member.is_prompt
+    member._begin_replay(Behind("8-0"))
+    member._end_replay()
+    assert not member._is_prompt
+    assert not member._receive(Entry("8-0", None), SharedMessage(""), stamp)
+    assert member._is_prompt
     assert peer.is_silent(0.01)
 
 
@@ -163,16 +163,16 @@ def test_a_member_with_the_policy_block_holds_up_senders_while_its_queue_is_full
     member, peer = make(policies.block(timeout=0.05, limit=5))
     texts = fill(member, 60)
     assert audience.full == {member}
-    assert 0 < member.make_room() <= 0.05
+    assert 0 < member._make_room() <= 0.05
     for _ in texts:
         peer.read_frame()
     wait_until(lambda: not audience.full)
-    assert member.make_room() == 0
+    assert member._make_room() == 0
 
 
 def test_a_member_that_holds_up_senders_for_too_long_is_closed(make, audience):
     member, _ = make(policies.block(timeout=0.02, limit=5))
     fill(member, 60)
     gevent.sleep(0.03)
-    assert member.make_room() == 0
+    assert member._make_room() == 0
     assert (audience.full, audience.stats.closed) == (set(), 1)

@@ -91,7 +91,7 @@ def test_what_is_sent_meanwhile_comes_after_all_pages(come_back, rooms):
     rooms.broker.between = lambda: rooms["r"].send("live")
     member, peer = come_back(page("a"), page("b"))
     assert read(peer, 4) == ["a", "b", "live", "live"]
-    assert member.is_prompt
+    assert member._is_prompt
     assert rooms.stats.delivered == 4
 
 
@@ -143,7 +143,7 @@ def test_a_client_that_does_not_read_has_little_in_memory(rooms, pair, source):
                 pass
 
         visiting = gevent.spawn(visit)
-        wait_until(lambda: socket.has_backlog)
+        wait_until(lambda: socket._has_backlog)
         stays(lambda: socket._transport.backlog <= 2**17 + 20_020, 0.05)
         missing = set(texts)
         while missing:
@@ -160,6 +160,6 @@ def test_a_client_that_is_lost_while_nothing_is_taken_ends_the_replay(rooms, pai
             raise AssertionError
 
     visiting = gevent.spawn(visit)
-    wait_until(lambda: socket.has_backlog)
+    wait_until(lambda: socket._has_backlog)
     peer.reset()
     visiting.get(timeout=limit())

@@ -524,17 +524,17 @@ def test_a_greenlet_does_not_wait_for_what_a_thread_has_sent(rooms, pair, monkey
 def test_nothing_is_sent_from_another_thread_than_the_session_s(pair):
     socket, peer = pair()
     message, taken = SharedMessage("hello"), []
-    thread = threading.Thread(target=lambda: taken.append(socket.offer(message)))
+    thread = threading.Thread(target=lambda: taken.append(socket._offer(message)))
     thread.start()
     thread.join()
     assert taken == [False]
     assert peer.is_silent(0.01)
     ready = gevent.event.Event()
-    thread = threading.Thread(target=socket.when_ready, args=(ready.set,))
+    thread = threading.Thread(target=socket._when_ready, args=(ready.set,))
     thread.start()
     assert ready.wait(limit())
     thread.join()
-    assert socket.offer(message)
+    assert socket._offer(message)
     assert read(peer, 1) == ["hello"]
 
 
@@ -551,7 +551,7 @@ def test_members_of_other_threads(rooms):
                 ready.wait()
                 room.send(f"from {number}")
                 heard[number] = read(peer, 4)
-        socket.abandon(1000)
+        socket._abandon(1000)
         gevent.get_hub().destroy()
 
     ready = threading.Barrier(4)
@@ -825,7 +825,7 @@ class Crowd(RuleBasedStateMachine):
         if name in self.here:
             manager, socket, peer = self.here.pop(name)
             manager.__exit__(None, None, None)
-            socket.abandon(1001)
+            socket._abandon(1001)
             peer.close()
 
     @rule(name=names)
@@ -911,7 +911,7 @@ def test_a_client_that_was_further_in_the_log_at_another_process_gets_nothing_tw
             assert read(peer, 1) == [f"{member.position} c"]
             room.send("d")
             assert read(peer, 1) == read(witness, 4)[3:] == [f"{epoch}-{int(number) + 4} d"]
-            assert member.is_prompt
+            assert member._is_prompt
 
 
 def test_a_place_that_somebody_invented_silences_nobody_for_ever(pair):

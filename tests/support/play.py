@@ -362,7 +362,7 @@ class Traveller:
             where, socket = self.where[handler]
             if where == name:
                 handler.kill()
-                socket.abandon(1001)  # which one that has not begun yet does not do
+                socket._abandon(1001)  # which one that has not begun yet does not do
 
     def leave(self) -> None:
         if self.connection is None:
@@ -381,7 +381,7 @@ class Traveller:
     def _handle(self, where: str, socket: Any, since: str | None, lag: float) -> None:
         play = self.play
         if where not in play.workers:
-            socket.abandon(1001)
+            socket._abandon(1001)
             return
         room = play.workers[where].rooms[play.room]
         try:
@@ -412,7 +412,7 @@ class Traveller:
         except ConnectionClosed:
             self._note(f"was gone before it was in {where}")
         finally:
-            socket.abandon(1001)
+            socket._abandon(1001)
             self._note(f"is out of {where}")
 
     def _wait_for_the_end(self, socket: Any, lag: float) -> None:

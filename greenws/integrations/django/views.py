@@ -174,7 +174,7 @@ def _answer(request: HttpRequest, produce: Any, headers: Any, options: Any) -> H
     handler = WebSocketHandler(produce_saved, response_headers=headers, **options)
     with hub_of_this_thread(environ), sessions.current(request):
         try:
-            session = handler.open(environ, request)
+            session = handler._open(environ, request)
         except HandshakeError as error:
             return _to_django(refusal_response(error), environ)
         except HTTPException as error:
