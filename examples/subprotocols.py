@@ -37,7 +37,7 @@ def producer(request, protocols):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--port", type=int, default=8000)
     server = WebSocketServer(("127.0.0.1", parser.parse_args().port), WebSocketHandler(producer))
     server.start()

@@ -31,7 +31,7 @@ def application(environ, start_response):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--port", type=int, default=8000)
     server = WebSocketServer(("127.0.0.1", parser.parse_args().port), application)
     server.start()

@@ -31,7 +31,7 @@ def run(url, token):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("url")
     parser.add_argument("--token", default="change me too")
     options = parser.parse_args()

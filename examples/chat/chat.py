@@ -62,7 +62,7 @@ def create_app(**settings):
     app = Flask(__name__)
     app.config.update(SECRET_KEY="change me", BOT_TOKEN="change me too")
     app.config.update(settings)
-    app.rooms = Rooms(policy=policies.close(limit=100))
+    rooms = app.extensions["rooms"] = Rooms(policy=policies.close(limit=100))
 
     @app.get("/")
     def page():
@@ -81,13 +81,13 @@ def create_app(**settings):
             name = "bot"
         if name is None:
             abort(401)
-        return WebSocketHandler(lambda request, protocols: Member(app.rooms[room], name))
+        return WebSocketHandler(lambda request, protocols: Member(rooms[room], name))
 
     return app
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--port", type=int, default=8000)
     server = WebSocketServer(("127.0.0.1", parser.parse_args().port), create_app())
     server.start()

@@ -60,7 +60,7 @@ def test_one_who_does_not_read_is_closed_and_holds_nobody_up(app, join):
     for _ in range(200):
         ada.send("x" * 1000)
         assert ada.receive() == "Ada: " + "x" * 1000
-    assert app.rooms.stats.closed == 1
+    assert app.extensions["rooms"].stats.closed == 1
     grace.resume()
     with pytest.raises(ConnectionClosed, match="1013"):
         while True:
@@ -69,7 +69,7 @@ def test_one_who_does_not_read_is_closed_and_holds_nobody_up(app, join):
 
 def test_what_cannot_be_sent_is_told(app, join):
     ada = join("Ada")
-    with testing.outage(app.rooms, max_pending=0):
+    with testing.outage(app.extensions["rooms"], max_pending=0):
         ada.send("hello?")
         assert ada.receive() == "* That was not sent. Please try again."
     ada.send("hello!")

@@ -54,7 +54,7 @@ def chat(socket):
     room = rooms["lobby"]
     gap = json.dumps({"gap": True})
     with room.join(socket, since=since, gap=gap, presence=tell, name=name) as member:
-        present = [(each.id, each.info["name"]) for each in member.present]
+        present = [(each.id, each.info["name"]) for each in member.present or ()]
         socket.send(json.dumps({"present": present, "id": member.position}))
         for text in socket:
             room.send(json.dumps({"name": name, "text": text}))
