@@ -170,6 +170,14 @@ class Config:
     their clients do not all come back at once; at most three quarters of ``shutdown_grace``. 0
     closes all at once."""
 
+    if not TYPE_CHECKING:  # the keywords are those of __init__
+
+        def __new__(cls, *args: Any, **options: Any) -> Config:
+            for name in options:
+                if name not in cls.__dataclass_fields__:
+                    raise TypeError(unknown_option(name, cls.__dataclass_fields__))
+            return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)

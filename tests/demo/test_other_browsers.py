@@ -1,6 +1,6 @@
-"""The demo's pages in Firefox, driven by WebDriver BiDi, and in WebKitGTK, under Xvfb: that each page
-loads without an error and works, that the reconnecting client comes back after a restart, and what
-a page sees of a session: subprotocol, compression, the close with its reason."""
+"""The demo's pages in Firefox, driven by WebDriver BiDi, and in WebKitGTK, under Xvfb: that each
+page loads without an error and works, that the reconnecting client comes back after a restart, and
+what a page sees of a session: subprotocol, compression, the close with its reason."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ new Promise((done) => {
 })
 """
 
-# WebKit's driver does not show the console. A module whose evaluation has failed fails again, with the
-# same error, when it is imported again. Resolves to the errors while the page was loaded; "noted"
-# gets those to come.
+# WebKit's driver does not show the console. A module whose evaluation has failed fails again, with
+# the same error, when it is imported again. Resolves to the errors while the page was loaded;
+# "noted" gets those to come.
 NOTE_ERRORS = """
 (async () => {
   const noted = (window.noted = []);
