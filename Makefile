@@ -86,7 +86,7 @@ fuzz: $(VENV)/fuzz
 		-max_total_time=$(SECONDS) -artifact_prefix=fuzz/ -verbosity=0 || exit 1; done
 
 clean:
-	rm -rf $(VENV) benchmarks/build benchmarks/node_modules $(filter-out %/_masking.c,$(wildcard $(foreach folder,. protocol hub,$(addprefix greenws/$(folder)/,*.so *.c)))) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) benchmarks/build benchmarks/node_modules $(filter-out %/_masking.c,$(wildcard $(foreach folder,. protocol hub http server,$(addprefix greenws/$(folder)/,*.so *.c)))) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -97,7 +97,7 @@ $(VENV)/run: requirements.txt | $(BIN)/python
 	touch $@
 
 # Editing a module that was compiled calls for compiling it again.
-COMPILED := $(wildcard $(foreach folder,. protocol hub,$(addprefix greenws/$(folder)/,*.py *.pxd *.h))) \
+COMPILED := $(wildcard $(foreach folder,. protocol hub http server,$(addprefix greenws/$(folder)/,*.py *.pxd *.h))) \
 	greenws/protocol/_masking.c
 
 $(VENV)/test: setup.py pyproject.toml $(COMPILED) | $(BIN)/python
