@@ -324,9 +324,7 @@ def known_servers() -> dict[str, Server]:
                 "gevent",
                 ALL_SCENES,
             ),
-            http_command=gunicorn_command(
-                "greenws_app:http_app()", "greenws_worker.Worker", "gevent"
-            ),
+            http_command=gunicorn_command(HTTP_APP, "greenws_worker.Worker", "gevent"),
             env=ours.env,
         ),
         replace(ours, name="greenws-pure", env={**ours.env, "GREENWS_PURE_PYTHON": "1"}),
@@ -1029,6 +1027,8 @@ def measure_scene(case: Case, server: Server, running: Running, options: Options
     result = play(case, server, running.ports, options, case.scene, **more)
     if case.scene == "http":
         result["figure"] = 1e6 / result["requests_per_second"]
+        requests = result["requests_per_second"] * result["seconds"]
+        result["cpu_us"] = result["server_cpu_seconds"] / requests * 1e6
         result["server_cpu_share"] = result["server_cpu_seconds"] / result["seconds"]
     elif case.scene == "drops":
         result["figure"] = 100 - result["delivered_percent"]
@@ -1353,6 +1353,7 @@ SCENE_COLUMNS = {
     },
     "http": {
         "requests/s": "requests_per_second",
+        "µs of CPU": "cpu_us",
         "p50 ms": "latency_ms p50",
         "p99 ms": "latency_ms p99",
         "server's CPU": "server_cpu_share",
