@@ -68,6 +68,10 @@ around_sessions: list[Callable[[Request, WebSocket], AbstractContextManager[None
 EXITS = (gevent.GreenletExit, KeyboardInterrupt, SystemExit)
 """What ends a greenlet or the process, and is no failure of a session."""
 
+_HOW = (
+    "it is a WSGI application, no response: docs/howto/frameworks.md shows where it can be "
+    "returned, and what to write elsewhere (in Django: greenws.integrations.django.websocket)"
+)
 _DEBUGGER = "werkzeug.debug.preserve_context"
 _ERRNOS_OF_GONE_PEERS = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 _checked_producers: WeakSet[Any] = WeakSet()  # their code
@@ -89,6 +93,12 @@ class WebSocketSessionHandler(ABC):
         headers = cls.__dict__.get("response_headers", ())
         if isinstance(headers, (list, tuple, Mapping, Headers)):  # a property is checked later
             check_headers(headers)
+        protocol = cls.__dict__.get("socket_protocol")
+        if isinstance(protocol, (list, tuple, set, bytes)):
+            raise TypeError(
+                f"socket_protocol of {cls.__qualname__} must be one str or None, not {protocol!r}; "
+                "the producer chooses among several"
+            )
         method = cls.__dict__.get("handle_session")
         if method is not None and not getattr(method, "__isabstractmethod__", False):
             function = getattr(method, "__func__", method)  # of a static or class method
@@ -186,7 +196,11 @@ class WebSocketHandler:
         self.response_headers = check_headers(response_headers)
         Config().replace(**options)
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def __call__(
+        self, environ: WSGIEnvironment, start_response: StartResponse | None = None
+    ) -> Iterable[bytes]:
+        if start_response is None:
+            raise TypeError(f"a WebSocketHandler is called with (environ, start_response); {_HOW}")
         with hub_of_this_thread(environ):
             try:
                 session = self.open(environ)
@@ -201,6 +215,14 @@ class WebSocketHandler:
         # Nothing of this is sent; frameworks that wait for it get what WSGI demands.
         start_response("101 Switching Protocols", [("Content-Type", "text/plain")])
         return []
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"a WebSocketHandler has no attribute {name!r}; {_HOW}")
+
+    def __iter__(self) -> Any:
+        text = f"a WebSocketHandler cannot be iterated over; {_HOW}"
+        _logger.error(text)  # Bottle answers 500 without a word
+        raise TypeError(text)
 
     def open(self, environ: WSGIEnvironment, request: Any = None) -> OpenSession:
         """Accepts the upgrade that ``environ`` asks for.

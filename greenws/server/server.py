@@ -20,7 +20,7 @@ from gevent.monkey import get_original
 from geventwebsocket.server import WebSocketServer as _OriginalServer
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from ..checks import check_application
+from ..checks import Hint, check_application
 from ..config import Config
 from ..exceptions import RequestError
 from ..http.head import error_response
@@ -38,7 +38,13 @@ from .clients import DirectClient
 from .closing import drain_sessions
 from .handler import UpgradeHandler
 from .opening import Opening, is_direct
-from .options import check_config, check_options, load_certificates, prepare_tls
+from .options import (
+    check_config,
+    check_listener,
+    check_options,
+    load_certificates,
+    prepare_tls,
+)
 from .signals import stop_at_signals
 
 if TYPE_CHECKING:
@@ -110,12 +116,16 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     finds_clients = False
     """Whether :meth:`find_client` is asked for each connection."""
 
+    run = Hint("run", "serve_forever()")
+    run_forever = Hint("run_forever", "serve_forever()")
+    listen = Hint("listen", "start(), or serve_forever()")
+
     adapt: Any = None
     _may_accept = False
 
     def __init__(
         self,
-        listener: Any,
+        listener: Any = None,
         application: WSGIApplication | None = None,
         *args: Any,
         config: Config | None = None,
@@ -124,6 +134,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     ) -> None:
         options: dict[str, Any] = {**kwargs}
         check_options(options)
+        check_listener(listener)
         if application is not None:
             check_application(application, "the application of a WebSocketServer")
         elif getattr(self, "application", None) is None:
