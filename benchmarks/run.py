@@ -1460,7 +1460,9 @@ def plot(data: dict[str, Any], path: Path) -> bool:
         servers = case["servers"]
         names = sorted(servers, key=lambda name: servers[name]["figure"], reverse=True)
         values = [servers[name]["figure"] for name in names]
-        colours = ["#2e7d32" if name == data["ours"] else "#9aa5b1" for name in names]
+        forms = {name: "#8bc34a" for name in names if name.startswith("greenws")}
+        forms[data["ours"]] = "#2e7d32"
+        colours = [forms.get(name, "#9aa5b1") for name in names]
         panel.barh(names, values, color=colours)
         for index, (name, value) in enumerate(zip(names, values, strict=True)):
             ratio = case["ratios"].get(name, {}).get("figure")
@@ -1470,7 +1472,7 @@ def plot(data: dict[str, Any], path: Path) -> bool:
             panel.set_xscale("log")
             panel.set_xlim(min(values) / 2, max(values) * 5)
         else:
-            panel.set_xlim(0, max(values) * 1.35)
+            panel.set_xlim(0, max(values) * 1.35 or 1)
         title = textwrap.fill(case["what"], 60)
         panel.set_title(f"{title}\n{case['unit']}", fontsize=8)
         panel.tick_params(labelsize=7)
