@@ -292,8 +292,10 @@ def function_handler(
     prefers among those ``accepted``; without any, none."""
 
     def produce(request: Request, offered: list[str]) -> WebSocketSessionHandler:
+        if not accepted:
+            return _FunctionHandler(function, None, routing_variables(request))
         subprotocol = next((name for name in offered if name in accepted), None)
-        if accepted and subprotocol is None:
+        if subprotocol is None:
             raise HandshakeError(
                 "WebSocket protocols not supported.",
                 reason="subprotocol",

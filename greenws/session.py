@@ -25,7 +25,14 @@ from .opcodes import CloseCode
 from .protocol.handshake import Offer, check_headers, count_of
 from .protocol.origin import check_host, check_origin
 from .refusals import log_refusal
-from .upgrade import ENVIRON_KEY, find_upgrade, hub_of_this_thread, refusal_response
+from .upgrade import (
+    ENVIRON_KEY,
+    Upgrade,
+    find_upgrade,
+    forget_upgrade,
+    hub_of_this_thread,
+    refusal_response,
+)
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -201,7 +208,10 @@ class WebSocketHandler:
                 return refusal_response(error)(environ, start_response)
             except HTTPException as error:
                 return error.get_response(environ)(environ, start_response)
-            session.run_inside(functools.partial(_is_dropped, environ, start_response))
+            try:
+                session.run_inside(functools.partial(_is_dropped, environ, start_response))
+            finally:
+                forget_upgrade(environ)
         # Nothing of this is sent; frameworks that wait for it get what WSGI demands.
         start_response("101 Switching Protocols", [("Content-Type", "text/plain")])
         return []
@@ -251,7 +261,8 @@ class WebSocketHandler:
         except Exception as error:
             if is_inside:
                 raise
-            if ENVIRON_KEY not in environ or not environ[ENVIRON_KEY].take_error(error):
+            pending = environ.get(ENVIRON_KEY)
+            if not isinstance(pending, Upgrade) or not pending.take_error(error):
                 _logger.exception("cannot open a session for %r", request.path)
             raise InternalServerError from None
         return OpenSession(handler, request, socket)
