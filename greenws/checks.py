@@ -16,8 +16,10 @@ __all__ = [
     "check_function",
     "check_number",
     "check_options",
+    "check_result",
     "describe",
     "fits",
+    "Hint",
     "suggest",
     "unknown_option",
     "wrong_message",
@@ -138,6 +140,26 @@ def check_function(function: Any, what: str, *args: str, **kwargs: str) -> None:
         raise TypeError(
             f"{what} is called with {call}, but {describe(function)} does not fit: {reason}"
         )
+    names = list(getattr(_signature(function), "parameters", ()))[: len(args)]
+    last = names[-1] if len(names) == len(args) else ""
+    if last == "request" or (args[-1:] == ("protocols",) and last in ("socket", "ws", "websocket")):
+        raise TypeError(
+            f"{what} is called with {call}, in this order, and {describe(function)} has others"
+        )
+
+
+def check_result(function: Any, result: Any) -> None:
+    """Checks what a function has returned that hides its kind, such as a decorated one.
+
+    Raises:
+        TypeError: nothing of the function has run, as it was ``async def`` or a generator.
+    """
+    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+        result.close()
+        raise TypeError(
+            f"{describe(function)} returned {result!r}, which runs nothing: the function that it "
+            "calls must be a plain one, without 'async' and 'yield'"
+        )
 
 
 def check_application(application: Any, what: str) -> None:
@@ -150,11 +172,11 @@ def check_application(application: Any, what: str) -> None:
     if isinstance(application, str):
         raise TypeError(f"{takes}: the object itself, not its name {application!r}")
     if not callable(application):
-        hint = (
-            "; give it a WebSocketHandler(lambda request, protocols: ...) that returns it"
-            if callable(getattr(application, "handle_session", None))
-            else ""
-        )
+        hint = ""
+        if callable(getattr(application, "handle_session", None)):
+            hint = "; give it a WebSocketHandler(lambda request, protocols: ...) that returns it"
+        elif isinstance(application, (int, tuple)):
+            hint = "; the address comes first, as one argument: WebSocketServer((host, port), app)"
         raise TypeError(f"{takes}, not {application!r}{hint}")
     if _is(inspect.iscoroutinefunction, application):
         raise TypeError(
@@ -200,6 +222,21 @@ def wrong_message(data: Any) -> TypeError:
     elif data is not None:
         text += "; to send its text: send(str(...))"
     return TypeError(text)
+
+
+class Hint:
+    """An attribute that is not there, under the name that it has in other libraries: asking for it
+    says what to use."""
+
+    def __init__(self, name: str, instead: str) -> None:
+        self._name = name
+        self._instead = instead
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        kind = owner or type(instance)
+        raise AttributeError(
+            f"{kind.__name__!r} object has no attribute {self._name!r}; use {self._instead}"
+        )
 
 
 def check_number(name: str, value: Any, what: str = "a number of seconds or None") -> None:

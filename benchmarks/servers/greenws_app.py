@@ -11,11 +11,10 @@ from typing import Any
 
 import gevent
 from common import PART, PARTS, ROWS, SMALL, TICK, table
-from http_app import FOLDER, make_http_app
 
 import greenws
 import greenws.protocol.connection
-from greenws import Rooms, Routes, StaticFiles, policies
+from greenws import Rooms, Routes, policies
 from greenws.brokers.memory import MemoryBroker
 from greenws.rooms import json_id
 
@@ -30,10 +29,6 @@ def small(environ: object, start_response: Callable[..., Any]) -> list[bytes]:
 def download(environ: object, start_response: Callable[..., Any]) -> Iterator[bytes]:
     start_response("200 OK", [("Content-Length", str(PARTS * len(PART)))])
     return (PART for _ in range(PARTS))
-
-
-def http_app() -> Callable[..., Any]:
-    return make_http_app(StaticFiles(FOLDER))
 
 
 def make_app(redis: str | None = None) -> Routes:

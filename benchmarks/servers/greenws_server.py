@@ -10,7 +10,8 @@ if "--redis" in sys.argv or "--patched" in sys.argv:
     monkey.patch_all()
 
 from common import HOST, MAX_MESSAGE_SIZE, announce_and_serve, lead_workers, parse_options
-from greenws_app import FORM, http_app, make_app
+from greenws_app import FORM, make_app
+from http_app import make_http_app
 
 import greenws
 from greenws import Config, WebSocketServer
@@ -25,7 +26,7 @@ tls = {"certfile": options.certfile, "keyfile": options.keyfile} if options.cert
 announce_and_serve(
     WebSocketServer(
         (HOST, options.port),
-        http_app() if options.http else make_app(options.redis),
+        make_http_app() if options.http else make_app(options.redis),
         log=None,
         config=config,
         **tls,

@@ -37,7 +37,7 @@ class Application(BaseApplication):  # type: ignore[misc]
     def announce(self, worker: Any) -> None:
         packages = self.options.packages.split(",")
         more = {}
-        if self.application.startswith("greenws_app"):
+        if self.worker.startswith("greenws"):
             import greenws_app
 
             more = {"greenws": greenws_app.greenws.__version__, "form": greenws_app.FORM}

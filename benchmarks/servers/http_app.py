@@ -27,7 +27,7 @@ def send_file(environ: dict[str, Any], start_response: Callable[..., Any]) -> It
         return [file.read()]
 
 
-def make_http_app(file_app: Application = send_file) -> Application:
+def make_http_app() -> Application:
     FOLDER.mkdir(exist_ok=True)
     if not (FOLDER / "file").exists():
         (FOLDER / "file").write_bytes(bytes(SIZE))
@@ -40,7 +40,7 @@ def make_http_app(file_app: Application = send_file) -> Application:
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/file":
-            return file_app(environ, start_response)
+            return send_file(environ, start_response)
         if path == "/flask":
             return flask.wsgi_app(environ, start_response)
         headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(SMALL)))]

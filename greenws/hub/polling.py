@@ -511,6 +511,8 @@ class Waiter:
         """Sends what the cork holds back for this socket."""
 
 
+_ATTRIBUTE = "_greenws_poller"  # of a hub
+
 _pollers: WeakKeyDictionary[Hub, Poller] = WeakKeyDictionary()
 
 
@@ -557,13 +559,15 @@ def current_process() -> int:
 
 def poller_of(hub: Hub) -> Poller:
     """The poller of ``hub``; made when first needed."""
-    poller = _pollers.get(hub)
+    # The attribute saves a look-up in Python code.
+    poller: Poller | None = getattr(hub, _ATTRIBUTE, None)
     if poller is not None and poller.process != forks.process():
         poller.disown()
         poller = None
     if poller is None:
         kind = WatcherPoller if _new_epoll is None else EpollPoller
         poller = _pollers[hub] = kind(turns_of(hub))
+        setattr(hub, _ATTRIBUTE, poller)
     return poller
 
 
@@ -571,5 +575,6 @@ def drop_poller(hub: Hub) -> None:
     """Closes the poller of ``hub``. Call it before the hub is destroyed: gevent may keep a
     reference to the hub of a thread that has ended."""
     poller = _pollers.pop(hub, None)
+    setattr(hub, _ATTRIBUTE, None)
     if poller is not None:
         poller.close()
