@@ -90,6 +90,9 @@ class FanOut:
         self._others: dict[Member, None] = {}  # those with a queue or a cursor
         self._joining: dict[Member, _Joining] = {}
         self._becoming_prompt: dict[Member, None] = {}
+        # Members that came after items were put which they still get, where these are messages:
+        # the number of the last. Who had come and gone by then they know.
+        self._informed: dict[Member, int] = {}
         self._full: dict[Member, None] = {}  # those that hold up senders
         # what is delivered
         self._items: deque[_Item] = deque()
@@ -116,8 +119,12 @@ class FanOut:
         self._add(member, self._last, position)
 
     def add_after_tail(self, member: Member) -> None:
-        """It does not get what has begun so far, the end of which is the end of the tail."""
-        self._add(member, self._finished + (self._slices is not None), self._position)
+        """It does not get what has begun so far, the end of which is the end of the tail. Nor do
+        the changes and disconnects concern it that wait."""
+        begun = self._finished + (self._slices is not None)
+        if begun < self._last:
+            self._informed[member] = self._last
+        self._add(member, begun, self._position)
 
     def _add(self, member: Member, after: int, position: str) -> None:
         if self._finished == self._last:
@@ -128,6 +135,7 @@ class FanOut:
     def remove(self, member: Member) -> None:
         self.roster.stop_telling(member)
         self._joining.pop(member, None)
+        self._informed.pop(member, None)
         self._becoming_prompt.pop(member, None)
         self._others.pop(member, None)
         self._leave_group(member)
@@ -259,6 +267,8 @@ class FanOut:
         self._unvisited_groups = []
         self._unvisited = deque()
         self._finished += 1
+        while self._informed and next(iter(self._informed.values())) <= self._finished:
+            del self._informed[next(iter(self._informed))]
         if not self._items:  # or the next one does it
             self._place_those_who_came(self._finished + 1)
         while self._waiting and self._waiting[0][0] <= self._finished:
@@ -304,7 +314,8 @@ class FanOut:
         yield
 
     def _disconnect(self, item: Disconnect) -> Iterator[None]:
-        for number, member in enumerate([*self._group_of, *self._others]):
+        meant = self._without_the_informed([*self._group_of, *self._others])
+        for number, member in enumerate(meant):
             if self._is_placed(member) and item.member in (None, member.id, member.token):
                 member.disconnect(item.code, item.reason)
             if number % 16 == 15:
@@ -319,7 +330,11 @@ class FanOut:
                 yield
 
     def _tell(self, change: Change) -> Iterator[None]:
-        for watch, members in self.roster.askers(change):
+        askers = [
+            (watch, self._without_the_informed(members))
+            for watch, members in self.roster.askers(change)
+        ]
+        for watch, members in askers:
             try:
                 data = watch(change)
             except Exception:
@@ -327,6 +342,12 @@ class FanOut:
                 continue
             if data is not None:
                 yield from self._tell_all(members, data)
+
+    def _without_the_informed(self, members: list[Member]) -> list[Member]:
+        """Those that came before the item that has begun was put."""
+        if not self._informed:
+            return members
+        return [each for each in members if self._informed.get(each, 0) <= self._finished]
 
     def _tell_all(self, members: Iterable[Member], data: str | bytes) -> Iterator[None]:
         message = SharedMessage(self.stamped(self._position, data))
