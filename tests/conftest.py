@@ -51,13 +51,12 @@ def refusals_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def hub_errors(request: pytest.FixtureRequest) -> Iterator[HubErrors | None]:
     """Fails a test that leaves a greenlet or a socket behind, or that has the hub print a traceback
-    which the test did not take with ``take()``. Costs 90 ms: tests marked ``no_io`` go without."""
+    which the test did not take with ``take()``. Tests marked ``no_io`` go without."""
     if request.node.get_closest_marker("no_io"):
         yield None
         return
     hub = gevent.get_hub()
     hub.exception_stream = errors = HubErrors()
-    gc.collect()
     greenlets = {id(greenlet) for greenlet in live_greenlets()}
     descriptors = open_sockets()
     yield errors

@@ -284,6 +284,7 @@ def test_a_poller_is_freed_with_its_hub():
         drop_poller(gevent.get_hub())
         gevent.get_hub().destroy()
 
+    gc.collect()  # those of hubs that ended before
     before, descriptors = list(polling._pollers), os.listdir("/proc/self/fd")
     thread = get_original("threading", "Thread")(target=session)
     thread.start()
