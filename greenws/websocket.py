@@ -591,7 +591,7 @@ class WebSocket:
             return True
         if self._sender is not None or transport.backlog or self._in_other_thread():
             return False
-        connection.messages_out += 1
+        connection.messages_out += message.count
         transport.send(message.frame(connection))
         return True
 

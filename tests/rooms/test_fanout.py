@@ -19,6 +19,7 @@ import greenws
 from greenws import Rooms, policies
 from greenws.hub.transport import Transport
 from greenws.rooms import fanout, turns
+from greenws.websocket import offer_to_all
 
 from ..support.limits import limit, wait_until
 from ..support.wire import TEXT, Peer
@@ -132,9 +133,9 @@ def gate(sliced: None, monkeypatch: pytest.MonkeyPatch) -> gevent.event.Event:
     return gate
 
 
-def lag(room: Any, join: Any) -> tuple[Any, Peer, int]:
+def lag(room: Any, join: Any, **options: Any) -> tuple[Any, Peer, int]:
     """A lagging member, and how many messages it has not read."""
-    member, peer = join(room, policy=policies.drop_oldest())
+    member, peer = join(room, policy=policies.drop_oldest(), **options)
     member.socket._transport._raw.setsockopt(gevent_socket.SOL_SOCKET, gevent_socket.SO_SNDBUF, 1)
     count = 0
     while not member.is_lagging:
@@ -464,3 +465,41 @@ def test_one_that_comes_back_is_not_closed_by_an_older_disconnect(gate, join):
     assert texts(peer, 2) == ["a", "b"]
     assert members[0][1].read_frame()[2] == b"a"
     assert members[0][1].read_frame()[1] == 8
+
+
+def test_watchers_are_told_at_once_of_many_that_come_at_once(join, monkeypatch):
+    room = Rooms()["r"]
+    old = [join(room, presence=tell, name=f"old {number}") for number in range(20)]
+    wait_until(lambda: room._fan_out._finished == room._fan_out._last)
+    for number, (_, peer) in enumerate(old):
+        assert texts(peer, 19 - number) == [f"join old {each}" for each in range(number + 1, 20)]
+    sent: list[int] = []
+
+    def count(group: Any, message: Any, exclude: Any) -> Any:
+        sent.append(message.count)
+        return offer_to_all(group, message, exclude)
+
+    monkeypatch.setattr(fanout, "offer_to_all", count)
+    new = [join(room, presence=tell, name=f"new {number}") for number in range(10)]
+    room.send("after")
+    assert sent == [10, *range(9, 0, -1), 1]  # the old ones, each of the new ones, and the message
+    for _, peer in old:
+        assert texts(peer, 11) == [*(f"join new {number}" for number in range(10)), "after"]
+    for number, (member, peer) in enumerate(new):
+        assert len(member.present) == 21 + number
+        names = [f"join new {each}" for each in range(number + 1, 10)]
+        assert texts(peer, 10 - number) == [*names, "after"]
+    assert old[0][0].socket.traffic.messages_out == 19 + 11
+
+
+def test_a_lagging_watcher_gets_what_it_is_told_at_once_in_its_queue(join):
+    room = Rooms()["r"]
+    for _ in range(20):
+        join(room, presence=tell)
+    wait_until(lambda: room._fan_out._finished == room._fan_out._last)
+    _, peer, count = lag(room, join, presence=tell)
+    for number in range(3):
+        join(room, name=f"new {number}")
+    room.send("after")
+    texts(peer, count)
+    assert texts(peer, 4) == ["join new 0", "join new 1", "join new 2", "after"]
