@@ -309,7 +309,10 @@ class FanOut:
             self.tail.append(entry.position, message)
         while self._unvisited_groups:
             group = self._unvisited_groups.pop()
-            self._offer(group, message, data, entry.exclude)
+            taken, refused = offer_to_all(group, message, entry.exclude, entry.is_read)
+            self.stats.delivered += taken + len(refused)
+            for member in refused:
+                member.put(message, data)
             yield
         while self._unvisited:
             member = self._unvisited.popleft()
@@ -317,18 +320,6 @@ class FanOut:
                 self.stats.delivered += 1
             if not len(self._unvisited) % 16:
                 yield
-
-    def _offer(
-        self,
-        group: dict[Member, WebSocket],
-        message: SharedMessage,
-        data: str | bytes,
-        exclude: WebSocket | None = None,
-    ) -> None:
-        taken, refused = offer_to_all(group, message, exclude)
-        self.stats.delivered += taken + len(refused)
-        for member in refused:
-            member.put(message, data)
 
     def _move_on(self, entry: Entry) -> Iterator[None]:
         if self._others:

@@ -26,6 +26,7 @@ __all__ = [
     "APPEND",
     "DISCONNECT",
     "PERHAPS_AFTER_ALL",
+    "SEVERAL",
     "Appended",
     "Look",
     "Other",
@@ -44,6 +45,7 @@ __all__ = [
 AFTER_ALL = 2**64 - 1  # after all of that millisecond
 PERHAPS_AFTER_ALL = AFTER_ALL - 1  # the same, by a clock that may be wrong
 DISCONNECT = b"disconnect "  # begins what is published to close members
+SEVERAL = b"several\n"  # begins what is published of several entries
 
 APPEND = scripts.load("append")
 _LOOK = scripts.load("look")
