@@ -12,6 +12,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from . import arguments, lag
 from . import stamp as stamps
 from .broker import BEGINNING, Broker, BrokerUnavailable, Entry, Replay
 from .fanout import Disconnect, FanOut, Gap
+from .joining import Joining
 from .lag import Policy
 from .linger import Lingering
 from .member import Member
@@ -78,7 +80,6 @@ class Room:
 
     # -- what a handler calls
 
-    @contextlib.contextmanager
     def join(
         self,
         socket: WebSocket,
@@ -90,8 +91,9 @@ class Room:
         presence_key: str | int | None = None,
         presence_linger: float = 0.0,
         **info: Any,
-    ) -> Iterator[Member]:
-        """``with room.join(socket, name="Ann"):`` makes ``socket`` a member for the block.
+    ) -> AbstractContextManager[Member]:
+        """``with room.join(socket, name="Ann") as member:`` makes ``socket`` a member for the
+        block; the call alone does nothing, and the log says so.
 
         ``info`` is what others see of it in ``room.members``: whatever JSON can hold. ``policy``:
         what happens when it lags (:mod:`greenws.policies`; the one of the ``Rooms`` without it).
@@ -124,6 +126,23 @@ class Room:
             ValueError: ``presence_key`` is empty; ``presence_linger`` is below 0, or given without
                 a key.
         """
+        block = self._join(
+            socket, since, gap, policy, presence, presence_key, presence_linger, info
+        )
+        return Joining(self.name, block)
+
+    @contextlib.contextmanager
+    def _join(
+        self,
+        socket: WebSocket,
+        since: str | None,
+        gap: str | bytes | None,
+        policy: Policy | None,
+        presence: PresenceFormat | None,
+        presence_key: str | int | None,
+        presence_linger: float,
+        info: dict[str, Any],
+    ) -> Iterator[Member]:
         # A mock passes isinstance(), and a subclass may never have been opened.
         if not issubclass(type(socket), WebSocket) or getattr(socket, "_transport", None) is None:
             raise TypeError(

@@ -3,11 +3,12 @@
 -- "several", each after its length.
 -- KEYS: the number of the last entry of this process; then for each message the log of its room
 -- ARGV: the process (its origin), length and seconds and bytes that a log keeps, what ends a
---       channel's name, PUBLISH or SPUBLISH; then for each message its number, kind and data
+--       channel's name, PUBLISH or SPUBLISH, seconds for which the number is kept; then for each
+--       message its number, kind and data
 -- Returns the id of the last entry, numbers and errors of those that failed, why nothing is published
 -- The floor of a log (look.lua) is where its first entry goes on. When entries are trimmed, that is
 -- known only if all before the newest are.
-local origin, length, seconds, bytes, suffix, publish = unpack(ARGV, 1, 6)
+local origin, length, seconds, bytes, suffix, publish, memory = unpack(ARGV, 1, 7)
 local last = tonumber(redis.call('GET', KEYS[1]) or '0')
 local time = redis.call('TIME')
 local oldest = string.format('%.0f', math.max(0, (time[1] - seconds) * 1000 + time[2] / 1000))
@@ -39,10 +40,10 @@ local function end_of(log)
 end
 
 -- A Redis that takes no writes says so here, where nothing is written yet.
-redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', 86400)
+redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', memory)
 for i = 2, #KEYS do
   local log = KEYS[i]
-  local number, kind, data = unpack(ARGV, 3 * i + 1, 3 * i + 3)
+  local number, kind, data = unpack(ARGV, 3 * i + 2, 3 * i + 4)
   if tonumber(number) > last then
     if not ends[log] then ends[log] = end_of(log) end
     local added = redis.pcall('XADD', log, '*', 'o', origin, 'n', number, 'k', kind, 'd', data)
@@ -82,5 +83,5 @@ for log in pairs(large) do
     redis.pcall('XGROUP', 'SETID', log, 'greenws', '0-0')
   end
 end
-redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', 86400)
+redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', memory)
 return {newest_added, failed, unpublished}
