@@ -12,9 +12,11 @@ from typing import Any
 
 __all__ = [
     "check_application",
-    "check_function",
     "check_close",
+    "check_function",
     "check_number",
+    "check_options",
+    "check_result",
     "describe",
     "fits",
     "Hint",
@@ -22,6 +24,22 @@ __all__ = [
     "unknown_option",
     "wrong_message",
 ]
+
+
+# Names that options have in other libraries.
+_ELSEWHERE = {
+    "compress": "deflate",
+    "compression": "deflate",
+    "cors_allowed_origins": "allowed_origins",
+    "heartbeat": "ping_interval",
+    "max_msg_size": "max_message_size",
+    "max_payload": "max_message_size",
+    "max_size": "max_message_size",
+    "open_timeout": "handshake_timeout",
+    "origins": "allowed_origins",
+    "per_message_deflate": "deflate",
+    "write_limit": "write_high_water",
+}
 
 
 def suggest(name: str, known: Iterable[str]) -> str | None:
@@ -33,9 +51,22 @@ def suggest(name: str, known: Iterable[str]) -> str | None:
 def unknown_option(name: str, known: Iterable[str]) -> str:
     """What to say of an option that does not exist, where the ``known`` ones do."""
     known = sorted(known)
-    meant = suggest(name, known)
+    meant = _ELSEWHERE.get(name)
+    if meant not in known:
+        meant = suggest(name, known)
     hint = "" if meant is None else f"; did you mean {meant!r}?"
     return f"unknown option {name!r}{hint or ';'} the options are: {', '.join(known)}"
+
+
+def check_options(options: Iterable[str], known: Iterable[str]) -> None:
+    """
+    Raises:
+        TypeError: one of ``options`` is not ``known``.
+    """
+    known = set(known)
+    for name in options:
+        if name not in known:
+            raise TypeError(unknown_option(name, known))
 
 
 def describe(function: Any) -> str:
@@ -109,6 +140,26 @@ def check_function(function: Any, what: str, *args: str, **kwargs: str) -> None:
         raise TypeError(
             f"{what} is called with {call}, but {describe(function)} does not fit: {reason}"
         )
+    names = list(getattr(_signature(function), "parameters", ()))[: len(args)]
+    last = names[-1] if len(names) == len(args) else ""
+    if last == "request" or (args[-1:] == ("protocols",) and last in ("socket", "ws", "websocket")):
+        raise TypeError(
+            f"{what} is called with {call}, in this order, and {describe(function)} has others"
+        )
+
+
+def check_result(function: Any, result: Any) -> None:
+    """Checks what a function has returned that hides its kind, such as a decorated one.
+
+    Raises:
+        TypeError: nothing of the function has run, as it was ``async def`` or a generator.
+    """
+    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+        result.close()
+        raise TypeError(
+            f"{describe(function)} returned {result!r}, which runs nothing: the function that it "
+            "calls must be a plain one, without 'async' and 'yield'"
+        )
 
 
 def check_application(application: Any, what: str) -> None:
@@ -121,11 +172,11 @@ def check_application(application: Any, what: str) -> None:
     if isinstance(application, str):
         raise TypeError(f"{takes}: the object itself, not its name {application!r}")
     if not callable(application):
-        hint = (
-            "; give it a WebSocketHandler(lambda request, protocols: ...) that returns it"
-            if callable(getattr(application, "handle_session", None))
-            else ""
-        )
+        hint = ""
+        if callable(getattr(application, "handle_session", None)):
+            hint = "; give it a WebSocketHandler(lambda request, protocols: ...) that returns it"
+        elif isinstance(application, (int, tuple)):
+            hint = "; the address comes first, as one argument: WebSocketServer((host, port), app)"
         raise TypeError(f"{takes}, not {application!r}{hint}")
     if _is(inspect.iscoroutinefunction, application):
         raise TypeError(

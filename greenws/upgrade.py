@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import gevent
+from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
 from werkzeug import Response
 
@@ -34,6 +34,7 @@ __all__ = [
     "INPUT_KEY",
     "Upgrade",
     "find_upgrade",
+    "forget_upgrade",
     "hub_of_this_thread",
     "refusal_response",
     "take_read_ahead",
@@ -43,6 +44,7 @@ ENVIRON_KEY = "greenws.upgrade"
 INPUT_KEY = "greenws.input"
 """What a server reads requests from, where its ``wsgi.input`` does not show what was read ahead."""
 
+_ENDED = object()  # in the environ of a session that has ended
 _ANSWERED = Offer("", [])  # what a client offered is not kept while its session lives
 
 
@@ -84,12 +86,13 @@ class Upgrade:
         """
         if self.socket is not None:
             raise RuntimeError("this WebSocket was accepted already")
+        self._check_open()
         config = config or self.config
         agreed = accept_offer(self.offer.extensions, config)
         response = accept_response(self.offer, subprotocol, agreed, headers)
         self.offer = _ANSWERED
         transport, early, borrowed = self._take_transport(config)
-        self.socket = WebSocket(
+        socket = self.socket = WebSocket(
             transport,
             config,
             deflate=None if agreed is None else Deflate(agreed, config),
@@ -101,13 +104,19 @@ class Upgrade:
         )
         transport.send(response)
         transport.sent = 0  # that was HTTP
-        start_pulse(self.socket, transport.hub, config)
-        self.socket.record = self._record(self.socket, config)
-        return self.socket
+        start_pulse(socket, transport.hub, config)
+        socket.record = self._record(socket, config)
+        return socket
 
     def take_error(self, error: BaseException) -> bool:
         """Whether ``error``, of the application, is told of elsewhere than in the log."""
         return False
+
+    def _check_open(self) -> None:
+        """
+        Raises:
+            HandshakeError: the server accepts none any more.
+        """
 
     def _record(self, socket: WebSocket, config: Config) -> SessionRecord:
         return SessionRecord(socket, "", config)
@@ -117,7 +126,7 @@ class Upgrade:
         borrowed from the server."""
         sock, early, borrowed = self._take_socket()
         transport = Transport(
-            sock, gevent.get_hub(), config.write_high_water, config.write_timeout, borrowed
+            sock, get_hub(), config.write_high_water, config.write_timeout, borrowed
         )
         return transport, early, borrowed
 
@@ -171,6 +180,8 @@ def find_upgrade(environ: WSGIEnvironment) -> Upgrade:
         RuntimeError: it was accepted before.
     """
     upgrade = environ.get(ENVIRON_KEY)
+    if upgrade is _ENDED:
+        raise RuntimeError("this request was upgraded already")
     if isinstance(upgrade, Upgrade):
         if upgrade.socket is not None:
             raise RuntimeError("this request was upgraded already")
@@ -188,6 +199,16 @@ def find_upgrade(environ: WSGIEnvironment) -> Upgrade:
         message = f"No WebSocket here: {software} does not hand over the socket; {advice}."
         raise HandshakeError(message, 501, reason="server")
     return _SocketUpgrade(offer, Config(), sock, environ)
+
+
+def forget_upgrade(environ: WSGIEnvironment) -> None:
+    """Removes what refers to a session that has ended from the environ that its application got.
+    That may be a framework's copy; its socket refers to it, and only the collector would free such
+    a cycle."""
+    if ENVIRON_KEY in environ:
+        environ[ENVIRON_KEY] = _ENDED
+    if environ.get("wsgi.websocket") is not None:
+        environ["wsgi.websocket"] = None
 
 
 def refusal_response(error: HandshakeError) -> WSGIApplication:

@@ -14,7 +14,7 @@ import time
 from http.client import HTTPMessage
 from typing import Any
 
-from gevent import getcurrent
+from gevent import getcurrent, pywsgi
 from gevent.pywsgi import WSGIHandler
 from geventwebsocket.handler import Client
 
@@ -29,6 +29,7 @@ from ..opcodes import CloseCode
 from ..protocol.handshake import Offer, is_upgrade, parse_offer, read_choices
 from ..refusals import log_answer, log_refusal
 from ..session import EXITS, REQUEST_ATTRIBUTE, end_session, is_normal_end, log_failure
+from ..surroundings import framework_of
 from ..upgrade import ENVIRON_KEY, refusal_response
 from .environ import make_environ, remote_address
 from .gevent_websocket import GeventWebSocket
@@ -37,6 +38,8 @@ from .opening import Opening, ServerUpgrade
 from .response import ResponseHandler
 
 __all__ = ["UpgradeHandler"]
+
+_NoopLog: Any = getattr(pywsgi, "_NoopLog", None)  # what a server has for ``log=None``
 
 
 class UpgradeHandler(ResponseHandler):
@@ -113,7 +116,9 @@ class UpgradeHandler(ResponseHandler):
         self._opening = None
         if self.socket is None or self.rfile.closed:
             return None
-        if self.is_upgraded:  # the socket was taken: what is still in it is not ours to read
+        if (
+            self._upgrade is not None and self.is_upgraded
+        ):  # the socket was taken: what is still in it is not ours to read
             self.socket = None
             return None
         if self.wsgi_input.ends_the_connection:
@@ -218,6 +223,9 @@ class UpgradeHandler(ResponseHandler):
     # -- upgrading
 
     def run_application(self) -> None:
+        if self._opening is None and "HTTP_UPGRADE" not in self.environ:
+            WSGIHandler.run_application(self)
+            return
         try:
             upgrade = self._find_upgrade()
         except HandshakeError as error:
@@ -369,6 +377,8 @@ class UpgradeHandler(ResponseHandler):
         return self.is_upgraded or (self._upgrade is not None and self.status is None)
 
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
+        if self._upgrade is None:
+            return ResponseHandler.start_response(self, status, headers, exc_info)
         if self.is_upgraded:
             self._late_status = status
             return self.write
@@ -385,20 +395,38 @@ class UpgradeHandler(ResponseHandler):
                 f"{status}: call the handler with (environ, start_response), or mount it; "
                 "docs/howto/frameworks.md shows how"
             )
+        if (
+            self._upgrade is not None
+            and status[:1] == "2"
+            and any(name.lower() == "content-length" and value == "0" for name, value in headers)
+            and framework_of(self.application) == "Falcon"
+        ):
+            raise RuntimeError(
+                f"{self.path!r} answers a WebSocket handshake with an empty {status}: Falcon "
+                "ignores what a responder returns. Call the WebSocketHandler in it; "
+                "docs/howto/frameworks.md shows how"
+            )
         return super().start_response(status, headers, exc_info)
 
     def write(self, data: bytes) -> None:
-        if self._is_beside_the_socket:
+        if self._upgrade is not None and self._is_beside_the_socket:
             return
-        super().write(data)
+        if self.headers_sent or not self.status or self.code in (204, 304):
+            super().write(data)
+        else:
+            self._write_with_headers(data)
 
     def process_result(self) -> None:
-        if self._is_beside_the_socket and not hasattr(self.result, "__iter__"):
+        if (
+            self._upgrade is not None
+            and self._is_beside_the_socket
+            and not hasattr(self.result, "__iter__")
+        ):
             return
         super().process_result()
 
     def log_request(self) -> None:
-        if not self.is_upgraded:
+        if type(self.server.log) is not _NoopLog and not self.is_upgraded:
             WSGIHandler.log_request(self)
 
 
