@@ -123,6 +123,8 @@ def test_a_process_that_says_once_more_who_is_there_tells_no_news(server, worker
         a.join(name="amy", presence=tell),
         b.join(name="bob", presence=tell),
     ]
+    # Messages and presence have no common order.
+    wait_until(lambda: a.names() == b.names() == ["amy", "ann", "bob"])
     wait_until(lambda: a.is_idle and b.is_idle)
     a.send("all are here")
     for each in clients:
