@@ -186,7 +186,13 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         except BlockingIOError:
             return None
         sock = _NativeSocket(family, native.SOCK_STREAM, 0, descriptor)
-        return sock if self._is_bare else _green(sock), address
+        return sock if self._is_bare or self._wraps_itself else _green(sock), address
+
+    @property
+    def _wraps_itself(self) -> bool:
+        """Whether a connection gets its gevent socket with TLS only."""
+        wrap = WebSocketServer.wrap_socket_and_handle
+        return bool(self.ssl_args) and type(self).wrap_socket_and_handle is wrap
 
     @property
     def _is_bare(self) -> bool:
@@ -210,11 +216,11 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             with gevent.Timeout(
                 timeout, TimeoutError(f"no TLS handshake within {timeout} s (handshake_timeout)")
             ):
-                sock = self.wrap_socket(client_socket, **self.ssl_args)
+                secured = [self.wrap_socket(client_socket, **self.ssl_args)]
         except OSError as error:  # scanners, plain HTTP, a certificate that is not trusted
             _logger.info("TLS handshake with %s failed: %s", address, error)
             return
-        self.handle(sock, address)
+        self.handle(secured.pop(), address)  # the session may need no such object
 
     def reload_certificates(self) -> None:
         """Reads ``certfile`` and ``keyfile`` again, for the connections that are accepted from now
@@ -295,6 +301,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     def handle(self, sock: Any, address: Any) -> None:
         """Serves a connection."""
         session = self._open(sock, address)
+        del sock
         if session is not None:  # what led to it is no longer on the stack
             self._run_session(session, address)
 
