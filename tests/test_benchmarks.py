@@ -373,6 +373,18 @@ def test_tests_of_handlers_are_counted() -> None:
     assert done.stdout.count("20 tests in ") == 2
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc")
+def test_the_memory_of_idle_connections_is_measured() -> None:
+    kinds = "room,tls"
+    command = [sys.executable, str(BENCHMARKS / "memory.py"), "--kinds", kinds]
+    finished = subprocess.run(
+        [*command, "--connections", "20"], capture_output=True, text=True, timeout=limit(40)
+    )
+    assert finished.returncode == 0, finished.stderr
+    room, tls = (line.split() for line in finished.stdout.splitlines())
+    assert (room[0], tls[0], room[2], tls[2]) == ("room", "tls", "kB", "kB")
+
+
 def test_the_benchmark_of_clients_runs(tmp_path):
     require_program("gcc")
     figures = tmp_path / "figures.json"
