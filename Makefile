@@ -1,7 +1,7 @@
 # make run: the demo on http://127.0.0.1:8181/    make test: the tests    make sanitize: with ASan
 # GREENWS_HYPOTHESIS=full make test: with all examples of Hypothesis, not a tenth of them
 # make docs: the documentation, docs/_build/html
-# make bench: all of benchmarks/, about two hours, or one with ARGS="--seconds 1"; a part of it:
+# make bench: all of benchmarks/, about three hours, or two with ARGS="--seconds 1"; a part of it:
 #   make bench CASES=32B-100 AGAINST=gevent-websocket ARGS="--rounds 3 --seconds 2"
 # make test-pythons: some tests on each other Python    make test-all: all tests on all Pythons
 # make check: unit tests, lint and types, in under a minute    make fuzz SECONDS=120: the targets of fuzz/
@@ -86,7 +86,7 @@ fuzz: $(VENV)/fuzz
 		-max_total_time=$(SECONDS) -artifact_prefix=fuzz/ -verbosity=0 || exit 1; done
 
 clean:
-	rm -rf $(VENV) benchmarks/build benchmarks/node_modules $(filter-out %/_masking.c,$(wildcard $(foreach folder,. protocol hub,$(addprefix greenws/$(folder)/,*.so *.c)))) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) benchmarks/build benchmarks/node_modules $(filter-out %/_masking.c,$(wildcard $(foreach folder,. protocol hub http server,$(addprefix greenws/$(folder)/,*.so *.c)))) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -97,7 +97,7 @@ $(VENV)/run: requirements.txt | $(BIN)/python
 	touch $@
 
 # Editing a module that was compiled calls for compiling it again.
-COMPILED := $(wildcard $(foreach folder,. protocol hub,$(addprefix greenws/$(folder)/,*.py *.pxd *.h))) \
+COMPILED := $(wildcard $(foreach folder,. protocol hub http server,$(addprefix greenws/$(folder)/,*.py *.pxd *.h))) \
 	greenws/protocol/_masking.c
 
 $(VENV)/test: setup.py pyproject.toml $(COMPILED) | $(BIN)/python

@@ -28,6 +28,13 @@ COMPILED = [
     "hub/polling",
     "hub/transport",
     "websocket",
+    "http/head",
+    "protocol/handshake",
+    "upgrade",
+    "stats",
+    "session",
+    "server/admission",
+    "server/opening",
 ]
 HEADERS = ["greenws/protocol", "greenws/hub"]
 

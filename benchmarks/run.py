@@ -33,6 +33,7 @@ ROOT = HERE.parent
 SERVERS_DIR = HERE / "servers"
 LOAD = HERE / "build" / "load"
 FAIRNESS = HERE / "build" / "fairness"
+SCENES = HERE / "build" / "scenes"
 START_TIMEOUT = 20.0  # seconds
 SATURATED = 0.9  # of a core; above it the generator, not the server, limits the rate
 GIVE_UP_AFTER = 2  # this many failures of a server in a case
@@ -41,13 +42,16 @@ MAX_DELAY = 0.1  # likewise, when looking for the highest rate
 RATE_PRECISION = 1.05
 RATE_TRIES = 12
 PING_INTERVAL = 4  # seconds, where the cost of keepalive is measured; also how long that takes
+MOST = 250_000  # connections, where as many as possible are opened
+SPARE_FILES = 300  # descriptors that a process needs for other things than connections
+STAYING = 100  # clients of the worker that is not killed in a deploy
 
 
 @dataclass(frozen=True)
 class Case:
     name: str
     what: str
-    mode: str = "echo"  # or handshake, idle, keepalive, room, rate, fairness
+    mode: str = "echo"  # or handshake, idle, most, keepalive, room, rate, fairness, scene
     connections: int = 100
     inflight: int = 1
     size: int = 32
@@ -59,6 +63,8 @@ class Case:
     silent: int = 0  # members that never read
     redis: bool = False  # two processes that are connected by Redis
     flood: str = ""  # what one client does while another one is echoed to; see fairness.c
+    scene: str = ""  # what scenes.c plays; "ticker" and "http-beside" are its "beside"
+    path: str = "/small"  # of plain HTTP
 
     @property
     def is_room(self) -> bool:
@@ -71,11 +77,24 @@ class Case:
             "echo": "µs of CPU per message",
             "handshake": "µs of CPU per handshake",
             "idle": "kB per idle connection",
+            "most": "kB per idle connection",
             "keepalive": "ms of CPU per second",
             "room": "µs of CPU per delivered message",
             "rate": "µs per delivered message at the highest rate",
             "fairness": "ms that another client waits (p99)",
+            "scene": SCENE_UNITS.get(self.scene, ""),
         }[self.mode]
+
+
+SCENE_UNITS = {
+    "conversation": "ms until the third answer (p50)",
+    "http": "µs per request (50 connections)",
+    "deploy": "s until all clients are served",
+    "drops": "% of the messages lost",
+    "chat": "ms until the last member has it (p99)",
+    "ticker": "ms until an echo (p99), beside a ticker",
+    "http-beside": "ms until a response (p99), beside echoes",
+}
 
 
 def fairness(flood: str, what: str) -> Case:
@@ -85,6 +104,10 @@ def fairness(flood: str, what: str) -> Case:
 def room(name: str, what: str, members: int, rate: float, **more: Any) -> Case:
     more = {"mode": "room", "size": 64, "kind": "text", **more}
     return Case(name, what, connections=members, rate=rate, **more)
+
+
+def scene(name: str, what: str, scene: str = "", **more: Any) -> Case:
+    return Case(name, what, "scene", scene=scene or name, **more)
 
 
 CASES = {
@@ -170,11 +193,43 @@ CASES = {
         fairness("pipelined", "pipelines GET requests"),
         fairness("download", "downloads as fast as it can"),
         fairness("rows", "is sent 400,000 messages in a loop"),
+        scene(
+            "conversation",
+            "a client sends every 5 ms, the server answers with three messages 2 ms apart",
+            connections=1,
+            rate=200,
+        ),
+        scene("chat", "20 rooms of 50, where each member says something once a second"),
+        scene("ticker", "1,000 echoes per second beside a ticker, 50 per second to 500 clients"),
+        scene("http-beside", "1,000 HTTP requests per second beside 5,000 echoes per second"),
+        scene(
+            "deploy", "the clients of a killed worker come back to another one", connections=20_000
+        ),
+        scene(
+            "drops",
+            "500 clients of a room, 40 messages per second; each is cut for 2 of every 5 seconds",
+            connections=500,
+            rate=40,
+        ),
+        scene("http-hello", "plain HTTP: 5 bytes, 50 connections", "http"),
+        scene("http-flask", "plain HTTP: 5 bytes by Flask, 50 connections", "http", path="/flask"),
+        scene("http-file", "plain HTTP: a file of 100 kB, 50 connections", "http", path="/file"),
+        Case(
+            "idle-most",
+            f"{MOST:,} idle connections, or as many as a process may have descriptors",
+            "most",
+            connections=MOST,
+        ),
     ]
 }
 
+CASE_GROUPS = {
+    "fairness": [name for name, case in CASES.items() if case.mode == "fairness"],
+    "scenes": [name for name, case in CASES.items() if case.mode == "scene"],
+}
 FLOODS = ("json", "pings", "fragments", "pipelined", "download", "rows")
 HTTP_FLOODS = ("pipelined", "download")
+ALL_SCENES = tuple(SCENE_UNITS)
 
 
 @dataclass(frozen=True)
@@ -191,15 +246,19 @@ class Server:
     workers: int = 2  # if Redis connects them
     socketio: bool = False
     floods: tuple[str, ...] = ()
+    scenes: tuple[str, ...] = ()
+    http_command: tuple[str, ...] = ()  # if another one serves plain HTTP
 
     def can(self, case: Case) -> bool:
         if case.mode == "fairness":
             return case.flood in self.floods
+        if case.mode == "scene":
+            return case.scene in self.scenes
         if case.redis:
             return self.redis
         if not (self.rooms if case.is_room else self.echo):
             return False
-        if case.mode == "keepalive":
+        if case.mode in ("keepalive", "most"):
             return self.keepalive
         return (self.tls or not case.tls) and (self.deflate or not case.deflate)
 
@@ -214,6 +273,27 @@ def python_server(name: str, program: str, **can: Any) -> Server:
     return Server(name, (sys.executable, str(SERVERS_DIR / program)), **can)
 
 
+HTTP_APP = "http_app:make_http_app()"
+JS_SCENES = ("conversation", "chat", "ticker", "http-beside", "deploy", "drops")
+
+
+def gunicorn_command(application: str, worker: str, packages: str, *more: str) -> tuple[str, ...]:
+    program = str(SERVERS_DIR / "gunicorn_server.py")
+    return (sys.executable, program, application, worker, packages, *more)
+
+
+def under_gunicorn(
+    name: str, application: str, worker: str, packages: str, scenes: tuple[str, ...], *more: str
+) -> Server:
+    command = gunicorn_command(application, worker, packages, *more)
+    return Server(name, command, echo=False, scenes=scenes)
+
+
+def http_server(kind: str) -> Server:
+    command = (sys.executable, str(SERVERS_DIR / "http_server.py"), kind)
+    return Server(kind, command, echo=False, scenes=("http",))
+
+
 def known_servers() -> dict[str, Server]:
     everything = {"tls": True, "deflate": True, "rooms": True, "keepalive": True}
     ours = python_server(
@@ -222,12 +302,45 @@ def known_servers() -> dict[str, Server]:
         env={"PYTHONPATH": str(ROOT)},
         redis=True,
         floods=FLOODS,
+        scenes=ALL_SCENES,
         **everything,
+    )
+    ours = replace(ours, http_command=(*ours.command, "--http"))
+    patched = replace(
+        ours,
+        name="greenws-patched",
+        command=(*ours.command, "--patched"),
+        http_command=(*ours.command, "--patched", "--http"),
+        redis=False,
     )
     servers = [
         ours,
+        patched,
+        replace(
+            under_gunicorn(
+                "greenws-gunicorn",
+                "greenws_app:make_app()",
+                "greenws_worker.Worker",
+                "gevent",
+                ALL_SCENES,
+            ),
+            http_command=gunicorn_command(HTTP_APP, "greenws_worker.Worker", "gevent"),
+            env=ours.env,
+        ),
         replace(ours, name="greenws-pure", env={**ours.env, "GREENWS_PURE_PYTHON": "1"}),
-        python_server("gevent-websocket", "gevent_websocket_server.py", floods=FLOODS),
+        python_server(
+            "gevent-websocket",
+            "gevent_websocket_server.py",
+            floods=FLOODS,
+            scenes=("conversation", "http-beside"),
+        ),
+        under_gunicorn(
+            "gevent-websocket-gunicorn",
+            "gevent_websocket_app:application",
+            "geventwebsocket.gunicorn.workers.GeventWebSocketWorker",
+            "gevent-websocket,gevent",
+            ("conversation", "http-beside"),
+        ),
         python_server("flask-sock", "flask_sock_server.py"),
         python_server(
             "websockets-asyncio",
@@ -236,14 +349,26 @@ def known_servers() -> dict[str, Server]:
             rooms=True,
             keepalive=True,
             floods=tuple(name for name in FLOODS if name not in HTTP_FLOODS),
+            scenes=("conversation", "chat", "ticker", "deploy", "drops"),
         ),
         python_server("websockets-sync", "websockets_sync_server.py", deflate=True),
         python_server(
             "aiohttp", "aiohttp_server.py", deflate=True, rooms=True, keepalive=True, floods=FLOODS
         ),
         python_server("picows", "picows_server.py", tls=True, keepalive=True),
-        Server("node-ws", ("node", str(SERVERS_DIR / "ws_server.mjs")), **everything),
-        Server("bun", (bun(), str(SERVERS_DIR / "bun_server.js")), floods=FLOODS, **everything),
+        Server(
+            "node-ws",
+            ("node", str(SERVERS_DIR / "ws_server.mjs")),
+            scenes=JS_SCENES,
+            **everything,
+        ),
+        Server(
+            "bun",
+            (bun(), str(SERVERS_DIR / "bun_server.js")),
+            floods=FLOODS,
+            scenes=JS_SCENES,
+            **everything,
+        ),
         replace(
             ours,
             name="greenws-one-worker",
@@ -251,11 +376,28 @@ def known_servers() -> dict[str, Server]:
             rooms=False,
             keepalive=False,
             floods=(),
+            scenes=(),
             workers=1,
         ),
         python_server(
             "flask-socketio", "flask_socketio_server.py", echo=False, redis=True, socketio=True
         ),
+        replace(
+            under_gunicorn(
+                "flask-socketio-gunicorn",
+                "flask_socketio_app:app",
+                "geventwebsocket.gunicorn.workers.GeventWebSocketWorker",
+                "flask-socketio,python-socketio,python-engineio,gevent-websocket,gevent",
+                ("chat", "deploy", "drops"),
+            ),
+            socketio=True,
+        ),
+        http_server("pywsgi"),
+        under_gunicorn("gunicorn-gevent", HTTP_APP, "gevent", "gevent,flask", ("http",)),
+        under_gunicorn("gunicorn-gthread", HTTP_APP, "gthread", "flask", ("http",), "--threads=8"),
+        http_server("waitress"),
+        http_server("cheroot"),
+        http_server("granian"),
     ]
     return {server.name: server for server in servers}
 
@@ -290,7 +432,7 @@ def build_load() -> Path:
     """Compiles load.c if it is newer than its binary. It has TLS and permessage-deflate if the
     headers of OpenSSL and zlib are installed."""
     source = HERE / "load.c"
-    if LOAD.exists() and LOAD.stat().st_mtime > source.stat().st_mtime:
+    if is_current(LOAD):
         return LOAD
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
     if not compiler:
@@ -310,17 +452,28 @@ def build_load() -> Path:
     return LOAD
 
 
-def build_fairness() -> None:
-    """Compiles fairness.c where it is newer than its binary."""
-    source = HERE / "fairness.c"
-    if FAIRNESS.exists() and FAIRNESS.stat().st_mtime > source.stat().st_mtime:
+def is_current(binary: Path) -> bool:
+    """Whether a binary is newer than its source and all headers."""
+    sources = [HERE / f"{binary.name}.c", *HERE.glob("*.h")]
+    return binary.exists() and all(
+        binary.stat().st_mtime > source.stat().st_mtime for source in sources
+    )
+
+
+def build_plain(binary: Path) -> None:
+    """Compiles fairness.c or scenes.c where its binary is older."""
+    if is_current(binary):
         return
     compiler = os.environ.get("CC") or "cc"
-    FAIRNESS.parent.mkdir(exist_ok=True)
-    command = [*compiler.split(), "-O2", "-std=gnu11", "-o", str(FAIRNESS), str(source)]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    if built.returncode:
-        raise SystemExit(f"fairness.c does not compile:\n{built.stderr}")
+    source = HERE / f"{binary.name}.c"
+    binary.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=binary.parent) as folder:
+        target = Path(folder) / binary.name
+        command = [*compiler.split(), "-O2", "-std=gnu11", "-o", str(target), str(source)]
+        built = subprocess.run(command, capture_output=True, text=True, check=False)
+        if built.returncode:
+            raise SystemExit(f"{source.name} does not compile:\n{built.stderr}")
+        target.replace(binary)
 
 
 def load_features() -> list[str]:
@@ -412,13 +565,14 @@ class Running:
         self.ports = ""  # separated by commas
         self.versions: dict[str, str] = {}
         self._output = tempfile.TemporaryFile("w+b")  # closed in stop()
-        command = [*server.command, "--port", "0"]
+        http = case.scene == "http" and server.http_command
+        command = [*(server.http_command if http else server.command), "--port", "0"]
         if case.tls and options.certificate:
             certificate, key = options.certificate
             command += ["--certfile", str(certificate), "--keyfile", str(key)]
         if case.deflate:
             command.append("--deflate")
-        if case.mode == "keepalive":
+        if case.mode in ("keepalive", "most"):
             command += ["--ping-interval", str(PING_INTERVAL)]
         if redis:
             command += ["--redis", redis.url, "--workers", str(server.workers)]
@@ -532,6 +686,7 @@ class Options:
     server_core: int | None
     load_core: int | None
     certificate: tuple[Path, Path] | None
+    connections: int | None = None  # at most; for small machines and tests
 
 
 def load_command(case: Case, ports: str, **more: object) -> list[str]:
@@ -579,6 +734,8 @@ def measure(case: Case, server: Server, options: Options) -> dict[str, Any]:
     """
     if case.silent:
         return measure_silent(case, server, options)
+    if case.mode == "most":
+        return measure_most(case, server, options)
     return measure_fresh(case, server, options)
 
 
@@ -593,6 +750,8 @@ def measure_fresh(case: Case, server: Server, options: Options) -> dict[str, Any
                 result = measure_keepalive(case, running, options)
             elif case.mode == "fairness":
                 result = measure_fairness(case, running, options)
+            elif case.mode == "scene":
+                result = measure_scene(case, server, running, options)
             elif case.mode == "room":
                 result = measure_room(case, server, running, options)
             elif case.mode == "rate":
@@ -787,6 +946,147 @@ def measure_fairness(case: Case, running: Running, options: Options) -> dict[str
     return result
 
 
+def possible_connections(case: Case, options: Options, besides: int = 0) -> int:
+    """As many connections as the case wants, if one process may have that many descriptors."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    possible = case.connections
+    if most != resource.RLIM_INFINITY:
+        possible = min(possible, most - SPARE_FILES - besides)
+    return min(possible, options.connections or possible)
+
+
+def measure_most(case: Case, server: Server, options: Options) -> dict[str, Any]:
+    """Memory and the cost of pings of as many connections as one process can have."""
+    case = replace(case, connections=possible_connections(case, options))
+    with Running(case, server, options) as running:
+        first = replace(case, mode="echo", connections=16)
+        run_load(first, running.ports, options, duration=0.1, warmup=0.1)
+        time.sleep(1)
+        before = memory_kb(running.popen.pid)
+        with hold(replace(case, mode="idle"), running, options) as result:
+            time.sleep(2)
+            after = memory_kb(running.popen.pid)
+            begun, used = time.monotonic(), cpu_seconds(running.popen.pid)
+            time.sleep(PING_INTERVAL)
+            used = cpu_seconds(running.popen.pid) - used
+            result["ms_per_second"] = used / (time.monotonic() - begun) * 1000
+    result["figure"] = (after - before) * 1.024 / case.connections
+    result["opened"] = float(case.connections)
+    return {"versions": running.versions, **result}
+
+
+def play(
+    case: Case, server: Server, ports: str, options: Options, scene: str, **more: object
+) -> dict[str, Any]:
+    """Plays a scene; latencies come as ``NAME_ms p50`` and so on."""
+    arguments = {"port": ports, "scene": scene, "duration": options.seconds, **more}
+    arguments = {"warmup": options.warmup, **arguments}
+    command = [str(SCENES)]
+    for name, value in arguments.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+
+    def prepare() -> None:
+        pin(options.load_core)
+        raise_file_limit()
+
+    finished = subprocess.run(
+        command + ["--socketio"] * server.socketio,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=prepare,
+    )
+    result: dict[str, Any] = {}
+    for name, value in parse_load(finished.stdout, finished.stderr, finished.returncode).items():
+        if isinstance(value, dict):
+            result |= {f"{name} {key}": each for key, each in value.items()}
+        else:
+            result[name] = float(value)
+    return result
+
+
+def measure_scene(case: Case, server: Server, running: Running, options: Options) -> dict[str, Any]:
+    pid = running.popen.pid
+    if case.scene == "deploy":
+        return measure_deploy(case, server, running, options)
+    if case.scene in ("ticker", "http-beside"):
+        return measure_beside(case, server, running, options)
+    connections = min(case.connections, options.connections or case.connections)
+    more: dict[str, object] = {"watch": pid}
+    if case.scene == "http":
+        more |= {"path": case.path, "requests": min(50, options.connections or 50)}
+    elif case.scene == "chat":
+        more |= {"rooms": 20, "members": min(50, options.connections or 50)}
+        more |= {"duration": 2 * options.seconds, "warmup": 1}
+    elif case.scene == "conversation":
+        more |= {"rate": case.rate, "duration": 3 * options.seconds, "connections": connections}
+    elif case.scene == "drops":
+        more |= {"rate": case.rate, "duration": 6 * options.seconds, "connections": connections}
+        more |= {"cut": options.seconds, "cycle": 2.5 * options.seconds}
+        more |= {"settle": min(1.0, options.seconds)}
+    result = play(case, server, running.ports, options, case.scene, **more)
+    if case.scene == "http":
+        result["figure"] = 1e6 / result["requests_per_second"]
+        requests = result["requests_per_second"] * result["seconds"]
+        result["cpu_us"] = result["server_cpu_seconds"] / requests * 1e6
+        result["server_cpu_share"] = result["server_cpu_seconds"] / result["seconds"]
+    elif case.scene == "drops":
+        result["figure"] = 100 - result["delivered_percent"]
+        for what in ("duplicates", "disordered"):
+            if result[what]:
+                raise Failure(f"{result[what]:.0f} messages were {what}")
+    else:
+        result["figure"] = result[f"latency_ms {'p50' if case.scene == 'conversation' else 'p99'}"]
+        result["server_cpu_share"] = result["server_cpu_seconds"] / result["seconds"]
+    return result
+
+
+def measure_beside(
+    case: Case, server: Server, running: Running, options: Options
+) -> dict[str, Any]:
+    """Plays each alone, then both at once, on the same server."""
+    both: dict[str, object] = {"echoes": 100, "echo_rate": 1000}
+    alone = [both]
+    if case.scene == "ticker":
+        both = {**both, "watchers": min(500, options.connections or 500)}
+    else:
+        requests = {"requests": 50, "request_rate": 1000}
+        alone = [{"echoes": 100, "echo_rate": 5000}, requests]
+        both = {**alone[0], **requests}
+    without: dict[str, Any] = {}
+    for each in alone:
+        without |= play(case, server, running.ports, options, "beside", **each)
+    result = play(case, server, running.ports, options, "beside", watch=running.popen.pid, **both)
+    result |= {f"{key} alone": without[key] for key in without if "_ms " in key}
+    if result.get("ticks_per_second", 50) < 25:
+        raise Failure(f"a client got {result['ticks_per_second']:.1f} messages per second, not 50")
+    result["figure"] = result[f"{'echo' if case.scene == 'ticker' else 'http'}_ms p99"]
+    result["server_cpu_share"] = result["server_cpu_seconds"] / result["seconds"]
+    return result
+
+
+def measure_deploy(case: Case, server: Server, dying: Running, options: Options) -> dict[str, Any]:
+    connections = possible_connections(case, options, STAYING)
+    with Running(case, server, options) as staying:
+        result = play(
+            case,
+            server,
+            f"{dying.ports},{staying.ports}",
+            options,
+            "deploy",
+            connections=connections,
+            stay=STAYING,
+            echo_rate=5 * STAYING,
+            warmup=options.seconds,
+            timeout=120,
+            kill=dying.popen.pid,
+            watch=staying.popen.pid,
+        )
+    result["returned"] = float(connections)
+    result["figure"] = result["seconds"]
+    return result
+
+
 # --- the run -------------------------------------------------------------------------------------
 
 
@@ -868,7 +1168,7 @@ def run_case(
             if name == ours.name:
                 continue
             their, our = results[index], results[neighbour(order, index, ours.name)]
-            if their and our:
+            if their and our and our["figure"]:
                 ratio = {"figure": their["figure"] / our["figure"]}
                 if case.mode == "echo":
                     ratio["p50"] = their["latency_us"]["p50"] / our["latency_us"]["p50"]
@@ -877,6 +1177,7 @@ def run_case(
         "what": case.what,
         "unit": case.unit,
         "mode": case.mode,
+        "scene": case.scene,
         "size": case.size,
         "servers": {name: summary(runs[name]) for name in servers if runs[name]},
         "ratios": {name: ratio_summary(values) for name, values in ratios.items() if values},
@@ -991,6 +1292,12 @@ def details(case: dict[str, Any], ours: str) -> list[str]:
     servers = case["servers"]
     order = sorted(servers, key=lambda name: servers[name]["figure"])
     rows = []
+    if case["mode"] in ("scene", "most"):
+        columns = SCENE_COLUMNS[case.get("scene") or case["mode"]]
+        for name in order:
+            row = [name, number(servers[name]["figure"]), ratio_cell(case, name, ours)]
+            rows.append(row + [cell(servers[name], key) for key in columns.values()])
+        return markdown_table(["server", case["unit"], "ratio", *columns], rows)
     if case["mode"] in ("idle", "keepalive"):
         for name in order:
             rows.append([name, number(servers[name]["figure"]), ratio_cell(case, name, ours)])
@@ -1033,6 +1340,65 @@ def details(case: dict[str, Any], ours: str) -> list[str]:
     if saturated:
         lines += ["", "(!) The load generator was saturated: it limited rate and latency."]
     return lines
+
+
+LOAD_COLUMN = {"generator's CPU": "load_cpu_share"}
+LATENCY_COLUMNS = {f"{p} ms": f"latency_ms {p}" for p in ("p50", "p99", "p99.9", "max")}
+SCENE_COLUMNS = {
+    "conversation": {
+        **LATENCY_COLUMNS,
+        "of": "latency_count",
+        "over 20 ms": "late",
+        "server's CPU": "server_cpu_share",
+    },
+    "http": {
+        "requests/s": "requests_per_second",
+        "µs of CPU": "cpu_us",
+        "p50 ms": "latency_ms p50",
+        "p99 ms": "latency_ms p99",
+        "server's CPU": "server_cpu_share",
+        **LOAD_COLUMN,
+    },
+    "deploy": {
+        "clients": "returned",
+        "CPU s": "server_cpu_seconds",
+        "p99 ms of those who stayed": "stayed_ms p99",
+        "before": "stayed_before_ms p99",
+        "attempts": "attempts",
+        **LOAD_COLUMN,
+    },
+    "drops": {
+        "delivered %": "delivered_percent",
+        "to the worst client %": "least_percent",
+        "cuts": "cuts",
+        "gaps": "gaps",
+        "CPU s": "server_cpu_seconds",
+    },
+    "chat": {**LATENCY_COLUMNS, "server's CPU": "server_cpu_share", **LOAD_COLUMN},
+    "ticker": {
+        "echo p50 ms": "echo_ms p50",
+        "p99": "echo_ms p99",
+        "p99.9": "echo_ms p99.9",
+        "p99 without": "echo_ms p99 alone",
+        "messages/s of a client": "ticks_per_second",
+        "server's CPU": "server_cpu_share",
+    },
+    "http-beside": {
+        "HTTP p50 ms": "http_ms p50",
+        "p99": "http_ms p99",
+        "p99 alone": "http_ms p99 alone",
+        "echo p50 ms": "echo_ms p50",
+        "echo p99": "echo_ms p99",
+        "echo p99 alone": "echo_ms p99 alone",
+        "server's CPU": "server_cpu_share",
+    },
+    "most": {"connections": "opened", "ms of CPU per second for pings": "ms_per_second"},
+}
+
+
+def cell(figures: dict[str, Any], key: str) -> str:
+    value = figures[key]
+    return f"{value:.0%}" if key.endswith("_share") else number(value)
 
 
 def ratio_cell(case: dict[str, Any], name: str, ours: str) -> str:
@@ -1162,6 +1528,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each case (5)")
     parser.add_argument("--seconds", type=float, default=2.0, help="measured in each round (2)")
     parser.add_argument("--warmup", type=float, default=0.5, help="seconds before that (0.5)")
+    parser.add_argument(
+        "--connections",
+        type=int,
+        metavar="N",
+        help="at most N in the cases of deploys, drops, chats, HTTP and most idle connections",
+    )
     parser.add_argument("--server-core", type=int, metavar="N", help="its core (the first one)")
     parser.add_argument("--load-core", type=int, metavar="N", help="its core (the second one)")
     parser.add_argument(
@@ -1177,11 +1549,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="only render this report again, or with --cases a part of it (needs --output)",
     )
     parser.add_argument("--install", action="store_true", help="only install the rivals")
-    parser.add_argument("--build", action="store_true", help="only build load.c; prints its path")
+    parser.add_argument(
+        "--build", action="store_true", help="only build load.c and scenes.c; prints load's path"
+    )
     arguments = parser.parse_args(argv)
-    if "fairness" in (arguments.cases or []):
-        arguments.cases.remove("fairness")
-        arguments.cases += [name for name, case in CASES.items() if case.mode == "fairness"]
+    for group, names_of in CASE_GROUPS.items():
+        if group in (arguments.cases or []):
+            arguments.cases.remove(group)
+            arguments.cases += names_of
     unknown = [name for name in arguments.cases or [] if name not in CASES]
     if unknown:
         parser.error(f"unknown case {unknown[0]!r}; choose from: {', '.join(CASES)}")
@@ -1233,6 +1608,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     build_load()
     if arguments.build:
+        build_plain(SCENES)
         print(LOAD)
         return 0
 
@@ -1245,11 +1621,17 @@ def main(argv: list[str] | None = None) -> int:
     cases = [CASES[name] for name in arguments.cases or CASES]
 
     if any(case.mode == "fairness" for case in cases):
-        build_fairness()
+        build_plain(FAIRNESS)
+    if any(case.mode == "scene" for case in cases):
+        build_plain(SCENES)
+    rivals = [server for server in rivals if any(server.can(case) for case in cases)]
     versions, left_out = probe([ours, *rivals])
     if ours.name in left_out:
         raise SystemExit(f"{ours.name}: {left_out[ours.name]}")
     forms = {name: what.get("form") for name, what in versions.items()}
+    for name, form in forms.items():
+        if form == "pure" and forms[ours.name] == "compiled" and "pure" not in name:
+            raise SystemExit(f"{name} runs in the pure form, but {ours.name} is compiled")
     if ours.name == "greenws" and forms["greenws"] == "pure" and "greenws-pure" in versions:
         del versions["greenws-pure"]
         left_out["greenws-pure"] = "greenws is not compiled here, so this would be the same"
@@ -1269,7 +1651,9 @@ def main(argv: list[str] | None = None) -> int:
         "cases": {},
     }
     with tempfile.TemporaryDirectory() as folder:
-        options = Options(arguments.seconds, arguments.warmup, server_core, load_core, None)
+        options = Options(
+            arguments.seconds, arguments.warmup, server_core, load_core, None, arguments.connections
+        )
         data["machine"] = describe_machine(options)
         if any(case.tls for case in cases):
             try:

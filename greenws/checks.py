@@ -12,9 +12,10 @@ from typing import Any
 
 __all__ = [
     "check_application",
-    "check_function",
     "check_close",
+    "check_function",
     "check_number",
+    "check_options",
     "describe",
     "fits",
     "Hint",
@@ -22,6 +23,22 @@ __all__ = [
     "unknown_option",
     "wrong_message",
 ]
+
+
+# Names that options have in other libraries.
+_ELSEWHERE = {
+    "compress": "deflate",
+    "compression": "deflate",
+    "cors_allowed_origins": "allowed_origins",
+    "heartbeat": "ping_interval",
+    "max_msg_size": "max_message_size",
+    "max_payload": "max_message_size",
+    "max_size": "max_message_size",
+    "open_timeout": "handshake_timeout",
+    "origins": "allowed_origins",
+    "per_message_deflate": "deflate",
+    "write_limit": "write_high_water",
+}
 
 
 def suggest(name: str, known: Iterable[str]) -> str | None:
@@ -33,9 +50,22 @@ def suggest(name: str, known: Iterable[str]) -> str | None:
 def unknown_option(name: str, known: Iterable[str]) -> str:
     """What to say of an option that does not exist, where the ``known`` ones do."""
     known = sorted(known)
-    meant = suggest(name, known)
+    meant = _ELSEWHERE.get(name)
+    if meant not in known:
+        meant = suggest(name, known)
     hint = "" if meant is None else f"; did you mean {meant!r}?"
     return f"unknown option {name!r}{hint or ';'} the options are: {', '.join(known)}"
+
+
+def check_options(options: Iterable[str], known: Iterable[str]) -> None:
+    """
+    Raises:
+        TypeError: one of ``options`` is not ``known``.
+    """
+    known = set(known)
+    for name in options:
+        if name not in known:
+            raise TypeError(unknown_option(name, known))
 
 
 def describe(function: Any) -> str:

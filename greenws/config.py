@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from .checks import unknown_option
+from .checks import check_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ACCESS_FIELDS", "Config", "SERVER_ONLY", "check_range", "check_seconds"]
 
+_Kind = TypeVar("_Kind")
 
 _ACCESS_LOG = (
     '%(address)s "%(path)s" %(subprotocol)s closed %(code)s by %(closed_by)s after '
@@ -29,6 +31,22 @@ _ACCESS_LOG = (
 )
 
 
+def _explaining(kind: type[_Kind]) -> type[_Kind]:
+    """Has the constructor of a dataclass say which options there are, when it gets another."""
+    changed: Any = kind
+    construct = changed.__init__
+    known = list(changed.__dataclass_fields__)
+
+    @functools.wraps(construct)
+    def __init__(self: Any, *args: Any, **options: Any) -> None:
+        check_options(options, known)
+        construct(self, *args, **options)
+
+    changed.__init__ = __init__
+    return kind
+
+
+@_explaining
 @dataclass(frozen=True)
 class Config:
     """Limits and timeouts. ``None`` turns a limit off.
@@ -191,10 +209,7 @@ class Config:
 
     def replace(self, **options: Unpack[ConfigOptions]) -> Config:
         """A copy with new values for ``options``."""
-        known = [option.name for option in dataclasses.fields(self)]
-        for name in options:
-            if name not in known:
-                raise TypeError(unknown_option(name, known))
+        check_options(options, [option.name for option in dataclasses.fields(self)])
         return dataclasses.replace(self, **options)
 
 

@@ -29,6 +29,8 @@ __all__ = [
     "total",
 ]
 
+_ABNORMAL = int(CloseCode.ABNORMAL)
+
 _access = logging.getLogger("greenws.access")
 
 
@@ -82,7 +84,7 @@ class ServerStats:
         self.expired = 0
         self.refused: Counter[str] = Counter()
         self.closes: Counter[int] = Counter()
-        self._ended = Traffic(0, 0, 0, 0)
+        self._messages_in = self._bytes_in = self._messages_out = self._bytes_out = 0
         self._open: set[SessionRecord] = set()
 
     @property
@@ -93,8 +95,9 @@ class ServerStats:
     @property
     def traffic(self) -> Traffic:
         """Messages, and bytes of frames, in and out, of all open and ended sessions."""
+        ended = (self._messages_in, self._bytes_in, self._messages_out, self._bytes_out)
         parts = [session.socket.traffic for session in self._open]
-        return Traffic(*map(sum, zip(self._ended, *parts, strict=True)))
+        return Traffic(*map(sum, zip(ended, *parts, strict=True)))
 
     @property
     def open_sockets(self) -> list[WebSocket]:
@@ -124,16 +127,11 @@ class ServerStats:
 
     def end(self, session: SessionRecord, code: int) -> None:
         self._open.discard(session)
-        before, (messages_in, bytes_in, messages_out, bytes_out) = (
-            self._ended,
-            session.socket.traffic,
-        )
-        self._ended = Traffic(
-            before[0] + messages_in,
-            before[1] + bytes_in,
-            before[2] + messages_out,
-            before[3] + bytes_out,
-        )
+        connection, transport = session.socket._connection, session.socket._transport
+        self._messages_in += connection.messages_in
+        self._bytes_in += transport.received
+        self._messages_out += connection.messages_out
+        self._bytes_out += transport.sent
         self.closes[code if code < 3000 else code // 1000 * 1000] += 1
 
 
@@ -191,7 +189,7 @@ class SessionRecord:
         socket = self.socket
         if socket.is_inherited():
             return
-        code = socket.close_code or CloseCode.ABNORMAL
+        code = socket.close_code or _ABNORMAL
         if self._stats is not None:
             self._stats.end(self, code)
             if socket.pulse is not None:

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import gevent
+from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
 from werkzeug import Response
 
@@ -84,12 +84,13 @@ class Upgrade:
         """
         if self.socket is not None:
             raise RuntimeError("this WebSocket was accepted already")
+        self._check_open()
         config = config or self.config
         agreed = accept_offer(self.offer.extensions, config)
         response = accept_response(self.offer, subprotocol, agreed, headers)
         self.offer = _ANSWERED
         transport, early, borrowed = self._take_transport(config)
-        self.socket = WebSocket(
+        socket = self.socket = WebSocket(
             transport,
             config,
             deflate=None if agreed is None else Deflate(agreed, config),
@@ -101,13 +102,19 @@ class Upgrade:
         )
         transport.send(response)
         transport.sent = 0  # that was HTTP
-        start_pulse(self.socket, transport.hub, config)
-        self.socket.record = self._record(self.socket, config)
-        return self.socket
+        start_pulse(socket, transport.hub, config)
+        socket.record = self._record(socket, config)
+        return socket
 
     def take_error(self, error: BaseException) -> bool:
         """Whether ``error``, of the application, is told of elsewhere than in the log."""
         return False
+
+    def _check_open(self) -> None:
+        """
+        Raises:
+            HandshakeError: the server accepts none any more.
+        """
 
     def _record(self, socket: WebSocket, config: Config) -> SessionRecord:
         return SessionRecord(socket, "", config)
@@ -117,7 +124,7 @@ class Upgrade:
         borrowed from the server."""
         sock, early, borrowed = self._take_socket()
         transport = Transport(
-            sock, gevent.get_hub(), config.write_high_water, config.write_timeout, borrowed
+            sock, get_hub(), config.write_high_water, config.write_timeout, borrowed
         )
         return transport, early, borrowed
 

@@ -26,7 +26,16 @@ load_profile()
 
 
 def pytest_collection_finish() -> None:
-    """What all the imports made is not looked at again after every test."""
+    set_aside()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_was_before() -> None:
+    """What earlier modules imported and made is not looked at again after every test."""
+    set_aside()
+
+
+def set_aside() -> None:
     gc.collect()
     gc.freeze()
 
@@ -51,13 +60,12 @@ def refusals_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def hub_errors(request: pytest.FixtureRequest) -> Iterator[HubErrors | None]:
     """Fails a test that leaves a greenlet or a socket behind, or that has the hub print a traceback
-    which the test did not take with ``take()``. Costs 90 ms: tests marked ``no_io`` go without."""
+    which the test did not take with ``take()``. Tests marked ``no_io`` go without."""
     if request.node.get_closest_marker("no_io"):
         yield None
         return
     hub = gevent.get_hub()
     hub.exception_stream = errors = HubErrors()
-    gc.collect()
     greenlets = {id(greenlet) for greenlet in live_greenlets()}
     descriptors = open_sockets()
     yield errors
@@ -68,9 +76,12 @@ def hub_errors(request: pytest.FixtureRequest) -> Iterator[HubErrors | None]:
         return extra
 
     began = time.monotonic()
+    rounds = 0
     while left() and time.monotonic() - began < limit(3):
-        gevent.sleep(0.01)
-        gc.collect()
+        gevent.sleep(0.003)
+        rounds += 1
+        if rounds % 4 == 0:  # most end by themselves
+            gc.collect()
     remains = left()
     assert not remains, f"left over: {remains}"
     assert errors.take() == ""

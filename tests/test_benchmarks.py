@@ -105,6 +105,57 @@ def socket_io(request, socket):
         for message in socket:
             rooms["events"].send(message)
 
+import gevent
+from greenws.rooms import json_id
+
+@routes.websocket("/swapped/conversation")
+def swapped(request, socket):
+    for message in socket:
+        for number in (2, 1, 3):
+            socket.send(f"{message} {number}")
+
+@routes.websocket("/two/conversation")
+def two(request, socket):
+    for message in socket:
+        for number in (1, 2):
+            socket.send(f"{message} {number}")
+
+@routes.websocket("/late/conversation")
+def late(request, socket):
+    for message in socket:
+        gevent.spawn_later(0.025, answer, socket, message)
+
+def answer(socket, message):
+    for number in (1, 2, 3):
+        socket.send(f"{message} {number}")
+
+@routes.websocket("/twice/chat/<name>")
+def chat_twice(request, socket, name):
+    with rooms[name].join(socket):
+        for message in socket:
+            rooms[name].send(message)
+            rooms[name].send(message)
+
+@routes.websocket("/mixed/chat/<name>")
+def mixed(request, socket, name):
+    with rooms["mixed"].join(socket):
+        for message in socket:
+            rooms["mixed"].send(message)
+
+feeds = Rooms(stamp=json_id)
+
+@routes.websocket("/forgetful/feed")
+def forgetful(request, socket):
+    with feeds["forgetful"].join(socket):
+        for message in socket:
+            feeds["forgetful"].send(message)
+
+@routes.websocket("/repeating/feed")
+def repeating(request, socket):
+    with feeds["repeating"].join(socket, since="0-0"):
+        for message in socket:
+            feeds["repeating"].send(message)
+
 server = WebSocketServer(("127.0.0.1", 0), routes, log=None)
 server.start()
 print(f"ws://127.0.0.1:{server.server_port}", flush=True)
@@ -364,6 +415,155 @@ def test_the_runner_measures_rooms(load: str, tmp_path: Path) -> None:
         assert case["servers"]["greenws"]["figure"] > 0
         for run in case["runs"]["greenws"]:
             assert run["messages"] == run["expected"] > 0
+
+
+@pytest.fixture(scope="module")
+def scenes(load: str) -> str:
+    return str(Path(load).with_name("scenes"))
+
+
+class Served:
+    """A server of the benchmark in a process group of its own."""
+
+    def __init__(self) -> None:
+        self.popen = subprocess.Popen(
+            [sys.executable, str(BENCHMARKS / "servers" / "greenws_server.py"), "--port", "0"],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self.popen.stdout
+        lines = iter(self.popen.stdout.readline, "")
+        self.port = next(line.split()[1] for line in lines if line.startswith("listening "))
+
+    def stop(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+        assert self.popen.stdout
+        self.popen.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    server = Served()
+    yield server
+    server.stop()
+
+
+def play(scenes: str, port: object, scene: str, *arguments: object) -> tuple[int, dict[str, Any]]:
+    times = ["--duration", 0.2, "--warmup", 0.05]
+    command = [scenes, "--port", port, "--scene", scene, *times, *arguments]
+    finished = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=limit(40)
+    )
+    assert finished.stderr == ""
+    return finished.returncode, json.loads(finished.stdout)
+
+
+def test_a_conversation_is_timed_until_the_third_answer(scenes: str, served: Served) -> None:
+    code, result = play(scenes, served.port, "conversation", "--rate", 200)
+    assert (code, result["errors"], result["latency_count"]) == (0, 0, 40), result
+    assert 4 <= result["latency_ms"]["p50"] <= result["latency_ms"]["max"]
+
+
+def test_late_answers_are_counted(scenes: str, server: Process) -> None:
+    code, result = play(scenes, server.port, "conversation", "--rate", 200, "--prefix", "/late")
+    assert (code, result["late"]) == (0, 40), result
+
+
+def test_a_chat_is_timed_until_the_last_member_has_the_message(scenes: str, served: Served) -> None:
+    code, result = play(scenes, served.port, "chat", "--rooms", 4, "--members", 25)
+    assert (code, result["errors"]) == (0, 0), result
+    assert result["latency_count"] == 20  # 100 members say something once a second
+    assert result["latency_ms"]["p50"] > 0
+
+
+def test_echoes_and_requests_and_a_ticker_are_timed_at_once(scenes: str, served: Served) -> None:
+    groups = ["--echoes", 5, "--echo-rate", 200, "--watchers", 5]
+    groups += ["--requests", 5, "--request-rate", 200]
+    code, result = play(scenes, served.port, "beside", *groups)
+    assert (code, result["errors"], result["echo_count"]) == (0, 0, 40), result
+    assert result["http_count"] >= 36
+    assert result["ticks_per_second"] > 0
+
+
+def test_requests_are_counted(scenes: str, served: Served) -> None:
+    code, result = play(scenes, served.port, "http", "--requests", 5)
+    assert (code, result["errors"]) == (0, 0), result
+    assert result["requests_per_second"] > 0
+    assert result["latency_count"] > 0
+
+
+DROPS = ["--connections", 10, "--rate", 100, "--cut", 0.1, "--cycle", 0.3, "--settle", 0.2]
+DROPS += ["--duration", 0.6, "--jitter", 0.1]
+
+
+def test_a_feed_with_positions_delivers_everything_despite_cuts(
+    scenes: str, served: Served
+) -> None:
+    code, result = play(scenes, served.port, "drops", *DROPS)
+    assert (code, result["errors"]) == (0, 0), result
+    assert result["published"] == 60
+    assert result["cuts"] >= 10
+    assert result["delivered_percent"] == result["least_percent"] == 100
+    assert result["duplicates"] == result["disordered"] == result["gaps"] == 0
+
+
+def test_what_a_feed_loses_or_repeats_is_noticed(scenes: str, server: Process) -> None:
+    code, result = play(scenes, server.port, "drops", *DROPS, "--prefix", "/forgetful")
+    assert (code, result["duplicates"]) == (0, 0), result
+    assert result["least_percent"] <= result["delivered_percent"] < 100
+    code, result = play(scenes, server.port, "drops", *DROPS, "--prefix", "/repeating")
+    assert code == 0, result
+    assert result["duplicates"] > 0
+
+
+def test_the_clients_of_a_killed_server_come_back_to_the_other(scenes: str, served: Served) -> None:
+    dying = Served()
+    try:
+        ports = f"{dying.port},{served.port}"
+        arguments = ["--connections", 50, "--stay", 5, "--echo-rate", 100, "--jitter", 0.1]
+        arguments += ["--kill", dying.popen.pid, "--watch", served.popen.pid]
+        code, result = play(scenes, ports, "deploy", *arguments)
+        assert (code, result["errors"]) == (0, 0), result
+        assert result["connections"] == 55
+        assert result["attempts"] >= 50
+        assert result["server_cpu_seconds"] > 0
+        assert result["stayed_count"] > 0
+        assert dying.popen.wait(limit(10)) == -9
+    finally:
+        dying.stop()
+
+
+@pytest.mark.parametrize(
+    ("scene", "prefix", "what"),
+    [
+        ("conversation", "/swapped", "answer 2 to a message came after 0"),
+        ("conversation", "/two", "were not delivered"),
+        ("conversation", "/nowhere", "404"),
+        ("chat", "/twice", "a message came twice"),
+        ("chat", "/mixed", "wrong room"),
+    ],
+)
+def test_a_server_that_fails_a_scene_is_noticed(
+    scenes: str, server: Process, scene: str, prefix: str, what: str
+) -> None:
+    few = ["--rooms", 2, "--members", 20, "--rate", 100, "--timeout", 0.3]
+    code, result = play(scenes, server.port, scene, *few, "--prefix", prefix)
+    assert (code, result["errors"]) == (1, 1)
+    assert what in result["error"]
+
+
+def test_the_runner_plays_scenes(load: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "run.py"), "--cases", "conversation"]
+    command += ["--against", "greenws-gunicorn", "--rounds", "1"]
+    command += ["--seconds", "0.1", "--warmup", "0.1", "--output", str(tmp_path / "report")]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=limit(120))
+    assert finished.returncode == 0, finished.stderr
+    case = json.loads((tmp_path / "report.json").read_text())["cases"]["conversation"]
+    assert case["failures"] == {}
+    assert case["ratios"]["greenws-gunicorn"]["figure"]["median"] > 0
+    assert "over 20 ms" in finished.stdout
 
 
 def test_tests_of_handlers_are_counted() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import inspect
+import pickle
 
 import pytest
 
@@ -252,3 +255,24 @@ def test_options_of_the_server_are_refused_by_a_handler(name):
     with pytest.raises(TypeError, match=f"{name} is an option of the server"):
         WebSocketHandler(lambda request, protocols: None, **{name: 5})
     assert name in DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("max_size", "max_message_size"),
+        ("heartbeat", "ping_interval"),
+        ("ping_timout", "ping_timeout"),
+        ("compression", "deflate"),
+    ],
+)
+def test_an_unknown_option_is_told_with_what_was_probably_meant(name, meant):
+    for construct in (Config, Config().replace):
+        with pytest.raises(TypeError, match=f"unknown option {name!r}; did you mean {meant!r}?"):
+            construct(**{name: 5})
+
+
+def test_the_constructor_shows_its_options():
+    parameters = inspect.signature(Config).parameters
+    assert list(parameters) == [option.name for option in dataclasses.fields(Config)]
+    assert copy.copy(Config(max_fragments=5)) == pickle.loads(pickle.dumps(Config(max_fragments=5)))

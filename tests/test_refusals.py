@@ -120,7 +120,7 @@ def test_an_accepted_handshake_and_plain_http_log_nothing(serve, caplog):
         peer.send(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n")
         assert peer.read_response().status == 200
     with Peer.open(serve(make_routes()).address, "/open") as peer:
-        peer.read_close()
+        peer.read_close(answer=True)
     assert lines(caplog) == []
 
 

@@ -22,7 +22,8 @@ const server = Bun.serve({
     const path = new URL(request.url).pathname
     if (path === '/small') return new Response('small')
     if (path === '/download') return new Response(parts())
-    if (server.upgrade(request, { data: { inRoom: path === '/room', path } })) return
+    const room = path === '/room' ? 'all' : /^\/(chat\/|feed|ticker)/.test(path) ? path : undefined
+    if (server.upgrade(request, { data: { room, path } })) return
     return new Response('This is a WebSocket server.\n', { status: 426 })
   },
   websocket: {
@@ -31,16 +32,35 @@ const server = Bun.serve({
     // Bun pings a few seconds before this timeout; the minimum is 8.
     idleTimeout: options['ping-interval'] ? 8 : 120,
     open (socket) {
-      if (socket.data.inRoom) socket.subscribe('all')
+      if (socket.data.room) socket.subscribe(socket.data.room)
+      if (socket.data.path === '/ticker' && !ticking) ticking = setInterval(tick, 20)
       if (socket.data.path === '/rows') sendRows(socket)
     },
     message (socket, message) {
       if (socket.data.path === '/json') JSON.parse(message)
-      else if (socket.data.inRoom) server.publish('all', message, options.deflate)
+      else if (socket.data.room) server.publish(socket.data.room, message, options.deflate)
+      else if (socket.data.path === '/conversation') converse(socket, message)
       else socket.send(message, options.deflate)
     }
   }
 })
+
+function converse (socket, message) {
+  socket.send(`${message} 1`)
+  setTimeout(() => {
+    socket.send(`${message} 2`)
+    setTimeout(() => socket.send(`${message} 3`), 2)
+  }, 2)
+}
+
+let ticking
+let number = 0
+function tick () {
+  const table = {}
+  number++
+  for (let row = 0; row < 20; row++) table[`SYMBOL${row}`] = 100 + row + number % 1000 / 1000
+  server.publish('/ticker', JSON.stringify(table))
+}
 
 // 1 GiB, as fast as the client takes it.
 function parts () {

@@ -20,6 +20,13 @@ PART = bytes(1 << 16)  # of a download
 PARTS = 1 << 14
 ROWS = [f'{{"row": {number}}}' for number in range(1000)] * 400
 
+TICK = 0.02  # seconds between two messages of the ticker
+
+
+def table(number: int) -> dict[str, float]:
+    """What the ticker sends: 20 prices."""
+    return {f"SYMBOL{row}": round(100 + row + number % 1000 / 1000, 3) for row in range(20)}
+
 
 def parse_options(tls: bool = False) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
@@ -27,6 +34,8 @@ def parse_options(tls: bool = False) -> argparse.Namespace:
     parser.add_argument("--deflate", action="store_true", help="permessage-deflate")
     parser.add_argument("--redis", metavar="URL", help="connects the rooms of several processes")
     parser.add_argument("--workers", type=int, default=1, help="processes, each with its own port")
+    parser.add_argument("--http", action="store_true", help="serve http_app.py")
+    parser.add_argument("--patched", action="store_true", help="after gevent's monkey-patching")
     parser.add_argument("--ping-interval", type=float, metavar="SECONDS", help="keepalive")
     if tls:
         parser.add_argument("--certfile")

@@ -1,89 +1,32 @@
-"""greenws, as its README shows it."""
+"""greenws on its own server, as its README shows it; --patched patches with gevent first."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
 
-if "--redis" in sys.argv:
+if "--redis" in sys.argv or "--patched" in sys.argv:
     from gevent import monkey
 
     monkey.patch_all()
 
-import json
-
-from common import (
-    HOST,
-    MAX_MESSAGE_SIZE,
-    PART,
-    PARTS,
-    ROWS,
-    SMALL,
-    announce_and_serve,
-    lead_workers,
-    parse_options,
-)
+from common import HOST, MAX_MESSAGE_SIZE, announce_and_serve, lead_workers, parse_options
+from greenws_app import FORM, make_app
+from http_app import make_http_app
 
 import greenws
-import greenws.protocol.connection
-from greenws import Config, Rooms, Routes, WebSocketServer
-
-routes = Routes()
-
-
-@routes.websocket("/")
-def echo(request: object, socket: greenws.WebSocket) -> None:
-    for message in socket:
-        socket.send(message)
-
-
-@routes.websocket("/json")
-def parse(request: object, socket: greenws.WebSocket) -> None:
-    for message in socket:
-        json.loads(message)
-
-
-@routes.websocket("/rows")
-def rows(request: object, socket: greenws.WebSocket) -> None:
-    for row in ROWS:
-        socket.send(row)
-
-
-def small(environ: object, start_response: Callable[..., Any]) -> list[bytes]:
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    return [SMALL]
-
-
-def download(environ: object, start_response: Callable[..., Any]) -> Iterator[bytes]:
-    start_response("200 OK", [("Content-Length", str(PARTS * len(PART)))])
-    return (PART for _ in range(PARTS))
-
-
-routes.add(method="GET", uri="/small", handler=small)
-routes.add(method="GET", uri="/download", handler=download)
+from greenws import Config, WebSocketServer
 
 options = parse_options(tls=True)
 if options.workers > 1:
     lead_workers(options.workers)
-rooms = Rooms(options.redis)
-
-
-@routes.websocket("/room")
-def room(request: object, socket: greenws.WebSocket) -> None:
-    with rooms["all"].join(socket):
-        for message in socket:
-            rooms["all"].send(message)
-
-
-config = Config(max_message_size=MAX_MESSAGE_SIZE)
+config = Config(max_message_size=MAX_MESSAGE_SIZE, max_connections=None)
 if options.ping_interval:
     config = config.replace(ping_interval=options.ping_interval)
 tls = {"certfile": options.certfile, "keyfile": options.keyfile} if options.certfile else {}
 announce_and_serve(
     WebSocketServer(
         (HOST, options.port),
-        routes,
+        make_http_app() if options.http else make_app(options.redis),
         log=None,
         config=config,
         **tls,
@@ -91,5 +34,5 @@ announce_and_serve(
     "gevent",
     "werkzeug",
     greenws=greenws.__version__,
-    form="compiled" if greenws.protocol.connection.__file__.endswith(".so") else "pure",
+    form=FORM,
 )

@@ -32,6 +32,7 @@ from .url import Target, is_same_host, parse_url, redirect
 __all__ = ["Request", "connect", "open_socket", "shake_hands"]
 
 _MAX_REDIRECTS = 10
+_SHOWN_PATH = 200  # characters
 _REDIRECTS = (301, 302, 303, 307, 308)
 _USER_AGENT = f"Python/{sys.version_info[0]}.{sys.version_info[1]} greenws"
 
@@ -155,6 +156,7 @@ def _open(
     target: Target, request: Request, context: ssl.SSLContext | None, proxy: bool | str | None
 ) -> WebSocket:
     """Connects, and follows redirects."""
+    first = target
     redirects = 0
     while True:
         config = request.config
@@ -171,6 +173,9 @@ def _open(
             return shake_hands(transport, target, request, address)
         except HandshakeError as error:
             if error.status not in _REDIRECTS or "Location" not in error.headers:
+                if redirects:  # often to a page that asks for a login
+                    path = target.target.partition("?")[0][:_SHOWN_PATH]
+                    error.args = (f"{first.place} redirected to {target.place}{path}: {error}",)
                 raise
             if redirects == _MAX_REDIRECTS:
                 error.args = (f"The server redirects more than {_MAX_REDIRECTS} times.",)

@@ -36,13 +36,17 @@ __all__ = [
 ]
 
 _END = b"\r\n\r\n"
+# What nearly all requests begin with; whatever else is valid goes through _REQUEST_LINE.
+_PLAIN_LINE = re.compile(
+    rb"(GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH) (/[!\"$-~]*) (HTTP/1\.[01])\r\n"
+)
 _REQUEST_LINE = re.compile(rb"([!-~]+) ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])\r\n")
 _TOKEN = re.compile(TOKEN.encode())
 _TARGET = re.compile(rb"/[!\"$-~]*")  # origin-form; clients do not send a fragment
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)([/?][!\"$-~]*)?", re.IGNORECASE)
 _HOST = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]+\]|\[v[0-9A-Fa-f]+\.[-._~!$&'()*+,;=:0-9A-Za-z]+\]"
-    rb"|(?:[-._~!$&'()*+,;=0-9A-Za-z]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?"
+    rb"|[-._~!$&'()*+,;=0-9A-Za-z]*(?:%[0-9A-Fa-f]{2}[-._~!$&'()*+,;=0-9A-Za-z]*)*)(?::[0-9]{0,5})?"
 )
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _TLS_HANDSHAKE = b"\x16\x03"  # the type of a record, and the first byte of its version
@@ -129,25 +133,33 @@ class RequestHead:
         Values of a repeated header are joined with commas, cookies with semicolons. Headers with an
         underscore in their name are left out: their keys would be those of headers with a hyphen.
         """
-        path, _, query = self.target.partition("?")
-        environ["REQUEST_METHOD"] = self.method
-        environ["SCRIPT_NAME"] = ""
+        path, query = self.target, ""
+        if "?" in path:
+            path, _, query = path.partition("?")
         if "%" in path:
             path = unquote_to_bytes(path).decode("latin-1")
-        environ["PATH_INFO"] = path
-        environ["QUERY_STRING"] = query
-        environ["SERVER_PROTOCOL"] = self.version
+        fields = {
+            "REQUEST_METHOD": self.method,
+            "SCRIPT_NAME": "",
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "SERVER_PROTOCOL": self.version,
+        }
         for name, value in self.headers:
             key = _KEYS.get(name) or _environ_key(name)
             if not key:
                 continue
             text = _VALUES.get(value) or value.decode("latin-1")
-            if key not in environ:
-                environ[key] = text
+            earlier = fields.get(key)
+            if earlier is None and key in environ:
+                earlier = environ[key]  # of the server's own
+            if earlier is None:
+                fields[key] = text
             elif key != "CONTENT_TYPE":
-                environ[key] += ("; " if key == "HTTP_COOKIE" else ",") + text
+                fields[key] = earlier + ("; " if key == "HTTP_COOKIE" else ",") + text
         if self.host is not None:
-            environ["HTTP_HOST"] = self.host
+            fields["HTTP_HOST"] = self.host
+        environ.update(fields)
 
 
 def _environ_key(name: bytes) -> str:
@@ -217,7 +229,7 @@ def parse_head(data: bytes, config: Config) -> RequestHead:
     codings = []
     options = []
     for i, (name, value) in enumerate(head.headers):
-        if value[-1:] in (b" ", b"\t"):
+        if value and value[-1] in b" \t":
             value = value.rstrip(b" \t")
             head.headers[i] = (name, value)
         size = len(name)  # rules out most names without a comparison of strings
@@ -243,6 +255,14 @@ def parse_head(data: bytes, config: Config) -> RequestHead:
 
 def _parse_request_line(data: bytes | bytearray) -> tuple[RequestHead, bytes]:
     """A head with only its request line, and the target as it was sent, in ASCII."""
+    match = _PLAIN_LINE.match(data)
+    if match is not None:
+        method, target, version = match.groups()
+        return RequestHead(
+            sys.intern(method.decode("ascii")),
+            target.decode("ascii"),
+            "HTTP/1.1" if version == b"HTTP/1.1" else "HTTP/1.0",
+        ), target
     match = _REQUEST_LINE.match(data)
     if match is None:
         raise RequestError("Malformed request line; expected 'METHOD target HTTP/1.1'.")

@@ -20,7 +20,7 @@ from gevent import pywsgi
 
 from ..config import Config
 from ..exceptions import RequestError
-from ..hub.sockets import is_inherited
+from ..hub.sockets import OwnedSocket, is_inherited
 from ..hub.transport import Transport
 from ..hub.turns import end_turn_if_due
 from .head import RequestHead, find_head, parse_chunk_size, parse_head, parse_trailer
@@ -109,11 +109,11 @@ class HttpStream:
         """
         end_turn_if_due()
         config = self.config
-        if deadline is None and config.handshake_timeout is not None:
-            deadline = time.monotonic() + config.handshake_timeout
         data: bytes | bytearray = self._buffer.removeprefix(b"\r\n")  # RFC 9112, section 2.2
         seen = 0
         size = find_head(data, 0, config) if data else -1
+        if size < 0 and deadline is None and config.handshake_timeout is not None:
+            deadline = time.monotonic() + config.handshake_timeout
         while size < 0:
             try:
                 received = self._receive(deadline)
@@ -136,6 +136,9 @@ class HttpStream:
                 seen = len(data)
                 data += received
             size = find_head(data, seen, config) if data else -1
+        if size == len(data):
+            self._buffer = b""
+            return parse_head(bytes(data), config)
         self._buffer = bytes(data[size:])
         return parse_head(bytes(data[:size]), config)
 
@@ -145,6 +148,10 @@ class HttpStream:
         if deadline is None:
             data: bytes = sock.recv(_RECEIVE_SIZE)
             return data
+        if type(sock) is OwnedSocket:
+            there: bytes | None = sock.recv_now(_RECEIVE_SIZE)
+            if there is not None:
+                return there
         before = sock.gettimeout()
         sock.settimeout(max(0.0, deadline - time.monotonic()))
         try:
@@ -270,14 +277,15 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
     def __init__(self, stream: HttpStream, head: RequestHead, sock: Any) -> None:
         super().__init__(stream, head.content_length, sock, head.chunked)
         self._stream = stream
-        stream.begin_body()
+        if head.chunked or head.content_length:
+            stream.begin_body()
 
     @property
     def ends_the_connection(self) -> bool:
         """Whether the start of the next request cannot be known: a chunk was malformed, or the
         client still waits to send its body until a 100 response, which it will not get (RFC 9110,
         section 10.1.1)."""
-        return self._chunked_input_error or (self._has_body and self.socket is not None)
+        return self._chunked_input_error or (self.socket is not None and self._has_body)
 
     @property
     def is_read(self) -> bool:
@@ -297,7 +305,7 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
     def _discard(self) -> None:
         """Reads what the application left of the body, if it is little and comes soon; otherwise
         the connection ends."""
-        if not self._has_body or self.ends_the_connection:
+        if not (self.chunked_input or self.content_length) or self.ends_the_connection:
             return
         if not self.chunked_input and self.content_length - self.position > _DISCARD_SIZE:
             self.drop()

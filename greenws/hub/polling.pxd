@@ -5,7 +5,7 @@ from . cimport forks, switching, syscalls
 from .turns cimport Turns
 
 
-cdef int _ASLEEP, _READABLE, _BATCH, _OBJECT_SIZE
+cdef int _ASLEEP, _READABLE, _BATCH, _ALONE, _OBJECT_SIZE
 
 
 @cython.final
@@ -66,6 +66,9 @@ cdef class EpollPoller(Poller):
     cdef Py_ssize_t _rest_count
     cdef Py_ssize_t _rest
     cdef object _rest_timer
+    cdef public Waiter lone
+    cdef object _lone_watcher
+    cdef long _alone
 
     @cython.locals(next_waiter=Waiter)
     cpdef int switch(self, Waiter waiter) except -1
@@ -74,6 +77,9 @@ cdef class EpollPoller(Poller):
     @cython.locals(waiter=Waiter)
     cdef int _prefetch(self) except -1
     cdef Waiter _peek(self, Py_ssize_t steps)
+    @cython.locals(waiter=Waiter)
+    cdef void _start_lone(self) except *
+    cdef void _stop_lone(self) except *
     cdef int _run(self, greenlet) except -1
 
 

@@ -8,6 +8,10 @@ the loop. A batch that takes longer than a turn goes on after another poll of th
 edge-triggered: an event that comes while no greenlet waits is remembered, and a stale event costs
 no more than a read that would block.
 
+A socket that has been the only one for a while (a client's, mostly) is watched by the loop itself,
+which saves a system call for each message. It stays registered with our epoll, so that no event is
+lost on the way back.
+
 Without epoll, each socket has a gevent watcher.
 """
 
@@ -55,6 +59,7 @@ _BATCH = 256  # events
 _TLS_MARGIN = 1 << 15  # bytes; more than OpenSSL keeps of an incomplete record
 _TLS_OUT_SIZE = 1 << 17  # bytes; the cork in records of half a kilobyte, the smallest, fits
 _TICK = 0.5  # seconds
+_ALONE = 64  # dispatches of a socket that is the only one, before the loop watches it itself
 _OBJECT_SIZE = 256  # bytes to prefetch of each object; about the size of a socket's objects
 
 _new_epoll: Any = None
@@ -202,9 +207,14 @@ class EpollPoller(Poller):
         self._rest_count = 0
         self._rest = 0
         self._rest_timer: Any = None
+        self.lone: Waiter | None = None
+        """The only socket, while the loop watches it itself."""
+        self._lone_watcher: Any = None
+        self._alone = 0  # dispatches since there is only one socket
 
     def add(self, waiter: Waiter) -> None:
         Poller.add(self, waiter)
+        self._stop_lone()
         fileno = waiter.fileno
         if fileno >= len(self._waiters):
             self._waiters.extend([None] * (fileno + 64 - len(self._waiters)))
@@ -217,6 +227,7 @@ class EpollPoller(Poller):
             raise
 
     def remove(self, waiter: Waiter, closing: bool) -> None:
+        self._stop_lone()
         self._waiters[waiter.fileno] = None
         # The kernel forgets a descriptor that is closed. Where another process still has the
         # socket, its events are stale: they find no waiter, or cost one a read.
@@ -232,6 +243,9 @@ class EpollPoller(Poller):
         if self._watcher is not None:
             self._watcher.close()
             self._watcher = None
+        if self.lone is not None:
+            self._lone_watcher.close()
+            self.lone = self._lone_watcher = None
         self._count = self._next_event = self._rest_count = self._rest = 0
         self._waiters = []
         self._epoll.close()  # the child's descriptor; the instance is the parent's
@@ -304,6 +318,8 @@ class EpollPoller(Poller):
         else:
             self._count = syscalls.take_events(self._epoll, self._fileno, self._events, _BATCH)
             self._next_event = 0
+            if self._watched == self._count == 1:
+                self._alone += 1
         self.cork.flushed_by_batch = True
         self.turns.begin()
         try:
@@ -317,6 +333,43 @@ class EpollPoller(Poller):
             self.turns.leave()
             if self._next_event < self._count:
                 self._keep_rest()
+        if self._alone >= _ALONE and self._count == 1:
+            self._start_lone()
+
+    def _start_lone(self) -> None:
+        """Has the loop watch the only socket itself, instead of our epoll."""
+        waiter = self._waiters[syscalls.event_fd(self._events, 0)]
+        if self.lone is None and waiter is not None:
+            self.lone = waiter
+            self._lone_watcher = waiter.hub.loop.io(waiter.fileno, 1)
+            self._lone_watcher.start(self._on_lone)
+            self._watcher.stop()
+
+    def _stop_lone(self) -> None:
+        """Goes back to our epoll, which has noticed each event since."""
+        self._alone = 0
+        if self.lone is not None:
+            self._lone_watcher.close()
+            self.lone = self._lone_watcher = None
+            self._watcher.start(self._dispatch)
+
+    def _on_lone(self) -> None:
+        """In the hub: runs the greenlet of the only socket, which is readable."""
+        if self.process != forks.process():
+            self.disown()
+            return
+        waiter = self.lone
+        if waiter is None or waiter.greenlet is None or waiter.woken_by != _ASLEEP:
+            self._stop_lone()  # it would be readable again and again
+            return
+        waiter.woken_by = _READABLE
+        self.cork.flushed_by_batch = True
+        self.turns.begin()
+        try:
+            self._run(waiter.greenlet)
+        finally:
+            self.cork.flushed_by_batch = False
+            self.turns.leave()
 
     def _keep_rest(self) -> None:
         """Has the hub run the rest of the batch after the next poll."""
@@ -472,6 +525,8 @@ class Waiter:
         """Sends what the cork holds back for this socket."""
 
 
+_ATTRIBUTE = "_greenws_poller"  # of a hub
+
 _pollers: WeakKeyDictionary[Hub, Poller] = WeakKeyDictionary()
 
 
@@ -518,13 +573,15 @@ def current_process() -> int:
 
 def poller_of(hub: Hub) -> Poller:
     """The poller of ``hub``; made when first needed."""
-    poller = _pollers.get(hub)
+    # The attribute saves a look-up in Python code.
+    poller: Poller | None = getattr(hub, _ATTRIBUTE, None)
     if poller is not None and poller.process != forks.process():
         poller.disown()
         poller = None
     if poller is None:
         kind = WatcherPoller if _new_epoll is None else EpollPoller
         poller = _pollers[hub] = kind(turns_of(hub))
+        setattr(hub, _ATTRIBUTE, poller)
     return poller
 
 
@@ -532,5 +589,6 @@ def drop_poller(hub: Hub) -> None:
     """Closes the poller of ``hub``. Call it before the hub is destroyed: gevent may keep a
     reference to the hub of a thread that has ended."""
     poller = _pollers.pop(hub, None)
+    setattr(hub, _ATTRIBUTE, None)
     if poller is not None:
         poller.close()

@@ -49,10 +49,31 @@ class _Owned:
 class OwnedSocket(_Owned, gevent.socket.socket):
     """A connected TCP or Unix socket."""
 
+    _sock: Any  # the native one
+
     def recv(self, *args: Any) -> bytes:
         self._check()
         data: bytes = super().recv(*args)
         return data
+
+    def recv_now(self, size: int) -> bytes | None:
+        """Receives without waiting; None if there is nothing."""
+        if self._process != current_process():
+            self._check()
+        try:
+            data: bytes = self._sock.recv(size)
+        except BlockingIOError:
+            return None
+        return data
+
+    def send_now(self, data: bytes | bytearray | memoryview) -> int:
+        """Sends without waiting; returns how many bytes the kernel took."""
+        if self._process != current_process():
+            self._check()
+        try:
+            return int(self._sock.send(data))
+        except BlockingIOError:
+            return 0
 
     def recv_into(self, *args: Any) -> int:
         self._check()

@@ -7,10 +7,11 @@ status and a mapping of headers.
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 import re
+from binascii import b2a_base64
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha1
 from typing import Any
 
 from ..config import Config
@@ -36,6 +37,10 @@ __all__ = [
 
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _VERSION = "13"
+_SWITCHING = (
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Accept: "
+)
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64
 _TOKEN = re.compile(TOKEN)
 _FIELD_VALUE = re.compile(r"[\t -~\x80-\xff]*")
@@ -175,12 +180,7 @@ def accept_response(
     Raises:
         HandshakeError: the client did not offer ``subprotocol``.
     """
-    lines = [
-        "HTTP/1.1 101 Switching Protocols",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Accept: {_accept_value(offer.key)}",
-    ]
+    response = _SWITCHING + _accept_value(offer.key)
     if subprotocol is not None:
         if subprotocol not in offer.protocols:
             raise HandshakeError(
@@ -189,12 +189,12 @@ def accept_response(
                 hint=f"It offers {count_of(offer.protocols)}; in a "
                 f"browser: new WebSocket(url, [{subprotocol!r}]).",
             )
-        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+        response += f"\r\nSec-WebSocket-Protocol: {subprotocol}"
     if deflate is not None:
-        lines.append(f"Sec-WebSocket-Extensions: {deflate}")
+        response += f"\r\nSec-WebSocket-Extensions: {deflate}"
     for name, value in headers:
-        lines.append(f"{name}: {value}")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        response += f"\r\n{name}: {value}"
+    return (response + "\r\n\r\n").encode("latin-1")
 
 
 def check_headers(headers: Any) -> list[tuple[str, str]]:
@@ -381,8 +381,8 @@ def _upgrade_required(message: str) -> HandshakeError:
 
 
 def _accept_value(key: str) -> str:
-    digest = hashlib.sha1((key + _GUID).encode("latin-1"), usedforsecurity=False).digest()
-    return base64.b64encode(digest).decode()
+    digest = sha1((key + _GUID).encode("latin-1"), usedforsecurity=False).digest()
+    return b2a_base64(digest, newline=False).decode()
 
 
 def _tokens(header: str) -> list[str]:

@@ -14,7 +14,7 @@ import time
 from http.client import HTTPMessage
 from typing import Any
 
-from gevent import getcurrent
+from gevent import getcurrent, pywsgi
 from gevent.pywsgi import WSGIHandler
 from geventwebsocket.handler import Client
 
@@ -37,6 +37,8 @@ from .opening import Opening, ServerUpgrade
 from .response import ResponseHandler
 
 __all__ = ["UpgradeHandler"]
+
+_NoopLog: Any = getattr(pywsgi, "_NoopLog", None)  # what a server has for ``log=None``
 
 
 class UpgradeHandler(ResponseHandler):
@@ -113,7 +115,9 @@ class UpgradeHandler(ResponseHandler):
         self._opening = None
         if self.socket is None or self.rfile.closed:
             return None
-        if self.is_upgraded:  # the socket was taken: what is still in it is not ours to read
+        if (
+            self._upgrade is not None and self.is_upgraded
+        ):  # the socket was taken: what is still in it is not ours to read
             self.socket = None
             return None
         if self.wsgi_input.ends_the_connection:
@@ -218,6 +222,9 @@ class UpgradeHandler(ResponseHandler):
     # -- upgrading
 
     def run_application(self) -> None:
+        if self._opening is None and "HTTP_UPGRADE" not in self.environ:
+            WSGIHandler.run_application(self)
+            return
         try:
             upgrade = self._find_upgrade()
         except HandshakeError as error:
@@ -369,6 +376,8 @@ class UpgradeHandler(ResponseHandler):
         return self.is_upgraded or (self._upgrade is not None and self.status is None)
 
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
+        if self._upgrade is None:
+            return ResponseHandler.start_response(self, status, headers, exc_info)
         if self.is_upgraded:
             self._late_status = status
             return self.write
@@ -388,17 +397,24 @@ class UpgradeHandler(ResponseHandler):
         return super().start_response(status, headers, exc_info)
 
     def write(self, data: bytes) -> None:
-        if self._is_beside_the_socket:
+        if self._upgrade is not None and self._is_beside_the_socket:
             return
-        super().write(data)
+        if self.headers_sent or not self.status or self.code in (204, 304):
+            super().write(data)
+        else:
+            self._write_with_headers(data)
 
     def process_result(self) -> None:
-        if self._is_beside_the_socket and not hasattr(self.result, "__iter__"):
+        if (
+            self._upgrade is not None
+            and self._is_beside_the_socket
+            and not hasattr(self.result, "__iter__")
+        ):
             return
         super().process_result()
 
     def log_request(self) -> None:
-        if not self.is_upgraded:
+        if type(self.server.log) is not _NoopLog and not self.is_upgraded:
             WSGIHandler.log_request(self)
 
 

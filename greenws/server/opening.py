@@ -12,7 +12,7 @@ import io
 import time
 from typing import Any
 
-import gevent
+from gevent import get_hub
 from werkzeug.exceptions import HTTPException
 
 from ..config import Config
@@ -30,6 +30,10 @@ from .environ import make_environ, remote_address
 from .host import Host
 
 __all__ = ["Opening", "ServerUpgrade", "is_direct"]
+
+# Names with an underscore are C numbers in the compiled form.
+_FOREVER = FOREVER
+_TIMED_OUT = TIMED_OUT
 
 _NO_BODY = io.BytesIO()
 
@@ -50,22 +54,19 @@ class ServerUpgrade(Upgrade):
     def __init__(self, offer: Offer, host: Host, environ: dict[str, Any], target: str) -> None:
         super().__init__(offer, host.config)
         self._host = host
-        self._path = target.partition("?")[0]  # a query may be secret
+        # a query may be secret
+        self._path = target if "?" not in target else target.partition("?")[0]
         self._claimed: str | None = None
-        self._check_stopping()
+        self._check_open()
         if host.proxy_fix is not None:  # otherwise the connection was counted when it was accepted
             address = str(environ.get("REMOTE_ADDR", ""))
             if not host.admission.claim(address):
                 raise HandshakeError(TOO_MANY["address"], 503, reason="address")
             self._claimed = address
 
-    def _check_stopping(self) -> None:
+    def _check_open(self) -> None:
         if self._host.is_stopping:
             raise HandshakeError("The server is stopping.", 503, reason="stopping")
-
-    def accept(self, *args: Any, **options: Any) -> WebSocket:
-        self._check_stopping()
-        return super().accept(*args, **options)
 
     def take_error(self, error: BaseException) -> bool:
         return self._host.stats is not None and self._host.stats.take_error(error)
@@ -171,11 +172,9 @@ class Opening:
         self.refused: HandshakeError | None = None
         self.application: Any = None
         self.refusal_reason = ""
-        self.transport = Transport(
-            sock, gevent.get_hub(), config.write_high_water, config.write_timeout
-        )
+        self.transport = Transport(sock, get_hub(), config.write_high_water, config.write_timeout)
         timeout = config.handshake_timeout
-        self.deadline = FOREVER if timeout is None else time.monotonic() + timeout
+        self.deadline = _FOREVER if timeout is None else time.monotonic() + timeout
 
     def open(self) -> OpenSession | None:
         """Blocks until a session is open, and returns it; None if the HTTP handler is to go on."""
@@ -242,7 +241,7 @@ class Opening:
         config = self.host.config
         size = transport.poll()  # it often comes with the connection
         while True:
-            if size == TIMED_OUT:
+            if size == _TIMED_OUT:
                 size = transport.receive(self.deadline)
             if size <= 0:
                 return None
@@ -254,4 +253,4 @@ class Opening:
                 head = parse_head(self.raw_head, config)
                 self.rest = self.rest[length:]
                 return head
-            size = TIMED_OUT
+            size = _TIMED_OUT

@@ -23,13 +23,14 @@ from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
 
 from ..hub import syscalls
 from ..hub.polling import current_process
-from ..hub.sockets import is_inherited
+from ..hub.sockets import OwnedSocket, is_inherited
 from ..hub.transport import Transport
 from ..hub.turns import end_turn_if_due
 from .host import Host
 
 __all__ = ["ResponseHandler"]
 
+_LENGTH_SIZE = len("content-length")
 _PIECE = 1 << 18  # bytes of a large body that are copied at a time
 _JOIN_LIMIT = 1 << 16  # bytes up to which a copy is cheaper than another system call
 _READ_AHEAD = 1 << 16  # bytes that are read ahead while a response is being generated
@@ -60,10 +61,16 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
             AssertionError: ``Content-Length`` is repeated or is not a number.
         """
         write = WSGIHandler.start_response(self, status, headers, exc_info)
-        lengths = [value for name, value in headers if name.lower() == "content-length"]
-        if len(lengths) > 1 or not all(text.isascii() and text.isdigit() for text in lengths):
-            self.status = None
-            raise self.ApplicationError(f"invalid Content-Length in the response: {lengths}")
+        length = self.provided_content_length  # the last one
+        if length is not None:
+            count = 0
+            for name, _ in self.response_headers:
+                if len(name) == _LENGTH_SIZE and name.lower() == b"content-length":
+                    count += 1
+            if count > 1 or not (length.isascii() and length.isdigit()):
+                lengths = [value for name, value in headers if name.lower() == "content-length"]
+                self.status = None
+                raise self.ApplicationError(f"invalid Content-Length in the response: {lengths}")
         return write
 
     def finalize_headers(self) -> None:
@@ -207,12 +214,16 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
     def _sendall(self, data: bytes | bytearray | memoryview) -> None:
         try:
             end_turn_if_due()
-            if is_inherited(self.socket):
-                raise ConnectionResetError(errno.ECONNRESET, "the connection is the parent's")
-            sent = 0
-            if not hasattr(self.socket, "pending"):  # TLS must repeat a write that was cut short
-                with contextlib.suppress(BlockingIOError):
-                    sent = self.socket._sock.send(data)
+            sock = self.socket
+            if type(sock) is OwnedSocket and sock._process == current_process():
+                sent = sock.send_now(data)
+            else:
+                if is_inherited(sock):
+                    raise ConnectionResetError(errno.ECONNRESET, "the connection is the parent's")
+                sent = 0
+                if not hasattr(sock, "pending"):  # TLS must repeat a write that was cut short
+                    with contextlib.suppress(BlockingIOError):
+                        sent = sock._sock.send(data)
             if sent < len(data):
                 self._send_slowly(memoryview(data)[sent:])
         except BaseException as error:

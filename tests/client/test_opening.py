@@ -426,6 +426,18 @@ def test_a_redirect_to_another_host_takes_no_credentials_along():
     assert headers["host"] == f"127.0.0.1:{other.port}"
 
 
+def test_a_redirect_to_a_page_for_login_is_told():
+    def serve(connection):
+        connection.refuse("302 Found", "Location: /login?next=secret")
+        server.handle = lambda page: page.refuse("200 OK")
+
+    with raw_server(serve) as server:
+        error = refused(server.url)
+    place = server.url.rstrip("/")
+    assert str(error).startswith(f"{place} redirected to {place}/login: ")
+    assert error.status == 200 and "responded with status 200" in str(error)
+
+
 def test_redirects_without_end_are_given_up():
     with raw_server(to("/again")) as server:
         error = refused(server.url)

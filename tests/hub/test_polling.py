@@ -20,6 +20,7 @@ from greenlet import greenlet
 from greenws.hub import polling
 from greenws.hub.polling import READABLE, EpollPoller, Waiter, WatcherPoller, drop_poller
 
+from ..support.forking import in_child
 from ..support.limits import limit, stays, wait_until
 
 
@@ -284,6 +285,7 @@ def test_a_poller_is_freed_with_its_hub():
         drop_poller(gevent.get_hub())
         gevent.get_hub().destroy()
 
+    gc.collect()  # those of hubs that ended before
     before, descriptors = list(polling._pollers), os.listdir("/proc/self/fd")
     thread = get_original("threading", "Thread")(target=session)
     thread.start()
@@ -291,6 +293,117 @@ def test_a_poller_is_freed_with_its_hub():
     gc.collect()
     assert list(polling._pollers) == before
     assert os.listdir("/proc/self/fd") == descriptors
+
+
+@pytest.fixture
+def alone(sockets):
+    """A socket that has been the only one for so long that the loop watches it itself; its peer."""
+    (waiter,), (peer,) = sockets(1)
+
+    def take_all():
+        for _ in range(100):
+            assert take(waiter) == b"x"
+            peer.send(b"x")
+
+    if isinstance(waiter.poller, EpollPoller):
+        peer.send(b"x")
+        gevent.spawn(take_all).join(limit())
+        assert waiter.poller.lone is waiter
+        os.read(waiter.fileno, 1)
+    return waiter, peer
+
+
+def test_a_socket_that_is_alone_is_one_of_several_again(alone, sockets):
+    waiter, peer = alone
+    reader = gevent.spawn(take, waiter)
+    gevent.sleep(0)
+    (_, other), (_, other_peer) = sockets(1)
+    other_reader = gevent.spawn(take, other)
+    gevent.sleep(0)
+    assert not hasattr(waiter.poller, "lone") or waiter.poller.lone is None
+    other_peer.send(b"other")
+    peer.send(b"one")
+    assert (reader.get(timeout=limit()), other_reader.get(timeout=limit())) == (b"one", b"other")
+    other.unwatch()
+    peer.send(b"again")
+    assert gevent.spawn(take, waiter).get(timeout=limit()) == b"again"
+
+
+def test_what_comes_for_a_lone_socket_as_another_opens_is_not_lost(alone, sockets):
+    waiter, peer = alone
+    reader = gevent.spawn(take, waiter)
+    gevent.sleep(0)
+    peer.send(b"before")  # which the loop has not seen
+    (_, other), _ = sockets(1)
+    waiting = gevent.spawn(other.wait)
+    assert reader.get(timeout=limit()) == b"before"
+    waiting.kill()
+
+
+def test_a_lone_socket_that_nobody_reads_does_not_keep_the_loop_busy(alone):
+    waiter, peer = alone
+    peer.send(b"early")
+    gevent.sleep(0.01)
+    before = waiter.hub.loop.iteration
+    gevent.sleep(0.05)
+    assert waiter.hub.loop.iteration - before < 20
+    assert gevent.spawn(take, waiter).get(timeout=limit()) == b"early"
+    peer.send(b"late")
+    assert gevent.spawn(take, waiter).get(timeout=limit()) == b"late"
+
+
+def test_the_end_of_a_lone_sockets_stream_is_an_event(alone):
+    waiter, peer = alone
+    reader = gevent.spawn(lambda: (take(waiter), take(waiter)))
+    gevent.sleep(0)
+    peer.send(b"last")
+    peer.close()
+    assert reader.get(timeout=limit()) == (b"last", b"")
+
+
+def test_nothing_is_left_of_a_lone_socket(alone):
+    waiter, _ = alone
+    reader = gevent.spawn(waiter.wait)
+    gevent.sleep(0)
+    reader.kill()
+    before = waiter.hub.loop.activecnt
+    waiter.unwatch()
+    assert waiter.hub.loop.activecnt < before
+    gevent.sleep(0.01)
+
+
+def test_a_greenlet_of_a_lone_socket_that_dies_is_reported(alone, hub_errors):
+    waiter, peer = alone
+
+    def fail():
+        take(waiter)
+        raise ValueError("escaped")
+
+    bare = greenlet(fail, parent=gevent.get_hub())
+    gevent.get_hub().loop.run_callback(bare.switch)
+    gevent.sleep(0)
+    peer.send(b"x")
+    wait_until(lambda: bare.dead)
+    peer.send(b"y")
+    assert gevent.spawn(take, waiter).get(timeout=limit()) == b"y"
+    assert "escaped" in hub_errors.take()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_takes_nothing_of_a_lone_socket(alone):
+    waiter, peer = alone
+    reader = gevent.spawn(take, waiter)
+    gevent.sleep(0)
+
+    def child():
+        peer.send(b"parent's")
+        gevent.sleep(0.02)
+        assert not reader.ready()
+        assert waiter.wait() == READABLE
+        waiter.unwatch()
+
+    in_child(child)
+    assert reader.get(timeout=limit()) == b"parent's"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

@@ -481,6 +481,7 @@ def test_sessions_are_spread_evenly_over_workers(tmp_path):
     options = [*WORKERS["greenws"], "--workers", "3"]
     with gunicorn(*options, app="balanced:app", cwd=tmp_path) as process:
         eventually(lambda: process.output.count("Booting worker"), 3)
+        eventually(lambda: len(processes_of(process, 12, True)), 3)  # each has loaded its program
         for at_once in (False, True):
             for _attempt in range(5):
                 counts = processes_of(process, 90, at_once)

@@ -11,7 +11,7 @@ from typing import Any
 import flask
 import pytest
 
-from greenws import ConnectionClosed, WebSocket
+from greenws import ConnectionClosed, WebSocket, testing
 from greenws.integrations.flask import Sock
 
 from ..support.limits import limit, wait_until
@@ -143,6 +143,38 @@ def test_before_the_upgrade_and_after(serve, app):
         peer.send(close_frame(1000))
         peer.read_close()
     wait_until(lambda: steps == [None, None])
+
+
+def test_a_test_without_a_network(app):
+    """With the cookies of Flask's test client, a refusal, and an error raised in the test."""
+    app.testing = True
+
+    @app.post("/login")
+    def login():
+        flask.session["name"] = flask.request.form["name"]
+        return ""
+
+    @Sock(app).route("/chat/<room>")
+    def chat(socket, room):
+        if "name" not in flask.session:
+            flask.abort(401)
+        socket.send(f"{flask.session['name']} in {room}")
+        if socket.receive() == "fail":
+            raise LookupError("of the session")
+
+    client = app.test_client()
+    client.post("/login", data={"name": "ada"})
+    with testing.connect(app, "/chat/lounge", client=client) as socket:
+        assert socket.receive() == "ada in lounge"
+        socket.send("end")
+    with pytest.raises(LookupError, match="of the session"):
+        with testing.connect(app, "/chat/lounge", client=client) as socket:
+            socket.send("fail")
+            socket.receive()
+            socket.receive()
+    with pytest.raises(testing.Refused) as caught:
+        testing.connect(app, "/elsewhere", client=client)
+    assert caught.value.status_code == 404
 
 
 @pytest.mark.parametrize("kind", [LookupError, TypeError])

@@ -82,7 +82,7 @@ def test_the_environ_of_a_session_is_made_when_it_is_read(serve, read_early, pro
         peer.send(request("/room/b%C3%A4r?a=1", **headers))
         assert peer.read_response().status == 101
         peer.send(frame(TEXT, b"go on"))
-        assert peer.read_close()[0] == 1000
+        assert peer.read_close(answer=True)[0] == 1000
     *early, late, parts = seen
     assert parts[1:] == ("1", "caf\xe9")
     assert late["REMOTE_ADDR"] == ("192.0.2.1" if proxies else "127.0.0.1")

@@ -761,5 +761,5 @@ def test_sessions_go_deep_and_wait_there(serve):
         for peer in peers:
             assert peer.read_frame() == (True, TEXT, b"%d" % round_)
     for peer in peers:
-        assert peer.read_close()[0] == 1000
+        assert peer.read_close(answer=True)[0] == 1000
         peer.close()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import logging
 import os
+import weakref
 
 import gevent
 
+_started: weakref.WeakSet[gevent.Greenlet] = weakref.WeakSet()
+gevent.Greenlet.add_spawn_callback(_started.add)
+
 
 def live_greenlets() -> list[gevent.Greenlet]:
-    return [
-        thing
-        for thing in gc.get_objects()
-        if issubclass(type(thing), gevent.Greenlet) and not thing.dead
-    ]
+    """Those that were started since this module was imported, and live."""
+    return [greenlet for greenlet in list(_started) if not greenlet.dead]
 
 
 def open_sockets() -> dict[str, str]:

@@ -148,10 +148,13 @@ class Peer:
             assert size > 65535
         return bool(first & 0x80), first & 15, self.read(size)
 
-    def read_close(self) -> tuple[int | None, bytes]:
-        """(code, reason) of the next Close, which the end of the stream must follow."""
+    def read_close(self, *, answer: bool = False) -> tuple[int | None, bytes]:
+        """(code, reason) of the next Close, which the end of the stream must follow; after an
+        answer, if the server is to get one, so that it need not wait for ``close_timeout``."""
         fin, opcode, payload = self.read_frame()
         assert (fin, opcode) == (True, CLOSE), (fin, opcode, payload)
+        if answer:
+            self.send(frame(CLOSE, payload))
         assert self.at_end()
         return (struct.unpack("!H", payload[:2])[0] if payload else None), payload[2:]
 

@@ -155,6 +155,25 @@ def test_keepalive_of_a_client_that_answers_and_of_one_that_does_not():
         assert seen == [1006]
 
 
+def test_a_session_ends_with_its_max_lifetime():
+    config = Config(max_lifetime=3600, ping_interval=None)
+    lasting = Routes()
+
+    @lasting.websocket("/")
+    def echo(request, socket):
+        for message in socket:
+            socket.send(message)
+
+    with testing.clock() as clock, testing.connect(lasting, config=config) as socket:
+        clock.advance(0.9 * 3600 - 1)
+        socket.send("still here")
+        assert socket.receive() == "still here"
+        clock.advance(0.1 * 3600 + 2)
+        with pytest.raises(ConnectionClosed) as caught:
+            socket.receive()
+        assert caught.value.code == 1001
+
+
 def test_waits_of_the_test_are_in_real_time():
     with testing.clock() as clock, testing.connect(routes, "/waits", timeout=0.02) as socket:
         with pytest.raises(TimeoutError, match="time stands still") as caught:

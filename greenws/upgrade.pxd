@@ -1,0 +1,29 @@
+# C types for upgrade.py, where it is compiled.
+import cython
+
+from .hub.transport cimport Transport
+from .protocol.handshake cimport Offer
+from .websocket cimport WebSocket
+
+
+cdef class Upgrade:
+    cdef public Offer offer
+    cdef public object config
+    cdef public WebSocket socket
+    cdef public object refusal_reason
+    cdef public bint unused_handler
+
+    cpdef follow(self, environ)
+    @cython.locals(socket=WebSocket, transport=Transport)
+    cpdef WebSocket accept(self, subprotocol=*, config=*, request=*, headers=*)
+    cpdef bint take_error(self, error) except -1
+    cpdef _check_open(self)
+    cpdef _record(self, WebSocket socket, config)
+    cpdef tuple _take_transport(self, config)
+    cpdef tuple _take_socket(self)
+    cpdef _remote_address(self)
+
+
+cdef class _SocketUpgrade(Upgrade):
+    cdef object _sock
+    cdef object _environ
