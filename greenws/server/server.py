@@ -186,13 +186,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         except BlockingIOError:
             return None
         sock = _NativeSocket(family, native.SOCK_STREAM, 0, descriptor)
-        return sock if self._is_bare or self._wraps_itself else _green(sock), address
-
-    @property
-    def _wraps_itself(self) -> bool:
-        """Whether a connection gets its gevent socket with TLS only."""
-        wrap = WebSocketServer.wrap_socket_and_handle
-        return bool(self.ssl_args) and type(self).wrap_socket_and_handle is wrap
+        return sock if self._is_bare else _green(sock), address
 
     @property
     def _is_bare(self) -> bool:
