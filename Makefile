@@ -116,6 +116,11 @@ $(VENV)/fuzz: setup.py pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[test,fuzz]'
 	touch $@
 
+# For tests, lint, documentation and fuzzing at once: greenws is built only once.
+$(VENV)/all: setup.py pyproject.toml $(COMPILED) | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[test,lint,docs,fuzz]'
+	touch $@ $(VENV)/test $(VENV)/lint $(VENV)/docs $(VENV)/fuzz
+
 $(VENV)/bench: $(VENV)/test benchmarks/requirements.txt benchmarks/package.json
 	$(BIN)/python benchmarks/run.py --install
 	touch $@

@@ -1284,6 +1284,17 @@ def render(data: dict[str, Any]) -> str:
     return "\n".join(out) + "\n"
 
 
+def merge(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """Several reports of one machine as one; the head of the first one."""
+    merged = reports[0]
+    for other in reports[1:]:
+        merged["cases"] |= other["cases"]
+        merged["versions"] |= other["versions"]
+        merged["left_out"] |= other["left_out"]
+        merged["against"] += [name for name in other["against"] if name not in merged["against"]]
+    return merged
+
+
 def brackets(ratio: dict[str, float]) -> str:
     return f"{number(ratio['median'])} ({number(ratio['min'])} to {number(ratio['max'])})"
 
@@ -1449,7 +1460,9 @@ def plot(data: dict[str, Any], path: Path) -> bool:
         servers = case["servers"]
         names = sorted(servers, key=lambda name: servers[name]["figure"], reverse=True)
         values = [servers[name]["figure"] for name in names]
-        colours = ["#2e7d32" if name == data["ours"] else "#9aa5b1" for name in names]
+        forms = {name: "#8bc34a" for name in names if name.startswith("greenws")}
+        forms[data["ours"]] = "#2e7d32"
+        colours = [forms.get(name, "#9aa5b1") for name in names]
         panel.barh(names, values, color=colours)
         for index, (name, value) in enumerate(zip(names, values, strict=True)):
             ratio = case["ratios"].get(name, {}).get("figure")
@@ -1459,7 +1472,7 @@ def plot(data: dict[str, Any], path: Path) -> bool:
             panel.set_xscale("log")
             panel.set_xlim(min(values) / 2, max(values) * 5)
         else:
-            panel.set_xlim(0, max(values) * 1.35)
+            panel.set_xlim(0, max(values) * 1.35 or 1)
         title = textwrap.fill(case["what"], 60)
         panel.set_title(f"{title}\n{case['unit']}", fontsize=8)
         panel.tick_params(labelsize=7)
@@ -1545,8 +1558,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--report",
         type=Path,
+        nargs="+",
         metavar="JSON",
-        help="only render this report again, or with --cases a part of it (needs --output)",
+        help="only render this report again; with --output several as one, or a part by --cases",
     )
     parser.add_argument("--install", action="store_true", help="only install the rivals")
     parser.add_argument(
@@ -1560,8 +1574,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     unknown = [name for name in arguments.cases or [] if name not in CASES]
     if unknown:
         parser.error(f"unknown case {unknown[0]!r}; choose from: {', '.join(CASES)}")
-    if arguments.report and arguments.cases and not arguments.output:
-        parser.error("--report with --cases needs --output, or it would overwrite the full report")
+    partial = arguments.cases or len(arguments.report or ()) > 1
+    if arguments.report and partial and not arguments.output:
+        parser.error("--report with --cases or several reports needs --output")
     if arguments.rounds < 1 or arguments.seconds <= 0 or arguments.warmup < 0:
         parser.error("--rounds, --seconds and --warmup must be positive")
     return arguments
@@ -1600,11 +1615,11 @@ def main(argv: list[str] | None = None) -> int:
         install()
         return 0
     if arguments.report:
-        earlier = json.loads(arguments.report.read_text())
+        earlier = merge([json.loads(path.read_text()) for path in arguments.report])
         if arguments.cases:
             cases = earlier["cases"]
             earlier["cases"] = {name: cases[name] for name in arguments.cases if name in cases}
-        write_report(earlier, (arguments.output or arguments.report).with_suffix(""))
+        write_report(earlier, (arguments.output or arguments.report[0]).with_suffix(""))
         return 0
     build_load()
     if arguments.build:

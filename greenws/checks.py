@@ -16,6 +16,7 @@ __all__ = [
     "check_function",
     "check_number",
     "check_options",
+    "check_result",
     "describe",
     "fits",
     "Hint",
@@ -139,6 +140,26 @@ def check_function(function: Any, what: str, *args: str, **kwargs: str) -> None:
         raise TypeError(
             f"{what} is called with {call}, but {describe(function)} does not fit: {reason}"
         )
+    names = list(getattr(_signature(function), "parameters", ()))[: len(args)]
+    last = names[-1] if len(names) == len(args) else ""
+    if last == "request" or (args[-1:] == ("protocols",) and last in ("socket", "ws", "websocket")):
+        raise TypeError(
+            f"{what} is called with {call}, in this order, and {describe(function)} has others"
+        )
+
+
+def check_result(function: Any, result: Any) -> None:
+    """Checks what a function has returned that hides its kind, such as a decorated one.
+
+    Raises:
+        TypeError: nothing of the function has run, as it was ``async def`` or a generator.
+    """
+    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+        result.close()
+        raise TypeError(
+            f"{describe(function)} returned {result!r}, which runs nothing: the function that it "
+            "calls must be a plain one, without 'async' and 'yield'"
+        )
 
 
 def check_application(application: Any, what: str) -> None:
@@ -151,11 +172,11 @@ def check_application(application: Any, what: str) -> None:
     if isinstance(application, str):
         raise TypeError(f"{takes}: the object itself, not its name {application!r}")
     if not callable(application):
-        hint = (
-            "; give it a WebSocketHandler(lambda request, protocols: ...) that returns it"
-            if callable(getattr(application, "handle_session", None))
-            else ""
-        )
+        hint = ""
+        if callable(getattr(application, "handle_session", None)):
+            hint = "; give it a WebSocketHandler(lambda request, protocols: ...) that returns it"
+        elif isinstance(application, (int, tuple)):
+            hint = "; the address comes first, as one argument: WebSocketServer((host, port), app)"
         raise TypeError(f"{takes}, not {application!r}{hint}")
     if _is(inspect.iscoroutinefunction, application):
         raise TypeError(

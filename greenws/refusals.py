@@ -54,7 +54,8 @@ def log_answer(environ: Mapping[str, Any], status: str) -> None:
     elif code < 300:
         text = (
             "the application has not accepted it: return a greenws.WebSocketHandler (call it where "
-            "the framework ignores what a view returns), or use environ['wsgi.websocket']"
+            "the framework ignores what a view returns, as Falcon and FastAPI do; "
+            "docs/howto/frameworks.md shows how), or use environ['wsgi.websocket']"
         )
     else:
         text = "the application has answered it"

@@ -15,9 +15,10 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import Map, MapAdapter, RequestRedirect, Rule
 from werkzeug.utils import send_from_directory
 
-from .checks import check_application, check_function
+from .checks import Hint, check_application, check_function, check_result, unknown_option
+from .config import SERVER_ONLY, Config
 from .exceptions import HandshakeError
-from .protocol.handshake import count_of, is_upgrade
+from .protocol.handshake import check_protocol, count_of, is_upgrade
 from .session import WebSocketHandler, WebSocketSessionHandler, routing_variables
 from .websocket import WebSocket
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from .options import SessionOptions
 
-__all__ = ["Routes", "StaticFiles", "check_protocols", "function_handler"]
+__all__ = ["Routes", "StaticFiles", "check_literal", "check_protocols", "function_handler"]
 
 # "int(max=5):number" in "/room/<int(max=5):number>"
 _VARIABLE = re.compile(r"<(?:([^<>:]*(?:\([^<>]*\))?):)?[a-zA-Z_]\w*>")
@@ -41,6 +42,10 @@ class Routes:
     Variables of the URI are in ``environ["wsgiorg.routing_args"]``, and arrive as keyword arguments
     of the functions under :meth:`websocket`. No route: 404; another method: 405.
     """
+
+    route = Hint("route", "websocket(path) for sessions, or add(uri=..., handler=...)")
+    get = Hint("get", "add(uri=..., handler=...), or websocket(path) for sessions")
+    run = Hint("run", "WebSocketServer((host, port), routes).serve_forever()")
 
     def __init__(self) -> None:
         self._map = Map()
@@ -67,14 +72,11 @@ class Routes:
             TypeError: ``handler`` is no WSGI application, or there is such a route already.
             ValueError: ``uri`` does not begin with ``/`` (or is ``*``), or is malformed.
         """
-        if not isinstance(uri, str):
-            raise TypeError(f"a route's uri is a str such as '/chat/<room>', not {uri!r}")
+        _check_uri(uri)
         check_application(handler, f"the handler of the route {uri!r}")
         methods = None if method is None else [method] if isinstance(method, str) else list(method)
         if uri == "*":
             uri = "/*"
-        if not uri.startswith("/"):
-            raise ValueError(f"a route's uri begins with '/' or is '*', not {uri!r}")
         self._check_new(uri, methods)
         if uri.endswith("/*"):
             allowed = None if methods is None else {name.upper() for name in methods}
@@ -136,7 +138,11 @@ class Routes:
             raise TypeError(
                 "routes.websocket takes the path first: @routes.websocket('/chat'), in parentheses"
             )
+        _check_uri(uri)
         accepted = check_protocols(protocols)
+        known = {*Config.__dataclass_fields__, "protocols", "response_headers"}
+        for name in options.keys() - known:
+            raise TypeError(unknown_option(name, known - SERVER_ONLY))
 
         def decorate(function: SessionFunction) -> SessionFunction:
             _check_session(function, uri)
@@ -192,6 +198,44 @@ class Routes:
         return None
 
 
+def _check_uri(uri: Any) -> None:
+    """
+    Raises:
+        TypeError: it is no str.
+        ValueError: no request would match it, or werkzeug cannot read it.
+    """
+    check_literal(uri)
+    if not uri.startswith("/") and uri != "*":
+        raise ValueError(f"a route's uri begins with '/' or is '*', not {uri!r}")
+    try:
+        Rule(uri if uri.startswith("/") else "/").bind(Map())
+    except (LookupError, SyntaxError, ValueError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else error.args[0]
+        names = ", ".join(sorted(Map.default_converters))
+        hint = f"; the converters are {names}" if isinstance(error, LookupError) else ""
+        raise ValueError(f"the uri {uri!r} is malformed: {reason}{hint}") from None
+
+
+def check_literal(uri: Any) -> None:
+    """Checks what stands between the variables of a route.
+
+    Raises:
+        TypeError: it is no str.
+        ValueError: no path of a request has it.
+    """
+    if not isinstance(uri, str):
+        raise TypeError(f"a route's uri is a str such as '/chat/<room>', not {uri!r}")
+    literal = re.sub("<[^<>]*>", "", uri)
+    for mark, what in (("?", "a query"), ("#", "a fragment")):
+        if mark in literal:
+            raise ValueError(
+                f"the uri {uri!r} has {what}, which is no part of a route; a handler reads the "
+                "query in request.args"
+            )
+    if braces := re.search(r"\{([a-zA-Z_]\w*)[^{}]*\}", literal):
+        raise ValueError(f"a variable of the uri {uri!r} is written <{braces[1]}>")
+
+
 def _check_session(function: Any, uri: str) -> None:
     """
     Raises:
@@ -229,11 +273,15 @@ def _match_without_redirect(adapter: MapAdapter) -> tuple[WSGIApplication, dict[
 def check_protocols(protocols: Iterable[str]) -> list[str]:
     """
     Raises:
-        TypeError: ``protocols`` is one str.
+        TypeError: ``protocols`` is one str, or what it has is none.
+        ValueError: a name cannot stand in a header.
     """
     if isinstance(protocols, str):
         raise TypeError(f"protocols is a list of names, such as [{protocols!r}]")
-    return list(protocols)
+    names = list(protocols)
+    for name in names:
+        check_protocol(name)
+    return names
 
 
 def function_handler(
@@ -244,8 +292,10 @@ def function_handler(
     prefers among those ``accepted``; without any, none."""
 
     def produce(request: Request, offered: list[str]) -> WebSocketSessionHandler:
+        if not accepted:
+            return _FunctionHandler(function, None, routing_variables(request))
         subprotocol = next((name for name in offered if name in accepted), None)
-        if accepted and subprotocol is None:
+        if subprotocol is None:
             raise HandshakeError(
                 "WebSocket protocols not supported.",
                 reason="subprotocol",
@@ -274,9 +324,11 @@ class _FunctionHandler(WebSocketSessionHandler):
 
     def handle_session(self, request: Request, socket: WebSocket) -> None:
         if self._variables:
-            self._function(request, socket, **self._variables)
+            result = self._function(request, socket, **self._variables)
         else:  # a plain call takes less of the stack, which is kept while the session waits
-            self._function(request, socket)
+            result = self._function(request, socket)
+        if result is not None:
+            check_result(self._function, result)
 
 
 class StaticFiles:

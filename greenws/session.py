@@ -25,7 +25,14 @@ from .opcodes import CloseCode
 from .protocol.handshake import Offer, check_headers, count_of
 from .protocol.origin import check_host, check_origin
 from .refusals import log_refusal
-from .upgrade import ENVIRON_KEY, find_upgrade, hub_of_this_thread, refusal_response
+from .upgrade import (
+    ENVIRON_KEY,
+    Upgrade,
+    find_upgrade,
+    forget_upgrade,
+    hub_of_this_thread,
+    refusal_response,
+)
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -61,6 +68,10 @@ around_sessions: list[Callable[[Request, WebSocket], AbstractContextManager[None
 EXITS = (gevent.GreenletExit, KeyboardInterrupt, SystemExit)
 """What ends a greenlet or the process, and is no failure of a session."""
 
+_HOW = (
+    "it is a WSGI application, no response: docs/howto/frameworks.md shows where it can be "
+    "returned, and what to write elsewhere (in Django: greenws.integrations.django.websocket)"
+)
 _DEBUGGER = "werkzeug.debug.preserve_context"
 _ERRNOS_OF_GONE_PEERS = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 _checked_producers: WeakSet[Any] = WeakSet()  # their code
@@ -82,6 +93,12 @@ class WebSocketSessionHandler(ABC):
         headers = cls.__dict__.get("response_headers", ())
         if isinstance(headers, (list, tuple, Mapping, Headers)):  # a property is checked later
             check_headers(headers)
+        protocol = cls.__dict__.get("socket_protocol")
+        if isinstance(protocol, (list, tuple, set, bytes)):
+            raise TypeError(
+                f"socket_protocol of {cls.__qualname__} must be one str or None, not {protocol!r}; "
+                "the producer chooses among several"
+            )
         method = cls.__dict__.get("handle_session")
         if method is not None and not getattr(method, "__isabstractmethod__", False):
             function = getattr(method, "__func__", method)  # of a static or class method
@@ -179,7 +196,11 @@ class WebSocketHandler:
         self.response_headers = check_headers(response_headers)
         Config().replace(**options)
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def __call__(
+        self, environ: WSGIEnvironment, start_response: StartResponse | None = None
+    ) -> Iterable[bytes]:
+        if start_response is None:
+            raise TypeError(f"a WebSocketHandler is called with (environ, start_response); {_HOW}")
         with hub_of_this_thread(environ):
             try:
                 session = self.open(environ)
@@ -187,10 +208,21 @@ class WebSocketHandler:
                 return refusal_response(error)(environ, start_response)
             except HTTPException as error:
                 return error.get_response(environ)(environ, start_response)
-            session.run_inside(functools.partial(_is_dropped, environ, start_response))
+            try:
+                session.run_inside(functools.partial(_is_dropped, environ, start_response))
+            finally:
+                forget_upgrade(environ)
         # Nothing of this is sent; frameworks that wait for it get what WSGI demands.
         start_response("101 Switching Protocols", [("Content-Type", "text/plain")])
         return []
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"a WebSocketHandler has no attribute {name!r}; {_HOW}")
+
+    def __iter__(self) -> Any:
+        text = f"a WebSocketHandler cannot be iterated over; {_HOW}"
+        _logger.error(text)  # Bottle answers 500 without a word
+        raise TypeError(text)
 
     def open(self, environ: WSGIEnvironment, request: Any = None) -> OpenSession:
         """Accepts the upgrade that ``environ`` asks for.
@@ -229,7 +261,8 @@ class WebSocketHandler:
         except Exception as error:
             if is_inside:
                 raise
-            if ENVIRON_KEY not in environ or not environ[ENVIRON_KEY].take_error(error):
+            pending = environ.get(ENVIRON_KEY)
+            if not isinstance(pending, Upgrade) or not pending.take_error(error):
                 _logger.exception("cannot open a session for %r", request.path)
             raise InternalServerError from None
         return OpenSession(handler, request, socket)

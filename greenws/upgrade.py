@@ -34,6 +34,7 @@ __all__ = [
     "INPUT_KEY",
     "Upgrade",
     "find_upgrade",
+    "forget_upgrade",
     "hub_of_this_thread",
     "refusal_response",
     "take_read_ahead",
@@ -43,6 +44,7 @@ ENVIRON_KEY = "greenws.upgrade"
 INPUT_KEY = "greenws.input"
 """What a server reads requests from, where its ``wsgi.input`` does not show what was read ahead."""
 
+_ENDED = object()  # in the environ of a session that has ended
 _ANSWERED = Offer("", [])  # what a client offered is not kept while its session lives
 
 
@@ -178,6 +180,8 @@ def find_upgrade(environ: WSGIEnvironment) -> Upgrade:
         RuntimeError: it was accepted before.
     """
     upgrade = environ.get(ENVIRON_KEY)
+    if upgrade is _ENDED:
+        raise RuntimeError("this request was upgraded already")
     if isinstance(upgrade, Upgrade):
         if upgrade.socket is not None:
             raise RuntimeError("this request was upgraded already")
@@ -195,6 +199,16 @@ def find_upgrade(environ: WSGIEnvironment) -> Upgrade:
         message = f"No WebSocket here: {software} does not hand over the socket; {advice}."
         raise HandshakeError(message, 501, reason="server")
     return _SocketUpgrade(offer, Config(), sock, environ)
+
+
+def forget_upgrade(environ: WSGIEnvironment) -> None:
+    """Removes what refers to a session that has ended from the environ that its application got.
+    That may be a framework's copy; its socket refers to it, and only the collector would free such
+    a cycle."""
+    if ENVIRON_KEY in environ:
+        environ[ENVIRON_KEY] = _ENDED
+    if environ.get("wsgi.websocket") is not None:
+        environ["wsgi.websocket"] = None
 
 
 def refusal_response(error: HandshakeError) -> WSGIApplication:

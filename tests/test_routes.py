@@ -123,6 +123,56 @@ def test_the_short_form_checks_its_options():
         Routes().websocket("/", protocols="chat")
     with pytest.raises(TypeError, match="unknown option"):
         Routes().websocket("/", max_size=1)(lambda request, socket: None)
+    with pytest.raises(TypeError, match="did you mean 'protocols'"):
+        Routes().websocket("/", subprotocols=["chat"])
+    with pytest.raises(TypeError, match="must be str, not None"):
+        Routes().websocket("/", protocols=[None])
+    with pytest.raises(ValueError, match="'chat 2' is not a token"):
+        Routes().websocket("/", protocols=["chat 2"])
+
+
+@pytest.mark.parametrize(
+    ("uri", "error", "match"),
+    [
+        (b"/chat", TypeError, "is a str"),
+        (None, TypeError, "is a str"),
+        ("chat", ValueError, "begins with '/'"),
+        ("ws://localhost/chat", ValueError, "begins with '/'"),
+        ("/chat?room=1", ValueError, "has a query"),
+        ("/chat#room", ValueError, "has a fragment"),
+        ("/chat/{room}", ValueError, "is written <room>"),
+        ("/chat/{room:path}", ValueError, "is written <room>"),
+        ("/chat/<itn:number>", ValueError, "'itn' does not exist; the converters are any, "),
+        ("/chat/<room>/<room>", ValueError, "malformed: .*'room'"),
+        ("/chat/<room", ValueError, "malformed"),
+    ],
+)
+def test_a_uri_that_no_request_has_is_told(uri, error, match):
+    with pytest.raises(error, match=match):
+        Routes().websocket(uri)
+    with pytest.raises(error, match=match):
+        Routes().add(uri=uri, handler=named("x"))
+
+
+def test_names_that_routes_have_elsewhere_lead_to_ours():
+    for name in ("route", "get", "run"):
+        with pytest.raises(AttributeError, match="; use "):
+            getattr(Routes(), name)
+
+
+def test_what_hides_that_it_is_async_is_told_when_it_has_run(serve, error_log):
+    def hidden(function):
+        return lambda *args: function(*args)
+
+    routes = Routes()
+    routes.websocket("/async")(hidden(converse))
+    routes.websocket("/generator")(hidden(produce_values))
+    server = serve(routes)
+    for path in ("/async", "/generator"):
+        with Peer.open(server.address, path) as peer:
+            assert peer.read_close(answer=True)[0] == 1011
+        (record,) = error_log.take()
+        assert "which runs nothing" in str(record.exc_info[1])
 
 
 async def converse(request, socket):
@@ -151,6 +201,8 @@ class Handler(WebSocketSessionHandler):
         ("/", Handler, r"is for a function .*WebSocketHandler\(lambda"),
         ("/", Handler(), r"is a function \(request, socket\), not <"),
         ("/", None, "not None"),
+        ("/", lambda ws, request: None, r"in this order, and .*lambda\(ws, request\) has others"),
+        ("/<request>", lambda socket, request: None, "does not fit|in this order"),
     ],
 )
 def test_a_wrong_session_function_is_told_at_its_definition(uri, function, match):

@@ -332,6 +332,8 @@ async def produce_async(request, protocols):
         (None, "not None"),
         (lambda request: Echo(), r"called with \(request, protocols\), but .*lambda\(request\)"),
         (produce_async, "is 'async def': leave out 'async'"),
+        (lambda request, socket: None, r"called with \(request, protocols\), in this order"),
+        (lambda protocols, request: None, "in this order"),
     ],
 )
 def test_a_wrong_producer_is_told_where_it_is_given(wrong, match):
@@ -374,6 +376,29 @@ def test_a_wrong_handle_session_is_told_at_its_definition():
         class Short(WebSocketSessionHandler):
             def handle_session(self, socket):
                 pass
+
+    with pytest.raises(TypeError, match="in this order"):
+
+        class Swapped(WebSocketSessionHandler):
+            def handle_session(self, socket, request):
+                pass
+
+    with pytest.raises(TypeError, match=r"socket_protocol of .*Several must be one str or None"):
+
+        class Several(Echo):
+            socket_protocol = ["a", "b"]
+
+
+def test_a_handler_in_the_place_of_a_response_says_what_it_is(error_log):
+    handler = WebSocketHandler(lambda request, protocols: None)
+    with pytest.raises(AttributeError, match=r"no attribute 'status_code'; it is a WSGI app"):
+        handler.status_code  # noqa: B018
+    with pytest.raises(TypeError, match="cannot be iterated over; it is a WSGI application"):
+        list(handler)
+    (record,) = error_log.take()
+    assert "cannot be iterated over" in record.getMessage()
+    with pytest.raises(TypeError, match=r"called with \(environ, start_response\)"):
+        handler({})
 
 
 def test_a_handle_session_of_any_kind_that_fits_is_taken():

@@ -610,9 +610,11 @@ def test_answers_to_a_batch_go_out_together(pair):
     socket, peer = pair()
     peer.send(frame(TEXT, b"x" * 50) * 100)
     sends = _count_sends(socket)
+    began = time.monotonic()
     for _ in range(100):
         socket.send(socket.receive())
-    assert sends() <= 2
+    turns = (time.monotonic() - began) // 0.005  # at the end of each, what is held back goes out
+    assert sends() <= 2 + turns
     for _ in range(100):
         assert peer.read_frame() == (True, TEXT, b"x" * 50)
 

@@ -86,12 +86,13 @@ class Sock:
             TypeError: the function is ``async def``, a generator, or does not take the socket and
                 the variables of ``path``; an option does not exist.
         """
-        from ..checks import unknown_option
+        from ..checks import check_result, unknown_option
         from ..config import SERVER_ONLY, Config
-        from ..routes import check_protocols, function_handler
+        from ..routes import check_literal, check_protocols, function_handler
 
         if callable(path):
             raise TypeError("sock.route takes the path first: @sock.route('/chat'), in parentheses")
+        check_literal(path)
         accepted = check_protocols(protocols)
         known = {*Config.__dataclass_fields__, "response_headers"}
         for name in options:
@@ -104,7 +105,9 @@ class Sock:
             self._check(function, path, rule, bp)
 
             def session(request: Any, socket: Any, **variables: Any) -> None:
-                function(socket, **variables)
+                result = function(socket, **variables)
+                if result is not None:
+                    check_result(function, result)
 
             handler = function_handler(session, accepted, **options)
 

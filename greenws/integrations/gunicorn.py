@@ -8,6 +8,7 @@ that it kills what is left, because gunicorn would kill the process.
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
 import weakref
@@ -15,7 +16,6 @@ from typing import Any
 
 import gevent
 from gevent.pool import Pool
-from greenlet import getcurrent
 
 try:
     from gunicorn.errors import HaltServer
@@ -25,7 +25,7 @@ except ImportError as error:
     raise ImportError(f"greenws.gunicorn needs gunicorn: {hint}; {error}") from error
 
 from ..config import Config
-from ..hub.polling import current_process
+from ..rate_limit import RateLimit
 from ..server.balance import Balance
 from ..server.closing import close_sessions, drain_sessions
 from ..server.handler import UpgradeHandler
@@ -71,6 +71,11 @@ class _Server(WebSocketServer):
     proxy_protocol = "off"
     trusts_proxy: Any = None
     _ending: gevent.Greenlet[[], None] | None = None
+    _dropped = 0  # lines of the log
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._malformed = RateLimit(1 / 6, burst=10)
 
     def count_request(self) -> None:
         """``--max-requests``: the worker ends, and gunicorn starts another."""
@@ -86,27 +91,28 @@ class _Server(WebSocketServer):
     def _is_bare(self) -> bool:
         return self.proxy_protocol == "off" and super()._is_bare
 
-    def _admit(self, sock: Any, address: Any, process: int) -> None:
-        if self.proxy_protocol != "off" and process == current_process():
-            timeout = self.config.handshake_timeout or threading.TIMEOUT_MAX
-            greenlets, greenlet = self.admission.greenlets, getcurrent()
-            greenlets.add(greenlet)  # so that the end of the server ends this, too
-            try:
-                address = read_proxy_header(
-                    sock, address, self.proxy_protocol, self.trusts_proxy, timeout
-                )
-            except BaseException as error:
-                sock.close()
-                if self.share is not None:
-                    self.share.add(-1)
-                if isinstance(error, ValueError):
-                    _logger.warning("closed a connection: %s", error)
-                elif not isinstance(error, OSError):
-                    raise
-                return
-            finally:
-                greenlets.discard(greenlet)
-        super()._admit(sock, address, process)
+    @property
+    def finds_clients(self) -> bool:  # type: ignore[override]
+        return self.proxy_protocol != "off"
+
+    def find_client(self, sock: Any, address: Any) -> Any:
+        timeout = self.config.handshake_timeout or threading.TIMEOUT_MAX
+        try:
+            return read_proxy_header(sock, address, self.proxy_protocol, self.trusts_proxy, timeout)
+        except ValueError as error:
+            self._log_malformed(error)
+        except OSError:
+            pass
+        return None
+
+    def _log_malformed(self, error: ValueError) -> None:
+        """Ten lines at once, then one every six seconds: anybody can cause them."""
+        if not self._malformed.take():
+            self._dropped += 1
+            return
+        dropped, self._dropped = self._dropped, 0
+        more = f" (and {dropped} more since the last such line)" if dropped else ""
+        _logger.warning("closed a connection: %s%s", error, more)
 
     def _run_session(self, session: OpenSession, address: Any) -> None:
         self.count_request()
@@ -206,6 +212,15 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
             server.proxy_protocol = "v1" if mode is True else mode  # a bool before gunicorn 24
             server.trusts_proxy = trust_of(self.cfg.proxy_allow_ips)
         return server
+
+    def init_process(self) -> None:
+        # gunicorn asks a worker once to end. Until the worker has handlers of its own, those of its
+        # master would take a SIGTERM, and the worker would live on until --graceful-timeout.
+        signal.signal(signal.SIGTERM, self._end_early)
+        super().init_process()
+
+    def _end_early(self, sig: int, frame: Any) -> None:
+        self.alive = False
 
     def run(self) -> None:
         _join_logs()

@@ -23,6 +23,7 @@ __all__ = [
     "Offer",
     "accept_response",
     "check_headers",
+    "check_protocol",
     "check_request_headers",
     "check_response",
     "check_subprotocols",
@@ -361,13 +362,22 @@ def check_subprotocols(protocols: Sequence[str]) -> list[str]:
         raise TypeError(f"subprotocols must be a list of str, such as [{protocols!r}]")
     protocols = list(protocols)
     for protocol in protocols:
-        if not isinstance(protocol, str):
-            raise TypeError(f"subprotocols must be str, not {protocol!r}")
-        if not _TOKEN.fullmatch(protocol):
-            raise ValueError(f"subprotocol {protocol!r} is not a token")
+        check_protocol(protocol)
     if len(set(protocols)) < len(protocols):
         raise ValueError(f"a subprotocol is there twice: {', '.join(protocols)}")
     return protocols
+
+
+def check_protocol(protocol: Any) -> None:
+    """
+    Raises:
+        TypeError: it is not a str.
+        ValueError: it is not a token (RFC 6455, section 4.1).
+    """
+    if not isinstance(protocol, str):
+        raise TypeError(f"subprotocols must be str, not {protocol!r}")
+    if not _TOKEN.fullmatch(protocol):
+        raise ValueError(f"subprotocol {protocol!r} is not a token")
 
 
 def count_of(protocols: Sequence[str]) -> str:

@@ -7,13 +7,14 @@ them to members, ``member.py`` has what one member waits for, ``replay.py`` send
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec
 
 from gevent.monkey import get_original
 
@@ -35,12 +36,55 @@ from .tail import Tail
 
 __all__ = ["Room", "Rooms", "Stats"]
 
+_Arguments = ParamSpec("_Arguments")
+
 _RLock = get_original("_thread", "RLock")
 
 _TAIL_BYTES = 2**20  # what a room keeps in memory for members that come back, at most
 _ALL_TAILS_BYTES = 64 * 2**20  # the same, of all rooms
 
 _logger = logging.getLogger("greenws.rooms")
+
+
+class _Joining(contextlib.AbstractContextManager[Member]):
+    """A member to be, which says so if it is never entered."""
+
+    def __init__(self, manager: contextlib.AbstractContextManager[Member]) -> None:
+        self._manager: contextlib.AbstractContextManager[Member] | None = manager
+        self._entered: contextlib.AbstractContextManager[Member] | None = None
+
+    def __enter__(self) -> Member:
+        if self._manager is None:
+            raise RuntimeError("a room.join() is for one 'with'; call it again")
+        self._entered, self._manager = self._manager, None
+        return self._entered.__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        entered, self._entered = self._entered, None
+        assert entered is not None
+        return entered.__exit__(*error)
+
+    def __del__(self) -> None:
+        if self._manager is not None:
+            _logger.error(
+                "nobody has joined the room: room.join() is for a block, "
+                "'with room.join(socket) as member:'"
+            )
+
+
+def _for_a_block(
+    function: Callable[_Arguments, Iterator[Member]],
+) -> Callable[_Arguments, contextlib.AbstractContextManager[Member]]:
+    """:func:`contextlib.contextmanager` for what must not be called without ``with``."""
+    make = contextlib.contextmanager(function)
+
+    @functools.wraps(function)
+    def call(
+        *args: _Arguments.args, **kwargs: _Arguments.kwargs
+    ) -> contextlib.AbstractContextManager[Member]:
+        return _Joining(make(*args, **kwargs))
+
+    return call
 
 
 @dataclass
@@ -78,7 +122,7 @@ class Room:
 
     # -- what a handler calls
 
-    @contextlib.contextmanager
+    @_for_a_block
     def join(
         self,
         socket: WebSocket,

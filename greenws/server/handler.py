@@ -29,6 +29,7 @@ from ..opcodes import CloseCode
 from ..protocol.handshake import Offer, is_upgrade, parse_offer, read_choices
 from ..refusals import log_answer, log_refusal
 from ..session import EXITS, REQUEST_ATTRIBUTE, end_session, is_normal_end, log_failure
+from ..surroundings import framework_of
 from ..upgrade import ENVIRON_KEY, refusal_response
 from .environ import make_environ, remote_address
 from .gevent_websocket import GeventWebSocket
@@ -392,6 +393,17 @@ class UpgradeHandler(ResponseHandler):
                 f"{self.path!r} made a WebSocketHandler, but its framework ignores what a view "
                 "returns, and answers "
                 f"{status}: call the handler with (environ, start_response), or mount it; "
+                "docs/howto/frameworks.md shows how"
+            )
+        if (
+            self._upgrade is not None
+            and status[:1] == "2"
+            and any(name.lower() == "content-length" and value == "0" for name, value in headers)
+            and framework_of(self.application) == "Falcon"
+        ):
+            raise RuntimeError(
+                f"{self.path!r} answers a WebSocket handshake with an empty {status}: Falcon "
+                "ignores what a responder returns. Call the WebSocketHandler in it; "
                 "docs/howto/frameworks.md shows how"
             )
         return super().start_response(status, headers, exc_info)

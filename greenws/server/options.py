@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from dataclasses import fields
 from typing import Any
@@ -12,7 +13,14 @@ from ..checks import suggest
 from ..config import Config
 from ..hub.sockets import OwnedSSLSocket
 
-__all__ = ["SERVER_OPTIONS", "check_config", "check_options", "load_certificates", "prepare_tls"]
+__all__ = [
+    "SERVER_OPTIONS",
+    "check_config",
+    "check_listener",
+    "check_options",
+    "load_certificates",
+    "prepare_tls",
+]
 
 _OF_CONTEXT = ("certfile", "keyfile", "ca_certs", "cert_reqs", "ciphers", "ssl_version")
 
@@ -70,10 +78,60 @@ def check_config(config: Any) -> Config:
     )
 
 
+def check_listener(listener: Any) -> None:
+    """Checks an address as far as that is possible without binding it.
+
+    Raises:
+        TypeError: it is none, or has parts of wrong types.
+        ValueError: the port is out of range; or a str has none.
+    """
+    example = "an address is (host, port), such as ('127.0.0.1', 8181)"
+    if callable(listener):
+        raise TypeError(f"{example}; the application is the second argument, not {listener!r}")
+    if isinstance(listener, str):
+        if not re.fullmatch(r"([^/]*:)?[0-9]+", listener):
+            raise ValueError(
+                f"{example}, or 'host:port', not {listener!r}; for a Unix socket give one that "
+                "listens: gevent.socket.socket(AF_UNIX), its bind() and its listen()"
+            )
+        return
+    port = listener
+    if isinstance(listener, tuple):
+        if len(listener) not in (2, 4) or not isinstance(listener[0], str):
+            raise TypeError(f"{example}, not {listener!r}")
+        port = listener[1]
+    elif hasattr(listener, "accept"):
+        return
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError(f"{example}, with the port as an int, not {listener!r}")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"{example}, with a port up to 65535, not {listener!r}")
+
+
+def _check_values(options: dict[str, Any]) -> None:
+    """
+    Raises:
+        TypeError: an option of gevent's server has a value that would fail at the first client.
+    """
+    backlog, spawn = options.get("backlog"), options.get("spawn")
+    handler_class = options.get("handler_class")
+    if backlog is not None and (isinstance(backlog, bool) or not isinstance(backlog, int)):
+        raise TypeError(f"backlog must be a whole number, not {backlog!r}")
+    if isinstance(spawn, str) and spawn not in ("default", "raw"):
+        raise TypeError(f"spawn must be a number, a Pool, 'default' or 'raw', not {spawn!r}")
+    if handler_class is not None and not isinstance(handler_class, type):
+        raise TypeError(f"handler_class must be a class, not {handler_class!r}")
+    for name in ("log", "error_log"):
+        log = options.get(name)
+        if log not in (None, "default") and not hasattr(log, "write") and not hasattr(log, "log"):
+            raise TypeError(f"{name} must be a logger or an open file, not {log!r}")
+
+
 def check_options(options: dict[str, Any]) -> None:
     """
     Raises:
-        TypeError: an option does not exist, or is not one of the server's but of ``Config``.
+        TypeError: an option does not exist, or is not one of the server's but of ``Config``; or
+            its value is of a wrong type.
     """
     of_config = {field.name for field in fields(Config)}
     for name, value in options.items():
@@ -96,6 +154,7 @@ def check_options(options: dict[str, Any]) -> None:
             f"{text}. Limits and timeouts are options of greenws.Config: config=Config(...); its "
             f"own are config, trusted_proxies, {', '.join(sorted(SERVER_OPTIONS))}"
         )
+    _check_values(options)
 
 
 def load_certificates(context: ssl.SSLContext, certfile: str, keyfile: str | None) -> None:

@@ -20,7 +20,7 @@ from gevent.monkey import get_original
 from geventwebsocket.server import WebSocketServer as _OriginalServer
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from ..checks import check_application
+from ..checks import Hint, check_application
 from ..config import Config
 from ..exceptions import RequestError
 from ..http.head import error_response
@@ -38,7 +38,13 @@ from .clients import DirectClient
 from .closing import drain_sessions
 from .handler import UpgradeHandler
 from .opening import Opening, is_direct
-from .options import check_config, check_options, load_certificates, prepare_tls
+from .options import (
+    check_config,
+    check_listener,
+    check_options,
+    load_certificates,
+    prepare_tls,
+)
 from .signals import stop_at_signals
 
 if TYPE_CHECKING:
@@ -107,12 +113,19 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     """Connections that may wait to be accepted, as after a deploy. The system's ``somaxconn`` may
     allow less."""
 
+    finds_clients = False
+    """Whether :meth:`find_client` is asked for each connection."""
+
+    run = Hint("run", "serve_forever()")
+    run_forever = Hint("run_forever", "serve_forever()")
+    listen = Hint("listen", "start(), or serve_forever()")
+
     adapt: Any = None
     _may_accept = False
 
     def __init__(
         self,
-        listener: Any,
+        listener: Any = None,
         application: WSGIApplication | None = None,
         *args: Any,
         config: Config | None = None,
@@ -121,6 +134,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     ) -> None:
         options: dict[str, Any] = {**kwargs}
         check_options(options)
+        check_listener(listener)
         if application is not None:
             check_application(application, "the application of a WebSocketServer")
         elif getattr(self, "application", None) is None:
@@ -190,7 +204,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
 
     @property
     def _is_bare(self) -> bool:
-        return not self.ssl_args and type(self).handle is WebSocketServer.handle and self._is_direct
+        return self._is_direct and not self.ssl_args and type(self).handle is WebSocketServer.handle
 
     @property
     def _is_direct(self) -> bool:
@@ -246,7 +260,14 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             self._spawn(self._admit, sock, address, current_process())
         except BaseException:
             sock.close()
+            if self.share is not None:
+                self.share.add(-1)
             raise
+
+    def find_client(self, sock: Any, address: Any) -> Any:
+        """The address of the client of a new connection; None if it is to be closed. Blocks where
+        the client's proxy tells it."""
+        return address
 
     def address_of(self, address: Any) -> str | None:
         """The key under which a new connection is counted; None if it is counted later, by the
@@ -261,21 +282,31 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             sock.close()
             return
         admission = self.admission
-        counted = self.address_of(address)
-        reason = admission.enter(counted)
         greenlet = getcurrent()
+        reason: str | None = None  # until it has been admitted, or not
+        counted = None if self.finds_clients else self.address_of(address)
         try:
+            reason = admission.enter(counted)
             if reason:
                 self._turn_away(sock, reason)
                 return
             self._full = False
             admission.greenlets.add(greenlet)
+            if self.finds_clients:
+                address = self.find_client(sock, address)
+                if address is None:
+                    return
+                found = self.address_of(address)
+                if not admission.claim(found):
+                    self._turn_away(sock, "address")
+                    return
+                counted = found
             if self.ssl_args:
                 self.wrap_socket_and_handle(sock, address)
             else:
                 self.handle(sock, address)
         finally:
-            if not reason:
+            if reason == "":
                 admission.greenlets.discard(greenlet)
                 admission.leave(counted)
             sock.close()
@@ -301,7 +332,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
 
     def _open(self, sock: Any, address: Any) -> OpenSession | None:
         """Opens a session without an HTTP handler; or serves HTTP to the end, and returns None."""
-        if not self._is_direct:
+        if type(sock) is not Accepted and not self._is_direct:
             self.handler_class(_green(sock), address, self).handle()
             return None
         opening = Opening(self, sock, address)

@@ -839,6 +839,7 @@ def test_flask_run_logs_an_error_of_a_session_once():
             assert peer.at_end()
         assert http_get(process, "/hello") == "hello"
         process.wait_for("/hello")
+        process.wait_for("ValueError: of the handler")  # of the session's thread
         assert process.output.count("Traceback") == 1
         assert process.output.count("ValueError: of the handler") == 1
 

@@ -165,17 +165,49 @@ def test_nothing_of_an_error_page_follows_a_failed_session(serve, application, e
     error_log.take()
 
 
-def test_a_handler_that_falcon_drops_is_an_error(serve, hub_errors):
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: WebSocketHandler(lambda request, protocols: Echo()), "made a WebSocketHandler"),
+        (lambda: handler, "answers a WebSocket handshake with an empty 200 OK: Falcon ignores"),
+    ],
+    ids=["made there", "of the module"],
+)
+def test_a_handler_that_falcon_drops_is_an_error(serve, hub_errors, make, told):
     """It ignores what a responder returns, and would answer 200 without a word."""
     import falcon
 
     class Resource:
         def on_get(self, req: Any, resp: Any) -> Any:
-            return WebSocketHandler(lambda request, protocols: Echo())
+            return make()
 
     app = falcon.App()
     app.add_route("/ws", Resource())
     server = serve(app)
     with Peer.connect(server.address) as peer:
         assert peer.shake("/ws").status == 500
-    assert "'/ws' made a WebSocketHandler, but its framework ignores" in hub_errors.take()
+    assert f"'/ws' {told}" in hub_errors.take()
+    with Peer.connect(server.address) as peer:  # an ordinary request may have an empty answer
+        assert peer.shake("/ws", Upgrade=None, Connection=None).status == 200
+
+
+def test_a_handler_that_cherrypy_and_bottle_cannot_send_says_what_it_is(serve, error_log):
+    import bottle
+    import cherrypy
+
+    cherrypy.config.update({"environment": "embedded", "log.screen": False})
+
+    class Root:
+        @cherrypy.expose
+        def ws(self) -> Any:
+            return handler
+
+    tree = cherrypy._cptree.Tree()
+    tree.mount(Root(), "")
+    app = bottle.Bottle()
+    app.get("/ws")(lambda: handler)
+    for application in (tree, app):
+        with Peer.connect(serve(application).address) as peer:
+            assert peer.shake("/ws").status == 500
+        texts = [record.getMessage() for record in error_log.take()]
+        assert any("a WebSocketHandler cannot be iterated over; it is a" in text for text in texts)

@@ -18,6 +18,7 @@ from greenws import Config
 from greenws.exceptions import RequestError
 from greenws.http.head import parse_head
 from greenws.integrations import gunicorn_settings
+from greenws.integrations.gunicorn import _Server
 from greenws.integrations.gunicorn_settings import (
     Forwarding,
     config_of,
@@ -26,7 +27,7 @@ from greenws.integrations.gunicorn_settings import (
     trust_of,
 )
 
-from ..support.limits import limit
+from ..support.limits import limit, wait_until
 from ..support.processes import Process
 from ..support.wire import TEXT, Peer, frame
 
@@ -356,3 +357,54 @@ def test_a_setting_that_cannot_be_honoured_ends_gunicorn_at_its_start(tmp_path):
         assert process.popen.wait(limit(20)) != 0
         process.wait_for(r"\[ERROR\] greenws.gunicorn.Worker: pre_request cannot be honoured")
     assert "Traceback" not in process.output
+
+
+@pytest.fixture
+def behind_haproxy(serve: Any) -> Any:
+    def start(**options: Any) -> Any:
+        server = serve(lambda environ, start_response: [], cls=_Server, config=Config(**options))
+        server.proxy_protocol, server.trusts_proxy = "v1", lambda address: True
+        return server
+
+    return start
+
+
+def test_a_connection_counts_while_its_proxy_header_is_awaited(behind_haproxy):
+    server = behind_haproxy(max_connections=1)
+    with Peer.connect(server.address):
+        wait_until(lambda: server.admission.open == 1)
+        with Peer.connect(server.address) as other:
+            assert other.read_response().status == 503
+    wait_until(lambda: server.admission.open == 0)
+    assert not server.admission.greenlets
+
+
+def test_the_address_of_a_proxy_header_counts(behind_haproxy):
+    server = behind_haproxy(max_connections_per_address=1)
+    header = b"PROXY TCP4 192.0.2.%d 10.0.0.1 4711 80\r\n"
+    with Peer.connect(server.address) as first, Peer.connect(server.address) as second:
+        first.send(header % 7)
+        wait_until(lambda: server.admission._addresses == {"192.0.2.7": 1})
+        second.send(header % 7)
+        assert second.read_response().status == 503
+        with Peer.connect(server.address) as third:
+            third.send(header % 8)
+            wait_until(lambda: server.admission._addresses["192.0.2.8"] == 1)
+    wait_until(lambda: server.admission.open == 0)
+    assert not server.admission._addresses
+
+
+def test_malformed_proxy_headers_do_not_fill_the_log(behind_haproxy, caplog):
+    server = behind_haproxy()
+    for _ in range(15):
+        with Peer.connect(server.address) as peer:
+            peer.send(b"PROXY nonsense\r\n")
+            assert peer.at_end()
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 10
+    assert all("malformed PROXY header" in line for line in lines)
+    server._malformed._tokens = 1.0
+    with Peer.connect(server.address) as peer:
+        peer.send(b"PROXY nonsense\r\n")
+        assert peer.at_end()
+    assert "(and 5 more since the last such line)" in caplog.records[-1].getMessage()

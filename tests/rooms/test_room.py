@@ -1069,6 +1069,20 @@ class Double(WebSocket):
         self.sent.append(data)
 
 
+def test_a_join_that_is_no_block_is_told(rooms, pair, error_log):
+    socket, _ = pair()
+    room = rooms["lobby"]
+    room.join(socket)
+    (record,) = error_log.take()
+    assert "'with room.join(socket) as member:'" in record.getMessage()
+    assert room.members == []
+    membership = room.join(socket)
+    with membership:
+        assert len(room.members) == 1
+    with pytest.raises(RuntimeError, match="is for one 'with'"), membership:
+        pass
+
+
 @pytest.mark.parametrize(
     ("call", "match"),
     [

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import gevent
 import pytest
 
 from greenws import Config, Routes
 from greenws.server.admission import Admission
+from greenws.server.balance import Balance
 
 from ..support.limits import limit, stays, wait_until
 from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame
@@ -183,3 +185,31 @@ def test_a_connection_with_a_request_in_progress_is_not_closed_for_another(serve
         assert turned_away(server, "max_connections")
         peer.send(GET[20:])
         assert peer.read_response().status in (200, 404)
+
+
+class Owner:
+    pass
+
+
+class FailingAdmission(Admission):
+    def enter(self, address: Any) -> str:
+        raise MemoryError("expected")
+
+
+def fail(*args: Any) -> None:
+    raise MemoryError("expected")
+
+
+@pytest.mark.parametrize("step", ["spawn", "enter"])
+def test_a_connection_that_cannot_be_served_is_closed_and_not_counted(serve, hub_errors, step):
+    server = serve(lambda environ, start_response: [])
+    balance, owner = Balance(), Owner()
+    server.share = share = balance.share(owner)
+    if step == "spawn":
+        server._spawn = fail
+    else:
+        server.admission = FailingAdmission(server.config)
+    with Peer.connect(server.address) as peer:
+        assert peer.at_end()
+    wait_until(lambda: share.count == 0)
+    assert "expected" in hub_errors.take()

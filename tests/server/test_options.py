@@ -36,11 +36,57 @@ ADDRESS = ("127.0.0.1", 0)
         ({"config": 5}, "not 5"),
         ({"cert_reqs": ssl.CERT_REQUIRED}, "cert_reqs needs certfile"),
         ({"do_handshake_on_connect": False}, "needs certfile"),
+        ({"backlog": "many"}, "backlog must be a whole number"),
+        ({"spawn": "threads"}, "spawn must be a number, a Pool"),
+        ({"handler_class": print}, "handler_class must be a class"),
+        ({"log": "access.log"}, "log must be a logger or an open file, not 'access.log'"),
+        ({"error_log": 3}, "error_log must be a logger"),
     ],
 )
 def test_a_wrong_option_is_a_type_error_at_once(wrong, match):
     with pytest.raises(TypeError, match=match):
         WebSocketServer(ADDRESS, Routes(), **wrong)
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "match"),
+    [
+        (Routes(), TypeError, "the application is the second argument"),
+        (("localhost", "8181"), TypeError, "with the port as an int"),
+        (("localhost", True), TypeError, "with the port as an int"),
+        (("localhost",), TypeError, "an address is"),
+        ((8181, "localhost"), TypeError, "an address is"),
+        (None, TypeError, "an address is"),
+        (b"localhost:80", TypeError, "an address is"),
+        (("localhost", 81810), ValueError, "up to 65535"),
+        (-1, ValueError, "up to 65535"),
+        ("localhost", ValueError, "'host:port', not 'localhost'"),
+        ("http://localhost:8181", ValueError, "'host:port'"),
+        ("/run/greenws.sock", ValueError, "for a Unix socket give one that listens"),
+        ("unix:/run/greenws.sock", ValueError, "for a Unix socket"),
+    ],
+)
+def test_what_is_no_address_is_told_at_once(address, error, match):
+    with pytest.raises(error, match=match):
+        WebSocketServer(address, Routes())
+
+
+@pytest.mark.parametrize("address", [0, "0", ":0", "127.0.0.1:0", ("", 0), ("::1", 0, 0, 0)])
+def test_addresses_of_every_kind_are_taken(address):
+    assert WebSocketServer(address, Routes())
+
+
+def test_an_address_and_a_port_apart_are_told():
+    with pytest.raises(TypeError, match="the address comes first, as one argument"):
+        WebSocketServer(":80", 8181)
+    with pytest.raises(TypeError, match="the first argument"):
+        WebSocketServer(host="localhost", port=8181)
+
+
+def test_names_that_servers_have_elsewhere_lead_to_ours():
+    for name in ("run", "run_forever", "listen"):
+        with pytest.raises(AttributeError, match="; use .*serve_forever"):
+            getattr(WebSocketServer, name)
 
 
 class Asgi:

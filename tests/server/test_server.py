@@ -283,9 +283,10 @@ def test_the_close_arrives_although_the_client_goes_on_sending(serve):
 
 
 def _flood(peer):
+    data = frame(BINARY, b"x" * 10_000)
     try:
         while True:
-            peer.send(frame(BINARY, b"x" * 10_000))
+            peer.send(data)
     except OSError:
         pass
 

@@ -46,7 +46,9 @@ def frame(
         head += bytes([flag | 127]) + struct.pack("!Q", size)
     if mask is None:
         return head + payload
-    return head + mask + bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+    key = (mask * (len(payload) // 4 + 1))[: len(payload)]
+    masked = int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")
+    return head + mask + masked.to_bytes(len(payload), "big")
 
 
 def close_frame(code: int | None = 1000, reason: bytes = b"", **options: Any) -> bytes:

@@ -23,8 +23,14 @@ from ...databases import leaves_nothing, warn_kept
 
 __all__ = ["release", "watch"]
 
-# What Django itself sends around transactions.
-_TRANSACTION = re.compile(r"(RELEASE |ROLLBACK TO )?SAVEPOINT \S+|BEGIN( [A-Z]+)?")
+# What Django itself sends around transactions, and what only reads of SQLite.
+_TRANSACTION = re.compile(
+    r"(RELEASE |ROLLBACK TO )?SAVEPOINT \S+|BEGIN( [A-Z]+)?"
+    r"|PRAGMA (foreign_keys|((foreign_key_(check|list)|(table|index)_x?info|index_list)\([^()]*\)))"
+    r"|PRAGMA foreign_key_check"
+)
+# disable_constraint_checking() and its opposite. A new connection of Django begins with ON.
+_FOREIGN_KEYS = re.compile(r"PRAGMA foreign_keys = (?:ON|(OFF))")
 
 _connect: Any = inspect.unwrap(BaseDatabaseWrapper.connect)
 
@@ -34,6 +40,7 @@ class _Work:
 
     def __init__(self) -> None:
         self.doubt = ""  # the first statement that may have left something
+        self.unchecked = ""  # the statement that switched the check of foreign keys off
         self.cursors: list[weakref.ref[Any]] = []
 
     def __call__(
@@ -47,7 +54,9 @@ class _Work:
         """Django's ``execute_wrapper``."""
         self.forget_closed()
         self.cursors.append(weakref.ref(context["cursor"]))
-        if not self.doubt and not _is_ordinary(sql) and not _is_connecting():
+        if isinstance(sql, str) and (switch := _FOREIGN_KEYS.fullmatch(sql)):
+            self.unchecked = sql if switch[1] else ""
+        elif not self.doubt and not _is_ordinary(sql) and not _is_connecting():
             self.doubt = str(sql)
         return execute(sql, parameters, many, context)
 
@@ -120,8 +129,8 @@ def _doubt_of(connection: Any) -> str:
     work = _work.get(connection)
     if work is None or work not in connection.execute_wrappers:
         return "its statements were not watched from the beginning"
-    if work.doubt:
-        statement = " ".join(work.doubt.split())
+    if work.doubt or work.unchecked:
+        statement = " ".join((work.doubt or work.unchecked).split())
         return f"it ran {statement[:60]!r}, which may have changed the state of the connection"
     work.forget_closed()
     if work.cursors:

@@ -15,7 +15,7 @@ from django.http.response import HttpResponseBase
 from werkzeug import Response
 from werkzeug.exceptions import HTTPException
 
-from ...checks import check_function, describe
+from ...checks import check_function, check_result, describe
 from ...exceptions import HandshakeError
 from ...protocol.handshake import check_headers
 from ...session import WebSocketHandler, WebSocketSessionHandler
@@ -205,6 +205,7 @@ class _FunctionHandler(WebSocketSessionHandler):
 
     def handle_session(self, request: Any, socket: WebSocket) -> None:
         result = self._function(request, socket, *self._args, **self._variables)
+        check_result(self._function, result)
         if isinstance(result, HttpResponseBase):
             raise TypeError(
                 f"{describe(self._function)} returned {result!r}, too late: put decorators such as "

@@ -150,6 +150,22 @@ def test_a_changed_state_of_the_connection_is_kept(connection, wait, caplog, sta
     assert not is_held(connection)
 
 
+def test_checks_of_foreign_keys_are_off_until_they_are_on_again(connection, notes, wait, caplog):
+    with connection.constraint_checks_disabled():
+        wait()
+        assert is_held(connection)
+        assert "'PRAGMA foreign_keys = OFF'" in caplog.text
+    caplog.clear()
+    connection.check_constraints()
+    connection.check_constraints(["auth_user"])
+    with connection.cursor() as cursor:
+        connection.introspection.get_constraints(cursor, "auth_user")
+    del cursor
+    wait()
+    assert not is_held(connection)
+    assert caplog.records == []
+
+
 def test_what_every_connection_begins_with_does_not_count(connection, notes, wait):
     from django.db.backends.signals import connection_created
 
