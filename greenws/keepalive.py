@@ -97,9 +97,11 @@ class Pulse:
         self.latency: float | None = None
         self.timed_out = False
         self.expired = False
-        self.width = min(self._interval, self._timeout, _POLL_INPUT_INTERVAL) / 16
+        first = _POLL_INPUT_INTERVAL if _POLL_INPUT_INTERVAL < self._interval else self._interval
+        width = (first if first < self._timeout else self._timeout) / 16
+        self.width = width
         self.bucket: set[Pulse] = _NO_BUCKET
-        begin = min(self._next_ping, now + _POLL_INPUT_INTERVAL) // self.width * self.width
+        begin = (now + first) // width * width
         if self._lifetime_end < begin:
             begin = self._bucket_time(now, begin)
         heartbeat.add(self, begin)
@@ -301,6 +303,8 @@ class Heartbeat:
                 self._rest_timer = after_poll(self._loop, self._beat)
 
 
+_ATTRIBUTE = "_greenws_heartbeat"  # of a hub
+
 _heartbeats: WeakKeyDictionary[Hub, Heartbeat] = WeakKeyDictionary()
 
 
@@ -325,8 +329,11 @@ def open_sockets() -> list[WebSocket]:
 
 def start_pulse(socket: WebSocket, hub: Hub, config: Config) -> None:
     """Starts keepalive for ``socket``, until ``socket.pulse.stop()``."""
-    heartbeat = _heartbeats.get(hub)
+    # The attribute saves a look-up in Python code.
+    heartbeat: Heartbeat | None = getattr(hub, _ATTRIBUTE, None)
     if heartbeat is None or heartbeat.process != current_process():
         heartbeat = _heartbeats[hub] = Heartbeat(hub.loop)
-    heartbeat.use_loop(hub.loop)
+        setattr(hub, _ATTRIBUTE, heartbeat)
+    elif heartbeat._loop is not hub.loop:
+        heartbeat.use_loop(hub.loop)
     socket.pulse = Pulse(socket, config, heartbeat)

@@ -204,7 +204,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
 
     @property
     def _is_bare(self) -> bool:
-        return not self.ssl_args and type(self).handle is WebSocketServer.handle and self._is_direct
+        return self._is_direct and not self.ssl_args and type(self).handle is WebSocketServer.handle
 
     @property
     def _is_direct(self) -> bool:
@@ -331,7 +331,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
 
     def _open(self, sock: Any, address: Any) -> OpenSession | None:
         """Opens a session without an HTTP handler; or serves HTTP to the end, and returns None."""
-        if not self._is_direct:
+        if type(sock) is not Accepted and not self._is_direct:
             self.handler_class(_green(sock), address, self).handle()
             return None
         opening = Opening(self, sock, address)
