@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .options import SessionOptions
 
-__all__ = ["Routes", "StaticFiles", "check_protocols", "function_handler"]
+__all__ = ["Routes", "StaticFiles", "check_literal", "check_protocols", "function_handler"]
 
 # "int(max=5):number" in "/room/<int(max=5):number>"
 _VARIABLE = re.compile(r"<(?:([^<>:]*(?:\([^<>]*\))?):)?[a-zA-Z_]\w*>")
@@ -204,10 +204,27 @@ def _check_uri(uri: Any) -> None:
         TypeError: it is no str.
         ValueError: no request would match it, or werkzeug cannot read it.
     """
-    if not isinstance(uri, str):
-        raise TypeError(f"a route's uri is a str such as '/chat/<room>', not {uri!r}")
+    check_literal(uri)
     if not uri.startswith("/") and uri != "*":
         raise ValueError(f"a route's uri begins with '/' or is '*', not {uri!r}")
+    try:
+        Rule(uri if uri.startswith("/") else "/").bind(Map())
+    except (LookupError, SyntaxError, ValueError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else error.args[0]
+        names = ", ".join(sorted(Map.default_converters))
+        hint = f"; the converters are {names}" if isinstance(error, LookupError) else ""
+        raise ValueError(f"the uri {uri!r} is malformed: {reason}{hint}") from None
+
+
+def check_literal(uri: Any) -> None:
+    """Checks what stands between the variables of a route.
+
+    Raises:
+        TypeError: it is no str.
+        ValueError: no path of a request has it.
+    """
+    if not isinstance(uri, str):
+        raise TypeError(f"a route's uri is a str such as '/chat/<room>', not {uri!r}")
     literal = re.sub("<[^<>]*>", "", uri)
     for mark, what in (("?", "a query"), ("#", "a fragment")):
         if mark in literal:
@@ -217,13 +234,6 @@ def _check_uri(uri: Any) -> None:
             )
     if braces := re.search(r"\{([a-zA-Z_]\w*)[^{}]*\}", literal):
         raise ValueError(f"a variable of the uri {uri!r} is written <{braces[1]}>")
-    try:
-        Rule(uri if uri.startswith("/") else "/").bind(Map())
-    except (LookupError, SyntaxError, ValueError) as error:
-        reason = error.msg if isinstance(error, SyntaxError) else error.args[0]
-        names = ", ".join(sorted(Map.default_converters))
-        hint = f"; the converters are {names}" if isinstance(error, LookupError) else ""
-        raise ValueError(f"the uri {uri!r} is malformed: {reason}{hint}") from None
 
 
 def _check_session(function: Any, uri: str) -> None:

@@ -170,8 +170,7 @@ def test_what_hides_that_it_is_async_is_told_when_it_has_run(serve, error_log):
     server = serve(routes)
     for path in ("/async", "/generator"):
         with Peer.open(server.address, path) as peer:
-            assert peer.read_close()[0] == 1011
-            peer.send(close_frame(1011))
+            assert peer.read_close(answer=True)[0] == 1011
         (record,) = error_log.take()
         assert "which runs nothing" in str(record.exc_info[1])
 

@@ -88,10 +88,11 @@ class Sock:
         """
         from ..checks import check_result, unknown_option
         from ..config import SERVER_ONLY, Config
-        from ..routes import check_protocols, function_handler
+        from ..routes import check_literal, check_protocols, function_handler
 
         if callable(path):
             raise TypeError("sock.route takes the path first: @sock.route('/chat'), in parentheses")
+        check_literal(path)
         accepted = check_protocols(protocols)
         known = {*Config.__dataclass_fields__, "response_headers"}
         for name in options:

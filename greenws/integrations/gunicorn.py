@@ -8,6 +8,7 @@ that it kills what is left, because gunicorn would kill the process.
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
 import weakref
@@ -211,6 +212,15 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
             server.proxy_protocol = "v1" if mode is True else mode  # a bool before gunicorn 24
             server.trusts_proxy = trust_of(self.cfg.proxy_allow_ips)
         return server
+
+    def init_process(self) -> None:
+        # gunicorn asks a worker once to end. Until the worker has handlers of its own, those of its
+        # master would take a SIGTERM, and the worker would live on until --graceful-timeout.
+        signal.signal(signal.SIGTERM, self._end_early)
+        super().init_process()
+
+    def _end_early(self, sig: int, frame: Any) -> None:
+        self.alive = False
 
     def run(self) -> None:
         _join_logs()

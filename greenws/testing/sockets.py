@@ -14,6 +14,7 @@ from typing import Any
 
 import gevent
 
+from ..checks import check_number
 from ..config import Config, check_seconds
 from ..hub.transport import Transport
 from ..keepalive import start_pulse
@@ -350,6 +351,7 @@ class TestSocket(WebSocket):
         longest = self._run.timeout
         if seconds is None or seconds == NO_TIMEOUT:
             return longest
+        check_number("timeout", seconds)
         if not seconds >= 0:
             raise ValueError(f"timeout must be 0 or more seconds, or None, not {seconds!r}")
         return seconds if longest is None else min(seconds, longest)

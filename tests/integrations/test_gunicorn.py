@@ -293,6 +293,32 @@ def test_it_stops_while_sessions_are_open(kind):
     assert [line for line in lines if not re.search("SIGKILL|SIGTERM", line)] == []
 
 
+EARLY = """
+import os, signal
+from greenws.gunicorn import Worker
+
+class Early(Worker):
+    def patch(self):
+        if not os.path.exists("asked"):
+            open("asked", "w").close()
+            os.kill(os.getpid(), signal.SIGTERM)
+        super().patch()
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Length", "5")])
+    return [b"hello"]
+"""
+
+
+def test_a_worker_that_is_told_to_end_before_it_has_begun_ends(tmp_path):
+    (tmp_path / "early.py").write_text(EARLY)
+    options = ["-k", "early.Early", "--graceful-timeout", "30"]
+    with gunicorn(*options, app="early:app", cwd=tmp_path) as process:
+        process.wait_for(r"Worker exiting")
+        eventually(lambda: process.output.count("Booting worker"), 2)  # another in its place
+        assert get(process, "/") == "hello"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_handler_that_does_not_end_is_killed_in_time_to_clean_up(number):
     with gunicorn(*WORKERS["greenws"], "--graceful-timeout", "3") as process:

@@ -270,6 +270,10 @@ class TestMistakes:
             sock.route("/", protocols="chat")
         with pytest.raises(TypeError, match="in parentheses"):
             sock.route(chat)
+        with pytest.raises(ValueError, match="is written <room>"):
+            sock.route("/chat/{room}")
+        with pytest.raises(TypeError, match="is a str"):
+            sock.route(b"/chat")
         with pytest.raises(TypeError, match="Flask application or a blueprint"):
             Sock("app")
 

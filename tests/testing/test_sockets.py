@@ -85,6 +85,8 @@ def test_a_shorter_limit_of_a_read_counts_and_a_longer_one_does_not():
         for timeout, said in ((0.01, "0.01"), (100, "0.05"), (None, "0.05")):
             with pytest.raises(TimeoutError, match=f"no message within {said} s"):
                 socket.receive(timeout=timeout)
+        with pytest.raises(TypeError, match="timeout must be a number of seconds or None, not '5'"):
+            socket.receive(timeout="5")
         with pytest.raises(ValueError, match="timeout must be"):
             socket.receive(timeout=-3)
 
