@@ -31,6 +31,11 @@ from rooms import redis_server
 
 import greenws
 
+sys.path.append(str(Path(__file__).parents[1]))
+
+from tests.support.redis_cluster import RedisCluster
+from tests.support.redis_server import RedisServer
+
 ITEM = json.dumps({"text": "x" * 50})
 WORKER = Path(__file__).parent / "servers" / "rooms_worker.py"
 TICK = os.sysconf("SC_CLK_TCK")
@@ -107,7 +112,7 @@ class Link:
     """A TCP proxy to a Redis, that can be cut."""
 
     def __init__(self, url: str) -> None:
-        self._target = ("127.0.0.1", int(url.rpartition(":")[2].partition("/")[0]))
+        self.target = ("127.0.0.1", int(url.rpartition(":")[2].partition("/")[0]))
         self.is_cut = False
         self._open: set[Any] = set()
         self._server = StreamServer(("127.0.0.1", 0), self._serve)
@@ -118,7 +123,7 @@ class Link:
         with contextlib.suppress(OSError), client:
             if self.is_cut:
                 return
-            with gevent_socket.create_connection(self._target) as server:
+            with gevent_socket.create_connection(self.target) as server:
                 self._open |= {client, server}
                 back = gevent.spawn(self._pass, server, client)
                 self._pass(client, server)
@@ -296,6 +301,101 @@ def after_death(url: str) -> float:
     return took
 
 
+def rate(url: str, rooms: list[str], count: int = 5000, window: int = 100) -> float:
+    """Messages/s, of all rooms, from a member in one worker to a member in each of two."""
+
+    def talk(here: greenws.WebSocket, there: greenws.WebSocket) -> None:
+        for _ in range(count // window):
+            for _ in range(window):
+                here.send(ITEM)
+            for each in (here, there):
+                for _ in range(window):
+                    each.receive()
+
+    with workers(2, url) as both:
+        pairs = [(both[0].join(room), both[1].join(room)) for room in rooms]
+        for each in both:
+            each.settle()
+        began = time.monotonic()
+        gevent.joinall([gevent.spawn(talk, *pair) for pair in pairs], raise_error=True)
+        took = time.monotonic() - began
+        for pair in pairs:
+            for client in pair:
+                client._abandon(1001)
+    return count * len(rooms) / took
+
+
+def cluster(url: str) -> float:
+    """The rate of three rooms through the three masters of a cluster, against one Redis. The
+    larger of two each."""
+    masters = RedisCluster(with_replicas=False)
+    try:
+        rooms = masters.rooms()
+        one, three = 0.0, 0.0
+        for _ in range(2):
+            one = max(one, rate(url, rooms))
+            three = max(three, rate(masters.url, rooms))
+    finally:
+        masters.close()
+    return three / one
+
+
+def failover(url: str) -> tuple[float, float]:
+    """s for which nobody heard the other worker when the master became a replica, which keeps its
+    connections; and messages that somebody did not hear once and in order."""
+    servers = [RedisServer("--repl-diskless-sync-delay", "0") for _ in range(2)]
+    old, new = servers
+    new.call("REPLICAOF", "127.0.0.1", old.port)
+    while new.call("ROLE")[3] != b"connected":
+        gevent.sleep(0.05)
+    link = Link(old.url)
+    heard: list[list[tuple[float, int, int]]] = [[], []]
+    sent = [0, 0]
+    is_over = False
+
+    def listen(client: greenws.WebSocket, into: list[tuple[float, int, int]]) -> None:
+        with contextlib.suppress(greenws.ConnectionClosed):
+            for text in client:
+                found = json.loads(text)
+                if "from" in found:
+                    into.append((time.monotonic(), found["from"], found["n"]))
+
+    def talk(client: greenws.WebSocket, number: int) -> None:
+        while not is_over:
+            client.send(json.dumps({"from": number, "n": sent[number]}))
+            sent[number] += 1
+            gevent.sleep(0.005)
+
+    try:
+        with workers(2, link.url) as both:
+            clients = [each.join("r") for each in both]
+            for client, into in zip(clients, heard, strict=True):
+                gevent.spawn(listen, client, into)
+            talking = [gevent.spawn(talk, client, n) for n, client in enumerate(clients)]
+            gevent.sleep(1)
+            old.call("FAILOVER")
+            while old.call("ROLE")[0] != b"slave":
+                gevent.sleep(0.005)
+            link.target = ("127.0.0.1", new.port)
+            gevent.sleep(6)
+            is_over = True
+            gevent.joinall(talking)
+            gevent.sleep(1)
+            for client in clients:
+                client._abandon(1001)
+    finally:
+        for each in servers:
+            each.close()
+    silences, wrong = [], 0
+    for here, into in enumerate(heard):
+        times = [at for at, number, _ in into if number != here]
+        silences.append(max(later - at for at, later in zip(times, times[1:], strict=False)))
+        for number in range(2):
+            numbers = [n for _, each, n in into if each == number]
+            wrong += numbers != list(range(sent[number]))
+    return max(silences), float(wrong)
+
+
 CASES: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "come-150": (lambda url: come_back(url, 150), "150 come back at once", "2.5 ms a member"),
     "come-600": (lambda url: come_back(url, 600), "600 come back at once", "2.5 ms a member"),
@@ -304,6 +404,8 @@ CASES: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "untold": (untold, "members not told of a gap", "0 of 20"),
     "unread": (unread, "since=0-0, not read", "0.5 MB a client"),
     "behind": (behind, "300 MB behind", "64 MB, 50 ms"),
+    "cluster": (cluster, "three masters against one Redis", "0.9"),
+    "failover": (failover, "master became a replica", "3 s, 0 wrong"),
     "death": (after_death, "told of a dead worker's members", "5 s"),
 }
 

@@ -72,7 +72,7 @@ cdef class WebSocket:
     @cython.locals(connection=Connection, event=int, count=int)
     cdef void _fill_inbox(self, double end, bint may_switch=*) except *
     @cython.locals(connection=Connection, transport=Transport)
-    cdef bint _offer_now(self, SharedMessage message) except -1
+    cdef bint _offer_now(self, SharedMessage message, bint hold) except -1
     cdef void _return_to_inbox(self, tuple fragment) except *
     cdef int _send_data(self, int opcode, payload, bint final, bint whole, compress) except -1
     cpdef int _send_as(
@@ -96,7 +96,7 @@ cdef class WebSocket:
 
 
 @cython.locals(socket=WebSocket, taken=Py_ssize_t)
-cpdef tuple offer_to_all(dict sockets, SharedMessage message, exclude)
+cpdef tuple offer_to_all(dict sockets, SharedMessage message, exclude, bint hold=*)
 
 cdef double _deadline(seconds) except -1
 

@@ -606,17 +606,20 @@ class WebSocket:
         in other threads than the session's. On a closed connection it returns True, and drops the
         message.
         """
-        return self._offer_now(message)
+        return self._offer_now(message, False)
 
-    def _offer_now(self, message: SharedMessage) -> bool:
+    def _offer_now(self, message: SharedMessage, hold: bool) -> bool:
         connection = self._connection
         transport = self._transport
         if connection.state != _OPEN or transport.failure or self._is_inherited():
             return True
         if self._sender is not None or transport.backlog or self._in_other_thread():
             return False
-        connection.messages_out += 1
-        transport.send(message.frame(connection))
+        connection.messages_out += message.count
+        if hold:
+            transport.hold(message.frame(connection))
+        else:
+            transport.send(message.frame(connection))
         return True
 
     def _when_ready(self, callback: Callable[[], object]) -> None:
@@ -1079,16 +1082,18 @@ class WebSocket:
 
 
 def offer_to_all(
-    sockets: dict[Any, WebSocket], message: SharedMessage, exclude: object
+    sockets: dict[Any, WebSocket], message: SharedMessage, exclude: object, hold: bool = False
 ) -> tuple[int, list[Any]]:
     """:meth:`WebSocket._offer` for all ``sockets`` except ``exclude``; returns how many took the
-    message, and the keys of those that did not."""
+    message, and the keys of those that did not. ``hold``: others may follow before the hub runs,
+    so that one system call sends them all, if there is one socket alone."""
+    hold = hold and len(sockets) == 1  # several would take the cork from each other
     taken = 0
     refused = []
     for key, socket in sockets.items():
         if socket is exclude:
             continue
-        if socket._offer_now(message):
+        if socket._offer_now(message, hold):
             taken += 1
         else:
             refused.append(key)

@@ -391,8 +391,8 @@ def test_the_runner_measures_and_reports(load: str, tmp_path: Path) -> None:
     assert case["ratios"]["gevent-websocket"]["figure"]["median"] > 0
     assert data["machine"]["cpu"]
     assert str(ROOT) not in json.dumps(data)
-    # A part of it, rendered once more.
-    again = [*command[:2], "--report", str(tmp_path / "report.json"), "--cases", "32B-1"]
+    # A part of two that are one, rendered once more.
+    again = [*command[:2], "--report", *2 * [str(tmp_path / "report.json")], "--cases", "32B-1"]
     refused = subprocess.run(again, capture_output=True, text=True, timeout=limit(20))
     assert (refused.returncode, "--output" in refused.stderr) == (2, True)
     again += ["--output", str(tmp_path / "part")]
@@ -571,6 +571,18 @@ def test_tests_of_handlers_are_counted() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=limit(60))
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["Routes", "Flask"], done
     assert done.stdout.count("20 tests in ") == 2
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc")
+def test_the_memory_of_idle_connections_is_measured() -> None:
+    kinds = "room,tls"
+    command = [sys.executable, str(BENCHMARKS / "memory.py"), "--kinds", kinds]
+    finished = subprocess.run(
+        [*command, "--connections", "20"], capture_output=True, text=True, timeout=limit(40)
+    )
+    assert finished.returncode == 0, finished.stderr
+    room, tls = (line.split() for line in finished.stdout.splitlines())
+    assert (room[0], tls[0], room[2], tls[2]) == ("room", "tls", "kB", "kB")
 
 
 def test_the_benchmark_of_clients_runs(tmp_path):

@@ -7,10 +7,12 @@ exit code is 1 if there is a problem.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import platform
 import re
 import resource
+import socket
 import sys
 import traceback
 from collections.abc import Iterator
@@ -28,6 +30,8 @@ OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
 
 # Beside what greenws itself depends on.
 _OTHERS = ("greenlet", "gunicorn", "flask", "django", "flask-socketio", "redis")
+
+_TCP_ULP = 31  # of Linux
 
 _PATCH = "begin the program with 'from gevent import monkey; monkey.patch_all()'"
 
@@ -90,6 +94,7 @@ def check(name: str | None, redis_urls: list[str], folder: str = ".") -> Iterato
     yield from check_versions()
     yield from check_descriptors()
     yield from check_backlog()
+    yield from check_tls()
     application = None
     if name is not None:
         try:
@@ -205,6 +210,36 @@ def check_backlog() -> Iterator[Finding]:
     else:
         advice = "WebSocketServer(..., backlog=2048) if thousands of clients come back at once"
         yield Finding(OK, "backlog", found, advice)
+
+
+def check_tls() -> Iterator[Finding]:
+    import ssl
+
+    from ..hub.transport import has_tls_in_memory
+
+    how = "records in memory" if has_tls_in_memory() else "records by Python's SSL objects"
+    yield Finding(OK, "TLS", f"{ssl.OPENSSL_VERSION}, {how}")
+    missing = []
+    if not _kernel_has_tls():
+        missing.append("the kernel (CONFIG_TLS; modprobe tls)")
+    if ssl.OPENSSL_VERSION_INFO < (3,) or "OpenSSL" not in ssl.OPENSSL_VERSION:
+        missing.append("OpenSSL 3")
+    if not hasattr(ssl, "OP_ENABLE_KTLS"):
+        missing.append("Python 3.12")
+    if missing:
+        yield Finding(OK, "kTLS", f"not possible without {', '.join(missing)}")
+    else:
+        yield Finding(OK, "kTLS", "possible", "ssl_context.options |= ssl.OP_ENABLE_KTLS")
+
+
+def _kernel_has_tls() -> bool:
+    """Whether the kernel takes TLS over; asking has it load its module, where it may."""
+    with socket.socket() as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, _TCP_ULP, b"tls")
+        except OSError as error:
+            return error.errno == errno.ENOTCONN  # it would, once there is a connection
+    return True
 
 
 # -- the application

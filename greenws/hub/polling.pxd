@@ -28,11 +28,19 @@ cdef class Cork:
     cpdef int flush_soon(self) except -1
 
 
+@cython.final
+cdef class TlsMemory:
+    cdef public bytearray sealed
+    cdef public bytearray out
+    cdef public list ends
+
+
 cdef class Poller:
     cdef public long process
     cdef public set writers
     cdef public ReceiveBuffer receive_buffer
     cdef public Cork cork
+    cdef public TlsMemory tls
     cdef public Turns turns
     cdef public long ticks
     cdef long _watched

@@ -39,6 +39,7 @@ __all__ = [
     "Poller",
     "READABLE",
     "ReceiveBuffer",
+    "TlsMemory",
     "Waiter",
     "WatcherPoller",
     "begin_session",
@@ -55,6 +56,8 @@ READABLE = _READABLE = 1
 _RECEIVE_SIZE = 1 << 18  # bytes that one receive takes at most
 _CORK_SIZE = 1 << 16  # bytes
 _BATCH = 256  # events
+_TLS_MARGIN = 1 << 15  # bytes; more than OpenSSL keeps of an incomplete record
+_TLS_OUT_SIZE = 1 << 17  # bytes; the cork in records of half a kilobyte, the smallest, fits
 _TICK = 0.5  # seconds
 _ALONE = 64  # dispatches of a socket that is the only one, before the loop watches it itself
 _OBJECT_SIZE = 256  # bytes to prefetch of each object; about the size of a socket's objects
@@ -117,6 +120,16 @@ class Cork:
         self.flush()
 
 
+class TlsMemory:
+    """The memory between the sockets of a hub and TLS. Nothing stays in it."""
+
+    def __init__(self) -> None:
+        # What is decrypted must fit into the receive buffer.
+        self.sealed = bytearray(_RECEIVE_SIZE - _TLS_MARGIN)
+        self.out = bytearray(_TLS_OUT_SIZE)
+        self.ends: list[str] = []
+
+
 class Poller:
     """What the sockets of a hub share. It must not reference the hub, which would then never be
     freed."""
@@ -127,6 +140,7 @@ class Poller:
         """The sockets that the loop watches because they have output left."""
         self.receive_buffer = ReceiveBuffer()
         self.cork = Cork()
+        self.tls: Any = None  # a TlsMemory, from the first TLS connection on
         self.turns = turns or Turns()
         self.ticks = 0
         """A coarse clock, in half seconds. It runs while any socket is open."""

@@ -1,13 +1,14 @@
 # C types for transport.py, where it is compiled.
 import cython
 
-from . cimport forks, syscalls
-from .polling cimport Cork, ReceiveBuffer, Waiter
+from . cimport forks, syscalls, tls
+from .polling cimport Cork, ReceiveBuffer, TlsMemory, Waiter
 from .turns cimport Turns
 
 
 cdef double _FOREVER, _POLL
 cdef int _TIMED_OUT, _READABLE, _DEADLINE, _CORK_LIMIT, _COPY_LIMIT, _TLS_RECORD, _STALL_CHECKS
+cdef int _MAX_ANSWERS
 
 
 cdef class Accepted:
@@ -27,9 +28,13 @@ cdef class Transport(Waiter):
     cdef public object _ssl
     cdef public object _raw
     cdef public bint _direct
+    cdef public size_t _engine
+    cdef bint _may_attach
+    cdef Py_ssize_t _answers
     # read state
     cdef public bytearray buffer
     cdef bint _input_drained
+    cdef str _tls_end
     cdef bint _receiving
     cdef double _deadline
     cdef double _polled_deadline
@@ -76,4 +81,15 @@ cdef class Transport(Waiter):
     cpdef void wait_for_room(self) except *
     cdef Py_ssize_t _write(self, data) except -2
     cdef bint _is_tls_drained(self) except -1
+    cdef bint _attach(self) except -1
+    @cython.locals(memory=TlsMemory, received=Py_ssize_t, size=Py_ssize_t, answers=Py_ssize_t)
+    cdef Py_ssize_t _poll_engine(self) except -2
+    @cython.locals(memory=TlsMemory, out=bytearray, encrypted=Py_ssize_t, sent=Py_ssize_t)
+    cdef void _encrypt_and_send(self, data, Py_ssize_t size) except *
+    @cython.locals(place=Py_ssize_t)
+    cdef void _keep_encrypted(self, bytes records) except *
+    @cython.locals(size=Py_ssize_t, encrypted=Py_ssize_t, out=bytearray)
+    cdef bint _encrypt_next(self) except -1
+    cdef void _answer(self, bytes records) except *
+    cdef void _detach(self) except *
     cdef void _append(self, data) except *

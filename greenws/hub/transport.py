@@ -25,9 +25,10 @@ from gevent import socket as gevent_socket
 from gevent.event import Event
 from gevent.hub import Hub
 
-from . import forks, syscalls
+from . import forks, syscalls, tls
 from .delivery import Delivery, unacknowledged
-from .polling import READABLE, Waiter
+from .polling import READABLE, TlsMemory, Waiter
+from .sockets import OwnedSSLSocket
 
 __all__ = [
     "Accepted",
@@ -37,6 +38,7 @@ __all__ = [
     "TIMED_OUT",
     "Transport",
     "accept",
+    "has_tls_in_memory",
     "no_delay",
 ]
 
@@ -49,6 +51,7 @@ TIMED_OUT = _TIMED_OUT = -1
 
 _CORK_LIMIT = 1 << 16  # bytes to hold back at most
 _COPY_LIMIT = 1 << 14  # bytes; larger pieces enter the outbox without a copy
+_MAX_ANSWERS = 1 << 14  # bytes of OpenSSL's own answers that a peer may leave unread
 _TLS_RECORD = 1 << 14  # bytes
 _MAX_FLUSH = 0.005  # seconds in the hub, before it polls again
 _STALL_CHECKS = 4  # in one write_timeout
@@ -74,6 +77,11 @@ def no_delay(sock: Any) -> None:
             sock.setsockopt(native.IPPROTO_TCP, native.TCP_NODELAY, 1)
         except OSError:
             pass  # the peer is gone already
+
+
+def has_tls_in_memory() -> bool:
+    """Whether TLS costs one system call for a read and one for a write here; see ``tls.py``."""
+    return bool(tls.available())
 
 
 class Accepted:
@@ -175,9 +183,15 @@ class Transport(Waiter):
         self._raw: Any = sock if self._tls or is_bare else getattr(sock, "_sock", sock)
         plain = not self._tls and isinstance(self._raw, _socket.socket)
         self._direct = is_bare or (plain and syscalls.AVAILABLE)
+        self._engine = 0  # see tls.py; as long as _ssl is kept
+        self._may_attach = self._ssl is not None
+        self._answers = 0  # bytes of OpenSSL's own in the outbox
         # read state
         self.buffer = self.poller.receive_buffer.data
         self._input_drained = True  # the kernel has nothing more until the next event
+        if self._ssl is not None and self._ssl.pending():  # of a record that was read in part
+            self._input_drained = False
+        self._tls_end: str | None = None  # why no more can be decrypted
         self._receiving = False  # a receive has ended its turn, and will go on
         self._deadline = _FOREVER
         self._polled_deadline = _FOREVER  # the last deadline after which receive() polled once more
@@ -187,7 +201,7 @@ class Transport(Waiter):
         self.backlog = 0  # bytes in the outbox
         self.pending_reply = b""  # what reply() sends when there is room
         self.on_outbox_empty: Any = None  # called once by the hub, also if the connection is lost
-        self._outbox: list[bytearray | memoryview] | None = None
+        self._outbox: list[bytes | bytearray | memoryview] | None = None
         self._high_water = _FOREVER if high_water is None else high_water
         self._room: Event | None = None
         self._write_watcher: Any = None
@@ -198,6 +212,15 @@ class Transport(Waiter):
         self._unacknowledged = -1  # bytes, when the stall timer last fired
         self._finishing = False
         self._shut = False
+
+    def drop_socket(self) -> None:
+        """Keeps the descriptor, and OpenSSL's part of a TLS connection, without the objects of
+        gevent and Python around them, where nothing needs those. For a transport that is never
+        detached."""
+        if self._engine and not self._borrowed and type(self._sock) is OwnedSSLSocket:
+            family = self._sock.family
+            self._sock = self._raw = Accepted(self._sock.detach(), family)
+            self._direct = True  # what comes after the end of TLS is not decrypted
 
     def set_limits(self, high_water: int | None, write_timeout: float | None) -> None:
         """Replaces the limits of the outbox."""
@@ -242,6 +265,8 @@ class Transport(Waiter):
         receive_buffer = self.poller.receive_buffer
         if receive_buffer.borrower is not None:
             receive_buffer.reclaim()
+        if self._engine or self._may_attach and self._attach():
+            return self._poll_engine()
         try:
             if self._direct:
                 size = syscalls.receive(self.fileno, self.buffer)
@@ -270,6 +295,57 @@ class Transport(Waiter):
             self._input_drained = size < len(self.buffer) and not self.hung_up
             if self._tls and self._input_drained:
                 self._input_drained = self._is_tls_drained()
+        return size
+
+    def _attach(self) -> bool:
+        """Takes TLS over from Python's SSL object, where that is possible."""
+        if self._outbox:  # the object may have to repeat a write; perhaps at the next read
+            return False
+        self._may_attach = False
+        self._engine = tls.attach(self._ssl)
+        if not self._engine:
+            return False
+        if self.poller.tls is None:
+            self.poller.tls = TlsMemory()
+        return True
+
+    def _poll_engine(self) -> int:
+        """:meth:`poll`, with an engine."""
+        memory = self.poller.tls
+        if self._tls_end is not None:
+            return 0
+        received = 0
+        try:
+            if self.received or not self._ssl.pending():  # left from before the engine
+                received = syscalls.receive(self.fileno, memory.sealed)
+                if received == 0:
+                    self._input_drained = not self.hung_up
+                    return 0
+                if received == _TIMED_OUT:
+                    self._input_drained = True
+                    self.hung_up = False
+                    return _TIMED_OUT
+            size = tls.decrypt(
+                self._engine, memory.sealed, received, self.buffer, memory.out, memory.ends
+            )
+        except OSError as error:
+            self._fail(f"connection lost: {error}")
+            return 0
+        # After a hang-up no event follows, so read until the end of the stream.
+        self._input_drained = 0 < received < len(memory.sealed) and not self.hung_up
+        answers = tls.replies()
+        if answers:
+            self._answer(bytes(memory.out[:answers]))
+        if memory.ends:
+            self._tls_end = memory.ends.pop()
+            self._input_drained = False
+            if self._tls_end:
+                self._fail(f"connection lost: {self._tls_end}")
+            elif size == 0:
+                return 0
+        if size == 0:
+            return 0 if self._tls_end is not None else _TIMED_OUT
+        self.received += size
         return size
 
     def _is_tls_drained(self) -> bool:
@@ -379,6 +455,9 @@ class Transport(Waiter):
         if self.failure or not size:
             return
         self.sent += size
+        if self._engine and not self._outbox:
+            self._encrypt_and_send(cork.data, size)
+            return
         if self._outbox or not self._direct and size > _TLS_RECORD:
             self._append(bytes(cork.data[:size]))
             self._flush_unless_writing()
@@ -404,6 +483,9 @@ class Transport(Waiter):
         if self.failure:
             return
         self.sent += len(data)
+        if self._engine and not self._outbox and len(data) <= _CORK_LIMIT:
+            self._encrypt_and_send(data, len(data))
+            return
         if not self._direct or self._outbox:
             self._append(data)
             self._flush_unless_writing()
@@ -427,7 +509,13 @@ class Transport(Waiter):
             return
         self.sent += len(header) + len(payload)
         sent = 0
-        if not self._outbox and not self._tls:
+        if self._engine and not self._outbox:
+            first = header + bytes(payload[: _CORK_LIMIT - len(header)])
+            self._encrypt_and_send(first, len(first))
+            if self.failure:
+                return
+            sent = len(first)
+        elif not self._outbox and not self._tls:
             try:
                 if self._direct:
                     sent = max(0, syscalls.send_both(self.fileno, header, payload))
@@ -448,6 +536,74 @@ class Transport(Waiter):
             self._append(rest if isinstance(payload, bytes) else memoryview(bytes(rest)))
         if self._outbox:
             self._flush_unless_writing()
+
+    def _encrypt_and_send(self, data: bytes | bytearray, size: int) -> None:
+        """Sends the first ``size`` bytes of ``data``, which fit into the cork. The outbox is
+        empty."""
+        out = self.poller.tls.out
+        try:
+            encrypted = tls.encrypt(self._engine, data, size, out)
+            if encrypted < 0:
+                answers = bytes(out[: tls.replies()])
+                self._append(bytes(data[:size]))
+                self._answer(answers)
+                self._start_writing()
+                return
+            sent = syscalls.send_prefix(self.fileno, out, encrypted)
+        except OSError as error:
+            self._fail(f"connection lost: {error}")
+            return
+        if sent != encrypted:
+            self._keep_encrypted(bytes(out[max(sent, 0) : encrypted]))
+            self._start_writing()
+
+    def _keep_encrypted(self, records: bytes) -> None:
+        """Puts what must leave as it is into the outbox, where nothing else is of that type:
+        before all that is to be encrypted yet."""
+        if self._outbox is None:
+            self._outbox = []
+        outbox = self._outbox
+        place = 0
+        while place < len(outbox) and type(outbox[place]) is bytes:
+            place += 1
+        outbox.insert(place, records)
+        self.backlog += len(records)
+
+    def _encrypt_next(self) -> bool:
+        """Replaces the first bytes in the outbox by their records; False if that must wait."""
+        outbox = self._outbox
+        assert outbox is not None
+        head = outbox[0]
+        size = min(len(head), _CORK_LIMIT)
+        out = self.poller.tls.out
+        encrypted = tls.encrypt(self._engine, head, size, out)
+        if encrypted < 0:
+            records = bytes(out[: tls.replies()])
+            if records:
+                self._keep_encrypted(records)
+                return True
+            return False
+        self.backlog -= size
+        if size == len(head):
+            del outbox[0]
+        elif isinstance(head, bytearray):
+            del head[:size]
+        else:
+            outbox[0] = head[size:]
+        self._keep_encrypted(bytes(out[:encrypted]))
+        return True
+
+    def _answer(self, records: bytes) -> None:
+        """Sends what OpenSSL says of its own: an alert, or the answer to a KeyUpdate."""
+        if self.failure or not records:
+            return
+        self._keep_encrypted(records)
+        self._answers += len(records)
+        self._flush_unless_writing()
+        if not self._outbox:
+            self._answers = 0
+        elif self._answers > _MAX_ANSWERS:
+            self._fail("the peer does not read what its TLS asks for")
 
     def reply(self, data: bytes) -> None:
         """Like :meth:`send`; but while the outbox is full, only the latest reply is kept."""
@@ -476,9 +632,9 @@ class Transport(Waiter):
     def _write(self, data: bytes | bytearray | memoryview) -> int:
         """Writes to the socket; returns how many bytes it took. For TLS, at most one record."""
         try:
-            if self._ssl is not None:
+            if self._ssl is not None and not self._engine:
                 return int(self._ssl.write(data))
-            if self._direct:
+            if self._direct or self._engine:
                 return max(0, syscalls.send_view(self.fileno, data))
             return int(self._raw.send(data))
         except _BLOCKED:
@@ -510,11 +666,15 @@ class Transport(Waiter):
         outbox = self._outbox or []
         begin = 0.0
         while outbox:
-            head = outbox[0]
-            # OpenSSL demands that an interrupted write is repeated with the same bytes.
-            chunk = head[:_TLS_RECORD] if self._tls and len(head) > _TLS_RECORD else head
             try:
-                sent = self._write(chunk)
+                if self._engine and type(outbox[0]) is not bytes and not self._encrypt_next():
+                    break
+                head = outbox[0]
+                # Python's object demands that an interrupted write is repeated with the same bytes.
+                if self._tls and not self._engine and len(head) > _TLS_RECORD:
+                    sent = self._write(head[:_TLS_RECORD])
+                else:
+                    sent = self._write(head)
             except OSError as error:
                 self._fail(f"connection lost: {error}")
                 return
@@ -640,7 +800,13 @@ class Transport(Waiter):
         self._shut = True
         if not self.failure:
             self.failure = "the connection was closed for writing"
-        if self._tls:
+        if self._engine:
+            out = self.poller.tls.out
+            size = tls.end(self._engine, out)
+            with contextlib.suppress(OSError):
+                syscalls.send_prefix(self.fileno, out, size)
+            self._detach()
+        elif self._tls:
             with contextlib.suppress(OSError, ValueError):  # sends close_notify; does not wait
                 self._sock.unwrap()
             self._ssl = None  # later input is not decrypted, as in any SSLSocket after a shutdown
@@ -662,6 +828,13 @@ class Transport(Waiter):
         finally:
             self.close()
 
+    def _detach(self) -> None:
+        """Gives TLS back to Python's SSL object."""
+        self._may_attach = False
+        if self._engine:
+            engine, self._engine = self._engine, 0
+            tls.detach(engine, self.fileno)
+
     def _close_watchers(self) -> None:
         for watcher in (self._write_watcher, self._timer, self._stall_timer):
             if watcher is not None:
@@ -680,6 +853,7 @@ class Transport(Waiter):
         self._outbox = None
         self.backlog = 0
         self._close_watchers()
+        self._detach()
         self._sock.settimeout(self._timeout)
         sock, self._sock = self._sock, None
         self._ssl = None
@@ -697,6 +871,10 @@ class Transport(Waiter):
         self._fail(reason)
         self.unwatch(not self._borrowed)
         self._close_watchers()
+        if self._borrowed:
+            self._detach()
+        self._engine = 0
+        self._may_attach = False
         self._ssl = None  # it is large
         if self._borrowed and inherited:
             pass

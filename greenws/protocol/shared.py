@@ -12,7 +12,7 @@ from collections.abc import Hashable
 
 from .connection import Connection
 
-__all__ = ["SharedMessage"]
+__all__ = ["SharedBatch", "SharedMessage"]
 
 _TEXT = 1
 _BINARY = 2
@@ -23,6 +23,7 @@ class SharedMessage:
 
     def __init__(self, data: str | bytes) -> None:
         self.data = data
+        self.count = 1  # messages
         self._frame = b""
         self._compressed: dict[Hashable, bytes] | None = None
 
@@ -50,3 +51,15 @@ class SharedMessage:
         if connection.deflate is not None:
             opcode, payload = connection.compress(opcode, True, payload, None)
         return connection.encode(opcode, True, payload)
+
+
+class SharedBatch(SharedMessage):
+    """Several messages, one after another, that are sent at once. ``data`` says nothing."""
+
+    def __init__(self, messages: list[SharedMessage]) -> None:
+        SharedMessage.__init__(self, b"")
+        self.count = len(messages)
+        self._messages = messages
+
+    def _encode(self, connection: Connection) -> bytes:
+        return b"".join([message.frame(connection) for message in self._messages])

@@ -54,13 +54,15 @@ class Entry(NamedTuple):
 
     ``position``: of a member that has received it. ``data``: None where the log has only moved
     on. ``exclude``: the socket that does not get it, known in its own process alone. ``log``:
-    whatever the broker's cursors need to know of it.
+    whatever the broker's cursors need to know of it. ``is_read``: whoever delivers it goes on
+    reading, so that others may follow at once, and the hub runs soon.
     """
 
     position: str
     data: str | bytes | None
     exclude: WebSocket | None = None
     log: Any = None
+    is_read: bool = False
 
 
 class Message(NamedTuple):

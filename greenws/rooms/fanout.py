@@ -6,6 +6,10 @@ slice; between two slices, when a turn is over, others run, and the room may hav
 or some may leave. Whom an entry still has to reach is fixed when it begins. A member that is added
 while entries wait gets what is delivered after it came, and nothing before that.
 
+Where many come at once, as after a deploy, and each is told of all others, that would be the square
+of their number in system calls. So changes wait for the next turn if they have many watchers, and
+each of these is sent all that follow one another at once.
+
 Prompt members are kept in groups, each a dictionary that the compiled ``offer_to_all`` walks. Only
 the rest costs Python for each member.
 """
@@ -25,12 +29,12 @@ from gevent.event import Event
 from gevent.monkey import get_original
 
 from ..hub import switching
-from ..protocol.shared import SharedMessage
+from ..protocol.shared import SharedBatch, SharedMessage
 from ..websocket import WebSocket, offer_to_all
 from . import turns
 from .broker import Entry
 from .member import Member
-from .presence import Change, Roster
+from .presence import Change, Roster, Watch
 from .stamp import Stamp
 from .tail import Tail
 
@@ -38,6 +42,8 @@ __all__ = ["Disconnect", "FanOut", "Gap"]
 
 
 _GROUP = 128  # members, at most: as many as are handed a message without a look at the time
+_CHANGES = 64  # who comes and goes: as many as members are told at once
+_MANY = 16  # watchers, from which on that is worth waiting for the next turn
 _TAKE_OVER_TIMEOUT = 0.1  # seconds for which one waits for the thread that hands out
 _POLL_INTERVAL = 0.01  # seconds between two looks of a sender that is held up
 _HUB_POLL_INTERVAL = 0.001  # the same, where only a turn of another thread's hub is missing
@@ -61,6 +67,13 @@ class Disconnect(NamedTuple):
 class _Joining(NamedTuple):
     after: int  # the number of the last item that it does not get
     position: str
+
+
+class _Told(NamedTuple):
+    """What watchers are told of a change: as it is sent, and as it was made."""
+
+    message: SharedMessage
+    data: str | bytes
 
 
 _Item = Entry | Change | Gap | Disconnect
@@ -90,12 +103,16 @@ class FanOut:
         self._others: dict[Member, None] = {}  # those with a queue or a cursor
         self._joining: dict[Member, _Joining] = {}
         self._becoming_prompt: dict[Member, None] = {}
+        # Members that came after items were put which have not been handed out: the number of the
+        # last. Who had come and gone by then they know.
+        self._informed: dict[Member, int] = {}
         self._full: dict[Member, None] = {}  # those that hold up senders
         # what is delivered
         self._items: deque[_Item] = deque()
         self._last = 0  # number of the last item that was put
         self._finished = 0  # of the last one that everybody has
-        self._slices: Iterator[None] | None = None  # of the one that has begun
+        self._slices: Iterator[None] | None = None  # of what has begun
+        self._begun = 0  # items of which that is; several if they are changes
         self._position = ""  # after that one
         self._position_before = ""
         self._unvisited_groups: list[dict[Member, WebSocket]] = []
@@ -116,8 +133,12 @@ class FanOut:
         self._add(member, self._last, position)
 
     def add_after_tail(self, member: Member) -> None:
-        """It does not get what has begun so far, the end of which is the end of the tail."""
-        self._add(member, self._finished + (self._slices is not None), self._position)
+        """It does not get what has begun so far, the end of which is the end of the tail. Nor do
+        the changes and disconnects concern it that wait."""
+        begun = self._finished + (self._begun if self._slices is not None else 0)
+        if begun < self._last:
+            self._informed[member] = self._last
+        self._add(member, begun, self._position)
 
     def _add(self, member: Member, after: int, position: str) -> None:
         if self._finished == self._last:
@@ -128,6 +149,7 @@ class FanOut:
     def remove(self, member: Member) -> None:
         self.roster.stop_telling(member)
         self._joining.pop(member, None)
+        self._informed.pop(member, None)
         self._becoming_prompt.pop(member, None)
         self._others.pop(member, None)
         self._leave_group(member)
@@ -174,7 +196,7 @@ class FanOut:
             del group[member]
 
     def _place_those_who_came(self, number: int) -> None:
-        """Before the item of that number begins."""
+        """Before the items up to that number begin."""
         if self._becoming_prompt:
             for member in self._becoming_prompt:
                 self._place(member)
@@ -184,6 +206,8 @@ class FanOut:
                 if joining.after < number:
                     del self._joining[member]
                     self._place(member)
+                    if joining.after > self._finished:
+                        self._informed.setdefault(member, joining.after)
         if len(self._groups) > 1:
             self._groups = [group for group in self._groups if group]
 
@@ -199,6 +223,8 @@ class FanOut:
         self._last += 1
         # Many that send to a large room in one turn are not to hand out a slice each.
         is_late = len(self._groups) > 1 and turns.is_over()
+        if isinstance(item, Change) and self.roster.watching > _MANY and get_hub_if_exists():
+            is_late = True
         if is_late or self._advance():
             self._go_on_here()
 
@@ -241,13 +267,19 @@ class FanOut:
             self._is_advancing = False
 
     def _begin(self, item: _Item) -> Iterator[None]:
+        self._begun = 1
+        if isinstance(item, Change):
+            changes = [item]
+            while len(changes) < _CHANGES and self._items and isinstance(self._items[0], Change):
+                changes.append(self._items.popleft())  # type: ignore[arg-type]
+            self._begun = len(changes)
+            self._place_those_who_came(self._finished + self._begun)
+            return self._tell(changes)
         self._place_those_who_came(self._finished + 1)
         if isinstance(item, Gap):
             return self._tell_gap()
         if isinstance(item, Disconnect):
             return self._disconnect(item)
-        if isinstance(item, Change):
-            return self._tell(item)
         self._position_before, self._position = self._position, item.position
         if item.data is None:
             self.tail.append(item.position, None)
@@ -258,7 +290,9 @@ class FanOut:
         self._slices = None
         self._unvisited_groups = []
         self._unvisited = deque()
-        self._finished += 1
+        self._finished += self._begun
+        while self._informed and next(iter(self._informed.values())) <= self._finished:
+            del self._informed[next(iter(self._informed))]
         if not self._items:  # or the next one does it
             self._place_those_who_came(self._finished + 1)
         while self._waiting and self._waiting[0][0] <= self._finished:
@@ -275,7 +309,10 @@ class FanOut:
             self.tail.append(entry.position, message)
         while self._unvisited_groups:
             group = self._unvisited_groups.pop()
-            self._offer(group, message, data, entry.exclude)
+            taken, refused = offer_to_all(group, message, entry.exclude, entry.is_read)
+            self.stats.delivered += taken + len(refused)
+            for member in refused:
+                member._put(message, data)
             yield
         while self._unvisited:
             member = self._unvisited.popleft()
@@ -283,18 +320,6 @@ class FanOut:
                 self.stats.delivered += 1
             if not len(self._unvisited) % 16:
                 yield
-
-    def _offer(
-        self,
-        group: dict[Member, WebSocket],
-        message: SharedMessage,
-        data: str | bytes,
-        exclude: WebSocket | None = None,
-    ) -> None:
-        taken, refused = offer_to_all(group, message, exclude)
-        self.stats.delivered += taken + len(refused)
-        for member in refused:
-            member._put(message, data)
 
     def _move_on(self, entry: Entry) -> Iterator[None]:
         if self._others:
@@ -304,7 +329,8 @@ class FanOut:
         yield
 
     def _disconnect(self, item: Disconnect) -> Iterator[None]:
-        for number, member in enumerate([*self._group_of, *self._others]):
+        meant = self._without_the_informed([*self._group_of, *self._others])
+        for number, member in enumerate(meant):
             if self._is_placed(member) and item.member in (None, member.id, member.token):
                 member._disconnect(item.code, item.reason)
             if number % 16 == 15:
@@ -318,29 +344,68 @@ class FanOut:
             if number % 16 == 15:
                 yield
 
-    def _tell(self, change: Change) -> Iterator[None]:
-        for watch, members in self.roster.askers(change):
-            try:
-                data = watch(change)
-            except Exception:
-                _logger.exception("presence= of a member of the room %r failed", self.name)
-                continue
-            if data is not None:
-                yield from self._tell_all(members, data)
+    def _tell(self, changes: list[Change]) -> Iterator[None]:
+        """Each watcher is told of those that came or went after it had come, but for itself."""
+        ids = {change.who.id for change in changes}
+        for watch, members in self.roster.watchers().items():
+            alike: dict[tuple[int, str], list[Member]] = {}
+            for member in members:
+                start = max(0, self._informed.get(member, 0) - self._finished)
+                own = member.id if member.id in ids else ""
+                alike.setdefault((start, own), []).append(member)
+            made: dict[int, _Told | None] = {}
+            for (start, own), some in alike.items():
+                told = []
+                for number, change in enumerate(changes[start:], start):
+                    if change.who.id != own:
+                        if number not in made:
+                            made[number] = self._told(watch, change)
+                        told.append(made[number])
+                yield from self._tell_all(some, [each for each in told if each is not None])
 
-    def _tell_all(self, members: Iterable[Member], data: str | bytes) -> Iterator[None]:
-        message = SharedMessage(self.stamped(self._position, data))
+    def _told(self, watch: Watch, change: Change) -> _Told | None:
+        try:
+            data = watch(change)
+        except Exception:
+            _logger.exception("presence= of a member of the room %r failed", self.name)
+            return None
+        stamped = None if data is None else self.stamped_or_skipped(self._position, data)
+        return None if data is None or stamped is None else _Told(SharedMessage(stamped), data)
+
+    def _without_the_informed(self, members: list[Member]) -> list[Member]:
+        """Those that came before the item that has begun was put."""
+        if not self._informed:
+            return members
+        return [each for each in members if self._informed.get(each, 0) <= self._finished]
+
+    def _tell_all(self, members: Iterable[Member], told: list[_Told]) -> Iterator[None]:
+        if not told:
+            return
+        batch = told[0].message if len(told) == 1 else SharedBatch([each.message for each in told])
         rest = iter(members)
         while some := list(islice(rest, _GROUP)):
             prompt = {member: member.socket for member in some if member in self._group_of}
             for member in some:
-                if member not in prompt and self._is_placed(member):
-                    # It may have received more than those around it, and must not go back.
-                    own = SharedMessage(self.stamped(member.position, data))
-                    member._take(own, data)
-                    self.stats.delivered += 1
-            self._offer(prompt, message, data)
+                if member not in prompt:
+                    self._take_all(member, told)
+            taken, refused = offer_to_all(prompt, batch, None)
+            self.stats.delivered += taken * len(told)
+            for member in refused:
+                self._put_all(member, told)
             yield
+
+    def _take_all(self, member: Member, told: list[_Told]) -> None:
+        """It may have received more than those around it, and must not go back."""
+        for each in told:
+            if self._is_placed(member):
+                member._take(SharedMessage(self.stamped(member.position, each.data)), each.data)
+                self.stats.delivered += 1
+
+    def _put_all(self, member: Member, told: list[_Told]) -> None:
+        for each in told:
+            if self._is_placed(member):
+                member._put(each.message, each.data)
+                self.stats.delivered += 1
 
     def stamped(self, position: str, data: str | bytes) -> str | bytes:
         return data if self._stamp is None else self._stamp(position, data)

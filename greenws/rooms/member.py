@@ -152,6 +152,8 @@ class Member:
 
     def _receive(self, entry: Entry, message: SharedMessage, stamp: Any) -> bool:
         """Takes an entry, if it is new to this member; ``stamp(position, data)``."""
+        if self._cursor is not None and self._cursor.is_level:
+            self._level()  # the broker has forgotten what it was for
         if self._cursor is not None and not self._cursor.is_level:
             is_new = self._cursor.advance(entry)
             if is_new and entry.data is not None and entry.exclude is not self.socket:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .broker import JOIN, LEAVE
@@ -166,10 +166,14 @@ class Roster:
     def everybody(self) -> list[Presence]:
         return list(self._everybody.values())
 
-    def askers(self, change: Change) -> Iterable[tuple[Watch, list[Member]]]:
-        """Who is to be told of a change, by what makes the message."""
+    @property
+    def watching(self) -> int:
+        """Members that are told who comes and goes."""
+        return len(self._watchers)
+
+    def watchers(self) -> dict[Watch, list[Member]]:
+        """These, by what makes their messages."""
         found: dict[Watch, list[Member]] = {}
         for member, watch in self._watchers.items():
-            if member.id != change.who.id:
-                found.setdefault(watch, []).append(member)
-        return found.items()
+            found.setdefault(watch, []).append(member)
+        return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import secrets
 import weakref
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteRoom", "Sender"]
 
+_MARGIN = 60  # seconds, for a Redis that was stopped with what it had received
+
 _logger = logging.getLogger("greenws.rooms")
 
 
@@ -38,7 +41,8 @@ class Sender:
     their thread, for ``timeout`` seconds at most, and are tried again within them where the
     connection fails: what was sent stands in the room's log once, in the order of the calls. One
     may be used by many threads, and after a fork, where the child gets a connection of its own.
-    (Under gevent, in a program with WebSockets of its own, use ``Rooms``.)
+    For ``timeout`` and a minute it leaves a small key in Redis, by which a repeated message is
+    known. (Under gevent, in a program with WebSockets of its own, use ``Rooms``.)
 
     ``prefix``, ``history``, ``history_bytes``, ``max_age`` are those of ``RedisBroker``, and must
     be the same if they were given there. ``stamp``: that of the servers' ``Rooms``, if there is
@@ -80,6 +84,8 @@ class Sender:
             history_bytes=history_bytes,
             max_age=max_age,
         )
+        # What has been tried is never tried again after the timeout.
+        self._memory = math.ceil(timeout) + _MARGIN
         self._requests = requests
         self._entry = LogEntry
         self._callers = [Caller(text, timeout, prefix) for text, _ in addresses]
@@ -129,7 +135,9 @@ class Sender:
             if entry is None:  # numbers are given in the order in which entries are appended
                 entry = self._entry(None, self._origin, next(self._numbers), data)
             batch = [(room, entry)]
-            return self._requests.append(client, caller.keys, self._options, self._origin, batch)
+            return self._requests.append(
+                client, caller.keys, self._options, self._origin, batch, self._memory
+            )
 
         appended = caller.call(request, " (the log may have the message all the same)")
         for why in appended.failed.values():

@@ -224,11 +224,11 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             with gevent.Timeout(
                 timeout, TimeoutError(f"no TLS handshake within {timeout} s (handshake_timeout)")
             ):
-                sock = self.wrap_socket(client_socket, **self.ssl_args)
+                secured = [self.wrap_socket(client_socket, **self.ssl_args)]
         except OSError as error:  # scanners, plain HTTP, a certificate that is not trusted
             _logger.info("TLS handshake with %s failed: %s", address, error)
             return
-        self.handle(sock, address)
+        self.handle(secured.pop(), address)  # the session may need no such object
 
     def reload_certificates(self) -> None:
         """Reads ``certfile`` and ``keyfile`` again, for the connections that are accepted from now
@@ -326,6 +326,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     def handle(self, sock: Any, address: Any) -> None:
         """Serves a connection."""
         session = self._open(sock, address)
+        del sock
         if session is not None:  # what led to it is no longer on the stack
             self._run_session(session, address)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import resource
+import ssl
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from gevent import monkey
@@ -77,8 +79,32 @@ def test_it_says_which_form_and_versions_run(capsys):
         "httptools: ",
         "open files: ",
         "backlog: ",
+        "TLS: OpenSSL ",
+        "kTLS: ",
     ):
-        assert line(lines, name)
+        assert line(lines, f" {name}")
+
+
+def test_it_says_whether_the_kernel_can_do_tls(monkeypatch):
+    _, found = doctor.check_tls()
+    assert found.level == "ok"
+    monkeypatch.setattr(doctor, "_kernel_has_tls", lambda: True)
+    monkeypatch.setattr(ssl, "OP_ENABLE_KTLS", 8, raising=False)
+    _, found = doctor.check_tls()
+    assert (found.found, found.advice) == ("possible", "ssl_context.options |= ssl.OP_ENABLE_KTLS")
+    monkeypatch.setattr(doctor, "_kernel_has_tls", lambda: False)
+    monkeypatch.delattr(ssl, "OP_ENABLE_KTLS")
+    _, found = doctor.check_tls()
+    assert found.found.startswith("not possible without the kernel") and "3.12" in found.found
+
+
+def test_the_kernel_is_asked_for_tls_as_openssl_does():
+    ulps = Path("/proc/sys/net/ipv4/tcp_available_ulp")
+    if not ulps.exists():
+        assert not doctor._kernel_has_tls()
+    else:
+        has_tls = doctor._kernel_has_tls()  # which may load the module
+        assert has_tls == ("tls" in ulps.read_text().split())
 
 
 def test_it_runs_as_a_command_and_in_the_pure_form():

@@ -9,7 +9,7 @@ import pytest
 import greenws
 from greenws.protocol.connection import Connection
 from greenws.protocol.deflate import Deflate, Parameters
-from greenws.protocol.shared import SharedMessage
+from greenws.protocol.shared import SharedBatch, SharedMessage
 
 from ..support.wire import BINARY, TEXT, frame
 
@@ -62,3 +62,20 @@ def test_connections_with_a_history_compress_for_themselves():
         data = message.frame(protocol)[2:] + b"\x00\x00\xff\xff"
         assert inflater.decompress(data) == b"abc" * 300
     assert len(message.frame(first)) < len(message.frame(second))  # which refers back to nothing
+
+
+def test_a_batch_is_its_messages_one_after_another():
+    messages = [SharedMessage("x" * 1000), SharedMessage(b"y")]
+    batch = SharedBatch(messages)
+    assert (messages[0].count, batch.count) == (1, 2)
+    for connection in (SERVER, deflating()):
+        assert batch.frame(connection) == b"".join(each.frame(connection) for each in messages)
+    assert batch.frame(SERVER) is batch.frame(SERVER)
+
+
+def test_a_batch_keeps_the_history_of_each_connection():
+    batch = SharedBatch([SharedMessage("abc" * 300)] * 2)
+    connection, twin = deflating(takeover=True), deflating(takeover=True)
+    expected = b"".join(SharedMessage("abc" * 300).frame(twin) for _ in range(2))
+    assert batch.frame(connection) == expected
+    assert batch.frame(connection) != expected

@@ -107,7 +107,7 @@ def test_a_room_that_is_closed_forgets_the_others():
     assert ids(roster) == []
 
 
-def test_watchers_are_asked_by_their_function_but_for_the_one_that_it_is_about():
+def test_watchers_are_known_by_their_function():
     roster = Roster()
     ann, bob, cid, dan = (member(name) for name in ("ann", "bob", "cid", "dan"))
 
@@ -117,10 +117,13 @@ def test_watchers_are_asked_by_their_function_but_for_the_one_that_it_is_about()
     roster.join(ann, watch)
     roster.join(bob, other)
     roster.join(cid, watch)
-    change = roster.join(dan, watch)
-    assert dict(roster.askers(change)) == {watch: [ann, cid], other: [bob]}
+    roster.join(dan, None)
+    assert roster.watchers() == {watch: [ann, cid], other: [bob]}
+    assert roster.watching == 3
     roster.stop_telling(ann)
-    assert dict(roster.askers(roster.leave(dan))) == {watch: [cid], other: [bob]}
+    roster.leave(bob)
+    assert roster.watchers() == {watch: [cid]}
+    assert roster.watching == 1
 
 
 @pytest.mark.parametrize(

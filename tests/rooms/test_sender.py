@@ -352,6 +352,13 @@ def test_forked_processes_send_over_connections_of_their_own(server):
         assert own == [f"{name} {number}" for number in range(count)]
 
 
+def test_a_sender_leaves_nothing_in_redis_for_long(server):
+    with Sender(server.url, timeout=2) as sender:
+        sender["r"].send("hello")
+        key = f"greenws:from:{sender._origin}"
+    assert 2 < server.call("TTL", key) <= 62
+
+
 def test_a_management_command_of_django_sends(server, tmp_path):
     require(importlib.util.find_spec("django"), "Django")
     commands = tmp_path / "tell" / "management" / "commands"

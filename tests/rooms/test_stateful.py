@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 )
 
 from greenws import Rooms
+from greenws.rooms import turns
 
 from ..support.examples import examples
 from ..support.limits import wait_until
@@ -230,7 +231,11 @@ class Machine(RuleBasedStateMachine):
         wait_until(is_known)
 
 
-def test_in_one_process(pair: Any) -> None:
+@pytest.mark.parametrize("turn", [turns.SECONDS, 0.0])
+def test_in_one_process(pair: Any, turn: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the turns of an idle machine, too: what is put has often not begun when others come
+    and go."""
+    monkeypatch.setattr(turns, "SECONDS", turn)
     worker = MemoryWorker()
     world = World(pair, dict.fromkeys("abc", worker), {})
     run_state_machine_as_test(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ssl as native_ssl
 
 import gevent
@@ -10,9 +11,11 @@ import trustme
 from gevent import ssl
 
 from greenws import Routes, WebSocketServer
+from greenws.hub.sockets import OwnedSSLSocket
+from greenws.hub.transport import has_tls_in_memory
 
 from ..support.limits import limit, wait_until
-from ..support.wire import TEXT, Peer, frame
+from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame
 
 AUTHORITY = trustme.CA()
 
@@ -168,6 +171,36 @@ def test_the_end_of_tls_without_a_close_is_not_a_close(serve, routes, trusting):
         ending = gevent.spawn(peer.sock.unwrap)
         assert wait_until(lambda: CODES) == [1006]
         ending.get(timeout=limit())
+
+
+@pytest.mark.skipif(not has_tls_in_memory(), reason="Python's SSL object needs its socket")
+def test_a_session_keeps_no_socket_object_around_its_tls(serve, routes, trusting):
+    server = serve(routes, ssl_context=served("127.0.0.1"))
+    with connect(server, trusting) as peer:
+        assert echoes(peer)
+        gc.collect()
+        assert not [each for each in gc.get_objects() if type(each) is OwnedSSLSocket]
+        peer.send(close_frame())
+        assert peer.read_frame()[1] == CLOSE
+        assert peer.sock.recv(1) == b""
+        assert wait_until(lambda: CODES) == [1000]
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+def test_a_client_that_comes_back_resumes_its_session(serve, routes, trusting, version):
+    """By a ticket: the server keeps nothing."""
+    server = serve(routes, ssl_context=served("127.0.0.1"))
+    trusting.maximum_version = getattr(native_ssl.TLSVersion, version)
+    with connect(server, trusting) as first:
+        assert not first.sock.session_reused
+        assert echoes(first)  # in TLS 1.3 tickets come behind the handshake
+        ticket = first.sock.session
+        assert ticket.has_ticket
+    peer = Peer.connect(server.address)
+    peer.sock = trusting.wrap_socket(peer.sock, server_hostname="127.0.0.1", session=ticket)
+    with peer:
+        assert peer.sock.session_reused
+        assert echoes(peer)
 
 
 def test_the_scheme_is_wss_for_the_application(serve, trusting):

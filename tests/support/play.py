@@ -37,6 +37,8 @@ __all__ = ["SECONDS", "Line", "Play", "run", "seeds"]
 CLIENTS = 8
 SENDERS = 2
 SECONDS = float(os.environ.get("GREENWS_RANDOM_SECONDS", "2.5"))  # for which things go wrong
+# Of processes, a letter each; a long run kills dozens.
+NAMES = string.ascii_lowercase + "αβγδεζηθικλμνξοπρστυφχψω" + "бвгджзийклмнпртуфцчшщъыьэюя"
 GAP = "GAP"
 HELLO = "hello"
 HEARS = "hears"  # begins a line of a diary
@@ -192,7 +194,7 @@ class Play:
         worker.die()
 
     def add(self, worker: Worker) -> None:
-        name = next(each for each in string.ascii_lowercase if each not in self.sent)
+        name = next(each for each in NAMES if each not in self.sent)
         self.note(f"{name} begins")
         self.sent[name] = []
         self.workers[name] = worker

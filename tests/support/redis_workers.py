@@ -81,6 +81,8 @@ class Worker:
 
     def stop(self) -> None:
         self._stack.close()
+        if self.rooms.is_closed:  # it has died
+            return
         with contextlib.suppress(AssertionError):
             wait_until(lambda: self.is_idle, 0.2)
         self.rooms.close(0)

@@ -15,6 +15,7 @@ from .. import turns
 from ..broker import BEGINNING, Message
 from .entries import LogEntry, parse
 from .errors import ERRORS, must_be_left
+from .origins import Gone
 from .positions import Position, order
 from .process import Process
 from .replay import LogReplay
@@ -38,11 +39,16 @@ class History:
     """``process_of``: of the node that has a room."""
 
     def __init__(
-        self, origin: str, process_of: Callable[[str], Process], streams: dict[str, Stream]
+        self,
+        origin: str,
+        process_of: Callable[[str], Process],
+        streams: dict[str, Stream],
+        gone: Gone,
     ) -> None:
         self._origin = origin
         self._process_of = process_of
         self._streams = streams
+        self.gone = gone
 
     def resume(self, room: str, since: str) -> LogReplay:
         stream = self._streams[room]
@@ -58,6 +64,7 @@ class History:
             stream.snapshot,
             partial(self._read, room),
             partial(self._find_start, stream),
+            self.gone.watch,
         )
 
     def _parse(self, room: str, since: str) -> Position:

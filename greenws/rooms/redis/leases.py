@@ -22,6 +22,7 @@ from .. import turns
 from ..broker import JOIN, LEAVE
 from . import scripts
 from .errors import is_redirect
+from .origins import Gone
 from .process import Process
 from .requests import Look, Other, look
 
@@ -84,14 +85,15 @@ def say_alive(process: Process, key: str) -> bool:
 
 
 class Leases:
-    """``wake``: has ``work`` called soon; from any thread."""
+    """``wake``: has ``work`` called soon; from any thread. ``gone``: is told who died, too."""
 
-    def __init__(self, process: Process, wake: Callable[[], None]) -> None:
+    def __init__(self, process: Process, wake: Callable[[], None], gone: Gone) -> None:
         self.pending: dict[str, dict[str, str | None]] = {}  # by room and member: value, or None
         self.stale: set[str] = set()  # open rooms of which is not known who is there
         self.next_beat = 0.0
         self._process = process
         self._wake = wake
+        self._gone = gone
         self._rooms: dict[str, _Room] = {}
         self._has_beaten = False
         self._forgotten = 0  # how many times a cluster had not known that this process lives
@@ -193,10 +195,14 @@ class Leases:
             self.stale |= set(self._rooms)
         self._has_beaten = True
         self.check(list(self._rooms))
-        dead = self._dead()
+        origins = {
+            other.origin for room in list(self._rooms.values()) for other in room.others.values()
+        }
+        dead = self._dead_of(origins)
         self._revive(dead)
         if now >= self._grace_until:
             self._bury(dead)
+        self._gone.look(self._dead_of)
         if now >= self._next_renewal:
             self._next_renewal = now + self._process.options.expiry / 3
             self._renew()
@@ -282,10 +288,7 @@ class Leases:
 
     # -- those that died
 
-    def _dead(self) -> set[str]:
-        origins = {
-            other.origin for room in list(self._rooms.values()) for other in room.others.values()
-        }
+    def _dead_of(self, origins: set[str]) -> set[str]:
         dead = set()
         if self._process.link is not None:
             return self._process.link.dead(origins)

@@ -1,6 +1,7 @@
 """``Subscriber``: hears what is published of the rooms that are open, and reads on in their logs.
 
-Redis publishes each entry as it is appended, with the id of the one before. What is published can
+Redis publishes each entry as it is appended, with the id of the one before; those that a process
+has appended at once together. What is published can
 be missed, so it is only the quick way: where the entry before is not the last one that was
 delivered, where a subscription begins, and where a connection is new, the log itself is read on
 from there. A log that was trimmed beyond that has a hole, which is told.
@@ -28,7 +29,7 @@ from .leases import Leases
 from .outage import Event
 from .positions import order
 from .process import Process
-from .requests import DISCONNECT, Look, floor_of
+from .requests import DISCONNECT, SEVERAL, Look, floor_of
 from .stream import Stream
 
 __all__ = ["Subscriber"]
@@ -39,6 +40,7 @@ _BATCH_BYTES = 2**20  # bytes that one read takes, or a little more
 _ROOMS = 100  # whose logs are read with one command
 _MARGIN = 10_000  # milliseconds by which what is known of Redis's clock may be wrong
 _PING_INTERVAL = 1.0  # seconds between two looks whether the connection works
+_LONGEST_LENGTH = 12  # digits, and a newline
 _MAX_REASON = 123  # bytes of a Close
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
 
@@ -197,6 +199,8 @@ class Subscriber:
             self._leases.take(room, data)
         elif data.startswith(DISCONNECT):
             self._on_disconnect(room, data)
+        elif data.startswith(SEVERAL):
+            self._on_entries(stream, data)
         elif not stream.is_broken:
             self._on_entry(stream, data)
 
@@ -210,6 +214,23 @@ class Subscriber:
             return
         if is_sendable(number):
             self._process.disconnect(room, number, reason[:_MAX_REASON], member or None)
+
+    def _on_entries(self, stream: Stream, data: bytes) -> None:
+        start = len(SEVERAL)
+        while start < len(data):
+            # It may have been closed meanwhile, and even opened again, further on.
+            if stream.is_broken or self._streams.get(stream.room) is not stream:
+                return
+            length, newline, _ = data[start : start + _LONGEST_LENGTH].partition(b"\n")
+            if not (newline and length.isdigit()):
+                _logger.warning(
+                    "ignoring malformed Pub/Sub message for room %r: %r", stream.room, length
+                )
+                return
+            begin = start + len(length) + 1
+            start = begin + int(length)
+            self._on_entry(stream, data[begin:start])
+            turns.end_if_over()
 
     def _on_entry(self, stream: Stream, data: bytes) -> None:
         try:

@@ -29,6 +29,7 @@ from .history import History
 from .leases import Leases, MovedLeases
 from .listener import Subscriber
 from .options import Options
+from .origins import Gone
 from .positions import order
 from .process import Link, Process
 from .requests import AFTER_ALL, PERHAPS_AFTER_ALL, Look, disconnect
@@ -96,11 +97,12 @@ class Node(Broker):
         self.process = process
         self._streams: dict[str, Stream] = {}
         self._writer = Writer(process, self._streams, wake_writer)
-        self._leases = Leases(process, self._waking(self._wake_leases))
+        gone = Gone(process.origin, self._options.expiry, lambda: process.lock)
+        self._leases = Leases(process, self._waking(self._wake_leases), gone)
         self._subscriber = Subscriber(process, self._streams, self._leases)
         link = self._link
         process_of = (lambda room: process) if link is None else link.process_of
-        self._history = History(process.origin, process_of, self._streams)
+        self._history = History(process.origin, process_of, self._streams, gone)
 
     def _waking(self, event: Event) -> Callable[[], None]:
         return lambda: self._in_hub(event.set)

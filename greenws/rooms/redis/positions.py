@@ -15,6 +15,7 @@ from ..broker import LONGEST_POSITION
 __all__ = ["Position", "order"]
 
 _MAX_ORIGINS = 16
+_TOO_MANY = "too-many"  # no origin
 _ORIGIN = re.compile("[0-9a-f]{12}")
 
 
@@ -26,8 +27,11 @@ class Position:
     unlogged: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
+        """Of more processes than fit, it is a text that no position is: rather a gap than anything
+        twice."""
         unlogged = (f"{origin}.{number}" for origin, number in self.unlogged.items())
-        return "+".join([self.id, *unlogged])
+        text = "+".join([self.id, *unlogged])
+        return text if len(text) <= LONGEST_POSITION else f"{self.id}+{_TOO_MANY}"
 
     @classmethod
     def parse(cls, text: str) -> Position:

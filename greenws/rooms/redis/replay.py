@@ -74,6 +74,12 @@ class LogCursor(Cursor):
             self.unlogged.pop(origin, None)
         self._logged.clear()
 
+    def forget(self, origins: set[str]) -> None:
+        """Processes of which nothing more will come."""
+        if origins and not self.ahead and not self._is_replaying:
+            for origin in origins:
+                self.unlogged.pop(origin, None)
+
     def position(self, position: str) -> str:
         if self.is_level:
             return position
@@ -88,7 +94,7 @@ class LogReplay(Replay):
     received. ``look``: up to where this process has delivered the room; ``read``: the entries of
     its log between two stream ids, in pages, each with whether some before it are missing.
     ``find_start``: where it has begun to deliver a log that was out of reach; None if it still
-    is."""
+    is. ``on_end``: is called when all pages were read."""
 
     def __init__(
         self,
@@ -98,6 +104,7 @@ class LogReplay(Replay):
         snapshot: Callable[[], Snapshot],
         read: ReadLog,
         find_start: Callable[[], str | None] = lambda: None,
+        on_end: Callable[[LogCursor], None] = lambda cursor: None,
     ) -> None:
         self._origin = origin
         self._since = since
@@ -105,6 +112,7 @@ class LogReplay(Replay):
         self._snapshot = snapshot
         self._read = read
         self._find_start = find_start
+        self._on_end = on_end
         self._until = Snapshot("", [])
         self._cursor: LogCursor | None = None
 
@@ -146,6 +154,7 @@ class LogReplay(Replay):
             yield Page([], gap=True)
         yield Page(self._new([each for each in unlogged if each.number > known], at))
         cursor.end_replay()
+        self._on_end(cursor)
 
     def _new(self, entries: list[LogEntry], at: Position) -> list[Message]:
         """The messages that the client has not received, as ``at`` moves on."""

@@ -26,6 +26,7 @@ __all__ = [
     "APPEND",
     "DISCONNECT",
     "PERHAPS_AFTER_ALL",
+    "SEVERAL",
     "Appended",
     "Look",
     "Other",
@@ -43,7 +44,9 @@ __all__ = [
 # The count in a stream id that is no entry's, but a time: of a room that was opened without Redis.
 AFTER_ALL = 2**64 - 1  # after all of that millisecond
 PERHAPS_AFTER_ALL = AFTER_ALL - 1  # the same, by a clock that may be wrong
+_MEMORY = 86400  # seconds of an outage after which a process may repeat what it has appended
 DISCONNECT = b"disconnect "  # begins what is published to close members
+SEVERAL = b"several\n"  # begins what is published of several entries
 
 APPEND = scripts.load("append")
 _LOOK = scripts.load("look")
@@ -67,20 +70,25 @@ def append(
     options: Options,
     origin: str,
     batch: Sequence[tuple[str, LogEntry]],
+    memory: int = _MEMORY,
 ) -> Appended:
     """Appends entries to the logs of rooms, and publishes them; but for those that were appended
-    before, by a call whose answer was lost."""
-    names, values = append_arguments(keys, options, origin, batch)
+    before, by a call whose answer was lost. ``memory``: seconds for which Redis knows that."""
+    names, values = append_arguments(keys, options, origin, batch, memory)
     return parse_appended(client.eval(APPEND, len(names), *names, *values))
 
 
 def append_arguments(
-    keys: Keys, options: Options, origin: str, batch: Sequence[tuple[str, LogEntry]]
+    keys: Keys,
+    options: Options,
+    origin: str,
+    batch: Sequence[tuple[str, LogEntry]],
+    memory: int = _MEMORY,
 ) -> tuple[list[str], list[Any]]:
     """Keys and values of the script APPEND. In a cluster, a batch is of one room."""
     names = [keys.last_number(origin, batch[0][0])]
     values: list[Any] = [origin, options.history, options.expiry, options.history_bytes]
-    values += [keys.suffix, keys.publish]
+    values += [keys.suffix, keys.publish, memory]
     for room, entry in batch:
         names.append(keys.log(room))
         values += [entry.number, entry.kind, entry.data]

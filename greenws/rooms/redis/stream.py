@@ -133,4 +133,7 @@ class Stream:
         )
 
     def _deliver(self, entry: LogEntry) -> None:
-        self.process.deliver(self.room, Entry(self.position, entry.data, entry.exclude, entry))
+        is_read = entry.id is not None
+        self.process.deliver(
+            self.room, Entry(self.position, entry.data, entry.exclude, entry, is_read)
+        )

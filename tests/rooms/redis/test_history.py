@@ -251,7 +251,7 @@ def test_a_room_in_which_nothing_was_said_has_no_gap(worker):
 
 def test_a_position_may_tell_of_less_than_its_place(server, worker):
     """As one may that was given while its client was sent what it had missed."""
-    a, b = worker(timeout=0.2), worker()
+    a, b = worker(timeout=0.2, presence_timeout=0.4), worker()  # a heartbeat notices the loss
     ann, bob = a.join(), b.join()
     wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
     let_read = keep_from_reading(a)

@@ -94,7 +94,7 @@ def test_one_who_was_taken_for_dead_comes_back_and_then_leaves_for_everybody(ser
 
 
 def test_one_who_leaves_when_redis_has_lost_everything_has_left(server, worker, pair):
-    a, b = worker(), worker()
+    a, b = worker(presence_timeout=1.0), worker(presence_timeout=1.0)  # a heartbeat notices it
     ann = a.join(name="ann", presence=tell)
     socket, _ = pair()
     with b.rooms["r"].join(socket, name="bob"):
@@ -123,6 +123,8 @@ def test_a_process_that_says_once_more_who_is_there_tells_no_news(server, worker
         a.join(name="amy", presence=tell),
         b.join(name="bob", presence=tell),
     ]
+    # Messages and presence have no common order.
+    wait_until(lambda: a.names() == b.names() == ["amy", "ann", "bob"])
     wait_until(lambda: a.is_idle and b.is_idle)
     a.send("all are here")
     for each in clients:

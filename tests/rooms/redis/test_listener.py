@@ -69,7 +69,11 @@ def test_a_message_costs_the_same_however_many_rooms_are_open(server, worker):
 
 
 @pytest.mark.parametrize(
-    "news", ["", "garbage", "x-y  ff 1 text \nhi", "1-1 \xff", "1 2 3 4 5 6\n"]
+    "news",
+    [
+        *["", "garbage", "x-y  ff 1 text \nhi", "1-1 \xff", "1 2 3 4 5 6\n"],
+        *["several\n7", "several\nx\ny", "several\n-1\ny", "several\n1\nxy"],
+    ],
 )
 def test_garbage_that_somebody_publishes_is_logged_and_skipped(server, worker, caplog, news):
     a = worker()
@@ -398,3 +402,22 @@ def test_a_hole_in_a_log_that_is_bounded_in_bytes_is_told(server, worker, error_
     assert heard[0] == "gap"
     assert int(heard[1].split()[0]) > 20
     assert "are lost to this process" in error_log.take()[0].getMessage()
+
+
+def test_what_is_sent_in_a_row_is_published_together(server, worker):
+    a, b = worker(), worker()
+    ann, bob = a.join(), b.join()
+    other = b.join("other")
+    a.send("before")
+    assert ann.hear(1) == bob.hear(1) == ["before"]
+    wait_until(lambda: a.is_idle)
+    server.call("CONFIG", "RESETSTAT")
+    texts = [f"{number} " + "x" * 1000 for number in range(100)]
+    for text in texts:
+        a.send(text)
+    a.send("elsewhere", room="other")
+    assert ann.hear(100) == bob.hear(100) == texts
+    assert other.hear(1) == ["elsewhere"]
+    commands = server.call("INFO", "commandstats")
+    assert commands["cmdstat_publish"]["calls"] <= 2 + 2  # 64 KiB at a time
+    assert "cmdstat_xrange" not in commands  # nothing was missed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from greenws.rooms.broker import LONGEST_POSITION
 from greenws.rooms.redis.positions import Position, order
 
 pytestmark = pytest.mark.no_io
@@ -37,3 +38,12 @@ def test_a_client_s_garbage_is_no_position(text):
 def test_places_compare_as_numbers_whether_text_or_bytes():
     places = ["9-0", b"10-0", "10-2", b"10-10", "100-0"]
     assert sorted(reversed(places), key=order) == places
+
+
+def test_a_position_of_too_many_processes_is_short_and_counts_as_none():
+    position = Position("17-0", {f"{number:012x}": number for number in range(16)})
+    assert str(Position.parse(str(position))) == str(position)
+    position.unlogged["a" * 12] = 2**63
+    assert len(str(position)) < LONGEST_POSITION
+    with pytest.raises(ValueError, match="not a position"):
+        Position.parse(str(position))

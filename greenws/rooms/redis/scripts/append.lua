@@ -1,16 +1,32 @@
 -- Appends messages to the logs of rooms, but for those that were appended before and whose answer
--- was lost, and publishes each with the id of the entry before it.
+-- was lost, and publishes each with the id of the entry before it; those of one room together, as
+-- "several", each after its length.
 -- KEYS: the number of the last entry of this process; then for each message the log of its room
 -- ARGV: the process (its origin), length and seconds and bytes that a log keeps, what ends a
---       channel's name, PUBLISH or SPUBLISH; then for each message its number, kind and data
+--       channel's name, PUBLISH or SPUBLISH, seconds for which the number is kept; then for each
+--       message its number, kind and data
 -- Returns the id of the last entry, numbers and errors of those that failed, why nothing is published
 -- The floor of a log (look.lua) is where its first entry goes on. When entries are trimmed, that is
 -- known only if all before the newest are.
-local origin, length, seconds, bytes, suffix, publish = unpack(ARGV, 1, 6)
+local origin, length, seconds, bytes, suffix, publish, memory = unpack(ARGV, 1, 7)
 local last = tonumber(redis.call('GET', KEYS[1]) or '0')
 local time = redis.call('TIME')
 local oldest = string.format('%.0f', math.max(0, (time[1] - seconds) * 1000 + time[2] / 1000))
 local failed, ends, newest_added, unpublished, large = {}, {}, '', false, {}
+local waiting, sizes = {}, {}
+local most = 65536  -- bytes that are published together
+
+local function publish_waiting(log)
+  local texts = waiting[log]
+  local text = texts[1]
+  if #texts > 1 then
+    for i = 1, #texts do texts[i] = #texts[i] .. '\n' .. texts[i] end
+    text = 'several\n' .. table.concat(texts)
+  end
+  local heard = redis.pcall(publish, log .. suffix, text)
+  if type(heard) == 'table' then unpublished = heard.err end
+  waiting[log] = nil
+end
 
 local function end_of(log)
   local newest = redis.pcall('XREVRANGE', log, '+', '-', 'COUNT', 1)
@@ -24,10 +40,10 @@ local function end_of(log)
 end
 
 -- A Redis that takes no writes says so here, where nothing is written yet.
-redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', 86400)
+redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', memory)
 for i = 2, #KEYS do
   local log = KEYS[i]
-  local number, kind, data = unpack(ARGV, 3 * i + 1, 3 * i + 3)
+  local number, kind, data = unpack(ARGV, 3 * i + 2, 3 * i + 4)
   if tonumber(number) > last then
     if not ends[log] then ends[log] = end_of(log) end
     local added = redis.pcall('XADD', log, '*', 'o', origin, 'n', number, 'k', kind, 'd', data)
@@ -45,14 +61,19 @@ for i = 2, #KEYS do
       end
       redis.call('EXPIRE', log, seconds)
       local head = table.concat({added, ends[log], origin, number, kind}, ' ')
-      local heard = redis.pcall(publish, log .. suffix, head .. '\n' .. data)
-      if type(heard) == 'table' then unpublished = heard.err end
+      if waiting[log] and sizes[log] + #data > most then publish_waiting(log) end
+      if not waiting[log] then waiting[log], sizes[log] = {}, 0 end
+      table.insert(waiting[log], head .. '\n' .. data)
+      sizes[log] = sizes[log] + #head + #data
       ends[log], newest_added = added, added
       -- Only messages larger than this can make a log of that length too large.
       if #data * length > tonumber(bytes) then large[log] = true end
     end
     last = tonumber(number)
   end
+end
+for log in pairs(sizes) do
+  if waiting[log] then publish_waiting(log) end
 end
 for log in pairs(large) do
   local used = redis.pcall('MEMORY', 'USAGE', log, 'SAMPLES', 20)
@@ -62,5 +83,5 @@ for log in pairs(large) do
     redis.pcall('XGROUP', 'SETID', log, 'greenws', '0-0')
   end
 end
-redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', 86400)
+redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', memory)
 return {newest_added, failed, unpublished}
