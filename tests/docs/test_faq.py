@@ -19,6 +19,12 @@ def test_texts_are_found():
     assert len(TEXTS) > 100
 
 
+def test_every_row_stands_in_a_table():
+    lines = FAQ.splitlines()
+    firsts = {lines[i] for i in range(1, len(lines)) if lines[i][:1] == "|" and not lines[i - 1]}
+    assert firsts == {"| you see | why, and what to do |"}
+
+
 def test_every_text_is_explained():
     missing = [text for text in TEXTS if not re.search(text.pattern, FAQ)]
     assert not missing, "add a row to docs/faq.md for each:\n" + "\n".join(map(str, missing))

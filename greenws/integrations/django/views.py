@@ -205,12 +205,12 @@ class _FunctionHandler(WebSocketSessionHandler):
 
     def handle_session(self, request: Any, socket: WebSocket) -> None:
         result = self._function(request, socket, *self._args, **self._variables)
-        check_result(self._function, result)
         if isinstance(result, HttpResponseBase):
             raise TypeError(
                 f"{describe(self._function)} returned {result!r}, too late: put decorators such as "
                 "login_required above @websocket, or refuse in a producer"
             )
+        check_result(self._function, result)
 
 
 class _SavedHandler(WebSocketSessionHandler):
