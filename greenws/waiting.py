@@ -21,7 +21,7 @@ functions: list[Callable[[], object]] = []
 """What was registered, in order. Always this object: the reads check whether it is empty."""
 
 no_sessions: set[object] = set()
-"""Greenlets that wait for a WebSocket and are no session: those of tests. Nothing is called there."""
+"""Greenlets that wait for a WebSocket and are no session, but tests. Nothing is called there."""
 
 _logger = logging.getLogger("greenws.session")
 

@@ -120,7 +120,9 @@ def _is_test(connection: Any) -> bool:
     in memory, where Django closes nothing."""
     if getattr(connection, "is_in_memory_db", bool)():
         return True
-    return connection.in_atomic_block and any(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
+    return connection.in_atomic_block and any(
+        getattr(block, "_from_testcase", False) for block in connection.atomic_blocks
+    )
 
 
 def _doubt_of(connection: Any) -> str:
