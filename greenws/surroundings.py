@@ -19,8 +19,10 @@ from . import form
 from .distribution import version
 
 __all__ = [
+    "Processes",
     "Threads",
     "framework_of",
+    "processes",
     "tell_form",
     "tell_unpatched",
     "tell_without_threads",
@@ -126,8 +128,28 @@ def tell_unpatched(application: Any) -> None:
     )
 
 
+class Processes:
+    """Whether this process is one of several that serve the same application."""
+
+    def __init__(self) -> None:
+        self.are_several = False
+
+    def tell_memory(self) -> None:
+        """Warns, once, that rooms in memory are in use where there are several processes."""
+        if self.are_several and _once("memory"):
+            _logger.warning(
+                "rooms in memory reach only the members of this process, and this server has "
+                "several: messages are lost to the others. Join them: Rooms('redis://...')"
+            )
+
+
+processes = Processes()
+
+
 def tell_without_threads(environ: Mapping[str, Any]) -> None:
     """Warns, once, if the server serves one request at a time: then a session holds up all."""
+    if environ.get("wsgi.multiprocess") is True:
+        processes.are_several = True
     if environ.get("wsgi.multithread", True) or not _once("threads"):
         return
     if "gunicorn.socket" in environ:

@@ -13,7 +13,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import greenws
-from greenws import Routes, UpgradeHandler, surroundings
+from greenws import Routes, UpgradeHandler, surroundings, testing
 
 from .support.limits import limit
 from .support.paths import PROGRAMS
@@ -181,4 +181,34 @@ def test_outside_of_gunicorn_sessions_are_only_counted(caplog):
     for _ in range(100):
         threads.enter()
     threads.leave()
+    assert lines(caplog) == []
+
+
+# -- several processes
+
+
+@pytest.fixture
+def several(monkeypatch):
+    monkeypatch.setattr(surroundings.processes, "are_several", False)
+    surroundings.tell_without_threads({"wsgi.multithread": True, "wsgi.multiprocess": True})
+
+
+def join(room):
+    with testing.pair() as (server, client), room.join(server):
+        pass
+
+
+@pytest.mark.parametrize("use", [join, lambda room: room.send("hello")])
+def test_rooms_in_memory_of_one_process_among_several(several, use, caplog):
+    room = greenws.Rooms()["lobby"]
+    for _ in range(2):
+        use(room)
+    (line,) = lines(caplog)
+    assert line.startswith("rooms in memory reach only the members of this process")
+    assert "Rooms('redis://...')" in line
+
+
+def test_rooms_in_memory_of_the_only_process(caplog):
+    surroundings.tell_without_threads({"wsgi.multithread": True, "wsgi.multiprocess": False})
+    greenws.Rooms()["lobby"].send("hello")
     assert lines(caplog) == []
