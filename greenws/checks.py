@@ -183,7 +183,8 @@ def check_result(function: Any, result: Any) -> None:
     if code not in _told_of_results:
         _told_of_results.add(code)
         _logger.warning(
-            "%s returned %.200r: a session sends with socket.send(); what it returns goes nowhere%s",
+            "%s returned %.200r: a session sends with socket.send(); what it returns goes "
+            "nowhere%s",
             describe(function),
             result,
             "" if not hasattr(result, "status_code") else f" ({REFUSE_EARLIER})",

@@ -212,7 +212,7 @@ def test_a_refusal_in_a_session_is_told_to_come_too_late(serve, app, caplog, end
             assert peer.read_close()[0] == (1011 if ends == "abort" else 1000)
             peer.send(close_frame(1000))
             assert peer.at_end()
-    records = wait_until(lambda: [each for each in caplog.records if each.name == "greenws.session"])
+    records = [each for each in caplog.records if each.name == "greenws.session"]
     texts = [each.getMessage() for each in records]
     assert all("before_request" in text for text in texts)
     if ends == "abort":
