@@ -21,8 +21,8 @@ def test_texts_are_found():
 
 def test_every_row_stands_in_a_table():
     lines = FAQ.splitlines()
-    firsts = {lines[i] for i in range(1, len(lines)) if lines[i][:1] == "|" and not lines[i - 1]}
-    assert firsts == {"| you see | why, and what to do |"}
+    firsts = {lines[i][:10] for i in range(1, len(lines)) if lines[i][:1] == "|" and not lines[i - 1]}
+    assert firsts == {"| you see |"}
 
 
 def test_every_text_is_explained():
