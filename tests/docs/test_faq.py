@@ -21,7 +21,8 @@ def test_texts_are_found():
 
 def test_every_row_stands_in_a_table():
     lines = FAQ.splitlines()
-    firsts = {lines[i][:10] for i in range(1, len(lines)) if lines[i][:1] == "|" and not lines[i - 1]}
+    after_blank = [line for before, line in zip(lines, lines[1:], strict=False) if not before]
+    firsts = {line[:10] for line in after_blank if line.startswith("|")}
     assert firsts == {"| you see |"}
 
 
