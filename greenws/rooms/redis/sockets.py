@@ -6,6 +6,8 @@ import redis.connection
 from gevent import socket as gevent_socket
 from gevent.monkey import is_module_patched
 
+from ...surroundings import tell_patched_late
+
 __all__ = ["check_sockets"]
 
 
@@ -14,6 +16,7 @@ def check_sockets(url: str) -> None:
     Raises:
         RuntimeError: redis-py would block the hub.
     """
+    tell_patched_late()
     is_patched = issubclass(vars(redis.connection)["socket"].socket, gevent_socket.socket)
     if url.startswith("rediss"):
         is_patched = is_patched and is_module_patched("ssl")
