@@ -19,6 +19,7 @@ __all__ = [
     "check_result",
     "describe",
     "fits",
+    "not_a_handler",
     "Hint",
     "suggest",
     "unknown_option",
@@ -160,6 +161,21 @@ def check_result(function: Any, result: Any) -> None:
             f"{describe(function)} returned {result!r}, which runs nothing: the function that it "
             "calls must be a plain one, without 'async' and 'yield'"
         )
+
+
+def not_a_handler(result: Any) -> TypeError:
+    """The error for what a producer has returned that is no handler of a session."""
+    text = f"the handler producer must return a WebSocketSessionHandler or None, not {result!r}"
+    if isinstance(result, type):
+        if callable(getattr(result, "handle_session", None)):
+            text += f": return an instance of it, {result.__qualname__}()"
+    elif inspect.isroutine(result):
+        text += (
+            "; an instance of a class with handle_session(self, request, socket), as in "
+            "'return Echo()'. A function (request, socket) is a session itself and needs no "
+            "producer"
+        )
+    return TypeError(text)
 
 
 def check_application(application: Any, what: str) -> None:

@@ -18,13 +18,13 @@ from werkzeug import Request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from .checks import check_function
+from .checks import check_function, not_a_handler
 from .config import SERVER_ONLY, Config
 from .exceptions import ConnectionClosed, HandshakeError
 from .opcodes import CloseCode
 from .protocol.handshake import Offer, check_headers, count_of
 from .protocol.origin import check_host, check_origin
-from .refusals import log_refusal
+from .refusals import log_refusal, log_too_late
 from .upgrade import (
     ENVIRON_KEY,
     Upgrade,
@@ -153,6 +153,8 @@ class OpenSession:
                 self._handler.handle_session(self._request, self.socket)
         except BaseException as error:
             end_session(self.socket, error, is_dropped(error))
+            if isinstance(error, HTTPException):
+                log_too_late(self.socket.request, error)
             if is_normal_end(error):
                 return
             raise
@@ -277,10 +279,7 @@ class WebSocketHandler:
                 f"the client offers {count_of(offer.protocols)}.",
             )
         if isinstance(handler, type) or not callable(getattr(handler, "handle_session", None)):
-            raise TypeError(
-                "the handler producer must return a WebSocketSessionHandler or None, "
-                f"not {handler!r}"
-            )
+            raise not_a_handler(handler)
         return handler
 
 

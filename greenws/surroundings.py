@@ -22,6 +22,7 @@ from .distribution import version
 __all__ = [
     "Processes",
     "Threads",
+    "advice_without_socket",
     "framework_of",
     "processes",
     "tell_form",
@@ -146,6 +147,22 @@ class Processes:
 
 
 processes = Processes()
+
+
+def advice_without_socket(software: str) -> str:
+    """What to do where the server, by its ``SERVER_SOFTWARE``, keeps the socket to itself."""
+    if software.startswith("gevent/") and "gunicorn" not in software:
+        return "give it handler_class=greenws.UpgradeHandler, or run greenws.WebSocketServer"
+    if (
+        software.startswith("WSGIServer/")
+        and "django.core.servers.basehttp" in sys.modules
+        and "greenws.integrations.django.server" not in sys.modules
+    ):
+        return (
+            "put 'greenws.integrations.django' into INSTALLED_APPS, and Django's runserver does; "
+            "or run gunicorn -k greenws.gunicorn.Worker"
+        )
+    return "run greenws.WebSocketServer, gunicorn (gevent or gthread workers) or 'flask run'"
 
 
 def tell_without_threads(environ: Mapping[str, Any]) -> None:

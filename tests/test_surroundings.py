@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from unittest.mock import Mock
 
 import bottle
@@ -182,6 +183,15 @@ def test_outside_of_gunicorn_sessions_are_only_counted(caplog):
         threads.enter()
     threads.leave()
     assert lines(caplog) == []
+
+
+def test_django_s_development_server_without_the_application(monkeypatch):
+    monkeypatch.delitem(sys.modules, "greenws.integrations.django.server", raising=False)
+    monkeypatch.setitem(sys.modules, "django.core.servers.basehttp", Mock())
+    advice = surroundings.advice_without_socket("WSGIServer/0.2")
+    assert advice.startswith("put 'greenws.integrations.django' into INSTALLED_APPS")
+    monkeypatch.delitem(sys.modules, "django.core.servers.basehttp")
+    assert "INSTALLED_APPS" not in surroundings.advice_without_socket("WSGIServer/0.2")
 
 
 PATCH = "from gevent import monkey; monkey.patch_all()"
