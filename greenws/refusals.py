@@ -12,7 +12,7 @@ from .exceptions import HandshakeError
 from .rate_limit import RateLimit
 from .surroundings import framework_of
 
-__all__ = ["ORIGIN_HINT_KEY", "log_answer", "log_refusal", "log_too_late"]
+__all__ = ["ORIGIN_HINT_KEY", "log_answer", "log_refusal"]
 
 ORIGIN_HINT_KEY = "greenws.origin_hint"
 """In the environ of a request: where a framework lists the origins that may connect."""
@@ -43,17 +43,6 @@ def log_refusal(environ: Mapping[str, Any], error: HandshakeError) -> None:
     hint = environ.get(ORIGIN_HINT_KEY, "") if error.reason == "origin" else error.hint
     text = f"{error} {hint}" if hint else str(error)
     _log(level, environ, error.status, text)
-
-
-def log_too_late(request: Any, error: Exception) -> None:
-    """Logs that a session has raised what is an answer of HTTP."""
-    _logger.warning(
-        "%s, raised in the session %s, came too late: the WebSocket was open, so its client got a "
-        "close with 1011 and no response. Refuse before: in the view or a decorator above it "
-        "(login_required), or in a producer; or close(4403)",
-        type(error).__name__,
-        ascii(getattr(request, "path", "")[:_MAX_TEXT]),
-    )
 
 
 def log_answer(environ: Mapping[str, Any], status: str, application: Any = None) -> None:

@@ -18,13 +18,13 @@ from werkzeug import Request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from .checks import check_function, not_a_handler
+from .checks import REFUSE_EARLIER, check_function, not_a_handler
 from .config import SERVER_ONLY, Config
 from .exceptions import ConnectionClosed, HandshakeError
 from .opcodes import CloseCode
 from .protocol.handshake import Offer, check_headers, count_of
 from .protocol.origin import check_host, check_origin
-from .refusals import log_refusal, log_too_late
+from .refusals import log_refusal
 from .upgrade import (
     ENVIRON_KEY,
     Upgrade,
@@ -153,8 +153,6 @@ class OpenSession:
                 self._handler.handle_session(self._request, self.socket)
         except BaseException as error:
             end_session(self.socket, error, is_dropped(error))
-            if isinstance(error, HTTPException):
-                log_too_late(self.socket.request, error)
             if is_normal_end(error):
                 return
             raise
@@ -400,6 +398,10 @@ def _close(socket: WebSocket, escaped: BaseException | None, log: bool) -> None:
         if log and not is_taken:
             path = socket.request.path if socket.request is not None else ""
             log_failure(path, socket.remote_address, escaped)
+        if isinstance(escaped, HTTPException):
+            _logger.warning(
+                "%s left a session, too late for a response: %s", escaped, REFUSE_EARLIER
+            )
         socket.close(CloseCode.INTERNAL_ERROR)
 
 

@@ -19,7 +19,7 @@ from werkzeug.exceptions import HTTPException
 from ...checks import check_function, check_result, describe
 from ...exceptions import HandshakeError
 from ...protocol.handshake import check_headers
-from ...refusals import ORIGIN_HINT_KEY, log_too_late
+from ...refusals import ORIGIN_HINT_KEY
 from ...session import WebSocketHandler, WebSocketSessionHandler
 from ...upgrade import ENVIRON_KEY, hub_of_this_thread, refusal_response
 from . import sessions, waits
@@ -35,6 +35,10 @@ __all__ = ["websocket"]
 _logger = logging.getLogger("greenws.session")
 
 _ANSWERS = (BadRequest, Http404, PermissionDenied, SuspiciousOperation)
+_REFUSE_EARLIER = (
+    "refuse before the upgrade: in a decorator above @websocket, such as login_required, in a "
+    "middleware, or in a producer; or close(4403)"
+)
 
 View = Callable[..., HttpResponse]
 
@@ -189,7 +193,11 @@ def _answer(request: HttpRequest, produce: Any, headers: Any, options: Any) -> H
         try:
             session.run_inside(lambda error: False)  # Django logs it
         except _ANSWERS as error:
-            log_too_late(request, error)
+            _logger.warning(
+                "%s left a session, too late for a response: %s",
+                type(error).__name__,
+                _REFUSE_EARLIER,
+            )
             raise
     return HttpResponse(status=101)  # nothing of it is sent
 
@@ -216,12 +224,12 @@ class _FunctionHandler(WebSocketSessionHandler):
 
     def handle_session(self, request: Any, socket: WebSocket) -> None:
         result = self._function(request, socket, *self._args, **self._variables)
-        check_result(self._function, result)
         if isinstance(result, HttpResponseBase):
             raise TypeError(
                 f"{describe(self._function)} returned {result!r}, too late: put decorators such as "
                 "login_required above @websocket, or refuse in a producer"
             )
+        check_result(self._function, result)
 
 
 class _SavedHandler(WebSocketSessionHandler):

@@ -162,8 +162,6 @@ def fail(request, socket):
 @websocket
 def late(request, socket):
     for name in socket:
-        if name == "Forbidden":
-            abort(403)
         raise {"Http404": Http404, "PermissionDenied": PermissionDenied}[name]
 
 
