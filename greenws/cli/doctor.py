@@ -251,17 +251,24 @@ def _kernel_has_tls() -> bool:
 # -- the application
 
 
+class _Notes(logging.Handler):
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
 @contextlib.contextmanager
 def _log_of_greenws() -> Iterator[list[logging.LogRecord]]:
     """The warnings of greenws in a block, which are not printed."""
-    records: list[logging.LogRecord] = []
     logger = logging.getLogger("greenws")
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = records.append  # type: ignore[method-assign]
+    handler = _Notes(logging.WARNING)
     propagates, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     try:
-        yield records
+        yield handler.records
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagates
