@@ -22,6 +22,7 @@ __all__ = [
     "check_result",
     "describe",
     "fits",
+    "not_a_handler",
     "Hint",
     "suggest",
     "unknown_option",
@@ -189,6 +190,21 @@ def check_result(function: Any, result: Any) -> None:
             result,
             "" if not hasattr(result, "status_code") else f" ({REFUSE_EARLIER})",
         )
+
+
+def not_a_handler(result: Any) -> TypeError:
+    """The error for what a producer has returned that is no handler of a session."""
+    text = f"the handler producer must return a WebSocketSessionHandler or None, not {result!r}"
+    if isinstance(result, type):
+        if callable(getattr(result, "handle_session", None)):
+            text += f": return an instance of it, {result.__qualname__}()"
+    elif inspect.isroutine(result):
+        text += (
+            "; an instance of a class with handle_session(self, request, socket), as in "
+            "'return Echo()'. A function (request, socket) is a session itself and needs no "
+            "producer"
+        )
+    return TypeError(text)
 
 
 def check_application(application: Any, what: str) -> None:

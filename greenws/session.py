@@ -18,7 +18,7 @@ from werkzeug import Request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from .checks import REFUSE_EARLIER, check_function
+from .checks import REFUSE_EARLIER, check_function, not_a_handler
 from .config import SERVER_ONLY, Config
 from .exceptions import ConnectionClosed, HandshakeError
 from .opcodes import CloseCode
@@ -277,10 +277,7 @@ class WebSocketHandler:
                 f"the client offers {count_of(offer.protocols)}.",
             )
         if isinstance(handler, type) or not callable(getattr(handler, "handle_session", None)):
-            raise TypeError(
-                "the handler producer must return a WebSocketSessionHandler or None, "
-                f"not {handler!r}"
-            )
+            raise not_a_handler(handler)
         return handler
 
 

@@ -51,7 +51,11 @@ class Refused(HandshakeError):
 
     def __init__(self, response: TestResponse) -> None:
         text = response.get_data()[:_SHOWN].decode("utf-8", "replace").strip()
-        message = f"{response.status}: {text}" if text else response.status
+        message = response.status
+        if 300 <= response.status_code < 400:
+            message += f", to {response.headers.get('Location')}"
+        if text:
+            message += f": {text}"
         super().__init__(message, response.status_code, list(response.headers), "status")
         self.response = response
         self.body = response.get_data()
