@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
+from weakref import WeakSet
 
 __all__ = [
+    "REFUSE_EARLIER",
     "check_application",
     "check_close",
     "check_function",
@@ -19,12 +22,21 @@ __all__ = [
     "check_result",
     "describe",
     "fits",
+    "not_a_handler",
     "Hint",
     "suggest",
     "unknown_option",
     "wrong_message",
 ]
 
+
+_logger = logging.getLogger("greenws.session")
+_told_of_results: WeakSet[Any] = WeakSet()  # the code of functions
+
+REFUSE_EARLIER = (
+    "refuse before the upgrade: in Flask's before_request, in the handler producer, or in the view "
+    "that returns a WebSocketHandler"
+)
 
 # Names that options have in other libraries.
 _ELSEWHERE = {
@@ -38,6 +50,9 @@ _ELSEWHERE = {
     "open_timeout": "handshake_timeout",
     "origins": "allowed_origins",
     "per_message_deflate": "deflate",
+    "protocol": "protocols",
+    "subprotocol": "protocols",
+    "subprotocols": "protocols",
     "write_limit": "write_high_water",
 }
 
@@ -149,7 +164,8 @@ def check_function(function: Any, what: str, *args: str, **kwargs: str) -> None:
 
 
 def check_result(function: Any, result: Any) -> None:
-    """Checks what a function has returned that hides its kind, such as a decorated one.
+    """Checks what a session's function has returned: a decorated one hides its kind, and what it
+    returns beside None goes nowhere, which is logged once for each function.
 
     Raises:
         TypeError: nothing of the function has run, as it was ``async def`` or a generator.
@@ -160,6 +176,35 @@ def check_result(function: Any, result: Any) -> None:
             f"{describe(function)} returned {result!r}, which runs nothing: the function that it "
             "calls must be a plain one, without 'async' and 'yield'"
         )
+    if result is None:
+        return
+    while hasattr(function, "func") and hasattr(function, "keywords"):  # functools.partial
+        function = function.func
+    code = getattr(function, "__code__", type(function))
+    if code not in _told_of_results:
+        _told_of_results.add(code)
+        _logger.warning(
+            "%s returned %.200r: a session sends with socket.send(); what it returns goes "
+            "nowhere%s",
+            describe(function),
+            result,
+            "" if not hasattr(result, "status_code") else f" ({REFUSE_EARLIER})",
+        )
+
+
+def not_a_handler(result: Any) -> TypeError:
+    """The error for what a producer has returned that is no handler of a session."""
+    text = f"the handler producer must return a WebSocketSessionHandler or None, not {result!r}"
+    if isinstance(result, type):
+        if callable(getattr(result, "handle_session", None)):
+            text += f": return an instance of it, {result.__qualname__}()"
+    elif inspect.isroutine(result):
+        text += (
+            "; an instance of a class with handle_session(self, request, socket), as in "
+            "'return Echo()'. A function (request, socket) is a session itself and needs no "
+            "producer"
+        )
+    return TypeError(text)
 
 
 def check_application(application: Any, what: str) -> None:

@@ -10,8 +10,12 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from .exceptions import HandshakeError
 from .rate_limit import RateLimit
+from .surroundings import framework_of
 
-__all__ = ["log_answer", "log_refusal"]
+__all__ = ["ORIGIN_HINT_KEY", "log_answer", "log_refusal"]
+
+ORIGIN_HINT_KEY = "greenws.origin_hint"
+"""In the environ of a request: where a framework lists the origins that may connect."""
 
 _logger = logging.getLogger("greenws.handshake")
 
@@ -36,11 +40,12 @@ def log_refusal(environ: Mapping[str, Any], error: HandshakeError) -> None:
         level = logging.INFO
     elif error.status == 501:
         level = logging.ERROR
-    text = f"{error} {error.hint}" if error.hint else str(error)
+    hint = environ.get(ORIGIN_HINT_KEY, "") if error.reason == "origin" else error.hint
+    text = f"{error} {hint}" if hint else str(error)
     _log(level, environ, error.status, text)
 
 
-def log_answer(environ: Mapping[str, Any], status: str) -> None:
+def log_answer(environ: Mapping[str, Any], status: str, application: Any = None) -> None:
     """Logs that an application has answered a handshake with HTTP, such as ``"404 NOT FOUND"``."""
     code = int(status[:3])
     if code >= 500:  # that has a log of its own
@@ -51,6 +56,11 @@ def log_answer(environ: Mapping[str, Any], status: str) -> None:
         text = "the application does not let this client in"
     elif 300 <= code < 400:
         text = "the application redirects it, which no WebSocket client follows"
+    elif code < 300 and framework_of(application) == "Django":
+        text = (
+            "the view is not a WebSocket: put @websocket of greenws.integrations.django above it, "
+            "def view(request, socket)"
+        )
     elif code < 300:
         text = (
             "the application has not accepted it: return a greenws.WebSocketHandler (call it where "

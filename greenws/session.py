@@ -18,7 +18,7 @@ from werkzeug import Request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from .checks import check_function
+from .checks import REFUSE_EARLIER, check_function, not_a_handler
 from .config import SERVER_ONLY, Config
 from .exceptions import ConnectionClosed, HandshakeError
 from .opcodes import CloseCode
@@ -277,10 +277,7 @@ class WebSocketHandler:
                 f"the client offers {count_of(offer.protocols)}.",
             )
         if isinstance(handler, type) or not callable(getattr(handler, "handle_session", None)):
-            raise TypeError(
-                "the handler producer must return a WebSocketSessionHandler or None, "
-                f"not {handler!r}"
-            )
+            raise not_a_handler(handler)
         return handler
 
 
@@ -401,6 +398,10 @@ def _close(socket: WebSocket, escaped: BaseException | None, log: bool) -> None:
         if log and not is_taken:
             path = socket.request.path if socket.request is not None else ""
             log_failure(path, socket.remote_address, escaped)
+        if isinstance(escaped, HTTPException):
+            _logger.warning(
+                "%s left a session, too late for a response: %s", escaped, REFUSE_EARLIER
+            )
         socket.close(CloseCode.INTERNAL_ERROR)
 
 

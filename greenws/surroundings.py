@@ -6,6 +6,7 @@ What does not fit is logged once, with what to do.
 from __future__ import annotations
 
 import logging
+import selectors
 import sys
 import threading
 import time
@@ -19,9 +20,13 @@ from . import form
 from .distribution import version
 
 __all__ = [
+    "Processes",
     "Threads",
+    "advice_without_socket",
     "framework_of",
+    "processes",
     "tell_form",
+    "tell_patched_late",
     "tell_unpatched",
     "tell_without_threads",
     "threads",
@@ -126,8 +131,44 @@ def tell_unpatched(application: Any) -> None:
     )
 
 
+class Processes:
+    """Whether this process is one of several that serve the same application."""
+
+    def __init__(self) -> None:
+        self.are_several = False
+
+    def tell_memory(self) -> None:
+        """Warns, once, that rooms in memory are in use where there are several processes."""
+        if self.are_several and _once("memory"):
+            _logger.warning(
+                "rooms in memory reach only the members of this process, and this server has "
+                "several: messages are lost to the others. Join them: Rooms('redis://...')"
+            )
+
+
+processes = Processes()
+
+
+def advice_without_socket(software: str) -> str:
+    """What to do where the server, by its ``SERVER_SOFTWARE``, keeps the socket to itself."""
+    if software.startswith("gevent/") and "gunicorn" not in software:
+        return "give it handler_class=greenws.UpgradeHandler, or run greenws.WebSocketServer"
+    if (
+        software.startswith("WSGIServer/")
+        and "django.core.servers.basehttp" in sys.modules
+        and "greenws.integrations.django.server" not in sys.modules
+    ):
+        return (
+            "put 'greenws.integrations.django' into INSTALLED_APPS, and Django's runserver does; "
+            "or run gunicorn -k greenws.gunicorn.Worker"
+        )
+    return "run greenws.WebSocketServer, gunicorn (gevent or gthread workers) or 'flask run'"
+
+
 def tell_without_threads(environ: Mapping[str, Any]) -> None:
     """Warns, once, if the server serves one request at a time: then a session holds up all."""
+    if environ.get("wsgi.multiprocess") is True:
+        processes.are_several = True
     if environ.get("wsgi.multithread", True) or not _once("threads"):
         return
     if "gunicorn.socket" in environ:
@@ -179,14 +220,33 @@ class Threads:
 
 def _threads_of_gunicorn() -> int | None:
     """How many threads the gthread worker has whose thread this is; None elsewhere."""
+    threads = getattr(getattr(_gthread_worker(), "cfg", None), "threads", None)
+    return threads if isinstance(threads, int) else None
+
+
+def _gthread_worker() -> Any:
+    """The gthread worker of gunicorn's that has called the current function; None elsewhere."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_globals.get("__name__") == "gunicorn.workers.gthread":
-            worker = frame.f_locals.get("self")
-            threads = getattr(getattr(worker, "cfg", None), "threads", None)
-            return threads if isinstance(threads, int) else None
+            return frame.f_locals.get("self")
         frame = frame.f_back
     return None
+
+
+def tell_patched_late() -> None:
+    """Logs, once, that the application has monkey-patched a gthread worker of gunicorn's that had
+    begun: its threads become greenlets, its loop waits without gevent, and so it answers nobody."""
+    if not monkey.is_module_patched("selectors"):
+        return
+    poller = getattr(_gthread_worker(), "poller", None)
+    if poller is None or isinstance(poller, selectors.DefaultSelector) or not _once("late"):
+        return
+    _logger.error(
+        "the application has monkey-patched this gthread worker after it had begun, so it will "
+        "answer no request: put 'from gevent import monkey; monkey.patch_all()' at the top of "
+        "gunicorn.conf.py, or run gunicorn -k greenws.gunicorn.Worker, which patches by itself"
+    )
 
 
 threads = Threads()

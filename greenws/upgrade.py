@@ -22,7 +22,7 @@ from .keepalive import start_pulse
 from .protocol.deflate import Deflate, accept_offer
 from .protocol.handshake import Offer, accept_response, parse_request
 from .stats import SessionRecord
-from .surroundings import tell_without_threads, threads
+from .surroundings import advice_without_socket, tell_without_threads, threads
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -191,12 +191,10 @@ def find_upgrade(environ: WSGIEnvironment) -> Upgrade:
     sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
     if sock is None:
         software = environ.get("SERVER_SOFTWARE") or "this server"
-        advice = (
-            "give it handler_class=greenws.UpgradeHandler, or run greenws.WebSocketServer"
-            if software.startswith("gevent/") and "gunicorn" not in software
-            else "run greenws.WebSocketServer, gunicorn (gevent or gthread workers) or 'flask run'"
+        message = (
+            f"No WebSocket here: {software} does not hand over the socket; "
+            f"{advice_without_socket(software)}."
         )
-        message = f"No WebSocket here: {software} does not hand over the socket; {advice}."
         raise HandshakeError(message, 501, reason="server")
     return _SocketUpgrade(offer, Config(), sock, environ)
 

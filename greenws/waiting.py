@@ -11,12 +11,17 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["before_wait", "call_functions", "functions", "not_before_wait"]
+from gevent import getcurrent
+
+__all__ = ["before_wait", "call_functions", "functions", "no_sessions", "not_before_wait"]
 
 Function = TypeVar("Function", bound=Callable[[], object])
 
 functions: list[Callable[[], object]] = []
 """What was registered, in order. Always this object: the reads check whether it is empty."""
+
+no_sessions: set[object] = set()
+"""Greenlets that wait for a WebSocket and are no session, but tests. Nothing is called there."""
 
 _logger = logging.getLogger("greenws.session")
 
@@ -57,6 +62,8 @@ def not_before_wait(function: Callable[[], object]) -> None:
 
 def call_functions() -> None:
     """Calls all registered functions, in order."""
+    if no_sessions and getcurrent() in no_sessions:
+        return
     for function in tuple(functions):
         try:
             function()

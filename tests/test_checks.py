@@ -11,6 +11,7 @@ from greenws.checks import (
     check_application,
     check_function,
     check_number,
+    check_result,
     describe,
     fits,
     suggest,
@@ -46,6 +47,21 @@ def test_whether_a_call_fits():
     assert fits(lambda a, b: None, 1) == "missing a required argument: 'b'"
     assert fits(print, 1, 2, nothing=3) is None or "nothing" in str(fits(print, nothing=3))
     assert fits(type, 1, 2, 3, 4, 5) is None  # has no signature
+
+
+def test_what_a_session_returns_is_told_once_for_each_function(caplog):
+    def tell(socket):
+        return {"a": 1}
+
+    for _ in range(2):
+        check_result(tell, tell(None))
+        check_result(functools.partial(tell, None), 5)
+        check_result(lambda socket: None, None)
+    (record,) = caplog.records
+    assert record.getMessage().endswith(
+        "tell(socket) returned {'a': 1}: a session sends with socket.send(); what it returns goes "
+        "nowhere"
+    )
 
 
 class Async:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from unittest.mock import Mock
 
 import bottle
@@ -13,7 +14,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import greenws
-from greenws import Routes, UpgradeHandler, surroundings
+from greenws import Routes, UpgradeHandler, surroundings, testing
 
 from .support.limits import limit
 from .support.paths import PROGRAMS
@@ -181,4 +182,78 @@ def test_outside_of_gunicorn_sessions_are_only_counted(caplog):
     for _ in range(100):
         threads.enter()
     threads.leave()
+    assert lines(caplog) == []
+
+
+def test_django_s_development_server_without_the_application(monkeypatch):
+    monkeypatch.delitem(sys.modules, "greenws.integrations.django.server", raising=False)
+    monkeypatch.setitem(sys.modules, "django.core.servers.basehttp", Mock())
+    advice = surroundings.advice_without_socket("WSGIServer/0.2")
+    assert advice.startswith("put 'greenws.integrations.django' into INSTALLED_APPS")
+    monkeypatch.delitem(sys.modules, "django.core.servers.basehttp")
+    assert "INSTALLED_APPS" not in surroundings.advice_without_socket("WSGIServer/0.2")
+
+
+PATCH = "from gevent import monkey; monkey.patch_all()"
+LATE = f"""
+import os
+{PATCH}
+from greenws import Rooms
+Rooms("redis://localhost:1")
+os._exit(3)  # which ends gunicorn, too: a worker that is patched so would only be killed
+"""
+EARLY = """
+from conversation_app import flask_app
+from greenws import Rooms
+Rooms("redis://localhost:1")
+"""
+
+
+def test_a_gthread_worker_that_its_application_patches(tmp_path):
+    (tmp_path / "late.py").write_text(LATE)
+    arguments = ("-m", "gunicorn", "-k", "gthread", "-b", "127.0.0.1:0", "late:app")
+    with Process(*arguments, cwd=tmp_path) as process:
+        process.wait_for("has monkey-patched this gthread worker after it had begun.*conf.py")
+
+
+def test_a_gthread_worker_that_was_patched_at_first_serves(tmp_path):
+    (tmp_path / "gunicorn.conf.py").write_text(PATCH)
+    (tmp_path / "early.py").write_text(EARLY)
+    options = ("-k", "gthread", "-b", "127.0.0.1:0")
+    with Process("-m", "gunicorn", *options, "early:flask_app", cwd=tmp_path) as process:
+        process.wait_for_port()
+        with connect(process.url()) as one:
+            one.send("a")
+            assert one.recv(timeout=limit()) == "a"
+    process.assert_no_trouble()
+    assert "after it had begun" not in process.output
+
+
+# -- several processes
+
+
+@pytest.fixture
+def several(monkeypatch):
+    monkeypatch.setattr(surroundings.processes, "are_several", False)
+    surroundings.tell_without_threads({"wsgi.multithread": True, "wsgi.multiprocess": True})
+
+
+def join(room):
+    with testing.pair() as (server, client), room.join(server):
+        pass
+
+
+@pytest.mark.parametrize("use", [join, lambda room: room.send("hello")])
+def test_rooms_in_memory_of_one_process_among_several(several, use, caplog):
+    room = greenws.Rooms()["lobby"]
+    for _ in range(2):
+        use(room)
+    (line,) = lines(caplog)
+    assert line.startswith("rooms in memory reach only the members of this process")
+    assert "Rooms('redis://...')" in line
+
+
+def test_rooms_in_memory_of_the_only_process(caplog):
+    surroundings.tell_without_threads({"wsgi.multithread": True, "wsgi.multiprocess": False})
+    greenws.Rooms()["lobby"].send("hello")
     assert lines(caplog) == []

@@ -7,7 +7,9 @@ exit code is 1 if there is a problem.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import logging
 import os
 import platform
 import re
@@ -97,14 +99,18 @@ def check(name: str | None, redis_urls: list[str], folder: str = ".") -> Iterato
     yield from check_tls()
     application = None
     if name is not None:
-        try:
-            application = load(name, folder)
-        except Exception as error:
-            yield from explain(name, error)
+        with _log_of_greenws() as records:
+            try:
+                application = load(name, folder)
+            except Exception as error:
+                yield from explain(name, error)
+        for record in records:
+            yield Finding(NOTE, record.name, record.getMessage())
     yield from check_patching(application)
     if application is not None:
         yield from check_application(name or "", application)
         yield from check_origins(application)
+    yield from check_rooms()
     yield from check_redis([*urls_of_rooms(), *redis_urls])
 
 
@@ -245,6 +251,33 @@ def _kernel_has_tls() -> bool:
 # -- the application
 
 
+class _Notes(logging.Handler):
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextlib.contextmanager
+def _log_of_greenws() -> Iterator[list[logging.LogRecord]]:
+    """The warnings of greenws in a block, which are not printed."""
+    logger = logging.getLogger("greenws")
+    handler = _Notes(logging.WARNING)
+    propagates, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield handler.records
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagates
+
+
+class _Unfit(Exception):
+    """What was found is no WSGI application. Has the application, and why."""
+
+
 class _Serves(Exception):
     """The program serves while it is imported."""
 
@@ -252,8 +285,8 @@ class _Serves(Exception):
 def load(name: str, folder: str = ".") -> Any:
     """The application that gunicorn would load under this name.
 
-    Raises whatever the program raises; ImportError if there is no such module or name; TypeError if
-    it is no WSGI application.
+    Raises whatever the program raises; ImportError if there is no such module or name; _Unfit if it
+    is no WSGI application.
     """
     import gevent.baseserver
     import werkzeug.serving
@@ -283,13 +316,18 @@ def load(name: str, folder: str = ".") -> Any:
             application = eval(expression, vars(module))
     finally:
         server.serve_forever, werkzeug.serving.run_simple = saved
-    check_application(application, name)
+    try:
+        check_application(application, name)
+    except TypeError as error:
+        raise _Unfit(application, str(error)) from None
     return application
 
 
 def explain(name: str, error: Exception) -> Iterator[Finding]:
     """Why an application cannot be loaded."""
     from gevent import monkey
+
+    from ..surroundings import framework_of
 
     module = name.partition(":")[0]
     if isinstance(error, _Serves):
@@ -299,6 +337,17 @@ def explain(name: str, error: Exception) -> Iterator[Finding]:
             "serves while it is imported, so that gunicorn and 'flask run' would hang",
             "put the lines that start the server under: if __name__ == '__main__':",
         )
+    elif isinstance(error, _Unfit):
+        application, reason = error.args
+        if framework_of(application) == "Django":
+            yield Finding(
+                PROBLEM,
+                name,
+                "is Django's ASGI application; greenws serves the WSGI application",
+                f"doctor {module.removesuffix('.asgi')}.wsgi",
+            )
+        else:
+            yield Finding(PROBLEM, name, f"cannot be loaded: TypeError: {reason}")
     elif isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
         advice = "run this in the folder of the program, or use --chdir"
         yield Finding(PROBLEM, name, f"there is no module {module!r} in {os.getcwd()}", advice)
@@ -379,6 +428,37 @@ def check_origins(application: Any) -> Iterator[Finding]:
         else:
             listed = [origins] if isinstance(origins, str) else list(origins)
             yield Finding(OK, "origins", f"these may connect: {', '.join(listed)}")
+
+
+# -- rooms
+
+
+def check_rooms() -> Iterator[Finding]:
+    rooms = sys.modules.get("greenws.rooms.room")
+    if rooms is None or all(each.broker.is_shared for each in rooms.all_rooms()):
+        return
+    found = "in memory, which reach only the members of one process"
+    advice = "Rooms('redis://...') with several workers"
+    place = _several_workers()
+    if place is None:
+        yield Finding(OK, "rooms", found, advice)
+    else:
+        yield Finding(NOTE, "rooms", f"{found}; {place} has several", "Rooms('redis://...')")
+
+
+def _several_workers() -> str | None:
+    """Where gunicorn is told to run several workers; None if nowhere that can be seen."""
+    if os.environ.get("WEB_CONCURRENCY", "").isdigit() and int(os.environ["WEB_CONCURRENCY"]) > 1:
+        return "WEB_CONCURRENCY"
+    arguments = os.environ.get("GUNICORN_CMD_ARGS", "")
+    if re.search(r"(-w|--workers)[ =]?(?!1\b)\d", arguments):
+        return "GUNICORN_CMD_ARGS"
+    try:
+        with open("gunicorn.conf.py", encoding="utf-8") as file:
+            lines = file.read()
+    except (OSError, ValueError):
+        return None
+    return "gunicorn.conf.py" if re.search(r"(?m)^workers\s*=\s*(?!1\s*(#|$))", lines) else None
 
 
 # -- Redis

@@ -97,7 +97,9 @@ class Sock:
         known = {*Config.__dataclass_fields__, "response_headers"}
         for name in options:
             if name not in known | _RULE_OPTIONS:
-                raise TypeError(unknown_option(name, {*known - SERVER_ONLY, *_RULE_OPTIONS}))
+                raise TypeError(
+                    unknown_option(name, {*known - SERVER_ONLY, *_RULE_OPTIONS, "protocols"})
+                )
         rule: dict[str, Any] = {"strict_slashes": False, "websocket": True}
         rule.update((name, options.pop(name)) for name in _RULE_OPTIONS & options.keys())
 

@@ -31,6 +31,7 @@ from ..server.closing import close_sessions, drain_sessions
 from ..server.handler import UpgradeHandler
 from ..server.server import ConnectionGreenlet, WebSocketServer
 from ..session import OpenSession
+from ..surroundings import processes
 from .gunicorn_settings import (
     Forwarding,
     conf_of,
@@ -224,6 +225,7 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         _join_logs()
+        processes.are_several = self.cfg.workers > 1
         super().run()
 
     def handle_exit(self, sig: int, frame: Any) -> None:

@@ -17,6 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config import check_range, check_seconds
+from ..surroundings import processes
 from .broker import LONGEST_POSITION, Broker, Entry, Message, Page, Replay
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ class MemoryBroker(Broker):
         return nullcontext() if self._listener is None else self._listener.lock
 
     def open(self, room: str) -> None:
+        if processes.are_several:
+            processes.tell_memory()
         with self._lock:
             self._opened[room] = self._opened.get(room, 0) + 1
 
@@ -121,6 +124,8 @@ class MemoryBroker(Broker):
         return self._position(self._last)
 
     def publish(self, room: str, data: str | bytes, exclude: WebSocket | None = None) -> None:
+        if processes.are_several:
+            processes.tell_memory()
         with self._lock:
             self._last += 1
             self._keep(room, _Kept(self._clock(), self._last, data))

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..checks import describe
 from .broker import JOIN, LEAVE
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class Watch(NamedTuple):
                 except ValueError:  # as of some that are written in C
                     pass
                 return cls(function, count == 3)
+            raise TypeError(
+                "presence is called with three arguments, (kind, id, info), and "
+                f"{describe(function)} does not take them"
+            )
         raise TypeError(f"presence is a function of a kind, an id and an info, not {function!r}")
 
     def __call__(self, change: Change) -> str | bytes | None:

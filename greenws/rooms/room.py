@@ -152,7 +152,8 @@ class Room:
         of a page that is reloaded. (When a process ends, its members linger for the broker's
         ``presence_timeout`` at most.)
 
-        ``since``: the id of the last message that a client saw before its connection dropped. It
+        ``since``: the id of the last message that a client saw before its connection dropped (None
+        or the empty string: it saw none). It
         is sent what it missed, then goes on live; that is over, as far as the client reads, when
         the block begins. What comes meanwhile waits, for ten times the ``limit`` of its policy or
         1,000 messages; then it is closed with 1013. Where messages are missing (the history does
@@ -195,6 +196,8 @@ class Room:
             with self._lock:
                 if not self._is_open:  # nothing may block before that
                     self._open()
+            if since == "":  # request.args.get("since", "") of who comes for the first time
+                since = None
             tail = None if since is None else self._admit_after_tail(member, watch, _text(since))
             replay = None
             if tail is None:

@@ -242,7 +242,7 @@ class UpgradeHandler(ResponseHandler):
             self._end_http()
         WSGIHandler.run_application(self)
         if refusal_reason == "application":
-            log_answer(self.environ, self.status)
+            log_answer(self.environ, self.status, self.application)
 
     def _find_upgrade(self) -> _HandlerUpgrade | None:
         offer = self._find_offer()
@@ -301,7 +301,7 @@ class UpgradeHandler(ResponseHandler):
             elif upgrade.socket is None:
                 self._upgrade = None
                 if not upgrade.refusal_reason and self.status is not None:
-                    log_answer(self.environ, self.status)
+                    log_answer(self.environ, self.status, self.application)
                 self._count_refusal(upgrade.refusal_reason or "application")
                 upgrade.release()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 __all__ = ["client_of", "databases_of_test", "default_host", "watch"]
 
 _watched: set[str] = set()
+_kept: Counter[Any] = Counter()  # how many sessions have a connection of a test
 
 
 def watch(take: Callable[[BaseException], None]) -> None:
@@ -53,7 +55,8 @@ def default_host() -> str:
 def databases_of_test() -> AbstractContextManager[None]:
     """A context for a greenlet in which Django uses the database connections of the caller that are
     in a transaction: those of a ``TestCase``, whose data nobody else sees. Where gevent has patched
-    ``threading``, each greenlet has its own otherwise."""
+    ``threading``, each greenlet has its own otherwise. The beginning and the end of a request leave
+    them open, as with Django's own test client."""
     django = sys.modules.get("django.db")
     if django is None or not sys.modules["django.conf"].settings.configured:
         return nullcontext()
@@ -71,9 +74,32 @@ def _shared(connections: Any, opened: list[Any]) -> Iterator[None]:
     for each in added:
         each.inc_thread_sharing()
         connections[each.alias] = each
+    for each in opened:
+        _keep(each)
     try:
         yield
     finally:
+        for each in opened:
+            _keep_no_more(each)
         for each in added:
             del connections[each.alias]
             each.dec_thread_sharing()
+
+
+def _keep(connection: Any) -> None:
+    """Has ``close_old_connections`` pass ``connection`` over. To disconnect that from its signals,
+    as Django's client does, would not do: the client connects it again while a session is open."""
+    if connection not in _kept:
+        connection.close_if_unusable_or_obsolete = _do_nothing
+    _kept[connection] += 1
+
+
+def _keep_no_more(connection: Any) -> None:
+    _kept[connection] -= 1
+    if not _kept[connection]:
+        del _kept[connection]
+        del connection.close_if_unusable_or_obsolete
+
+
+def _do_nothing() -> None:
+    pass

@@ -18,6 +18,7 @@ import gevent
 from werkzeug.datastructures import Headers
 from werkzeug.test import Client, TestResponse
 
+from .. import checks
 from ..client.exchange import Response
 from ..config import Config
 from ..exceptions import HandshakeError
@@ -31,6 +32,7 @@ from .timers import RealTimeout
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from typing_extensions import Never
 
 __all__ = ["Refused", "connect"]
 
@@ -49,7 +51,11 @@ class Refused(HandshakeError):
 
     def __init__(self, response: TestResponse) -> None:
         text = response.get_data()[:_SHOWN].decode("utf-8", "replace").strip()
-        message = f"{response.status}: {text}" if text else response.status
+        message = response.status
+        if 300 <= response.status_code < 400:
+            message += f", to {response.headers.get('Location')}"
+        if text:
+            message += f": {text}"
         super().__init__(message, response.status_code, list(response.headers), "status")
         self.response = response
         self.body = response.get_data()
@@ -68,6 +74,7 @@ def connect(
     subprotocols: Sequence[str] = (),
     timeout: float | None = 5.0,
     config: Config | None = None,
+    **unknown: Never,
 ) -> TestSocket:
     """Opens a session of ``app``, any WSGI application, and returns the client's end of it.
 
@@ -90,6 +97,8 @@ def connect(
         Whatever escaped the application.
     """
     __tracebackhide__ = True
+    known = ("client", "headers", "subprotocols", "timeout", "config")
+    checks.check_options(unknown, known)
     if not callable(app):
         raise TypeError(f"connect() takes a WSGI application, not {app!r}")
     if isinstance(subprotocols, str):

@@ -19,6 +19,7 @@ from ..config import Config, check_seconds
 from ..hub.transport import Transport
 from ..keepalive import start_pulse
 from ..opcodes import OpcodeType
+from ..waiting import no_sessions
 from ..websocket import NO_TIMEOUT, Message, WebSocket
 from . import timers
 from .standing import caller, standing_of, without_machinery
@@ -291,6 +292,10 @@ class TestSocket(WebSocket):
         except TimeoutError:
             raise self._run.in_vain(f"no message within {seconds:g} s") from None
 
+    def prepare_wait(self) -> None:
+        if self._run.greenlet is None:
+            super().prepare_wait()
+
     def __next__(self) -> str | bytes:
         __tracebackhide__ = True
         message = self._read(super().__next__)
@@ -362,9 +367,14 @@ class TestSocket(WebSocket):
         if self.is_stalled and not self._transport.closed:
             raise RuntimeError("this socket is stalled: call resume() before it reads again")
         self._watched.pause()
+        reader = gevent.getcurrent()
+        # A test that has an application waits for it, and holds what it likes meanwhile.
+        if self._run.greenlet is not None:
+            no_sessions.add(reader)
         try:
             return self._within(seconds, call, *args)
         finally:
+            no_sessions.discard(reader)
             self._watched.start(self)
 
     def _within(self, seconds: float | None, call: Callable[..., Any], *args: Any) -> Any:

@@ -236,12 +236,44 @@ def test_rooms_over_redis_need_patching_and_it_patches_on_demand(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     plain = subprocess.run(command, env=env, capture_output=True, text=True)
     assert "monkey-patched: not socket" in plain.stdout
-    assert "redis-py would block every greenlet" in plain.stderr
+    assert "note    greenws.brokers.redis: redis-py would block every greenlet" in plain.stdout
+    assert plain.stderr == ""
+    assert all(each.startswith(("ok ", "note ", "PROBLEM ")) for each in plain.stdout.splitlines())
     patched = subprocess.run([*command, "--patch"], env=env, capture_output=True, text=True)
     assert patched.returncode == 1
     assert "monkey-patched: socket, ssl" in patched.stdout
     assert "PROBLEM redis://...@127.0.0.1:1: ConnectionError" in patched.stdout
     assert "secret" not in plain.stdout + patched.stdout
+
+
+def test_django_s_asgi_application_names_the_wsgi_application(tmp_path):
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "asgi.py").write_text(
+        "from django.conf import settings\nsettings.configure()\n"
+        "from django.core.asgi import get_asgi_application\napplication = get_asgi_application()\n"
+    )
+    command = [sys.executable, "-m", "greenws", "doctor", "--chdir", str(tmp_path), "project.asgi"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+    problem = line(done.stdout.splitlines(), "PROBLEM")
+    assert "Django's ASGI application" in problem and problem.endswith("-> doctor project.wsgi")
+
+
+def test_rooms_in_memory_with_several_workers_are_noted(program, capsys, monkeypatch, tmp_path):
+    for name in ("WEB_CONCURRENCY", "GUNICORN_CMD_ARGS"):
+        monkeypatch.delenv(name, raising=False)
+    arguments = program("from greenws import Rooms, Routes\nrooms = Rooms()\napp = Routes()")
+    assert line(examine(arguments, capsys)[1], "rooms: ").startswith("ok ")
+    (tmp_path / "gunicorn.conf.py").write_text("workers = 4\n")
+    found = line(examine(arguments, capsys)[1], "rooms: ")
+    assert found.startswith("note ") and "gunicorn.conf.py has several" in found
+    (tmp_path / "gunicorn.conf.py").write_text("workers = 1\n")
+    monkeypatch.setenv("WEB_CONCURRENCY", "2")
+    assert "WEB_CONCURRENCY has several" in line(examine(arguments, capsys)[1], "rooms: ")
+    monkeypatch.setenv("WEB_CONCURRENCY", "1")
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "-k gevent --workers=3")
+    assert "GUNICORN_CMD_ARGS has several" in line(examine(arguments, capsys)[1], "rooms: ")
 
 
 # -- Redis

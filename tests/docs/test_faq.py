@@ -19,6 +19,13 @@ def test_texts_are_found():
     assert len(TEXTS) > 100
 
 
+def test_every_row_stands_in_a_table():
+    lines = FAQ.splitlines()
+    after_blank = [line for before, line in zip(lines, lines[1:], strict=False) if not before]
+    firsts = {line[:11] for line in after_blank if line.startswith("|")}
+    assert firsts == {"| you see |"}
+
+
 def test_every_text_is_explained():
     missing = [text for text in TEXTS if not re.search(text.pattern, FAQ)]
     assert not missing, "add a row to docs/faq.md for each:\n" + "\n".join(map(str, missing))

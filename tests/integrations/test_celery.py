@@ -55,3 +55,15 @@ def test_tasks_of_forked_workers_send(server):
     assert len(of_process) == 2
     assert sorted(sum(of_process.values(), [])) == list(range(40))
     assert all(numbers == sorted(numbers) for numbers in of_process.values())
+
+
+def test_a_worker_that_imports_rooms_is_told_of_the_sender(tmp_path):
+    require(importlib.util.find_spec("celery"), "Celery")
+    (tmp_path / "of_rooms.py").write_text(
+        "from celery import Celery\nfrom greenws import Rooms\n"
+        "app = Celery()\nrooms = Rooms('redis://localhost:1')\n"
+    )
+    with Process("-m", "celery", "-A", "of_rooms", "report", cwd=tmp_path) as process:
+        process.wait_for("a Celery worker has no rooms: send from its tasks with greenws.Sender")
+        assert process.popen.wait(limit(20)) == 0
+    assert "before all other imports" not in process.output

@@ -528,7 +528,9 @@ class TestErrors:
             assert peer.read_frame() == (True, 8, b"\x03\xf3")
             peer.send(close_frame(1011))
             assert peer.at_end()
-        wait_until(lambda: len(caplog.records) == 1)
+        ours, flasks = wait_until(lambda: caplog.records[1:] and caplog.records)
+        assert "too late" in ours.getMessage()
+        assert flasks.name == app.name
 
     def test_an_error_behind_the_socket_of_gevent_websocket_closes_with_1011(
         self, serve, app, caplog

@@ -534,3 +534,10 @@ def test_who_waits_to_be_accepted_outlives_a_worker(tmp_path):
         for peer in peers:
             with peer:  # 503: by the one that stops, which had accepted it before
                 assert peer.read_response().status in (101, 503)
+
+
+@pytest.mark.parametrize("kind", WORKERS)
+def test_rooms_in_memory_with_several_workers(kind):
+    with gunicorn(*WORKERS[kind], "--workers", "2", app="rooms_app:app") as process:
+        with connect(process.url("/lobby")):
+            process.wait_for("rooms in memory reach only the members of this process")

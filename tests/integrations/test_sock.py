@@ -197,6 +197,32 @@ def test_an_error_is_a_failed_request(serve, app, caplog, kind):
     assert record.name == app.name
 
 
+@pytest.mark.parametrize("ends", ["abort", "return"])
+def test_a_refusal_in_a_session_is_told_to_come_too_late(serve, app, caplog, ends):
+    """As of flask-login's ``login_required`` below ``sock.route``: it aborts, or it returns a
+    redirect."""
+
+    @Sock(app).route("/late")
+    def late(socket):
+        return flask.abort(401) if ends == "abort" else flask.redirect("/login")
+
+    address = serve(app).address
+    for _ in range(2):
+        with Peer.open(address, "/late") as peer:
+            assert peer.read_close()[0] == (1011 if ends == "abort" else 1000)
+            peer.send(close_frame(1000))
+            assert peer.at_end()
+    records = [each for each in caplog.records if each.name == "greenws.session"]
+    texts = [each.getMessage() for each in records]
+    assert all("before_request" in text for text in texts)
+    if ends == "abort":
+        assert len(texts) == 2
+        assert texts[0].startswith("401 Unauthorized: ") and "left a session, too late" in texts[0]
+    else:
+        (text,) = texts  # once for each function
+        assert "late(socket) returned <Response" in text and "goes nowhere" in text
+
+
 def test_what_differs_from_flask_sock(serve, app):
     """As the docstring says."""
     seen: list[Any] = []
@@ -264,6 +290,8 @@ class TestMistakes:
         sock = Sock(app)
         with pytest.raises(TypeError, match="unknown option 'max_size'"):
             sock.route("/", max_size=5)
+        with pytest.raises(TypeError, match="did you mean 'protocols'"):
+            sock.route("/", subprotocols=["chat"])
         with pytest.raises(TypeError, match="shutdown_grace is an option of the server"):
             sock.route("/", shutdown_grace=5)(lambda socket: None)
         with pytest.raises(TypeError, match=r"\['chat'\]"):

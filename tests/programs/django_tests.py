@@ -1,6 +1,8 @@
 """Tests of a Django application with greenws.testing, run by Django's own runner: python
-django_tests.py [patched]"""
+django_tests.py [patched]. The database is that of GREENWS_TEST_DATABASE."""
 
+import json
+import os
 import sys
 
 if "patched" in sys.argv:
@@ -25,14 +27,21 @@ if not settings.configured:
             "django.contrib.sessions.middleware.SessionMiddleware",
             "django.contrib.auth.middleware.AuthenticationMiddleware",
         ],
-        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+        DATABASES={
+            "default": {
+                "ENGINE": "django.db.backends.sqlite3",
+                "NAME": ":memory:",
+                **json.loads(os.environ.get("GREENWS_TEST_DATABASE", "{}")),
+            }
+        },
     )
     django.setup()
 
 from django.contrib.auth.models import User
 from django.core.wsgi import get_wsgi_application
+from django.db import connection
 from django.http import HttpResponse
-from django.test import TestCase
+from django.test import TestCase, TransactionTestCase
 from django.test.runner import DiscoverRunner
 from django.urls import path
 
@@ -63,8 +72,18 @@ def greet(request, socket, name):
         raise LookupError(message)
 
 
-urlpatterns = [path("chat/", chat), path("greet/<name>/", greet)]
+def users(request):
+    return HttpResponse(User.objects.count())
+
+
+urlpatterns = [path("chat/", chat), path("greet/<name>/", greet), path("users/", users)]
 app = get_wsgi_application()
+
+# What leaves something in a connection, so that it is not closed in a wait.
+UNUSUAL = {
+    "postgresql": "SET TIME ZONE 'UTC'",
+    "sqlite": "PRAGMA foreign_keys = OFF",
+}
 
 
 class Tests(TestCase):
@@ -87,6 +106,19 @@ class Tests(TestCase):
             self.assertEqual(socket.receive(), "2 users")
         self.assertTrue(User.objects.filter(username="grace").exists())
 
+    def test_requests_and_sessions_beside_each_other(self):
+        self.client.force_login(User.objects.create_user("ada"))
+        with testing.connect(app, "/chat/", client=self.client) as socket:
+            with testing.connect(app, "/chat/", client=self.client) as other:
+                self.assertEqual(other.receive(), "hello ada")
+                self.assertEqual(self.client.get("/users/").content, b"1")
+            self.assertEqual(User.objects.count(), 1)
+            self.assertEqual(socket.receive(), "hello ada")
+            socket.send("grace")
+            self.assertEqual(socket.receive(), "2 users")
+        self.assertEqual(User.objects.count(), 2)
+        self.assertEqual(vars(connection).get("close_if_unusable_or_obsolete"), None)
+
     def test_a_view_of_the_integration(self):
         self.client.force_login(User.objects.create_user("ada"))
         with testing.connect(app, "/greet/grace/", client=self.client) as socket:
@@ -104,9 +136,23 @@ class Tests(TestCase):
                 socket.send("fail")
 
 
+class WithoutTransaction(TransactionTestCase):
+    def test_the_test_itself_may_hold_a_connection(self):
+        connection.close()  # on which the tables were made
+        with self.assertLogs("greenws") as logs:
+            with testing.connect(app, "/greet/ada/") as socket:
+                self.assertEqual(socket.receive(), "hello ada of 0")
+                connection.cursor().execute(UNUSUAL[connection.vendor])
+                socket.ping()
+                self.assertIsNotNone(connection.connection)
+        self.assertEqual([line for line in logs.output if "waits with" in line], [])
+
+
 if __name__ == "__main__":
     runner = DiscoverRunner(verbosity=0)
     databases = runner.setup_databases()
-    result = runner.run_suite(runner.test_loader.loadTestsFromTestCase(Tests))
+    loader = runner.test_loader
+    suites = [loader.loadTestsFromTestCase(each) for each in (Tests, WithoutTransaction)]
+    result = runner.run_suite(runner.test_suite(suites))
     runner.teardown_databases(databases)
     sys.exit(not result.wasSuccessful())

@@ -126,6 +126,9 @@ def test_what_is_no_function(rooms, pair):
     with pytest.raises(TypeError, match="presence is a function of .* not 'x'"):
         with rooms["lobby"].join(pair()[0], presence="x"):
             pass
+    with pytest.raises(TypeError, match=r"three arguments, .* and .*lambda\(kind\) does not"):
+        with rooms["lobby"].join(pair()[0], presence=lambda kind: ""):
+            pass
 
 
 @pytest.mark.parametrize("data", [None, 7, ["x"], object()])
@@ -629,7 +632,17 @@ def test_a_client_that_missed_nothing(join):
     assert read(peer, 1)[0].endswith("next")
 
 
-@pytest.mark.parametrize("since", ["", "garbage", "0-0", "1-1+ff.3", "1" * 5000, 7, ["1-1"]])
+@pytest.mark.parametrize("since", [None, ""])
+def test_who_comes_for_the_first_time_has_missed_nothing(join, since):
+    rooms = Rooms()
+    rooms["lobby"].send("before")
+    member, peer = join(rooms["lobby"], since=since, gap="you missed something")
+    rooms["lobby"].send("live")
+    assert member.is_complete
+    assert read(peer, 1) == ["live"]
+
+
+@pytest.mark.parametrize("since", ["garbage", "0-0", "1-1+ff.3", "1" * 5000, 7, ["1-1"]])
 def test_a_client_whose_id_is_unknown_is_told_so_first(join, since):
     rooms = Rooms()
     rooms["lobby"].send("kept")

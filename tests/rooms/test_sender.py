@@ -255,6 +255,7 @@ def test_a_closed_sender_says_so(make):
     [
         (None, {}, TypeError, "url must be that of a Redis"),
         ("http://localhost", {}, ValueError, "redis://"),
+        ("", {}, ValueError, r"begins with redis://.* not '' \(Rooms\(None\)"),
         ("redis://localhost?foo=1", {}, ValueError, "foo"),
         ("redis://localhost", {"timeout": 0}, ValueError, "timeout"),
         ("redis://localhost", {"history": 0}, ValueError, "history"),

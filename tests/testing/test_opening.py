@@ -97,6 +97,11 @@ def test_routes():
         assert socket.receive() == b"bytes"
 
 
+def test_an_option_of_another_library_is_told_by_its_name_here():
+    with pytest.raises(TypeError, match="'protocols'; did you mean 'subprotocols'"):
+        testing.connect(echo, protocols=["chat"])
+
+
 def test_without_a_with():
     socket = testing.connect(make_routes(), "/greet/Ada")
     assert socket.receive() == "hello Ada"

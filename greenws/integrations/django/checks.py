@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,25 +17,28 @@ from django.db import connections
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from ...checks import describe, fits
+from .views import websocket
 
 __all__ = ["check_views"]
 
 
 def check_views(app_configs: Any = None, **options: Any) -> list[CheckMessage]:
-    """All that concerns a project with at least one view of ``websocket()``."""
-    views = list(_find_views()) if getattr(settings, "ROOT_URLCONF", None) else []
+    """Views that were meant to be one of ``websocket()``; and all that concerns a project with at
+    least one that is."""
+    patterns = list(_walk()) if getattr(settings, "ROOT_URLCONF", None) else []
+    unmade = [each for pattern in patterns for each in _check_unmade(*pattern[:3])]
+    views = list(_find_views(patterns))
     if not views:
-        return []
-    found = [*_check_asgi(), *_check_sessions(), *_check_drivers(), *_check_gunicorn()]
+        return unmade
+    found = [*unmade, *_check_asgi(), *_check_sessions(), *_check_drivers(), *_check_gunicorn()]
     for route, callback, function, given, names in views:
         found += _check_arguments(route, function, given, names)
         found += _check_atomic(route, callback)
     return found
 
 
-def _find_views() -> Iterator[tuple[str, Any, Any, list[str], list[str]]]:
-    """(route, callback, function, its positional arguments, its keyword arguments) of each view of
-    ``websocket()``."""
+def _walk() -> Iterator[tuple[str, Any, list[str], int]]:
+    """(route, callback, names of its keyword arguments, number of unnamed groups) of each view."""
 
     def walk(patterns: Any, prefix: str, names: list[str], unnamed: int) -> Iterator[Any]:
         for pattern in patterns:
@@ -45,15 +50,21 @@ def _find_views() -> Iterator[tuple[str, Any, Any, list[str], list[str]]]:
                 known += pattern.default_kwargs
                 yield from walk(pattern.url_patterns, route, known, count)
             elif isinstance(pattern, URLPattern):
-                found = _function_of(pattern.callback)
-                if found is not None:
-                    known += pattern.default_args
-                    function, given = found
-                    # As Django does: the unnamed groups count if nothing has a name.
-                    places = [] if known else [f"group {n}" for n in range(1, count + 1)]
-                    yield route, pattern.callback, function, [*given, *places], known
+                yield route, pattern.callback, [*known, *pattern.default_args], count
 
     yield from walk(get_resolver().url_patterns, "", [], 0)
+
+
+def _find_views(patterns: Any) -> Iterator[tuple[str, Any, Any, list[str], list[str]]]:
+    """(route, callback, function, its positional arguments, its keyword arguments) of each view of
+    ``websocket()``."""
+    for route, callback, known, count in patterns:
+        found = _function_of(callback)
+        if found is not None:
+            function, given = found
+            # As Django does: the unnamed groups count if nothing has a name.
+            places = [] if known else [f"group {n}" for n in range(1, count + 1)]
+            yield route, callback, function, [*given, *places], known
 
 
 def _function_of(callback: Any) -> Any:
@@ -74,6 +85,30 @@ def _check_arguments(
             f"fit: {reason}.",
             hint="Give the function the variables of its URL.",
             id="greenws.E001",
+        )
+
+
+def _check_unmade(route: str, callback: Any, names: list[str]) -> Iterator[CheckMessage]:
+    """What looks like a view of ``websocket()`` and is none."""
+    if isinstance(callback, functools.partial) and callback.func is websocket:
+        yield Error(
+            f"The view {route!r} is websocket() without a function.",
+            hint="Write @websocket above the function, and give path() the function.",
+            id="greenws.E003",
+        )
+        return
+    if _function_of(callback) is not None or "socket" in names:
+        return
+    function = getattr(getattr(callback, "view_class", None), "get", callback)
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[:3]
+    except (TypeError, ValueError):
+        return
+    if any(each.name == "socket" and each.default is each.empty for each in parameters):
+        yield Error(
+            f"The view {route!r}, {describe(function)}, takes a socket, and Django gives it none.",
+            hint="Put @websocket of greenws.integrations.django above it.",
+            id="greenws.E004",
         )
 
 

@@ -106,7 +106,7 @@ def release() -> None:
     for connection in connections.all(initialized_only=True):
         if connection.connection is None or connection.allow_thread_sharing:
             continue
-        if connection.in_atomic_block and _is_test(connection):
+        if _is_test(connection):
             continue
         reason = _doubt_of(connection)
         if reason:
@@ -116,8 +116,13 @@ def release() -> None:
 
 
 def _is_test(connection: Any) -> bool:
-    """Whether a ``TestCase`` has begun a transaction, to undo what a test does."""
-    return any(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
+    """Whether a ``TestCase`` has begun a transaction, to undo what a test does; or the database is
+    in memory, where Django closes nothing."""
+    if getattr(connection, "is_in_memory_db", bool)():
+        return True
+    return connection.in_atomic_block and any(
+        getattr(block, "_from_testcase", False) for block in connection.atomic_blocks
+    )
 
 
 def _doubt_of(connection: Any) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
+from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from werkzeug import Response
 from werkzeug.exceptions import HTTPException
@@ -18,6 +19,7 @@ from werkzeug.exceptions import HTTPException
 from ...checks import check_function, check_result, describe
 from ...exceptions import HandshakeError
 from ...protocol.handshake import check_headers
+from ...refusals import ORIGIN_HINT_KEY
 from ...session import WebSocketHandler, WebSocketSessionHandler
 from ...upgrade import ENVIRON_KEY, hub_of_this_thread, refusal_response
 from . import sessions, waits
@@ -31,6 +33,12 @@ if TYPE_CHECKING:
 __all__ = ["websocket"]
 
 _logger = logging.getLogger("greenws.session")
+
+_ANSWERS = (BadRequest, Http404, PermissionDenied, SuspiciousOperation)
+_REFUSE_EARLIER = (
+    "refuse before the upgrade: in a decorator above @websocket, such as login_required, in a "
+    "middleware, or in a producer; or close(4403)"
+)
 
 View = Callable[..., HttpResponse]
 
@@ -171,6 +179,9 @@ def _answer(request: HttpRequest, produce: Any, headers: Any, options: Any) -> H
     upgrade = environ.get(ENVIRON_KEY)
     if upgrade is None or upgrade.config.allowed_origins is None:
         options = {"allowed_origins": ["self", *settings.CSRF_TRUSTED_ORIGINS], **options}
+    environ[ORIGIN_HINT_KEY] = (
+        "In Django: list it in CSRF_TRUSTED_ORIGINS, or write @websocket(allowed_origins=[...])."
+    )
     handler = WebSocketHandler(produce_saved, response_headers=headers, **options)
     with hub_of_this_thread(environ), sessions.current(request):
         try:
@@ -179,7 +190,15 @@ def _answer(request: HttpRequest, produce: Any, headers: Any, options: Any) -> H
             return _to_django(refusal_response(error), environ)
         except HTTPException as error:
             return _to_django(error.get_response(environ), environ)
-        session.run_inside(lambda error: False)  # Django logs it
+        try:
+            session.run_inside(lambda error: False)  # Django logs it
+        except _ANSWERS as error:
+            _logger.warning(
+                "%s left a session, too late for a response: %s",
+                type(error).__name__,
+                _REFUSE_EARLIER,
+            )
+            raise
     return HttpResponse(status=101)  # nothing of it is sent
 
 
@@ -205,12 +224,12 @@ class _FunctionHandler(WebSocketSessionHandler):
 
     def handle_session(self, request: Any, socket: WebSocket) -> None:
         result = self._function(request, socket, *self._args, **self._variables)
-        check_result(self._function, result)
         if isinstance(result, HttpResponseBase):
             raise TypeError(
                 f"{describe(self._function)} returned {result!r}, too late: put decorators such as "
                 "login_required above @websocket, or refuse in a producer"
             )
+        check_result(self._function, result)
 
 
 class _SavedHandler(WebSocketSessionHandler):

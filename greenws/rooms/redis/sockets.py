@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import redis.connection
 from gevent import socket as gevent_socket
 from gevent.monkey import is_module_patched
+
+from ...surroundings import tell_patched_late
 
 __all__ = ["check_sockets"]
 
@@ -14,9 +18,15 @@ def check_sockets(url: str) -> None:
     Raises:
         RuntimeError: redis-py would block the hub.
     """
+    tell_patched_late()
     is_patched = issubclass(vars(redis.connection)["socket"].socket, gevent_socket.socket)
     if url.startswith("rediss"):
         is_patched = is_patched and is_module_patched("ssl")
+    if not is_patched and "celery.bin.worker" in sys.modules:
+        raise RuntimeError(
+            "a Celery worker has no rooms: send from its tasks with greenws.Sender, which needs no "
+            "monkey-patching, with the rooms' URL and prefix"
+        )
     if not is_patched:
         raise RuntimeError(
             "redis-py would block every greenlet of this process while it waits for Redis: put "

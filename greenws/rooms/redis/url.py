@@ -38,6 +38,7 @@ _RedisCluster: Any = redis.cluster.RedisCluster
 _ClusterNode: Any = redis.cluster.ClusterNode
 
 _DEFAULT_PORTS = {SENTINEL: 26379, CLUSTER: 6379}
+_PLAIN = ("redis", "rediss", "unix")
 _REDIRECTS, _REDIRECT_DELAY = 5, 0.02  # attempts, and seconds between them, to find a slot
 _SENTINEL_TIMEOUT = 1.0  # seconds for each of several sentinels, at most
 
@@ -84,7 +85,7 @@ def parse(url: str) -> Address:
     """
     scheme, _, rest = stripped(url).partition("://")
     secure, _, kind = scheme.partition("+")
-    if not kind:
+    if not kind and secure in _PLAIN and "://" in url:
         found = _parse_url(stripped(url))
         where = found.get("path") or _text(
             (found.get("host", "localhost"), found.get("port", 6379))
@@ -92,7 +93,8 @@ def parse(url: str) -> Address:
         return Address("", stripped(url), (), "", f"{where}/{found.get('db') or 0}")
     if kind not in _DEFAULT_PORTS or secure not in ("redis", "rediss"):
         raise ValueError(
-            f"url begins with redis://, redis+sentinel:// or redis+cluster://: {_shown(url)}"
+            "the URL of a Redis begins with redis://, rediss://, unix://, redis+sentinel:// or "
+            f"redis+cluster://, not {_shown(url)} (Rooms(None) are those of this process)"
         )
     where, question, query = rest.partition("?")
     where, _, path = where.partition("/")
@@ -113,7 +115,7 @@ def parse(url: str) -> Address:
 
 def _shown(url: str) -> str:
     """Without who connects, and the password."""
-    scheme, colon, rest = url.partition("://")
+    scheme, colon, rest = url.partition("://") if "://" in url else ("", "", url)
     where = rest.rpartition("@")[2].partition("?")[0]
     return repr(f"{scheme}{colon}{where}")
 

@@ -162,3 +162,26 @@ def test_gunicorn_s_settings(check, view, tmp_path, text, expected):
     ids, told = check(path("", view))
     assert ids == (["W006"] if expected else [])
     assert all(part in told for part in expected)
+
+
+def test_views_that_were_meant_to_be_websockets(check, view):
+    from django.urls import path, re_path
+    from django.views import View
+
+    from greenws.integrations.django import websocket
+
+    class Chat(View):
+        def get(self, request, socket):
+            pass
+
+    def chat(request, socket, room):
+        pass
+
+    ids, text = check(path("a/", websocket()), path("b/", websocket(protocols=["chat"])))
+    assert ids == ["E003", "E003"]
+    assert "'a/' is websocket() without a function" in text
+    ids, text = check(path("c/<room>/", chat), path("d/", Chat.as_view()), path("e/", view))
+    assert ids == ["E004", "E004"]
+    assert "chat(request, socket, room), takes a socket" in text and "Put @websocket" in text
+    fine = [path("<socket>/", lambda request, socket: None), re_path(".*", lambda *args: None)]
+    assert check(*fine, path("f/", lambda request, socket=None: None))[0] == []

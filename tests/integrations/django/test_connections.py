@@ -251,3 +251,23 @@ def test_what_sessions_of_django_write_is_kept(program, postgres):
         program.wait_for("it ran 'SET statement_timeout = 5000'")
         assert postgres.connections("django") == 1
     eventually(lambda: postgres.connections("django"), 0)
+
+
+# -- in tests
+
+
+@pytest.mark.parametrize("patched", ["", "patched"])
+def test_a_test_keeps_its_connection(postgres, patched):
+    """Where a connection that was closed cannot be opened again within the test, unlike SQLite's
+    database in memory."""
+    database = {
+        "ENGINE": "django.db.backends.postgresql",
+        "HOST": postgres.host,
+        "NAME": f"unused_{patched}",
+        "USER": "postgres",
+    }
+    with Process(
+        PROGRAMS / "django_tests.py", patched, GREENWS_TEST_DATABASE=json.dumps(database)
+    ) as process:
+        assert process.popen.wait(limit(30)) == 0, process.output
+        process.wait_for("Ran 7 tests")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import pytest
 
@@ -51,6 +52,7 @@ def test_login_required_answers_real_http(open_session, client):
         open_session("/private/")
     assert caught.value.status_code == 302
     assert caught.value.response.headers["Location"] == "/login/?next=/private/"
+    assert str(caught.value) == "302 Found, to /login/?next=/private/"
     with open_session("/private/", client=log_in(client)) as socket:
         assert socket.receive() == "hello, ada"
 
@@ -136,6 +138,16 @@ def test_a_producer_that_fails_is_django_s_error(open_session):
     assert isinstance(caught.value.__cause__, ValueError)
 
 
+@pytest.mark.parametrize(
+    ("verdict", "advice"),
+    [("class", r"return an instance of it, Handler\(\)"), ("function", "Echo")],
+)
+def test_a_producer_that_returns_no_handler_is_told_what_to_return(open_session, verdict, advice):
+    with pytest.raises(testing.Refused) as caught:
+        open_session(f"/producer/{verdict}/")
+    assert re.search(advice, str(caught.value.__cause__))
+
+
 # -- origins
 
 
@@ -153,7 +165,35 @@ def test_pages_of_other_origins_are_refused_unless_django_trusts_them(open_sessi
         open_session("/echo/", config=config, headers={"Origin": "https://trusted.example"})
 
 
+def test_the_log_of_a_refused_origin_names_django_s_setting(open_session, caplog):
+    with pytest.raises(testing.Refused) as caught:
+        open_session("/echo/", headers={"Origin": "https://evil.example"})
+    assert "CSRF_TRUSTED_ORIGINS, or write @websocket(allowed_origins=[...])" in caplog.text
+    assert "CSRF_TRUSTED_ORIGINS" not in str(caught.value)
+
+
 # -- failures
+
+
+def test_a_page_in_place_of_a_websocket_names_the_decorator(open_session, caplog):
+    with pytest.raises(testing.Refused):
+        open_session("/page/")
+    assert "put @websocket of greenws.integrations.django above it" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["PermissionDenied", "Http404"])
+def test_a_refusal_in_a_session_comes_too_late(open_session, caplog, name):
+    from django.core.exceptions import PermissionDenied
+    from django.http import Http404
+
+    kinds = {"PermissionDenied": PermissionDenied, "Http404": Http404}
+    with pytest.raises(kinds[name]), open_session("/late/") as socket:
+        socket.send(name)
+        with pytest.raises(greenws.ConnectionClosed, match="1011"):
+            socket.receive()
+    assert f"{name} left a session, too late for a response: refuse before" in caplog.text
+    assert "above @websocket" in caplog.text
+    assert caplog.text.count("too late") == 1
 
 
 def test_an_exception_out_of_a_session_is_django_s(open_session):
@@ -229,6 +269,7 @@ class Handler(greenws.WebSocketSessionHandler):
         (Handler, r"lambda request, protocols: Handler\(\)"),
         (lambda request: None, "does not fit"),
         (lambda: None, "does not fit"),
+        (lambda socket, request: None, "in this order"),
         ("chat", "is a function"),
     ],
 )

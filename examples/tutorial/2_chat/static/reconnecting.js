@@ -16,7 +16,17 @@
 // said between its rendering and its first connection.
 //
 // Messages are replayed; joins and leaves are not. A close code of 4000 to 4999 is what the
-// application has decided (room.disconnect(4001, ...)): then it does not reconnect.
+// application has decided (room.disconnect(4001, ...)): then it does not reconnect by itself. lastId
+// stays, so a page that has fetched another token calls open() and misses nothing:
+//
+//   socket.addEventListener("close", async ({ code }) => {
+//     if (code !== 4001) return;
+//     token = await fetchToken();
+//     socket.open();
+//   });
+//
+// send() returns false, and sends nothing, while there is no connection. A handshake that the server
+// refuses (a 401, say) looks to a page like a lost connection, so it is tried again.
 //
 //   const socket = new ReconnectingSocket("chat/lobby", "chat");
 //   socket.addEventListener("open", () => {
@@ -43,8 +53,12 @@ function idOf(data) {
   }
 }
 
+function valueOf(option) {
+  return typeof option === "function" ? option() : option;
+}
+
 // path: of the WebSocket, relative to the page's address, or a function that returns it, called for
-// each attempt; protocol: the subprotocol.
+// each attempt; protocol: the subprotocol, a list of them, or a function that returns either.
 // Events: "open", "message" (data), "close" (code, reason), and "state", whose detail is
 // { state: "closed" | "connecting" | "open" | "waiting", seconds }.
 export class ReconnectingSocket extends EventTarget {
@@ -72,7 +86,8 @@ export class ReconnectingSocket extends EventTarget {
     return this.#socket?.readyState === WebSocket.OPEN;
   }
 
-  // The last id received, kept across reconnects; undefined before the first one and after close().
+  // The last id received, kept across reconnects and close codes 4000 to 4999; undefined before the
+  // first one and after close().
   get lastId() {
     return this.#lastId;
   }
@@ -85,8 +100,12 @@ export class ReconnectingSocket extends EventTarget {
   }
 
   close() {
-    this.#wanted = false;
     this.#lastId = undefined;
+    this.#end();
+  }
+
+  #end() {
+    this.#wanted = false;
     clearInterval(this.#ticker);
     const socket = this.#socket;
     this.#socket = null; // so that its later events are ignored
@@ -107,8 +126,7 @@ export class ReconnectingSocket extends EventTarget {
   #connect() {
     clearInterval(this.#ticker);
     this.#tell("connecting");
-    const path = typeof this.#path === "function" ? this.#path() : this.#path;
-    const socket = new WebSocket(socketUrl(path), this.#protocol);
+    const socket = new WebSocket(socketUrl(valueOf(this.#path)), valueOf(this.#protocol));
     this.#socket = socket;
     this.#openedAt = 0;
     socket.addEventListener("open", () => {
@@ -126,7 +144,7 @@ export class ReconnectingSocket extends EventTarget {
       if (socket !== this.#socket) return;
       this.#socket = null;
       const isFinal = code >= 4000 && code <= 4999;
-      if (isFinal) this.close();
+      if (isFinal) this.#end();
       this.dispatchEvent(new CloseEvent("close", { code, reason }));
       if (this.#wanted) this.#retryLater();
     });

@@ -17,5 +17,6 @@ urlpatterns = [
     path("wrong/", views.wrong),
     path("fail/", views.fail),
     path("protocols/", views.protocols),
+    path("late/", views.late),
     path("finished/", views.finished),
 ]

@@ -131,6 +131,10 @@ def producer(request, protocols, verdict):
         raise ValueError("on purpose")
     if verdict == "cookie":
         request.session["visits"] = request.session.get("visits", 0) + 1
+    if verdict == "class":
+        return Handler
+    if verdict == "function":
+        return log_in
     return None if verdict == "none" else Handler(verdict)
 
 
@@ -153,6 +157,12 @@ def fail(request, socket):
         socket.send(str(Note.objects.count()))
         if message == "fail":
             raise RuntimeError("on purpose")
+
+
+@websocket
+def late(request, socket):
+    for name in socket:
+        raise {"Http404": Http404, "PermissionDenied": PermissionDenied}[name]
 
 
 @websocket(protocols=["chat", "echo"])
