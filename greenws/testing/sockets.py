@@ -292,9 +292,9 @@ class TestSocket(WebSocket):
         except TimeoutError:
             raise self._run.in_vain(f"no message within {seconds:g} s") from None
 
-    def prepare_wait(self) -> None:
+    def _prepare_wait(self) -> None:
         if self._run.greenlet is None:
-            super().prepare_wait()
+            super()._prepare_wait()
 
     def __next__(self) -> str | bytes:
         __tracebackhide__ = True
