@@ -66,6 +66,7 @@ _before_wait = functions  # of before_wait()
 _NO_ANSWER = "the peer did not answer Close (close_timeout)"
 _MAX_FILL = 0.005  # seconds for input that no greenlet reads, before others run
 
+_FIRST_TIME = 1e9  # of close_at(): 2001, and what is below is a delay
 _LAST_TIME = 1e11  # seconds since 1970: in year 5138; as milliseconds, in 1973
 
 _OPCODES = {int(opcode): opcode for opcode in OpcodeType}
@@ -914,8 +915,8 @@ class WebSocket:
 
         Raises:
             TypeError: ``time`` is neither a number nor None.
-            ValueError: ``time`` is no time, ``code`` may not be sent, or ``reason`` is longer than
-                123 bytes in UTF-8.
+            ValueError: ``time`` is no time, or a delay (0 means at once), ``code`` may not be sent,
+                or ``reason`` is longer than 123 bytes in UTF-8.
         """
         if time is not None:
             _check_time(time)
@@ -1107,6 +1108,11 @@ def _check_time(time: Any) -> None:
         )
     if not -_LAST_TIME < time < _LAST_TIME:  # nan is not, either
         raise ValueError(f"time must be in seconds (not in ms) since 1970, not {time!r}")
+    if 0 < time < _FIRST_TIME:
+        raise ValueError(
+            f"time is one of time.time(), not a delay: in {time!r} seconds is "
+            f"close_at(time.time() + {time!r})"
+        )
 
 
 def _flat(data: Any) -> bytes | memoryview:

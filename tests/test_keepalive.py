@@ -325,6 +325,7 @@ def test_another_thread_may_set_the_time(living):
         (("soon",), TypeError, "number of seconds since 1970"),
         ((True,), TypeError, "number of seconds"),
         ((1.9e12,), ValueError, "not in ms"),
+        ((60,), ValueError, r"in 60 seconds is close_at\(time.time\(\) \+ 60\)"),
         ((float("nan"),), ValueError, "since 1970"),
         ((1e9, 1006), ValueError, "1006 may not be sent"),
         ((1e9, 4000, "x" * 124), ValueError, "123 bytes"),

@@ -65,8 +65,12 @@ class Metrics:
     Several workers need ``PROMETHEUS_MULTIPROC_DIR``, an empty directory that they share, in the
     environment before this module is imported (see prometheus_client's documentation). A worker
     with a ``WebSocketServer`` is counted from its start, as all are of ``greenws.gunicorn.Worker``;
-    others when they are first asked, or from :meth:`start` on.
+    others when they are first asked, or from :meth:`start` on. To be made once, when the program
+    is loaded: a second one would add what the first has counted for all workers, which the log
+    says.
     """
+
+    _is_made = False  # in this process, with a folder that workers share
 
     def __init__(
         self, rooms: Rooms | None = None, stats: Iterable[ServerStats] | None = None
@@ -92,6 +96,12 @@ class Metrics:
         self._folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         self._copier: gevent.Greenlet[[], None] | None = None
         self._has_warned = False
+        if self._folder and Metrics._is_made:
+            _logger.warning(
+                "Metrics() was made before in this process, so that figures are counted twice: "
+                "make it once, when the module is loaded"
+            )
+        Metrics._is_made = Metrics._is_made or bool(self._folder)
         start_with_servers(self)
 
     def start(self) -> None:

@@ -135,3 +135,16 @@ def test_all_servers_of_the_process_are_counted_without_being_named(serve):
     before = scrape(metrics)["connections_total"]
     server.stats.connections_total += 1000
     assert scrape(metrics)["connections_total"] == before + 1000
+
+
+def test_a_second_one_where_workers_share_a_folder_is_told(monkeypatch, tmp_path, caplog):
+    """It would add to the shared figures what the first has added already."""
+    monkeypatch.setattr(Metrics, "_is_made", False)
+    for _ in range(2):
+        Metrics().stop()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    Metrics().stop()
+    assert caplog.records == []
+    Metrics().stop()
+    (record,) = caplog.records
+    assert "make it once" in record.getMessage()
