@@ -8,9 +8,17 @@ from pathlib import Path
 import pytest
 from flask import Flask
 from werkzeug import Request, Response
+from werkzeug.exceptions import NotFound
 from werkzeug.test import Client, EnvironBuilder
 
-from greenws import Routes, StaticFiles, WebSocketHandler, WebSocketSessionHandler
+from greenws import (
+    ConnectionClosed,
+    Routes,
+    StaticFiles,
+    WebSocketHandler,
+    WebSocketSessionHandler,
+    testing,
+)
 
 from .support.wire import CLOSE, TEXT, Peer, close_frame, frame
 
@@ -441,3 +449,18 @@ def test_a_literal_route_is_the_one_that_the_map_would_find(method, path, text, 
         routes._literal.clear()
     environ = EnvironBuilder(path=path, method=method).get_environ()
     assert b"".join(routes(environ, lambda status, headers: None)) == text.encode()
+
+
+def test_a_refusal_in_a_session_is_told_to_come_too_late(caplog):
+    routes = Routes()
+
+    @routes.websocket("/late")
+    def late(request, socket):
+        raise NotFound
+
+    with pytest.raises(NotFound), testing.connect(routes, "/late") as socket:
+        with pytest.raises(ConnectionClosed, match="1011"):
+            socket.receive()
+    (record,) = caplog.records
+    assert "404 Not Found" in record.getMessage() and "too late" in record.getMessage()
+    assert "handler producer" in record.getMessage()

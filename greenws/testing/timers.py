@@ -271,7 +271,7 @@ class Clock:
     @property
     def elapsed(self) -> float:
         """Seconds by which the clock was advanced."""
-        return self._elapsed
+        return round(self._elapsed, 6)  # see _EPSILON
 
     def advance(self, seconds: float) -> None:
         """Moves time by ``seconds``. Whatever is due is done in its order, and whoever can run
