@@ -482,7 +482,8 @@ def test_echoes_and_requests_and_a_ticker_are_timed_at_once(scenes: str, served:
     groups = ["--echoes", 5, "--echo-rate", 200, "--watchers", 5]
     groups += ["--requests", 5, "--request-rate", 200]
     code, result = play(scenes, served.port, "beside", *groups)
-    assert (code, result["errors"], result["echo_count"]) == (0, 0, 40), result
+    assert (code, result["errors"]) == (0, 0), result
+    assert 36 <= result["echo_count"] <= 40  # without those that are under way at its end
     assert result["http_count"] >= 36
     assert result["ticks_per_second"] > 0
 

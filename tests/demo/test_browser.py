@@ -653,6 +653,7 @@ def test_nothing_is_missed_when_one_of_two_servers_is_killed(
             each.wait_for_message("Ada", "here I am")
             texts = ["is anybody here?", *said, "here I am"]
             assert [text for _, text in each.messages()] == texts
+        grace.expected_errors = ada.expected_errors  # the servers end before the pages
 
 
 def test_nothing_is_missed_when_workers_are_killed(browse: Browse, redis: RedisServer) -> None:
@@ -824,7 +825,7 @@ def test_the_chat_and_the_server_link_to_each_other(demo: Demo, page: Page) -> N
     page.join("Ada")
 
 
-def test_the_server_page_shows_live_figures(browse: Browse, demo: Demo, server_page: Page) -> None:
+def test_the_server_page_shows_live_figures(demo: Demo, browse: Browse, server_page: Page) -> None:
     assert server_page("process").text == f"Process {demo.process.pid}."
     assert not server_page("several").is_displayed()
     server_page.wait_for_text("#connections-open", "1")

@@ -353,6 +353,7 @@ def test_a_page_that_is_not_there(demo: Demo, page: Page) -> None:
 def test_the_chat_comes_back_and_misses_nothing_or_tells_of_the_gap(
     page: Page, redis: RedisServer
 ) -> None:
+    redis.call("FLUSHALL")  # of another browser's visit
     arguments = ("--redis", redis.url)
     reconnecting = "document.getElementById('chat-state').textContent.startsWith('reconnecting in')"
     with running("--port", "0", *arguments) as other, contextlib.ExitStack() as stack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import tracemalloc
 
 import pytest
@@ -141,14 +142,18 @@ def test_what_a_client_offered_is_not_kept_while_its_session_lives(serve, around
     with Peer.open(server.address):  # what the first session needs stays
         pass
     wait_until(lambda: server.admission.open == 0)
-    gc.collect()
-    tracemalloc.start()
-    with Peer.open(
-        server.address, Sec_WebSocket_Extensions=extensions, Sec_WebSocket_Protocol=protocols
-    ):
-        wait_until(lambda: server.clients)
+    least = math.inf  # of two: now and then something else of the process allocates
+    for _ in range(2):
         gc.collect()
-        kept, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert most > 500_000  # so it was parsed
-    assert kept < 150_000  # the environ has the headers themselves
+        tracemalloc.start()
+        with Peer.open(
+            server.address, Sec_WebSocket_Extensions=extensions, Sec_WebSocket_Protocol=protocols
+        ):
+            wait_until(lambda: server.clients)
+            gc.collect()
+            kept, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        wait_until(lambda: server.admission.open == 0)
+        assert most > 500_000  # so it was parsed
+        least = min(least, kept)
+    assert least < 150_000  # the environ has the headers themselves
