@@ -155,7 +155,9 @@ def check_function(function: Any, what: str, *args: str, **kwargs: str) -> None:
         raise TypeError(
             f"{what} is called with {call}, but {describe(function)} does not fit: {reason}"
         )
-    names = list(getattr(_signature(function), "parameters", ()))[: len(args)]
+    parameters = getattr(_signature(function), "parameters", {}).values()
+    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [each.name for each in parameters if each.kind in places][: len(args)]
     last = names[-1] if len(names) == len(args) else ""
     if last == "request" or (args[-1:] == ("protocols",) and last in ("socket", "ws", "websocket")):
         raise TypeError(

@@ -225,7 +225,7 @@ def check_literal(uri: Any) -> None:
     """
     if not isinstance(uri, str):
         raise TypeError(f"a route's uri is a str such as '/chat/<room>', not {uri!r}")
-    literal = re.sub("<[^<>]*>", "", uri)
+    literal = re.sub(r"<(?:[a-zA-Z_]\w*(?:\(.*?\))?:)?[a-zA-Z_]\w*>", "", uri)
     for mark, what in (("?", "a query"), ("#", "a fragment")):
         if mark in literal:
             raise ValueError(

@@ -118,3 +118,10 @@ def test_a_class_is_an_application_only_if_its_instances_are_none():
     check_application(Old, "it")
     with pytest.raises(TypeError, match="not the class .*Site: give an instance"):
         check_application(Site, "it")
+
+
+def test_arguments_that_have_no_place_have_no_order():
+    def wrapper(*args, request=None, **options):
+        pass
+
+    check_function(wrapper, "a session", "request", "socket")

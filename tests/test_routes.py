@@ -162,6 +162,14 @@ def test_a_uri_that_no_request_has_is_told(uri, error, match):
         Routes().add(uri=uri, handler=named("x"))
 
 
+def test_the_arguments_of_a_converter_may_have_any_characters():
+    routes = Routes()
+
+    @routes.websocket("/<any('a>b', 'c?', '{d}'):name>")
+    def session(request, socket, name):
+        pass
+
+
 def test_names_that_routes_have_elsewhere_lead_to_ours():
     for name in ("route", "get", "run"):
         with pytest.raises(AttributeError, match="; use "):

@@ -70,7 +70,7 @@ class Metrics:
     says.
     """
 
-    _is_made = False  # in this process, with a folder that workers share
+    _made_by = 0  # the process that has made one with a folder that workers share
 
     def __init__(
         self, rooms: Rooms | None = None, stats: Iterable[ServerStats] | None = None
@@ -96,12 +96,13 @@ class Metrics:
         self._folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         self._copier: gevent.Greenlet[[], None] | None = None
         self._has_warned = False
-        if self._folder and Metrics._is_made:
+        if self._folder and Metrics._made_by == os.getpid():
             _logger.warning(
                 "Metrics() was made before in this process, so that figures are counted twice: "
                 "make it once, when the module is loaded"
             )
-        Metrics._is_made = Metrics._is_made or bool(self._folder)
+        if self._folder:
+            Metrics._made_by = os.getpid()
         start_with_servers(self)
 
     def start(self) -> None:

@@ -223,8 +223,10 @@ class FanOut:
         self._last += 1
         # Many that send to a large room in one turn are not to hand out a slice each.
         is_late = len(self._groups) > 1 and turns.is_over()
-        if isinstance(item, Change) and self.roster.watching > _MANY and get_hub_if_exists():
-            is_late = True
+        if isinstance(item, Change) and self.roster.watching > _MANY:
+            # The hub of a session's thread may end with it.
+            hub = get_hub_if_exists()
+            is_late = is_late or (hub is not None and hub.main_hub)
         if is_late or self._advance():
             self._go_on_here()
 
@@ -368,6 +370,13 @@ class FanOut:
             data = watch(change)
         except Exception:
             _logger.exception("presence= of a member of the room %r failed", self.name)
+            return None
+        if data is not None and not isinstance(data, (str, bytes)):
+            _logger.error(
+                "presence= of a member of the room %r returned neither str, bytes nor None: %r",
+                self.name,
+                data,
+            )
             return None
         stamped = None if data is None else self.stamped_or_skipped(self._position, data)
         return None if data is None or stamped is None else _Told(SharedMessage(stamped), data)

@@ -71,19 +71,16 @@ def databases_of_test() -> AbstractContextManager[None]:
 def _shared(connections: Any, opened: list[Any]) -> Iterator[None]:
     known = connections.all(initialized_only=True)
     added = [each for each in opened if not any(each is other for other in known)]
-    for each in added:
-        each.inc_thread_sharing()
-        connections[each.alias] = each
-    for each in opened:
-        _keep(each)
-    try:
-        yield
-    finally:
-        for each in opened:
-            _keep_no_more(each)
+    with contextlib.ExitStack() as stack:
         for each in added:
-            del connections[each.alias]
-            each.dec_thread_sharing()
+            each.inc_thread_sharing()
+            stack.callback(each.dec_thread_sharing)
+            connections[each.alias] = each
+            stack.callback(connections.__delitem__, each.alias)
+        for each in opened:
+            _keep(each)
+            stack.callback(_keep_no_more, each)
+        yield
 
 
 def _keep(connection: Any) -> None:
@@ -98,7 +95,7 @@ def _keep_no_more(connection: Any) -> None:
     _kept[connection] -= 1
     if not _kept[connection]:
         del _kept[connection]
-        del connection.close_if_unusable_or_obsolete
+        connection.__dict__.pop("close_if_unusable_or_obsolete", None)
 
 
 def _do_nothing() -> None:

@@ -139,7 +139,7 @@ def test_all_servers_of_the_process_are_counted_without_being_named(serve):
 
 def test_a_second_one_where_workers_share_a_folder_is_told(monkeypatch, tmp_path, caplog):
     """It would add to the shared figures what the first has added already."""
-    monkeypatch.setattr(Metrics, "_is_made", False)
+    monkeypatch.setattr(Metrics, "_made_by", 0)
     for _ in range(2):
         Metrics().stop()
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))

@@ -26,7 +26,7 @@ def check_views(app_configs: Any = None, **options: Any) -> list[CheckMessage]:
     """Views that were meant to be one of ``websocket()``; and all that concerns a project with at
     least one that is."""
     patterns = list(_walk()) if getattr(settings, "ROOT_URLCONF", None) else []
-    unmade = [each for pattern in patterns for each in _check_unmade(*pattern[:3])]
+    unmade = [each for pattern in patterns for each in _check_unmade(*pattern)]
     views = list(_find_views(patterns))
     if not views:
         return unmade
@@ -88,7 +88,9 @@ def _check_arguments(
         )
 
 
-def _check_unmade(route: str, callback: Any, names: list[str]) -> Iterator[CheckMessage]:
+def _check_unmade(
+    route: str, callback: Any, names: list[str], unnamed: int
+) -> Iterator[CheckMessage]:
     """What looks like a view of ``websocket()`` and is none."""
     if isinstance(callback, functools.partial) and callback.func is websocket:
         yield Error(
@@ -97,18 +99,20 @@ def _check_unmade(route: str, callback: Any, names: list[str]) -> Iterator[Check
             id="greenws.E003",
         )
         return
-    if _function_of(callback) is not None or "socket" in names:
+    if _function_of(callback) is not None or "socket" in names or (unnamed and not names):
         return
     function = getattr(getattr(callback, "view_class", None), "get", callback)
     try:
-        parameters = list(inspect.signature(function).parameters.values())[:3]
+        # What a decorator gives is not seen in the function that it wraps.
+        signature = inspect.signature(function, follow_wrapped=False)
+        parameters = list(signature.parameters.values())[:3]
     except (TypeError, ValueError):
         return
     if any(each.name == "socket" and each.default is each.empty for each in parameters):
-        yield Error(
+        yield Warning(
             f"The view {route!r}, {describe(function)}, takes a socket, and Django gives it none.",
             hint="Put @websocket of greenws.integrations.django above it.",
-            id="greenws.E004",
+            id="greenws.W007",
         )
 
 

@@ -199,8 +199,8 @@ class Subscriber:
             self._leases.take(room, data)
         elif data.startswith(DISCONNECT):
             self._on_disconnect(room, data)
-        elif data.startswith(SEVERAL):
-            self._on_entries(stream, data)
+        elif data.endswith(SEVERAL, 0, head := max(0, data.find(b"\n"))):
+            self._on_entries(stream, data, head + 1)
         elif not stream.is_broken:
             self._on_entry(stream, data)
 
@@ -215,8 +215,7 @@ class Subscriber:
         if is_sendable(number):
             self._process.disconnect(room, number, reason[:_MAX_REASON], member or None)
 
-    def _on_entries(self, stream: Stream, data: bytes) -> None:
-        start = len(SEVERAL)
+    def _on_entries(self, stream: Stream, data: bytes, start: int) -> None:
         while start < len(data):
             # It may have been closed meanwhile, and even opened again, further on.
             if stream.is_broken or self._streams.get(stream.room) is not stream:

@@ -7,6 +7,7 @@ not lived for ``max_age``, and the member has all that the log holds, nothing mo
 
 from __future__ import annotations
 
+import itertools
 import time
 import weakref
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from .replay import LogCursor
 
 __all__ = ["Gone"]
 
-_MAX_MISSING = 1000  # that are remembered: clients may invent some
+_MAX_MISSING = 1000  # that are remembered, and asked for at a time: clients may invent some
 
 
 class Gone:
@@ -45,9 +46,11 @@ class Gone:
         Raises:
             redis.RedisError, OSError: that cannot be known.
         """
-        cursors = [each for each in self._cursors if not each.is_level]
-        origins = {origin for each in cursors for origin in each.unlogged} - {self._origin}
-        asked = origins | set(self._missing)
+        with self._lock():
+            cursors = [each for each in self._cursors if not each.is_level]
+            origins = {origin for each in cursors for origin in each.unlogged} - {self._origin}
+        known = set(self._missing)
+        asked = {*known, *itertools.islice(origins - known, _MAX_MISSING)}
         if not asked:
             return
         dead = find_dead(asked)

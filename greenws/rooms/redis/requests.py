@@ -46,7 +46,7 @@ AFTER_ALL = 2**64 - 1  # after all of that millisecond
 PERHAPS_AFTER_ALL = AFTER_ALL - 1  # the same, by a clock that may be wrong
 _MEMORY = 86400  # seconds of an outage after which a process may repeat what it has appended
 DISCONNECT = b"disconnect "  # begins what is published to close members
-SEVERAL = b"several\n"  # begins what is published of several entries
+SEVERAL = b" several"  # ends the first line of what is published of several entries
 
 APPEND = scripts.load("append")
 _LOOK = scripts.load("look")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 
@@ -181,7 +182,14 @@ def test_views_that_were_meant_to_be_websockets(check, view):
     assert ids == ["E003", "E003"]
     assert "'a/' is websocket() without a function" in text
     ids, text = check(path("c/<room>/", chat), path("d/", Chat.as_view()), path("e/", view))
-    assert ids == ["E004", "E004"]
+    assert ids == ["W007", "W007"]
     assert "chat(request, socket, room), takes a socket" in text and "Put @websocket" in text
+
+    @functools.wraps(chat)
+    def gives_a_socket(request):
+        chat(request, None, "room")
+
+    numbered = re_path(r"g/(\d+)/", lambda request, socket: None)
+    assert check(numbered, path("h/", gives_a_socket))[0] == []
     fine = [path("<socket>/", lambda request, socket: None), re_path(".*", lambda *args: None)]
     assert check(*fine, path("f/", lambda request, socket=None: None))[0] == []

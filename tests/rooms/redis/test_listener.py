@@ -7,6 +7,7 @@ from typing import Any
 
 import gevent
 import pytest
+import redis
 
 from greenws.brokers import BrokerUnavailable
 
@@ -72,7 +73,8 @@ def test_a_message_costs_the_same_however_many_rooms_are_open(server, worker):
     "news",
     [
         *["", "garbage", "x-y  ff 1 text \nhi", "1-1 \xff", "1 2 3 4 5 6\n"],
-        *["several\n7", "several\nx\ny", "several\n-1\ny", "several\n1\nxy"],
+        *["several\n7", "1-1 several\nx\ny", "1-1 several\n-1\ny"],
+        "1-1 several o 0 several\n1\nxy",
     ],
 )
 def test_garbage_that_somebody_publishes_is_logged_and_skipped(server, worker, caplog, news):
@@ -413,11 +415,19 @@ def test_what_is_sent_in_a_row_is_published_together(server, worker):
     wait_until(lambda: a.is_idle)
     server.call("CONFIG", "RESETSTAT")
     texts = [f"{number} " + "x" * 1000 for number in range(100)]
-    for text in texts:
-        a.send(text)
-    a.send("elsewhere", room="other")
+    with redis.Redis(port=server.port) as client, client.pubsub() as published:
+        published.subscribe("greenws:room:r@0")
+        assert published.get_message(timeout=limit())["type"] == "subscribe"
+        for text in texts:
+            a.send(text)
+        a.send("elsewhere", room="other")
+        message = published.get_message(timeout=limit())["data"]
     assert ann.hear(100) == bob.hear(100) == texts
     assert other.hear(1) == ["elsewhere"]
     commands = server.call("INFO", "commandstats")
     assert commands["cmdstat_publish"]["calls"] <= 2 + 2  # 64 KiB at a time
     assert "cmdstat_xrange" not in commands  # nothing was missed
+    # A process that knows single messages only takes it for one that it cannot place, and reads.
+    id_, before, _, number, kind = message.partition(b"\n")[0].split(b" ")
+    ids = [id_ for id_, _ in server.call("XRANGE", "greenws:room:r", "-", "+")]
+    assert id_ in ids[2:] and (before, number, kind) == (b"several", b"0", b"several")

@@ -1,6 +1,7 @@
 -- Appends messages to the logs of rooms, but for those that were appended before and whose answer
 -- was lost, and publishes each with the id of the entry before it; those of one room together, as
--- "several", each after its length.
+-- "several", each after its length. To a process that knows only single messages, that is one which
+-- it cannot place, so that it reads the log.
 -- KEYS: the number of the last entry of this process; then for each message the log of its room
 -- ARGV: the process (its origin), length and seconds and bytes that a log keeps, what ends a
 --       channel's name, PUBLISH or SPUBLISH, seconds for which the number is kept; then for each
@@ -21,7 +22,7 @@ local function publish_waiting(log)
   local text = texts[1]
   if #texts > 1 then
     for i = 1, #texts do texts[i] = #texts[i] .. '\n' .. texts[i] end
-    text = 'several\n' .. table.concat(texts)
+    text = ends[log] .. ' several ' .. origin .. ' 0 several\n' .. table.concat(texts)
   end
   local heard = redis.pcall(publish, log .. suffix, text)
   if type(heard) == 'table' then unpublished = heard.err end
