@@ -277,8 +277,7 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
     def __init__(self, stream: HttpStream, head: RequestHead, sock: Any) -> None:
         super().__init__(stream, head.content_length, sock, head.chunked)
         self._stream = stream
-        if head.chunked or head.content_length:
-            stream.begin_body()
+        stream.begin_body()
 
     @property
     def ends_the_connection(self) -> bool:

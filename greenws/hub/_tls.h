@@ -150,7 +150,8 @@ greenws_bio_ctrl(BIO *bio, int command, long number, void *pointer)
     return command == GREENWS_BIO_FLUSH;
 }
 
-static SSL *greenws_new_ssl; /* the one that was made last, while we ask */
+/* The one that was made last, while we ask, by this thread: others may open TLS at that time. */
+static __thread SSL *greenws_new_ssl;
 
 static void
 greenws_on_new_ssl(void *ssl, void *ptr, CRYPTO_EX_DATA *data, int index, long number, void *arg)
@@ -234,6 +235,10 @@ greenws_tls_load(void)
     Py_XDECREF(make);
     Py_XDECREF(path);
     Py_XDECREF(module);
+    if (found < 0 && PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_Clear(); /* Python's SSL objects do without */
+        found = 0;
+    }
     return found < 0 ? -1 : 0;
 }
 

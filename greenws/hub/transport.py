@@ -693,6 +693,7 @@ class Transport(Waiter):
                 break
         if not outbox:
             self._outbox = None
+            self._answers = 0
         if self.pending_reply and self.backlog <= self._high_water:
             self.sent += len(self.pending_reply)
             self._append(self.pending_reply)

@@ -426,7 +426,11 @@ class UpgradeHandler(ResponseHandler):
         super().process_result()
 
     def log_request(self) -> None:
-        if type(self.server.log) is not _NoopLog and not self.is_upgraded:
+        is_seen = (
+            type(self.server.log) is not _NoopLog
+            or type(self).format_request is not UpgradeHandler.format_request
+        )
+        if is_seen and not self.is_upgraded:
             WSGIHandler.log_request(self)
 
 

@@ -92,7 +92,6 @@ class _DirectUpgrade(ServerUpgrade):
         self._address = remote_address(environ, opening.address)
 
     def _take_transport(self, config: Config) -> tuple[Transport, bytes, bool]:
-        self._transport.drop_socket()
         self._transport.received = 0  # that was HTTP
         self._transport.set_limits(config.write_high_water, config.write_timeout)
         return self._transport, self._early, False

@@ -207,6 +207,15 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         return self._is_direct and not self.ssl_args and type(self).handle is WebSocketServer.handle
 
     @property
+    def _keeps_no_sockets(self) -> bool:
+        """Whether nothing but a session needs the socket of its TLS connection."""
+        kind = type(self)
+        return (
+            kind.handle is WebSocketServer.handle
+            and kind.wrap_socket_and_handle is WebSocketServer.wrap_socket_and_handle
+        )
+
+    @property
     def _is_direct(self) -> bool:
         """Whether a connection needs no HTTP handler to open a session."""
         return (
@@ -328,6 +337,8 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         session = self._open(sock, address)
         del sock
         if session is not None:  # what led to it is no longer on the stack
+            if self._keeps_no_sockets:
+                session.socket._transport.drop_socket()
             self._run_session(session, address)
 
     def _open(self, sock: Any, address: Any) -> OpenSession | None:

@@ -42,8 +42,11 @@ def test_help_names_every_option_with_its_default() -> None:
         (["--certfile", __file__, "--keyfile", __file__], "cannot use"),
         (["--port", "65536"], "'65536' is not a port number"),
         (["--port", "http"], "'http' is not a port number"),
-        (["--redis", "localhost"], "cannot use --redis 'localhost': Redis URL must specify"),
-        (["--redis", ""], "cannot use --redis '': Redis URL must specify"),
+        (
+            ["--redis", "localhost"],
+            "cannot use --redis 'localhost': the URL of a Redis begins with redis://",
+        ),
+        (["--redis", ""], "cannot use --redis '': the URL of a Redis begins with redis://"),
         (["--workers", "0"], "'0' is not a number of processes"),
         (["--log-level", "loud"], "loud"),
     ],

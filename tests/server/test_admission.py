@@ -201,15 +201,20 @@ def fail(*args: Any) -> None:
 
 
 @pytest.mark.parametrize("step", ["spawn", "enter"])
-def test_a_connection_that_cannot_be_served_is_closed_and_not_counted(serve, hub_errors, step):
+def test_a_connection_that_cannot_be_served_is_closed_and_not_counted(
+    serve, hub_errors, monkeypatch, step
+):
     server = serve(lambda environ, start_response: [])
     balance, owner = Balance(), Owner()
-    server.share = share = balance.share(owner)
+    server._share = balance.share(owner)
+    changes = []
+    monkeypatch.setattr(type(server._share), "add", lambda self, change: changes.append(change))
     if step == "spawn":
         server._spawn = fail
     else:
         server.admission = FailingAdmission(server.config)
     with Peer.connect(server.address) as peer:
         assert peer.at_end()
-    wait_until(lambda: share.count == 0)
+    wait_until(lambda: len(changes) >= 2)
+    assert changes == [1, -1]
     assert "expected" in hub_errors.take()

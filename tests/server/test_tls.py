@@ -216,3 +216,20 @@ def test_the_scheme_is_wss_for_the_application(serve, trusting):
         assert peer.shake("/ws").status == 101
         wait_until(lambda: seen)
     assert seen == [("https", True)]
+
+
+def test_a_server_that_keeps_its_sockets_has_them_while_sessions_last(serve, routes, trusting):
+    kept = []
+
+    class Keeping(WebSocketServer):
+        def handle(self, sock, address):
+            kept.append(sock)
+            super().handle(sock, address)
+
+    server = serve(routes, cls=Keeping, ssl_context=served("127.0.0.1"))
+    with connect(server, trusting) as peer:
+        assert peer.shake("/ws").status == 101
+        peer.send(frame(TEXT, b"hello"))
+        assert peer.read_frame() == (True, TEXT, b"hello")
+        (sock,) = kept
+        assert sock.fileno() >= 0 and sock.getpeername()[0] == "127.0.0.1"
