@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import traceback
 from collections.abc import Callable
@@ -14,26 +15,32 @@ __all__ = ["in_child"]
 def in_child(function: Callable[[], object], hub_runs: bool = True) -> None:
     """Calls ``function`` in a child, and asserts that it returned. ``hub_runs``: whether other
     greenlets of the parent run meanwhile."""
+    told, tell = os.pipe()
+    os.set_blocking(told, False)
     child = os.fork()
     if child == 0:
-        status = 1
         try:
             function()
-            status = 0
+            os.write(tell, b"returned")
         except BaseException:
             os.write(2, traceback.format_exc().encode())
         finally:
-            os._exit(status)
-    ended: list[int] = []
+            os._exit(0)
+    os.close(tell)
+    said: list[bytes] = []
 
     def has_ended() -> bool:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            ended.append(os.waitstatus_to_exitcode(status))
-        return bool(pid)
+        try:
+            said.append(os.read(told, 100))
+        except BlockingIOError:
+            return False
+        return not said[-1]
 
     if hub_runs:
         wait_until(has_ended)
     else:
         eventually(has_ended, True)
-    assert ended == [0]
+    os.close(told)
+    with contextlib.suppress(ChildProcessError):  # gevent reaps all children once it watches one
+        os.waitpid(child, 0)
+    assert said == [b"returned", b""]
