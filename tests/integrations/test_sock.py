@@ -209,7 +209,7 @@ def test_a_refusal_in_a_session_is_told_to_come_too_late(serve, app, caplog, end
     address = serve(app).address
     for _ in range(2):
         with Peer.open(address, "/late") as peer:
-            assert peer.read_close()[0] == (1011 if ends == "abort" else 1000)
+            assert peer.read_close(answer=True)[0] == (1011 if ends == "abort" else 1000)
             peer.send(close_frame(1000))
             assert peer.at_end()
     records = [each for each in caplog.records if each.name == "greenws.session"]
