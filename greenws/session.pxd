@@ -6,8 +6,8 @@ from .websocket cimport WebSocket
 
 
 cdef class OpenSession:
-    cdef object _handler
-    cdef object _request
+    cdef public object handler
+    cdef public object request
     cdef public WebSocket socket
 
 

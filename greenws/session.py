@@ -119,38 +119,26 @@ class WebSocketSessionHandler(ABC):
 class OpenSession:
     """A session whose handshake was accepted and whose handler has not run yet."""
 
-    __slots__ = ("_handler", "_request", "socket")
+    __slots__ = ("handler", "request", "socket")
 
     def __init__(
         self, handler: WebSocketSessionHandler, request: Request, socket: WebSocket
     ) -> None:
-        self._handler = handler
-        self._request = request
+        self.handler = handler
+        self.request = request
         self.socket = socket
 
-    def run(self) -> None:
-        """Runs the handler, then :func:`end_session`; an error is logged."""
-        escaped: BaseException | None = None
-        try:
-            self._handler.handle_session(self._request, self.socket)
-        except BaseException as error:
-            escaped = error
-        try:
-            end_session(self.socket, escaped)
-        finally:
-            escaped = None  # its traceback refers to this frame: a cycle
-
     def run_inside(self, is_dropped: Callable[[BaseException], bool]) -> None:
-        """Like :meth:`run`, for a session inside a framework or a middleware: raises what escapes
-        the handler when the socket is closed. Logs it only if ``is_dropped(error)``: others do."""
+        """Runs the handler inside a framework or a middleware, and closes the socket: raises what
+        escapes the handler. Logs it only if ``is_dropped(error)``: others do."""
         try:
             if around_sessions:
                 with contextlib.ExitStack() as stack:
                     for around in around_sessions:
-                        stack.enter_context(around(self._request, self.socket))
-                    self._handler.handle_session(self._request, self.socket)
+                        stack.enter_context(around(self.request, self.socket))
+                    self.handler.handle_session(self.request, self.socket)
             else:
-                self._handler.handle_session(self._request, self.socket)
+                self.handler.handle_session(self.request, self.socket)
         except BaseException as error:
             end_session(self.socket, error, is_dropped(error))
             if is_normal_end(error):

@@ -1,7 +1,10 @@
 # C types for polling.py, where it is compiled.
 import cython
 
-from . cimport forks, switching, syscalls
+cdef class Waiter
+
+
+from . cimport forks, slots, switching, syscalls
 from .turns cimport Turns
 
 
@@ -74,9 +77,10 @@ cdef class EpollPoller(Poller):
     cpdef int switch(self, Waiter waiter) except -1
     @cython.locals(index=Py_ssize_t, waiter=Waiter, turns=Turns)
     cdef Waiter _next_waiter(self)
-    @cython.locals(waiter=Waiter)
+    @cython.locals(
+        waiter=Waiter, waiters=list, events=bytearray, first=Py_ssize_t, left=Py_ssize_t
+    )
     cdef int _prefetch(self) except -1
-    cdef Waiter _peek(self, Py_ssize_t steps)
     @cython.locals(waiter=Waiter)
     cdef void _start_lone(self) except *
     cdef void _stop_lone(self) except *

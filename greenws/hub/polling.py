@@ -29,7 +29,7 @@ from gevent.hub import Hub
 from gevent.monkey import get_original
 from greenlet import GreenletExit
 
-from . import forks, switching, syscalls
+from . import forks, slots, switching, syscalls
 from .turns import Turns, after_poll, turns_of
 
 __all__ = [
@@ -268,7 +268,7 @@ class EpollPoller(Poller):
                 return None
             index = self._next_event
             self._next_event = index + 1
-            waiter = self._waiters[syscalls.event_fd(self._events, index)]
+            waiter = slots.waiter_at(self._waiters, syscalls.event_fd(self._events, index))
             if waiter is not None:
                 if syscalls.event_hung_up(self._events, index):
                     waiter.hung_up = True
@@ -287,25 +287,24 @@ class EpollPoller(Poller):
         Each step follows pointers that the step before has loaded. With a thousand connections,
         hardly anything of a given one is cached.
         """
-        waiter = self._peek(2)
-        if waiter is not None:
-            switching.prefetch_object(waiter, _OBJECT_SIZE)
-        waiter = self._peek(1)
-        if waiter is not None:
-            switching.prefetch_object(waiter.greenlet, _OBJECT_SIZE)
-            switching.prefetch_at(waiter._prefetch1, _OBJECT_SIZE)
-            switching.prefetch_at(waiter._prefetch2, _OBJECT_SIZE)
-            switching.prefetch_at(waiter._prefetch3, _OBJECT_SIZE)
-            switching.prefetch_at(waiter._prefetch4, _OBJECT_SIZE)
-        waiter = self._peek(0)
-        if waiter is not None and waiter.greenlet is not None:
-            switching.prefetch_state(waiter.greenlet)
-
-    def _peek(self, steps: int) -> Waiter | None:
-        """The socket of a later event of the batch."""
-        if self._next_event + steps >= self._count:
-            return None
-        return self._waiters[syscalls.event_fd(self._events, self._next_event + steps)]
+        waiters, events, first = self._waiters, self._events, self._next_event
+        left = self._count - first
+        if left > 2:
+            waiter = slots.waiter_at(waiters, syscalls.event_fd(events, first + 2))
+            if waiter is not None:
+                switching.prefetch_object(waiter, _OBJECT_SIZE)
+        if left > 1:
+            waiter = slots.waiter_at(waiters, syscalls.event_fd(events, first + 1))
+            if waiter is not None:
+                switching.prefetch_object(waiter.greenlet, _OBJECT_SIZE)
+                switching.prefetch_at(waiter._prefetch1, _OBJECT_SIZE)
+                switching.prefetch_at(waiter._prefetch2, _OBJECT_SIZE)
+                switching.prefetch_at(waiter._prefetch3, _OBJECT_SIZE)
+                switching.prefetch_at(waiter._prefetch4, _OBJECT_SIZE)
+        if left > 0:
+            waiter = slots.waiter_at(waiters, syscalls.event_fd(events, first))
+            if waiter is not None and waiter.greenlet is not None:
+                switching.prefetch_state(waiter.greenlet)
 
     def _dispatch(self) -> None:
         """In the hub: runs every greenlet whose socket is readable."""

@@ -29,7 +29,7 @@ from ..hub import syscalls
 from ..hub.polling import begin_session, current_process
 from ..hub.sockets import OwnedSocket
 from ..hub.transport import TCP_FAMILIES, Accepted, accept, no_delay
-from ..session import OpenSession
+from ..session import OpenSession, end_session
 from ..stats import ServerStats
 from ..surroundings import tell_form, tell_unpatched
 from .admission import TOO_MANY, Admission
@@ -359,14 +359,23 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         return session
 
     def _run_session(self, session: OpenSession, address: Any) -> None:
+        """Runs the handler, then ``end_session``; an error is logged."""
         client = DirectClient(self, address, session.socket)
         key = address or id(client)
         admission, clients = self.admission, self.clients
         clients[key] = client
         admission.begin_work()
+        escaped: BaseException | None = None
         try:
-            session.run()
+            # Not in a compiled module: CPython calls a Python function from another one without
+            # any C, and what C there is on a waiting session's stack is copied at every switch.
+            try:
+                session.handler.handle_session(session.request, session.socket)
+            except BaseException as error:
+                escaped = error
+            end_session(session.socket, escaped)
         finally:
+            escaped = None  # its traceback refers to this frame: a cycle
             admission.end_work()
             if clients.get(key) is client:
                 del clients[key]

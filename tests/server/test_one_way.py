@@ -15,6 +15,7 @@ from greenws import Routes, StaticFiles, WebSocketHandler, WebSocketSessionHandl
 from greenws.http import stream
 from greenws.protocol import handshake
 from greenws.server import handler, opening
+from greenws.server import server as server_module
 
 from ..support.limits import wait_until
 from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
@@ -27,7 +28,7 @@ STEPS = {
     "make_environ": [opening, handler],
     "parse_request": [upgrade],
     "parse_offer": [opening, handler, handshake],
-    "end_session": [session, handler],
+    "end_session": [session, handler, server_module],
 }
 
 

@@ -1,0 +1,6 @@
+# slots.py as C, for the compiled modules. The compiler takes what these return for what they say, without a look at
+# the type of each object.
+from .polling cimport Waiter
+
+cdef extern from "_slots.h":
+    Waiter waiter_at "greenws_waiter_at"(list waiters, Py_ssize_t index)

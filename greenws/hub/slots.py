@@ -1,0 +1,18 @@
+"""Lists of waiters by descriptor.
+
+Compiled modules use the C functions of ``_slots.h`` instead, which trust the list to hold nothing
+but waiters and None: a look at the type of each would cost more than the rest.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+__all__ = ["waiter_at"]
+
+Slot = TypeVar("Slot")
+
+
+def waiter_at(waiters: list[Slot], index: int) -> Slot:
+    """The waiter at ``index``, or None."""
+    return waiters[index]
