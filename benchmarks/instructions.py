@@ -2,9 +2,12 @@
 """The instructions that a server executes for each message or handshake, and the memory of an idle
 connection.
 
-Unlike CPU time, instructions hardly depend on what else the machine does, so changes of less than
-1 % are visible. Valgrind counts those of a server that echoes messages from load.c, in two runs
-with different numbers of messages; what both have in common (start, handshakes, end) cancels out.
+Unlike CPU time, instructions hardly depend on what else the machine does. Valgrind counts those of
+a server whose clients are in the same process (peers.c), all with a message under way at once and a
+simulated clock, so that each run does the same: two of them differ by less than 0.3 %.
+
+Handshakes come from load.c, in two runs with different numbers of them; what both have in common
+(start, end) cancels out. Their rounds differ by a few percent.
 
     python benchmarks/instructions.py
     python benchmarks/instructions.py --against ../before --against ../other
@@ -28,7 +31,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from run import LOAD, ROOT, build_load
+from run import HERE, LOAD, ROOT, build_load, is_current
 
 # What both checkouts run: it uses nothing but greenws's public names. Without keepalive, because
 # pings depend on time.
@@ -57,7 +60,76 @@ server.serve_forever()
 print(server.stats.traffic.messages_in, server.stats.connections_total, flush=True)
 """
 
+# A server and its clients. Only what happens between them is counted.
+ECHOES = """
+import ctypes, os, socket, struct, sys, tempfile
+checkout, patched, library, *numbers = sys.argv[1:]
+connections, size, inflight, rounds, first = map(int, numbers)
+if patched == "patched":
+    from gevent import monkey
+    monkey.patch_all()
+import gevent
+from gevent.event import Event
+from gevent.monkey import get_original
+import greenws, greenws.websocket
+from greenws import Config, Routes, WebSocketServer
 
+assert greenws.__file__.startswith(checkout), greenws.__file__
+routes = Routes()
+
+@routes.websocket("/")
+def echo(request, socket):
+    for message in socket:
+        socket.send(message)
+
+path = tempfile.mktemp()
+listener = gevent.socket.socket(socket.AF_UNIX)
+listener.bind(path)
+listener.listen(4096)
+config = Config(ping_interval=None, max_connections=None)
+server = WebSocketServer(listener, routes, log=None, config=config)
+server.start()
+clients = []
+for _ in range(connections):
+    client = get_original("socket", "socket")(socket.AF_UNIX)
+    client.connect(path)
+    client.sendall(
+        b"GET / HTTP/1.1\\r\\nHost: localhost\\r\\n"
+        b"Upgrade: websocket\\r\\nConnection: Upgrade\\r\\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\nSec-WebSocket-Version: 13\\r\\n\\r\\n"
+    )
+    gevent.socket.wait_read(client.fileno())
+    assert client.recv(4096).startswith(b"HTTP/1.1 101")
+    clients.append(client)
+os.unlink(path)
+
+lengths = struct.pack("!BBH", 0x82, 0x80 | 126, size) if size > 125 else bytes([0x82, 0x80 | size])
+data = (lengths + bytes(4 + size)) * inflight
+expected = ctypes.c_size_t((len(lengths) + size) * inflight)
+exchange = ctypes.CDLL(library).exchange
+numbers = (ctypes.c_int * connections)(*[client.fileno() for client in clients])
+received = (ctypes.c_size_t * connections)()
+done = 0
+over = Event()
+watcher = gevent.get_hub().loop.prepare()
+
+def step():
+    global done
+    sent = ctypes.c_size_t(len(data) if done < rounds else 0)
+    if exchange(numbers, received, connections, expected, data, sent, first):
+        done += 1
+    if done > rounds:
+        watcher.stop()
+        over.set()
+
+watcher.start(step)
+over.wait()
+print("compiled" if greenws.websocket.__file__.endswith(".so") else "pure", flush=True)
+os._exit(0)
+"""
+
+
+_WARM = 20  # rounds of messages before those that count
 _HANDSHAKE_SECONDS = 8.0  # of the longer run
 
 
@@ -99,35 +171,70 @@ def server(
         process.wait()
 
 
-def count(checkout: Path, options: argparse.Namespace, messages: int) -> Run:
-    """One run of a server under callgrind that echoes ``messages`` messages, or a few more."""
+def build_peers() -> Path:
+    """Compiles peers.c if it is newer than its library."""
+    library = LOAD.with_name("peers")
+    if not is_current(library):
+        compiler = (os.environ.get("CC") or "cc").split()
+        library.parent.mkdir(exist_ok=True)
+        command = [*compiler, "-O2", "-shared", "-fPIC", "-o", str(library), str(HERE / "peers.c")]
+        subprocess.run(command, check=True)
+    return library
+
+
+def instructions_in(out: Path) -> int:
+    """The sum that callgrind has written."""
+    summary = re.search(r"^(?:summary|totals): (\d+)", out.read_text(), re.MULTILINE)
+    assert summary is not None
+    return int(summary[1])
+
+
+def count_handshakes(checkout: Path, options: argparse.Namespace, seconds: float) -> Run:
+    """One run of a server under callgrind, with handshakes for so long."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "callgrind.out"
         wrapper = ["valgrind", "--quiet", "--tool=callgrind", f"--callgrind-out-file={out}"]
         with server(checkout, options, *wrapper) as (process, port):
             command = [str(LOAD), "--port", str(port), "--warmup", "0", "--timeout", "60"]
-            if options.handshakes:
-                command += ["--mode", "handshake", "--connections", "16"]
-                command += ["--duration", str(messages / options.messages * _HANDSHAKE_SECONDS)]
-            else:
-                command += ["--connections", str(options.connections)]
-                command += ["--size", str(options.size), "--inflight", str(options.inflight)]
-                command += ["--min-messages", str(messages), "--duration", "0.5"]
+            command += ["--mode", "handshake", "--connections", "16", "--duration", str(seconds)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             process.send_signal(signal.SIGTERM)
             assert process.stdout is not None
-            echoed, sessions = map(int, process.stdout.read().split())
+            sessions = int(process.stdout.read().split()[1])
             process.wait()
-        summary = re.search(r"^(?:summary|totals): (\d+)", out.read_text(), re.MULTILINE)
-        assert summary is not None
-        return Run(int(summary[1]), sessions if options.handshakes else echoed)
+        return Run(instructions_in(out), sessions)
+
+
+def per_handshake(checkout: Path, options: argparse.Namespace) -> float:
+    """Instructions for each handshake and its close."""
+    short = count_handshakes(checkout, options, _HANDSHAKE_SECONDS / 8)
+    long = count_handshakes(checkout, options, _HANDSHAKE_SECONDS)
+    return (long.instructions - short.instructions) / (long.done - short.done)
 
 
 def per_message(checkout: Path, options: argparse.Namespace) -> float:
-    """Instructions for each message, or handshake."""
-    short = count(checkout, options, options.messages // 8)
-    long = count(checkout, options, options.messages)
-    return (long.instructions - short.instructions) / (long.done - short.done)
+    """Instructions for each message."""
+    a_round = options.connections * options.inflight
+    rounds = max(1, options.messages // a_round)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "callgrind.out"
+        command = ["valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no"]
+        command += [f"--callgrind-out-file={out}", python_of(checkout), "-c", ECHOES, str(checkout)]
+        command += ["patched" if options.patched else "", str(build_peers())]
+        numbers = (options.connections, options.size, options.inflight, _WARM + rounds, _WARM)
+        environ = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONHASHSEED": "0"}
+        environ["LD_PRELOAD"] = str(build_peers())
+        run = subprocess.run(
+            [*command, *map(str, numbers)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environ,
+            cwd=checkout,
+            check=True,
+        )
+        if run.stdout.split() != ["compiled"] and not environ.get("GREENWS_PURE_PYTHON"):
+            raise SystemExit(f"{checkout}: not compiled; run pip install -e . there")
+        return instructions_in(out) / (rounds * a_round)
 
 
 def memory(checkout: Path, options: argparse.Namespace) -> float:
@@ -174,9 +281,9 @@ def main() -> None:
     )
     parser.add_argument("--connections", type=int, default=100, help="100")
     parser.add_argument("--inflight", type=int, default=1, help="1; messages under way on each")
-    parser.add_argument("--size", type=int, default=32, help="32; bytes of a message")
-    parser.add_argument("--messages", type=int, default=16000, help="16000; in the longer run")
-    parser.add_argument("--rounds", type=int, default=3, help="3; the least of them counts")
+    parser.add_argument("--size", type=int, default=32, help="32; bytes of a message, to 65535")
+    parser.add_argument("--messages", type=int, default=16000, help="16000; that are counted")
+    parser.add_argument("--rounds", type=int, default=2, help="2; the least of them counts")
     parser.add_argument("--idle", type=int, default=2000, help="2000; idle connections; 0 for none")
     options = parser.parse_args()
     if not shutil.which("valgrind"):
@@ -187,7 +294,8 @@ def main() -> None:
     resident: dict[Path, list[float]] = {path: [] for path in checkouts}
     for _ in range(options.rounds):  # in turns
         for path in checkouts:
-            instructions[path].append(per_message(path, options))
+            count = per_handshake if options.handshakes else per_message
+            instructions[path].append(count(path, options))
             if options.idle:
                 resident[path].append(memory(path, options))
     what = "handshake" if options.handshakes else "message"
