@@ -193,10 +193,13 @@ def turns_of(hub: Hub) -> Turns:
     return turns
 
 
-def end_turn_if_due() -> None:
+def end_turn_if_due(is_slow: bool = False) -> None:
     """Takes a step. If its turn is over, blocks until the kernel was polled, and
     others had their turns. Does nothing in a callback of the loop, and outside of a hub's own
-    greenlets."""
+    greenlets. ``is_slow``: reads the clock at this step, whatever the steps before it took."""
     hub = switching.current().parent
     if isinstance(hub, Hub):
-        turns_of(hub).step(hub)
+        turns = turns_of(hub)
+        if is_slow:
+            turns.steps = 1
+        turns.step(hub)

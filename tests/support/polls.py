@@ -9,13 +9,14 @@ from typing import Any
 
 import gevent
 
-__all__ = ["MOST", "Polls", "busy"]
+__all__ = ["MOST", "MOST_READ", "Polls", "busy"]
 
 STEP = 0.0005  # seconds of a step
 # Ten steps make a turn. Until the clock is read at each of them, there may be 32 more, and so
 # again for the other greenlets that run between two polls. Without turns, all steps of a test (300
 # and more) come between two polls.
 MOST = 100
+MOST_READ = 15  # where the clock is read at each step
 
 
 def busy(seconds: float = STEP) -> None:
