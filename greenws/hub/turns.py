@@ -132,12 +132,13 @@ class Turns:
         self._timer.close()
         self._timer = None
         self.begin()
+        self._end = syscalls.clock() + _TURN  # some take one slow step, and wait
         try:
             for _ in range(len(self._queue)):
                 if not self._queue:  # one of them has killed others
                     break
                 self._run(hub, self._queue.popleft().pop())
-                if self._end and syscalls.clock() >= self._end:
+                if syscalls.clock() >= self._end:
                     break
         finally:
             self.leave()

@@ -411,8 +411,8 @@ class UpgradeHandler(ResponseHandler):
     def write(self, data: bytes) -> None:
         if self._upgrade is not None and self._is_beside_the_socket:
             return
-        if type(data) is not bytes:
-            data = to_bytes(data)
+        if type(data) is not bytes and self.code not in (204, 304):
+            data = to_bytes(data) if data else b""  # pywsgi's 400 has a body of an empty str
         if self.headers_sent or not self.status or self.code in (204, 304):
             super().write(data)
         else:
