@@ -17,8 +17,8 @@ STEP = 0.0005  # seconds of a step
 # and more) come between two polls.
 MOST = 100
 MOST_READ = 15  # where the clock is read at each step
-# The same where greenlets begin in callbacks and watchers of the loop: the first turn may last twice
-# as long, and the loop may run the second before the watcher that counts.
+# The same where greenlets begin in callbacks and watchers of the loop: the first turn may last
+# twice as long, and the loop may run the second before the watcher that counts.
 MOST_AT_FIRST = 35
 
 
