@@ -3,7 +3,7 @@
 A position names each process of which its client has received messages unlogged, until these are
 found in the log. A process that was killed before it had appended them never does that. Once it has
 not lived for ``max_age`` and an hour, and the member has all that the log holds, nothing more is
-expected of it. A process that is cut off lives on unseen, and appends what it has said when it comes
+expected of it. A process that is cut off lives on unseen, and appends what it has said when it is
 back; the log may keep much less than that outage lasts.
 """
 
