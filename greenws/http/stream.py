@@ -39,7 +39,7 @@ _DISCARD_SIZE = 1 << 16  # bytes of a body that the application left unread; a l
 _DISCARD_TIMEOUT = 2.0  # seconds late, ends the connection
 
 
-class _InvalidBody(_InvalidClientInput, BadRequest):  # type: ignore[misc]
+class _InvalidBody(_pywsgi._InvalidClientInput, BadRequest):  # type: ignore[misc]
     """The client sent a malformed body, not all of it, or not in time."""
 
     def __init__(self, reason: str) -> None:

@@ -97,7 +97,7 @@ class OwnedSSLSocket(_Owned, gevent.ssl.SSLSocket):
     """A TLS connection. Its handshake is slow, so each part of it may end a turn: thousands of
     clients may send theirs at once."""
 
-    def do_handshake(self) -> None:
+    def do_handshake(self, block: bool = False) -> None:
         end_turn_if_due(is_slow=True)
         super().do_handshake()
 
