@@ -21,7 +21,6 @@ import gevent
 from gevent import getcurrent
 from gevent.pywsgi import WSGIHandler
 from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
-from greenlet import GreenletExit
 
 from ..grammar import TOKEN
 from ..hub import syscalls
@@ -222,16 +221,14 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         fail, and an application may generate without end, and without a wait.
 
         Raises:
-            GreenletExit: the client has ended its stream.
-            OSError: the connection is lost.
+            OSError: the client has ended its stream, or the connection is lost.
         """
         now = time.monotonic()
         if now < self._looked_at + _LOOK_INTERVAL:
             return
         self._looked_at = now
         if self._may_watch() and self.rfile.read_ahead(_READ_AHEAD) is False:
-            self.close_connection = True
-            raise GreenletExit
+            raise ConnectionResetError(errno.ECONNRESET, "the client has ended its stream")
 
     def _frame(self, data: bytes) -> bytes | memoryview:
         """``data`` as it is sent in the body: a chunk, or as much as Content-Length leaves."""
