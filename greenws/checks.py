@@ -256,9 +256,10 @@ def check_close(code: Any, reason: Any) -> None:
     """
     if isinstance(code, str):
         raise TypeError(f"the close code is an int: close(1000, {code!r}), not close({code!r})")
+    if isinstance(code, float):
+        raise ValueError(f"the close code must be an int such as 1000, not {code!r}")
     if isinstance(code, bool) or not isinstance(code, int):
-        kind = ValueError if isinstance(code, float) else TypeError
-        raise kind(f"the close code must be an int such as 1000, not {code!r}")
+        raise TypeError(f"the close code must be an int such as 1000, not {code!r}")
     if not isinstance(reason, str):
         raise TypeError(f"the close reason must be a str, not {reason!r}")
 
