@@ -214,7 +214,7 @@ def test_what_handle_session_returns_is_told_once(serve, caplog, monkeypatch, be
     assert "Returning.handle_session(request, socket) returned {'a': 1}" in record.getMessage()
 
 
-def test_a_decorator_that_makes_handle_session_async_is_an_error(serve, caplog):
+def test_a_decorator_that_makes_handle_session_async_is_an_error(serve, error_log):
     def wrapped(function):
         async def call(self, request, socket):
             function(self, request, socket)
@@ -229,7 +229,7 @@ def test_a_decorator_that_makes_handle_session_async_is_an_error(serve, caplog):
     with Peer.open(serve(WebSocketHandler(lambda request, protocols: Late())).address) as peer:
         assert peer.read_close(answer=True)[0] == 1011
         assert peer.at_end()
-    (record,) = [each for each in caplog.records if each.name.startswith("greenws")]
+    (record,) = error_log.take()
     assert record.exc_info is not None and "which runs nothing" in str(record.exc_info[1])
 
 

@@ -14,12 +14,12 @@ from gevent import socket as gevent_socket
 from greenws.__main__ import main
 
 from ..support.paths import ROOT
+from ..support.processes import environ_without_coverage
 from ..support.redis_server import RedisServer
 from ..support.redis_workers import Worker
 from ..support.require import require_program
 from ..support.threads import in_thread
 from ..support.wire import CLOSE
-from .test_send import plain
 
 
 @pytest.fixture(scope="module")
@@ -95,5 +95,7 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("gevent", "gr
 
 def test_no_gevent_is_imported(server):
     command = [sys.executable, "-c", _CHECK, server.url]
-    done = subprocess.run(command, env=plain(), capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        command, env=environ_without_coverage(), capture_output=True, text=True, cwd=ROOT
+    )
     assert (done.returncode, done.stderr) == (0, "")
