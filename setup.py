@@ -28,6 +28,7 @@ COMPILED = [
     "hub/polling",
     "hub/transport",
     "websocket",
+    "keepalive",
     "http/head",
     "protocol/handshake",
     "upgrade",

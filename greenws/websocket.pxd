@@ -89,6 +89,8 @@ cdef class WebSocket:
     cdef void _finish_message(self) except *
     @cython.locals(transport=Transport, size=Py_ssize_t)
     cdef void _poll_input(self, double end, bint may_switch=*) except *
+    cpdef bint _poll_unread(self) except -1
+    cpdef void _send_heartbeat(self, ping) except *
     cpdef bint _is_inherited(self) except -1
     cdef int _disown(self) except -1
     cdef bint _in_other_thread(self) except -1

@@ -26,7 +26,6 @@ from .config import Config
 from .cross_thread import CrossThreadCalls
 from .exceptions import ConcurrentReadError, ConnectionClosed
 from .hub import forks, switching
-from .hub.delivery import Delivery
 from .hub.transport import FOREVER, POLL, Transport
 from .opcodes import CloseCode, OpcodeType
 from .protocol.connection import CLOSED, MAX_HEADER, OPEN, Connection, Ping
@@ -807,10 +806,6 @@ class WebSocket:
         except ConnectionClosed:  # the stream has ended, but earlier messages are unread
             return
         self._transport.send(frame)
-
-    def _watch_delivery(self) -> Delivery:
-        """Watches whether the peer acknowledges what has been sent so far."""
-        return self._transport.watch_delivery()
 
     @property
     def _has_backlog(self) -> bool:
