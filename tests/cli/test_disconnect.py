@@ -13,6 +13,7 @@ from gevent import socket as gevent_socket
 
 from greenws.__main__ import main
 
+from ..support.limits import wait_until
 from ..support.paths import ROOT
 from ..support.processes import environ_without_coverage
 from ..support.redis_server import RedisServer
@@ -52,7 +53,7 @@ def disconnect(server: RedisServer) -> Callable[..., int]:
 def test_members_are_closed_after_what_was_sent_before(worker, disconnect):
     ann, bob = worker.join(presence_key="ann"), worker.join()
     worker.send("last")
-    worker.rooms.flush()
+    wait_until(lambda: worker.is_idle and worker.node._subscriber.has_caught_up)
     arguments = ["--prefix", "mine:", "--code", "4001", "--reason", "signed out, é"]
     assert disconnect("r", "--member", "ann", *arguments) == 0
     assert ann.hear(1) == bob.hear(1) == ["last"]

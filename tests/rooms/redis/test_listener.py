@@ -375,6 +375,7 @@ def test_disconnect_closes_members_of_all_processes(worker):
 def test_a_member_is_disconnected_by_its_key(worker, key):
     a, b = worker(), worker()
     ann, bob = b.join(presence_key=key), b.join(presence_key="Ann")
+    wait_until(lambda: b.is_idle and b.node._subscriber.has_caught_up)
     a.rooms["r"].disconnect(4001, "two\nlines", key)
     assert ann.peer.read_frame() == (True, CLOSE, b"\x0f\xa1two\nlines")
     assert bob.hears_no_more()
