@@ -73,7 +73,10 @@ docs: $(VENV)/docs
 pictures: $(VENV)/docs
 	$(BIN)/python docs/pictures.py --demo
 
-# The sdist, and from it the wheel; then a check of what they hold.
+# The sdist, and from it the wheel; then a check of what they hold. What later compilers (gcc 14, clang 16)
+# take for errors are errors here, too: a module that is not compiled is missing from the wheel.
+wheel: export CFLAGS += -Werror=incompatible-pointer-types -Werror=int-conversion \
+	-Werror=implicit-function-declaration -Werror=implicit-int
 wheel: $(VENV)/lint
 	rm -f *.egg-info/SOURCES.txt # setuptools would add what an old one lists
 	$(BIN)/python -m build --outdir dist .
