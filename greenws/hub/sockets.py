@@ -16,6 +16,7 @@ import gevent.socket
 import gevent.ssl
 
 from .polling import current_process
+from .turns import end_turn_if_due
 
 __all__ = ["OwnedSSLSocket", "OwnedSocket", "is_inherited"]
 
@@ -93,7 +94,16 @@ class OwnedSocket(_Owned, gevent.socket.socket):
 
 
 class OwnedSSLSocket(_Owned, gevent.ssl.SSLSocket):
-    """A TLS connection."""
+    """A TLS connection. Its handshake is slow, so each part of it may end a turn: thousands of
+    clients may send theirs at once."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        end_turn_if_due(is_slow=True)
+        super().do_handshake()
+
+    def _wait(self, *args: Any, **options: Any) -> None:
+        super()._wait(*args, **options)
+        end_turn_if_due(is_slow=True)
 
     def read(self, *args: Any, **options: Any) -> Any:
         self._check()
