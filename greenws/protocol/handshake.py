@@ -335,7 +335,13 @@ def check_request_headers(
     """
     pairs = headers.items() if isinstance(headers, Mapping) else headers
     checked = []
-    for name, value in pairs:
+    for pair in pairs:
+        if isinstance(pair, str):
+            raise TypeError(
+                "headers must be a mapping such as {'Authorization': 'Bearer abc'} or a list of "
+                f"pairs, not {headers!r}"
+            )
+        name, value = pair
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"names and values of headers must be str, not {name!r}: {value!r}")
         if not _TOKEN.fullmatch(name):

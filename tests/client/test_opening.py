@@ -181,6 +181,8 @@ def test_a_subprotocol_is_chosen_of_those_that_are_offered(url):
         ({"headers": {"X": "a\0"}}, ValueError, "control"),
         ({"headers": {"X": "€"}}, ValueError, "Latin-1"),
         ({"headers": {"X": 1}}, TypeError, "1"),
+        ({"headers": "Cookie: a=b"}, TypeError, "a mapping such as .* or a list of pairs"),
+        ({"headers": ["Cookie: a=b"]}, TypeError, "a mapping such as .* or a list of pairs"),
         ({"headers": [("X", b"a")]}, TypeError, "b'a'"),
         ({"origin": "a\nb"}, ValueError, "control"),
         ({"origin": "https://a", "headers": {"origin": "https://b"}}, ValueError, "twice"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -211,3 +212,32 @@ def test_a_handler_that_cherrypy_and_bottle_cannot_send_says_what_it_is(serve, e
             assert peer.shake("/ws").status == 500
         texts = [record.getMessage() for record in error_log.take()]
         assert any("a WebSocketHandler cannot be iterated over; it is a" in text for text in texts)
+
+
+@pytest.fixture(scope="module")
+def api() -> Any:
+    """Endpoints that return a handler; an application for all tests, as it keeps a loop."""
+    from a2wsgi import ASGIMiddleware
+    from fastapi import FastAPI
+
+    made = FastAPI()
+
+    @made.get("/in-a-thread")
+    def in_a_thread() -> Any:
+        return handler
+
+    @made.get("/in-the-loop")
+    async def in_the_loop() -> Any:
+        return handler
+
+    return ASGIMiddleware(made)
+
+
+@pytest.mark.parametrize("path", ["/in-a-thread", "/in-the-loop"])
+def test_a_handler_that_a_fastapi_endpoint_returns_is_an_error(serve, error_log, capfd, api, path):
+    """Its attributes are no answer, so FastAPI says what could not be encoded."""
+    with Peer.connect(serve(api).address) as peer:
+        assert peer.shake(path).status == 500
+    texts = [logging.Formatter().format(record) for record in error_log.take()]
+    told = "\n".join([*texts, capfd.readouterr().err])
+    assert "an endpoint returned a WebSocketHandler; it is a WSGI app" in told
