@@ -16,6 +16,7 @@ import gevent.socket
 import gevent.ssl
 
 from .polling import current_process
+from .turns import end_turn_if_due
 
 __all__ = ["OwnedSSLSocket", "OwnedSocket", "adopt", "is_inherited"]
 
@@ -125,7 +126,16 @@ class _AdoptedSocket(_Plain, gevent.socket.socket):
 
 
 class OwnedSSLSocket(_Owned, gevent.ssl.SSLSocket):
-    """A TLS connection."""
+    """A TLS connection. Its handshake is slow, so each part of it may end a turn: thousands of
+    clients may send theirs at once."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        end_turn_if_due(is_slow=True)
+        super().do_handshake()
+
+    def _wait(self, *args: Any, **options: Any) -> None:
+        super()._wait(*args, **options)
+        end_turn_if_due(is_slow=True)
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._process = current_process()

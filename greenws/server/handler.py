@@ -35,7 +35,7 @@ from .environ import make_environ, remote_address
 from .gevent_websocket import GeventWebSocket
 from .host import ForeignHost, host_of
 from .opening import Opening, ServerUpgrade
-from .response import ResponseHandler
+from .response import ResponseHandler, to_bytes
 
 __all__ = ["UpgradeHandler"]
 
@@ -413,6 +413,8 @@ class UpgradeHandler(ResponseHandler):
     def write(self, data: bytes) -> None:
         if self._upgrade is not None and self._is_beside_the_socket:
             return
+        if type(data) is not bytes and self.code not in (204, 304):
+            data = to_bytes(data) if data else b""  # pywsgi's 400 has a body of an empty str
         if self.headers_sent or not self.status or self.code in (204, 304):
             super().write(data)
         else:
