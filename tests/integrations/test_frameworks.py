@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import pytest
@@ -220,24 +219,19 @@ def api() -> Any:
     from a2wsgi import ASGIMiddleware
     from fastapi import FastAPI
 
+    async def in_the_loop():  # an annotation would have FastAPI use another encoder
+        return handler
+
     made = FastAPI()
-
-    @made.get("/in-a-thread")
-    def in_a_thread() -> Any:
-        return handler
-
-    @made.get("/in-the-loop")
-    async def in_the_loop() -> Any:
-        return handler
-
+    made.get("/in-a-thread")(lambda: handler)
+    made.get("/in-the-loop")(in_the_loop)
     return ASGIMiddleware(made)
 
 
 @pytest.mark.parametrize("path", ["/in-a-thread", "/in-the-loop"])
-def test_a_handler_that_a_fastapi_endpoint_returns_is_an_error(serve, error_log, capfd, api, path):
-    """Its attributes are no answer, so FastAPI says what could not be encoded."""
+def test_a_handler_that_a_fastapi_endpoint_returns_is_an_error(serve, error_log, api, path):
+    """Its attributes are no answer. a2wsgi keeps FastAPI's traceback to itself."""
     with Peer.connect(serve(api).address) as peer:
         assert peer.shake(path).status == 500
-    texts = [logging.Formatter().format(record) for record in error_log.take()]
-    told = "\n".join([*texts, capfd.readouterr().err])
-    assert "an endpoint returned a WebSocketHandler; it is a WSGI app" in told
+    texts = [record.getMessage() for record in error_log.take()]
+    assert any("a WebSocketHandler cannot be iterated over; it is a" in text for text in texts)
