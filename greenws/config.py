@@ -260,7 +260,9 @@ _HOST = re.compile(
 def _check_hosts(value: Any) -> tuple[str, ...] | None:
     if value is None:
         return None
-    hosts = (value,) if isinstance(value, str) else tuple(value)
+    hosts = (value,) if isinstance(value, str) else value
+    if not isinstance(hosts, (list, tuple, set, frozenset)):
+        raise TypeError(f"allowed_hosts is one or several str, not {value!r}")
     for host in hosts:
         if not isinstance(host, str):
             raise TypeError(f"allowed_hosts is one or several str, not {host!r}")

@@ -863,7 +863,9 @@ class WebSocket:
         peer's Close, and closes TCP. Idempotent.
 
         Blocks for at most ``close_timeout``. If another greenlet is reading, it gets messages until
-        the peer's Close; otherwise messages that still arrive are dropped.
+        the peer's Close; otherwise messages that still arrive are dropped. If the greenlet is
+        killed or times out in here, the connection is closed, with 1006 if the peer's Close is
+        missing. ``code`` 1005 sends a Close without a code.
 
         Raises:
             ValueError: ``code`` may not be sent (allowed are 1000 to 1003, 1007 to 1009, 1011 to
@@ -904,6 +906,9 @@ class WebSocket:
                     self._wake_followers()
         finally:
             transport.close()
+            if connection.state != _CLOSED and not self._reading:  # killed, or timed out
+                connection.feed_eof()
+                self._discard_input(False)
             if connection.client and self._pulse is not None:  # a server's session ends it
                 self._pulse.stop()
 

@@ -242,6 +242,12 @@ def test_origins_of_the_wrong_type_are_refused(value):
         Config(allowed_origins=value)
 
 
+@pytest.mark.parametrize("value", [5, True, [b"example.com"], {"example.com": 1}])
+def test_hosts_of_the_wrong_type_are_refused(value):
+    with pytest.raises(TypeError, match="^allowed_hosts is one or several str"):
+        Config(allowed_hosts=value)
+
+
 def test_an_access_log_may_only_have_existing_fields():
     assert Config(access_log="%(path)s %(seconds).1f").access_log
     assert Config(access_log=None).access_log is None
