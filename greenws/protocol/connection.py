@@ -53,8 +53,13 @@ _MAX_PINGS = 256  # unanswered; older ones are forgotten
 
 _masks = Masks()
 
+
+def _drop_masks() -> None:
+    _masks.drop()  # through a function: Cython gives a method of a C class away with a wrong type
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_masks.drop)
+    os.register_at_fork(after_in_child=_drop_masks)
 
 
 class Ping:
@@ -211,7 +216,7 @@ class Connection:
         A peer may answer only the latest of several pings (section 5.5.3), so a pong answers the
         earlier pings too. An unsolicited pong is ignored.
         """
-        if self._pings is None or all(ping.payload != payload for ping in self._pings):
+        if self._pings is None or payload not in [ping.payload for ping in self._pings]:
             return False
         while True:
             ping = self._pings.pop(0)
