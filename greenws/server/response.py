@@ -35,7 +35,7 @@ __all__ = ["ResponseHandler"]
 _LENGTH_SIZE = len("content-length")
 _PIECE = 1 << 18  # bytes of a large body that are copied at a time
 _JOIN_LIMIT = 1 << 16  # bytes up to which a copy is cheaper than another system call
-_SMALL_FILE = 1 << 16  # bytes that are read and leave with the head in one write
+_SMALL_FILE = 1 << 15  # bytes that are read and leave with the head in one write, at no more cost
 _FILE_PIECE = 1 << 18  # bytes of a file that are sent at a time
 _SLOW_PIECE = 1 << 14  # bytes of it that are read when the kernel takes no more
 # sendfile() does not work with this file, or the socket accepts no more at the moment.

@@ -213,6 +213,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         return (
             kind.do_read is WebSocketServer.do_read
             and kind.do_handle is WebSocketServer.do_handle
+            and getattr(self._accept, "__func__", None) is WebSocketServer._accept
             and getattr(self._spawn, "__self__", None) is ConnectionGreenlet
             and self.pool is None
             and self._process == current_process()
