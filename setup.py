@@ -28,6 +28,7 @@ COMPILED = [
     "hub/polling",
     "hub/transport",
     "websocket",
+    "keepalive",
     "http/head",
     "protocol/handshake",
     "upgrade",
@@ -35,6 +36,10 @@ COMPILED = [
     "session",
     "server/admission",
     "server/opening",
+    "http/stream",
+    "server/environ",
+    "server/response",
+    "server/handler",
 ]
 HEADERS = ["greenws/protocol", "greenws/hub"]
 

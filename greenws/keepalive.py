@@ -22,8 +22,9 @@ from weakref import WeakKeyDictionary, ref
 from gevent.hub import Hub
 
 from .config import Config
+from .hub import forks
 from .hub.delivery import Delivery
-from .hub.polling import current_process
+from .hub.transport import Transport
 from .hub.turns import after_poll
 from .opcodes import CloseCode
 from .protocol.connection import Ping
@@ -38,24 +39,25 @@ _LIFETIME_WIDTH = 1 / 16  # seconds that a session may last longer than its life
 _LIFETIME_SPREAD = 0.1  # the part of max_lifetime that may be taken off
 _TURN = 0.005  # seconds of beats, before the loop polls the kernel
 _FOREVER = float("inf")
+_random_bits = random.Random().getrandbits  # no system call, and no seed of the application's
 _NO_BUCKET: set[Any] = set()
 
 _logger = logging.getLogger("greenws.session")
 
+forks.load()
+
 
 class TimedPing(Ping):
-    """A ping that sets the ``latency`` of ``pulse`` when its pong arrives."""
-
-    __slots__ = ("_pulse", "_sent")
+    """A ping that tells ``pulse`` when its pong arrives."""
 
     def __init__(self, pulse: Pulse) -> None:
-        super().__init__(os.urandom(4), False)
+        Ping.__init__(self, _random_bits(32).to_bytes(4, "big"), False)
         self._pulse = pulse
         self._sent = time.monotonic()
 
     def answer(self) -> None:
-        super().answer()
-        self._pulse.latency = time.monotonic() - self._sent
+        self.answered = True
+        self._pulse._take_pong(time.monotonic() - self._sent)
 
 
 class Pulse:
@@ -65,11 +67,14 @@ class Pulse:
         "_bytes_in",
         "_close_at",
         "_deadline",
+        "_delivered",
         "_delivery",
         "_heartbeat",
         "_interval",
         "_lifetime_end",
         "_next_ping",
+        "_ping_begin",
+        "_ping_end",
         "_socket",
         "_timeout",
         "bucket",
@@ -88,6 +93,10 @@ class Pulse:
         self._next_ping = now + self._interval
         self._deadline = _FOREVER
         self._delivery: Delivery | None = None  # of what was sent before the unanswered ping
+        # Positions in what was sent, in bytes.
+        self._ping_begin = 0  # of the first ping without an answer
+        self._ping_end = 0  # of the last ping
+        self._delivered = 0  # the end of the last ping that was answered
         self._bytes_in = 0
         # Without a lifetime, nothing is drawn.
         lifetime = config.max_lifetime
@@ -122,6 +131,12 @@ class Pulse:
             next_beat = self.beat(time.monotonic())
             if next_beat != _FOREVER:
                 self._heartbeat.add(self, next_beat)
+
+    def _take_pong(self, latency: float) -> None:
+        """Takes note of a ping's answer after ``latency`` seconds. The peer has got the ping, and
+        all that was sent before it."""
+        self.latency = latency
+        self._delivered = self._ping_end
 
     def beat(self, now: float) -> float:
         """Does what is due; returns the time of the bucket for what is due next, ``inf`` if the
@@ -166,9 +181,9 @@ class Pulse:
     def _keep_alive(self, socket: WebSocket, now: float) -> float:
         soon = now + self.width
         latest = now + (_MORE_INPUT_INTERVAL if socket._poll_unread() else _POLL_INPUT_INTERVAL)
-        traffic = socket.traffic
-        if traffic.bytes_in != self._bytes_in:
-            self._bytes_in = traffic.bytes_in
+        transport = socket._transport
+        if transport.received != self._bytes_in:
+            self._bytes_in = transport.received
             self._deadline = _FOREVER
         elif self._delivery is not None and self._delivery.has_progressed():
             # The ping waits behind what a slow reader takes its time for.
@@ -178,25 +193,31 @@ class Pulse:
             # itself finds out if the peer is gone, because our pings need acknowledgements.
             if not socket._has_unread_input():
                 self.timed_out = True
-                socket._mark_lost(f"no data within {self._timeout:g} s after a ping{self._fate()}")
+                socket._mark_lost(
+                    f"no data within {self._timeout:g} s after a ping{self._fate(transport)}"
+                )
                 return _FOREVER
             self._deadline = now + self._timeout
         if self._next_ping < soon and socket.is_connected:
             # A ping would wait in the outbox, and write_timeout watches that already.
-            if not socket._has_backlog:
+            if not transport.backlog:
                 if self._deadline == _FOREVER:
-                    self._delivery = socket._watch_delivery()
+                    self._ping_begin = transport.sent
+                    self._delivery = (
+                        None if transport.sent == self._delivered else transport.watch_delivery()
+                    )
                 socket._send_heartbeat(TimedPing(self))
+                self._ping_end = transport.sent
                 self._deadline = min(self._deadline, now + self._timeout)
             self._next_ping = now + self._interval
         return min(self._next_ping, self._deadline, latest)
 
-    def _fate(self) -> str:
+    def _fate(self, transport: Transport) -> str:
         """What became of the ping that was not answered, and the option."""
-        arrived = None if self._delivery is None else self._delivery.is_passed()
-        if arrived is None:
+        undelivered = transport.undelivered()
+        if undelivered < 0:
             return " (ping_timeout)"
-        if arrived:
+        if transport.sent - undelivered > self._ping_begin:
             return ", which the peer's TCP has acknowledged (ping_timeout)"
         return ", which the peer's TCP has not acknowledged (ping_timeout)"
 
@@ -205,7 +226,7 @@ class Heartbeat:
     """The pulses of a hub, ordered by when they are due."""
 
     def __init__(self, loop: Any) -> None:
-        self.process = current_process()
+        self.process = forks.process()
         self._loop = loop
         self._buckets: dict[float, set[Pulse]] = {}
         self._times: list[float] = []  # the keys of the buckets, as a heap
@@ -246,7 +267,7 @@ class Heartbeat:
 
     def _arm(self) -> None:
         """Sets the timer to the time of the first bucket."""
-        if self.process != current_process():
+        if self.process != forks.process():
             self.stop()
             return
         first = self._times[0] if self._times else _FOREVER
@@ -270,7 +291,7 @@ class Heartbeat:
         self._due.clear()
 
     def _on_timer(self) -> None:
-        if self.process != current_process():
+        if self.process != forks.process():
             self.stop()
             return
         now = time.monotonic() + 0.001
@@ -281,7 +302,7 @@ class Heartbeat:
         self._beat()
 
     def _beat(self) -> None:
-        if self.process != current_process():
+        if self.process != forks.process():
             self.stop()
             return
         if self._rest_timer is not None:
@@ -311,7 +332,7 @@ _heartbeats: WeakKeyDictionary[Hub, Heartbeat] = WeakKeyDictionary()
 def _after_fork() -> None:
     """In the child. Keeps a heartbeat that an earlier hook has started there."""
     for hub, heartbeat in list(_heartbeats.items()):
-        if heartbeat.process != current_process():
+        if heartbeat.process != forks.process():
             del _heartbeats[hub]
             heartbeat.stop()
 
@@ -331,7 +352,7 @@ def start_pulse(socket: WebSocket, hub: Hub, config: Config) -> None:
     """Starts keepalive for ``socket``, until ``socket._pulse.stop()``."""
     # The attribute saves a look-up in Python code.
     heartbeat: Heartbeat | None = getattr(hub, _ATTRIBUTE, None)
-    if heartbeat is None or heartbeat.process != current_process():
+    if heartbeat is None or heartbeat.process != forks.process():
         heartbeat = _heartbeats[hub] = Heartbeat(hub.loop)
         setattr(hub, _ATTRIBUTE, heartbeat)
     elif heartbeat._loop is not hub.loop:

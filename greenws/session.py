@@ -159,6 +159,19 @@ class OpenSession:
         end_session(self.socket, None)
 
 
+class _NoBody:
+    """Keeps FastAPI, whose encoder takes the attributes of what an endpoint returns, from
+    answering with those of a handler."""
+
+    __slots__ = ()  # without a __dict__ there is nothing that can be encoded
+
+    def __iter__(self) -> Any:
+        raise TypeError(f"an endpoint returned a WebSocketHandler; {_HOW}")
+
+
+_NO_BODY = _NoBody()
+
+
 class WebSocketHandler:
     """A WSGI application that upgrades its requests and runs a session on each.
 
@@ -194,6 +207,7 @@ class WebSocketHandler:
         if upgrade is not None:
             upgrade.unused_handler = True
         self.response_headers = check_headers(response_headers)
+        self._no_body = _NO_BODY
         Config().replace(**options)
 
     def __call__(

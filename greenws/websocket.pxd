@@ -11,7 +11,7 @@ from .protocol.shared cimport SharedMessage
 
 cdef double _FOREVER, _POLL
 cdef int _OPEN, _CLOSED, _MAX_HEADER, _MAX_CLOSE, _COPY_LIMIT, _ENTRY_OVERHEAD, _POLL_INPUT_TICKS
-cdef int _TEXT, _BINARY, _CLOSE, _PING, _PONG, _NOTHING
+cdef int _TEXT, _BINARY, _CLOSE, _PING, _PONG, _NOTHING, _STEP_BITS
 
 
 cdef list _before_wait
@@ -89,6 +89,8 @@ cdef class WebSocket:
     cdef void _finish_message(self) except *
     @cython.locals(transport=Transport, size=Py_ssize_t)
     cdef void _poll_input(self, double end, bint may_switch=*) except *
+    cpdef bint _poll_unread(self) except -1
+    cpdef void _send_heartbeat(self, ping) except *
     cpdef bint _is_inherited(self) except -1
     cdef int _disown(self) except -1
     cdef bint _in_other_thread(self) except -1

@@ -507,22 +507,24 @@ def test_an_end_after_unread_messages_does_not_stop_the_heartbeat(living):
     socket._send_heartbeat(Ping(b"a", False))
 
 
-def test_a_pulse_that_fails_does_not_stop_the_others(living, hub_errors, monkeypatch):
-    first, other = living()[0]._pulse, living()[0]._pulse
+def test_a_pulse_that_fails_does_not_stop_the_others(living, hub_errors):
+    socket, _ = living()
     beaten = []
 
-    def beat(pulse, now):
-        if pulse is first:
-            raise RuntimeError("a bug")
-        beaten.append(pulse)
-        return now + 20
+    class FirstFails(Pulse):
+        def beat(self, now):
+            if self is pulses[0]:
+                raise RuntimeError("a bug")
+            beaten.append(self)
+            return now + 20
 
-    monkeypatch.setattr(Pulse, "beat", beat)
     heartbeat = Heartbeat(gevent.get_hub().loop)
-    heartbeat._due.extend([first, other])
+    pulses = [FirstFails(socket, Config(), heartbeat) for _ in range(2)]
+    heartbeat._due.extend(pulses)
     gevent.get_hub().loop.run_callback(heartbeat._beat)
-    wait_until(lambda: beaten == [other])
-    other.stop()
+    wait_until(lambda: beaten == pulses[1:])
+    for pulse in pulses:
+        pulse.stop()
     assert "a bug" in hub_errors.take()
 
 

@@ -120,6 +120,30 @@ def test_a_slow_reader_is_not_dropped_by_ping_timeout(session):
         assert peer.read_all() == ([], True)
 
 
+def test_a_slow_reader_that_has_answered_a_ping_before_is_not_dropped(session):
+    """What an answered ping has shown to be delivered says nothing of what was sent behind it."""
+
+    def send_later(socket):
+        wait_until(lambda: socket.latency is not None)
+        socket.send(bytes(KERNEL))
+        socket.receive()
+
+    served = session(10, send_later, ping_interval=0.1, ping_timeout=0.4, close_timeout=2)
+    with served.connect() as peer:
+        sizes = []
+        while len(sizes) < 2:
+            fin, opcode, payload = peer.read_frame()
+            if opcode == PING:
+                peer.send(frame(PONG, payload))
+            else:
+                sizes.append(len(payload))
+        assert sizes == [10, KERNEL]
+        peer.send(frame(BINARY, b"got it"))
+        served.over.wait(limit())
+        assert served.outcome is None
+        assert peer.read_all() == ([], True)
+
+
 def test_a_slow_reader_gets_what_was_sent_before_close(session):
     size = 3 * KERNEL
     served = session(size, write_timeout=0.4, write_high_water=None, close_timeout=0.4)

@@ -67,8 +67,3 @@ class Delivery:
         if before < self._end:
             self._acknowledged = _acknowledged(self._sock)
         return self._acknowledged > before
-
-    def is_passed(self) -> bool | None:
-        """Whether something sent after it was acknowledged; None if that is unknown."""
-        acknowledged = _acknowledged(self._sock)
-        return None if acknowledged < 0 else acknowledged > self._end

@@ -761,9 +761,9 @@ class Transport(Waiter):
         size = -1 if self.closed else unacknowledged(self.fileno)
         return size if size < 0 else size + self.backlog
 
-    def watch_delivery(self) -> Delivery:
-        """Watches the delivery of what is in the kernel now."""
-        return Delivery(self._sock, self.fileno)
+    def watch_delivery(self) -> Delivery | None:
+        """Watches the delivery of what is in the kernel now; None if nothing is."""
+        return Delivery(self._sock, self.fileno) if unacknowledged(self.fileno) > 0 else None
 
     def _stop_writing(self) -> None:
         self._writing = False

@@ -211,7 +211,7 @@ class Connection:
         A peer may answer only the latest of several pings (section 5.5.3), so a pong answers the
         earlier pings too. An unsolicited pong is ignored.
         """
-        if self._pings is None or all(ping.payload != payload for ping in self._pings):
+        if self._pings is None or payload not in [ping.payload for ping in self._pings]:
             return False
         while True:
             ping = self._pings.pop(0)

@@ -18,6 +18,7 @@ from typing import Any, ParamSpec
 
 from gevent.monkey import get_original
 
+from ..checks import Hint
 from ..config import check_seconds
 from ..protocol.shared import SharedMessage
 from ..websocket import WebSocket
@@ -107,6 +108,10 @@ class Stats:
 
 class Room:
     """A group of sockets by a name, from ``rooms[name]``. Costs nothing while it is empty."""
+
+    broadcast = Hint("broadcast", "send(data)")
+    emit = Hint("emit", "send(data)")
+    publish = Hint("publish", "send(data)")
 
     def __init__(self, rooms: Rooms, name: str) -> None:
         self.name = name
@@ -416,6 +421,10 @@ class Rooms:
         TypeError: something else is given for one of them.
         ValueError: the broker carries other ``Rooms``.
     """
+
+    send = Hint("send", "rooms[name].send(data)")
+    join = Hint("join", "'with rooms[name].join(socket):'")
+    get = Hint("get", "rooms[name]; a room need not exist before")
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import socket as native
 import struct
 import time
@@ -22,6 +23,7 @@ from gevent import getcurrent
 from gevent.pywsgi import WSGIHandler
 from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
 
+from ..grammar import TOKEN
 from ..hub import syscalls
 from ..hub.polling import current_process
 from ..hub.sockets import OwnedSocket, is_inherited
@@ -32,7 +34,9 @@ from .host import Host
 
 __all__ = ["ResponseHandler"]
 
-_LENGTH_SIZE = len("content-length")
+_is_status: Any = re.compile(rb"[1-9][0-9][0-9](?: [\t -~\x80-\xff]*)?").fullmatch
+_is_token: Any = re.compile(TOKEN.encode()).fullmatch
+_has_control_character: Any = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 _PIECE = 1 << 18  # bytes of a large body that are copied at a time
 _JOIN_LIMIT = 1 << 16  # bytes up to which a copy is cheaper than another system call
 _SMALL_FILE = 1 << 15  # bytes that are read and leave with the head in one write, at no more cost
@@ -67,19 +71,36 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         """PEP 3333's ``start_response``.
 
         Raises:
-            AssertionError: ``Content-Length`` is repeated or is not a number.
+            AssertionError: the status or a header is malformed; ``Content-Length`` is repeated or
+                is not a number.
         """
         write = WSGIHandler.start_response(self, status, headers, exc_info)
-        length = self.provided_content_length  # the last one
-        if length is not None:
-            count = 0
-            for name, _ in self.response_headers:
-                if len(name) == _LENGTH_SIZE and name.lower() == b"content-length":
-                    count += 1
-            if count > 1 or not (length.isascii() and length.isdigit()):
-                lengths = [value for name, value in headers if name.lower() == "content-length"]
+        if not _is_status(self.status):
+            self.status = None
+            raise self.ApplicationError(
+                f"invalid status of the response: {status!r}; expected one such as '200 OK'"
+            )
+        lengths = []
+        codings = []
+        for header in self.response_headers:
+            name, value = header
+            if not _is_token(name) or _has_control_character(value):
                 self.status = None
-                raise self.ApplicationError(f"invalid Content-Length in the response: {lengths}")
+                raise self.ApplicationError(f"invalid header of the response: {(name, value)}")
+            size = len(name)  # rules out most names without a comparison of strings
+            if size == 14 and name.lower() == b"content-length":
+                lengths.append(value)
+            elif size == 10 and name.lower() == b"connection" and value.lower() == b"close":
+                self.close_connection = True
+            elif size == 17 and name.lower() == b"transfer-encoding":
+                codings.append(header)
+        for header in codings:
+            # The framing is the server's: an application that hands on the headers of another
+            # server does not hand on its chunks (PEP 3333, "Other HTTP Features").
+            self.response_headers.remove(header)
+        if len(lengths) > 1 or lengths and not lengths[0].isdigit():
+            self.status = None
+            raise self.ApplicationError(f"invalid Content-Length in the response: {lengths}")
         return write
 
     def finalize_headers(self) -> None:
@@ -92,12 +113,15 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         self._has_body = not is_bodyless and self.command != "HEAD"
         self._left = None
         self._is_too_long = False
+        self.response_use_chunked = False
+        if self.code < 200 and not self.connection_upgraded:
+            self.close_connection = True  # the client still waits for the response
         if is_bodyless or self.connection_upgraded:
             pass
         elif self.provided_content_length is not None:
             self._left = int(self.provided_content_length)
         elif hasattr(self.result, "__len__"):
-            self._left = sum(len(part) for part in self.result)
+            self._left = sum(map(_size, self.result))
             if self._left or self._has_body:
                 headers.append((b"Content-Length", b"%d" % self._left))
         elif self.request_version == "HTTP/1.0":  # the end of the connection ends the body
@@ -128,7 +152,7 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         """Writes what the application returned."""
         result = self.result
         if isinstance(result, (list, tuple)):
-            if len(result) > 1 and sum(map(len, result)) <= _JOIN_LIMIT:
+            if len(result) > 1 and sum(map(_size, result)) <= _JOIN_LIMIT:
                 result = (b"".join(result),)
             for data in result:
                 if data:
@@ -233,8 +257,8 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
     # -- writing
 
     def _write_with_headers(self, data: bytes) -> None:
-        self.headers_sent = True
         self.finalize_headers()
+        self.headers_sent = True
         head = bytearray(b"HTTP/1.1 ")
         head += self.status
         for name, value in self.response_headers:
@@ -252,6 +276,8 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         body = self._frame(data)
         if body:
             self._sendall(body)
+        else:
+            end_turn_if_due()
 
     def _frame(self, data: bytes) -> bytes | memoryview:
         """``data`` as it is sent in the body: a chunk, or as much as Content-Length leaves."""
@@ -336,6 +362,24 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
                 self._watch.start()
         if failure:
             raise ConnectionResetError(errno.ECONNRESET, failure)
+
+
+def to_bytes(part: Any) -> bytes:
+    """A part of a body, of which :func:`len` may count something else than bytes.
+
+    Raises:
+        TypeError: it is not bytes-like.
+    """
+    try:
+        return bytes(memoryview(part))
+    except TypeError:
+        raise TypeError(
+            f"the body of a response consists of bytes, not {type(part).__name__}"
+        ) from None
+
+
+def _size(part: Any) -> int:
+    return len(part) if type(part) is bytes else len(to_bytes(part))
 
 
 class _ClientWatch:

@@ -54,13 +54,12 @@ def test_delivery_progresses_until_what_was_there_is_acknowledged(tcp):
     ours, theirs = tcp
     sent = fill(ours)
     watched = Delivery(ours, ours.fileno())
-    assert watched.is_passed() is False
     received = len(theirs.recv(1 << 16))
     eventually(watched.has_progressed, True)
     sent += ours.send(b"ping")
     while received < sent:
         received += len(theirs.recv(1 << 16))
-    eventually(watched.is_passed, True)
+    eventually(lambda: unacknowledged(ours.fileno()), 0)
     watched.has_progressed()
     ours.send(b"more")
     eventually(lambda: unacknowledged(ours.fileno()), 0)
@@ -72,7 +71,7 @@ def test_a_peer_that_acknowledges_nothing_shows_no_progress(tcp):
     fill(ours)
     eventually(lambda: unacknowledged(ours.fileno()) == unacknowledged(ours.fileno()), True)
     watched = Delivery(ours, ours.fileno())
-    assert not watched.has_progressed() and watched.is_passed() is False
+    assert not watched.has_progressed()
 
 
 def test_a_unix_socket_tells_what_is_unread_only():
@@ -83,7 +82,7 @@ def test_a_unix_socket_tells_what_is_unread_only():
         theirs.recv(10)
         assert unacknowledged(ours.fileno()) == 0
         watched = Delivery(ours, ours.fileno())
-        assert not watched.has_progressed() and watched.is_passed() is None
+        assert not watched.has_progressed()
 
 
 def test_elsewhere_nothing_is_known(tcp, monkeypatch):
@@ -91,7 +90,7 @@ def test_elsewhere_nothing_is_known(tcp, monkeypatch):
     monkeypatch.setattr(delivery, "_IS_LINUX", False)
     assert unacknowledged(ours.fileno()) == -1
     watched = Delivery(ours, ours.fileno())
-    assert not watched.has_progressed() and watched.is_passed() is None
+    assert not watched.has_progressed()
 
 
 def test_a_socket_that_is_closed_tells_nothing(tcp):

@@ -1117,3 +1117,15 @@ def test_a_wrong_argument_is_told(call, match):
 def test_a_wrong_gap_is_told_when_a_member_joins(pair):
     with pytest.raises(TypeError, match="gap must be a message"):
         Rooms()["a"].join(pair()[0], gap={}).__enter__()
+
+
+@pytest.mark.parametrize("name", ["broadcast", "emit", "publish"])
+def test_a_room_under_the_names_of_other_libraries_leads_to_send(name):
+    with pytest.raises(AttributeError, match=rf"no attribute '{name}'; use send\(data\)"):
+        getattr(Rooms()["lobby"], name)
+
+
+@pytest.mark.parametrize("name", ["send", "join", "get"])
+def test_what_is_done_with_a_room_is_not_done_with_all(name):
+    with pytest.raises(AttributeError, match=r"'Rooms' object.*; use .*rooms\[name\]"):
+        getattr(Rooms(), name)

@@ -272,7 +272,8 @@ class Play:
             f"seed {self.seed}: {sum(map(len, self.sent.values()))} messages in {self.now:.1f} s, "
             f"{sum(client.visits for client in self.clients)} visits, "
             f"{len(self.dead)} killed, "
-            f"{sum(client.heard.count(GAP) for client in self.clients)} gaps"
+            f"{sum(client.heard.count(GAP) for client in self.clients)} gaps, after "
+            f"{sum(client.gaps_without_a_hole() for client in self.clients)} nothing was missing"
         )
 
     def report(self, faults: dict[Traveller | None, list[str]]) -> str:
@@ -496,6 +497,19 @@ class Traveller:
             was_told = False
         if expected < self.play.reached(name):
             yield f"{when(expected)} and all that follows is missing"
+
+    def gaps_without_a_hole(self) -> int:
+        """It may only have been unknown what was missing."""
+        expected = dict(self.first)
+        has_hole = [True]
+        for label in self.heard:
+            if label == GAP:
+                has_hole.append(False)
+                continue
+            name, number = label[0], int(label[1:])
+            has_hole[-1] |= number > expected.get(name, number)
+            expected[name] = max(expected.get(name, 0), number + 1)
+        return has_hole.count(False)
 
     def end(self) -> None:
         self.life.kill()

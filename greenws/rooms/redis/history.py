@@ -114,7 +114,9 @@ class History:
         in the log yet. False if that cannot be known."""
         origin = self._origin
         received = start.unlogged.get(origin, 0)  # almost always all, and not worth waiting for
-        if order(stream.id) < order(start.id) or stream.snapshot().unlogged:
+        # Otherwise this process has found all that the log has up to where the client is.
+        is_behind = order(stream.id) < order(start.id)
+        if is_behind or (stream.is_estimated and stream.snapshot().unlogged):
             timeout = 0.0 if received else stream.process.options.timeout
             number = self._insist(stream.room, partial(self._look_back, stream, start.id), timeout)
             if number is None:

@@ -29,7 +29,7 @@ from .history import History
 from .leases import Leases, MovedLeases
 from .listener import Subscriber
 from .options import Options
-from .origins import Gone
+from .origins import GRACE, Gone
 from .positions import order
 from .process import Link, Process
 from .requests import AFTER_ALL, PERHAPS_AFTER_ALL, Look, disconnect
@@ -97,7 +97,7 @@ class Node(Broker):
         self.process = process
         self._streams: dict[str, Stream] = {}
         self._writer = Writer(process, self._streams, wake_writer)
-        gone = Gone(process.origin, self._options.expiry, lambda: process.lock)
+        gone = Gone(process.origin, self._options.expiry + GRACE, lambda: process.lock)
         self._leases = Leases(process, self._waking(self._wake_leases), gone)
         self._subscriber = Subscriber(process, self._streams, self._leases)
         link = self._link

@@ -2,7 +2,9 @@
 
 A position names each process of which its client has received messages unlogged, until these are
 found in the log. A process that was killed before it had appended them never does that. Once it has
-not lived for ``max_age``, and the member has all that the log holds, nothing more will come of it.
+not lived for ``max_age`` and an hour, and the member has all that the log holds, nothing more is
+expected of it. A process that is cut off lives on unseen, and appends what it has said when it is
+back; the log may keep much less than that outage lasts.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from typing import Any
 
 from .replay import LogCursor
 
-__all__ = ["Gone"]
+__all__ = ["GRACE", "Gone"]
+
+GRACE = 3600  # seconds, beside max_age, for which a process may be cut off and come back
 
 _MAX_MISSING = 1000  # that are remembered, and asked for at a time: clients may invent some
 

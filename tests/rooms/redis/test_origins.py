@@ -124,7 +124,7 @@ def test_a_position_stays_short_however_many_processes_came_and_went(
             assert len(visitor.last) <= LONGEST_POSITION
             assert member.is_complete and dying.node.origin in member.position
             wait_until(lambda dying=dying: dying.node.origin in gone._missing)
-            later.seconds += GRACE
+            later.seconds += 2 * GRACE  # an hour more than max_age
             wait_until(lambda member=member: "+" not in member.position)
             staying.send(f"kept {number}")
             last, text = peer.read_frame()[2].decode().split(" ", 1)
@@ -132,6 +132,29 @@ def test_a_position_stays_short_however_many_processes_came_and_went(
             assert member._is_prompt
         assert bob.hear(1) == [f"kept {number}"]
     assert all("that waited for Redis are lost" in each.getMessage() for each in error_log.take())
+
+
+def test_a_process_cut_off_for_longer_than_max_age_is_not_heard_twice(server, worker, later):
+    staying = worker(presence_timeout=0.2, max_age=60)
+    line = Line(server.port)
+    cut_off = worker(url=line.url, presence_timeout=0.2, max_age=60)
+    visitor = cut_off.join()
+    line.cut()
+    wait_until(lambda: cut_off.is_away)
+    cut_off.send("unlogged")
+    assert visitor.hear(1) == ["unlogged"]
+    moved = staying.join(since=visitor.last, gap="0-0 gap")
+    gone = staying.node._history.gone
+    wait_until(lambda: cut_off.node.origin in gone._missing)
+    later.seconds = 61.0
+    looks: list[set[str]] = []
+    gone.look(lambda origins: looks.append(origins) or origins)
+    assert looks == [{cut_off.node.origin}]
+    line.mend()
+    wait_until(lambda: cut_off.is_idle)
+    staying.send("after")
+    assert moved.hear(1) == ["after"]
+    line.close()
 
 
 def test_more_processes_than_a_position_holds_are_a_gap():

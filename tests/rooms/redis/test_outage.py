@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import time
 from typing import Any
 
 import gevent
@@ -95,6 +96,28 @@ def test_what_was_heard_elsewhere_is_not_repeated_when_redis_goes_away_later(ser
     assert ann.hear(2) == moved.hear(2) == heard
     assert moved.hears_no_more() and ann.hears_no_more()
     assert moved.last == ann.last == bob.last
+
+
+def test_who_moves_in_a_long_outage_misses_nothing(server, worker):
+    a, b = worker(timeout=0.1), worker(timeout=0.1)
+    ann, bob = a.join(), b.join()
+    a.send("first")
+    assert ann.hear(1) == bob.hear(1) == ["first"]
+    away(server, a, b)
+    a.send("of a")
+    b.send("of b")
+    assert (ann.hear(1), bob.hear(1)) == (["of a"], ["of b"])
+    wait_until(lambda: time.monotonic() - b.node.process.outage.began > 0.1)
+    moved = b.join(since=ann.last, gap="0-0 gap")
+    assert moved.hear(1) == ["of b"]
+    again = a.join(since=moved.last, gap="0-0 gap")
+    a.send("more of a")
+    assert again.hear(1) == ["more of a"]
+    assert moved.member.is_complete and again.member.is_complete
+    back(server, a, b)
+    assert moved.hear(1) == ["more of a"]
+    b.send("last")
+    assert moved.hear(1) == again.hear(1) == ["last"]
 
 
 def test_a_redis_that_hangs_is_away(server, worker):

@@ -92,6 +92,14 @@ def test_pages_of_the_log_come_first_and_then_what_is_unlogged():
     assert cursor.is_level
 
 
+def test_the_log_is_not_read_for_a_client_that_is_where_its_process_is():
+    """Redis may be out of reach: that would be a gap where nothing is missing."""
+    each = replay(f"4-0+{THEIRS}.2", Snapshot("4-0", [logged(None, OURS, 8)]), ([], True))
+    cursor = each.begin()
+    assert texts(each) == [(f"4-0+{THEIRS}.2+{OURS}.8", "08")]
+    assert not cursor.is_level
+
+
 def test_what_is_found_in_the_log_is_not_sent_unlogged_again():
     page = ([logged("5-0", OURS, 8)], False)
     each = replay("4-0", Snapshot("5-0", [logged(None, OURS, 8), logged(None, OURS, 9)]), page)
