@@ -82,7 +82,7 @@ class ConnectionGreenlet(gevent.Greenlet):  # type: ignore[type-arg]
 
     spawning_stack_limit = 0
     # gevent deletes it when the greenlet ends; without a deleter that makes and drops an error.
-    _run = property(begin_session, None, id)
+    _run = property(begin_session, None, id)  # type: ignore[arg-type]
 
     def __init__(self, admit: Any, *args: Any) -> None:
         super().__init__(None, admit.__self__, *args)  # type: ignore[call-overload]
@@ -93,7 +93,7 @@ class _BatchGreenlet(ConnectionGreenlet):
 
     __slots__ = ()
 
-    __init__ = gevent.Greenlet.__init__  # type: ignore[assignment]
+    __init__ = gevent.Greenlet.__init__
 
 
 class WebSocketServer(_OriginalServer):  # type: ignore[misc]
