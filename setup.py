@@ -36,6 +36,10 @@ COMPILED = [
     "session",
     "server/admission",
     "server/opening",
+    "http/stream",
+    "server/environ",
+    "server/response",
+    "server/handler",
 ]
 HEADERS = ["greenws/protocol", "greenws/hub"]
 

@@ -11,7 +11,7 @@ from .protocol.shared cimport SharedMessage
 
 cdef double _FOREVER, _POLL
 cdef int _OPEN, _CLOSED, _MAX_HEADER, _MAX_CLOSE, _COPY_LIMIT, _ENTRY_OVERHEAD, _POLL_INPUT_TICKS
-cdef int _TEXT, _BINARY, _CLOSE, _PING, _PONG, _NOTHING
+cdef int _TEXT, _BINARY, _CLOSE, _PING, _PONG, _NOTHING, _STEP_BITS
 
 
 cdef list _before_wait

@@ -59,6 +59,7 @@ _CLOSE = 8
 _PING = 9
 _PONG = 10
 _NOTHING = -1
+_STEP_BITS = 13  # bytes that count as a step where they are many, as a power of two
 
 _before_wait = functions  # of before_wait()
 
@@ -89,6 +90,7 @@ _INSTEAD = {
     "send_message": "send(data)",
     "write_message": "send(data)",
     "emit": "send(json.dumps(data))",
+    "on": "'for message in socket'; there are no events",
     "accept": "it as it is: the handshake was accepted before the handler runs",
     "connected": "is_connected",
     "closed": "'not socket.is_connected'",
@@ -356,6 +358,9 @@ class WebSocket:
                 if event == _CLOSE:
                     self._transport.finish_writing()
                 self._transport.poller.turns.steps -= 1
+                if connection.deflate is not None and connection.data is not None:
+                    # A few bytes may have been inflated to the largest message.
+                    self._transport.poller.turns.steps -= len(connection.data) >> _STEP_BITS
                 return event
 
     def _call_before_wait(self) -> bool:
@@ -440,6 +445,7 @@ class WebSocket:
         return True
 
     def _feed(self, size: int) -> None:
+        self._transport.poller.turns.steps -= size >> _STEP_BITS
         receive_buffer = self._transport.poller.receive_buffer
         self._connection.feed(receive_buffer.data, size)
         receive_buffer.borrower = self._connection
@@ -673,9 +679,10 @@ class WebSocket:
 
     def _send_frame(self, opcode: int, payload: Any, final: bool, compress: bool | None) -> None:
         connection = self._connection
-        if connection.deflate is not None:
-            opcode, payload = connection.compress(opcode, final, payload, compress)
         transport = self._transport
+        if connection.deflate is not None:
+            transport.poller.turns.steps -= len(payload) >> _STEP_BITS
+            opcode, payload = connection.compress(opcode, final, payload, compress)
         size = len(payload)
         if size > _COPY_LIMIT:
             header, payload = connection.divide(opcode, final, payload)
@@ -856,7 +863,9 @@ class WebSocket:
         peer's Close, and closes TCP. Idempotent.
 
         Blocks for at most ``close_timeout``. If another greenlet is reading, it gets messages until
-        the peer's Close; otherwise messages that still arrive are dropped.
+        the peer's Close; otherwise messages that still arrive are dropped. If the greenlet is
+        killed or times out in here, the connection is closed, with 1006 if the peer's Close is
+        missing. ``code`` 1005 sends a Close without a code.
 
         Raises:
             ValueError: ``code`` may not be sent (allowed are 1000 to 1003, 1007 to 1009, 1011 to
@@ -897,6 +906,9 @@ class WebSocket:
                     self._wake_followers()
         finally:
             transport.close()
+            if connection.state != _CLOSED and not self._reading:  # killed, or timed out
+                connection.feed_eof()
+                self._discard_input(False)
             if connection.client and self._pulse is not None:  # a server's session ends it
                 self._pulse.stop()
 

@@ -3,7 +3,8 @@
 ``HttpStream`` replaces pywsgi's buffered file, and ``RequestBody`` is ``wsgi.input``. They rely on
 these properties of pywsgi's ``Input``: it reads through ``rfile.read`` and ``rfile.readline``, or
 through ``_chunked_read``; ``_discard`` is called after each response, ``_send_100_continue`` before
-the first read; and ``_InvalidClientInput`` is logged in one line, and answered with 400.
+the first read; and ``_InvalidClientInput`` is logged in one line, and answered with 400. It is a
+``BadRequest`` here, so that a framework whose view reads the body answers 400, too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import gevent
 from gevent import pywsgi
+from werkzeug.exceptions import BadRequest
 
 from ..config import Config
 from ..exceptions import RequestError
@@ -35,6 +37,15 @@ _MAX_CHUNK_LINE = 1024  # bytes; a chunk size and its extensions, which are igno
 _LINGER_TIMEOUT = 2.0  # seconds
 _DISCARD_SIZE = 1 << 16  # bytes of a body that the application left unread; a longer rest, or one
 _DISCARD_TIMEOUT = 2.0  # seconds late, ends the connection
+
+
+class _InvalidBody(_pywsgi._InvalidClientInput, BadRequest):  # type: ignore[misc]
+    """The client sent a malformed body, not all of it, or not in time."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)  # of OSError, which does not call that of HTTPException
+        self.description = reason
+        self.response = None
 
 
 class _Raw:
@@ -107,7 +118,7 @@ class HttpStream:
             RequestError: the head is invalid, or (408) not complete in time.
             OSError: the connection is lost.
         """
-        end_turn_if_due()
+        end_turn_if_due(is_slow=True)  # the request before it may have been
         config = self.config
         data: bytes | bytearray = self._buffer.removeprefix(b"\r\n")  # RFC 9112, section 2.2
         seen = 0
@@ -190,7 +201,7 @@ class HttpStream:
         try:
             data = self._receive(None if timeout == inf else began + timeout)
         except TimeoutError:
-            raise _InvalidClientInput(reason) from None
+            raise _InvalidBody(reason) from None
         self._waited += time.monotonic() - began
         self._body_bytes += len(data)
         self._buffer = self._buffer + data if self._buffer else data
@@ -340,12 +351,12 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
             self._chunked_input_error = True
             if error.errno is not None or isinstance(error, _InvalidClientInput):
                 raise
-            raise _InvalidClientInput(str(error)) from None  # the client ended the stream early
+            raise _InvalidBody(str(error)) from None  # the client ended the stream early
 
     def _chunked_read(self, length: int | None = None, use_readline: bool = False) -> bytes:
         self._send_100_continue()
         if self._chunked_input_error:
-            raise _InvalidClientInput("the body was malformed")
+            raise _InvalidBody("the body was malformed")
         parts = []
         left = float("inf") if length is None else length
         try:
@@ -356,19 +367,19 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
                 most = int(min(left, self.chunk_length - self.position))
                 data = self._stream.readline(most) if use_readline else self._stream.read(most)
                 if len(data) < most and not (use_readline and data.endswith(b"\n")):
-                    raise _InvalidClientInput("the stream ended inside a chunk")
+                    raise _InvalidBody("the stream ended inside a chunk")
                 parts.append(data)
                 left -= len(data)
                 self.position += len(data)
                 if self.position == self.chunk_length:
                     if self._stream.read(2) != b"\r\n":
-                        raise _InvalidClientInput("a chunk is longer than its size")
+                        raise _InvalidBody("a chunk is longer than its size")
                     self.chunk_length = -1
                 if use_readline and data.endswith(b"\n"):
                     break
         except RequestError as error:
             self._chunked_input_error = True
-            raise _InvalidClientInput(str(error)) from None
+            raise _InvalidBody(str(error)) from None
         except BaseException:
             self._chunked_input_error = True
             raise

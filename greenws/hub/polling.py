@@ -17,6 +17,7 @@ Without epoll, each socket has a gevent watcher.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import select
@@ -29,7 +30,7 @@ from gevent.hub import Hub
 from gevent.monkey import get_original
 from greenlet import GreenletExit
 
-from . import forks, switching, syscalls
+from . import forks, parking, switching, syscalls
 from .turns import Turns, after_poll, turns_of
 
 __all__ = [
@@ -549,6 +550,11 @@ def _after_fork() -> None:
         if poller.process != forks.process():
             del _pollers[hub]
             poller.disown()
+
+
+@atexit.register
+def _at_exit() -> None:
+    parking.park([hub for hub in (each() for each in _pollers.keyrefs()) if hub is not None])
 
 
 if hasattr(os, "register_at_fork"):

@@ -132,12 +132,13 @@ class Turns:
         self._timer.close()
         self._timer = None
         self.begin()
+        self._end = syscalls.clock() + _TURN  # some take one slow step, and wait
         try:
             for _ in range(len(self._queue)):
                 if not self._queue:  # one of them has killed others
                     break
                 self._run(hub, self._queue.popleft().pop())
-                if self._end and syscalls.clock() >= self._end:
+                if syscalls.clock() >= self._end:
                     break
         finally:
             self.leave()
@@ -193,10 +194,13 @@ def turns_of(hub: Hub) -> Turns:
     return turns
 
 
-def end_turn_if_due() -> None:
+def end_turn_if_due(is_slow: bool = False) -> None:
     """Takes a step. If its turn is over, blocks until the kernel was polled, and
     others had their turns. Does nothing in a callback of the loop, and outside of a hub's own
-    greenlets."""
+    greenlets. ``is_slow``: reads the clock at this step, whatever the steps before it took."""
     hub = switching.current().parent
     if isinstance(hub, Hub):
-        turns_of(hub).step(hub)
+        turns = turns_of(hub)
+        if is_slow:
+            turns.steps = 1
+        turns.step(hub)

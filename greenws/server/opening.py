@@ -246,7 +246,9 @@ class Opening:
                 return None
             seen = len(self.rest)
             self.rest += transport.buffer[:size]
-            length = find_head(self.rest, seen, config)
+            if seen == 0:
+                self.rest = self.rest.removeprefix(b"\r\n")  # RFC 9112, section 2.2
+            length = find_head(self.rest, seen, config) if self.rest else -1
             if length >= 0:
                 self.raw_head = self.rest[:length]
                 head = parse_head(self.raw_head, config)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import socket as native
 import struct
 import time
@@ -21,6 +22,7 @@ from gevent import getcurrent
 from gevent.pywsgi import WSGIHandler
 from geventwebsocket.handler import WebSocketHandler as _OriginalHandler
 
+from ..grammar import TOKEN
 from ..hub import syscalls
 from ..hub.polling import current_process
 from ..hub.sockets import OwnedSocket, is_inherited
@@ -30,10 +32,13 @@ from .host import Host
 
 __all__ = ["ResponseHandler"]
 
-_LENGTH_SIZE = len("content-length")
+_is_status: Any = re.compile(rb"[1-9][0-9][0-9](?: [\t -~\x80-\xff]*)?").fullmatch
+_is_token: Any = re.compile(TOKEN.encode()).fullmatch
+_has_control_character: Any = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 _PIECE = 1 << 18  # bytes of a large body that are copied at a time
 _JOIN_LIMIT = 1 << 16  # bytes up to which a copy is cheaper than another system call
 _READ_AHEAD = 1 << 16  # bytes that are read ahead while a response is being generated
+_LOOK_INTERVAL = 0.1  # seconds between two looks for the client while nothing is sent
 _FIRST_CHECK, _LAST_CHECK = 0.05, 5.0  # seconds between two checks of a half-closed connection
 _KEEPALIVE = 5  # seconds between TCP's probes of a half-closed connection
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
@@ -50,6 +55,7 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
     _has_body = True  # whether the response may have one
     _left: int | None = None  # bytes of Content-Length that were not written yet
     _is_too_long = False
+    _looked_at = 0.0
     _watch: Any = None  # the _ClientWatch of a generated body
 
     # -- what pywsgi and the application call
@@ -58,19 +64,36 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         """PEP 3333's ``start_response``.
 
         Raises:
-            AssertionError: ``Content-Length`` is repeated or is not a number.
+            AssertionError: the status or a header is malformed; ``Content-Length`` is repeated or
+                is not a number.
         """
         write = WSGIHandler.start_response(self, status, headers, exc_info)
-        length = self.provided_content_length  # the last one
-        if length is not None:
-            count = 0
-            for name, _ in self.response_headers:
-                if len(name) == _LENGTH_SIZE and name.lower() == b"content-length":
-                    count += 1
-            if count > 1 or not (length.isascii() and length.isdigit()):
-                lengths = [value for name, value in headers if name.lower() == "content-length"]
+        if not _is_status(self.status):
+            self.status = None
+            raise self.ApplicationError(
+                f"invalid status of the response: {status!r}; expected one such as '200 OK'"
+            )
+        lengths = []
+        codings = []
+        for header in self.response_headers:
+            name, value = header
+            if not _is_token(name) or _has_control_character(value):
                 self.status = None
-                raise self.ApplicationError(f"invalid Content-Length in the response: {lengths}")
+                raise self.ApplicationError(f"invalid header of the response: {(name, value)}")
+            size = len(name)  # rules out most names without a comparison of strings
+            if size == 14 and name.lower() == b"content-length":
+                lengths.append(value)
+            elif size == 10 and name.lower() == b"connection" and value.lower() == b"close":
+                self.close_connection = True
+            elif size == 17 and name.lower() == b"transfer-encoding":
+                codings.append(header)
+        for header in codings:
+            # The framing is the server's: an application that hands on the headers of another
+            # server does not hand on its chunks (PEP 3333, "Other HTTP Features").
+            self.response_headers.remove(header)
+        if len(lengths) > 1 or lengths and not lengths[0].isdigit():
+            self.status = None
+            raise self.ApplicationError(f"invalid Content-Length in the response: {lengths}")
         return write
 
     def finalize_headers(self) -> None:
@@ -83,12 +106,15 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         self._has_body = not is_bodyless and self.command != "HEAD"
         self._left = None
         self._is_too_long = False
+        self.response_use_chunked = False
+        if self.code < 200 and not self.connection_upgraded:
+            self.close_connection = True  # the client still waits for the response
         if is_bodyless or self.connection_upgraded:
             pass
         elif self.provided_content_length is not None:
             self._left = int(self.provided_content_length)
         elif hasattr(self.result, "__len__"):
-            self._left = sum(len(part) for part in self.result)
+            self._left = sum(map(_size, self.result))
             if self._left or self._has_body:
                 headers.append((b"Content-Length", b"%d" % self._left))
         elif self.request_version == "HTTP/1.0":  # the end of the connection ends the body
@@ -119,7 +145,7 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         """Writes what the application returned."""
         result = self.result
         if isinstance(result, (list, tuple)):
-            if len(result) > 1 and sum(map(len, result)) <= _JOIN_LIMIT:
+            if len(result) > 1 and sum(map(_size, result)) <= _JOIN_LIMIT:
                 result = (b"".join(result),)
             for data in result:
                 if data:
@@ -166,8 +192,8 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
     # -- writing
 
     def _write_with_headers(self, data: bytes) -> None:
-        self.headers_sent = True
         self.finalize_headers()
+        self.headers_sent = True
         head = bytearray(b"HTTP/1.1 ")
         head += self.status
         for name, value in self.response_headers:
@@ -185,6 +211,24 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         body = self._frame(data)
         if body:
             self._sendall(body)
+            return
+        end_turn_if_due()
+        if not self._has_body:
+            self._leave_if_alone()
+
+    def _leave_if_alone(self) -> None:
+        """Ends a response without a body whose client is gone: nothing will be sent that could
+        fail, and an application may generate without end, and without a wait.
+
+        Raises:
+            OSError: the client has ended its stream, or the connection is lost.
+        """
+        now = time.monotonic()
+        if now < self._looked_at + _LOOK_INTERVAL:
+            return
+        self._looked_at = now
+        if self._may_watch() and self.rfile.read_ahead(_READ_AHEAD) is False:
+            raise ConnectionResetError(errno.ECONNRESET, "the client has ended its stream")
 
     def _frame(self, data: bytes) -> bytes | memoryview:
         """``data`` as it is sent in the body: a chunk, or as much as Content-Length leaves."""
@@ -266,6 +310,24 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
                 self._watch.start()
         if failure:
             raise ConnectionResetError(errno.ECONNRESET, failure)
+
+
+def to_bytes(part: Any) -> bytes:
+    """A part of a body, of which :func:`len` may count something else than bytes.
+
+    Raises:
+        TypeError: it is not bytes-like.
+    """
+    try:
+        return bytes(memoryview(part))
+    except TypeError:
+        raise TypeError(
+            f"the body of a response consists of bytes, not {type(part).__name__}"
+        ) from None
+
+
+def _size(part: Any) -> int:
+    return len(part) if type(part) is bytes else len(to_bytes(part))
 
 
 class _ClientWatch:

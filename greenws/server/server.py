@@ -60,6 +60,7 @@ _logger = logging.getLogger("greenws.server")
 
 _ACCEPT_PAUSE = 0.1  # seconds without accepting when the process has run out of something
 _SHARE_PAUSE = 0.001  # seconds without accepting when other processes have fewer connections
+_MAX_TURNED_AWAY = 100  # at a time; others are closed at once
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _NativeSocket = get_original("socket", "SocketType")
 
@@ -109,6 +110,9 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     """Where the processes that share the listener tell each other how many connections they have;
     None where each has its own."""
 
+    max_accept = 20
+    """Connections to accept before others run."""
+
     backlog = 4096
     """Connections that may wait to be accepted, as after a deploy. The system's ``somaxconn`` may
     allow less."""
@@ -145,6 +149,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         self.proxy_fix = _make_proxy_fix(trusted_proxies)
         self._exhausted = False
         self._full = False
+        self._turned_away = 0  # connections beyond max_connections that wait for their clients
         self._stopping: Event | None = None
         self._process = current_process()  # the one that may accept
         self._certificate = (options.get("certfile"), options.get("keyfile"))
@@ -327,10 +332,16 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         if reason == "connections" and not self._full:
             self._full = True
             _logger.warning("%s", TOO_MANY[reason])
-        if not self.ssl_args:  # there, the answer would cost a handshake
-            with contextlib.suppress(OSError), _green(sock) as green:
-                green.sendall(error_response(RequestError(TOO_MANY[reason], 503)))
-                HttpStream(green, self.config).linger()
+        if self.ssl_args:  # there, the answer would cost a handshake
+            return
+        with contextlib.suppress(OSError), _green(sock) as green:
+            green.sendall(error_response(RequestError(TOO_MANY[reason], 503)))
+            if self._turned_away < _MAX_TURNED_AWAY:  # its descriptor and memory, too, are limited
+                self._turned_away += 1
+                try:
+                    HttpStream(green, self.config).linger()
+                finally:
+                    self._turned_away -= 1
 
     def handle(self, sock: Any, address: Any) -> None:
         """Serves a connection."""

@@ -13,7 +13,7 @@ from greenlet import greenlet
 from greenws.hub.turns import Turns, after_poll, end_turn_if_due, turns_of
 
 from ..support.limits import limit, wait_until
-from ..support.polls import MOST, Polls
+from ..support.polls import MOST, MOST_AT_FIRST, Polls
 
 
 def work(polls, steps=300, until=lambda: False):
@@ -53,6 +53,22 @@ def test_quick_steps_end_a_turn_too():
         greenlet.join(limit())
         assert greenlet.ready()
         greenlet.kill()
+
+
+def test_a_slow_step_behind_quick_ones_reads_the_clock():
+    """Quick steps make the readings rare; slow ones do not wait for the next."""
+    with Polls() as polls:
+
+        def run():
+            for _ in range(1000):
+                end_turn_if_due()
+            for _ in range(60):
+                polls.step()
+                end_turn_if_due(is_slow=True)
+
+        gevent.spawn(run).join()
+    assert polls.total == 60
+    assert polls.most <= MOST_AT_FIRST
 
 
 def test_timers_fire_between_turns():

@@ -882,3 +882,19 @@ def test_flask_run_from_a_module_that_is_not_installed(tmp_path: Path):
         process.wait_for_port()
         with connect(process.url("/")) as client:
             assert client.recv(10) == "hello"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"x\r\nhello\r\n0\r\n\r\n", b"5\r\nhelloXY", b"5\r\nhello\r\n0\r\nbad\r\n\r\n", b"5\r\nhel"],
+    ids=["size", "end of a chunk", "trailer", "cut off"],
+)
+def test_a_malformed_body_is_a_bad_request_and_no_failure_of_the_view(serve, caplog, body):
+    app = flask.Flask(__name__)
+    app.add_url_rule("/", view_func=lambda: str(len(flask.request.get_data())), methods=["POST"])
+    with Peer.connect(serve(app).address) as peer:
+        peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+        if body.endswith(b"hel"):
+            peer.sock.shutdown(1)
+        assert peer.read_response().status == 400
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import gevent
@@ -98,6 +99,19 @@ def open_soon(server, **headers):
         return None
 
     return wait_until(attempt)
+
+
+def test_a_flood_of_connections_beyond_the_limit_takes_few_descriptors(serve, routes):
+    server = serve(routes, config=Config(max_connections=1))
+    with Peer.open(server.address, "/ws") as peer:
+        before = len(os.listdir("/proc/self/fd"))
+        others = [Peer.connect(server.address) for _ in range(160)]
+        wait_until(lambda: server.stats.refused["connections"] == 160)
+        assert all(other.read_response().status == 503 for other in others)
+        assert len(os.listdir("/proc/self/fd")) - before <= 160 + 105
+        assert echoes(peer)
+        for other in others:
+            other.close()
 
 
 @pytest.mark.parametrize("option", ["max_connections", "max_connections_per_address"])

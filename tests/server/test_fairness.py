@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket as native
+import ssl
 import subprocess
 import sys
 import time
+import zlib
 
 import gevent
+import gevent.socket
 import pytest
 
+from greenws import Routes, WebSocketServer
 from greenws.config import Config
 from greenws.exceptions import ConnectionClosed
 from greenws.form import PURE
@@ -22,7 +27,7 @@ from greenws.keepalive import Heartbeat, Pulse
 
 from ..support.limits import limit, wait_until
 from ..support.paths import PROGRAMS
-from ..support.polls import MOST, Polls
+from ..support.polls import MOST, MOST_AT_FIRST, MOST_READ, Polls
 from ..support.processes import Process
 from ..support.wire import BINARY, CONTINUATION, PING, PONG, TEXT, Peer, close_frame, frame
 
@@ -159,6 +164,70 @@ def test_many_control_frames_are_not_one_step(pair, polls, call):
     assert polls.count > (10 if PURE else 1)
 
 
+def test_messages_that_inflate_are_no_small_steps(serve, polls):
+    """Behind thousands of tiny messages, which make the readings of the clock rare."""
+
+    def handle(request, socket):
+        for message in socket:
+            if len(message) > 1:
+                polls.step()
+
+    routes = Routes()
+    routes.websocket("/")(handle)
+    deflater = zlib.compressobj(9, zlib.DEFLATED, -15)
+    data = deflater.compress(bytes(1 << 19)) + deflater.flush(zlib.Z_SYNC_FLUSH)
+    large = frame(BINARY, data[:-4], rsv=4)
+    extensions = "permessage-deflate"
+    with Peer.open(serve(routes).address, Sec_WebSocket_Extensions=extensions) as peer:
+        peer.send((frame(BINARY, b"x") * 2000 + large * 40) + close_frame())
+        assert peer.read_close() == (1000, b"")
+    assert polls.total == 40
+    assert polls.most <= MOST_READ
+
+
+def test_slow_requests_behind_quick_ones(serve, polls):
+    data = http("/") * 300 + http("/page") * 60 + http("/end", Connection="close")
+    with Peer.connect(serve(application(polls)).address) as peer:
+        gevent.spawn(peer.send, data).join(limit())
+        while peer.sock.recv(1 << 16):
+            pass
+    assert polls.total == 60
+    assert polls.most <= MOST_READ
+
+
+def test_many_tls_handshakes_at_once(serve, certificates, polls, monkeypatch):
+    served, trusting = certificates
+    hello = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        trusting.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="127.0.0.1").do_handshake()
+    data = hello.read()
+    # OpenSSL calls it in each handshake.
+    monkeypatch.setattr(served, "sni_callback", lambda *_: polls.step())
+    server = serve(Routes(), ssl_context=served)
+    peers = [gevent.socket.create_connection(server.address) for _ in range(60)]
+    wait_until(lambda: server.admission.open == 60)
+    for peer in peers:
+        peer.sendall(data)
+    wait_until(lambda: polls.total == 60)
+    assert polls.most <= MOST_AT_FIRST
+    for peer in peers:
+        peer.close()
+
+
+def test_many_connections_at_once(serve, polls):
+    class Server(WebSocketServer):
+        def do_read(self):
+            polls.step()
+            return super().do_read()
+
+    server = serve(Routes(), cls=Server)
+    peers = [native.create_connection(server.address) for _ in range(60)]
+    wait_until(lambda: server.admission.open == 60)
+    assert polls.most <= 21
+    for peer in peers:
+        peer.close()
+
+
 @pytest.mark.parametrize("opcode", [BINARY, PING])
 def test_input_that_nobody_reads_is_taken_in_pieces(pair, monkeypatch, opcode):
     monkeypatch.setattr("greenws.websocket._MAX_FILL", 0.0)
@@ -195,9 +264,10 @@ def application(polls):
         elif path == "/lines":
             for _ in environ["wsgi.input"]:
                 polls.step()
-        elif path in ("/generated", "/empty"):
+        elif path in ("/generated", "/empty", "/longer"):
             parts = generate(b"" if path == "/empty" else b"row")
-        write = start_response("200 OK", [("Content-Type", "text/plain")])
+        headers = [("Content-Length", "3")] if path == "/longer" else []
+        write = start_response("200 OK", [("Content-Type", "text/plain"), *headers])
         if path == "/written":
             for _ in range(STEPS):
                 polls.step()
@@ -220,10 +290,15 @@ def application(polls):
         http("/read", b"1\r\nx\r\n" * STEPS + b"0\r\n\r\n", "POST", Transfer_Encoding="chunked"),
         http("/lines", b"\n" * STEPS, "POST", Content_Length=STEPS),
         http("/generated"),
+        http("/generated", method="HEAD"),
+        http("/longer"),
         http("/empty"),
         http("/written"),
     ],
-    ids=["pipelined", "by length", "in chunks", "lines", "generated", "empty parts", "written"],
+    ids=[
+        *("pipelined", "by length", "in chunks", "lines", "generated", "generated for HEAD"),
+        *("longer than promised", "empty parts", "written"),
+    ],
 )
 @pytest.mark.usefixtures("over_tls_too")
 def test_http(serve, polls, data):

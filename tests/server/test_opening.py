@@ -45,6 +45,22 @@ def test_only_applications_with_nothing_around_their_sessions_are_direct():
     assert not is_direct(Subclass()) and not is_direct(plain)
 
 
+@over_tls_too
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_an_empty_line_before_the_first_request_is_ignored(serve, direct, parts):
+    """RFC 9112, section 2.2; whatever reads the request."""
+    handler = WebSocketHandler(produce)
+    server = serve(handler if direct else lambda environ, answer: handler(environ, answer))
+    with Peer.connect(server.address) as peer:
+        data = b"\r\n" + request("/")
+        peer.send(data[:2] if parts == 2 else data)
+        if parts == 2:
+            gevent.sleep(0.01)
+            peer.send(data[2:])
+        assert peer.read_response().status == 101
+
+
 @pytest.mark.parametrize("proxies", [0, 1])
 @pytest.mark.parametrize("read_early", [False, True])
 def test_the_environ_of_a_session_is_made_when_it_is_read(serve, read_early, proxies):

@@ -7,6 +7,7 @@ import http.client
 import os
 import ssl
 import struct
+from array import array
 
 import gevent
 import pytest
@@ -80,6 +81,25 @@ def test_an_answer_to_head_has_no_body(serve, body, headers):
         assert b"EVIL" not in read_all(peer)
 
 
+@over_tls_too
+def test_nothing_is_generated_for_head_when_its_client_is_gone(serve):
+    """By an application that never waits, of which nothing is sent that could fail."""
+    ended = Event()
+
+    def rows():
+        try:
+            while True:
+                yield b"row"
+        finally:
+            ended.set()
+
+    with Peer.connect(serve(answering("200 OK", [], rows)).address) as peer:
+        peer.send(ask("HEAD"))
+        assert peer.sock.recv(1000).startswith(b"HTTP/1.1 200 ")
+        assert not ended.is_set()
+    assert ended.wait(limit())
+
+
 def test_the_write_callable_sends_no_body_to_head_either(serve):
     def app(environ, start_response):
         write = start_response("200 OK", [])
@@ -107,6 +127,86 @@ def test_a_body_where_none_may_be_is_the_applications_error(serve, status, hub_e
         answer = read_all(peer)
     assert answer.startswith(b"HTTP/1.1 500 ") and b"EVIL" not in answer
     assert "must have no body" in hub_errors.take()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        *((status, []) for status in ("99 X", "1000 X", "-1 X", "20 X", "200OK", "200 \0", "")),
+        *(
+            ("200 OK", [header])
+            for header in [
+                *(("X:", "a"), ("X ", "a"), (" X", "a"), ("", "a"), ("X\xe9", "a"), ("X\0", "a")),
+                *(("X", "a\0b"), ("X", "a\x7f"), ("X", "a\r\nB: c"), ("X\r\nB", "c"), ("X", 5)),
+            ]
+        ),
+    ],
+)
+def test_what_would_not_be_http_is_the_applications_error(serve, status, headers, hub_errors):
+    with Peer.connect(serve(answering(status, headers, [EVIL])).address) as peer:
+        peer.send(ask())
+        head, _, body = read_all(peer).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 500 ") and body == b"Internal Server Error"
+    assert hub_errors.take()
+
+
+def write_text(environ, start_response):
+    start_response("200 OK", [])("text")
+    return []
+
+
+@pytest.mark.parametrize(
+    "app",
+    [
+        *(answering("200 OK", [], body) for body in (["text"], [b"x", "text"], "text", b"bytes")),
+        answering("200 OK", [], lambda: iter(["text"])),
+        write_text,
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_body_that_is_no_bytes_is_a_500_with_a_head(serve, app, method, hub_errors):
+    with Peer.connect(serve(app).address) as peer:
+        peer.send(ask(method))
+        assert read_all(peer).startswith(b"HTTP/1.1 500 ")
+    assert "bytes" in hub_errors.take()
+
+
+@pytest.mark.parametrize("headers", [[], [("Content-Length", "12")]])
+@pytest.mark.parametrize("kind", [list, iter])
+def test_parts_are_counted_in_bytes(serve, kind, headers):
+    parts = [memoryview(array("i", [1, 2, 3]))]
+    server = serve(answering("200 OK", headers, lambda: kind(parts)))
+    connection = http.client.HTTPConnection(*server.address, timeout=limit())
+
+    def ask_twice():
+        for _ in range(2):
+            connection.request("GET", "/")
+            yield connection.getresponse().read()
+        connection.close()
+
+    assert in_thread(lambda: list(ask_twice())) == [bytes(parts[0])] * 2
+
+
+@pytest.mark.parametrize("coding", ["chunked", "identity"])
+@pytest.mark.parametrize("length", [[], [("Content-Length", "3")]])
+def test_the_framing_is_the_servers(serve, coding, length):
+    """An application that hands on the headers of another server hands on none of its chunks."""
+    headers = [("Transfer-Encoding", coding), *length]
+    with Peer.connect(serve(answering("200 OK", headers, lambda: iter([b"abc"]))).address) as peer:
+        peer.send(ask("GET", "/", "1.1", "Connection: close"))
+        got, body = split(read_all(peer))
+    assert got.get("transfer-encoding") == (None if length else "chunked")
+    assert body == (b"abc" if length else b"3\r\nabc\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"), [("102 Processing", []), ("200 OK", [("Connection", "Close")])]
+)
+def test_no_request_is_answered_after_it(serve, status, headers):
+    """Whoever has got an interim response still waits for that to its first request."""
+    with Peer.connect(serve(answering(status, headers, [])).address) as peer:
+        peer.send(ask() * 2)
+        assert read_all(peer).count(b"HTTP/1.1 ") == 1
 
 
 def test_the_body_of_a_1xx_is_not_sent(serve):

@@ -9,13 +9,17 @@ from typing import Any
 
 import gevent
 
-__all__ = ["MOST", "Polls", "busy"]
+__all__ = ["MOST", "MOST_AT_FIRST", "MOST_READ", "Polls", "busy"]
 
 STEP = 0.0005  # seconds of a step
 # Ten steps make a turn. Until the clock is read at each of them, there may be 32 more, and so
 # again for the other greenlets that run between two polls. Without turns, all steps of a test (300
 # and more) come between two polls.
 MOST = 100
+MOST_READ = 15  # where the clock is read at each step
+# The same where greenlets begin in callbacks and watchers of the loop: the first turn may last
+# twice as long, and the loop may run the second before the watcher that counts.
+MOST_AT_FIRST = 35
 
 
 def busy(seconds: float = STEP) -> None:
