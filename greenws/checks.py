@@ -251,11 +251,14 @@ def check_application(application: Any, what: str) -> None:
 def check_close(code: Any, reason: Any) -> None:
     """
     Raises:
-        TypeError: ``code`` is not an int, or ``reason`` not a str.
+        TypeError: ``code`` is not a number, or ``reason`` not a str.
+        ValueError: ``code`` is a float.
     """
     if isinstance(code, str):
         raise TypeError(f"the close code is an int: close(1000, {code!r}), not close({code!r})")
-    if isinstance(code, bool) or not isinstance(code, (int, float)):  # 1000.5 is a wrong value
+    if isinstance(code, float):
+        raise ValueError(f"the close code must be an int such as 1000, not {code!r}")
+    if isinstance(code, bool) or not isinstance(code, int):
         raise TypeError(f"the close code must be an int such as 1000, not {code!r}")
     if not isinstance(reason, str):
         raise TypeError(f"the close reason must be a str, not {reason!r}")

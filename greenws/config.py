@@ -40,7 +40,11 @@ def _explaining(kind: type[_Kind]) -> type[_Kind]:
     @functools.wraps(construct)
     def __init__(self: Any, *args: Any, **options: Any) -> None:
         check_options(options, known)
-        construct(self, *args, **options)
+        if args:
+            raise TypeError(
+                f"{kind.__name__} takes options by name, such as {known[0]}={args[0]!r}"
+            )
+        construct(self, **options)
 
     changed.__init__ = __init__
     return kind
@@ -256,7 +260,9 @@ _HOST = re.compile(
 def _check_hosts(value: Any) -> tuple[str, ...] | None:
     if value is None:
         return None
-    hosts = (value,) if isinstance(value, str) else tuple(value)
+    hosts = (value,) if isinstance(value, str) else value
+    if not isinstance(hosts, (list, tuple, set, frozenset)):
+        raise TypeError(f"allowed_hosts is one or several str, not {value!r}")
     for host in hosts:
         if not isinstance(host, str):
             raise TypeError(f"allowed_hosts is one or several str, not {host!r}")

@@ -69,12 +69,14 @@ class Routes:
         None means any.
 
         Raises:
-            TypeError: ``handler`` is no WSGI application, or there is such a route already.
-            ValueError: ``uri`` does not begin with ``/`` (or is ``*``), or is malformed.
+            TypeError: ``handler`` is no WSGI application, ``method`` no str and no list of them, or
+                there is such a route already.
+            ValueError: ``uri`` does not begin with ``/`` (or is ``*``), or is malformed; ``method``
+                is not the name of one.
         """
         _check_uri(uri)
         check_application(handler, f"the handler of the route {uri!r}")
-        methods = None if method is None else [method] if isinstance(method, str) else list(method)
+        methods = _methods(method)
         if uri == "*":
             uri = "/*"
         self._check_new(uri, methods)
@@ -117,7 +119,7 @@ class Routes:
             self._known[name, key] = uri
 
     def websocket(
-        self, uri: str, protocols: Iterable[str] = (), **options: Unpack[SessionOptions]
+        self, uri: str, protocols: Iterable[str] | None = (), **options: Unpack[SessionOptions]
     ) -> Callable[[SessionFunction], SessionFunction]:
         """Makes a function the session handler of ``uri``::
 
@@ -198,6 +200,32 @@ class Routes:
         return None
 
 
+def _methods(method: Any) -> list[str] | None:
+    """The names in ``method``; None for any.
+
+    Raises:
+        TypeError: it is no str, and no list of them.
+        ValueError: no request has such a method.
+    """
+    names = [method] if isinstance(method, str) else method
+    if names is None:
+        return None
+    if not isinstance(names, (list, tuple, set, frozenset)) or not all(
+        isinstance(name, str) for name in names
+    ):
+        raise TypeError(
+            f"a route's method is a str such as 'GET', or a list of them, not {method!r}"
+        )
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z]+(-[A-Za-z]+)*", name):
+            raise ValueError(
+                f"a route's method is a name such as 'GET', or None for any, not {name!r}"
+            )
+    if not names:
+        raise ValueError("a route without a method is never found; None is for any")
+    return list(names)
+
+
 def _check_uri(uri: Any) -> None:
     """
     Raises:
@@ -270,7 +298,7 @@ def _match_without_redirect(adapter: MapAdapter) -> tuple[WSGIApplication, dict[
     raise NotFound
 
 
-def check_protocols(protocols: Iterable[str]) -> list[str]:
+def check_protocols(protocols: Iterable[str] | None) -> list[str]:
     """
     Raises:
         TypeError: ``protocols`` is one str, or what it has is none.
@@ -278,6 +306,10 @@ def check_protocols(protocols: Iterable[str]) -> list[str]:
     """
     if isinstance(protocols, str):
         raise TypeError(f"protocols is a list of names, such as [{protocols!r}]")
+    if protocols is None:
+        return []
+    if not isinstance(protocols, Iterable):
+        raise TypeError(f"protocols is a list of names, such as ['chat'], not {protocols!r}")
     names = list(protocols)
     for name in names:
         check_protocol(name)

@@ -90,6 +90,7 @@ _INSTEAD = {
     "send_message": "send(data)",
     "write_message": "send(data)",
     "emit": "send(json.dumps(data))",
+    "on": "'for message in socket'; there are no events",
     "accept": "it as it is: the handshake was accepted before the handler runs",
     "connected": "is_connected",
     "closed": "'not socket.is_connected'",
@@ -862,7 +863,9 @@ class WebSocket:
         peer's Close, and closes TCP. Idempotent.
 
         Blocks for at most ``close_timeout``. If another greenlet is reading, it gets messages until
-        the peer's Close; otherwise messages that still arrive are dropped.
+        the peer's Close; otherwise messages that still arrive are dropped. If the greenlet is
+        killed or times out in here, the connection is closed, with 1006 if the peer's Close is
+        missing. ``code`` 1005 sends a Close without a code.
 
         Raises:
             ValueError: ``code`` may not be sent (allowed are 1000 to 1003, 1007 to 1009, 1011 to
@@ -903,6 +906,9 @@ class WebSocket:
                     self._wake_followers()
         finally:
             transport.close()
+            if connection.state != _CLOSED and not self._reading:  # killed, or timed out
+                connection.feed_eof()
+                self._discard_input(False)
             if connection.client and self._pulse is not None:  # a server's session ends it
                 self._pulse.stop()
 

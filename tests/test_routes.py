@@ -93,6 +93,28 @@ def test_a_uri_begins_with_a_slash(uri):
         Routes().add(uri=uri, handler=named("x"))
 
 
+@pytest.mark.parametrize(
+    ("method", "error"),
+    [
+        ("*", ValueError),
+        ("", ValueError),
+        ("G T", ValueError),
+        ([], ValueError),
+        (["*"], ValueError),
+    ]
+    + [(3, TypeError), ([3], TypeError), (b"GET", TypeError), (True, TypeError)],
+)
+def test_a_method_that_no_request_has_is_told(method, error):
+    with pytest.raises(error, match="method"):
+        Routes().add(uri="/", method=method, handler=named("x"))
+
+
+def test_a_route_without_protocols_takes_none():
+    Routes().websocket("/", protocols=None)(lambda request, socket: None)
+    with pytest.raises(TypeError, match="list of names.*not 3"):
+        Routes().websocket("/", protocols=3)  # type: ignore[arg-type]
+
+
 def test_a_handler_is_callable():
     with pytest.raises(TypeError, match="WSGI application"):
         Routes().add(uri="/", handler="views.index")

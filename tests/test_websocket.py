@@ -843,6 +843,34 @@ def test_a_peer_that_answers_close_but_keeps_tcp_open_is_cut_off(pair):
     assert peer.read_close() == (1000, b"")
 
 
+@pytest.mark.parametrize("how", ["kill", "timeout"])
+def test_an_interrupted_close_leaves_the_socket_closed(pair, how):
+    socket, peer = pair()
+    if how == "kill":
+        closer = gevent.spawn(socket.close, 4000)
+        assert peer.read_close() == (4000, b"")
+        closer.kill()
+    else:
+        with contextlib.suppress(gevent.Timeout), gevent.Timeout(0.01):
+            socket.close(4000)
+        assert peer.read_close() == (4000, b"")
+    assert (socket.is_connected, socket.close_code, socket.closed_by) == (False, 1006, "us")
+    with pytest.raises(ConnectionClosed) as caught:
+        socket.send("late")
+    assert caught.value.code == 1006
+    assert socket.read_string_message() == NOTHING
+    socket.close()
+
+
+def test_an_interrupted_close_after_the_peers_keeps_its_code(pair):
+    socket, peer = pair()
+    peer.send(close_frame(4001))
+    closer = gevent.spawn(socket.close)  # waits for the end of the stream
+    wait_until(lambda: socket.close_code == 4001)
+    closer.kill()
+    assert (socket.is_connected, socket.close_code) == (False, 4001)
+
+
 def test_messages_in_flight_when_we_close_are_dropped(pair):
     socket, peer = pair()
     peer.send(frame(TEXT, b"in flight") * 10 + frame(PING) + close_frame())
@@ -1121,7 +1149,9 @@ def test_a_wrong_read_timeout_is_told_by_the_read(pair):
         socket.read_string_message()
 
 
-@pytest.mark.parametrize("arguments", [("bye",), (4000, b"x"), (4000, 5), (1005, "x"), (7,)])
+@pytest.mark.parametrize(
+    "arguments", [("bye",), (4000, b"x"), (4000, 5), (1005, "x"), (7,), (1000.0,)]
+)
 def test_another_thread_is_told_of_a_wrong_close(pair, arguments):
     socket, _ = pair()
     told = []
@@ -1148,6 +1178,7 @@ def test_another_thread_is_told_of_a_wrong_close(pair, arguments):
         ("send_text", r"send\(text\)"),
         ("connected", "is_connected"),
         ("accept", "accepted before the handler"),
+        ("on", "for message in socket"),
     ],
 )
 def test_a_name_of_other_libraries_leads_to_ours(pair, name, instead):

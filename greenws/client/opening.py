@@ -45,13 +45,13 @@ class Request:
 
     def __init__(
         self,
-        subprotocols: Sequence[str] = (),
+        subprotocols: Sequence[str] | None = (),
         headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
         origin: str | None = None,
         config: Config | None = None,
     ) -> None:
         self.subprotocols = check_subprotocols(subprotocols)
-        self.headers = check_request_headers(headers or ())
+        self.headers = check_request_headers(() if headers is None else headers)
         names = {name.lower() for name, _ in self.headers}
         if origin is not None:
             if "origin" in names:
@@ -83,7 +83,7 @@ class Request:
 def connect(
     url: str,
     *,
-    subprotocols: Sequence[str] = (),
+    subprotocols: Sequence[str] | None = (),
     headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
     origin: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
@@ -136,6 +136,8 @@ def open_socket(
     open_timeout: float | None,
 ) -> WebSocket:
     """:func:`connect`, for a request that is known."""
+    if context is not None and not hasattr(context, "wrap_socket"):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {context!r}")
     target = parse_url(url)
     hub_of_thread()
     if open_timeout is None:
@@ -182,7 +184,12 @@ def _open(
                 error.reason = "redirect"
                 raise
             redirects += 1
-            before, target = target, redirect(target, error.headers["Location"])
+            before = target
+            try:
+                target = redirect(target, error.headers["Location"])
+            except HandshakeError as wrong:
+                wrong.status, wrong.headers, wrong.body = error.status, error.headers, error.body
+                raise
         if not is_same_host(before, target):
             request = request.without_credentials()
         elif target.credentials is None:

@@ -72,7 +72,7 @@ class Sock:
         path: str,
         bp: flask.Blueprint | None = None,
         *,
-        protocols: Iterable[str] = (),
+        protocols: Iterable[str] | None = (),
         **options: Any,
     ) -> Callable[[SessionFunction], SessionFunction]:
         """Makes ``function(socket, **variables)`` the session of ``path``, a rule as in

@@ -29,6 +29,7 @@ __all__ = [
     "check_subprotocols",
     "client_request",
     "count_of",
+    "header_pairs",
     "is_upgrade",
     "new_key",
     "parse_offer",
@@ -329,13 +330,12 @@ def check_request_headers(
     """The names and values of a client's additional ``headers``.
 
     Raises:
-        TypeError: a name or a value is not a str.
+        TypeError: they are no pairs; a name or a value is not a str.
         ValueError: a name or a value is not allowed (RFC 9110, section 5), or the header is one
             that the handshake sets itself.
     """
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
     checked = []
-    for name, value in pairs:
+    for name, value in header_pairs(headers):
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"names and values of headers must be str, not {name!r}: {value!r}")
         if not _TOKEN.fullmatch(name):
@@ -351,7 +351,21 @@ def check_request_headers(
     return checked
 
 
-def check_subprotocols(protocols: Sequence[str]) -> list[str]:
+def header_pairs(headers: Any) -> list[tuple[Any, Any]]:
+    """The items of a mapping, or pairs as they are; none of None.
+
+    Raises:
+        TypeError: they are neither.
+    """
+    pairs = () if headers is None else headers.items() if isinstance(headers, Mapping) else headers
+    if isinstance(pairs, Iterable) and not isinstance(pairs, (str, bytes)):
+        found = list(pairs)
+        if all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in found):
+            return [(name, value) for name, value in found]
+    raise TypeError(f"headers must be a mapping or pairs (name, value), not {headers!r}")
+
+
+def check_subprotocols(protocols: Sequence[str] | None) -> list[str]:
     """The subprotocols that a client offers.
 
     Raises:
@@ -360,6 +374,10 @@ def check_subprotocols(protocols: Sequence[str]) -> list[str]:
     """
     if isinstance(protocols, (str, bytes)):
         raise TypeError(f"subprotocols must be a list of str, such as [{protocols!r}]")
+    if protocols is None:
+        return []
+    if not isinstance(protocols, Iterable):
+        raise TypeError(f"subprotocols must be a list of str, such as ['chat'], not {protocols!r}")
     protocols = list(protocols)
     for protocol in protocols:
         check_protocol(protocol)

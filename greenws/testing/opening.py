@@ -24,7 +24,7 @@ from ..config import Config
 from ..exceptions import HandshakeError
 from ..hub.transport import FOREVER
 from ..protocol.deflate import Deflate, make_offer
-from ..protocol.handshake import check_response, new_key
+from ..protocol.handshake import check_response, header_pairs, new_key
 from . import frameworks
 from .hosting import TestServer
 from .sockets import Run, TestSocket, WatchedTransport, check_options, client_config
@@ -71,7 +71,7 @@ def connect(
     *,
     client: Any = None,
     headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
-    subprotocols: Sequence[str] = (),
+    subprotocols: Sequence[str] | None = (),
     timeout: float | None = 5.0,
     config: Config | None = None,
     **unknown: Never,
@@ -106,8 +106,8 @@ def connect(
     if not isinstance(path, str) or not path.startswith(("/", "?", "http://", "https://")):
         raise ValueError(f"path begins with '/', as in '/chat?room=1', not {path!r}")
     config = check_options(timeout, config)
-    given = Headers(headers.items() if isinstance(headers, Mapping) else headers)
-    handshake = _Handshake(app, path, given, list(subprotocols), timeout, config)
+    given = Headers(header_pairs(headers))
+    handshake = _Handshake(app, path, given, list(subprotocols or ()), timeout, config)
     is_open = False
     try:
         response = handshake.through(client)

@@ -104,6 +104,11 @@ def test_the_block_closes_with_the_code_of_what_leaves_it(serve):
     assert codes == [1000, 1011, 1001, 3000]
 
 
+def test_what_is_none_is_left_out(url):
+    with connect(f"{url}/echo", subprotocols=None, headers=None, origin=None) as socket:
+        assert socket.subprotocol is None
+
+
 def test_a_client_answers_pings_and_measures_the_latency_by_itself(url):
     with connect(f"{url}/echo", config=Config(ping_interval=0.01)) as socket:
         with gevent.Timeout(limit()):
@@ -172,6 +177,11 @@ def test_a_subprotocol_is_chosen_of_those_that_are_offered(url):
     [
         ({"subprotocols": "chat"}, TypeError, "list of str"),
         ({"subprotocols": [1]}, TypeError, "1"),
+        ({"subprotocols": 1}, TypeError, "list of str.*not 1"),
+        ({"headers": 3}, TypeError, "mapping or pairs.*not 3"),
+        ({"headers": "x"}, TypeError, "mapping or pairs.*not 'x'"),
+        ({"headers": ["ab"]}, TypeError, "mapping or pairs"),
+        ({"ssl_context": 3}, TypeError, "ssl_context must be.*not 3"),
         ({"subprotocols": ["a b"]}, ValueError, "'a b' is not a token"),
         ({"subprotocols": ["a", "a"]}, ValueError, "twice"),
         ({"headers": {"Upgrade": "h2c"}}, ValueError, "sets Upgrade itself"),
@@ -450,6 +460,7 @@ def test_a_redirect_to_nowhere_is_refused(location):
     with raw_server(to(location)) as server:
         error = refused(server.url)
         assert error.reason == "redirect" and location in str(error)
+        assert error.status == 302 and error.headers["location"] == location
 
 
 def test_a_redirect_from_tls_to_a_connection_without_is_refused(certificates):
@@ -459,7 +470,7 @@ def test_a_redirect_from_tls_to_a_connection_without_is_refused(certificates):
         with raw_server(to(plain.url), ssl_context=served) as server:
             error = refused(server.url, ssl_context=trusting)
     assert error.reason == "redirect" and "without TLS" in str(error)
-    assert seen == []
+    assert error.status == 302 and seen == []
 
 
 def test_a_redirect_without_a_location_is_a_refusal():

@@ -54,6 +54,12 @@ class TestConfig:
         assert config.max_header_size == 120_000
         assert config.max_message_size == 5
 
+    def test_more_connections_than_greenws_allows_by_itself(self):
+        assert config_of(settings(), Config()).max_connections == 10_000
+        many = settings(worker_connections=20_000)
+        assert config_of(many, Config()).max_connections == 20_000
+        assert config_of(many, Config(max_connections=5)).max_connections == 5
+
     def test_zero_is_no_limit(self):
         cfg = settings(limit_request_line=0, limit_request_field_size=0, keepalive=0)
         config = config_of(cfg, Config())

@@ -550,6 +550,7 @@ def test_an_application_that_does_not_answer_fails_the_test():
         ((echo,), {"subprotocols": "chat"}, TypeError, r"such as \['chat'\]"),
         ((echo,), {"timeout": 0}, ValueError, "timeout must be"),
         ((echo,), {"config": {}}, TypeError, "must be a greenws.Config"),
+        ((echo,), {"headers": "x"}, TypeError, "headers must be a mapping or pairs"),
         ((echo,), {"client": 42}, TypeError, "test client of Flask's, werkzeug's or Django's"),
     ],
 )

@@ -47,7 +47,7 @@ def websocket(
     function: Any = None,
     /,
     *,
-    protocols: Iterable[str] = (),
+    protocols: Iterable[str] | None = (),
     response_headers: Any = (),
     **options: Unpack[SessionOptions],
 ) -> Any:
@@ -90,7 +90,7 @@ def websocket(
         return functools.partial(
             websocket, protocols=protocols, response_headers=response_headers, **options
         )
-    return _make_view(function, list(protocols), response_headers, options)
+    return _make_view(function, list(protocols or ()), response_headers, options)
 
 
 def _make_view(function: Any, protocols: list[str], headers: Any, options: Any) -> View:
