@@ -284,7 +284,10 @@ class Room:
         return self._rooms.broker.end_of(self.name)
 
     def disconnect(
-        self, code: int = 1008, reason: str = "", member: Member | Presence | str | None = None
+        self,
+        code: int = 1008,
+        reason: str = "",
+        member: Member | Presence | str | int | None = None,
     ) -> None:
         """Closes the members of the room in all processes, or some: ``member`` is one, or its
         presence or its id, which are those of all with its ``presence_key``. Each gets first what
@@ -292,15 +295,15 @@ class Room:
         block.
 
         Raises:
-            ValueError: ``code`` may not be sent, or ``reason`` is longer than 123 bytes.
+            ValueError: ``code`` may not be sent, ``reason`` is longer than 123 bytes, or ``member``
+                is empty.
             BrokerUnavailable: the broker is out of reach.
         """
         arguments.check_close(code, reason)
         if isinstance(member, Member):
             member = member.token
-        elif isinstance(member, Presence):
-            member = member.id
-        self._rooms.broker.disconnect(self.name, code, reason, member)
+        key = arguments.member_id(member)
+        self._rooms.broker.disconnect(self.name, code, reason, key)
 
     @property
     def members(self) -> list[Presence]:

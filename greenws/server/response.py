@@ -46,6 +46,7 @@ _SLOW_PIECE = 1 << 14  # bytes of it that are read when the kernel takes no more
 _READ_INSTEAD = (errno.EAGAIN, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOVERFLOW)
 _MORE = getattr(native, "MSG_MORE", 0)
 _READ_AHEAD = 1 << 16  # bytes that are read ahead while a response is being generated
+_LOOK_INTERVAL = 0.1  # seconds between two looks for the client while nothing is sent
 _FIRST_CHECK, _LAST_CHECK = 0.05, 5.0  # seconds between two checks of a half-closed connection
 _KEEPALIVE = 5  # seconds between TCP's probes of a half-closed connection
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
@@ -63,6 +64,7 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
     _left: int | None = None  # bytes of Content-Length that were not written yet
     _is_too_long = False
     _more = 0  # MSG_MORE while the head of a file is written
+    _looked_at = 0.0
     _watch: Any = None  # the _ClientWatch of a generated body
 
     # -- what pywsgi and the application call
@@ -276,8 +278,24 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         body = self._frame(data)
         if body:
             self._sendall(body)
-        else:
-            end_turn_if_due()
+            return
+        end_turn_if_due()
+        if not self._has_body:
+            self._leave_if_alone()
+
+    def _leave_if_alone(self) -> None:
+        """Ends a response without a body whose client is gone: nothing will be sent that could
+        fail, and an application may generate without end, and without a wait.
+
+        Raises:
+            OSError: the client has ended its stream, or the connection is lost.
+        """
+        now = time.monotonic()
+        if now < self._looked_at + _LOOK_INTERVAL:
+            return
+        self._looked_at = now
+        if self._may_watch() and self.rfile.read_ahead(_READ_AHEAD) is False:
+            raise ConnectionResetError(errno.ECONNRESET, "the client has ended its stream")
 
     def _frame(self, data: bytes) -> bytes | memoryview:
         """``data`` as it is sent in the body: a chunk, or as much as Content-Length leaves."""

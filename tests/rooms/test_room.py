@@ -1010,6 +1010,15 @@ def test_disconnect_closes_one_member(rooms, join, form):
     assert read(other, 1) == ["still here"]
 
 
+@pytest.mark.parametrize("member", ["", "a\nb"])
+def test_disconnect_of_an_empty_id_disconnects_nobody(rooms, join, member):
+    _, peer = join(rooms["lobby"])
+    with pytest.raises(ValueError, match="None to disconnect all"):
+        rooms["lobby"].disconnect(member=member)
+    rooms["lobby"].send("still here")
+    assert read(peer, 1) == ["still here"]
+
+
 @pytest.mark.parametrize(("code", "reason"), [(1005, ""), (999, ""), (1000, "x" * 124)])
 def test_disconnect_refuses_what_no_close_can_say(rooms, code, reason):
     with pytest.raises(ValueError, match=r"may not be sent|at most 123 bytes"):
@@ -1103,6 +1112,7 @@ def test_a_join_that_is_no_block_is_told(rooms, pair, error_log):
         (lambda room: room.send(None), "must be a str or a bytes-like object, not NoneType"),
         (lambda room: room.disconnect("bye"), r"close\(1000, 'bye'\)"),
         (lambda room: room.disconnect(4000, b"x"), "reason must be a str"),
+        (lambda room: room.disconnect(member=b"x"), "an id or None, not b'x'"),
         (lambda room: room.join(None).__enter__(), "takes the session's socket, not None"),
         (lambda room: room.join("ada").__enter__(), "takes the session's socket, not 'ada'"),
         (lambda room: room.join(create_autospec(WebSocket)).__enter__(), "greenws.testing.connect"),

@@ -210,7 +210,7 @@ class Subscriber:
     def _on_disconnect(self, room: str, data: bytes) -> None:
         try:
             head, _, reason = data.decode().partition("\n")
-            _, code, member = head.split(" ")
+            _, code, member = head.split(" ", 2)  # an id may have spaces
             number = int(code)
         except ValueError as error:
             _logger.warning("ignoring malformed Pub/Sub message for room %r: %r", room, error)
