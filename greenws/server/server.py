@@ -112,6 +112,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     """
 
     handler_class = UpgradeHandler
+    _own_handler_class = UpgradeHandler  # a subclass of the application's may do more
     _spawn = ConnectionGreenlet.spawn
 
     stats: ServerStats
@@ -290,8 +291,8 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         """Whether a connection needs no HTTP handler to open a session."""
         return (
             is_direct(self.application)
-            and self.handler_class is UpgradeHandler
-            and not UpgradeHandler.eager
+            and self.handler_class is self._own_handler_class
+            and not self.handler_class.eager
             and self._spawn is not None  # it may block
             and not self.pre_start_hook
         )
@@ -431,7 +432,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         if session is None:
             sock = _green(opening.transport.detach())
             stream = HttpStream(sock, self.config, opening.rest)
-            UpgradeHandler(sock, address, self, stream)._handle_from(opening)
+            self.handler_class(sock, address, self, stream)._handle_from(opening)
         return session
 
     def _run_session(self, session: OpenSession, address: Any) -> None:
