@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-pythons test-all check autobahn coverage sanitize fuzz lint types docs pictures wheel bench clean
+.PHONY: run test test-pythons test-all check autobahn coverage sanitize fuzz lint types docs pictures wheel wheels bench clean
 
 run: $(VENV)/run
 	$(BIN)/python run_server.py $(ARGS)
@@ -73,11 +73,19 @@ docs: $(VENV)/docs
 pictures: $(VENV)/docs
 	$(BIN)/python docs/pictures.py --demo
 
-# The sdist, and from it the wheel; then a check of what they hold.
+# The sdist, and from it the wheel; then a check of what they hold. What later compilers (gcc 14, clang 16)
+# take for errors are errors here, too: a module that is not compiled is missing from the wheel.
+wheel: export CFLAGS += -Werror=incompatible-pointer-types -Werror=int-conversion \
+	-Werror=implicit-function-declaration -Werror=implicit-int
 wheel: $(VENV)/lint
 	rm -f *.egg-info/SOURCES.txt # setuptools would add what an old one lists
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python .ci/check_distributions.py
+
+# A wheel of each Python that is found, as a release has it, tested once installed; some minutes.
+# Of one of them: make wheels ARGS=3.12
+wheels: wheel
+	.ci/wheels $(ARGS)
 
 bench: $(VENV)/bench
 	$(BIN)/python benchmarks/run.py $(if $(CASES),--cases "$(CASES)") \

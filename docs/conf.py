@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -43,7 +46,31 @@ copybutton_prompt_is_regexp = True
 html_theme = "furo"
 html_title = "greenws"
 html_static_path = ["_static"]
+html_css_files = ["phone.css"]
 llms_txt_summary = (
     "WebSockets for any WSGI application (Flask, Django, bare WSGI), in plain blocking Python, on "
     "gevent."
 )
+
+
+def render_sources(app: Any, error: Exception | None) -> None:
+    """In the sources that are published, and that llms-full.txt consists of, what autodoc makes
+    stands in place of its directives, as text."""
+    from sphinx.builders.text import TextBuilder
+
+    if error is not None or app.builder.name != "html":
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        builder = TextBuilder(app, app.env)
+        builder.outdir = type(app.outdir)(folder)
+        for path in Path(app.srcdir).rglob("*.md"):
+            name = str(path.relative_to(app.srcdir).with_suffix(""))
+            if name in app.env.all_docs and "{eval-rst}" in path.read_text(encoding="utf-8"):
+                builder.prepare_writing({name})
+                builder.write_doc(name, app.env.get_and_resolve_doctree(name, builder))
+                target = Path(app.outdir, "_sources", f"{name}.md.txt")
+                shutil.move(Path(folder, f"{name}.txt"), target)
+
+
+def setup(app: Any) -> None:
+    app.connect("build-finished", render_sources, priority=400)  # before sphinx_llms_txt

@@ -116,24 +116,52 @@ def room() -> None:
 
 
 def demo() -> None:
+    """Two people in the chat; the echo has answered."""
     from selenium import webdriver
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
 
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
-        options.add_argument(argument)
     command = [sys.executable, str(ROOT / "run_server.py"), "--port", "0"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
+    drivers = []
+
+    def visit(url: str, name: str) -> webdriver.Chrome:
+        options = webdriver.ChromeOptions()
+        for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
+            options.add_argument(argument)
+        driver = webdriver.Chrome(options=options)
+        drivers.append(driver)
+        driver.set_window_size(1200, 1250)
+        driver.get(url)
+        write(driver, "chat-name", name)
+        return driver
+
+    def write(driver: webdriver.Chrome, field: str, text: str) -> None:
+        found = driver.find_element(By.ID, field)
+        WebDriverWait(driver, 10).until(lambda _: found.is_displayed() and found.is_enabled())
+        found.send_keys(text, Keys.ENTER)
+
     try:
         url = next(line for line in server.stdout if "http://" in line)
         url = "http://" + url.split("http://")[1].split()[0]
-        driver = webdriver.Chrome(options=options)
-        driver.set_window_size(1200, 1000)
-        driver.get(url)
-        driver.implicitly_wait(2)
-        driver.save_screenshot(str(STATIC / "demo.png"))
-        driver.quit()
+        ada, grace = visit(url, "Ada"), visit(url, "Grace")
+        write(ada, "chat-input", "Does it run under gunicorn?")
+        WebDriverWait(grace, 10).until(lambda _: "gunicorn" in grace.page_source)
+        write(grace, "chat-input", "Four workers, one Redis.")
+        write(grace, "chat-input", "I killed one. Did you miss anything?")
+        WebDriverWait(ada, 10).until(lambda _: "miss anything" in ada.page_source)
+        write(ada, "chat-input", "Not a word.")
+        write(ada, "echo-input", "hello")
+        WebDriverWait(ada, 10).until(
+            lambda _: len(ada.find_elements(By.CSS_SELECTOR, "#echo-log li")) > 1
+        )
+        ada.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
+        ada.save_screenshot(str(STATIC / "demo.png"))
     finally:
+        for driver in drivers:
+            driver.quit()
         server.terminate()
         server.wait()
 

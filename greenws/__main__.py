@@ -19,6 +19,7 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "connect": "talk to a WebSocket, in a terminal or a pipe",
+    "disconnect": "close the connections of a room's members, from a shell",
     "doctor": "check this installation, this machine and an application; say what to do",
     "send": "send messages to a room, from a shell",
 }

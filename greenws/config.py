@@ -40,7 +40,11 @@ def _explaining(kind: type[_Kind]) -> type[_Kind]:
     @functools.wraps(construct)
     def __init__(self: Any, *args: Any, **options: Any) -> None:
         check_options(options, known)
-        construct(self, *args, **options)
+        if args:
+            raise TypeError(
+                f"{kind.__name__} takes options by name, such as {known[0]}={args[0]!r}"
+            )
+        construct(self, **options)
 
     changed.__init__ = __init__
     return kind

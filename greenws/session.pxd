@@ -9,6 +9,7 @@ cdef class OpenSession:
     cdef object _handler
     cdef object _request
     cdef public WebSocket socket
+    cdef object _handle(self)
 
 
 cdef int _close(WebSocket socket, escaped, bint log) except -1

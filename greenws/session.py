@@ -18,7 +18,7 @@ from werkzeug import Request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from .checks import REFUSE_EARLIER, check_function, not_a_handler
+from .checks import REFUSE_EARLIER, check_function, check_result, not_a_handler
 from .config import SERVER_ONLY, Config
 from .exceptions import ConnectionClosed, HandshakeError
 from .opcodes import CloseCode
@@ -109,10 +109,11 @@ class WebSocketSessionHandler(ABC):
     def handle_session(self, request: Request, socket: WebSocket) -> None:
         """Reads from and writes to ``socket``, in plain blocking calls.
 
-        When it returns, the socket is closed with 1000. ConnectionClosed may escape it: that is a
-        normal end. Any other exception closes with 1011. Inside a framework it is then raised from
-        the :class:`WebSocketHandler`, so that the framework treats it as the failure of a request
-        (logs it, rolls back); elsewhere it is logged.
+        When it returns, the socket is closed with 1000; a value that it returns goes nowhere, which
+        is logged once. ConnectionClosed may escape it: that is a normal end. Any other exception
+        closes with 1011. Inside a framework it is then raised from the :class:`WebSocketHandler`,
+        so that the framework treats it as the failure of a request (logs it, rolls back);
+        elsewhere it is logged.
         """
 
 
@@ -132,7 +133,9 @@ class OpenSession:
         """Runs the handler, then :func:`end_session`; an error is logged."""
         escaped: BaseException | None = None
         try:
-            self._handler.handle_session(self._request, self.socket)
+            result: Any = self._handler.handle_session(self._request, self.socket)
+            if result is not None:
+                check_result(self._handler.handle_session, result)
         except BaseException as error:
             escaped = error
         try:
@@ -148,15 +151,33 @@ class OpenSession:
                 with contextlib.ExitStack() as stack:
                     for around in around_sessions:
                         stack.enter_context(around(self._request, self.socket))
-                    self._handler.handle_session(self._request, self.socket)
+                    self._handle()
             else:
-                self._handler.handle_session(self._request, self.socket)
+                self._handle()
         except BaseException as error:
             end_session(self.socket, error, is_dropped(error))
             if is_normal_end(error):
                 return
             raise
         end_session(self.socket, None)
+
+    def _handle(self) -> None:
+        result: Any = self._handler.handle_session(self._request, self.socket)
+        if result is not None:
+            check_result(self._handler.handle_session, result)
+
+
+class _NoBody:
+    """Keeps FastAPI, whose encoder takes the attributes of what an endpoint returns, from
+    answering with those of a handler."""
+
+    __slots__ = ()  # without a __dict__ there is nothing that can be encoded
+
+    def __iter__(self) -> Any:
+        raise TypeError(f"an endpoint returned a WebSocketHandler; {_HOW}")
+
+
+_NO_BODY = _NoBody()
 
 
 class WebSocketHandler:
@@ -194,6 +215,7 @@ class WebSocketHandler:
         if upgrade is not None:
             upgrade.unused_handler = True
         self.response_headers = check_headers(response_headers)
+        self._no_body = _NO_BODY
         Config().replace(**options)
 
     def __call__(

@@ -90,6 +90,7 @@ _INSTEAD = {
     "send_message": "send(data)",
     "write_message": "send(data)",
     "emit": "send(json.dumps(data))",
+    "on": "'for message in socket'; there are no events",
     "accept": "it as it is: the handshake was accepted before the handler runs",
     "connected": "is_connected",
     "closed": "'not socket.is_connected'",

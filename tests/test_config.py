@@ -155,6 +155,11 @@ def test_an_option_that_does_not_exist_is_a_type_error():
         Config(max_size=1)
 
 
+def test_options_are_given_by_name():
+    with pytest.raises(TypeError, match="Config takes options by name, such as max_message_size=5"):
+        Config(5)
+
+
 def test_replace_gives_a_copy_with_other_values():
     config = Config(max_fragments=7)
     other = config.replace(max_message_size=5, close_timeout=None)

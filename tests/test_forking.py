@@ -69,6 +69,8 @@ MODES = [
     ("epoll", "late", "wsgi"),
     ("watchers", "early", "wsgi"),
     ("watchers", "late", "direct"),
+    ("epoll", "early", "foreign"),
+    ("watchers", "late", "foreign"),
     ("epoll", "early", "direct", "tls"),
     ("watchers", "early", "wsgi", "tls"),
 ]

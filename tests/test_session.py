@@ -19,6 +19,7 @@ from greenws import (
     WebSocketHandler,
     WebSocketServer,
     WebSocketSessionHandler,
+    checks,
 )
 
 from .support.limits import wait_until
@@ -191,6 +192,45 @@ def test_a_session_that_returns_closes_with_1000(serve):
         assert peer.read_frame() == (True, CLOSE, b"\x03\xe8")
         peer.send(close_frame())
         assert peer.at_end()
+
+
+@pytest.mark.parametrize("behind", ["nothing", "a middleware"])
+def test_what_handle_session_returns_is_told_once(serve, caplog, monkeypatch, behind):
+    monkeypatch.setattr(checks, "_told_of_results", set())
+
+    class Returning(WebSocketSessionHandler):
+        def handle_session(self, request, socket):
+            return {"a": 1}
+
+    app = WebSocketHandler(lambda request, protocols: Returning())
+    served = app if behind == "nothing" else lambda environ, start: app(environ, start)
+    address = serve(served).address
+    for _ in range(2):
+        with Peer.open(address) as peer:
+            assert peer.read_close(answer=True)[0] == 1000
+            assert peer.at_end()
+    (record,) = [each for each in caplog.records if each.name.startswith("greenws")]
+    assert record.levelname == "WARNING"
+    assert "Returning.handle_session(request, socket) returned {'a': 1}" in record.getMessage()
+
+
+def test_a_decorator_that_makes_handle_session_async_is_an_error(serve, error_log):
+    def wrapped(function):
+        async def call(self, request, socket):
+            function(self, request, socket)
+
+        return lambda self, request, socket: call(self, request, socket)
+
+    class Late(WebSocketSessionHandler):
+        @wrapped
+        def handle_session(self, request, socket):
+            pass
+
+    with Peer.open(serve(WebSocketHandler(lambda request, protocols: Late())).address) as peer:
+        assert peer.read_close(answer=True)[0] == 1011
+        assert peer.at_end()
+    (record,) = error_log.take()
+    assert record.exc_info is not None and "which runs nothing" in str(record.exc_info[1])
 
 
 def test_handle_session_must_be_there():

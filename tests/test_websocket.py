@@ -1178,6 +1178,7 @@ def test_another_thread_is_told_of_a_wrong_close(pair, arguments):
         ("send_text", r"send\(text\)"),
         ("connected", "is_connected"),
         ("accept", "accepted before the handler"),
+        ("on", "for message in socket"),
     ],
 )
 def test_a_name_of_other_libraries_leads_to_ours(pair, name, instead):

@@ -223,7 +223,11 @@ def check_tls() -> Iterator[Finding]:
 
     from ..hub.transport import has_tls_in_memory
 
-    how = "records in memory" if has_tls_in_memory() else "records by Python's SSL objects"
+    if has_tls_in_memory():
+        how = "records in memory"
+    else:
+        reason = "this is the pure form" if form.PURE else "its OpenSSL cannot be reached"
+        how = f"records by Python's SSL objects, as {reason}"
     yield Finding(OK, "TLS", f"{ssl.OPENSSL_VERSION}, {how}")
     missing = []
     if not _kernel_has_tls():

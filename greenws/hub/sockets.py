@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import gevent
 import gevent.socket
@@ -18,7 +18,7 @@ import gevent.ssl
 from .polling import current_process
 from .turns import end_turn_if_due
 
-__all__ = ["OwnedSSLSocket", "OwnedSocket", "is_inherited"]
+__all__ = ["OwnedSSLSocket", "OwnedSocket", "adopt", "is_inherited"]
 
 
 def is_inherited(sock: Any) -> bool:
@@ -26,13 +26,26 @@ def is_inherited(sock: Any) -> bool:
     return isinstance(sock, _Owned) and sock._process != current_process()
 
 
+def adopt(sock: Any) -> None:
+    """Gives ``sock``, which gevent has made, an owner: this process. A socket of any other class is
+    left as it is."""
+    if type(sock) is gevent.socket.socket:
+        _adopters[sock] = current_process()
+        sock.__class__ = _AdoptedSocket  # the layout of its objects has no room for the process
+    elif type(sock) is gevent.ssl.SSLSocket:
+        sock._process = current_process()  # type: ignore[attr-defined]
+        sock.__class__ = OwnedSSLSocket
+    else:
+        return
+    _sockets.add(sock)
+
+
 class _Owned:
     """Checks the process before each call that reaches the kernel, and after each wait."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self._process = current_process()
-        super().__init__(*args, **options)
-        _sockets.add(self)
+    __slots__ = ()
+
+    _process: int
 
     def _check(self) -> None:
         if self._process != current_process():
@@ -47,15 +60,42 @@ class _Owned:
             gevent.get_hub().switch()
 
 
-class OwnedSocket(_Owned, gevent.socket.socket):
+class _Plain(_Owned):
+    """What a socket does without TLS."""
+
+    __slots__ = ()
+
+    def recv(self, *args: Any) -> bytes:
+        self._check()
+        data: bytes = super().recv(*args)  # type: ignore[misc]
+        return data
+
+    def recv_into(self, *args: Any) -> int:
+        self._check()
+        return int(super().recv_into(*args))  # type: ignore[misc]
+
+    def send(self, *args: Any, **options: Any) -> int:
+        self._check()
+        return int(super().send(*args, **options))  # type: ignore[misc]
+
+    def sendmsg(self, *args: Any) -> int:
+        self._check()
+        return int(super().sendmsg(*args))  # type: ignore[misc]
+
+    def shutdown(self, how: int) -> None:
+        self._check()
+        super().shutdown(how)  # type: ignore[misc]
+
+
+class OwnedSocket(_Plain, gevent.socket.socket):
     """A connected TCP or Unix socket."""
 
     _sock: Any  # the native one
 
-    def recv(self, *args: Any) -> bytes:
-        self._check()
-        data: bytes = super().recv(*args)
-        return data
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._process = current_process()
+        super().__init__(*args, **options)
+        _sockets.add(self)
 
     def recv_now(self, size: int) -> bytes | None:
         """Receives without waiting; None if there is nothing."""
@@ -67,30 +107,22 @@ class OwnedSocket(_Owned, gevent.socket.socket):
             return None
         return data
 
-    def send_now(self, data: bytes | bytearray | memoryview) -> int:
+    def send_now(self, data: bytes | bytearray | memoryview, flags: int = 0) -> int:
         """Sends without waiting; returns how many bytes the kernel took."""
         if self._process != current_process():
             self._check()
         try:
-            return int(self._sock.send(data))
+            return int(self._sock.send(data, flags))
         except BlockingIOError:
             return 0
 
-    def recv_into(self, *args: Any) -> int:
-        self._check()
-        return int(super().recv_into(*args))
 
-    def send(self, *args: Any, **options: Any) -> int:
-        self._check()
-        return int(super().send(*args, **options))
+class _AdoptedSocket(_Plain, gevent.socket.socket):
+    __slots__ = ()
 
-    def sendmsg(self, *args: Any) -> int:
-        self._check()
-        return int(super().sendmsg(*args))
-
-    def shutdown(self, how: int) -> None:
-        self._check()
-        super().shutdown(how)
+    @property
+    def _process(self) -> int:  # type: ignore[override]
+        return _adopters.get(self, 0)
 
 
 class OwnedSSLSocket(_Owned, gevent.ssl.SSLSocket):
@@ -104,6 +136,11 @@ class OwnedSSLSocket(_Owned, gevent.ssl.SSLSocket):
     def _wait(self, *args: Any, **options: Any) -> None:
         super()._wait(*args, **options)
         end_turn_if_due(is_slow=True)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._process = current_process()
+        super().__init__(*args, **options)
+        _sockets.add(self)
 
     def read(self, *args: Any, **options: Any) -> Any:
         self._check()
@@ -127,6 +164,7 @@ class OwnedSSLSocket(_Owned, gevent.ssl.SSLSocket):
 
 
 _sockets: WeakSet[Any] = WeakSet()
+_adopters: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
 def _after_fork() -> None:

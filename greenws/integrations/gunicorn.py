@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -38,6 +39,7 @@ from .gunicorn_settings import (
     config_of,
     read_proxy_header,
     refused,
+    tls_context_of,
     trust_of,
 )
 
@@ -50,11 +52,6 @@ _logger = logging.getLogger("greenws.server")
 
 
 class _Handler(UpgradeHandler, PyWSGIHandler):  # type: ignore[misc]
-    def get_environ(self) -> dict[str, Any]:
-        environ = super().get_environ()
-        environ["RAW_URI"] = self.path  # as in all of gunicorn's workers
-        return environ
-
     def handle_one_response(self) -> None:
         self.server.count_request()
         super().handle_one_response()
@@ -65,6 +62,7 @@ class _Handler(UpgradeHandler, PyWSGIHandler):  # type: ignore[misc]
 
 
 class _Server(WebSocketServer):
+    _own_handler_class = _Handler
     running: weakref.WeakSet[_Server] = weakref.WeakSet()
     grace = 30.0
     """gunicorn's ``graceful_timeout``, in seconds, less what it takes to kill what is left."""
@@ -77,6 +75,23 @@ class _Server(WebSocketServer):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._malformed = RateLimit(1 / 6, burst=10)
+        self._taken = RateLimit(1 / 60, burst=1)
+
+    def set_spawn(self, spawn: Any) -> None:
+        super().set_spawn(spawn)
+        if isinstance(spawn, Pool):
+            self.full = self._is_full
+
+    def _is_full(self) -> bool:
+        """Whether all of ``--worker-connections`` are taken, which the log says once a minute."""
+        is_full = bool(self.pool.full())
+        if is_full and self._taken.take():
+            _logger.warning(
+                "all %d connections of this worker are taken (--worker-connections): further "
+                "clients wait until one ends",
+                self.pool.size,
+            )
+        return is_full
 
     def count_request(self) -> None:
         """``--max-requests``: the worker ends, and gunicorn starts another."""
@@ -162,7 +177,7 @@ class _Server(WebSocketServer):
 class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     """``gunicorn -k greenws.gunicorn.Worker -w 4 app:app``. As gunicorn's gevent workers, it
     monkey-patches the process before the application is imported; ``--worker-connections`` bounds
-    the sessions of one worker.
+    the connections of one worker.
 
     ``gunicorn.conf.py`` may have ``greenws_config``, a :class:`greenws.Config`, and
     ``trusted_proxies``, as :class:`greenws.WebSocketServer` takes them; a subclass may have them as
@@ -170,7 +185,8 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     ``limit_request_line``, ``-fields`` and ``-field_size``. ``forwarded_allow_ips``,
     ``secure_scheme_headers``, ``forwarder_headers``, ``proxy_protocol``, ``proxy_allow_ips``,
     ``max_requests`` and the settings for TLS count as under gunicorn's own workers. A setting that
-    cannot be honoured ends gunicorn at its start, with its name in the log.
+    cannot be honoured, or a certificate that cannot be used, ends gunicorn at its start, with its
+    name in the log; after a SIGHUP the workers keep what they had.
     """
 
     wsgi_handler = _Handler
@@ -178,28 +194,73 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     """The limits of the sessions."""
     trusted_proxies = 0
     """As for :class:`greenws.WebSocketServer`."""
-    _balance: Balance | None = None  # of all workers, made in their parent
+
+    # Of the master, which makes a Worker before it forks its process.
+    _balance: Balance | None = None
+    _made: weakref.WeakSet[Worker] = weakref.WeakSet()
+    _kept: dict[str, Any] = {}  # settings and the TLS context: the last that were right
+    _told: tuple[Any, list[str]] = (None, [])  # what was wrong with which configuration
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         if Worker._balance is None:
             Worker._balance = Balance()
-        self._share = Worker._balance.share(self)
+        # Who waits for a listener of this worker's own can't be accepted by another one.
+        self._share = None if self.cfg.reuse_port else Worker._balance.share(self)
+        Worker._made.add(self)
+        if sum(worker.cfg is self.cfg for worker in Worker._made) > 1:
+            Worker._balance.has_several = True
+        self._settings = self._read("settings", self._read_settings)
+        self._tls = self._read("certificate", self._read_tls) if self.cfg.is_ssl else None
+
+    def _read(self, what: str, read: Callable[[], tuple[Any, list[str]]]) -> Any:
+        """What ``read`` returns. After a reload (SIGHUP), and for a worker that replaces another,
+        what was right before is used if this is wrong, and the error is logged.
+
+        Raises:
+            HaltServer: gunicorn starts, so nothing was right before.
+        """
+        value, problems = read()
+        if not problems:
+            self._kept[what] = value
+            return value
+        halts = what not in self._kept
+        if Worker._told[0] is not self.cfg:
+            Worker._told = (self.cfg, [])
+        for problem in problems:
+            if problem in Worker._told[1]:  # by the worker before
+                continue
+            Worker._told[1].append(problem)
+            if halts:
+                self.log.error("greenws.gunicorn.Worker: %s", problem)
+            else:
+                self.log.error(
+                    "greenws.gunicorn.Worker: %s; the workers keep the previous %s", problem, what
+                )
+        if halts:
+            raise HaltServer(f"greenws.gunicorn.Worker: {problems[0]}", 1)
+        return self._kept[what]
+
+    def _read_settings(self) -> tuple[Any, list[str]]:
         try:
             config, hops = conf_of(self.cfg)
-            problems = refused(self.cfg)
-            self._config = config_of(self.cfg, self.config if config is None else config)
-            self._hops = self.trusted_proxies if hops is None else hops
-            self._forwarding = Forwarding(self.cfg)
+            return (
+                config_of(self.cfg, self.config if config is None else config),
+                self.trusted_proxies if hops is None else hops,
+                Forwarding(self.cfg),
+            ), refused(self.cfg)
         except (TypeError, ValueError) as error:
-            problems = [str(error)]
-        for problem in problems:
-            self.log.error("greenws.gunicorn.Worker: %s", problem)
-        if problems:
-            raise HaltServer(f"greenws.gunicorn.Worker: {problems[0]}", 1)
+            return None, [str(error)]
+
+    def _read_tls(self) -> tuple[Any, list[str]]:
+        try:
+            return tls_context_of(self.cfg), []
+        except Exception as error:  # of a function in gunicorn.conf.py, too
+            return None, [str(error) or repr(error)]
 
     def server_class(self, listener: Any, **options: Any) -> WebSocketServer:
-        options.update(config=self._config, trusted_proxies=self._hops)
+        config, hops, forwarding = self._settings
+        options.update(config=config, trusted_proxies=hops)
         pool = options.get("spawn")
         if isinstance(pool, Pool):
             pool.greenlet_class = ConnectionGreenlet
@@ -207,7 +268,7 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         server._share = self._share
         server.grace = self._grace
         server.worker = self
-        server._adapt = self._forwarding
+        server._adapt = forwarding
         mode = self.cfg.proxy_protocol
         if mode not in ("off", False):
             server.proxy_protocol = "v1" if mode is True else mode  # a bool before gunicorn 24
@@ -226,7 +287,14 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     def run(self) -> None:
         _join_logs()
         processes.are_several = self.cfg.workers > 1
+        if self._tls is not None:
+            self.cfg.set("ssl_context", lambda conf, factory: self._tls)
         super().run()
+
+    def notify(self) -> None:
+        if self._balance is not None and self._balance.has_several:  # after a SIGTTIN
+            processes.are_several = True
+        super().notify()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)

@@ -12,15 +12,20 @@ import functools
 import ipaddress
 import os
 import socket
+import ssl
 import sys
 import time
 from typing import Any
 
 import gevent
+import gevent.ssl
+from gevent.monkey import get_original
+from gunicorn.sock import ssl_context
 
 from ..config import Config
 from ..exceptions import RequestError
 from ..http.head import RequestHead
+from ..server.options import load_certificates
 
 __all__ = [
     "Forwarding",
@@ -29,6 +34,7 @@ __all__ = [
     "conf_of",
     "read_proxy_header",
     "refused",
+    "tls_context_of",
     "trust_of",
 ]
 
@@ -46,6 +52,8 @@ _REFUSED = {  # unless they have their default
     "http2_cleartext": _HTTP_1,
 }
 _HOOKS = ("pre_request", "post_request")  # they get a request of gunicorn's parser, which is none
+
+_NativeContext = get_original("ssl", "SSLContext")
 
 _V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 _MAX_V1 = 107  # bytes, the two of its end included
@@ -97,6 +105,8 @@ def config_of(cfg: Any, config: Config) -> Config:
         "max_request_line": cfg.limit_request_line or None,
         "max_headers": cfg.limit_request_fields if cfg.limit_request_fields > 0 else None,
     }
+    if cfg.worker_connections > (Config.max_connections or 0):
+        limits["max_connections"] = cfg.worker_connections
     size = cfg.limit_request_field_size
     if size <= 0:
         limits["max_header_size"] = None
@@ -111,6 +121,35 @@ def config_of(cfg: Any, config: Config) -> Config:
             if getattr(config, name) == getattr(default, name)
         },
     )
+
+
+def tls_context_of(cfg: Any) -> Any:
+    """The context that gunicorn makes by its settings, with gevent's class: it is made in the
+    master, which nobody has monkey-patched.
+
+    Raises:
+        OSError: ``certfile``, ``keyfile`` or ``ca_certs`` cannot be read, or they do not fit
+            (``ssl.SSLError``).
+        TypeError: the context is of a class that gevent cannot use.
+    """
+    for name in ("certfile", "keyfile", "ca_certs"):
+        path = getattr(cfg, name)
+        if path:
+            open(path, "rb").close()  # the errors of ssl do not name the file
+    if cfg.keyfile and not cfg.certfile:
+        raise TypeError("keyfile needs certfile, the file of the certificate chain")
+    try:
+        context = ssl_context(cfg)
+    except ssl.SSLError:
+        if cfg.certfile:
+            check = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            load_certificates(check, cfg.certfile, cfg.keyfile)  # its error names the files
+        raise
+    if type(context) is _NativeContext:
+        context.__class__ = gevent.ssl.SSLContext
+    if not isinstance(context, gevent.ssl.SSLContext):
+        raise TypeError(f"ssl_context must return a gevent.ssl.SSLContext, not {context!r}")
+    return context
 
 
 class ProxiedAddress(tuple[str, int]):
@@ -130,7 +169,7 @@ class ProxiedAddress(tuple[str, int]):
 class Forwarding:
     """Applies to an environ what gunicorn's parser would: ``forwarded_allow_ips``,
     ``secure_scheme_headers``, ``forwarder_headers``, ``header_map``, ``limit_request_field_size``
-    and ``SCRIPT_NAME``."""
+    and ``SCRIPT_NAME``. ``RAW_URI`` is there, as in all of its workers."""
 
     def __init__(self, cfg: Any) -> None:
         self._trusts = trust_of(cfg.forwarded_allow_ips)
@@ -150,6 +189,7 @@ class Forwarding:
             RequestError: a field is too long (431), headers contradict each other (400), or the
                 path does not begin with ``SCRIPT_NAME`` (500).
         """
+        environ["RAW_URI"] = head.target
         if self._max_field > 0:
             room = self._max_field - 4  # the colon, a space and the end of the line
             for name, value in head.headers:

@@ -56,6 +56,8 @@ _LABELLED = {
     "refused": ("reason", "Upgrades that were refused"),
     "closes": ("code", "Sessions that ended, by close code (1006: lost; 3000, 4000: the range)"),
 }
+# There from the beginning, so that the first of them is an increase, too, which an alert sees.
+_FROM_ZERO = (1000, 1001, 1006, 1008, 1009, 1011, 1013)
 
 
 class Metrics:
@@ -154,6 +156,8 @@ class Metrics:
 
     def _read(self) -> Iterator[tuple[str, str, int]]:
         """Each figure's name, label (empty where it has none) and value."""
+        for code in _FROM_ZERO:
+            yield "closes", str(code), 0
         if self._rooms is not None:
             for name, value in dataclasses.asdict(self._rooms.stats).items():
                 yield f"rooms_{name}", "", value

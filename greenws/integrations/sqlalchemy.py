@@ -13,11 +13,19 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import sqlalchemy
 from greenlet import getcurrent
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, CursorResult, Engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
-from sqlalchemy.orm.session import SessionTransaction, SessionTransactionOrigin
+
+try:
+    from sqlalchemy.engine import Connection, CursorResult, Engine
+    from sqlalchemy.orm.session import SessionTransaction, SessionTransactionOrigin
+except ImportError as error:
+    raise ImportError(
+        f"greenws.integrations.sqlalchemy needs SQLAlchemy 2, and {sqlalchemy.__version__} is "
+        "installed: pip install -U 'sqlalchemy>=2', or give connections back by greenws.before_wait"
+    ) from error
 
 from ..databases import is_plain_select, warn_kept
 from ..waiting import before_wait

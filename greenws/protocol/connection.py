@@ -53,8 +53,13 @@ _MAX_PINGS = 256  # unanswered; older ones are forgotten
 
 _masks = Masks()
 
+
+def _drop_masks() -> None:
+    _masks.drop()  # through a function: Cython gives a method of a C class away with a wrong type
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_masks.drop)
+    os.register_at_fork(after_in_child=_drop_masks)
 
 
 class Ping:

@@ -36,10 +36,15 @@ _FINAL_BLOCK = b"\x03\x00"  # an empty block, marked as the last of its stream
 _MAX_STREAMS = 256  # deflate streams in a message; each needs a new inflater
 _MAX_IDLE = 4  # unused compressors to keep for each configuration
 
-_VALUE = rf'[ \t]*=[ \t]*({TOKEN}|"(?:[^"\\]|\\.)*")'
-_PARAMETER = re.compile(rf"[ \t]*;[ \t]*({TOKEN})(?:{_VALUE})?")
+_MAX_OFFERS = 32  # that are looked at; of the others only the form is checked, which is quick
+
+_VALUE = rf'(?:{TOKEN}|"(?:[^"\\]|\\.)*")'
+_PARAMETER = re.compile(rf"[ \t]*;[ \t]*({TOKEN})(?:[ \t]*=[ \t]*({_VALUE}))?")
+# Groups inside a repetition would take several times as long.
+_PARAMETERS = rf"(?:[ \t]*;[ \t]*{TOKEN}(?:[ \t]*=[ \t]*{_VALUE})?)*"
 # List elements may be empty (RFC 9110, section 5.6.1).
-_EXTENSION = re.compile(rf"({TOKEN})((?:{_PARAMETER.pattern})*)[ \t]*(?:,[ \t,]*|$)")
+_EXTENSION = re.compile(rf"({TOKEN})({_PARAMETERS})[ \t]*(?:,[ \t,]*|$)")
+_EXTENSIONS = re.compile(rf"(?:{TOKEN}{_PARAMETERS}[ \t]*(?:,[ \t,]*|$))*")
 _BITS = re.compile(r"[89]|1[0-5]")
 
 
@@ -66,7 +71,8 @@ class Parameters(NamedTuple):
 
 
 def parse_extensions(header: str) -> Extensions:
-    """Parses a Sec-WebSocket-Extensions header (RFC 6455, section 9.1).
+    """Parses a Sec-WebSocket-Extensions header (RFC 6455, section 9.1): the first 32 of the
+    extensions, since a header of thousands would take as long as a thousand messages.
 
     Raises:
         HandshakeError: the header is malformed.
@@ -75,11 +81,14 @@ def parse_extensions(header: str) -> Extensions:
     header = header.strip(" \t,")
     position = 0
     while position < len(header):
-        match = _EXTENSION.match(header, position)
-        if match is None:
+        pattern = _EXTENSION if len(extensions) < _MAX_OFFERS else _EXTENSIONS
+        match = pattern.match(header, position)
+        if match is None or match.end() == position:
             wrong = header[position : position + 80]
             raise HandshakeError(f"Sec-WebSocket-Extensions is malformed at {wrong!r}.")
         position = match.end()
+        if pattern is _EXTENSIONS:
+            continue
         parameters = [(found[1], _unquote(found[2])) for found in _PARAMETER.finditer(match[2])]
         extensions.append((match[1], parameters))
     return extensions

@@ -9,8 +9,9 @@ from typing import Any
 from .. import checks
 from ..checks import wrong_message
 from ..opcodes import is_sendable
+from .presence import Presence
 
-__all__ = ["check_close", "check_name", "message"]
+__all__ = ["check_close", "check_name", "member_id", "message"]
 
 _MAX_REASON = 123  # bytes of a Close (RFC 6455, section 5.5)
 
@@ -56,3 +57,23 @@ def check_close(code: int, reason: str) -> None:
         raise ValueError(f"close code {code} may not be sent; use 1000, 1001, 1011 or 3000 to 4999")
     if len(reason.encode()) > _MAX_REASON:
         raise ValueError(f"a reason holds at most {_MAX_REASON} bytes: {reason!r}")
+
+
+def member_id(member: Any) -> str | None:
+    """The id of the member that is to be disconnected; None for all.
+
+    Raises:
+        TypeError: it is no presence, str or int.
+        ValueError: it is empty, or has a line break.
+    """
+    if member is None:
+        return None
+    if isinstance(member, Presence):
+        member = member.id
+    if isinstance(member, bool) or not isinstance(member, str | int):
+        raise TypeError(f"member must be a member, a presence, an id or None, not {member!r}")
+    text = str(member)
+    text.encode()
+    if text == "" or "\n" in text:
+        raise ValueError(f"member is {text!r}: give the id of one, or None to disconnect all")
+    return text

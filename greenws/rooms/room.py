@@ -18,6 +18,7 @@ from typing import Any, ParamSpec
 
 from gevent.monkey import get_original
 
+from ..checks import Hint
 from ..config import check_seconds
 from ..protocol.shared import SharedMessage
 from ..websocket import WebSocket
@@ -107,6 +108,10 @@ class Stats:
 
 class Room:
     """A group of sockets by a name, from ``rooms[name]``. Costs nothing while it is empty."""
+
+    broadcast = Hint("broadcast", "send(data)")
+    emit = Hint("emit", "send(data)")
+    publish = Hint("publish", "send(data)")
 
     def __init__(self, rooms: Rooms, name: str) -> None:
         self.name = name
@@ -279,7 +284,10 @@ class Room:
         return self._rooms.broker.end_of(self.name)
 
     def disconnect(
-        self, code: int = 1008, reason: str = "", member: Member | Presence | str | None = None
+        self,
+        code: int = 1008,
+        reason: str = "",
+        member: Member | Presence | str | int | None = None,
     ) -> None:
         """Closes the members of the room in all processes, or some: ``member`` is one, or its
         presence or its id, which are those of all with its ``presence_key``. Each gets first what
@@ -287,15 +295,15 @@ class Room:
         block.
 
         Raises:
-            ValueError: ``code`` may not be sent, or ``reason`` is longer than 123 bytes.
+            ValueError: ``code`` may not be sent, ``reason`` is longer than 123 bytes, or ``member``
+                is empty.
             BrokerUnavailable: the broker is out of reach.
         """
         arguments.check_close(code, reason)
         if isinstance(member, Member):
             member = member.token
-        elif isinstance(member, Presence):
-            member = member.id
-        self._rooms.broker.disconnect(self.name, code, reason, member)
+        key = arguments.member_id(member)
+        self._rooms.broker.disconnect(self.name, code, reason, key)
 
     @property
     def members(self) -> list[Presence]:
@@ -416,6 +424,10 @@ class Rooms:
         TypeError: something else is given for one of them.
         ValueError: the broker carries other ``Rooms``.
     """
+
+    send = Hint("send", "rooms[name].send(data)")
+    join = Hint("join", "'with rooms[name].join(socket):'")
+    get = Hint("get", "rooms[name]; a room need not exist before")
 
     def __init__(
         self,

@@ -234,18 +234,19 @@ class RemoteRoom:
         return True
 
     def disconnect(
-        self, code: int = 1008, reason: str = "", member: Presence | str | None = None
+        self, code: int = 1008, reason: str = "", member: Presence | str | int | None = None
     ) -> None:
         """Closes the members of the room in all processes, or some: ``member`` is a presence or its
         id, which are those of all with its ``presence_key``. Each gets first what was sent before.
         A process that has lost its connection to Redis does not hear of it.
 
         Raises:
-            ValueError: ``code`` may not be sent, or ``reason`` is longer than 123 bytes.
+            ValueError: ``code`` may not be sent, ``reason`` is longer than 123 bytes, or ``member``
+                is empty.
             BrokerUnavailable: Redis is out of reach.
         """
         arguments.check_close(code, reason)
-        key = member.id if isinstance(member, Presence) else member
+        key = arguments.member_id(member)
         sender = self._sender
         caller = sender._caller(self.name)
         caller.call(

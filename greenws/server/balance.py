@@ -32,11 +32,21 @@ class Balance:
     """The memory that processes share. Make it before they are forked."""
 
     def __init__(self) -> None:
-        memory: Any = memoryview(mmap.mmap(-1, 4 * (2 * _MOST + 1))).cast("i")
+        memory: Any = memoryview(mmap.mmap(-1, 4 * (2 * _MOST + 2))).cast("i")
         self._end = memory[:1]  # of the places that were ever taken
-        self.states = memory[1 : _MOST + 1]
-        self.counts = memory[_MOST + 1 :]
+        self._several = memory[1:2]
+        self.states = memory[2 : _MOST + 2]
+        self.counts = memory[_MOST + 2 :]
         self._process = os.getpid()
+
+    @property
+    def has_several(self) -> bool:
+        """Whether several processes were wanted at once, one that replaces another not counted."""
+        return bool(self._several[0])
+
+    @has_several.setter
+    def has_several(self, value: bool) -> None:
+        self._several[0] = value
 
     def share(self, owner: object) -> Share | None:
         """A place for one process, until ``owner`` is freed in the process that made this. None if

@@ -23,7 +23,7 @@ from ..exceptions import HandshakeError, RequestError
 from ..http.head import RequestHead, error_response
 from ..http.stream import HttpStream, RequestBody
 from ..hub.polling import current_process
-from ..hub.sockets import is_inherited
+from ..hub.sockets import adopt, is_inherited
 from ..hub.transport import FOREVER, no_delay
 from ..opcodes import CloseCode
 from ..protocol.handshake import Offer, is_upgrade, parse_offer, read_choices
@@ -33,7 +33,7 @@ from ..surroundings import framework_of
 from ..upgrade import ENVIRON_KEY, refusal_response
 from .environ import make_environ, remote_address
 from .gevent_websocket import GeventWebSocket
-from .host import host_of
+from .host import ForeignHost, host_of
 from .opening import Opening, ServerUpgrade
 from .response import ResponseHandler, to_bytes
 
@@ -75,6 +75,8 @@ class UpgradeHandler(ResponseHandler):
         self._host = host_of(server, self.config)
         config = self._host.config
         no_delay(sock)
+        if isinstance(self._host, ForeignHost):
+            adopt(sock)
         super().__init__(sock, address, server, rfile or HttpStream(sock, config))
         if config.handshake_timeout is not None:
             self._deadline = time.monotonic() + config.handshake_timeout

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import weakref
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..config import Config
+from ..hub.polling import current_process
 from ..stats import ServerStats
 from ..surroundings import tell_unpatched
 from .admission import Admission
@@ -59,6 +63,55 @@ class ForeignHost:
         self.clients = server.clients
         self.application = server.application
         tell_unpatched(self.application)
+        _guard_listener(server)
+
+
+class _Listener:
+    """The accepting half of a foreign server, which a forked child inherits with all that its loop
+    watches. There, it accepts only after ``start_accepting()`` was called."""
+
+    def __init__(self, server: Any) -> None:
+        self._server: Callable[[], Any] = weakref.ref(server)
+        self._process = current_process()
+
+    def do_read(self) -> Any:
+        """In place of the server's own."""
+        server = self._server()
+        if self._process != current_process():
+            server.stop_accepting()
+            return None
+        return type(server).do_read(server)
+
+    def start_accepting(self) -> None:
+        """In place of the server's own."""
+        self._process = current_process()
+        server = self._server()
+        type(server).start_accepting(server)
+
+    def disown(self) -> None:
+        """In the child, unless it was told to accept."""
+        server = self._server()
+        if server is not None and self._process != current_process():
+            server.stop_accepting()
+
+
+_listeners: weakref.WeakKeyDictionary[Any, _Listener] = weakref.WeakKeyDictionary()
+
+
+def _guard_listener(server: Any) -> None:
+    if server in _listeners or not hasattr(server, "stop_accepting"):
+        return
+    listener = _listeners[server] = _Listener(server)
+    server.do_read, server.start_accepting = listener.do_read, listener.start_accepting
+
+
+def _after_fork() -> None:
+    for listener in list(_listeners.values()):
+        listener.disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def host_of(server: Any, config: Config) -> Host:

@@ -12,6 +12,8 @@ import gevent.ssl
 from ..checks import suggest
 from ..config import Config
 from ..hub.sockets import OwnedSSLSocket
+from ..session import WebSocketHandler
+from .handler import UpgradeHandler
 
 __all__ = [
     "SERVER_OPTIONS",
@@ -53,6 +55,7 @@ _ADVICE = {
     "workers": "a server is one process; for several, run "
     "'gunicorn -k greenws.gunicorn.Worker -w 4 module:app'",
     "threads": "each connection has a greenlet; there are no threads",
+    "threaded": "each connection has a greenlet; there are no threads",
     "ssl": "TLS is certfile= and keyfile=, or ssl_context=",
     "cert": "TLS is certfile= and keyfile=, or ssl_context=",
     "reload": "for reloading while you develop, use 'flask run --debug' or 'gunicorn --reload'",
@@ -119,12 +122,31 @@ def _check_values(options: dict[str, Any]) -> None:
         raise TypeError(f"backlog must be a whole number, not {backlog!r}")
     if isinstance(spawn, str) and spawn not in ("default", "raw"):
         raise TypeError(f"spawn must be a number, a Pool, 'default' or 'raw', not {spawn!r}")
-    if handler_class is not None and not isinstance(handler_class, type):
-        raise TypeError(f"handler_class must be a class, not {handler_class!r}")
+    if handler_class is not None:
+        _check_handler_class(handler_class)
     for name in ("log", "error_log"):
         log = options.get(name)
         if log not in (None, "default") and not hasattr(log, "write") and not hasattr(log, "log"):
             raise TypeError(f"{name} must be a logger or an open file, not {log!r}")
+
+
+def _check_handler_class(given: Any) -> None:
+    """
+    Raises:
+        TypeError: it is no class, or one whose handlers know nothing of greenws.
+    """
+    if isinstance(given, type) and issubclass(given, UpgradeHandler):
+        return
+    if isinstance(given, WebSocketHandler) or given is WebSocketHandler:
+        hint = "a WebSocketHandler is an application: WebSocketServer(address, handler)"
+    elif isinstance(given, type):
+        hint = "with another one no WebSocket opens. Leave it out, or derive yours from it"
+    else:
+        hint = "set what it needs as attributes of a subclass"
+    raise TypeError(
+        f"handler_class must be a class, greenws.UpgradeHandler or a subclass of it, not {given!r};"
+        f" {hint}"
+    )
 
 
 def check_options(options: dict[str, Any]) -> None:

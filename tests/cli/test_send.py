@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from greenws.__main__ import main
 
 from ..support.limits import eventually, limit
 from ..support.paths import ROOT
+from ..support.processes import environ_without_coverage
 from ..support.redis_server import RedisServer
 from ..support.require import require_program
 
@@ -142,14 +142,11 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("gevent", "gr
 """
 
 
-def plain() -> dict[str, str]:
-    """Where coverage is measured, it would bring gevent along."""
-    return {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
-
-
 def test_no_gevent_is_imported(server):
     command = [sys.executable, "-c", _CHECK, server.url]
-    done = subprocess.run(command, env=plain(), capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        command, env=environ_without_coverage(), capture_output=True, text=True, cwd=ROOT
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert said(server) == ["hello"]
 
@@ -162,4 +159,4 @@ def test_lines_are_sent_as_they_come(server):
         eventually(lambda: said(server), ["one"], 20)
         assert process.poll() is None
         process.stdin.close()
-        assert process.wait(limit()) == 0
+        assert process.wait(limit(20)) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,20 @@ def test_the_tests_of_blocks_exist() -> None:
         for part in parts:
             text = (ROOT / path).read_text()
             assert f"def {part}(" in text or f"class {part}" in text, block
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "<!-- copy of" in page.read_text()])
+def test_what_a_page_shows_of_an_example_is_what_it_has(page: Path) -> None:
+    copies = runpy.run_path(str(ROOT / "docs" / "copies.py"))
+    text = page.read_text()
+    assert len(copies["_BLOCK"].findall(text)) == text.count("<!-- copy of")
+    assert copies["with_copies"](text) == text, "run python docs/copies.py"
+
+
+def test_a_page_is_whole_as_plain_markdown() -> None:
+    """As GitHub and readers of llms.txt see it."""
+    found = [name_of(page) for page in PAGES if "{literalinclude}" in page.read_text()]
+    assert not found, "copy it, with docs/copies.py"
 
 
 def test_json_is_valid() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
+import yaml
 
 from greenws import CloseCode
+from greenws.__main__ import COMMANDS
 from greenws.integrations import prometheus
 
 from ..support.paths import ROOT
@@ -28,7 +31,7 @@ def test_every_metric_is_listed():
     assert set(re.findall(r"^\| `(greenws_\w+)", text, re.M)) == METRICS
 
 
-@pytest.mark.parametrize("name", ["howto/metrics.md", "_static/grafana.json"])
+@pytest.mark.parametrize("name", ["howto/metrics.md", "_static/grafana.json", "_static/alerts.yml"])
 def test_a_metric_that_is_shown_exists(name):
     text = (DOCS / name).read_text()
     used = set(re.findall(r"greenws_\w+", text))
@@ -40,6 +43,17 @@ def test_the_board_is_valid():
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"]) >= 6
 
 
+def test_the_alerts_are_valid(tmp_path):
+    rules = DOCS / "_static" / "alerts.yml"
+    (group,) = yaml.safe_load(rules.read_text())["groups"]
+    for rule in group["rules"]:
+        assert set(rule) <= {"alert", "expr", "for", "annotations"}
+        assert rule["annotations"]["summary"]
+    promtool = shutil.which("promtool")  # Prometheus is too large for CI alone
+    if promtool is not None:
+        subprocess.run([promtool, "check", "rules", rules], check=True, capture_output=True)
+
+
 def test_every_close_code_is_explained():
     text = (DOCS / "reference" / "close-codes.md").read_text()
     listed = dict(re.findall(r"^\| (\d{4}) \| (\w+) ", text, re.M))
@@ -49,13 +63,14 @@ def test_every_close_code_is_explained():
 
 @pytest.mark.parametrize(
     "command",
-    [["-m", "greenws", name] for name in ("doctor", "connect", "send")] + [["run_server.py"]],
+    [["-m", "greenws", name] for name in COMMANDS] + [["run_server.py"]],
     ids=" ".join,
 )
 def test_every_option_of_the_command_line_is_listed(command):
     done = subprocess.run(
         [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    text = (DOCS / "reference" / "command-line.md").read_text()
+    page = (DOCS / "reference" / "command-line.md").read_text()
+    text = page.partition(done.stdout.split(" [-h]")[0])[2].partition("```")[0]  # of this command
     options = set(re.findall(r"(?<![\w-])--[a-z-]+", done.stdout))
     assert options <= set(re.findall(r"(?<![\w-])--[a-z-]+", text))

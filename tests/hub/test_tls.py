@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import _ssl
 import ctypes
+import importlib.util
 import ssl
+import subprocess
 import sys
 import time
 
@@ -19,6 +21,7 @@ from greenws.hub.sockets import OwnedSSLSocket
 from greenws.hub.transport import FOREVER, TIMED_OUT, Transport
 
 from ..support.limits import limit, wait_until
+from ..support.require import require
 
 compiled = pytest.mark.skipif(form.PURE, reason="the pure form has Python's SSL objects do it")
 
@@ -345,6 +348,57 @@ def test_other_objects_than_pythons_are_left_alone():
     assert not transport._engine
     transport.close()
     theirs.close()
+
+
+ECHO = """
+import glob, importlib.util, os, sys, trustme
+from gevent import ssl
+from greenws import Routes, WebSocketServer, connect
+from greenws.cli import doctor
+from greenws.hub import tls, transport
+
+if sys.argv[1] == "hidden":
+    tls.LIBRARY = None
+else:
+    folder = os.path.dirname(importlib.util.find_spec("psycopg2").origin)
+    (tls.LIBRARY,) = glob.glob(f"{folder}_binary.libs/libssl*")
+    import psycopg2
+authority = trustme.CA()
+served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+authority.issue_cert("127.0.0.1").configure_cert(served)
+trusting = ssl.create_default_context()
+authority.configure_trust(trusting)
+routes = Routes()
+
+@routes.websocket("/")
+def echo(request, socket):
+    for message in socket:
+        socket.send(message)
+
+server = WebSocketServer(("127.0.0.1", 0), routes, ssl_context=served)
+server.start()
+with connect(f"wss://127.0.0.1:{server.server_port}/", ssl_context=trusting) as socket:
+    for message in ("hello", "x" * 100_000):
+        socket.send(message)
+        assert socket.receive() == message
+server.stop()
+assert not transport.has_tls_in_memory()
+print(next(doctor.check_tls()))
+"""
+
+
+@compiled
+@pytest.mark.parametrize("kind", ["hidden", "another"])
+def test_where_pythons_openssl_cannot_be_reached_its_ssl_objects_do_it(kind):
+    """Python may have OpenSSL in itself, its names hidden; and what is found under the names may
+    be the OpenSSL of another module, such as psycopg2's wheel."""
+    if kind == "another":
+        require(importlib.util.find_spec("psycopg2"), "psycopg2")
+    done = subprocess.run(
+        [sys.executable, "-c", ECHO, kind], capture_output=True, text=True, timeout=limit(20)
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "records by Python's SSL objects, as its OpenSSL cannot be reached" in done.stdout
 
 
 class Fake:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ..support.mariadb import MariaDbServer
 from ..support.postgres import PostgresServer
 
 
@@ -13,5 +14,13 @@ from ..support.postgres import PostgresServer
 def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL that the tests share; each takes tables, or a database, of its own."""
     server = PostgresServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDbServer]:
+    """A MariaDB that the tests share; each takes tables, or a database, of its own."""
+    server = MariaDbServer()
     yield server
     server.close()

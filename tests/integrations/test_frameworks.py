@@ -211,3 +211,27 @@ def test_a_handler_that_cherrypy_and_bottle_cannot_send_says_what_it_is(serve, e
             assert peer.shake("/ws").status == 500
         texts = [record.getMessage() for record in error_log.take()]
         assert any("a WebSocketHandler cannot be iterated over; it is a" in text for text in texts)
+
+
+@pytest.fixture(scope="module")
+def api() -> Any:
+    """Endpoints that return a handler; an application for all tests, as it keeps a loop."""
+    from a2wsgi import ASGIMiddleware
+    from fastapi import FastAPI
+
+    async def in_the_loop():  # an annotation would have FastAPI use another encoder
+        return handler
+
+    made = FastAPI()
+    made.get("/in-a-thread")(lambda: handler)
+    made.get("/in-the-loop")(in_the_loop)
+    return ASGIMiddleware(made)
+
+
+@pytest.mark.parametrize("path", ["/in-a-thread", "/in-the-loop"])
+def test_a_handler_that_a_fastapi_endpoint_returns_is_an_error(serve, error_log, api, path):
+    """Its attributes are no answer. a2wsgi keeps FastAPI's traceback to itself."""
+    with Peer.connect(serve(api).address) as peer:
+        assert peer.shake(path).status == 500
+    texts = [record.getMessage() for record in error_log.take()]
+    assert any("a WebSocketHandler cannot be iterated over; it is a" in text for text in texts)

@@ -421,6 +421,7 @@ def refuses(address: tuple[str, int]) -> bool:
 
 class Certificate:
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
         authority = trustme.CA()
         certificate = authority.issue_cert("127.0.0.1")
         self.certfile, self.keyfile = folder / "cert.pem", folder / "key.pem"
@@ -458,6 +459,71 @@ def test_tls(kind: str, certificate: Certificate):
                 pass
         assert caught.value.response.status_code == 401
     process.assert_no_trouble()
+
+
+def served_by(process: Process) -> bytes | None:
+    """The certificate that a new connection gets."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection(process.address, limit(10)) as sock:
+        with context.wrap_socket(sock) as secured:
+            return secured.getpeercert(binary_form=True)
+
+
+def write_over(target: Certificate, source: Certificate) -> None:
+    target.certfile.write_bytes(source.certfile.read_bytes())
+    target.keyfile.write_bytes(source.keyfile.read_bytes())
+
+
+def test_after_a_reload_with_a_wrong_certificate_the_last_good_one_is_served(tmp_path):
+    """Also by a worker that takes the place of one that died; the next reload takes the new one."""
+    used, other = Certificate(tmp_path / "used"), Certificate(tmp_path / "other")
+    files = ["--certfile", str(used.certfile), "--keyfile", str(used.keyfile)]
+    with gunicorn(*WORKERS["greenws"], *files) as process:
+        first = served_by(process)
+        used.certfile.write_bytes(other.certfile.read_bytes())  # which needs another key
+        process.popen.send_signal(signal.SIGHUP)
+        process.wait_for(
+            r"\[ERROR\] greenws.gunicorn.Worker: .*cannot use .*used/cert.pem and .*used/key.pem.*"
+            "; the workers keep the previous certificate"
+        )
+        eventually(lambda: process.output.count("Booting worker"), 2)
+        eventually(lambda: len(children(process.popen.pid)), 1)
+        used.certfile.unlink()
+        os.kill(children(process.popen.pid)[0], signal.SIGKILL)
+        process.wait_for(r"No such file.*used/cert.pem.*; the workers keep the previous cert")
+        eventually(lambda: process.output.count("Booting worker"), 3)
+        assert served_by(process) == first
+        with connect(process.url("/ping", "wss"), ssl=used.context) as client:
+            assert client.recv(10) == "INVALID True"
+        write_over(used, other)
+        process.popen.send_signal(signal.SIGHUP)
+        eventually(lambda: process.output.count("Worker exiting"), 2)
+        assert served_by(process) not in (None, first)
+    assert "Traceback" not in process.output
+
+
+def test_a_wrong_certificate_ends_gunicorn_at_its_start(certificate):
+    certificate.keyfile.write_text("nonsense")
+    files = ["--certfile", str(certificate.certfile), "--keyfile", str(certificate.keyfile)]
+    with Process("-m", "gunicorn", *WORKERS["greenws"], *files, "flask_app:app") as process:
+        assert process.popen.wait(limit(20)) != 0
+    assert re.search(r"\[ERROR\] greenws.*cannot use .*cert.pem and .*key.pem", process.output)
+    assert "Traceback" not in process.output
+
+
+def test_after_a_reload_with_a_wrong_setting_the_last_good_ones_count(tmp_path):
+    conf = tmp_path / "gunicorn.conf.py"
+    conf.write_text("from greenws import Config\ngreenws_config = Config(max_message_size=5)\n")
+    options = [*WORKERS["greenws"], "-c", str(conf)]
+    with gunicorn(*options) as process:
+        conf.write_text("greenws_config = {'max_message_size': 6}\n")
+        process.popen.send_signal(signal.SIGHUP)
+        process.wait_for("greenws_config must be .*; the workers keep the previous settings")
+        process.wait_for("Worker exiting")
+        with Peer.open(process.address, "/echo") as peer:
+            peer.send(frame(TEXT, b"123456"))
+            assert peer.read_close(answer=True)[0] == 1009
 
 
 def test_without_gunicorn_the_import_says_what_to_install(tmp_path):
@@ -541,3 +607,35 @@ def test_rooms_in_memory_with_several_workers(kind):
     with gunicorn(*WORKERS[kind], "--workers", "2", app="rooms_app:app") as process:
         with connect(process.url("/lobby")):
             process.wait_for("rooms in memory reach only the members of this process")
+
+
+def test_rooms_in_memory_once_there_are_several_workers():
+    """After SIGTTIN, not before; a worker that takes the place of another makes no second one."""
+    with gunicorn(*WORKERS["greenws"], app="rooms_app:app") as process:
+        os.kill(children(process.popen.pid)[0], signal.SIGKILL)
+        eventually(lambda: process.output.count("Booting worker"), 2)
+        with connect(process.url("/lobby")) as client:
+            client.recv(10)
+            assert "rooms in memory" not in process.output
+            process.popen.send_signal(signal.SIGTTIN)
+            eventually(lambda: process.output.count("Booting worker"), 3)
+
+            def speak() -> bool:
+                client.send("{}")
+                client.recv(10)
+                return "rooms in memory reach only the members of this process" in process.output
+
+            eventually(speak, True)
+
+
+def test_connections_beyond_those_of_a_worker_wait_which_is_logged(tmp_path):
+    (tmp_path / "balanced.py").write_text(BALANCED)
+    options = [*WORKERS["greenws"], "--worker-connections", "2"]
+    with gunicorn(*options, app="balanced:app", cwd=tmp_path) as process:
+        peers = [Peer.open(process.address, "/") for _ in range(2)]
+        with Peer.connect(process.address) as third:
+            third.send(request("/"))
+            process.wait_for(r"all 2 connections of this worker are taken \(--worker-connections\)")
+            peers[0].close()
+            assert third.read_response().status == 101
+        peers[1].close()

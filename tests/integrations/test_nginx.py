@@ -13,7 +13,7 @@ from greenws import Config, ConnectionClosed, Routes
 from ..support.limits import limit, wait_until
 from ..support.processes import free_port
 from ..support.require import require_program
-from ..support.wire import CLOSE, PING, PONG, TEXT, Peer, close_frame, frame
+from ..support.wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame
 
 CONFIG = """
 daemon off;
@@ -32,7 +32,8 @@ http {{
     server {{
         listen 127.0.0.1:{port} sndbuf=16k;
         location / {{
-            proxy_pass http://127.0.0.1:{upstream};
+            proxy_pass {scheme}://127.0.0.1:{upstream};
+            proxy_ssl_server_name on;
             proxy_http_version 1.1;
             proxy_set_header Upgrade $http_upgrade;
             proxy_set_header Connection "upgrade";
@@ -56,7 +57,9 @@ def behind_nginx(serve, tmp_path):
         server = serve(app, **options)
         port = free_port()
         path = tmp_path / "nginx.conf"
-        path.write_text(CONFIG.format(folder=tmp_path, port=port, upstream=server.server_port))
+        scheme = "https" if "ssl_context" in options else "http"
+        upstream = server.server_port
+        path.write_text(CONFIG.format(folder=tmp_path, port=port, scheme=scheme, upstream=upstream))
         processes.append(
             subprocess.Popen(
                 ["nginx", "-p", tmp_path, "-c", path, "-e", tmp_path / "error.log"],
@@ -154,6 +157,24 @@ def test_pings_keep_an_idle_session_past_the_proxys_timeout(behind_nginx, routes
         while (received := peer.read_frame())[1] == PING:
             pass
         assert received == (True, TEXT, b"still here")
+        closed(peer)
+
+
+def test_nginx_speaks_tls_to_the_server(behind_nginx, routes, certificates):
+    server, address = behind_nginx(routes, trusted_proxies=1, ssl_context=certificates[0])
+    payloads = [b"", b"x" * 125, b"y" * 65_536, bytes(1_000_000)]
+    with Peer.open(address, "/ws", Host="chat.example") as peer:
+        for payload in payloads:  # records of 16 KiB, in both directions at once
+            peer.send(frame(BINARY, payload))
+            assert peer.read_frame() == (True, BINARY, payload)
+        peer.send(b"".join(frame(TEXT, b"%d" % number) for number in range(500)))
+        assert [peer.read_frame()[2] for _ in range(500)] == [b"%d" % i for i in range(500)]
+        closed(peer)
+        assert peer.at_end()
+    assert SEEN == [("127.0.0.1", "https", "chat.example")]
+    with Peer.open(address, "/ws") as peer:
+        peer.send(frame(TEXT, b"again"))
+        assert peer.read_frame() == (True, TEXT, b"again")
         closed(peer)
 
 

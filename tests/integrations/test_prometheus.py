@@ -80,6 +80,13 @@ def test_the_counters_of_a_server(serve):
     assert found["closes_total 4000"] == 1
 
 
+def test_the_codes_that_alerts_ask_for_begin_with_zero():
+    """Prometheus takes the first value that it sees for where a counter begins, so a counter that
+    appears with 1 has not increased."""
+    found = scrape(Metrics(stats=[]))
+    assert {found[f"closes_total {code}"] for code in (1006, 1011, 1013)} == {0}
+
+
 @contextlib.contextmanager
 def gunicorn(*options, **env):
     command = ["-m", "gunicorn", "-k", "greenws.gunicorn.Worker", "--bind", "127.0.0.1:0"]

@@ -9,7 +9,7 @@ import urllib.request
 import gevent
 import pytest
 import sqlalchemy
-from sqlalchemy import ForeignKey, create_engine, event, func, select, text
+from sqlalchemy import ForeignKey, String, create_engine, event, func, select, text
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -38,14 +38,14 @@ class Base(DeclarativeBase):
 class User(Base):
     __tablename__ = "users"
     id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str]
+    name: Mapped[str] = mapped_column(String(100))
     posts: Mapped[list[Post]] = relationship(back_populates="user")
 
 
 class Post(Base):
     __tablename__ = "posts"
     id: Mapped[int] = mapped_column(primary_key=True)
-    title: Mapped[str]
+    title: Mapped[str] = mapped_column(String(100))
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
     user: Mapped[User] = relationship(back_populates="posts")
 
@@ -619,3 +619,14 @@ def test_uncommitted_work_of_flask_sqlalchemy_is_kept(program):
     eventually(lambda: get(program, "/held"), "0")
     assert get(program, "/page") == "1"  # what nobody committed
     program.wait_for("INSERT INTO note .* which is no plain SELECT")
+
+
+def test_sqlalchemy_1_is_refused_with_what_to_do(tmp_path):
+    """Imitated by the names that it lacks."""
+    (tmp_path / "old.py").write_text(
+        "import sqlalchemy, sqlalchemy.orm.session as orm\n"
+        "sqlalchemy.__version__ = '1.4.54'; del orm.SessionTransactionOrigin\n"
+        "import greenws.integrations.sqlalchemy"
+    )
+    with Process(tmp_path / "old.py") as process:
+        process.wait_for("ImportError: .* needs SQLAlchemy 2, and 1.4.54 is installed: pip install")

@@ -16,7 +16,7 @@ import sys
 
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import func, select
+from sqlalchemy import String, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from greenws import WebSocketHandler, WebSocketServer, WebSocketSessionHandler
@@ -39,7 +39,7 @@ if "--without-release" not in sys.argv:
 
 class Note(db.Model):
     id: Mapped[int] = mapped_column(primary_key=True)
-    text: Mapped[str]
+    text: Mapped[str] = mapped_column(String(100))
 
 
 class Notes(WebSocketSessionHandler):

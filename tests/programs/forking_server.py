@@ -1,8 +1,8 @@
 """A server whose process forks while it serves.
 
 Arguments: ``epoll`` or ``watchers``; ``early`` or ``late``, whether a hook that runs the hub in
-each child is registered before or after those of greenws; ``direct`` or ``wsgi``; and for TLS the
-file of a certificate and its key.
+each child is registered before or after those of greenws; ``direct``, ``wsgi``, or ``foreign`` for
+a server of gevent's own; and for TLS the file of a certificate and its key.
 """
 
 import multiprocessing
@@ -31,7 +31,15 @@ def start_thread():
 if HOOK == "early":
     os.register_at_fork(after_in_child=start_thread)
 
-from greenws import Config, ConnectionClosed, Routes, WebSocketServer  # noqa: E402
+from gevent.pywsgi import WSGIServer  # noqa: E402
+
+from greenws import (  # noqa: E402
+    Config,
+    ConnectionClosed,
+    Routes,
+    UpgradeHandler,
+    WebSocketServer,
+)
 from greenws.hub import polling  # noqa: E402
 
 if HOOK == "late":
@@ -152,16 +160,26 @@ class Wrapped:
         return routes(environ, start_response)
 
 
+CONFIG = Config(ping_interval=0.2, ping_timeout=60.0)
+
+
+class Handler(UpgradeHandler):
+    config = CONFIG
+
+
 options = {}
 if CERTIFICATE:
     options = {"certfile": CERTIFICATE[0], "keyfile": CERTIFICATE[0]}
-server = WebSocketServer(
-    ("127.0.0.1", 0),
-    routes if KIND == "direct" else Wrapped(),
-    config=Config(ping_interval=0.2, ping_timeout=60.0),
-    log=None,
-    **options,
-)
+if KIND == "foreign":
+    server = WSGIServer(("127.0.0.1", 0), routes, handler_class=Handler, log=None, **options)
+else:
+    server = WebSocketServer(
+        ("127.0.0.1", 0),
+        routes if KIND == "direct" else Wrapped(),
+        config=CONFIG,
+        log=None,
+        **options,
+    )
 server.start()
 gevent.spawn(print, f"{os.getpid()} http://127.0.0.1:{server.server_port}/", flush=True)
 server.serve_forever()

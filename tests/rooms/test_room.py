@@ -1010,6 +1010,15 @@ def test_disconnect_closes_one_member(rooms, join, form):
     assert read(other, 1) == ["still here"]
 
 
+@pytest.mark.parametrize("member", ["", "a\nb"])
+def test_disconnect_of_an_empty_id_disconnects_nobody(rooms, join, member):
+    _, peer = join(rooms["lobby"])
+    with pytest.raises(ValueError, match="None to disconnect all"):
+        rooms["lobby"].disconnect(member=member)
+    rooms["lobby"].send("still here")
+    assert read(peer, 1) == ["still here"]
+
+
 @pytest.mark.parametrize(("code", "reason"), [(1005, ""), (999, ""), (1000, "x" * 124)])
 def test_disconnect_refuses_what_no_close_can_say(rooms, code, reason):
     with pytest.raises(ValueError, match=r"may not be sent|at most 123 bytes"):
@@ -1103,6 +1112,7 @@ def test_a_join_that_is_no_block_is_told(rooms, pair, error_log):
         (lambda room: room.send(None), "must be a str or a bytes-like object, not NoneType"),
         (lambda room: room.disconnect("bye"), r"close\(1000, 'bye'\)"),
         (lambda room: room.disconnect(4000, b"x"), "reason must be a str"),
+        (lambda room: room.disconnect(member=b"x"), "an id or None, not b'x'"),
         (lambda room: room.join(None).__enter__(), "takes the session's socket, not None"),
         (lambda room: room.join("ada").__enter__(), "takes the session's socket, not 'ada'"),
         (lambda room: room.join(create_autospec(WebSocket)).__enter__(), "greenws.testing.connect"),
@@ -1117,3 +1127,15 @@ def test_a_wrong_argument_is_told(call, match):
 def test_a_wrong_gap_is_told_when_a_member_joins(pair):
     with pytest.raises(TypeError, match="gap must be a message"):
         Rooms()["a"].join(pair()[0], gap={}).__enter__()
+
+
+@pytest.mark.parametrize("name", ["broadcast", "emit", "publish"])
+def test_a_room_under_the_names_of_other_libraries_leads_to_send(name):
+    with pytest.raises(AttributeError, match=rf"no attribute '{name}'; use send\(data\)"):
+        getattr(Rooms()["lobby"], name)
+
+
+@pytest.mark.parametrize("name", ["send", "join", "get"])
+def test_what_is_done_with_a_room_is_not_done_with_all(name):
+    with pytest.raises(AttributeError, match=r"'Rooms' object.*; use .*rooms\[name\]"):
+        getattr(Rooms(), name)

@@ -146,6 +146,7 @@ def test_the_members_of_all_processes_are_seen_once_each(worker, make):
 
 def test_members_are_disconnected_after_what_was_sent_before(worker, make):
     ann, bob = worker.join(presence_key="ann"), worker.join(presence_key="bob")
+    wait_until(lambda: worker.node._subscriber.has_caught_up)
     room = make()["r"]
     in_thread(room.send, "last")
     in_thread(room.disconnect, 4001, "you are out", "bob")

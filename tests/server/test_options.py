@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import inspect
 import ssl
+from functools import partial
 
 import gevent.ssl
+import geventwebsocket.handler
 import geventwebsocket.server
 import pytest
 import trustme
 from flask import Flask
 from gevent import pywsgi
 
-from greenws import Config, Routes, WebSocketServer, options
+from greenws import Config, Routes, UpgradeHandler, WebSocketHandler, WebSocketServer, options
 from greenws.server.options import SERVER_OPTIONS
 
 ADDRESS = ("127.0.0.1", 0)
+SESSIONS = WebSocketHandler(lambda request, protocols: None)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,14 @@ ADDRESS = ("127.0.0.1", 0)
         ({"backlog": "many"}, "backlog must be a whole number"),
         ({"spawn": "threads"}, "spawn must be a number, a Pool"),
         ({"handler_class": print}, "handler_class must be a class"),
+        ({"handler_class": partial(UpgradeHandler)}, "must be a class.*attributes of a subclass"),
+        ({"handler_class": WebSocketHandler}, "a WebSocketHandler is an application"),
+        ({"handler_class": SESSIONS}, "a WebSocketHandler is an application"),
+        (
+            {"handler_class": geventwebsocket.handler.WebSocketHandler},
+            "Leave it out, or derive yours",
+        ),
+        ({"handler_class": pywsgi.WSGIHandler}, "no WebSocket opens"),
         ({"log": "access.log"}, "log must be a logger or an open file, not 'access.log'"),
         ({"error_log": 3}, "error_log must be a logger"),
     ],
@@ -84,6 +95,8 @@ def test_an_address_and_a_port_apart_are_told():
 
 
 def test_names_that_servers_have_elsewhere_lead_to_ours():
+    with pytest.raises(TypeError, match="each connection has a greenlet"):
+        WebSocketServer(ADDRESS, Routes(), threaded=True)
     for name in ("run", "run_forever", "listen"):
         with pytest.raises(AttributeError, match="; use .*serve_forever"):
             getattr(WebSocketServer, name)

@@ -81,6 +81,25 @@ def test_an_answer_to_head_has_no_body(serve, body, headers):
         assert b"EVIL" not in read_all(peer)
 
 
+@over_tls_too
+def test_nothing_is_generated_for_head_when_its_client_is_gone(serve):
+    """By an application that never waits, of which nothing is sent that could fail."""
+    ended = Event()
+
+    def rows():
+        try:
+            while True:
+                yield b"row"
+        finally:
+            ended.set()
+
+    with Peer.connect(serve(answering("200 OK", [], rows)).address) as peer:
+        peer.send(ask("HEAD"))
+        assert peer.sock.recv(1000).startswith(b"HTTP/1.1 200 ")
+        assert not ended.is_set()
+    assert ended.wait(limit())
+
+
 def test_the_write_callable_sends_no_body_to_head_either(serve):
     def app(environ, start_response):
         write = start_response("200 OK", [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import ssl as native_ssl
+import sys
 
 import gevent
 import pytest
@@ -174,6 +175,7 @@ def test_the_end_of_tls_without_a_close_is_not_a_close(serve, routes, trusting):
 
 
 @pytest.mark.skipif(not has_tls_in_memory(), reason="Python's SSL object needs its socket")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="a caller keeps the arguments of its call")
 def test_a_session_keeps_no_socket_object_around_its_tls(serve, routes, trusting):
     server = serve(routes, ssl_context=served("127.0.0.1"))
     with connect(server, trusting) as peer:

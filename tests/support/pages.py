@@ -6,6 +6,7 @@ A comment in the line before a block may say so:
 - ``<!-- check``, likewise: what must hold when all of them have run.
 - ``<!-- not run: REASON -->``: the block is only read.
 - ``<!-- run by PATH::TEST -->``: that test does what the block says.
+- ``<!-- copy of PATH -->``: an excerpt of an example, which its own tests run (docs/copies.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ __all__ = ["PAGES", "Block", "blocks_in", "hidden_of", "name_of"]
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<marks>`{3,}|:{3,})(?P<info>.*)$")
 _OPTION = re.compile(r"^:(?P<name>[\w-]+):\s*(?P<value>.*)$")
-_COMMENT = re.compile(r"<!-- (?P<text>(?:not run: .+|run by .+)) -->")
+_COMMENT = re.compile(r"<!-- (?P<text>(?:not run: .+|run by .+|copy of .+)) -->")
 
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)
 

@@ -169,3 +169,8 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
+
+
+def environ_without_coverage() -> dict[str, str]:
+    """For a program that must not import gevent: where coverage is measured, that would."""
+    return {name: value for name, value in os.environ.items() if "COVERAGE" not in name}

@@ -32,6 +32,7 @@ from .leases import BEAT, say_alive
 from .node import Node
 from .options import Options
 from .process import Identity, Process
+from .sockets import own_socket
 from .url import Address, Host
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ class Cluster(Broker):
     def _ask(self, host: Host) -> tuple[dict[int, Host], bool]:
         """Who has which slot, as one node knows it; and whether that one is part of the cluster."""
         timeout = min(_LOOK_TIMEOUT, self._options.timeout)
-        client: Any = url.connect(self._address.url(host), timeout, timeout)
+        client: Any = url.connect(self._address.url(host), timeout, timeout, own_socket)
         try:
             listed: Any = client.execute_command("CLUSTER SLOTS")
             info: Any = client.execute_command("CLUSTER INFO")

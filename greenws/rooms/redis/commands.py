@@ -19,6 +19,7 @@ from gevent.lock import Semaphore
 
 from . import url
 from .errors import ERRORS, is_from_a_cluster, must_be_left
+from .sockets import own_socket
 
 __all__ = ["Commands", "closed_by_another"]
 
@@ -34,7 +35,7 @@ class Commands:
     this Redis is not used at all."""
 
     def __init__(self, address: str, timeout: float, is_cluster: bool = False) -> None:
-        self.client = url.connect(address, timeout, timeout)
+        self.client = url.connect(address, timeout, timeout, own_socket)
         self.refused: url.WrongScheme | None = None
         self._is_cluster = is_cluster
         self.turn = Semaphore()

@@ -30,6 +30,7 @@ from .outage import Event
 from .positions import order
 from .process import Process
 from .requests import DISCONNECT, SEVERAL, Look, floor_of
+from .sockets import own_socket
 from .stream import Stream
 
 __all__ = ["Subscriber"]
@@ -94,7 +95,9 @@ class Subscriber:
         options = self._process.options
         if self._process.commands.refused is not None:
             raise self._process.commands.refused
-        client = url.connect(options.url, _PING_INTERVAL + options.timeout, options.timeout)
+        client = url.connect(
+            options.url, _PING_INTERVAL + options.timeout, options.timeout, own_socket
+        )
         connection: Any = client.connection_pool.make_connection()
         try:
             connection.connect()
@@ -207,7 +210,7 @@ class Subscriber:
     def _on_disconnect(self, room: str, data: bytes) -> None:
         try:
             head, _, reason = data.decode().partition("\n")
-            _, code, member = head.split(" ")
+            _, code, member = head.split(" ", 2)  # an id may have spaces
             number = int(code)
         except ValueError as error:
             _logger.warning("ignoring malformed Pub/Sub message for room %r: %r", room, error)

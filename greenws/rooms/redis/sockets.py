@@ -1,16 +1,25 @@
-"""Whether redis-py waits for its sockets as greenlets do."""
+"""The sockets of redis-py: whether it waits for them as greenlets do, and whose they are."""
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import redis.connection
 from gevent import socket as gevent_socket
 from gevent.monkey import is_module_patched
 
+from ...hub.sockets import adopt
 from ...surroundings import tell_patched_late
 
-__all__ = ["check_sockets"]
+__all__ = ["check_sockets", "own_socket"]
+
+
+def own_socket(connection: Any) -> None:
+    """What redis-py calls when a connection was made: in a forked child, a greenlet that waited for
+    it in the parent reads nothing."""
+    adopt(connection._sock)
+    connection.on_connect()
 
 
 def check_sockets(url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import redis
@@ -144,10 +145,15 @@ def check_url(url: str) -> None:
         raise ValueError(f"url has an option that redis-py does not know: {error}") from None
 
 
-def connect(url: str, timeout: float, connect_timeout: float) -> redis.Redis:
+def connect(
+    url: str,
+    timeout: float,
+    connect_timeout: float,
+    on_connect: Callable[[Any], None] | None = None,
+) -> redis.Redis:
     """A client with one connection, that is made when it is used first. That of a master is made
     to the one that the sentinels name then. That of a cluster has one to each node, and asks for
-    them now.
+    them now. ``on_connect`` is redis-py's ``redis_connect_func``; not of a cluster.
 
     Raises:
         redis.RedisError: no node of the cluster can be reached.
@@ -162,6 +168,8 @@ def connect(url: str, timeout: float, connect_timeout: float) -> redis.Redis:
     if address.kind == CLUSTER:
         cluster: redis.Redis = _connect_to_cluster(address, options)
         return cluster
+    if on_connect is not None:
+        options["redis_connect_func"] = on_connect
     if address.kind != SENTINEL:
         return redis.Redis.from_url(address.base, retry=Retry(NoBackoff(), 0), **options)
     of_url, of_sentinels = _split_sentinel_options(address)

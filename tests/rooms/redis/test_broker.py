@@ -12,10 +12,12 @@ import gevent
 import pytest
 import redis
 
+import greenws
 from greenws.brokers import BrokerUnavailable
 from greenws.brokers.redis import RedisBroker
 
 from ...support.limits import limit, stays, wait_until
+from ...support.processes import Process, connect
 from ...support.redis_workers import Worker, away, back
 from ...support.wire import TEXT
 
@@ -380,6 +382,58 @@ else:
     run_program(server, text)
     entries = server.call("XRANGE", "greenws:room:r", "-", "+")
     assert len(entries) == 3 and len({fields[b"o"] for _, fields in entries}) == 2
+
+
+_FORKING = """
+from gevent import monkey; monkey.patch_all()
+import logging, os, sys, threading, gevent
+logging.basicConfig(level="WARNING")
+
+def run_the_hub():
+    thread = threading.Thread(target=gevent.sleep, args=(0.02,))
+    thread.start()
+    thread.join()
+
+os.register_at_fork(after_in_child=run_the_hub)  # before all hooks of greenws
+
+from greenws import Rooms, Routes, WebSocketServer
+rooms, routes = Rooms(sys.argv[1]), Routes()
+
+@routes.websocket("/")
+def session(request, socket):
+    with rooms["r"].join(socket):
+        socket.send("joined")
+        for message in socket:
+            pass
+
+def fork():
+    while True:
+        pid = os.fork()
+        if not pid:
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+server = WebSocketServer(("127.0.0.1", 0), routes, log=None)
+server.start()
+print(f"http://127.0.0.1:{server.server_port}", flush=True)
+gevent.spawn(fork)
+server.serve_forever()
+"""
+
+
+def test_a_child_whose_hook_runs_the_hub_reads_nothing_of_the_parent_s(server, tmp_path):
+    """The connections to Redis live on, so the log has no line."""
+    (tmp_path / "forking.py").write_text(_FORKING)
+    sender = greenws.Sender(server.url)
+    texts = [str(number) for number in range(200)]
+    with Process(tmp_path / "forking.py", server.url) as process:
+        process.wait_for_port()
+        with connect(process.url("/")) as client:
+            assert client.recv(limit(10)) == "joined"
+            for text in texts:
+                sender["r"].send(text)
+            assert [client.recv(limit(10)) for _ in texts] == texts
+    assert len(process.lines) == 1, process.output
 
 
 def test_who_opens_a_room_and_who_waits_for_that_may_both_be_killed(worker):

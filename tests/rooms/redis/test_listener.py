@@ -13,6 +13,7 @@ from greenws.brokers import BrokerUnavailable
 
 from ...support.limits import limit, wait_until
 from ...support.redis_workers import away
+from ...support.wire import CLOSE
 
 
 def test_what_was_not_published_to_a_process_is_read_in_the_log(worker):
@@ -368,6 +369,16 @@ def test_disconnect_closes_members_of_all_processes(worker):
     assert ann.hear(1) == bea.hear(1) == ["still here"]
     b.rooms["r"].disconnect(4002)
     assert ann.peer.read_frame()[2] == bea.peer.read_frame()[2] == b"\x0f\xa2"
+
+
+@pytest.mark.parametrize("key", ["Ann  Smith, é", 7])
+def test_a_member_is_disconnected_by_its_key(worker, key):
+    a, b = worker(), worker()
+    ann, bob = b.join(presence_key=key), b.join(presence_key="Ann")
+    wait_until(lambda: b.is_idle and b.node._subscriber.has_caught_up)
+    a.rooms["r"].disconnect(4001, "two\nlines", key)
+    assert ann.peer.read_frame() == (True, CLOSE, b"\x0f\xa1two\nlines")
+    assert bob.hears_no_more()
 
 
 def test_disconnect_says_when_redis_is_out_of_reach(server, worker):

@@ -4,6 +4,11 @@ import json
 import os
 
 _database = json.loads(os.environ.get("GREENWS_TEST_DATABASE", "{}"))
+if _database.get("ENGINE") == "django.db.backends.mysql":
+    import pymysql
+
+    pymysql.version_info = (2, 2, 1, "final", 0)  # Django asks for that of mysqlclient
+    pymysql.install_as_MySQLdb()
 
 SECRET_KEY = "only for tests"
 DEBUG = os.environ.get("GREENWS_TEST_DEBUG") == "1"

@@ -60,6 +60,10 @@ def notes(request, socket):
         elif verb == "set":
             with connection.cursor() as cursor:
                 cursor.execute("SET statement_timeout = 5000")
+        elif verb == "run":
+            with connection.cursor() as cursor:
+                cursor.execute(rest)
+                cursor.fetchall()
         socket.send(str(Note.objects.count()))
 
 

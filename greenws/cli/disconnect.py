@@ -1,0 +1,72 @@
+"""Closes the connections of a room's members over Redis, in all processes: as after a logout, a ban
+or a changed password.
+
+  python -m greenws disconnect redis://localhost "user ann" --code 4001 --reason "signed out"
+  python -m greenws disconnect redis://localhost lobby --member ann
+
+Each of them gets first what was sent before. A process that has lost its connection to Redis does
+not hear of it.
+
+Exit codes: 0 if Redis has passed it on, 1 if not, 2 for wrong arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ..rooms.broker import BrokerUnavailable
+from ..rooms.sender import Sender
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", metavar="URL", help="of the Redis, as Rooms takes it")
+    parser.add_argument("room", metavar="ROOM", help="its name")
+    parser.add_argument(
+        "--member",
+        metavar="ID",
+        help="only this one: the id of a presence, or the presence_key it has joined with "
+        "(default: all members)",
+    )
+    parser.add_argument(
+        "--code",
+        type=int,
+        default=1008,
+        help="of the Close; a page gets it as event.code (default: 1008)",
+    )
+    parser.add_argument("--reason", default="", help="text of the Close, at most 123 bytes")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=5.0,
+        metavar="SECONDS",
+        help="give up after so long without Redis (default: 5)",
+    )
+    group = parser.add_argument_group("what the servers' RedisBroker was given, if it was")
+    group.add_argument("--prefix", default="greenws:", help="of all keys (default: greenws:)")
+    parser.set_defaults(error=parser.error)
+
+
+def run(options: argparse.Namespace) -> int:
+    try:
+        sender = Sender(options.url, timeout=options.timeout, prefix=options.prefix)
+        room = sender[options.room]
+    except ImportError as error:
+        return _fail(str(error))
+    except (TypeError, ValueError) as error:
+        options.error(str(error))
+    with sender:
+        try:
+            room.disconnect(options.code, options.reason, options.member)
+        except (TypeError, ValueError) as error:
+            options.error(str(error))
+        except BrokerUnavailable as error:
+            return _fail(str(error))
+    return 0
+
+
+def _fail(text: str) -> int:
+    print(f"greenws disconnect: {' '.join(text.split())}", file=sys.stderr)
+    return 1
