@@ -369,7 +369,8 @@ class StaticFiles:
     With conditional and range requests. Files whose name, or a folder's, begins with a dot are not
     served (``/.well-known/`` is), nor is what a symbolic link outside ``root`` leads to; browsers
     are told to keep to the content type (``X-Content-Type-Options: nosniff``). ``not_found`` is a
-    page of ``root`` that browsers get with a 404.
+    page of ``root`` that browsers get with a 404. Over plain TCP a ``WebSocketServer`` sends files
+    of more than 32 KiB by ``sendfile``, without a copy.
 
     Raises:
         ValueError: ``root`` is not a directory, or has no file ``not_found``.

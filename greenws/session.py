@@ -404,7 +404,8 @@ def _close(socket: WebSocket, escaped: BaseException | None, log: bool) -> None:
         assert escaped is not None
         is_taken = socket._record is not None and socket._record.take_error(escaped)
         if log and not is_taken:
-            path = socket.request.path if socket.request is not None else ""
+            path = "" if socket._record is None else socket._record.path
+            path = path if socket.request is None else socket.request.path
             log_failure(path, socket.remote_address, escaped)
         if isinstance(escaped, HTTPException):
             _logger.warning(

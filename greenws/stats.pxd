@@ -25,8 +25,8 @@ cdef class ServerStats:
 
 cdef class SessionRecord:
     cdef public WebSocket socket
+    cdef public object path
     cdef object _on_end
-    cdef object _path
     cdef object _format
     cdef ServerStats _stats
     cdef double _began

@@ -160,7 +160,7 @@ def total(parts: Iterable[ServerStats]) -> dict[str, Any]:
 class SessionRecord:
     """The record of one session, from its handshake to its end."""
 
-    __slots__ = ("_began", "_format", "_on_end", "_path", "_stats", "socket")
+    __slots__ = ("_began", "_format", "_on_end", "_stats", "path", "socket")
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class SessionRecord:
     ) -> None:
         self.socket = socket
         self._on_end = on_end
-        self._path = path
+        self.path = path
         self._format = config.access_log
         self._stats = stats
         self._began = time.monotonic()
@@ -207,7 +207,7 @@ class SessionRecord:
             address = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
         return {
             "address": escape(str(address or "-")),
-            "path": escape(self._path),
+            "path": escape(self.path),
             "subprotocol": escape(socket.subprotocol or "-"),
             "code": code,
             "reason": escape(socket.close_reason or ""),

@@ -18,7 +18,7 @@ cdef class RequestHead:
     cdef public bint keep_alive
 
     cpdef on_header(self, bytes name, bytes value)
-    @cython.locals(name=bytes, value=bytes, path=str, query=str, key=str, text=str, fields=dict)
+    @cython.locals(name=bytes, value=bytes, path=str, query=str, key=str, text=str)
     cpdef add_to(self, environ)
 
 

@@ -138,28 +138,23 @@ class RequestHead:
             path, _, query = path.partition("?")
         if "%" in path:
             path = unquote_to_bytes(path).decode("latin-1")
-        fields = {
-            "REQUEST_METHOD": self.method,
-            "SCRIPT_NAME": "",
-            "PATH_INFO": path,
-            "QUERY_STRING": query,
-            "SERVER_PROTOCOL": self.version,
-        }
+        environ["REQUEST_METHOD"] = self.method
+        environ["SCRIPT_NAME"] = ""
+        environ["PATH_INFO"] = path
+        environ["QUERY_STRING"] = query
+        environ["SERVER_PROTOCOL"] = self.version
         for name, value in self.headers:
             key = _KEYS.get(name) or _environ_key(name)
             if not key:
                 continue
             text = _VALUES.get(value) or value.decode("latin-1")
-            earlier = fields.get(key)
-            if earlier is None and key in environ:
-                earlier = environ[key]  # of the server's own
-            if earlier is None:
-                fields[key] = text
-            elif key != "CONTENT_TYPE":
-                fields[key] = earlier + ("; " if key == "HTTP_COOKIE" else ",") + text
+            if key in environ:  # the header is repeated, or the server's own environ has it
+                if key == "CONTENT_TYPE":
+                    continue
+                text = environ[key] + ("; " if key == "HTTP_COOKIE" else ",") + text
+            environ[key] = text
         if self.host is not None:
-            fields["HTTP_HOST"] = self.host
-        environ.update(fields)
+            environ["HTTP_HOST"] = self.host
 
 
 def _environ_key(name: bytes) -> str:

@@ -107,12 +107,12 @@ class OwnedSocket(_Plain, gevent.socket.socket):
             return None
         return data
 
-    def send_now(self, data: bytes | bytearray | memoryview) -> int:
+    def send_now(self, data: bytes | bytearray | memoryview, flags: int = 0) -> int:
         """Sends without waiting; returns how many bytes the kernel took."""
         if self._process != current_process():
             self._check()
         try:
-            return int(self._sock.send(data))
+            return int(self._sock.send(data, flags))
         except BlockingIOError:
             return 0
 

@@ -52,11 +52,6 @@ _logger = logging.getLogger("greenws.server")
 
 
 class _Handler(UpgradeHandler, PyWSGIHandler):  # type: ignore[misc]
-    def get_environ(self) -> dict[str, Any]:
-        environ = super().get_environ()
-        environ["RAW_URI"] = self.path  # as in all of gunicorn's workers
-        return environ
-
     def handle_one_response(self) -> None:
         self.server.count_request()
         super().handle_one_response()
@@ -67,6 +62,7 @@ class _Handler(UpgradeHandler, PyWSGIHandler):  # type: ignore[misc]
 
 
 class _Server(WebSocketServer):
+    _own_handler_class = _Handler
     running: weakref.WeakSet[_Server] = weakref.WeakSet()
     grace = 30.0
     """gunicorn's ``graceful_timeout``, in seconds, less what it takes to kill what is left."""

@@ -169,7 +169,7 @@ class ProxiedAddress(tuple[str, int]):
 class Forwarding:
     """Applies to an environ what gunicorn's parser would: ``forwarded_allow_ips``,
     ``secure_scheme_headers``, ``forwarder_headers``, ``header_map``, ``limit_request_field_size``
-    and ``SCRIPT_NAME``."""
+    and ``SCRIPT_NAME``. ``RAW_URI`` is there, as in all of its workers."""
 
     def __init__(self, cfg: Any) -> None:
         self._trusts = trust_of(cfg.forwarded_allow_ips)
@@ -189,6 +189,7 @@ class Forwarding:
             RequestError: a field is too long (431), headers contradict each other (400), or the
                 path does not begin with ``SCRIPT_NAME`` (500).
         """
+        environ["RAW_URI"] = head.target
         if self._max_field > 0:
             room = self._max_field - 4  # the colon, a space and the end of the line
             for name, value in head.headers:

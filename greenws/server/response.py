@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
 import socket as native
 import struct
@@ -28,6 +29,7 @@ from ..hub.polling import current_process
 from ..hub.sockets import OwnedSocket, is_inherited
 from ..hub.transport import Transport
 from ..hub.turns import end_turn_if_due
+from .files import find_file
 from .host import Host
 
 __all__ = ["ResponseHandler"]
@@ -37,6 +39,12 @@ _is_token: Any = re.compile(TOKEN.encode()).fullmatch
 _has_control_character: Any = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 _PIECE = 1 << 18  # bytes of a large body that are copied at a time
 _JOIN_LIMIT = 1 << 16  # bytes up to which a copy is cheaper than another system call
+_SMALL_FILE = 1 << 15  # bytes that are read and leave with the head in one write, at no more cost
+_FILE_PIECE = 1 << 18  # bytes of a file that are sent at a time
+_SLOW_PIECE = 1 << 14  # bytes of it that are read when the kernel takes no more
+# sendfile() does not work with this file, or the socket accepts no more at the moment.
+_READ_INSTEAD = (errno.EAGAIN, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOVERFLOW)
+_MORE = getattr(native, "MSG_MORE", 0)
 _READ_AHEAD = 1 << 16  # bytes that are read ahead while a response is being generated
 _LOOK_INTERVAL = 0.1  # seconds between two looks for the client while nothing is sent
 _FIRST_CHECK, _LAST_CHECK = 0.05, 5.0  # seconds between two checks of a half-closed connection
@@ -55,6 +63,7 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
     _has_body = True  # whether the response may have one
     _left: int | None = None  # bytes of Content-Length that were not written yet
     _is_too_long = False
+    _more = 0  # MSG_MORE while the head of a file is written
     _looked_at = 0.0
     _watch: Any = None  # the _ClientWatch of a generated body
 
@@ -150,11 +159,69 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
             for data in result:
                 if data:
                     self.write(data)
-        else:
+        elif not self._write_file():
             self._write_generated(iter(result))
         if self.status and not self.headers_sent:
             self.write(b"")
         self._end_body()
+
+    def _write_file(self) -> bool:
+        """Writes the file that the application returned, if it can be sent without a copy, or with
+        one write; otherwise writes nothing, and returns False."""
+        sock = self.socket
+        if type(sock) is not OwnedSocket or self.headers_sent or not self.status:
+            return False
+        if self.provided_content_length is None or not hasattr(os, "sendfile"):
+            return False
+        found = find_file(self.result)
+        if found is None:
+            return False
+        fileno, offset = found
+        length = int(self.provided_content_length)
+        if length <= _SMALL_FILE and self.command != "HEAD":
+            self.write(os.pread(fileno, length, offset))
+            return True
+        self._begin_file()
+        if self._has_body and self._left is not None:
+            self._send_file(fileno, offset)
+        return True
+
+    def _begin_file(self) -> None:
+        """Writes the head; the kernel joins it with what follows."""
+        self._more = _MORE if self.command != "HEAD" else 0
+        try:
+            self.write(b"")
+        finally:
+            self._more = 0
+
+    def _send_file(self, fileno: int, offset: int) -> None:
+        """Sends what Content-Length says, or what the file has, from ``offset`` on."""
+        assert self._left is not None
+        sock = self.socket
+        try:
+            while self._left > 0:
+                end_turn_if_due()
+                if is_inherited(sock):
+                    raise ConnectionResetError(errno.ECONNRESET, "the connection is the parent's")
+                try:
+                    size = min(self._left, _FILE_PIECE)
+                    sent = os.sendfile(sock.fileno(), fileno, offset, size)
+                except OSError as error:
+                    if error.errno not in _READ_INSTEAD:
+                        raise
+                    # The transport of this piece waits, and gives up a client that does not read.
+                    data = os.pread(fileno, min(self._left, _SLOW_PIECE), offset)
+                    sent = len(data)
+                    if data:
+                        self._send_slowly(memoryview(data))
+                if sent == 0:  # the file has become shorter
+                    break
+                offset += sent
+                self._left -= sent
+                self.response_length += sent
+        except BaseException as error:
+            self._note_failure(error)
+            raise
 
     def _write_generated(self, parts: Any) -> None:
         try:
@@ -260,7 +327,7 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
             end_turn_if_due()
             sock = self.socket
             if type(sock) is OwnedSocket and sock._process == current_process():
-                sent = sock.send_now(data)
+                sent = sock.send_now(data, self._more)
             else:
                 if is_inherited(sock):
                     raise ConnectionResetError(errno.ECONNRESET, "the connection is the parent's")
@@ -271,14 +338,17 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
             if sent < len(data):
                 self._send_slowly(memoryview(data)[sent:])
         except BaseException as error:
-            # Perhaps some of it was sent: nothing may follow, no error page either.
-            self.close_connection = True
-            self.response_length += 1
-            if isinstance(error, OSError):
-                self.status = f"socket error: {error}"
-                self.code = -abs(self.code)
+            self._note_failure(error)
             raise
         self.response_length += len(data)
+
+    def _note_failure(self, error: BaseException) -> None:
+        """Perhaps some of the response was sent: nothing may follow, no error page either."""
+        self.close_connection = True
+        self.response_length += 1
+        if isinstance(error, OSError):
+            self.status = f"socket error: {error}"
+            self.code = -abs(self.code)
 
     def _send_slowly(self, data: memoryview) -> None:
         """Blocks until the kernel has taken all of ``data``.

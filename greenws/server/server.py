@@ -8,6 +8,7 @@ import logging
 import os
 import socket as native
 import ssl
+import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -36,6 +37,7 @@ from .admission import TOO_MANY, Admission
 from .balance import Share
 from .clients import DirectClient
 from .closing import drain_sessions
+from .files import FileWrapper
 from .handler import UpgradeHandler
 from .opening import Opening, is_direct
 from .options import (
@@ -79,10 +81,19 @@ class ConnectionGreenlet(gevent.Greenlet):  # type: ignore[type-arg]
     __slots__ = ()
 
     spawning_stack_limit = 0
-    _run = property(begin_session)
+    # gevent deletes it when the greenlet ends; without a deleter that makes and drops an error.
+    _run = property(begin_session, None, id)  # type: ignore[arg-type]
 
     def __init__(self, admit: Any, *args: Any) -> None:
         super().__init__(None, admit.__self__, *args)  # type: ignore[call-overload]
+
+
+class _BatchGreenlet(ConnectionGreenlet):
+    """The same without a constructor in Python; its arguments are those of ``gevent.Greenlet``."""
+
+    __slots__ = ()
+
+    __init__ = gevent.Greenlet.__init__
 
 
 class WebSocketServer(_OriginalServer):  # type: ignore[misc]
@@ -101,6 +112,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     """
 
     handler_class = UpgradeHandler
+    _own_handler_class = UpgradeHandler  # a subclass of the application's may do more
     _spawn = ConnectionGreenlet.spawn
 
     stats: ServerStats
@@ -156,12 +168,66 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         self._tls_context = prepare_tls(options)
         _servers.add(self)
         super().__init__(listener, application, *args, **options)
+        self.environ.setdefault("wsgi.file_wrapper", FileWrapper)
 
     def start(self) -> None:
         """Binds the address and accepts connections."""
         super().start()
         tell_form()
         tell_unpatched(self.application)
+
+    def _do_read(self) -> None:
+        """Accepts what waits in the listener's queue. gevent's way, which this is in short, has a
+        call of six methods for each connection."""
+        if not self._accepts_batches:
+            super()._do_read()
+            return
+        process = current_process()
+        share = self._share
+        spawn = _BatchGreenlet.spawn
+        family = self.socket.family
+        listener = self.socket.fileno()
+        for _ in range(self.max_accept):
+            if share is not None and not share.may_accept():
+                self._pause_accepting(_SHARE_PAUSE)
+                return
+            try:
+                accepted = accept(listener, family)
+            except OSError:
+                super()._do_read()  # tries again, and knows what to do about it
+                return
+            if accepted is None:
+                return
+            if share is not None:
+                share.add(1)
+            try:
+                spawn(None, self, accepted[0], accepted[1], process)
+            except BaseException:
+                accepted[0].close()
+                if share is not None:
+                    share.add(-1)
+                # If this left the callback, gevent would watch the listener no more.
+                self.loop.handle_error(self, *sys.exc_info())
+                self._pause_accepting(_ACCEPT_PAUSE)
+                return
+
+    @property
+    def _accepts_batches(self) -> bool:
+        """Whether nothing that a subclass or an option has replaced is to be asked for each
+        connection."""
+        kind = type(self)
+        return (
+            kind.do_read is WebSocketServer.do_read
+            and kind.do_handle is WebSocketServer.do_handle
+            and getattr(self._accept, "__func__", None) is WebSocketServer._accept
+            and getattr(self._spawn, "__self__", None) is ConnectionGreenlet
+            and self.pool is None
+            and self._process == current_process()
+            and not self._exhausted
+            and self.socket.family in TCP_FAMILIES
+            and syscalls.AVAILABLE
+            and self._is_bare
+        )
 
     def do_read(self) -> Any:
         """Accepts a connection; None if there is none, or no resources to accept it."""
@@ -225,8 +291,8 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         """Whether a connection needs no HTTP handler to open a session."""
         return (
             is_direct(self.application)
-            and self.handler_class is UpgradeHandler
-            and not UpgradeHandler.eager
+            and self.handler_class is self._own_handler_class
+            and not self.handler_class.eager
             and self._spawn is not None  # it may block
             and not self.pre_start_hook
         )
@@ -366,7 +432,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         if session is None:
             sock = _green(opening.transport.detach())
             stream = HttpStream(sock, self.config, opening.rest)
-            UpgradeHandler(sock, address, self, stream)._handle_from(opening)
+            self.handler_class(sock, address, self, stream)._handle_from(opening)
         return session
 
     def _run_session(self, session: OpenSession, address: Any) -> None:

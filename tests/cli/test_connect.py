@@ -144,7 +144,7 @@ def test_a_pipe_that_closes_ends_it(url):
         process.stdout.close()
         process.stdin.write(b"two\n")
         process.stdin.flush()
-        assert process.wait(limit()) == 1
+        assert process.wait(limit(20)) == 1
         assert process.stderr.read() == b""
     finally:
         process.kill()
@@ -199,11 +199,11 @@ def test_a_terminal_shows_messages_but_does_not_obey_them(terminal):
         terminal.wait_for("< [2 bytes: 00 ff]")
         terminal.type("\x04")
         terminal.wait_for("closed: 1000")
-        assert terminal.process.wait(limit()) == 0
+        assert terminal.process.wait(limit(20)) == 0
 
 
 def test_ctrl_c_ends_it(url, terminal):
     terminal.start(f"{url}/echo")
     terminal.wait_for("connected")
     terminal.process.send_signal(signal.SIGINT)
-    assert terminal.process.wait(limit()) == 130
+    assert terminal.process.wait(limit(20)) == 130

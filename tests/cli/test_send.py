@@ -159,4 +159,4 @@ def test_lines_are_sent_as_they_come(server):
         eventually(lambda: said(server), ["one"], 20)
         assert process.poll() is None
         process.stdin.close()
-        assert process.wait(limit()) == 0
+        assert process.wait(limit(20)) == 0

@@ -25,7 +25,7 @@ def program(request: pytest.FixtureRequest) -> Iterator[Process]:
 
 
 def hello(process: Process) -> bytes:
-    connection = http.client.HTTPConnection(*process.address, timeout=limit())
+    connection = http.client.HTTPConnection(*process.address, timeout=limit(20))
     try:
         connection.request("GET", "/hello")
         return connection.getresponse().read()
@@ -35,13 +35,13 @@ def hello(process: Process) -> bytes:
 
 def test_messages_and_a_subprotocol(program):
     with connect(program.url("/echo/ada"), subprotocols=["chat"]) as client:
-        assert client.recv(limit()) == "hello ada chat"
+        assert client.recv(limit(20)) == "hello ada chat"
         for message in ("one", b"\x00two", "x" * 100_000):
             client.send(message)
-            assert client.recv(limit()) == message
+            assert client.recv(limit(20)) == message
         client.send("bye")
         with pytest.raises(Exception, match="1000"):
-            client.recv(limit())
+            client.recv(limit(20))
 
 
 def test_nothing_of_http_follows_the_end(program):

@@ -37,7 +37,7 @@ def test_bottle_websocket():
         wait_until(lambda: answers(server.port))  # bottle says so before it listens
         with connect(server.url("/echo/ada")) as ws:
             ws.send("hi")
-            assert ws.recv(timeout=limit()) == "ada: hi"
+            assert ws.recv(timeout=limit(20)) == "ada: hi"
         server.wait_for("^left$")
         server.assert_no_trouble()
     assert "handler: UpgradeHandler" in server.output
@@ -51,7 +51,7 @@ def test_gunicorn_with_the_originals_worker():
         server.wait_for_port()
         with connect(server.url()) as ws:
             ws.send("hi")
-            assert ws.recv(timeout=limit()) == "UpgradeHandler: hi"
+            assert ws.recv(timeout=limit(20)) == "UpgradeHandler: hi"
         server.assert_no_trouble()
 
 

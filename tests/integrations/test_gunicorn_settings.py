@@ -14,11 +14,11 @@ import gevent.socket
 import pytest
 from gunicorn.config import Config as GunicornConfig
 
-from greenws import Config
+from greenws import Config, Routes
 from greenws.exceptions import RequestError
 from greenws.http.head import parse_head
 from greenws.integrations import gunicorn_settings
-from greenws.integrations.gunicorn import _Server
+from greenws.integrations.gunicorn import Worker, _Server
 from greenws.integrations.gunicorn_settings import (
     Forwarding,
     config_of,
@@ -271,7 +271,7 @@ def gunicorn(folder: Path, conf: str, app: str = "told_app:app") -> Iterator[Pro
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     conf = """
-from greenws import Config
+from greenws import Config, Routes
 greenws_config = Config(max_message_size=5)
 trusted_proxies = 1
 keepalive = 1
@@ -356,6 +356,21 @@ def test_max_requests_restart_the_worker(tmp_path):
         with Peer.open(process.address, "/ws") as peer:
             assert peer.read_frame()[2].split()[0] not in pids
     assert len(set(pids)) == 1
+
+
+def test_a_session_of_routes_needs_no_http_handler(tmp_path):
+    """As on our own server; a handler of the program's may do more."""
+
+    class Handler(Worker.wsgi_handler):
+        pass
+
+    for kind, is_direct in ((Worker.wsgi_handler, True), (Handler, False)):
+        server = _Server(("127.0.0.1", 0), Routes(), handler_class=kind)
+        assert server._is_direct is is_direct
+    with gunicorn(tmp_path, "") as process:
+        process.wait_for_port()
+        with Peer.open(process.address, "/raw/a%20b?c=%64") as peer:
+            assert peer.read_frame() == (True, TEXT, b"/raw/a%20b?c=%64 a b")
 
 
 def test_a_setting_that_cannot_be_honoured_ends_gunicorn_at_its_start(tmp_path):

@@ -20,6 +20,11 @@ def session(request, socket):
         socket.send(message)
 
 
+@app.websocket("/raw/<rest>")
+def raw(request, socket, rest):
+    socket.send(f"{request.environ['RAW_URI']} {rest}")
+
+
 @Request.application
 def page(request):
     return Response(facts(request, request.remote_addr))

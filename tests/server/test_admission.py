@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import socket as native
 from typing import Any
 
 import gevent
 import pytest
 
-from greenws import Config, Routes
+from greenws import Config, Routes, WebSocketServer
+from greenws.hub.transport import accept
+from greenws.server import server as server_module
 from greenws.server.admission import Admission
 from greenws.server.balance import Balance
+from greenws.server.server import _BatchGreenlet
 
 from ..support.limits import limit, stays, wait_until
 from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame
@@ -232,3 +236,58 @@ def test_a_connection_that_cannot_be_served_is_closed_and_not_counted(
     wait_until(lambda: len(changes) >= 2)
     assert changes == [1, -1]
     assert "expected" in hub_errors.take()
+
+
+def test_a_batch_of_connections_that_cannot_be_served_is_closed_and_the_next_one_served(
+    serve, hub_errors, monkeypatch
+):
+    server = serve(Routes())
+    balance, owner = Balance(), Owner()
+    server._share = balance.share(owner)
+    changes = []
+    monkeypatch.setattr(type(server._share), "add", lambda self, change: changes.append(change))
+    with monkeypatch.context() as patch:
+        patch.setattr(_BatchGreenlet, "spawn", fail)
+        with Peer.connect(server.address) as peer:
+            assert peer.at_end()
+    assert changes == [1, -1]
+    assert "expected" in hub_errors.take()
+    with Peer.connect(server.address) as peer:
+        peer.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert peer.read_response().status == 404
+    wait_until(lambda: server.admission.open == 0)
+
+
+def test_connections_that_wait_together_are_accepted_together(serve, monkeypatch):
+    """A batch ends with the queue, or when others are to have a turn."""
+    accepted = []
+
+    def counting(*args: Any) -> Any:
+        accepted.append(accept(*args))
+        return accepted[-1]
+
+    monkeypatch.setattr(server_module, "accept", counting)
+    server = serve(Routes())
+    server.max_accept = 4
+    peers = [native.create_connection(server.address) for _ in range(6)]  # the hub does not run
+    wait_until(lambda: server.admission.open == 6)
+    assert [one is not None for one in accepted] == [True] * 6 + [False]
+    for peer in peers:
+        peer.close()
+    wait_until(lambda: server.admission.open == 0)
+
+
+@pytest.mark.parametrize("name", ["do_read", "do_handle"])
+def test_a_subclass_is_asked_for_each_connection(serve, name):
+    asked = []
+
+    def ask(self: Any, *args: Any) -> Any:
+        asked.append(args)
+        return getattr(WebSocketServer, name)(self, *args)
+
+    server = serve(Routes(), cls=type("Own", (WebSocketServer,), {name: ask}))
+    for number in (1, 2):
+        with Peer.connect(server.address) as peer:
+            peer.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert peer.read_response().status == 404
+        assert len(asked) >= number

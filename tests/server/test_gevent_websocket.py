@@ -375,13 +375,14 @@ def test_an_exception_closes_with_1011(serve, error_log):
         ws.receive()
         raise LookupError("in the application")
 
-    with Peer.open(serve(bare(fail)).address) as peer:
+    with Peer.open(serve(bare(fail)).address, "/room") as peer:
         peer.send(frame(TEXT, b"x"))
         assert peer.read_frame() == (True, CLOSE, b"\x03\xf3")
         peer.send(close_frame(1011))
         assert peer.at_end()
     (record,) = wait_until(error_log.take)
     assert "in the application" in str(record.exc_info[1])
+    assert record.getMessage().startswith("session failed: '/room' ('127.0.0.1', ")
 
 
 def test_websocket_error_is_a_normal_end(serve):

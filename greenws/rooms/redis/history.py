@@ -60,7 +60,7 @@ class History:
         return LogReplay(
             self._origin,
             start,
-            is_known and self._find_ours(stream, start),
+            is_known and not stream.is_broken and self._find_ours(stream, start),
             stream.snapshot,
             partial(self._read, room),
             partial(self._find_start, stream),
@@ -116,7 +116,7 @@ class History:
         received = start.unlogged.get(origin, 0)  # almost always all, and not worth waiting for
         # Otherwise this process has found all that the log has up to where the client is.
         is_behind = order(stream.id) < order(start.id)
-        if is_behind or (stream.is_estimated and stream.snapshot().unlogged):
+        if is_behind or (stream.may_be_logged and stream.snapshot().unlogged):
             timeout = 0.0 if received else stream.process.options.timeout
             number = self._insist(stream.room, partial(self._look_back, stream, start.id), timeout)
             if number is None:

@@ -272,7 +272,8 @@ class Node(Broker):
                 stream.begin(look.id, is_floor=look.id == look.floor)
             else:
                 stream.begin(empty, is_estimated=True)
-            stream.forget_found(look.ours if look else 0)
+            if look is not None:
+                stream.forget_found(look.ours)
             if process.outage.is_away and stream.sent:
                 stream.unlogged = stream.sent[-1].number
 

@@ -32,7 +32,8 @@ class Stream:
     ``start``: of where it was opened. ``is_estimated``: the log was out of reach then, so that this
     is no entry of it, but a time by this machine's clock; ``is_floor``: it was the end of a log
     without entries; ``opened_at``: when, by the monotonic clock. ``recent``: ids of the last
-    entries that were delivered. ``sent``: what this process sent and has not found in the log.
+    entries that were delivered. ``sent``: what this process sent and has not found in the log;
+    ``may_be_logged``: some of it may be in the log before ``id``, where nothing was read.
     ``unlogged``: the number of the last of that which was delivered unlogged, or 0."""
 
     def __init__(self, room: str, process: Process) -> None:
@@ -45,6 +46,7 @@ class Stream:
         self.opened_at = time.monotonic()
         self.recent: deque[str] = deque(maxlen=_RECENT)
         self.sent: deque[LogEntry] = deque()
+        self.may_be_logged = False
         self.unread_since = 0.0  # when the oldest of these was sent, or a time before that
         self.unlogged = 0
         self.is_broken = False  # the key holds something that is no log
@@ -55,6 +57,7 @@ class Stream:
         self.id = self.start = id_
         self.is_estimated = is_estimated
         self.is_floor = is_floor
+        self.may_be_logged = bool(self.sent)
         self.recent.clear()
         self.recent.append(id_)
 
@@ -71,13 +74,15 @@ class Stream:
     def expect(self, entry: LogEntry) -> None:
         """This process has sent an entry."""
         if not self.sent:
+            self.may_be_logged = False
             self.unread_since = self.process.clock.local()
         self.sent.append(entry)
 
     def forget_found(self, number: int) -> None:
-        """Redis has all that this process has sent up to that number."""
+        """Redis has all that this process has sent up to that number, and no more."""
         while self.sent and self.sent[0].number <= number:
             self.sent.popleft()
+        self.may_be_logged = False
 
     def take(self, id_: bytes, fields: dict[bytes, bytes]) -> None:
         """Delivers an entry of the log. The lock is held."""

@@ -42,7 +42,7 @@ def converse(process):
     """What a browser would do: log in, and talk."""
     with Peer.connect(process.address) as peer:
         assert peer.shake("/private/").status == 302
-    with urllib.request.urlopen(process.url("/login/", "http"), timeout=limit()) as response:
+    with urllib.request.urlopen(process.url("/login/", "http"), timeout=limit(20)) as response:
         cookies = [text.partition(";")[0] for text in response.headers.get_all("Set-Cookie")]
     cookie = "; ".join(cookies)
     with (
@@ -50,14 +50,14 @@ def converse(process):
         connect(process.url("/private/"), additional_headers={"Cookie": cookie}) as second,
     ):
         for ws in (first, second):
-            assert ws.recv(timeout=limit()) == "hello, ada"
+            assert ws.recv(timeout=limit(20)) == "hello, ada"
             ws.send("x" * 70_000)
-            assert ws.recv(timeout=limit()) == "ada: " + "x" * 70_000
+            assert ws.recv(timeout=limit(20)) == "ada: " + "x" * 70_000
     with connect(process.url("/fail/")) as ws:
         ws.send("fail")
-        ws.recv(timeout=limit())
+        ws.recv(timeout=limit(20))
         with pytest.raises(ConnectionClosed, match="1011"):
-            ws.recv(timeout=limit())
+            ws.recv(timeout=limit(20))
     process.wait_for("Internal Server Error: /fail/")
     process.wait_for("RuntimeError: on purpose")
 
@@ -67,11 +67,11 @@ def test_runserver_with_reloading_and_static_files(folder):
         process.wait_for_port()
         converse(process)
         url = process.url("/static/project/style.css", "http")
-        with urllib.request.urlopen(url, timeout=limit()) as response:
+        with urllib.request.urlopen(url, timeout=limit(20)) as response:
             assert b"green" in response.read()
         with connect(process.url("/echo/")) as ws:
             ws.send("hello")
-            assert ws.recv(timeout=limit()) == "hello"
+            assert ws.recv(timeout=limit(20)) == "hello"
             views = folder / "project" / "views.py"
             views.write_text(
                 views.read_text().replace("socket.send(message)", "socket.send('new')")
@@ -82,7 +82,7 @@ def test_runserver_with_reloading_and_static_files(folder):
         process.wait_for_port(start=process.lines.index("Quit the server with CONTROL-C.") + 1)
         with connect(process.url("/echo/")) as ws:
             ws.send("hello")
-            assert ws.recv(timeout=limit()) == "new"
+            assert ws.recv(timeout=limit(20)) == "new"
 
 
 @pytest.mark.parametrize("worker", ["gevent", "gthread", "greenws.gunicorn.Worker"])

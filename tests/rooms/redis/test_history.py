@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from ...support.limits import wait_until
+from ...support.play import Line
 from ...support.redis_workers import away, back, keep_from_reading
 
 
@@ -43,6 +44,34 @@ def test_what_was_heard_elsewhere_is_looked_for_far_back(server, worker):
     assert ann.hear(700) == numbers
     a.send("new")
     assert moved.hear(1) == ["new"]
+
+
+def test_what_was_appended_before_a_room_was_opened_again_is_not_repeated(server, worker, pair):
+    """A process does not know yet that it has appended that, as the answer was lost."""
+    line = Line(server.port)
+    a, b = worker(url=line.url), worker()
+    socket, peer = pair()
+    bob = b.join()
+    wait_until(lambda: a.is_idle)
+
+    def lose(*args: Any) -> None:
+        del a.node._writer._take
+        line.cut()
+        raise redis.ConnectionError("the answer was lost")
+
+    with a.rooms["r"].join(socket):
+        a.node._writer._take = lose
+        a.send("once")
+        assert bob.hear(1) == ["once"]
+        wait_until(lambda: a.is_away)
+    stayed = a.join()
+    line.mend()
+    wait_until(lambda: a.is_idle)
+    moved = a.join(since=bob.last, gap="0-0 gap")
+    a.send("next")
+    assert moved.hear(1) == ["next"]
+    assert stayed.hear(1)
+    line.close()
 
 
 def test_who_comes_back_is_told_that_redis_lost_what_it_missed(server, worker, error_log):
@@ -287,6 +316,24 @@ def test_a_history_that_is_asked_for_as_redis_goes_is_empty(server, worker):
     server.stop()
     assert a.rooms["unread"].history() == []  # the first to learn it
     assert a.is_away
+
+
+def test_who_comes_back_where_a_key_is_no_log_is_told_the_gap(server, worker, error_log):
+    """What is said in each process meanwhile nobody keeps."""
+    a, b = worker(), worker()
+    ann, bob = a.join(), b.join()
+    a.send("first")
+    assert ann.hear(1) == bob.hear(1) == ["first"]
+    wait_until(lambda: a.is_idle and b.is_idle)
+    server.call("SET", a.node.process.keys.log("r"), "no log")
+    for each, client in ((a, ann), (b, bob)):
+        each.send("breaks off")
+        assert client.hear(1) == ["breaks off"]
+        wait_until(lambda each=each: each.node._streams["r"].is_broken)
+    since = ann.last
+    b.send("missed")
+    assert not b.join(since=since).member.is_complete
+    assert all("holds something else" in each.getMessage() for each in error_log.take())
 
 
 def test_the_history_of_a_key_that_is_no_log_is_empty_and_an_error(server, worker, error_log):
