@@ -214,10 +214,10 @@ class Pulse:
 
     def _fate(self, transport: Transport) -> str:
         """What became of the ping that was not answered, and the option."""
-        undelivered = transport.undelivered()
-        if undelivered < 0:
+        acknowledged = transport.has_acknowledged(self._ping_begin)
+        if acknowledged is None:
             return " (ping_timeout)"
-        if transport.sent - undelivered > self._ping_begin:
+        if acknowledged:
             return ", which the peer's TCP has acknowledged (ping_timeout)"
         return ", which the peer's TCP has not acknowledged (ping_timeout)"
 

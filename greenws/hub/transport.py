@@ -761,6 +761,12 @@ class Transport(Waiter):
         size = -1 if self.closed else unacknowledged(self.fileno)
         return size if size < 0 else size + self.backlog
 
+    def has_acknowledged(self, position: int) -> bool | None:
+        """Whether the peer's TCP has acknowledged some of what was sent after the first
+        ``position`` bytes; None if that is unknown, as over a Unix socket."""
+        size = self.undelivered() if self._sock.family in TCP_FAMILIES else -1
+        return None if size < 0 else self.sent - size > position
+
     def watch_delivery(self) -> Delivery | None:
         """Watches the delivery of what is in the kernel now; None if nothing is."""
         return Delivery(self._sock, self.fileno) if unacknowledged(self.fileno) > 0 else None

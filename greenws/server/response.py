@@ -295,7 +295,9 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
             return
         self._looked_at = now
         if self._may_watch() and self.rfile.read_ahead(_READ_AHEAD) is False:
-            raise ConnectionResetError(errno.ECONNRESET, "the client has ended its stream")
+            error = ConnectionResetError(errno.ECONNRESET, "the client has ended its stream")
+            self._note_failure(error)
+            raise error
 
     def _frame(self, data: bytes) -> bytes | memoryview:
         """``data`` as it is sent in the body: a chunk, or as much as Content-Length leaves."""

@@ -487,18 +487,18 @@ def test_after_a_reload_with_a_wrong_certificate_the_last_good_one_is_served(tmp
             r"\[ERROR\] greenws.gunicorn.Worker: .*cannot use .*used/cert.pem and .*used/key.pem.*"
             "; the workers keep the previous certificate"
         )
-        eventually(lambda: process.output.count("Booting worker"), 2)
-        eventually(lambda: len(children(process.popen.pid)), 1)
+        eventually(lambda: process.output.count("Booting worker"), 2, 20)
+        eventually(lambda: len(children(process.popen.pid)), 1, 20)
         used.certfile.unlink()
         os.kill(children(process.popen.pid)[0], signal.SIGKILL)
         process.wait_for(r"No such file.*used/cert.pem.*; the workers keep the previous cert")
-        eventually(lambda: process.output.count("Booting worker"), 3)
+        eventually(lambda: process.output.count("Booting worker"), 3, 20)
         assert served_by(process) == first
         with connect(process.url("/ping", "wss"), ssl=used.context) as client:
-            assert client.recv(10) == "INVALID True"
+            assert client.recv(limit(20)) == "INVALID True"
         write_over(used, other)
         process.popen.send_signal(signal.SIGHUP)
-        eventually(lambda: process.output.count("Worker exiting"), 2)
+        eventually(lambda: process.output.count("Worker exiting"), 2, 20)
         assert served_by(process) not in (None, first)
     assert "Traceback" not in process.output
 
@@ -521,6 +521,7 @@ def test_after_a_reload_with_a_wrong_setting_the_last_good_ones_count(tmp_path):
         process.popen.send_signal(signal.SIGHUP)
         process.wait_for("greenws_config must be .*; the workers keep the previous settings")
         process.wait_for("Worker exiting")
+        eventually(lambda: process.output.count("Booting worker"), 2, 20)
         with Peer.open(process.address, "/echo") as peer:
             peer.send(frame(TEXT, b"123456"))
             assert peer.read_close(answer=True)[0] == 1009
@@ -572,7 +573,7 @@ def test_sessions_are_spread_evenly_over_workers(tmp_path):
     (tmp_path / "balanced.py").write_text(BALANCED)
     options = [*WORKERS["greenws"], "--workers", "3"]
     with gunicorn(*options, app="balanced:app", cwd=tmp_path) as process:
-        eventually(lambda: process.output.count("Booting worker"), 3)
+        eventually(lambda: process.output.count("Booting worker"), 3, 20)
         eventually(lambda: len(processes_of(process, 12, True)), 3)  # each has loaded its program
         for at_once in (False, True):
             for _attempt in range(5):
@@ -588,7 +589,7 @@ def test_who_waits_to_be_accepted_outlives_a_worker(tmp_path):
     (tmp_path / "balanced.py").write_text(BALANCED)
     options = [*WORKERS["greenws"], "--workers", "2"]
     with gunicorn(*options, app="balanced:app", cwd=tmp_path) as process:
-        eventually(lambda: process.output.count("Booting worker"), 2)
+        eventually(lambda: process.output.count("Booting worker"), 2, 20)
         first = children(process.popen.pid)[0]
         peers = []
         for number in range(120):
@@ -613,16 +614,16 @@ def test_rooms_in_memory_once_there_are_several_workers():
     """After SIGTTIN, not before; a worker that takes the place of another makes no second one."""
     with gunicorn(*WORKERS["greenws"], app="rooms_app:app") as process:
         os.kill(children(process.popen.pid)[0], signal.SIGKILL)
-        eventually(lambda: process.output.count("Booting worker"), 2)
+        eventually(lambda: process.output.count("Booting worker"), 2, 20)
         with connect(process.url("/lobby")) as client:
-            client.recv(10)
+            client.recv(limit(20))
             assert "rooms in memory" not in process.output
             process.popen.send_signal(signal.SIGTTIN)
-            eventually(lambda: process.output.count("Booting worker"), 3)
+            eventually(lambda: process.output.count("Booting worker"), 3, 20)
 
             def speak() -> bool:
                 client.send("{}")
-                client.recv(10)
+                client.recv(limit(20))
                 return "rooms in memory reach only the members of this process" in process.output
 
             eventually(speak, True)

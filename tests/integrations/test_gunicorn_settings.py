@@ -271,7 +271,7 @@ def gunicorn(folder: Path, conf: str, app: str = "told_app:app") -> Iterator[Pro
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     conf = """
-from greenws import Config, Routes
+from greenws import Config
 greenws_config = Config(max_message_size=5)
 trusted_proxies = 1
 keepalive = 1

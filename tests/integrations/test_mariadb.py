@@ -42,14 +42,14 @@ def test_idle_sessions_of_sqlalchemy_hold_no_connection(flask_program):
     with idle_sessions(flask_program.address, "/ws", 20, b"count", b"0"):
         with connect(flask_program.url("/ws")) as ws:
             ws.send("count")
-            assert ws.recv(limit()) == "0"
+            assert ws.recv(limit(20)) == "0"
     assert "waits with a connection" not in flask_program.output
 
 
 def test_uncommitted_work_of_sqlalchemy_is_kept(flask_program, mariadb):
     def ask(message):
         ws.send(message)
-        return ws.recv(limit())
+        return ws.recv(limit(20))
 
     with connect(flask_program.url("/ws")) as ws:
         assert ask("add one") == "1"  # flushed by the query
@@ -62,18 +62,18 @@ def test_uncommitted_work_of_sqlalchemy_is_kept(flask_program, mariadb):
 
 def test_idle_sessions_of_django_hold_no_connection(django_program, mariadb):
     with idle_sessions(django_program.address, "/notes/", 20, b"count", b"0"):
-        eventually(lambda: mariadb.connections("django"), 0)
+        eventually(lambda: mariadb.connections("django"), 0, 20)
     assert "waits with a connection" not in django_program.output
 
 
 def test_what_sessions_of_django_write_or_lock_is_kept(django_program, mariadb):
     with connect(django_program.url("/notes/")) as ws:
         ws.send("add one")
-        assert ws.recv(limit()) == "1"
-        eventually(lambda: mariadb.connections("django"), 0)
+        assert ws.recv(limit(20)) == "1"
+        eventually(lambda: mariadb.connections("django"), 0, 20)
         assert mariadb.call("SELECT text FROM project_note", "django") == (("one",),)
         ws.send("run SELECT GET_LOCK('mine', 0)")
-        assert ws.recv(limit()) == "1"
+        assert ws.recv(limit(20)) == "1"
         django_program.wait_for("it ran .SELECT GET_LOCK")
         assert mariadb.call("SELECT IS_FREE_LOCK('mine')") == ((0,),)
-    eventually(lambda: mariadb.connections("django"), 0)
+    eventually(lambda: mariadb.connections("django"), 0, 20)

@@ -131,7 +131,8 @@ def test_head_gets_no_body(serve, tmp_path, sent, size):
 @over_tls_too
 def test_a_file_is_closed_when_its_client_is_gone(serve, tmp_path):
     path = tmp_path / "file"
-    path.write_bytes(content(LARGE))
+    with open(path, "wb") as file:
+        file.truncate(1 << 30)  # no kernel takes so much
     server = serve(StaticFiles(tmp_path))
     peer = Peer.connect(server.address)
     peer.send(ask())
@@ -153,7 +154,6 @@ def test_a_client_that_does_not_read_is_given_up_and_stops_nobody(serve, tmp_pat
     with Peer.connect(server.address) as other:
         other.send(ask("/nothing"))
         assert other.read_response().status == 404
-        assert server.admission.open == 2
     wait_until(lambda: server.admission.open == 0)
     assert str(path) not in open_files()
     slow.close()
@@ -162,6 +162,7 @@ def test_a_client_that_does_not_read_is_given_up_and_stops_nobody(serve, tmp_pat
 def test_a_client_that_reads_slowly_gets_all(serve, tmp_path, sent):
     (tmp_path / "file").write_bytes(content(LARGE))
     server = serve(StaticFiles(tmp_path))
+    server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
     client.connect(server.address)

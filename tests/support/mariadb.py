@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ class MariaDbServer:
         path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
         program = shutil.which("mariadbd", path=path)
         require(program, "MariaDB")
+        require(importlib.util.find_spec("pymysql"), "PyMySQL")
         assert program is not None
         self._folder = tempfile.TemporaryDirectory(prefix="greenws-my-")
         self.socket = f"{self._folder.name}/socket"
@@ -47,11 +49,15 @@ class MariaDbServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + limit(20)
-        while not self._answers():
-            assert time.monotonic() < deadline, "MariaDB does not start"
-            time.sleep(0.02)
-        self.call("CREATE DATABASE test")
+        try:
+            deadline = time.monotonic() + limit(20)
+            while not self._answers():
+                assert time.monotonic() < deadline, "MariaDB does not start"
+                time.sleep(0.02)
+            self.call("CREATE DATABASE test")
+        except BaseException:
+            self.close()
+            raise
 
     def _answers(self) -> bool:
         import pymysql

@@ -424,9 +424,11 @@ server.serve_forever()
 def test_a_child_whose_hook_runs_the_hub_reads_nothing_of_the_parent_s(server, tmp_path):
     """The connections to Redis live on, so the log has no line."""
     (tmp_path / "forking.py").write_text(_FORKING)
-    sender = greenws.Sender(server.url)
     texts = [str(number) for number in range(200)]
-    with Process(tmp_path / "forking.py", server.url) as process:
+    with (
+        greenws.Sender(server.url) as sender,
+        Process(tmp_path / "forking.py", server.url) as process,
+    ):
         process.wait_for_port()
         with connect(process.url("/")) as client:
             assert client.recv(limit(10)) == "joined"
