@@ -75,11 +75,11 @@ pictures: $(VENV)/docs
 
 # The sdist, and from it the wheel; then a check of what they hold. What later compilers (gcc 14, clang 16)
 # take for errors are errors here, too: a module that is not compiled is missing from the wheel.
-wheel: export CFLAGS += -Werror=incompatible-pointer-types -Werror=int-conversion \
-	-Werror=implicit-function-declaration -Werror=implicit-int
+STRICT := -Werror=incompatible-pointer-types -Werror=int-conversion -Werror=implicit-function-declaration \
+	-Werror=implicit-int
 wheel: $(VENV)/lint
 	rm -f *.egg-info/SOURCES.txt # setuptools would add what an old one lists
-	$(BIN)/python -m build --outdir dist .
+	GREENWS_CFLAGS="$(STRICT)" $(BIN)/python -m build --outdir dist .
 	$(BIN)/python .ci/check_distributions.py
 
 # A wheel of each Python that is found, as a release has it, tested once installed; some minutes.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -261,8 +261,9 @@ def _check_hosts(value: Any) -> tuple[str, ...] | None:
     if value is None:
         return None
     hosts = (value,) if isinstance(value, str) else value
-    if not isinstance(hosts, (list, tuple, set, frozenset)):
+    if isinstance(hosts, (bytes, Mapping)) or not isinstance(hosts, Iterable):
         raise TypeError(f"allowed_hosts is one or several str, not {value!r}")
+    hosts = list(hosts)
     for host in hosts:
         if not isinstance(host, str):
             raise TypeError(f"allowed_hosts is one or several str, not {host!r}")

@@ -18,6 +18,7 @@ cdef object _random_bits, _NO_BUCKET
 cdef class TimedPing(Ping):
     cdef Pulse _pulse
     cdef double _sent
+    cdef long long _end
 
     cpdef void answer(self) except *
 
@@ -31,7 +32,6 @@ cdef class Pulse:
     cdef double _deadline
     cdef object _delivery
     cdef long long _ping_begin
-    cdef long long _ping_end
     cdef long long _delivered
     cdef long long _bytes_in
     cdef public double _lifetime_end
@@ -43,7 +43,7 @@ cdef class Pulse:
     cdef public object bucket
     cdef object __weakref__
 
-    cdef void _take_pong(self, double latency) except *
+    cdef void _take_pong(self, double latency, long long end) except *
     @cython.locals(socket=WebSocket, is_closing=bint, due=double)
     cpdef double beat(self, double now) except? -1
     cdef double _end(self, double now) except? -1
@@ -51,7 +51,7 @@ cdef class Pulse:
     @cython.locals(begin=double, end=double)
     cdef double _bucket_time(self, double now, double when) except? -1
     cdef void _expire(self, WebSocket socket, double now) except *
-    @cython.locals(soon=double, latest=double, transport=Transport)
+    @cython.locals(soon=double, latest=double, transport=Transport, ping=TimedPing)
     cdef double _keep_alive(self, WebSocket socket, double now) except? -1
 
 

@@ -54,10 +54,11 @@ class TimedPing(Ping):
         Ping.__init__(self, _random_bits(32).to_bytes(4, "big"), False)
         self._pulse = pulse
         self._sent = time.monotonic()
+        self._end = 0
 
     def answer(self) -> None:
         self.answered = True
-        self._pulse._take_pong(time.monotonic() - self._sent)
+        self._pulse._take_pong(time.monotonic() - self._sent, self._end)
 
 
 class Pulse:
@@ -74,7 +75,6 @@ class Pulse:
         "_lifetime_end",
         "_next_ping",
         "_ping_begin",
-        "_ping_end",
         "_socket",
         "_timeout",
         "bucket",
@@ -95,7 +95,6 @@ class Pulse:
         self._delivery: Delivery | None = None  # of what was sent before the unanswered ping
         # Positions in what was sent, in bytes.
         self._ping_begin = 0  # of the first ping without an answer
-        self._ping_end = 0  # of the last ping
         self._delivered = 0  # the end of the last ping that was answered
         self._bytes_in = 0
         # Without a lifetime, nothing is drawn.
@@ -132,11 +131,11 @@ class Pulse:
             if next_beat != _FOREVER:
                 self._heartbeat.add(self, next_beat)
 
-    def _take_pong(self, latency: float) -> None:
+    def _take_pong(self, latency: float, end: int) -> None:
         """Takes note of a ping's answer after ``latency`` seconds. The peer has got the ping, and
-        all that was sent before it."""
+        all that was sent before its ``end``."""
         self.latency = latency
-        self._delivered = self._ping_end
+        self._delivered = end
 
     def beat(self, now: float) -> float:
         """Does what is due; returns the time of the bucket for what is due next, ``inf`` if the
@@ -206,8 +205,9 @@ class Pulse:
                     self._delivery = (
                         None if transport.sent == self._delivered else transport.watch_delivery()
                     )
-                socket._send_heartbeat(TimedPing(self))
-                self._ping_end = transport.sent
+                ping = TimedPing(self)
+                socket._send_heartbeat(ping)
+                ping._end = transport.sent
                 self._deadline = min(self._deadline, now + self._timeout)
             self._next_ping = now + self._interval
         return min(self._next_ping, self._deadline, latest)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from werkzeug import Request, Response
@@ -207,12 +207,12 @@ def _methods(method: Any) -> list[str] | None:
         TypeError: it is no str, and no list of them.
         ValueError: no request has such a method.
     """
-    names = [method] if isinstance(method, str) else method
-    if names is None:
+    if method is None:
         return None
-    if not isinstance(names, (list, tuple, set, frozenset)) or not all(
-        isinstance(name, str) for name in names
-    ):
+    names = [method] if isinstance(method, str) else method
+    is_list = isinstance(names, Iterable) and not isinstance(names, (bytes, Mapping))
+    names = list(names) if is_list else []
+    if not is_list or not all(isinstance(name, str) for name in names):
         raise TypeError(
             f"a route's method is a str such as 'GET', or a list of them, not {method!r}"
         )
@@ -223,7 +223,7 @@ def _methods(method: Any) -> list[str] | None:
             )
     if not names:
         raise ValueError("a route without a method is never found; None is for any")
-    return list(names)
+    return names
 
 
 def _check_uri(uri: Any) -> None:

@@ -144,6 +144,36 @@ def test_a_slow_reader_that_has_answered_a_ping_before_is_not_dropped(session):
         assert peer.read_all() == ([], True)
 
 
+def test_a_late_answer_to_an_earlier_ping_says_nothing_of_what_followed_it(session):
+    go_on = Event()
+
+    def send_later(socket):
+        go_on.wait(limit())
+        socket.send(bytes(KERNEL))
+        socket.receive()
+
+    served = session(10, send_later, ping_interval=0.1, ping_timeout=0.4, close_timeout=2)
+    with served.connect() as peer:
+        assert len(peer.read_frame()[2]) == 10
+        _, opcode, first = peer.read_frame()
+        assert opcode == PING
+        go_on.set()
+        gevent.sleep(0.15)  # another ping is sent, behind the message
+        peer.send(frame(PONG, first))
+        sizes = []
+        while not sizes:
+            _, opcode, payload = peer.read_frame()
+            if opcode == PING:
+                peer.send(frame(PONG, payload))
+            else:
+                sizes.append(len(payload))
+        assert sizes == [KERNEL]
+        peer.send(frame(BINARY, b"got it"))
+        served.over.wait(limit())
+        assert served.outcome is None
+        assert peer.read_all() == ([], True)
+
+
 def test_a_slow_reader_gets_what_was_sent_before_close(session):
     size = 3 * KERNEL
     served = session(size, write_timeout=0.4, write_high_water=None, close_timeout=0.4)

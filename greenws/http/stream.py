@@ -256,6 +256,11 @@ class HttpStream:
         self._buffer += data
         return bool(data)
 
+    @property
+    def has_input(self) -> bool:
+        """Whether bytes are buffered."""
+        return bool(self._buffer)
+
     def take(self) -> bytes:
         """The buffered bytes; they are removed from the buffer."""
         data, self._buffer = self._buffer, b""

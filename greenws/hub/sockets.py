@@ -120,6 +120,11 @@ class OwnedSocket(_Plain, gevent.socket.socket):
 class _AdoptedSocket(_Plain, gevent.socket.socket):
     __slots__ = ()
 
+    def __init__(self, *args: Any, **options: Any) -> None:  # a dup() of one
+        super().__init__(*args, **options)
+        _adopters[self] = current_process()
+        _sockets.add(self)
+
     @property
     def _process(self) -> int:  # type: ignore[override]
         return _adopters.get(self, 0)

@@ -53,8 +53,6 @@ _REFUSED = {  # unless they have their default
 }
 _HOOKS = ("pre_request", "post_request")  # they get a request of gunicorn's parser, which is none
 
-_NativeContext = get_original("ssl", "SSLContext")
-
 _V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 _MAX_V1 = 107  # bytes, the two of its end included
 _POLL = 0.002  # seconds between two looks at a header that arrives in pieces
@@ -132,24 +130,35 @@ def tls_context_of(cfg: Any) -> Any:
             (``ssl.SSLError``).
         TypeError: the context is of a class that gevent cannot use.
     """
-    for name in ("certfile", "keyfile", "ca_certs"):
-        path = getattr(cfg, name)
-        if path:
-            open(path, "rb").close()  # the errors of ssl do not name the file
-    if cfg.keyfile and not cfg.certfile:
-        raise TypeError("keyfile needs certfile, the file of the certificate chain")
     try:
         context = ssl_context(cfg)
-    except ssl.SSLError:
-        if cfg.certfile:
-            check = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            load_certificates(check, cfg.certfile, cfg.keyfile)  # its error names the files
+    except (OSError, TypeError):  # which does not name the files
+        _explain_files(cfg)
         raise
-    if type(context) is _NativeContext:
+    # Not a name of this module: gevent warns of modules that have what it patches.
+    if type(context) is get_original("ssl", "SSLContext"):
         context.__class__ = gevent.ssl.SSLContext
+        context.sni_callback = context.sni_callback  # gevent's setter wraps it
     if not isinstance(context, gevent.ssl.SSLContext):
         raise TypeError(f"ssl_context must return a gevent.ssl.SSLContext, not {context!r}")
     return context
+
+
+def _explain_files(cfg: Any) -> None:
+    """
+    Raises:
+        OSError: one of gunicorn's files for TLS cannot be read, or they do not fit.
+        TypeError: one of them is missing.
+    """
+    for name in ("certfile", "keyfile", "ca_certs"):
+        path = getattr(cfg, name)
+        if path:
+            open(path, "rb").close()
+    if cfg.keyfile and not cfg.certfile:
+        raise TypeError("keyfile needs certfile, the file of the certificate chain")
+    if cfg.certfile:
+        check = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        load_certificates(check, cfg.certfile, cfg.keyfile)
 
 
 class ProxiedAddress(tuple[str, int]):

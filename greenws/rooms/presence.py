@@ -73,7 +73,7 @@ def id_of(key: Any) -> str:
 
     Raises:
         TypeError: it is neither str nor int.
-        ValueError: it is empty.
+        ValueError: it is empty, or has a line break.
         UnicodeEncodeError: UTF-8 does not know it.
     """
     if isinstance(key, bool) or not isinstance(key, str | int):
@@ -82,6 +82,8 @@ def id_of(key: Any) -> str:
         raise ValueError("presence_key is empty: give the id of the user, or None")
     text = str(key)
     text.encode()
+    if "\n" in text:
+        raise ValueError(f"presence_key is {text!r}: an id has no line break")
     return text
 
 

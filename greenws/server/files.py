@@ -23,12 +23,13 @@ _Range: Any = getattr(werkzeug.wsgi, "_RangeWrapper", None)
 class FileWrapper:
     """An iterable of the blocks of ``filelike``, from its position to its end, that closes it.
 
-    ``block_size``: bytes of a block, which may be larger.
+    ``block_size``: bytes of a block; of a seekable file they may be more.
     """
 
     def __init__(self, filelike: Any, block_size: int = _LEAST_BLOCK) -> None:
         self.filelike = filelike
-        self.block_size = max(block_size, _LEAST_BLOCK)
+        # What grows meanwhile, such as a pipe, is passed on as it comes.
+        self.block_size = max(block_size, _LEAST_BLOCK) if self.seekable() else block_size
 
     def __iter__(self) -> FileWrapper:
         return self

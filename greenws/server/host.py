@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ..config import Config
 from ..hub.polling import current_process
+from ..hub.sockets import adopt, is_inherited
 from ..stats import ServerStats
 from ..surroundings import tell_unpatched
 from .admission import Admission
@@ -66,13 +67,28 @@ class ForeignHost:
         _guard_listener(server)
 
 
+_REPLACED = ("do_read", "start_accepting", "serve_forever")
+
+
 class _Listener:
     """The accepting half of a foreign server, which a forked child inherits with all that its loop
-    watches. There, it accepts only after ``start_accepting()`` was called."""
+    watches. There, it accepts only after ``start_accepting()`` or ``serve_forever()``."""
 
     def __init__(self, server: Any) -> None:
         self._server: Callable[[], Any] = weakref.ref(server)
         self._process = current_process()
+        self._own = {  # what the program has replaced
+            name: server.__dict__[name] for name in _REPLACED if name in server.__dict__
+        }
+        for name in _REPLACED:
+            setattr(server, name, getattr(self, name))
+        server._handle = self.handle
+
+    def _call(self, name: str, *args: Any, **options: Any) -> Any:
+        server = self._server()
+        if name in self._own:
+            return self._own[name](*args, **options)
+        return getattr(type(server), name)(server, *args, **options)
 
     def do_read(self) -> Any:
         """In place of the server's own."""
@@ -80,13 +96,28 @@ class _Listener:
         if self._process != current_process():
             server.stop_accepting()
             return None
-        return type(server).do_read(server)
+        accepted = self._call("do_read")
+        if accepted:
+            adopt(accepted[0])
+        return accepted
+
+    def handle(self, sock: Any, address: Any) -> None:
+        """In place of what the server runs in a greenlet of each connection. One that was spawned
+        and had not run at a fork runs in the child, too."""
+        if not is_inherited(sock):
+            server = self._server()
+            (server.wrap_socket_and_handle if server.ssl_enabled else server.handle)(sock, address)
 
     def start_accepting(self) -> None:
         """In place of the server's own."""
         self._process = current_process()
-        server = self._server()
-        type(server).start_accepting(server)
+        self._call("start_accepting")
+
+    def serve_forever(self, *args: Any, **options: Any) -> None:
+        """In place of the server's own."""
+        if self._process != current_process() and self._server().started:
+            self.start_accepting()
+        self._call("serve_forever", *args, **options)
 
     def disown(self) -> None:
         """In the child, unless it was told to accept."""
@@ -101,8 +132,7 @@ _listeners: weakref.WeakKeyDictionary[Any, _Listener] = weakref.WeakKeyDictionar
 def _guard_listener(server: Any) -> None:
     if server in _listeners or not hasattr(server, "stop_accepting"):
         return
-    listener = _listeners[server] = _Listener(server)
-    server.do_read, server.start_accepting = listener.do_read, listener.start_accepting
+    _listeners[server] = _Listener(server)
 
 
 def _after_fork() -> None:

@@ -140,7 +140,7 @@ def _check_handler_class(given: Any) -> None:
     if isinstance(given, WebSocketHandler) or given is WebSocketHandler:
         hint = "a WebSocketHandler is an application: WebSocketServer(address, handler)"
     elif isinstance(given, type):
-        hint = "with another one no WebSocket opens. Leave it out, or derive yours from it"
+        hint = "those of others open no sessions of greenws. Leave it out, or derive yours from it"
     else:
         hint = "set what it needs as attributes of a subclass"
     raise TypeError(

@@ -200,7 +200,7 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         sock = self.socket
         try:
             while self._left > 0:
-                end_turn_if_due()
+                end_turn_if_due(is_slow=True)  # it may be read from a disk
                 if is_inherited(sock):
                     raise ConnectionResetError(errno.ECONNRESET, "the connection is the parent's")
                 try:
@@ -285,7 +285,8 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
 
     def _leave_if_alone(self) -> None:
         """Ends a response without a body whose client is gone: nothing will be sent that could
-        fail, and an application may generate without end, and without a wait.
+        fail, and an application may generate without end, and without a wait. A client that has
+        only ended its half has all of the response, but may wait for the next.
 
         Raises:
             OSError: the client has ended its stream, or the connection is lost.
@@ -294,7 +295,11 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         if now < self._looked_at + _LOOK_INTERVAL:
             return
         self._looked_at = now
-        if self._may_watch() and self.rfile.read_ahead(_READ_AHEAD) is False:
+        if (
+            self._may_watch()
+            and self.rfile.read_ahead(_READ_AHEAD) is False
+            and (not self.rfile.has_input or syscalls.is_lost(self.socket.fileno()))
+        ):
             error = ConnectionResetError(errno.ECONNRESET, "the client has ended its stream")
             self._note_failure(error)
             raise error
@@ -399,7 +404,7 @@ def to_bytes(part: Any) -> bytes:
 
 
 def _size(part: Any) -> int:
-    return len(part) if type(part) is bytes else len(to_bytes(part))
+    return len(part) if type(part) is bytes or part == "" else len(to_bytes(part))
 
 
 class _ClientWatch:

@@ -219,6 +219,8 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         return (
             kind.do_read is WebSocketServer.do_read
             and kind.do_handle is WebSocketServer.do_handle
+            and kind.full is WebSocketServer.full
+            and self.__dict__.keys().isdisjoint(("do_read", "do_handle", "full"))
             and getattr(self._accept, "__func__", None) is WebSocketServer._accept
             and getattr(self._spawn, "__self__", None) is ConnectionGreenlet
             and self.pool is None

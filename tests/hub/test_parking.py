@@ -10,7 +10,7 @@ from ..support.limits import limit
 from ..support.processes import PROGRAMS, Process, connect
 
 
-@pytest.mark.parametrize("kind", ["server", "threads", "client", "blocked"])
+@pytest.mark.parametrize("kind", ["server", "threads", "client", "blocked", "joined"])
 def test_a_process_with_sessions_in_daemon_threads_exits_with_its_own_code(kind):
     with Process(PROGRAMS / "exiting_server.py", kind) as process:
         process.wait_for_port()

@@ -3,17 +3,30 @@ have sessions. What the interpreter does at its exit lasts long enough for every
 
 ``server`` runs a WebSocketServer in a daemon thread, ``threads`` werkzeug's, with a thread for each
 session. ``client`` has a connection of ``greenws.connect()`` in one, and ``blocked`` has it in a
-thread that waits for something else.
+thread that waits for something else. ``joined`` waits for the server's thread in a function that
+was registered with atexit before greenws was imported.
 """
 
+import atexit
 import signal
 import sys
 import threading
 import time
 
-from greenws import Routes, WebSocketServer, connect
-
 KIND = sys.argv[1]
+
+
+def join():
+    loop.run_callback_threadsafe(gevent.spawn, server.stop, 0)
+    thread.join()
+
+
+if KIND == "joined":
+    atexit.register(join)
+
+import gevent  # noqa: E402
+
+from greenws import Routes, WebSocketServer, connect  # noqa: E402
 
 routes = Routes()
 
@@ -25,6 +38,8 @@ def echo(request, socket):
 
 
 def serve(begun):
+    global loop, server, thread
+    loop, thread = gevent.get_hub().loop, threading.current_thread()
     if KIND == "threads":
         from werkzeug.serving import make_server
 

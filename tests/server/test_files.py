@@ -179,7 +179,7 @@ def test_a_client_that_reads_slowly_gets_all(serve, tmp_path, sent):
 def test_other_connections_have_their_turns_while_a_file_is_sent(serve, tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(content(LARGE))
     turns = []
-    monkeypatch.setattr(response, "end_turn_if_due", lambda: turns.append(True))
+    monkeypatch.setattr(response, "end_turn_if_due", lambda **options: turns.append(True))
     with Peer.connect(serve(StaticFiles(tmp_path)).address) as peer:
         peer.send(ask())
         assert peer.read_response().body == content(LARGE)

@@ -100,6 +100,27 @@ def test_nothing_is_generated_for_head_when_its_client_is_gone(serve):
     assert ended.wait(limit())
 
 
+def test_who_ends_a_stream_gets_what_was_asked_for_behind_head(serve):
+    """Half-closed clients still read."""
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return iter([b"row"] * 3) if environ["REQUEST_METHOD"] == "HEAD" else [b"second"]
+
+    with Peer.connect(serve(app).address) as peer:
+        peer.send(ask("HEAD") + ask("GET", "/", "1.1", "Connection: close"))
+        peer.sock.shutdown(socket.SHUT_WR)
+        assert read_all(peer).endswith(b"second")
+
+
+def test_an_empty_str_is_an_empty_body(serve):
+    """As in pywsgi's own answers."""
+    with Peer.connect(serve(answering("200 OK", [], lambda: [""])).address) as peer:
+        peer.send(ask("GET", "/", "1.1", "Connection: close"))
+        received = read_all(peer)
+        assert received.startswith(b"HTTP/1.1 200 OK") and b"Content-Length: 0" in received
+
+
 def test_the_write_callable_sends_no_body_to_head_either(serve):
     def app(environ, start_response):
         write = start_response("200 OK", [])

@@ -145,8 +145,9 @@ class LogReplay(Replay):
         if order(until) < order(self._since.id):
             if unlogged and not is_known:
                 yield Page([], gap=True)
-        elif is_known and until == self._since.id and not is_estimated:
-            pass  # nothing to ask for: Redis may be out of reach
+        elif is_known and until == self._since.id != "0-0" and not is_estimated:
+            # Nothing to ask for: Redis may be out of reach. Only 0-0 may stand for what is unknown.
+            pass
         elif is_known:
             for entries, gap in self._read(self._since.id, until):
                 numbers = [each.number for each in entries if each.origin == self._origin]

@@ -177,7 +177,12 @@ def connect(
         of_sentinels[each] = min(options[each], _SENTINEL_TIMEOUT)
     sentinel: Any = _Sentinel(
         list(address.hosts),
-        sentinel_kwargs={**of_sentinels, "protocol": 2, "retry": Retry(NoBackoff(), 0)},
+        sentinel_kwargs={
+            **of_sentinels,
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+            "redis_connect_func": on_connect,
+        },
         retry=Retry(NoBackoff(), 0),
         **{**of_url, **options},
     )
