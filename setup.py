@@ -36,10 +36,8 @@ COMPILED = [
     "session",
     "server/admission",
     "server/opening",
-    "http/stream",
     "server/environ",
     "server/response",
-    "server/handler",
 ]
 HEADERS = ["greenws/protocol", "greenws/hub"]
 
