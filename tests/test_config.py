@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import inspect
 import pickle
+from collections import UserList
 
 import pytest
 
@@ -240,6 +241,10 @@ def test_an_invalid_origin_is_refused(origin):
 def test_origins_of_the_wrong_type_are_refused(value):
     with pytest.raises(TypeError, match="^allowed_origins must be "):
         Config(allowed_origins=value)
+
+
+def test_hosts_may_be_any_iterable():
+    assert Config(allowed_hosts=UserList(["A.example"])).allowed_hosts == ("a.example",)
 
 
 @pytest.mark.parametrize("value", [5, True, [b"example.com"], {"example.com": 1}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import UserList
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,12 @@ def test_a_uri_begins_with_a_slash(uri):
 def test_a_method_that_no_request_has_is_told(method, error):
     with pytest.raises(error, match="method"):
         Routes().add(uri="/", method=method, handler=named("x"))
+
+
+def test_methods_may_be_any_iterable():
+    routes = Routes()
+    routes.add(uri="/", method=UserList(["GET", "PUT"]), handler=named("x"))
+    assert Client(routes).put("/").text.startswith("x ")
 
 
 def test_a_route_without_protocols_takes_none():

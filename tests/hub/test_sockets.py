@@ -7,7 +7,7 @@ import socket
 import gevent
 import pytest
 
-from greenws.hub.sockets import OwnedSocket, OwnedSSLSocket
+from greenws.hub.sockets import OwnedSocket, OwnedSSLSocket, adopt, is_inherited
 
 from ..support.forking import in_child
 from ..support.limits import limit
@@ -32,6 +32,14 @@ def pair(request, certificates, monkeypatch):
     yield owned, theirs
     owned.close()
     theirs.close()
+
+
+def test_a_duplicate_of_an_adopted_one_has_the_same_owner():
+    ours, theirs = gevent.socket.socketpair()
+    adopt(ours)
+    with ours, theirs, ours.dup() as another:
+        another.send(b"x")
+        assert theirs.recv(1) == b"x" and not is_inherited(another)
 
 
 def test_it_works_where_it_was_made(pair):

@@ -461,13 +461,38 @@ def test_tls(kind: str, certificate: Certificate):
     process.assert_no_trouble()
 
 
-def served_by(process: Process) -> bytes | None:
-    """The certificate that a new connection gets."""
+def served_by(process: Process, name: str | None = None) -> bytes | None:
+    """The certificate that a new connection gets; ``name``: what it asks for."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with socket.create_connection(process.address, limit(10)) as sock:
-        with context.wrap_socket(sock) as secured:
+        with context.wrap_socket(sock, server_hostname=name) as secured:
             return secured.getpeercert(binary_form=True)
+
+
+SNI = """
+def ssl_context(conf, make_default):
+    def choose(sock, name, context):
+        if name == "other":
+            chosen = make_default()
+            chosen.load_cert_chain("other/cert.pem", "other/key.pem")
+            sock.context = chosen
+
+    context = make_default()
+    context.sni_callback = choose
+    return context
+"""
+
+
+def test_a_hook_may_choose_the_certificate_by_the_name_that_is_asked_for(tmp_path):
+    used, other = Certificate(tmp_path / "used"), Certificate(tmp_path / "other")
+    (tmp_path / "gunicorn.conf.py").write_text(SNI)
+    files = ["--certfile", str(used.certfile), "--keyfile", str(used.keyfile)]
+    with gunicorn(*WORKERS["greenws"], *files, cwd=tmp_path, app="echo_app:app") as process:
+        served = {name: served_by(process, name) for name in ("127.0.0.1", "other")}
+        for each, name in ((used, "127.0.0.1"), (other, "other")):
+            assert served[name] == ssl.PEM_cert_to_DER_cert(each.certfile.read_text())
+    assert "Warning" not in process.output
 
 
 def write_over(target: Certificate, source: Certificate) -> None:

@@ -148,8 +148,10 @@ def misuse():
 
 def accept():
     """A child that is told to accept."""
-    server.start_accepting()
     print("accepting", flush=True)
+    if KIND == "foreign":
+        server.serve_forever()
+    server.start_accepting()
     gevent.sleep(60)
 
 

@@ -153,6 +153,7 @@ def test_a_forked_child_leaves_the_lingering_members_of_its_parent_alone(rooms, 
         ({"presence_key": "a", "presence_linger": "1"}, TypeError, "presence_linger"),
         ({"presence_key": b"a"}, TypeError, "presence_key"),
         ({"presence_key": ""}, ValueError, "presence_key"),
+        ({"presence_key": "a\nb"}, ValueError, "presence_key"),
         ({"": "x"}, TypeError, "no name"),
     ],
 )

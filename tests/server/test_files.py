@@ -303,6 +303,16 @@ def test_a_wrapper_is_seekable_as_its_file_is():
     FileWrapper(iter(())).close()
 
 
+def test_blocks_of_a_pipe_have_the_size_that_was_asked_for():
+    """Its next bytes may be long in coming."""
+    reader, writer = os.pipe()
+    with open(reader, "rb") as file, open(writer, "wb", buffering=0) as other:
+        wrapper = FileWrapper(file, 4)
+        other.write(b"abcdef")
+        assert next(wrapper) == b"abcd"
+    assert FileWrapper(io.BytesIO(), 4).block_size > 4
+
+
 def test_a_file_without_a_length_is_sent_in_chunks(serve, tmp_path, sent):
     (tmp_path / "file").write_bytes(content(100_000))
 

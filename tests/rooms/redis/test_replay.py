@@ -77,6 +77,13 @@ def texts(each: LogReplay) -> list[Any]:
     return found
 
 
+def test_0_0_may_stand_for_a_place_that_is_unknown():
+    """So the log is asked, though the process is as far."""
+    each = replay("0-0", Snapshot("0-0", []), ([], True))
+    each.begin()
+    assert texts(each) == ["gap"]
+
+
 def test_pages_of_the_log_come_first_and_then_what_is_unlogged():
     unlogged = [logged(None, OURS, 8), logged(None, OURS, 9)]
     first = ([logged("5-0", THEIRS, 1)], False), ([logged("6-0", THEIRS, 2)], True)
