@@ -49,7 +49,7 @@ SESSIONS = WebSocketHandler(lambda request, protocols: None)
             {"handler_class": geventwebsocket.handler.WebSocketHandler},
             "Leave it out, or derive yours",
         ),
-        ({"handler_class": pywsgi.WSGIHandler}, "no WebSocket opens"),
+        ({"handler_class": pywsgi.WSGIHandler}, "open no sessions of greenws"),
         ({"log": "access.log"}, "log must be a logger or an open file, not 'access.log'"),
         ({"error_log": 3}, "error_log must be a logger"),
     ],
