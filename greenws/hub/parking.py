@@ -34,31 +34,31 @@ _LOOK_INTERVAL = (
 _sleep = get_original("time", "sleep")
 _start_new_thread = get_original("_thread", "start_new_thread")
 
-_held: Any = get_original("_thread", "allocate_lock")()
-_held.acquire()
+_allocate_lock = get_original("_thread", "allocate_lock")
 
 
 def park(hubs: Iterable[Hub]) -> None:
     """Has the threads of ``hubs``, but for this one, wait for ever. Blocks until they do, for at
     most a second; threads that do not get to their hub in 50 ms are left alone."""
     running: set[int] = set()
-    has_parked = False
+    locks: dict[int, Any] = {}  # for each thread that is parked, the one it waits for
     here = switching.thread_id()
     for hub in hubs:
         loop: Any = hub.loop
         if loop is None or hub.thread_ident == here:
             continue
+        lock = _allocate_lock()
+        lock.acquire()
         running.add(hub.thread_ident)
         try:
             # The loop calls one straight after the other, and both are C: a thread that is no
             # longer counted holds the GIL until it waits.
             loop.run_callback_threadsafe(running.discard, hub.thread_ident)
-            loop.run_callback_threadsafe(_held.acquire)
-            loop.run_callback_threadsafe(_held.release)  # for the next, once it was let go
+            loop.run_callback_threadsafe(lock.acquire)
         except (AttributeError, ValueError):  # it was destroyed meanwhile
             running.discard(hub.thread_ident)
         else:
-            has_parked = True
+            locks[hub.thread_ident] = lock
     began = time.monotonic()
     while running:
         frames = sys._current_frames()
@@ -68,25 +68,33 @@ def park(hubs: Iterable[Hub]) -> None:
         if waited > (_MAX_WAIT if in_hub else _MAX_BUSY):
             break
         _sleep(_INTERVAL)
-    if has_parked:
-        with contextlib.suppress(RuntimeError):  # CPython 3.12 may start no more threads
-            _start_new_thread(_let_go_if_needed, (here,))
+    if locks:
+        with contextlib.suppress(RuntimeError):  # CPython 3.12 starts no more threads
+            _start_new_thread(_release_awaited, (here, locks))
 
 
-def _let_go_if_needed(exiting: int) -> None:
-    """Lets the threads go on if the one that exits waits for one of them: in a function that was
-    registered with atexit before this module was imported, and so is called after it."""
-    looks = 0
-    while looks < 2:  # two, as it may have waited for a moment only
+def _release_awaited(exiting: int, locks: dict[int, Any]) -> None:
+    """Has the threads go on that the one which exits waits for: in a function that was registered
+    with atexit before this module was imported, and so is called after it."""
+    before: set[int] = set()
+    while locks:
         _sleep(_LOOK_INTERVAL)
-        frame = sys._current_frames().get(exiting)
-        looks = looks + 1 if frame is not None and _waits(frame) else 0
-    _held.release()
+        now = _awaited(sys._current_frames().get(exiting), set(locks))
+        for thread in now & before:  # twice, as it may wait for a moment only
+            locks.pop(thread).release()
+        before = now
 
 
-def _waits(frame: FrameType) -> bool:
-    """Whether a thread that runs ``frame`` is in ``Thread.join()``, ``Event.wait()``..."""
-    return frame.f_code.co_filename == threading.__file__
+def _awaited(frame: FrameType | None, parked: set[int]) -> set[int]:
+    """Those of ``parked`` that a thread which runs ``frame`` may wait for without end."""
+    timeout = -1 if frame is None else frame.f_locals.get("timeout")
+    while frame is not None and frame.f_code.co_filename == threading.__file__:
+        if frame.f_code is threading.Thread.join.__code__:
+            return {frame.f_locals["self"].ident} & parked
+        if frame.f_back is None or frame.f_back.f_code.co_filename != threading.__file__:
+            return parked if timeout in (None, -1) else set()
+        frame = frame.f_back
+    return set()
 
 
 def _is_in_hub(frame: FrameType) -> bool:

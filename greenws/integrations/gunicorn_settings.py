@@ -132,8 +132,9 @@ def tls_context_of(cfg: Any) -> Any:
     """
     try:
         context = ssl_context(cfg)
-    except (OSError, TypeError):  # which does not name the files
-        _explain_files(cfg)
+    except (OSError, TypeError) as error:
+        if not getattr(error, "filename", None) and not _has_hook(cfg):
+            _explain_files(cfg)  # ssl does not name them
         raise
     # Not a name of this module: gevent warns of modules that have what it patches.
     if type(context) is get_original("ssl", "SSLContext"):
@@ -142,6 +143,10 @@ def tls_context_of(cfg: Any) -> Any:
     if not isinstance(context, gevent.ssl.SSLContext):
         raise TypeError(f"ssl_context must return a gevent.ssl.SSLContext, not {context!r}")
     return context
+
+
+def _has_hook(cfg: Any) -> bool:
+    return cfg.ssl_context is not cfg.settings["ssl_context"].default
 
 
 def _explain_files(cfg: Any) -> None:

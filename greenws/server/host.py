@@ -67,7 +67,7 @@ class ForeignHost:
         _guard_listener(server)
 
 
-_REPLACED = ("do_read", "start_accepting", "serve_forever")
+_REPLACED = ("do_read", "start_accepting", "_start_accepting_if_started", "serve_forever")
 
 
 class _Listener:
@@ -82,7 +82,11 @@ class _Listener:
         }
         for name in _REPLACED:
             setattr(server, name, getattr(self, name))
-        server._handle = self.handle
+        self._guard_handle(server)
+
+    def _guard_handle(self, server: Any) -> None:
+        if server._handle in (server.handle, server.wrap_socket_and_handle):
+            server._handle = self.handle
 
     def _call(self, name: str, *args: Any, **options: Any) -> Any:
         server = self._server()
@@ -101,17 +105,23 @@ class _Listener:
             adopt(accepted[0])
         return accepted
 
-    def handle(self, sock: Any, address: Any) -> None:
+    def handle(self, sock: Any, *args: Any) -> None:
         """In place of what the server runs in a greenlet of each connection. One that was spawned
         and had not run at a fork runs in the child, too."""
-        if not is_inherited(sock):
-            server = self._server()
-            (server.wrap_socket_and_handle if server.ssl_enabled else server.handle)(sock, address)
+        server = self._server()
+        if server is not None and not is_inherited(sock):
+            (server.wrap_socket_and_handle if server.ssl_enabled else server.handle)(sock, *args)
 
     def start_accepting(self) -> None:
         """In place of the server's own."""
         self._process = current_process()
         self._call("start_accepting")
+        self._guard_handle(self._server())  # stop() has removed it
+
+    def _start_accepting_if_started(self, _event: Any = None) -> None:
+        """In place of the server's own, which a pool calls when it has room again."""
+        if self._process == current_process():
+            self._call("_start_accepting_if_started", _event)
 
     def serve_forever(self, *args: Any, **options: Any) -> None:
         """In place of the server's own."""

@@ -155,7 +155,7 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         result = self.result
         if isinstance(result, (list, tuple)):
             if len(result) > 1 and sum(map(_size, result)) <= _JOIN_LIMIT:
-                result = (b"".join(result),)
+                result = (b"".join([part for part in result if len(part)]),)
             for data in result:
                 if data:
                     self.write(data)
@@ -295,11 +295,11 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         if now < self._looked_at + _LOOK_INTERVAL:
             return
         self._looked_at = now
-        if (
-            self._may_watch()
-            and self.rfile.read_ahead(_READ_AHEAD) is False
-            and (not self.rfile.has_input or syscalls.is_lost(self.socket.fileno()))
-        ):
+        if not self._may_watch() or self.rfile.read_ahead(_READ_AHEAD) is not False:
+            return
+        with contextlib.suppress(OSError):  # a Unix socket has no such options
+            _probe_by_tcp(self.socket)
+        if not self.rfile.has_input or syscalls.is_lost(self.socket.fileno()):
             error = ConnectionResetError(errno.ECONNRESET, "the client has ended its stream")
             self._note_failure(error)
             raise error
@@ -404,7 +404,16 @@ def to_bytes(part: Any) -> bytes:
 
 
 def _size(part: Any) -> int:
-    return len(part) if type(part) is bytes or part == "" else len(to_bytes(part))
+    is_plain = type(part) is bytes or isinstance(part, str) and not part
+    return len(part) if is_plain else len(to_bytes(part))
+
+
+def _probe_by_tcp(sock: Any) -> None:
+    """Has TCP find out whether the client is gone, which ended its half of the stream."""
+    sock.setsockopt(native.SOL_SOCKET, native.SO_KEEPALIVE, 1)
+    if hasattr(native, "TCP_KEEPIDLE"):
+        sock.setsockopt(native.IPPROTO_TCP, native.TCP_KEEPIDLE, _KEEPALIVE)
+        sock.setsockopt(native.IPPROTO_TCP, native.TCP_KEEPINTVL, _KEEPALIVE)
 
 
 class _ClientWatch:
@@ -481,10 +490,7 @@ class _ClientWatch:
                     sock.send(b"0")
                 finally:
                     sock.settimeout(timeout)
-            sock.setsockopt(native.SOL_SOCKET, native.SO_KEEPALIVE, 1)
-            if hasattr(native, "TCP_KEEPIDLE"):
-                sock.setsockopt(native.IPPROTO_TCP, native.TCP_KEEPIDLE, _KEEPALIVE)
-                sock.setsockopt(native.IPPROTO_TCP, native.TCP_KEEPINTVL, _KEEPALIVE)
+            _probe_by_tcp(sock)
 
     def _check_later(self) -> None:
         self._timer = self._loop.timer(self._delay)

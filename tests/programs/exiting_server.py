@@ -4,7 +4,7 @@ have sessions. What the interpreter does at its exit lasts long enough for every
 ``server`` runs a WebSocketServer in a daemon thread, ``threads`` werkzeug's, with a thread for each
 session. ``client`` has a connection of ``greenws.connect()`` in one, and ``blocked`` has it in a
 thread that waits for something else. ``joined`` waits for the server's thread in a function that
-was registered with atexit before greenws was imported.
+was registered with atexit before greenws was imported, and ``flushing`` for something else there.
 """
 
 import atexit
@@ -23,6 +23,8 @@ def join():
 
 if KIND == "joined":
     atexit.register(join)
+if KIND == "flushing":
+    atexit.register(threading.Event().wait, 0.4)
 
 import gevent  # noqa: E402
 

@@ -115,6 +115,9 @@ def test_who_ends_a_stream_gets_what_was_asked_for_behind_head(serve):
 
 def test_an_empty_str_is_an_empty_body(serve):
     """As in pywsgi's own answers."""
+    with Peer.connect(serve(answering("200 OK", [], lambda: ["", b"x", ""])).address) as peer:
+        peer.send(ask("GET", "/", "1.1", "Connection: close"))
+        assert read_all(peer).endswith(b"\r\n\r\nx")
     with Peer.connect(serve(answering("200 OK", [], lambda: [""])).address) as peer:
         peer.send(ask("GET", "/", "1.1", "Connection: close"))
         received = read_all(peer)
