@@ -10,6 +10,7 @@ all threads do from 3.14 on.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -22,7 +23,7 @@ from gevent.monkey import get_original
 
 from . import switching
 
-__all__ = ["park"]
+__all__ = ["park", "prepare"]
 
 _MAX_WAIT = 1.0  # seconds for threads that are in their hub, and only need the processor
 _MAX_BUSY = 0.05  # seconds for threads that run a handler; most end their turn in 5 ms
@@ -35,6 +36,11 @@ _sleep = get_original("time", "sleep")
 _start_new_thread = get_original("_thread", "start_new_thread")
 
 _allocate_lock = get_original("_thread", "allocate_lock")
+
+_job: list[Any] = []  # of the thread that was started early: its lock, and then its arguments
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_job.clear)
 
 
 def park(hubs: Iterable[Hub]) -> None:
@@ -68,9 +74,28 @@ def park(hubs: Iterable[Hub]) -> None:
         if waited > (_MAX_WAIT if in_hub else _MAX_BUSY):
             break
         _sleep(_INTERVAL)
-    if locks:
-        with contextlib.suppress(RuntimeError):  # CPython 3.12 starts no more threads
+    if locks and _job:
+        _job.append((here, locks))
+        _job[0].release()
+    elif locks:
+        with contextlib.suppress(RuntimeError):
             _start_new_thread(_release_awaited, (here, locks))
+
+
+def prepare() -> None:
+    """Called in each thread whose hub may be parked. CPython 3.12 starts no threads at exit, so
+    there the one that :func:`park` may need is started now."""
+    main = threading.main_thread().ident
+    if sys.version_info[:2] == (3, 12) and not _job and switching.thread_id() != main:
+        lock = _allocate_lock()
+        lock.acquire()
+        _job.append(lock)
+        _start_new_thread(_release_awaited_later, ())
+
+
+def _release_awaited_later() -> None:
+    _job[0].acquire()
+    _release_awaited(*_job[1])
 
 
 def _release_awaited(exiting: int, locks: dict[int, Any]) -> None:

@@ -587,6 +587,7 @@ def poller_of(hub: Hub) -> Poller:
         kind = WatcherPoller if _new_epoll is None else EpollPoller
         poller = _pollers[hub] = kind(turns_of(hub))
         setattr(hub, _ATTRIBUTE, poller)
+        parking.prepare()
     return poller
 
 

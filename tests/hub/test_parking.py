@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 
 import pytest
 
@@ -13,8 +12,6 @@ from ..support.processes import PROGRAMS, Process, connect
 
 @pytest.mark.parametrize("kind", ["server", "threads", "client", "blocked", "joined", "flushing"])
 def test_a_process_with_sessions_in_daemon_threads_exits_with_its_own_code(kind):
-    if kind == "joined" and sys.version_info[:2] == (3, 12):
-        pytest.skip("CPython 3.12 starts no thread at exit that could let the other go on")
     with Process(PROGRAMS / "exiting_server.py", kind) as process:
         process.wait_for_port()
         with connect(process.url("/echo")), connect(process.url("/echo")) as busy:
