@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import urllib.request
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from ...support.limits import limit
+from ...support.limits import eventually, limit
 from ...support.processes import PROGRAMS, Process, connect
 from ...support.wire import Peer
 
@@ -76,7 +77,12 @@ def test_runserver_with_reloading_and_static_files(folder):
             views.write_text(
                 views.read_text().replace("socket.send(message)", "socket.send('new')")
             )
-            process.wait_for("changed, reloading")
+
+            def is_noticed():
+                os.utime(views)  # the reloader may have looked for the first time after the change
+                return "changed, reloading" in process.output
+
+            eventually(is_noticed, True, 20)
             with pytest.raises(ConnectionClosed):
                 ws.recv(timeout=limit(20))
         process.wait_for_port(start=process.lines.index("Quit the server with CONTROL-C.") + 1)
