@@ -13,17 +13,16 @@ Exit codes: 0 if Redis has passed it on, 1 if not, 2 for wrong arguments.
 from __future__ import annotations
 
 import argparse
-import sys
 
 from ..rooms.broker import BrokerUnavailable
 from ..rooms.sender import Sender
+from .rooms import add_broker_options, add_room, fail
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", metavar="URL", help="of the Redis, as Rooms takes it")
-    parser.add_argument("room", metavar="ROOM", help="its name")
+    add_room(parser)
     parser.add_argument(
         "--member",
         metavar="ID",
@@ -37,16 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the Close; a page gets it as event.code (default: 1008)",
     )
     parser.add_argument("--reason", default="", help="text of the Close, at most 123 bytes")
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=5.0,
-        metavar="SECONDS",
-        help="give up after so long without Redis (default: 5)",
-    )
-    group = parser.add_argument_group("what the servers' RedisBroker was given, if it was")
-    group.add_argument("--prefix", default="greenws:", help="of all keys (default: greenws:)")
-    parser.set_defaults(error=parser.error)
+    add_broker_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -54,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         sender = Sender(options.url, timeout=options.timeout, prefix=options.prefix)
         room = sender[options.room]
     except ImportError as error:
-        return _fail(str(error))
+        return fail("disconnect", str(error))
     except (TypeError, ValueError) as error:
         options.error(str(error))
     with sender:
@@ -63,10 +53,5 @@ def run(options: argparse.Namespace) -> int:
         except (TypeError, ValueError) as error:
             options.error(str(error))
         except BrokerUnavailable as error:
-            return _fail(str(error))
+            return fail("disconnect", str(error))
     return 0
-
-
-def _fail(text: str) -> int:
-    print(f"greenws disconnect: {' '.join(text.split())}", file=sys.stderr)
-    return 1

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..rooms.broker import BrokerUnavailable
 from ..rooms.sender import Sender
+from .rooms import add_broker_options, add_room, fail
 
 __all__ = ["add_arguments", "run"]
 
@@ -25,8 +26,7 @@ _MAX_SHOWN = 60  # characters of input that an error shows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", metavar="URL", help="of the Redis, as Rooms takes it")
-    parser.add_argument("room", metavar="ROOM", help="its name")
+    add_room(parser)
     parser.add_argument(
         "message",
         metavar="MESSAGE",
@@ -47,19 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='send JSON objects: {"type": TYPE, "text": MESSAGE}; with --json, the object with '
         '"type" in it',
     )
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=5.0,
-        metavar="SECONDS",
-        help="give up after so long without Redis (default: 5)",
-    )
-    group = parser.add_argument_group("what the servers' RedisBroker was given, if it was")
-    group.add_argument("--prefix", default="greenws:", help="of all keys (default: greenws:)")
+    group = add_broker_options(parser)
     group.add_argument("--history", type=int, default=10_000, metavar="MESSAGES")
     group.add_argument("--history-bytes", type=int, default=64 * 2**20, metavar="BYTES")
     group.add_argument("--max-age", type=float, default=3600.0, metavar="SECONDS")
-    parser.set_defaults(error=parser.error)
 
 
 class _BadInput(Exception):
@@ -80,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         )
         room = sender[options.room]
     except ImportError as error:
-        return _fail(str(error))
+        return fail("send", str(error))
     except (TypeError, ValueError) as error:
         options.error(str(error))
     with sender:
@@ -91,13 +82,8 @@ def run(options: argparse.Namespace) -> int:
                 count += 1
         except (BrokerUnavailable, _BadInput) as error:
             sent = f"; {count} sent before it" if count else ""
-            return _fail(f"{error}{sent}")
+            return fail("send", f"{error}{sent}")
     return 0
-
-
-def _fail(text: str) -> int:
-    print(f"greenws send: {' '.join(text.split())}", file=sys.stderr)
-    return 1
 
 
 def _messages(options: argparse.Namespace) -> Iterator[str | bytes]:
