@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import greenws
 from greenws import distribution
 
 from .support.paths import ROOT
+from .support.require import require
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -65,3 +67,20 @@ def test_the_extras_that_hints_name_exist():
         for extras in re.findall(r"'(?:greenws-wsgi|\.)\[([\w,]+)\]'", text):
             named.update(extras.split(","))
     assert {"gunicorn", "redis", "metrics"} <= named <= set(PROJECT["optional-dependencies"])
+
+
+def test_the_sdist_holds_all_of_the_top_level():
+    """What MANIFEST.in does not name is either missing from the sdist or should not be tracked."""
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    require(tracked, "git and the repository")
+    by_setuptools = ["LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py"]
+    (included,) = re.findall(
+        r"^include (.+)", (ROOT / "MANIFEST.in").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    files = {name for name in tracked if "/" not in name and name != ".gitignore"}
+    assert files == {*by_setuptools, *included.split()}
