@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ __all__ = ["Response", "exchange", "explain"]
 
 _BODY_TIMEOUT = 2.0  # seconds for the body of a refusal, which is only for people
 _SHOWN = 200  # bytes of it, in a message
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a message may be printed in a terminal
 
 
 class Response(NamedTuple):
@@ -53,6 +55,13 @@ def exchange(
     return reader
 
 
+def _is_for_people(text: str, headers: Headers) -> bool:
+    """Whether ``text``, the beginning of a body, is a sentence: no page, no compressed bytes."""
+    if text.startswith("<") or "html" in headers.get("Content-Type", ""):
+        return False
+    return headers.get("Content-Encoding", "identity").lower() in ("", "identity")
+
+
 def explain(error: HandshakeError, reader: ResponseReader, subject: str) -> HandshakeError:
     """``error`` with all that is known of the response."""
     headers = Headers(reader.headers)
@@ -60,9 +69,9 @@ def explain(error: HandshakeError, reader: ResponseReader, subject: str) -> Hand
     if reader.status != 101:
         error.reason = "status"
         message = f"{subject} responded with status {reader.status}"
-        text = reader.body[:_SHOWN].decode("utf-8", "replace").strip()
-        if text and not text.startswith("<") and "html" not in headers.get("Content-Type", ""):
-            message += f": {' '.join(text.split())}"
+        text = " ".join(reader.body[:_SHOWN].decode("utf-8", "replace").split())
+        if text and _is_for_people(text, headers):
+            message += f": {_CONTROL.sub('?', text)}"
     error.args = (message,)
     error.status = reader.status
     error.headers = headers
