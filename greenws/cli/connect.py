@@ -26,6 +26,7 @@ import gevent
 import gevent.event
 from gevent import socket as gevent_socket
 
+from ..client.exchange import whole_text
 from ..client.opening import connect
 from ..config import Config
 from ..exceptions import ConnectionClosed, HandshakeError
@@ -131,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
             return _fail(f"{error.verify_message} (--ca, --insecure)")
         options.error(str(error))
     except HandshakeError as error:
-        return _fail(str(error))
+        return _fail(whole_text(error))
     except OSError as error:
         return _fail(error.strerror or str(error))
     try:

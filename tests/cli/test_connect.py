@@ -116,6 +116,15 @@ def test_what_cannot_be_opened_is_one_line(call, arguments, code, match):
     assert "Traceback" not in errors
 
 
+def test_a_refusal_is_shown_whole(url, call):
+    code, _, errors = call(f"{url}/echo", "--origin", "https://elsewhere.example")
+    assert code == 1
+    assert errors.startswith(
+        f"greenws connect: {url} responded with status 403: The origin 'https:"
+    )
+    assert "on the WebSocketHandler or in the server's Config." in errors.splitlines()[0]
+
+
 def test_a_reason_does_not_control_the_terminal(call):
     with raw_server(closing) as server:
         code, output, errors = call(server.url, "--wait", "inf")
