@@ -113,6 +113,7 @@ class Metrics:
             self._copier = gevent.spawn(self._keep_copying)
 
     def stop(self) -> None:
+        """Undoes :meth:`start`."""
         start_no_more(self)
         if self._copier is not None:
             self._copier.kill()

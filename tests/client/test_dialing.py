@@ -221,7 +221,9 @@ def test_the_name_of_the_host_is_sent(certificates, names):
 
 def test_a_server_without_tls_is_an_oserror():
     with raw_server(lambda connection: connection.send(b"HTTP/1.1 400 Bad\r\n\r\n")) as server:
-        with pytest.raises(OSError):
+        with pytest.raises(
+            OSError, match="no TLS connection to 127.0.0.1: .*speaks no TLS on this port"
+        ):
             connect(server.url.replace("ws://", "wss://"))
 
 

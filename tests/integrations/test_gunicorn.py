@@ -528,6 +528,39 @@ def test_after_a_reload_with_a_wrong_certificate_the_last_good_one_is_served(tmp
     assert "Traceback" not in process.output
 
 
+def test_a_first_certificate_by_a_reload_that_is_wrong_leaves_it_without_tls(tmp_path):
+    """The next reload takes the right one."""
+    used, other = Certificate(tmp_path / "used"), Certificate(tmp_path / "other")
+    conf = tmp_path / "gunicorn.conf.py"
+    conf.write_text("")
+    with gunicorn(*WORKERS["greenws"], "-c", str(conf)) as process:
+        conf.write_text(f"certfile, keyfile = {str(used.certfile)!r}, {str(other.keyfile)!r}\n")
+        process.popen.send_signal(signal.SIGHUP)
+        process.wait_for(
+            r"\[ERROR\] greenws.gunicorn.Worker: .*cannot use .*used/cert.pem and .*other/key.pem"
+            ".*; the workers go on without TLS"
+        )
+        eventually(lambda: process.output.count("Worker exiting"), 1, 20)
+        with connect(process.url("/ping")) as client:
+            assert client.recv(limit(20)) == "INVALID True"
+        conf.write_text(f"certfile, keyfile = {str(used.certfile)!r}, {str(used.keyfile)!r}\n")
+        process.popen.send_signal(signal.SIGHUP)
+        eventually(lambda: process.output.count("Worker exiting"), 2, 20)
+        with connect(process.url("/ping", "wss"), ssl=used.context) as client:
+            assert client.recv(limit(20)) == "INVALID True"
+    assert "Traceback" not in process.output
+
+
+def test_authorities_that_are_no_pem_are_named(certificate, tmp_path):
+    wrong = tmp_path / "authorities.pem"
+    wrong.write_text("nonsense")
+    files = ["--certfile", str(certificate.certfile), "--keyfile", str(certificate.keyfile)]
+    files += ["--ca-certs", str(wrong)]
+    with Process("-m", "gunicorn", *WORKERS["greenws"], *files, "flask_app:app") as process:
+        assert process.popen.wait(limit(20)) != 0
+    assert re.search(r"\[ERROR\] greenws.*cannot use ca_certs .*authorities.pem", process.output)
+
+
 def test_a_wrong_certificate_ends_gunicorn_at_its_start(certificate):
     certificate.keyfile.write_text("nonsense")
     files = ["--certfile", str(certificate.certfile), "--keyfile", str(certificate.keyfile)]
