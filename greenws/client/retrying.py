@@ -20,8 +20,9 @@ __all__ = ["is_permanent", "reconnect"]
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]] | None
 
-# Refusals that another attempt may not meet: timeouts, rate limits, servers that restart.
-_TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
+# Refusals that another attempt may not meet: timeouts, rate limits, servers that restart; from 520
+# on those of a proxy (Cloudflare's) that does not reach the server.
+_TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 531)})
 _MAX_RETRY_AFTER = 86_400.0  # seconds; a server that asks for more gets this
 _MAX_DOUBLINGS = 30
 
@@ -39,8 +40,8 @@ def is_permanent(error: Exception) -> bool:
     """Whether :func:`reconnect` gives up: another attempt would meet the same.
 
     True for a certificate that is not trusted, for a refusal with a status other than 408, 425,
-    429, 500, 502, 503 and 504, and for a server or a proxy that does not take the handshake.
-    False for whatever may be the network or a restart.
+    429, 500, 502, 503, 504 and 520 to 530, and for a server or a proxy that does not take the
+    handshake. False for whatever may be the network or a restart.
     """
     if isinstance(error, HandshakeError):
         return error.status not in _TEMPORARY and error.status != 0

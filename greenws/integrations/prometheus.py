@@ -120,6 +120,7 @@ class Metrics:
             atexit.register(_copy_at_exit, weakref.ref(self), os.getpid())
 
     def stop(self) -> None:
+        """Undoes :meth:`start`."""
         start_no_more(self)
         if self._copier is not None:
             self._copier.kill()

@@ -247,8 +247,8 @@ class Room:
 
         Raises:
             TypeError: ``data`` is none of these; ``exclude`` no member and no socket.
-            ValueError: ``data`` holds what UTF-8 (half a surrogate pair) or JSON does not know.
-            Whatever the ``stamp`` of the ``Rooms`` raises for it.
+            ValueError: ``data`` holds what UTF-8 (half a surrogate pair) or JSON does not know; or
+                what the ``stamp`` of the ``Rooms`` raises for it.
             BrokerUnavailable: the broker is out of reach, and too much waits for it already.
         """
         # What must fail fails here, and not where the message arrives.
@@ -268,8 +268,8 @@ class Room:
             raise BrokerUnavailable("these rooms were closed before the log had the message")
 
     def history(self, count: int = 50) -> list[str | bytes]:
-        """The newest messages of the room, oldest first, as members were sent them: for whoever
-        comes for the first time. May block.
+        """The newest ``count`` messages of the room, oldest first, as members were sent them: for
+        whoever comes for the first time. May block; empty if the broker is out of reach.
 
         Raises:
             TypeError: ``count`` is no int.
@@ -484,6 +484,7 @@ class Rooms:
         self.policy = lag.close() if policy is None else policy
         self.stamp = stamp
         self.stats = Stats()
+        """Counters of the rooms of this process."""
         self.is_closed = False
         _all.add(self)
         self._known: weakref.WeakValueDictionary[str, Room] = weakref.WeakValueDictionary()

@@ -60,6 +60,7 @@ class UpgradeHandler(ResponseHandler):
     """The limits of the sessions of a server that is not a :class:`WebSocketServer`."""
 
     websocket: Any = None
+    """What is in ``environ["wsgi.websocket"]``, as gevent-websocket's handler has it."""
     client_address: Any
     socket: Any
     _upgrade: _HandlerUpgrade | None = None
