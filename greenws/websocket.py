@@ -175,11 +175,14 @@ class WebSocket:
         self.read_timeout_seconds: float | None = NO_TIMEOUT
         """Seconds that a whole read may take; NO_TIMEOUT (-1) or None for no limit."""
         self.subprotocol = subprotocol
+        """The subprotocol that was agreed on, or None (RFC 6455, section 1.9)."""
         self.request = request
         """The handshake's request; None on a client's socket."""
         self.response: Any = None
         """A client's socket has the server's :class:`greenws.client.Response` to its handshake."""
         self.remote_address = remote_address
+        """Of the peer, ``(host, port)``, or what the server has for another kind of socket. Behind
+        proxies that are trusted it is the client's, with port 0."""
         self._transport = transport
         self._connection = Connection(config, client, deflate)
         self._max_inbox = _FOREVER if config.max_message_size is None else config.max_message_size

@@ -26,6 +26,7 @@ import gevent
 import gevent.event
 from gevent import socket as gevent_socket
 
+from ..client.exchange import whole_text
 from ..client.opening import connect
 from ..config import Config
 from ..exceptions import ConnectionClosed, HandshakeError
@@ -115,6 +116,8 @@ def _seconds(text: str) -> float:
 
 
 def run(options: argparse.Namespace) -> int:
+    hub = gevent.get_hub()
+    hub.NOT_ERROR = (*type(hub).NOT_ERROR, KeyboardInterrupt)  # gevent would print it
     try:
         socket = connect(
             options.url,
@@ -131,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
             return _fail(f"{error.verify_message} (--ca, --insecure)")
         options.error(str(error))
     except HandshakeError as error:
-        return _fail(str(error))
+        return _fail(whole_text(error))
     except OSError as error:
         return _fail(error.strerror or str(error))
     try:

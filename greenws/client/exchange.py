@@ -62,6 +62,21 @@ def _is_for_people(text: str, headers: Headers) -> bool:
     return headers.get("Content-Encoding", "identity").lower() in ("", "identity")
 
 
+def text_for_people(body: bytes, headers: Headers) -> str:
+    """What a response says in words, on one line; empty where it does not."""
+    text = " ".join(body.decode("utf-8", "replace").split())
+    return _CONTROL.sub("?", text) if _is_for_people(text, headers) else ""
+
+
+def whole_text(error: HandshakeError) -> str:
+    """``str(error)``, where the response's words are not cut."""
+    text = str(error)
+    shown = text_for_people(error.body[:_SHOWN], error.headers) if error.body else ""
+    if not shown or not text.endswith(shown):
+        return text
+    return text.removesuffix(shown) + text_for_people(error.body, error.headers)
+
+
 def explain(error: HandshakeError, reader: ResponseReader, subject: str) -> HandshakeError:
     """``error`` with all that is known of the response."""
     headers = Headers(reader.headers)
@@ -69,9 +84,9 @@ def explain(error: HandshakeError, reader: ResponseReader, subject: str) -> Hand
     if reader.status != 101:
         error.reason = "status"
         message = f"{subject} responded with status {reader.status}"
-        text = " ".join(reader.body[:_SHOWN].decode("utf-8", "replace").split())
-        if text and _is_for_people(text, headers):
-            message += f": {_CONTROL.sub('?', text)}"
+        text = text_for_people(reader.body[:_SHOWN], headers)
+        if text:
+            message += f": {text}"
     error.args = (message,)
     error.status = reader.status
     error.headers = headers

@@ -11,10 +11,11 @@ import functools
 import json
 import logging
 import os
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 from gevent.monkey import get_original
 
@@ -65,8 +66,14 @@ class _Joining(contextlib.AbstractContextManager[Member]):
         assert entered is not None
         return entered.__exit__(*error)
 
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"room.join() is for a block: 'with room.join(socket) as member:', in which "
+            f"member.{name} is to be had"
+        )
+
     def __del__(self) -> None:
-        if self._manager is not None:
+        if self._manager is not None and not sys.is_finalizing():
             _logger.error(
                 "nobody has joined the room: room.join() is for a block, "
                 "'with room.join(socket) as member:'"
@@ -247,8 +254,8 @@ class Room:
 
         Raises:
             TypeError: ``data`` is none of these; ``exclude`` no member and no socket.
-            ValueError: ``data`` holds what UTF-8 (half a surrogate pair) or JSON does not know.
-            Whatever the ``stamp`` of the ``Rooms`` raises for it.
+            ValueError: ``data`` holds what UTF-8 (half a surrogate pair) or JSON does not know; or
+                what the ``stamp`` of the ``Rooms`` raises for it.
             BrokerUnavailable: the broker is out of reach, and too much waits for it already.
         """
         # What must fail fails here, and not where the message arrives.
@@ -268,8 +275,8 @@ class Room:
             raise BrokerUnavailable("these rooms were closed before the log had the message")
 
     def history(self, count: int = 50) -> list[str | bytes]:
-        """The newest messages of the room, oldest first, as members were sent them: for whoever
-        comes for the first time. May block.
+        """The newest ``count`` messages of the room, oldest first, as members were sent them: for
+        whoever comes for the first time. May block; empty if the broker is out of reach.
 
         Raises:
             TypeError: ``count`` is no int.
@@ -484,6 +491,7 @@ class Rooms:
         self.policy = lag.close() if policy is None else policy
         self.stamp = stamp
         self.stats = Stats()
+        """Counters of the rooms of this process."""
         self.is_closed = False
         _all.add(self)
         self._known: weakref.WeakValueDictionary[str, Room] = weakref.WeakValueDictionary()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pty
@@ -116,6 +117,15 @@ def test_what_cannot_be_opened_is_one_line(call, arguments, code, match):
     assert "Traceback" not in errors
 
 
+def test_a_refusal_is_shown_whole(url, call):
+    code, _, errors = call(f"{url}/echo", "--origin", "https://elsewhere.example")
+    assert code == 1
+    assert errors.startswith(
+        f"greenws connect: {url} responded with status 403: The origin 'https:"
+    )
+    assert "on the WebSocketHandler or in the server's Config." in errors.splitlines()[0]
+
+
 def test_a_reason_does_not_control_the_terminal(call):
     with raw_server(closing) as server:
         code, output, errors = call(server.url, "--wait", "inf")
@@ -214,6 +224,14 @@ def terminal():
                     gevent_socket.wait_read(ours)
                     self.screen += os.read(ours, 65536).decode()
 
+        def rest(self):
+            """What is on the screen when the program has ended."""
+            os.set_blocking(ours, False)
+            with contextlib.suppress(BlockingIOError, OSError):  # EIO: nobody has the terminal
+                while chunk := os.read(ours, 65536):
+                    self.screen += chunk.decode()
+            return self.screen
+
     found = Terminal()
     yield found
     found.process.kill()
@@ -248,3 +266,4 @@ def test_ctrl_c_ends_it(url, terminal):
     terminal.wait_for("connected")
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.process.wait(limit(20)) == 130
+    assert "KeyboardInterrupt" not in terminal.rest()

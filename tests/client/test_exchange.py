@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from greenws.client.exchange import explain
+from greenws.client.exchange import explain, whole_text
 from greenws.config import Config
 from greenws.exceptions import HandshakeError
 from greenws.http.response import ResponseReader
@@ -49,3 +49,7 @@ def test_a_long_text_is_cut():
     error = explained(b"HTTP/1.1 500 No\r\nContent-Length: 1000\r\n\r\n" + b"\xff" * 1000)
     assert len(str(error)) < 250
     assert len(error.body) == 1000
+    assert len(whole_text(error)) > 1000
+    assert whole_text(HandshakeError("no response")) == "no response"
+    page = b"HTTP/1.1 500 No\r\nContent-Length: 3\r\n\r\n<p>"
+    assert whole_text(explained(page)) == "wss://h responded with status 500"
