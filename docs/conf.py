@@ -72,5 +72,22 @@ def render_sources(app: Any, error: Exception | None) -> None:
                 shutil.move(Path(folder, f"{name}.txt"), target)
 
 
+def hide_colon(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Napoleon would take what stands before a colon in the first line for an attribute's type."""
+    if what in ("attribute", "data", "property") and lines:
+        lines[0] = lines[0].replace(": ", f"{HIDDEN} ")
+        if lines[0].endswith(":"):
+            lines[0] = lines[0][:-1] + HIDDEN
+
+
+def show_colon(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = [line.replace(HIDDEN, ":") for line in lines]
+
+
+HIDDEN = "\ue000"
+
+
 def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", hide_colon, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", show_colon, priority=600)
     app.connect("build-finished", render_sources, priority=400)  # before sphinx_llms_txt

@@ -6,10 +6,12 @@ Each function raises TypeError, with what was given and what to write instead.
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "check_options",
     "check_result",
     "describe",
+    "explains",
     "fits",
     "not_a_handler",
     "Hint",
@@ -30,6 +33,8 @@ __all__ = [
 ]
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _logger = logging.getLogger("greenws.session")
 _told_of_results: WeakSet[Any] = WeakSet()  # the code of functions
 
@@ -37,6 +42,9 @@ REFUSE_EARLIER = (
     "refuse before the upgrade: in Flask's before_request, in the handler producer, or in the view "
     "that returns a WebSocketHandler"
 )
+
+_REQUESTS = ("request", "req")
+_SOCKETS = ("socket", "sock", "ws", "websocket")
 
 # Names that options have in other libraries.
 _ELSEWHERE = {
@@ -66,6 +74,13 @@ def suggest(name: str, known: Iterable[str]) -> str | None:
 def unknown_option(name: str, known: Iterable[str]) -> str:
     """What to say of an option that does not exist, where the ``known`` ones do."""
     known = sorted(known)
+    if name in ("method", "methods"):
+        return f"unknown option {name!r}: a handshake is always a GET, so leave it out"
+    if name == "protocols" and not {"protocols", "subprotocols"}.intersection(known):
+        return (
+            "unknown option 'protocols': the producer gets those that the client offers, and the "
+            "session's handler that it returns has the one that it speaks, as its socket_protocol"
+        )
     meant = _ELSEWHERE.get(name)
     if meant not in known:
         meant = suggest(name, known)
@@ -117,6 +132,30 @@ def fits(function: Any, *args: Any, **kwargs: Any) -> str | None:
     return None
 
 
+def explains(usage: str, hints: Mapping[str, str] | None = None) -> Callable[[F], F]:
+    """Decorates a function, so that the TypeError of a call that does not fit its arguments tells
+    its ``usage``; or, of an argument that other libraries have, the one of ``hints``."""
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return function(*args, **kwargs)
+            except TypeError:
+                reason = fits(function, *args, **kwargs)
+                if reason is None:
+                    raise
+            name = next((name for name in kwargs if name in (hints or ())), None)
+            hint = f"write {usage}" if name is None or hints is None else hints[name]
+            raise TypeError(
+                f"{function.__qualname__.removesuffix('.__init__')}(): {reason}; {hint}"
+            )
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
 def _is(test: Callable[[Any], bool], function: Any) -> bool:
     """``test`` of a function, or of the ``__call__`` of an object."""
     while hasattr(function, "func") and hasattr(function, "keywords"):  # functools.partial
@@ -158,8 +197,12 @@ def check_function(function: Any, what: str, *args: str, **kwargs: str) -> None:
     parameters = getattr(_signature(function), "parameters", {}).values()
     places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = [each.name for each in parameters if each.kind in places][: len(args)]
-    last = names[-1] if len(names) == len(args) else ""
-    if last == "request" or (args[-1:] == ("protocols",) and last in ("socket", "ws", "websocket")):
+    first, last = (names[0], names[-1]) if names and len(names) == len(args) else ("", "")
+    if (
+        (last in _REQUESTS and args[-1:] != ("request",))
+        or (args[-1:] == ("protocols",) and last in _SOCKETS)
+        or (args[:1] == ("request",) and first in _SOCKETS)
+    ):
         raise TypeError(
             f"{what} is called with {call}, in this order, and {describe(function)} has others"
         )
@@ -200,6 +243,8 @@ def not_a_handler(result: Any) -> TypeError:
     if isinstance(result, type):
         if callable(getattr(result, "handle_session", None)):
             text += f": return an instance of it, {result.__qualname__}()"
+    elif type(result).__name__ == "WebSocketHandler":
+        text += ": that is an application, which calls this producer; return the session's handler"
     elif inspect.isroutine(result):
         text += (
             "; an instance of a class with handle_session(self, request, socket), as in "
@@ -222,6 +267,12 @@ def check_application(application: Any, what: str) -> None:
         hint = ""
         if callable(getattr(application, "handle_session", None)):
             hint = "; give it a WebSocketHandler(lambda request, protocols: ...) that returns it"
+        elif isinstance(application, ModuleType):
+            hint = f"; the module's application, such as {application.__name__}.app"
+        elif hasattr(application, "add_url_rule"):
+            hint = "; register the blueprint with a Flask application, and give that"
+        elif hasattr(application, "init_app"):
+            hint = "; give the application that it was made for"
         elif isinstance(application, (int, tuple)):
             hint = "; the address comes first, as one argument: WebSocketServer((host, port), app)"
         raise TypeError(f"{takes}, not {application!r}{hint}")
@@ -239,10 +290,20 @@ def check_application(application: Any, what: str) -> None:
             raise TypeError(f"{takes}, not the class {name}: give an instance of it")
     elif reason is None:
         names = list(getattr(_signature(application), "parameters", ()))[:2]
-        if names == ["request", "socket"]:
+        if names == ["request", "socket"] or names[:1] and names[0] in _SOCKETS:
             raise TypeError(
                 f"{takes}; {describe(application)} is a session: write "
-                f"@routes.websocket(path) above it"
+                f"@routes.websocket(path) above it, and (request, socket)"
+            )
+        if names == ["request", "protocols"]:
+            raise TypeError(
+                f"{takes}; {describe(application)} is a producer: give "
+                f"WebSocketHandler({getattr(application, '__name__', 'producer')})"
+            )
+        if names == ["host", "port"]:
+            raise TypeError(
+                f"{takes}; {describe(application)} runs a server of its own: give the application "
+                "itself, such as app and not app.run"
             )
     else:
         raise TypeError(f"{takes}; {describe(application)} does not fit: {reason}")

@@ -10,16 +10,18 @@ import os
 import re
 import warnings
 
-__all__ = ["NAME", "check_neighbours", "unrelated", "version"]
+__all__ = ["FOLDER", "NAME", "check_neighbours", "shadowed", "unrelated", "version"]
 
 NAME = "greenws-wsgi"
-_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+"""The folder that holds this package: of a checkout, or of what is installed."""
 
 
 def version() -> str:
     """The version in pyproject.toml: of the checkout that this is, or of what is installed."""
     try:
-        with open(os.path.join(_FOLDER, "pyproject.toml"), encoding="utf-8") as file:
+        with open(os.path.join(FOLDER, "pyproject.toml"), encoding="utf-8") as file:
             found = re.search(rf'^name = "{NAME}"\nversion = "(.+)"$', file.read(), re.MULTILINE)
     except OSError:
         found = None
@@ -40,7 +42,19 @@ def unrelated() -> str | None:
     for found in metadata.distributions(name="greenws"):
         folder = os.path.abspath(str(found.locate_file("")))
         # A checkout that was once installed under that name has metadata of it.
-        if folder != _FOLDER or not os.path.isfile(os.path.join(folder, "pyproject.toml")):
+        if folder != FOLDER or not os.path.isfile(os.path.join(folder, "pyproject.toml")):
+            return folder
+    return None
+
+
+def shadowed() -> str | None:
+    """The folder of a greenws that is installed elsewhere than this one, which is imported."""
+    from importlib import metadata
+
+    for found in metadata.distributions(name=NAME):
+        folder = os.path.abspath(str(found.locate_file("")))
+        # One that is installed editable has nothing but metadata in its folder.
+        if folder != FOLDER and os.path.isdir(os.path.join(folder, __package__ or "")):
             return folder
     return None
 
@@ -48,9 +62,9 @@ def unrelated() -> str | None:
 def check_neighbours() -> None:
     """Warns if a distribution called "greenws" is installed in the same folder as this package."""
     # Only that one folder: to look through sys.path would double the time of `import greenws`.
-    if glob.glob(os.path.join(glob.escape(_FOLDER), "greenws-[0-9]*.dist-info")):
+    if glob.glob(os.path.join(glob.escape(FOLDER), "greenws-[0-9]*.dist-info")):
         warnings.warn(
-            f'The distribution "greenws" in {_FOLDER} is an unrelated project; this package '
+            f'The distribution "greenws" in {FOLDER} is an unrelated project; this package '
             f"belongs to {NAME}. Remove it: pip uninstall greenws",
             RuntimeWarning,
             stacklevel=3,

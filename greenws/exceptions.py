@@ -41,12 +41,14 @@ class GreenwsError(Exception):
 class RequestError(GreenwsError):
     """An HTTP request is invalid, or exceeds a limit.
 
-    ``status`` is the HTTP status code of the response, and ``str(error)`` its text.
+    ``status`` is the HTTP status code of the response, and ``str(error)`` its text. ``is_logged``:
+    whether the log has it already, as a refused handshake.
     """
 
-    def __init__(self, message: str, status: int = 400) -> None:
+    def __init__(self, message: str, status: int = 400, is_logged: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.is_logged = is_logged
 
 
 class HandshakeError(GreenwsError):

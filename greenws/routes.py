@@ -15,7 +15,14 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import Map, MapAdapter, RequestRedirect, Rule
 from werkzeug.utils import send_from_directory
 
-from .checks import Hint, check_application, check_function, check_result, unknown_option
+from .checks import (
+    Hint,
+    check_application,
+    check_function,
+    check_result,
+    explains,
+    unknown_option,
+)
 from .config import SERVER_ONLY, Config
 from .exceptions import HandshakeError
 from .protocol.handshake import check_protocol, count_of, is_upgrade
@@ -45,6 +52,11 @@ class Routes:
 
     route = Hint("route", "websocket(path) for sessions, or add(uri=..., handler=...)")
     get = Hint("get", "add(uri=..., handler=...), or websocket(path) for sessions")
+    post = Hint("post", "add(uri=..., handler=..., method='POST')")
+    add_route = Hint("add_route", "add(uri=..., handler=...), or websocket(path) for sessions")
+    add_url_rule = Hint("add_url_rule", "add(uri=..., handler=...), or websocket(path)")
+    websocket_route = Hint("websocket_route", "websocket(path)")
+    mount = Hint("mount", "add(uri='/prefix/*', handler=..., method=None)")
     run = Hint("run", "WebSocketServer((host, port), routes).serve_forever()")
 
     def __init__(self) -> None:
@@ -54,6 +66,16 @@ class Routes:
         self._literal: dict[tuple[str, str], WSGIApplication] = {}
         self._known: dict[tuple[str | None, str], str] = {}  # by method, and uri without names
 
+    @explains(
+        "routes.add(uri='/path', handler=application)",
+        {
+            "methods": "write method=, one name or a list of them",
+            **dict.fromkeys(("path", "rule", "url", "route"), "write uri="),
+            **dict.fromkeys(
+                ("app", "application", "view", "view_func", "endpoint"), "write handler="
+            ),
+        },
+    )
     def add(
         self,
         *,
@@ -376,7 +398,13 @@ class StaticFiles:
         ValueError: ``root`` is not a directory, or has no file ``not_found``.
     """
 
+    @explains(
+        "StaticFiles('folder'); the prefix is that of its route, "
+        "routes.add(uri='/static/*', handler=StaticFiles('folder'))"
+    )
     def __init__(self, root: str | os.PathLike[str], *, not_found: str | None = None) -> None:
+        if not isinstance(root, (str, os.PathLike)):
+            raise TypeError(f"StaticFiles needs the path of a directory, not {root!r}")
         self.root = os.path.abspath(root)
         self._real_root = os.path.join(os.path.realpath(root), "")
         if not os.path.isdir(self.root):

@@ -50,7 +50,7 @@ def select(socket: WebSocket, *others: Any, timeout: float | None = None) -> tup
         TimeoutError: nothing was ready in time; nothing is lost.
         ConnectionClosed: the connection is closed.
         TypeError: ``socket`` is no WebSocket, or one of ``others`` not such an object.
-        Any error that ``AsyncResult.get()`` or ``Greenlet.get()`` raises.
+        Exception: what ``AsyncResult.get()`` or ``Greenlet.get()`` raises.
     """
     if not isinstance(socket, WebSocket):
         raise TypeError(f"select() takes a WebSocket first, not {socket!r}")

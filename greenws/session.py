@@ -18,7 +18,7 @@ from werkzeug import Request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from .checks import REFUSE_EARLIER, check_function, check_result, not_a_handler
+from .checks import REFUSE_EARLIER, check_function, check_result, explains, not_a_handler
 from .config import SERVER_ONLY, Config
 from .exceptions import ConnectionClosed, HandshakeError
 from .opcodes import CloseCode
@@ -183,6 +183,20 @@ class WebSocketHandler:
         ValueError: the value of an option is not allowed.
     """
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "handle_session" in cls.__dict__:
+            raise TypeError(
+                f"{cls.__qualname__} has a handle_session, so it is a session: derive it from "
+                "WebSocketSessionHandler, and give WebSocketHandler(lambda request, protocols: "
+                f"{cls.__qualname__}())"
+            )
+
+    @explains(
+        "WebSocketHandler(producer), where producer(request, protocols) returns a session's "
+        "handler. A view returns such an object, not the class WebSocketHandler, and handler_class "
+        "of a pywsgi server is greenws.UpgradeHandler"
+    )
     def __init__(
         self,
         handler_producer: Callable[[Request, list[str]], WebSocketSessionHandler | None],
@@ -205,9 +219,11 @@ class WebSocketHandler:
         Config().replace(**options)
 
     def __call__(
-        self, environ: WSGIEnvironment, start_response: StartResponse | None = None
+        self,
+        environ: WSGIEnvironment | None = None,
+        start_response: StartResponse | None = None,
     ) -> Iterable[bytes]:
-        if start_response is None:
+        if environ is None or start_response is None:
             raise TypeError(f"a WebSocketHandler is called with (environ, start_response); {_HOW}")
         with hub_of_this_thread(environ):
             try:

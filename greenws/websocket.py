@@ -95,6 +95,25 @@ _INSTEAD = {
     "connected": "is_connected",
     "closed": "'not socket.is_connected'",
     "disconnect": "close()",
+    "write": "send(data)",
+    "sendall": "send(data)",
+    "sendMessage": "send(data)",
+    "send_binary": "send(data)",
+    "open": "is_connected",
+    "is_open": "is_connected",
+    "is_closed": "'not socket.is_connected'",
+    "readyState": "is_connected",
+    "settimeout": "receive(timeout=...), or read_timeout_seconds",
+    "wait_closed": "close(), which waits",
+    "environ": "request.environ",
+    "headers": "request.headers",
+    "cookies": "request.cookies",
+    "args": "request.args",
+    "path": "request.path",
+    "query": "request.args",
+    "remote_addr": "remote_address",
+    "join": "'with rooms[name].join(socket):' of greenws.Rooms",
+    "broadcast": "the rooms of greenws: rooms[name].send(data)",
 }
 
 _new_calls_lock = get_original("_thread", "allocate_lock")()
@@ -156,11 +175,14 @@ class WebSocket:
         self.read_timeout_seconds: float | None = NO_TIMEOUT
         """Seconds that a whole read may take; NO_TIMEOUT (-1) or None for no limit."""
         self.subprotocol = subprotocol
+        """The subprotocol that was agreed on, or None (RFC 6455, section 1.9)."""
         self.request = request
         """The handshake's request; None on a client's socket."""
         self.response: Any = None
         """A client's socket has the server's :class:`greenws.client.Response` to its handshake."""
         self.remote_address = remote_address
+        """Of the peer, ``(host, port)``, or what the server has for another kind of socket. Behind
+        proxies that are trusted it is the client's, with port 0."""
         self._transport = transport
         self._connection = Connection(config, client, deflate)
         self._max_inbox = _FOREVER if config.max_message_size is None else config.max_message_size

@@ -13,6 +13,7 @@ from greenws.checks import (
     check_number,
     check_result,
     describe,
+    explains,
     fits,
     suggest,
     unknown_option,
@@ -40,6 +41,24 @@ def test_a_function_is_described_as_it_is_written():
 
     assert describe(chat).endswith("chat(request, socket, *, name='x')")
     assert describe(lambda a: None).endswith("lambda(a)")
+
+
+def test_a_call_that_does_not_fit_is_told_with_what_to_write():
+    @explains("paint(colour)", {"color": "write colour="})
+    def paint(colour):
+        raise TypeError(f"no colour: {colour}")
+
+    with pytest.raises(TypeError, match=r"paint\(\): missing .*'colour'; write paint\(colour\)$"):
+        paint()
+    with pytest.raises(TypeError, match="; write colour=$"):
+        paint(color="red")
+    with pytest.raises(TypeError, match="^no colour: red$"):
+        paint("red")
+
+
+def test_options_of_other_places_are_told():
+    assert "always a GET" in unknown_option("methods", ["protocols"])
+    assert "socket_protocol" in unknown_option("protocols", ["deflate"])
 
 
 def test_whether_a_call_fits():

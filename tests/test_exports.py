@@ -30,7 +30,7 @@ def documented() -> dict[Any, set[str] | None]:
     """The names of each class that the reference has; None for all that have a docstring."""
     pages = [ROOT / "docs" / "reference" / name for name in ("api.md", "config.md")]
     found: dict[Any, set[str] | None] = {}
-    pattern = r"^\.\. auto(?:class|exception):: ([\w.]+)\n((?:   .*\n|\n(?=   ))*)"
+    pattern = r"^\.\. auto(?:class|exception):: ([\w.]+)(?:\(\))?\n((?:   .*\n|\n(?=   ))*)"
     for path, body in re.findall(pattern, "\n".join(page.read_text() for page in pages), re.M):
         module, _, name = path.rpartition(".")
         members = set(re.findall(r"\.\. auto(?:method|attribute):: (\w+)", body))

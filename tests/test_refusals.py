@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 
 import pytest
@@ -134,6 +135,26 @@ def test_the_origin_check_of_wsgi_websocket_is_logged(serve, caplog):
         assert peer.shake(Origin="http://evil.org").status == 403
     ((_, text),) = lines(caplog)
     assert "['https://example.com', 'http://evil.org']" in text
+
+
+@pytest.mark.parametrize("make", [make_routes, make_flask])
+def test_a_refused_host_is_logged_once_and_counted(serve, caplog, make):
+    errors = io.StringIO()
+    config = Config(allowed_hosts="localhost")
+    server = serve(make(), config=config, error_log=errors)
+    with Peer.connect(server.address) as peer:
+        assert peer.shake("/open", Host="evil.com").status == 421
+    ((level, text),) = lines(caplog)
+    assert level == "WARNING" and "421" in text and "allowed_hosts=['evil.com']" in text
+    assert server.stats.refused == {"host": 1}
+    assert errors.getvalue() == ""
+
+    with Peer.connect(server.address) as peer:  # of plain HTTP the server's error log tells
+        peer.send(b"GET /page HTTP/1.1\r\nHost: evil.com\r\n\r\n")
+        assert peer.read_response().status == 421
+    assert lines(caplog) == []
+    assert server.stats.refused == {"host": 1}
+    assert "421" in errors.getvalue()
 
 
 def test_ten_lines_at_once_then_one_in_six_seconds(caplog, monkeypatch):

@@ -200,7 +200,7 @@ def test_the_arguments_of_a_converter_may_have_any_characters():
 
 
 def test_names_that_routes_have_elsewhere_lead_to_ours():
-    for name in ("route", "get", "run"):
+    for name in ("route", "get", "run", "post", "add_url_rule", "add_route", "mount"):
         with pytest.raises(AttributeError, match="; use "):
             getattr(Routes(), name)
 
@@ -247,6 +247,8 @@ class Handler(WebSocketSessionHandler):
         ("/", Handler(), r"is a function \(request, socket\), not <"),
         ("/", None, "not None"),
         ("/", lambda ws, request: None, r"in this order, and .*lambda\(ws, request\) has others"),
+        ("/", lambda ws, data: None, "in this order"),
+        ("/", lambda data, req: None, "in this order"),
         ("/<request>", lambda socket, request: None, "does not fit|in this order"),
     ],
 )
@@ -277,6 +279,27 @@ def test_the_decorator_wants_its_parentheses():
         @Routes().websocket
         def chat(request, socket):
             pass
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "match"),
+    [
+        (("/", Routes()), {}, r"write routes\.add\(uri='/path', handler=application\)"),
+        ((), {"uri": "/", "handler": Routes(), "methods": ["GET"]}, "write method="),
+        ((), {"path": "/", "handler": Routes()}, "write uri="),
+        ((), {"uri": "/", "view_func": Routes()}, "write handler="),
+    ],
+)
+def test_a_route_as_other_frameworks_write_it_is_told(args, options, match):
+    with pytest.raises(TypeError, match=match):
+        Routes().add(*args, **options)
+
+
+def test_a_prefix_or_none_in_the_place_of_a_folder_is_told():
+    with pytest.raises(TypeError, match=r"routes\.add\(uri='/static/\*'"):
+        StaticFiles("tests", "/static")
+    with pytest.raises(TypeError, match="path of a directory, not None"):
+        StaticFiles(None)
 
 
 @pytest.mark.parametrize(

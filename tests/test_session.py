@@ -382,6 +382,23 @@ def test_a_wrong_producer_is_told_where_it_is_given(wrong, match):
             WebSocketHandler(wrong)
 
 
+def test_the_class_in_the_place_of_a_handler_is_told():
+    """As a view returns it, or as handler_class of a pywsgi server is called."""
+    for arguments in ((), ({}, print), (None, ("127.0.0.1", 5), None)):
+        with pytest.raises(
+            TypeError, match=r"write WebSocketHandler\(producer\), .*UpgradeHandler"
+        ):
+            WebSocketHandler(*arguments)
+
+
+def test_a_session_that_derives_from_the_wrong_class_is_told():
+    with pytest.raises(TypeError, match="Chat has a handle_session.*WebSocketSessionHandler"):
+
+        class Chat(WebSocketHandler):
+            def handle_session(self, request, socket):
+                pass
+
+
 def test_a_producer_may_be_any_callable():
     class Producer:
         def __call__(self, request, protocols):
@@ -437,8 +454,9 @@ def test_a_handler_in_the_place_of_a_response_says_what_it_is(error_log):
         list(handler)
     (record,) = error_log.take()
     assert "cannot be iterated over" in record.getMessage()
-    with pytest.raises(TypeError, match=r"called with \(environ, start_response\)"):
-        handler({})
+    for arguments in ((), ({},)):
+        with pytest.raises(TypeError, match=r"called with \(environ, start_response\)"):
+            handler(*arguments)
 
 
 def test_a_handle_session_of_any_kind_that_fits_is_taken():

@@ -1179,6 +1179,10 @@ def test_another_thread_is_told_of_a_wrong_close(pair, arguments):
         ("connected", "is_connected"),
         ("accept", "accepted before the handler"),
         ("on", "for message in socket"),
+        ("settimeout", "read_timeout_seconds"),
+        ("readyState", "is_connected"),
+        ("headers", "request.headers"),
+        ("broadcast", "rooms"),
     ],
 )
 def test_a_name_of_other_libraries_leads_to_ours(pair, name, instead):

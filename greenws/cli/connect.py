@@ -26,6 +26,7 @@ import gevent
 import gevent.event
 from gevent import socket as gevent_socket
 
+from ..client.exchange import whole_text
 from ..client.opening import connect
 from ..config import Config
 from ..exceptions import ConnectionClosed, HandshakeError
@@ -105,13 +106,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
     if not seconds >= 0:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, not {text!r}")
     return seconds
 
 
 def run(options: argparse.Namespace) -> int:
+    hub = gevent.get_hub()
+    hub.NOT_ERROR = (*type(hub).NOT_ERROR, KeyboardInterrupt)  # gevent would print it
     try:
         socket = connect(
             options.url,
@@ -128,15 +134,23 @@ def run(options: argparse.Namespace) -> int:
             return _fail(f"{error.verify_message} (--ca, --insecure)")
         options.error(str(error))
     except HandshakeError as error:
-        return _fail(str(error))
+        return _fail(whole_text(error))
     except OSError as error:
         return _fail(error.strerror or str(error))
     try:
         with socket:
             return _Conversation(socket, options).run()
     except BrokenPipeError:  # what reads our output has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
+    except OSError as error:
+        _drop_output()
+        return _fail(f"cannot write the output: {error.strerror or error}")
+
+
+def _drop_output() -> None:
+    """What is left in the buffer goes nowhere, without another error at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -152,7 +166,12 @@ def _proxy(url: str) -> str | None:
 
 def _context(options: argparse.Namespace) -> ssl.SSLContext | None:
     if options.ca is not None:
-        return ssl.create_default_context(cafile=options.ca)
+        try:
+            return ssl.create_default_context(cafile=options.ca)
+        except OSError as error:  # ssl.SSLError is one
+            is_no_pem = isinstance(error, ssl.SSLError)
+            reason = "not a file of certificates in PEM" if is_no_pem else error.strerror
+            raise ValueError(f"--ca {options.ca}: {reason}") from None
     if options.insecure:
         context = ssl.create_default_context()
         context.check_hostname = False
@@ -162,7 +181,7 @@ def _context(options: argparse.Namespace) -> ssl.SSLContext | None:
 
 
 def _fail(text: str) -> int:
-    print(f"greenws connect: {' '.join(text.split())}", file=sys.stderr)
+    print(f"greenws connect: {_readable(' '.join(text.split()))}", file=sys.stderr)
     return 1
 
 
@@ -172,7 +191,8 @@ class _Conversation:
     def __init__(self, socket: WebSocket, options: argparse.Namespace) -> None:
         self._socket = socket
         self._options = options
-        self._in_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        # Python's stdin is None if the descriptor is closed.
+        self._in_terminal = bool(sys.stdin and sys.stdin.isatty() and sys.stdout.isatty())
         self._pinged = gevent.event.Event()
         if not options.ping:
             self._pinged.set()
@@ -195,7 +215,7 @@ class _Conversation:
             if error.code not in _NORMAL:
                 return _fail(str(error))
             if self._in_terminal:
-                self._note(str(error))
+                self._note(_readable(str(error)))
             return 0
         finally:
             gevent.killall(helpers)
@@ -273,6 +293,8 @@ def _readable(message: str | bytes) -> str:
 def _chunks() -> Iterator[bytes]:
     """The standard input as it comes. Blocks only this greenlet, and changes nothing about the
     descriptor, which the shell has too."""
+    if sys.stdin is None:
+        return
     try:
         fileno = sys.stdin.fileno()
     except (io.UnsupportedOperation, ValueError):  # it is no file

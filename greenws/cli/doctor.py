@@ -122,6 +122,11 @@ def check_form() -> Iterator[Finding]:
     advice = ""
     if form.FORCED:
         advice = "unset GREENWS_PURE_PYTHON for the compiled form, which is a few times faster"
+    elif form.PURE and (installed := distribution.shadowed()) is not None:
+        advice = (
+            f"these are the sources in {distribution.FOLDER}, which Python finds first there; what "
+            f"is installed is in {installed}: call this in another folder"
+        )
     elif form.PURE:
         advice = (
             "for the compiled form, a few times faster, install a C compiler and Python's headers "

@@ -119,6 +119,9 @@ def _attempt(address: Any, host: str, outcomes: SimpleQueue[Any]) -> None:
 
 # -- TLS
 
+# What OpenSSL makes of an answer that is plain text; which one depends on its version.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
+
 _contexts: dict[tuple[str | None, ...], ssl.SSLContext] = {}
 
 
@@ -139,7 +142,7 @@ def start_tls(sock: Any, context: ssl.SSLContext, host: str) -> Any:
         ssl.SSLCertVerificationError: the certificate is not to be trusted, or not for ``host``.
         OSError: the handshake fails.
     """
-    name = host.partition("%")[0]
+    name = host.partition("%")[0].removesuffix(".")  # RFC 6066, section 3
     try:
         secured: Any = context.wrap_socket(
             sock, server_hostname=name, do_handshake_on_connect=False
@@ -157,6 +160,13 @@ def start_tls(sock: Any, context: ssl.SSLContext, host: str) -> Any:
                 gevent_socket.wait_read(secured.fileno())
             except ssl.SSLWantWriteError:
                 gevent_socket.wait_write(secured.fileno())
+    except ssl.SSLError as error:
+        secured.close()
+        hint = ""
+        if error.reason in _NO_TLS:
+            hint = "; it speaks no TLS on this port (ws:// instead of wss://?)"
+        error.strerror = f"no TLS connection to {name}: {error.strerror or error}{hint}"
+        raise
     except BaseException:
         secured.close()
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ __all__ = ["Response", "exchange", "explain"]
 
 _BODY_TIMEOUT = 2.0  # seconds for the body of a refusal, which is only for people
 _SHOWN = 200  # bytes of it, in a message
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a message may be printed in a terminal
 
 
 class Response(NamedTuple):
@@ -53,6 +55,28 @@ def exchange(
     return reader
 
 
+def _is_for_people(text: str, headers: Headers) -> bool:
+    """Whether ``text``, the beginning of a body, is a sentence: no page, no compressed bytes."""
+    if text.startswith("<") or "html" in headers.get("Content-Type", ""):
+        return False
+    return headers.get("Content-Encoding", "identity").lower() in ("", "identity")
+
+
+def text_for_people(body: bytes, headers: Headers) -> str:
+    """What a response says in words, on one line; empty where it does not."""
+    text = " ".join(body.decode("utf-8", "replace").split())
+    return _CONTROL.sub("?", text) if _is_for_people(text, headers) else ""
+
+
+def whole_text(error: HandshakeError) -> str:
+    """``str(error)``, where the response's words are not cut."""
+    text = str(error)
+    shown = text_for_people(error.body[:_SHOWN], error.headers) if error.body else ""
+    if not shown or not text.endswith(shown):
+        return text
+    return text.removesuffix(shown) + text_for_people(error.body, error.headers)
+
+
 def explain(error: HandshakeError, reader: ResponseReader, subject: str) -> HandshakeError:
     """``error`` with all that is known of the response."""
     headers = Headers(reader.headers)
@@ -60,9 +84,9 @@ def explain(error: HandshakeError, reader: ResponseReader, subject: str) -> Hand
     if reader.status != 101:
         error.reason = "status"
         message = f"{subject} responded with status {reader.status}"
-        text = reader.body[:_SHOWN].decode("utf-8", "replace").strip()
-        if text and not text.startswith("<") and "html" not in headers.get("Content-Type", ""):
-            message += f": {' '.join(text.split())}"
+        text = text_for_people(reader.body[:_SHOWN], headers)
+        if text:
+            message += f": {text}"
     error.args = (message,)
     error.status = reader.status
     error.headers = headers

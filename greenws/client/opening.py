@@ -10,6 +10,7 @@ from typing import Any
 import gevent
 from werkzeug.datastructures import Headers
 
+from ..checks import explains
 from ..config import Config, check_seconds
 from ..exceptions import HandshakeError
 from ..hub.transport import Transport
@@ -80,6 +81,21 @@ class Request:
         return [*self.headers, ("Authorization", target.credentials)]
 
 
+@explains(
+    "greenws.connect('ws://host/path')",
+    {
+        **dict.fromkeys(("timeout", "close_timeout"), "write open_timeout=, or config=Config(...)"),
+        **dict.fromkeys(
+            ("extra_headers", "additional_headers", "header", "cookie"), "write headers={...}"
+        ),
+        **dict.fromkeys(("ssl", "sslopt", "ssl_options"), "write ssl_context="),
+        "protocols": "write subprotocols=",
+        **dict.fromkeys(
+            ("ping_interval", "ping_timeout", "max_size", "max_message_size", "compression"),
+            "write config=Config(...), with ping_interval, ping_timeout, max_message_size, deflate",
+        ),
+    },
+)
 def connect(
     url: str,
     *,

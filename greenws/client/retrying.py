@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import logging
 import random
 import ssl
 import time
@@ -18,10 +19,13 @@ from .opening import Request, open_socket
 
 __all__ = ["is_permanent", "reconnect"]
 
+_logger = logging.getLogger("greenws.client")
+
 Headers = Mapping[str, str] | Iterable[tuple[str, str]] | None
 
-# Refusals that another attempt may not meet: timeouts, rate limits, servers that restart.
-_TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
+# Refusals that another attempt may not meet: timeouts, rate limits, servers that restart; from 520
+# on those of a proxy (Cloudflare's) that does not reach the server.
+_TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 531)})
 _MAX_RETRY_AFTER = 86_400.0  # seconds; a server that asks for more gets this
 _MAX_DOUBLINGS = 30
 
@@ -39,8 +43,8 @@ def is_permanent(error: Exception) -> bool:
     """Whether :func:`reconnect` gives up: another attempt would meet the same.
 
     True for a certificate that is not trusted, for a refusal with a status other than 408, 425,
-    429, 500, 502, 503 and 504, and for a server or a proxy that does not take the handshake.
-    False for whatever may be the network or a restart.
+    429, 500, 502, 503, 504 and 520 to 530, and for a server or a proxy that does not take the
+    handshake. False for whatever may be the network or a restart.
     """
     if isinstance(error, HandshakeError):
         return error.status not in _TEMPORARY and error.status != 0
@@ -82,7 +86,9 @@ def reconnect(
     ``give_up(error)``: whether to raise ``error`` instead; :func:`greenws.client.is_permanent`
     unless told otherwise (``lambda error: False`` never gives up). ``on_error(error, delay)`` is
     called before a pause of ``delay`` seconds, with what went wrong: an OSError or HandshakeError,
-    or the ConnectionClosed of a connection that has ended. What it raises leaves the loop.
+    or the ConnectionClosed of a connection that has ended. What it raises leaves the loop. Without
+    it, the logger ``greenws.client`` is told: a warning of each attempt that fails, an information
+    of each connection that has ended.
 
     ``url`` and ``headers`` may be functions, which are called before each attempt: a token may have
     changed, or the position in a room's history. All others: see :func:`greenws.connect`.
@@ -149,6 +155,10 @@ def _reconnect(
         delay = backoff.delay()
         if on_error is not None:
             on_error(error, delay)
+        elif isinstance(error, ConnectionClosed):
+            _logger.info("%s; connecting again in %.1f s", error, delay)
+        else:
+            _logger.warning("%s; trying again in %.1f s", error, delay)
         gevent.sleep(delay)
 
 

@@ -23,7 +23,8 @@ _PORTS = {"ws": 80, "wss": 443}
 _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}  # of a redirect
 _NOT_ALLOWED = re.compile(r"[\x00-\x20\x7f]")  # urlsplit() would drop some of these
 _SAFE = "!#$%&'()*+,/:;=?@[]~"  # what a path or query may hold unescaped
-_HOST = re.compile(r"[a-z0-9._-]+", re.IGNORECASE)
+# Names whose labels the resolver can take (RFC 1035, section 2.3.4).
+_HOST = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", re.IGNORECASE)
 
 
 class Target(NamedTuple):
@@ -77,7 +78,8 @@ def parse_url(url: str) -> Target:
     if parts.scheme == "ws+unix":
         return _unix_target(parts)
     if parts.scheme not in _PORTS:
-        raise ValueError(f"the URL must begin with ws://, wss:// or ws+unix://, not {url[:40]!r}")
+        shown = url if "@" not in parts.netloc else f"{parts.scheme}://"  # no password
+        raise ValueError(f"the URL must begin with ws://, wss:// or ws+unix://, not {shown[:40]!r}")
     if "#" in url:
         raise ValueError("the URL of a WebSocket has no fragment (#); percent-encode it as %23")
     host, port = split_host(parts, _PORTS[parts.scheme])
@@ -102,7 +104,11 @@ def split_host(parts: SplitResult, default_port: int) -> tuple[str, int]:
     if not port:
         raise ValueError(f"invalid port in {_without_user(parts)!r}")
     host = parts.hostname or ""
-    if parts.netloc.rpartition("@")[2].startswith("["):
+    literal = _without_user(parts)
+    if literal.startswith("["):
+        behind = literal.partition("]")[2]
+        if behind and not behind.startswith(":"):  # urlsplit() drops it
+            raise ValueError(f"invalid host {literal!r}")
         host = unquote(host)
         try:
             ipaddress.IPv6Address(host)
@@ -165,8 +171,10 @@ def redirect(current: Target, location: str) -> Target:
         HandshakeError: it is invalid, or leads from TLS to a connection without.
     """
     base = f"http{'s' * current.secure}://{current.authority}{current.target}"
+    # Servers send UTF-8 and spaces as they are; the bytes are meant (browsers do the same).
+    escaped = quote(location.strip(" \t").encode("latin-1", "replace"), _SAFE)
     try:
-        parts = urlsplit(urljoin(base, location.strip(" \t")))._replace(fragment="")
+        parts = urlsplit(urljoin(base, escaped))._replace(fragment="")
         if parts.scheme not in _SCHEMES:
             raise ValueError(f"its scheme is {parts.scheme!r}")
         found = parse_url(parts._replace(scheme=_SCHEMES[parts.scheme]).geturl())

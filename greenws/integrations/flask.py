@@ -132,8 +132,14 @@ class Sock:
         return decorate
 
     def _check(self, function: Any, path: str, rule: dict[str, Any], bp: Any) -> None:
-        from ..checks import check_function
+        from ..checks import check_function, describe
 
+        first = next(iter(getattr(_signature(function), "parameters", ())), None)
+        if first in ("request", "req"):
+            raise TypeError(
+                f"the session of {path!r} is called with the socket first, without the request, "
+                f"and {describe(function)} does not fit: leave out {first!r} (flask.request is it)"
+            )
         names = _VARIABLE.findall(path) + list(rule.get("defaults") or ())
         if bp is not None or not self._targets or any(hasattr(t, "record") for t in self._targets):
             # The prefix of a blueprint may have variables, too.
@@ -211,12 +217,24 @@ def _keep_type_errors() -> None:
     flask = sys.modules.get("flask")
     if flask is None or getattr(flask.Flask.make_response, "_by_greenws", False):
         return
-    from ..session import WebSocketHandler
+    from ..session import WebSocketHandler, WebSocketSessionHandler
 
     original = flask.Flask.make_response
 
     @functools.wraps(original)
     def make_response(self: Any, rv: Any) -> Any:
+        wrong = rv[0] if isinstance(rv, tuple) and rv else rv
+        if (
+            isinstance(wrong, WebSocketSessionHandler)
+            or wrong is WebSocketHandler
+            or (isinstance(wrong, type) and issubclass(wrong, WebSocketSessionHandler))
+        ):
+            session = wrong if isinstance(wrong, type) else type(wrong)
+            name = "YourSession" if session is WebSocketHandler else session.__qualname__
+            raise TypeError(
+                f"the view returned {wrong!r}: it returns a WebSocketHandler, as in "
+                f"'return WebSocketHandler(lambda request, protocols: {name}())'"
+            )
         if isinstance(rv, WebSocketHandler):
             return self.response_class.force_type(rv, flask.request.environ)
         return original(self, rv)

@@ -211,6 +211,8 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         if sum(worker.cfg is self.cfg for worker in Worker._made) > 1:
             Worker._balance.has_several = True
         self._settings = self._read("settings", self._read_settings)
+        if not self.cfg.is_ssl:
+            self._kept["certificate"] = None  # what there is if the next reload asks for TLS
         self._tls = self._read("certificate", self._read_tls) if self.cfg.is_ssl else None
 
     def _read(self, what: str, read: Callable[[], tuple[Any, list[str]]]) -> Any:
@@ -233,6 +235,10 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
             Worker._told[1].append(problem)
             if halts:
                 self.log.error("greenws.gunicorn.Worker: %s", problem)
+            elif self._kept[what] is None:
+                self.log.error(
+                    "greenws.gunicorn.Worker: %s; the workers go on without TLS", problem
+                )
             else:
                 self.log.error(
                     "greenws.gunicorn.Worker: %s; the workers keep the previous %s", problem, what
@@ -289,6 +295,9 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         processes.are_several = self.cfg.workers > 1
         if self._tls is not None:
             self.cfg.set("ssl_context", lambda conf, factory: self._tls)
+        elif self.cfg.is_ssl:  # a reload asked for it with a certificate that cannot be used
+            self.cfg.set("certfile", None)
+            self.cfg.set("keyfile", None)
         super().run()
 
     def notify(self) -> None:

@@ -25,7 +25,7 @@ from gunicorn.sock import ssl_context
 from ..config import Config
 from ..exceptions import RequestError
 from ..http.head import RequestHead
-from ..server.options import load_certificates
+from ..server.options import load_authorities, load_certificates
 
 __all__ = [
     "Forwarding",
@@ -155,15 +155,13 @@ def _explain_files(cfg: Any) -> None:
         OSError: one of gunicorn's files for TLS cannot be read, or they do not fit.
         TypeError: one of them is missing.
     """
-    for name in ("certfile", "keyfile", "ca_certs"):
-        path = getattr(cfg, name)
-        if path:
-            open(path, "rb").close()
     if cfg.keyfile and not cfg.certfile:
         raise TypeError("keyfile needs certfile, the file of the certificate chain")
     if cfg.certfile:
         check = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         load_certificates(check, cfg.certfile, cfg.keyfile)
+        if cfg.ca_certs:
+            load_authorities(check, cfg.ca_certs)
 
 
 class ProxiedAddress(tuple[str, int]):

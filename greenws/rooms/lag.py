@@ -121,7 +121,8 @@ class close(Policy):  # the names of policies read as verbs
 
 
 class drop_oldest(Policy):
-    """Drops the messages that have waited longest: for what soon grows old, such as positions."""
+    """Drops the messages that have waited longest, beyond ``limit`` messages or ``limit_bytes``:
+    for what soon grows old, such as positions."""
 
     def put(self, queue: Queue, message: SharedMessage, data: str | bytes) -> int:
         dropped = 0

@@ -78,6 +78,7 @@ class Member:
         self.room = room
         self.socket = socket
         self.info = info
+        """What it joined with, which others see in ``room.members``."""
         self.gap = gap
         """What it is sent where it has missed messages."""
         self.present: list[Presence] | None = None
@@ -114,6 +115,7 @@ class Member:
 
     @property
     def is_lagging(self) -> bool:
+        """Whether messages wait for it because its connection accepts no more."""
         return self._queue is not None and not self._is_replaying and not self._is_unflushed
 
     # -- what it missed

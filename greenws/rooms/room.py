@@ -11,14 +11,15 @@ import functools
 import json
 import logging
 import os
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 from gevent.monkey import get_original
 
-from ..checks import Hint
+from ..checks import Hint, explains
 from ..config import check_seconds
 from ..protocol.shared import SharedMessage
 from ..websocket import WebSocket
@@ -65,8 +66,14 @@ class _Joining(contextlib.AbstractContextManager[Member]):
         assert entered is not None
         return entered.__exit__(*error)
 
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"room.join() is for a block: 'with room.join(socket) as member:', in which "
+            f"member.{name} is to be had"
+        )
+
     def __del__(self) -> None:
-        if self._manager is not None:
+        if self._manager is not None and not sys.is_finalizing():
             _logger.error(
                 "nobody has joined the room: room.join() is for a block, "
                 "'with room.join(socket) as member:'"
@@ -112,6 +119,8 @@ class Room:
     broadcast = Hint("broadcast", "send(data)")
     emit = Hint("emit", "send(data)")
     publish = Hint("publish", "send(data)")
+    add = Hint("add", "'with room.join(socket):'")
+    leave = Hint("leave", "'with room.join(socket):', at whose end the member leaves")
 
     def __init__(self, rooms: Rooms, name: str) -> None:
         self.name = name
@@ -245,8 +254,8 @@ class Room:
 
         Raises:
             TypeError: ``data`` is none of these; ``exclude`` no member and no socket.
-            ValueError: ``data`` holds what UTF-8 (half a surrogate pair) or JSON does not know.
-            Whatever the ``stamp`` of the ``Rooms`` raises for it.
+            ValueError: ``data`` holds what UTF-8 (half a surrogate pair) or JSON does not know; or
+                what the ``stamp`` of the ``Rooms`` raises for it.
             BrokerUnavailable: the broker is out of reach, and too much waits for it already.
         """
         # What must fail fails here, and not where the message arrives.
@@ -266,8 +275,14 @@ class Room:
             raise BrokerUnavailable("these rooms were closed before the log had the message")
 
     def history(self, count: int = 50) -> list[str | bytes]:
-        """The newest messages of the room, oldest first, as members were sent them: for whoever
-        comes for the first time. May block."""
+        """The newest ``count`` messages of the room, oldest first, as members were sent them: for
+        whoever comes for the first time. May block; empty if the broker is out of reach.
+
+        Raises:
+            TypeError: ``count`` is no int.
+        """
+        if isinstance(count, bool) or not isinstance(count, int):
+            raise TypeError(f"count must be a number of messages, not {count!r}")
         found = self._rooms.broker.newest(self.name, count) if count > 0 else []
         stamped = (self._fan_out.stamped_or_skipped(*message) for message in found)
         return [data for data in stamped if data is not None]
@@ -428,7 +443,25 @@ class Rooms:
     send = Hint("send", "rooms[name].send(data)")
     join = Hint("join", "'with rooms[name].join(socket):'")
     get = Hint("get", "rooms[name]; a room need not exist before")
+    emit = Hint("emit", "rooms[name].send(data)")
+    broadcast = Hint("broadcast", "rooms[name].send(data)")
+    publish = Hint("publish", "rooms[name].send(data)")
+    leave = Hint("leave", "'with rooms[name].join(socket):', at whose end the member leaves")
 
+    @explains(
+        "Rooms(), or Rooms('redis://localhost')",
+        {
+            **dict.fromkeys(
+                ("host", "port", "redis", "redis_url", "url", "message_queue"),
+                "the Redis is the first argument: Rooms('redis://localhost:6379')",
+            ),
+            **dict.fromkeys(
+                ("history", "history_bytes", "max_age", "prefix", "timeout", "presence_timeout"),
+                "that is an option of the broker: Rooms(MemoryBroker(...)) or "
+                "Rooms(RedisBroker('redis://localhost', ...)) of greenws.brokers",
+            ),
+        },
+    )
     def __init__(
         self,
         broker: Broker | str | list[str] | tuple[str, ...] | None = None,
@@ -449,12 +482,16 @@ class Rooms:
         else:
             self.broker = MemoryBroker() if broker is None else broker
         if not isinstance(self.broker, Broker):
-            raise TypeError(f"Rooms takes None, the URL of a Redis or a Broker, not {broker!r}")
+            raise TypeError(
+                "Rooms takes None, the URL of a Redis such as 'redis://localhost' or a Broker, "
+                f"not {broker!r:.200}"
+            )
         self.lock = _RLock()
         self.broker.attach(self)
         self.policy = lag.close() if policy is None else policy
         self.stamp = stamp
         self.stats = Stats()
+        """Counters of the rooms of this process."""
         self.is_closed = False
         _all.add(self)
         self._known: weakref.WeakValueDictionary[str, Room] = weakref.WeakValueDictionary()

@@ -177,8 +177,8 @@ class RemoteRoom:
 
         Raises:
             TypeError: ``data`` is none of these.
-            ValueError: it holds what UTF-8 or JSON does not know.
-            Whatever the ``stamp`` raises for it.
+            ValueError: it holds what UTF-8 or JSON does not know; or what the ``stamp`` raises for
+                it.
             BrokerUnavailable: Redis is out of reach, or does not take the message.
         """
         message = arguments.message(data)

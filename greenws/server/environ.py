@@ -6,7 +6,9 @@ from typing import Any
 
 from ..exceptions import HandshakeError, RequestError
 from ..http.head import RequestHead
+from ..protocol.handshake import is_upgrade
 from ..protocol.origin import check_host
+from ..refusals import log_refusal
 from .host import Host
 
 __all__ = ["make_environ", "remote_address"]
@@ -33,7 +35,12 @@ def make_environ(host: Host, address: Any, head: RequestHead) -> dict[str, Any]:
         try:
             check_host(environ, host.config.allowed_hosts)
         except HandshakeError as error:
-            raise RequestError(str(error), error.status) from None
+            is_handshake = is_upgrade(environ)
+            if is_handshake:
+                if host.stats is not None:
+                    host.stats.refused[error.reason] += 1
+                log_refusal(environ, error)
+            raise RequestError(str(error), error.status, is_handshake) from None
     return environ
 
 

@@ -60,6 +60,7 @@ class UpgradeHandler(ResponseHandler):
     """The limits of the sessions of a server that is not a :class:`WebSocketServer`."""
 
     websocket: Any = None
+    """What is in ``environ["wsgi.websocket"]``, as gevent-websocket's handler has it."""
     client_address: Any
     socket: Any
     _upgrade: _HandlerUpgrade | None = None
@@ -170,7 +171,8 @@ class UpgradeHandler(ResponseHandler):
                 self.socket._sock.shutdown(native.SHUT_RDWR)
 
     def _refuse_request(self, error: RequestError) -> None:
-        self.log_error("%s", f"(from {self.client_address}) {error.status}: {str(error)!r}")
+        if not error.is_logged:
+            self.log_error("%s", f"(from {self.client_address}) {error.status}: {str(error)!r}")
         try:
             self._send_slowly(memoryview(error_response(error)))
         except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from dataclasses import fields
@@ -20,6 +21,7 @@ __all__ = [
     "check_config",
     "check_listener",
     "check_options",
+    "load_authorities",
     "load_certificates",
     "prepare_tls",
 ]
@@ -185,14 +187,41 @@ def load_certificates(context: ssl.SSLContext, certfile: str, keyfile: str | Non
     Raises:
         OSError: a file cannot be read, or the two do not fit (``ssl.SSLError``).
     """
-    for path in (certfile, keyfile):
-        if path is not None:
-            open(path, "rb").close()  # the error of load_cert_chain() does not name the file
+    _check_files(certfile=certfile, keyfile=keyfile)
     try:
         context.load_cert_chain(certfile, keyfile)
     except ssl.SSLError as error:
         files = certfile if keyfile is None else f"{certfile} and {keyfile}"
         raise ssl.SSLError(error.errno, f"cannot use {files}: {error.strerror}") from None
+
+
+def load_authorities(context: ssl.SSLContext, ca_certs: str) -> None:
+    """``context.load_verify_locations()``, with errors that name the file.
+
+    Raises:
+        OSError: it cannot be read, or holds no certificate (``ssl.SSLError``).
+    """
+    _check_files(ca_certs=ca_certs)
+    try:
+        context.load_verify_locations(ca_certs)
+    except ssl.SSLError as error:
+        raise ssl.SSLError(
+            error.errno, f"cannot use ca_certs {ca_certs}, a file of PEM: {error.strerror}"
+        ) from None
+
+
+def _check_files(**paths: Any) -> None:
+    """
+    Raises:
+        OSError: one of them cannot be read; the errors of ``ssl`` do not name the file.
+        TypeError: one is no path. A number would be a descriptor.
+    """
+    for name, path in paths.items():
+        if path is None:
+            continue
+        if not isinstance(path, (str, bytes, os.PathLike)):
+            raise TypeError(f"{name} must be the path of a file, not {path!r}")
+        open(path, "rb").close()
 
 
 def prepare_tls(options: dict[str, Any]) -> Any:
@@ -221,6 +250,11 @@ def prepare_tls(options: dict[str, Any]) -> Any:
             )
         context = options["ssl_context"] = _make_context(given)
     if not isinstance(context, gevent.ssl.SSLContext):
+        if isinstance(context, (str, tuple, list)):  # as Flask and werkzeug take them
+            raise TypeError(
+                f"ssl_context must be a gevent.ssl.SSLContext, not {context!r}: write "
+                "certfile='cert.pem', keyfile='key.pem'"
+            )
         raise TypeError(
             f"ssl_context must be a gevent.ssl.SSLContext, not {context!r}: "
             "with one of Python's own, each handshake would block all greenlets"
@@ -232,12 +266,25 @@ def prepare_tls(options: dict[str, Any]) -> Any:
 
 
 def _make_context(given: dict[str, Any]) -> Any:
+    for name, example in (("cert_reqs", "ssl.CERT_REQUIRED"), ("ssl_version", "ssl.PROTOCOL_TLS")):
+        if not isinstance(given.get(name, 0), int):
+            raise TypeError(f"{name} must be a constant such as {example}, not {given[name]!r}")
+    if given.get("cert_reqs") == ssl.CERT_REQUIRED and "ca_certs" not in given:
+        raise TypeError(
+            "cert_reqs=ssl.CERT_REQUIRED needs ca_certs=, the file of those that sign the clients' "
+            "certificates: without it no client could connect"
+        )
     context = gevent.ssl.SSLContext(given.get("ssl_version", ssl.PROTOCOL_TLS_SERVER))
     load_certificates(context, given["certfile"], given.get("keyfile"))
     if "ca_certs" in given:
-        context.load_verify_locations(given["ca_certs"])
+        load_authorities(context, given["ca_certs"])
     if "cert_reqs" in given:
         context.verify_mode = given["cert_reqs"]
     if "ciphers" in given:
-        context.set_ciphers(given["ciphers"])
+        try:
+            context.set_ciphers(given["ciphers"])
+        except ssl.SSLError:
+            raise ValueError(
+                f"ciphers must be names that OpenSSL knows, not {given['ciphers']!r}"
+            ) from None
     return context

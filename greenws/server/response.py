@@ -136,6 +136,8 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
     def _set_connection(self) -> None:
         # Both are hop by hop, so they are the server's to set and not the application's.
         options = []
+        if self._host.is_stopping and not self.close_connection and not self._is_followed():
+            self.close_connection = True  # a client, or a proxy, would send another request
         if self.code == 426:  # RFC 9110, section 15.5.22
             self.response_headers.append((b"Upgrade", b"websocket"))
             options.append(b"Upgrade")
@@ -149,6 +151,15 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
             ]
             if not any(name.lower() == b"connection" for name, _ in self.response_headers):
                 self.response_headers.append((b"Connection", b", ".join(options)))
+
+    def _is_followed(self) -> bool:
+        """Whether the client has sent another request already, or may be sending the body of
+        this."""
+        if not self.wsgi_input.is_read:
+            return True
+        with contextlib.suppress(OSError):
+            self.rfile.read_ahead(0)
+        return bool(self.rfile.has_input)
 
     def process_result(self) -> None:
         """Writes what the application returned."""

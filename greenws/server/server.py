@@ -135,6 +135,12 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     run = Hint("run", "serve_forever()")
     run_forever = Hint("run_forever", "serve_forever()")
     listen = Hint("listen", "start(), or serve_forever()")
+    serve = Hint("serve", "serve_forever()")
+    shutdown = Hint("shutdown", "stop()")
+    broadcast = Hint("broadcast", "the rooms of greenws: rooms[name].send(data)")
+    send = Hint("send", "the rooms of greenws: rooms[name].send(data)")
+    route = Hint("route", "Routes, the application of a server: @routes.websocket(path)")
+    websocket = Hint("websocket", "Routes, the application of a server: @routes.websocket(path)")
 
     _adapt: Any = None
     _may_accept = False

@@ -62,6 +62,7 @@ class Refused(HandshakeError):
 
     @property
     def status_code(self) -> int:
+        """The HTTP status of the response."""
         return self.response.status_code
 
 
@@ -83,8 +84,8 @@ def connect(
 
     ``path`` may have a query. ``client``: a test client of Flask's, werkzeug's or Django's, whose
     cookies are sent, and which keeps those that the response sets. ``headers`` are added to the
-    handshake's own, or replace them. ``timeout``: seconds of any single wait; None for no limit,
-    while one debugs.
+    handshake's own, or replace them. ``subprotocols``: what the client offers. ``timeout``: seconds
+    of any single wait; None for no limit, while one debugs.
 
     To be used in a ``with``, at whose end the connection is closed and the session waited for; or
     closed by ``close()``.
@@ -94,7 +95,7 @@ def connect(
             where that is known.
         TimeoutError: it has not answered within ``timeout``.
         TypeError, ValueError: an argument is not allowed.
-        Whatever escaped the application.
+        Exception: what escaped the application.
     """
     __tracebackhide__ = True
     known = ("client", "headers", "subprotocols", "timeout", "config")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket as native
+import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -81,6 +82,16 @@ class Run:
         """Whether the test has closed its end."""
         return self.socket is not None and not self.socket.is_connected
 
+    @property
+    def is_left_open(self) -> bool:
+        """Whether a test that ends now leaves something behind: not with a pair, which hurts
+        nobody, nor where both ends are over, as after ``cut()``, and no error waits to be seen."""
+        if self.greenlet is None:
+            return False
+        return not (self.is_ending and self.greenlet.dead) or bool(
+            self.errors and not self._is_raised
+        )
+
     # -- what escapes the application
 
     def take(self, error: BaseException, traceback: TracebackType | None = None) -> None:
@@ -106,7 +117,8 @@ class Run:
         """Where each side stands, in a few lines."""
         lines = []
         if self.greenlet is not None:
-            lines.append(f"  handler: {standing_of(self.greenlet)}")
+            raised = f", having raised {self.errors[0][0]!r}" if self.errors else ""
+            lines.append(f"  handler: {standing_of(self.greenlet)}{raised}")
         elif self.peer is not None:
             lines.append(f"  {self.what}: {standing_of(self.peer._transport.greenlet)}")
         for name, socket in (("handler", self.peer), ("test", self.socket)):
@@ -209,8 +221,10 @@ class Run:
 
 
 def _add_note(error: BaseException, note: str) -> None:
-    if hasattr(error, "add_note"):  # Python 3.11
+    if sys.version_info >= (3, 11):
         error.add_note(note)
+    elif isinstance(error, AssertionError):  # whose text is all that pytest shows of it
+        error.args = ("\n".join([*map(str, error.args), note]),)
 
 
 class WatchedTransport(Transport):

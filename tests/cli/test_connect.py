@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pty
@@ -101,6 +102,10 @@ def test_it_waits_for_late_messages_and_tells_of_an_abnormal_close(url, call):
         (["ws://h/", "--header", "X"], 2, "NAME: VALUE"),
         (["ws://h/", "--subprotocol", "a b"], 2, "not a token"),
         (["ws://h/", "--wait", "-1"], 2, "--wait"),
+        (["ws://h/", "--timeout", "x"], 2, "--timeout: must be a number of seconds, not 'x'"),
+        (["ws://h/", "--timeout", "nan"], 2, "must be a number of seconds, not 'nan'"),
+        (["wss://h/", "--ca", "/nothing"], 2, "--ca /nothing: No such file"),
+        (["wss://h/", "--ca", os.devnull], 2, f"--ca {os.devnull}: not a file of certificates"),
         (["ws://h/", "--proxy", "ftp://p"], 2, "proxy must be"),
         (["ws+unix:///nothing"], 1, "cannot connect to /nothing: No such file"),
     ],
@@ -110,6 +115,28 @@ def test_what_cannot_be_opened_is_one_line(call, arguments, code, match):
     assert (found, output) == (code, b"")
     assert match in errors.splitlines()[-1]
     assert "Traceback" not in errors
+
+
+def test_a_refusal_is_shown_whole(url, call):
+    code, _, errors = call(f"{url}/echo", "--origin", "https://elsewhere.example")
+    assert code == 1
+    assert errors.startswith(
+        f"greenws connect: {url} responded with status 403: The origin 'https:"
+    )
+    assert "on the WebSocketHandler or in the server's Config." in errors.splitlines()[0]
+
+
+def test_a_reason_does_not_control_the_terminal(call):
+    with raw_server(closing) as server:
+        code, output, errors = call(server.url, "--wait", "inf")
+    assert (code, output) == (1, b"")
+    assert errors == "greenws connect: connection closed: 1008 (policy violation) \\x1b]0;owned\n"
+
+
+def closing(connection):
+    connection.accept()
+    connection.send(close_frame(1008, b"\x1b]0;owned", mask=None))
+    connection.hold()
 
 
 def test_a_server_of_tls(serve, certificates, call, tmp_path):
@@ -152,6 +179,30 @@ def test_a_pipe_that_closes_ends_it(url):
         process.stderr.close()
 
 
+@pytest.mark.parametrize(
+    ("redirection", "code", "errors"),
+    [
+        ("<&-", 0, b""),
+        (">/dev/full", 1, b"greenws connect: cannot write the output: No space left on device\n"),
+    ],
+)
+def test_an_input_or_output_that_is_none(url, redirection, code, errors):
+    if "full" in redirection and not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    command = f'"$0" -m greenws connect --proxy none "$1" {redirection}'
+    process = subprocess.Popen(
+        ["sh", "-c", command, sys.executable, f"{url}/echo"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        _, found = process.communicate(b"one\n", timeout=limit(20))
+    finally:
+        process.kill()
+    assert (process.returncode, found) == (code, errors)
+
+
 @pytest.fixture
 def terminal():
     """A program in a terminal; ``wait_for(text)`` reads its screen."""
@@ -172,6 +223,14 @@ def terminal():
                 while text not in self.screen:
                     gevent_socket.wait_read(ours)
                     self.screen += os.read(ours, 65536).decode()
+
+        def rest(self):
+            """What is on the screen when the program has ended."""
+            os.set_blocking(ours, False)
+            with contextlib.suppress(BlockingIOError, OSError):  # EIO: nobody has the terminal
+                while chunk := os.read(ours, 65536):
+                    self.screen += chunk.decode()
+            return self.screen
 
     found = Terminal()
     yield found
@@ -207,3 +266,4 @@ def test_ctrl_c_ends_it(url, terminal):
     terminal.wait_for("connected")
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.process.wait(limit(20)) == 130
+    assert "KeyboardInterrupt" not in terminal.rest()

@@ -122,6 +122,21 @@ def test_a_form_that_was_not_built_says_how(monkeypatch):
     assert finding.level == "note" and "install a C compiler" in finding.advice
 
 
+def test_sources_that_hide_what_is_installed_are_named(monkeypatch, tmp_path):
+    """As in a checkout after ``pip install .``: Python looks in the current folder first."""
+    monkeypatch.setattr(form, "FORCED", False)
+    monkeypatch.setattr(form, "PURE", True)
+    info = tmp_path / "greenws_wsgi-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: greenws-wsgi\nVersion: 0.1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)  # as if it were installed editable
+    (finding,) = doctor.check_form()
+    assert "install a C compiler" in finding.advice
+    (tmp_path / "greenws").mkdir()
+    (finding,) = doctor.check_form()
+    assert f"what is installed is in {tmp_path}: call this in another folder" in finding.advice
+
+
 def test_the_unrelated_distribution_is_a_problem(monkeypatch, capsys):
     monkeypatch.setattr(distribution, "unrelated", lambda: "/somewhere")
     code, lines = examine(["doctor"], capsys)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from greenws.client.exchange import explain
+from greenws.client.exchange import explain, whole_text
 from greenws.config import Config
 from greenws.exceptions import HandshakeError
 from greenws.http.response import ResponseReader
@@ -33,7 +33,23 @@ def test_a_page_is_not():
     assert (error.status, error.body) == (403, page)
 
 
+def test_compressed_bytes_are_not():
+    head = b"HTTP/1.1 403 No\r\nContent-Length: 4\r\nContent-Encoding: gzip\r\n\r\n"
+    error = explained(head + b"\x1f\x8b\x08\x00")
+    assert str(error) == "wss://h responded with status 403"
+    assert error.body == b"\x1f\x8b\x08\x00"
+
+
+def test_nothing_in_the_message_controls_a_terminal():
+    error = explained(b"HTTP/1.1 403 No\r\nContent-Length: 12\r\n\r\n\x1b]0;no\x07\xc2\x9b.\n")
+    assert str(error) == "wss://h responded with status 403: ?]0;no??."
+
+
 def test_a_long_text_is_cut():
     error = explained(b"HTTP/1.1 500 No\r\nContent-Length: 1000\r\n\r\n" + b"\xff" * 1000)
     assert len(str(error)) < 250
     assert len(error.body) == 1000
+    assert len(whole_text(error)) > 1000
+    assert whole_text(HandshakeError("no response")) == "no response"
+    page = b"HTTP/1.1 500 No\r\nContent-Length: 3\r\n\r\n<p>"
+    assert whole_text(explained(page)) == "wss://h responded with status 500"

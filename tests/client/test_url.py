@@ -69,6 +69,10 @@ def test_a_url_of_a_unix_socket_is_parsed(url, path, target):
         ("ws://[::1/", "IPv6"),
         ("ws://a,b/", "invalid host"),
         ("ws://a%0d/", "invalid host"),
+        ("ws://a..b/", "invalid host"),
+        ("ws://.a/", "invalid host"),
+        (f"ws://{'a' * 64}.example/", "invalid host"),
+        ("ws://[::1]a/", "[Ii]nvalid"),
         ("ws://a%3Ab:c@h/", "':'"),
         ("ws+unix://", "socket"),
         ("ws+unix:///run/a:b", "begin with '/'"),
@@ -77,6 +81,16 @@ def test_a_url_of_a_unix_socket_is_parsed(url, path, target):
 def test_what_is_no_url_of_a_websocket_is_refused(url, match):
     with pytest.raises(ValueError, match=match):
         parse_url(url)
+
+
+def test_a_name_may_end_with_the_root():
+    assert parse_url(f"ws://{'a' * 63}.example./").host == f"{'a' * 63}.example."
+
+
+def test_a_url_of_another_scheme_does_not_show_its_password():
+    with pytest.raises(ValueError, match="not 'http://'") as caught:
+        parse_url("http://user:secret@h/")
+    assert "secret" not in str(caught.value)
 
 
 def test_a_url_is_a_str():
@@ -102,6 +116,9 @@ def test_the_user_and_password_are_unquoted_and_in_no_name():
         ("https://other/b", "wss://other/b"),
         ("ws://other/b", "ws://other/b"),
         (" wss://other/b#c ", "wss://other/b"),
+        ("/\u00c3\u00a9 b?\u00c3\u00a9", "ws://h:81/%C3%A9%20b?%C3%A9"),  # UTF-8, as it is read
+        ("/%C3%A9%20b", "ws://h:81/%C3%A9%20b"),
+        ("//b\u00c3\u00bccher.example/", "ws://xn--bcher-kva.example/"),
     ],
 )
 def test_a_redirect_is_relative_to_the_url(location, url):
@@ -117,6 +134,7 @@ def test_a_redirect_is_relative_to_the_url(location, url):
         ("ws://h/", "ws+unix:///run/app.sock", "scheme"),
         ("ws://h/", "javascript:alert(1)", "scheme"),
         ("ws://h/", "http://h:x/", "port"),
+        ("ws://h/", "http://a..b/", "invalid host"),
         ("ws+unix:///run/app.sock", "http://h/", "Unix socket"),
     ],
 )

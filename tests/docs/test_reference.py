@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import yaml
@@ -24,6 +27,10 @@ METRICS = {
     *(f"greenws_{name}" for name in prometheus._GAUGES),
     *(f"greenws_{name}_total" for name in (*prometheus._COUNTERS, *prometheus._LABELLED)),
 }
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def test_every_metric_is_listed():
@@ -52,6 +59,46 @@ def test_the_alerts_are_valid(tmp_path):
     promtool = shutil.which("promtool")  # Prometheus is too large for CI alone
     if promtool is not None:
         subprocess.run([promtool, "check", "rules", rules], check=True, capture_output=True)
+
+
+PUBLIC = [
+    "greenws",
+    "greenws.brokers",
+    "greenws.brokers.memory",
+    "greenws.brokers.redis",
+    "greenws.client",
+    "greenws.integrations.django",
+    "greenws.integrations.gevent_websocket",
+    "greenws.integrations.prometheus",
+    "greenws.integrations.sqlalchemy",
+    "greenws.rooms",
+    "greenws.testing",
+]
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_every_public_name_is_in_the_reference(module):
+    pages = (DOCS / "reference" / name for name in ("api.md", "config.md"))
+    listed = set(re.findall(r"^\.\. (?:auto|py:)\w+:: ([\w.]+)", "".join(map(read, pages)), re.M))
+    names = import_module(module).__all__
+    # What is in two modules is shown where it is to be imported from.
+    shown = {name.rpartition(".")[2] for name in listed if name.startswith("greenws")}
+    assert set(names) <= shown
+
+
+def test_what_is_in_the_reference_exists():
+    for name, options in re.findall(
+        r"^\.\. auto(?:class|function|exception):: ([\w.]+).*\n((?:   .*\n|\n)*)",
+        read(DOCS / "reference" / "api.md"),
+        re.M,
+    ):
+        module, _, last = name.rpartition(".")
+        found = getattr(import_module(module), last)
+        assert found.__doc__, name
+        for member in re.findall(r":: (\w+)$", options, re.M):
+            assert hasattr(found, member) or f"self.{member}" in inspect.getsource(
+                sys.modules[found.__module__]
+            ), f"{name}.{member}"
 
 
 def test_every_close_code_is_explained():

@@ -79,6 +79,27 @@ def app() -> flask.Flask:
     return app
 
 
+class Quiet(greenws.WebSocketSessionHandler):
+    def handle_session(self, request, socket):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("returned", "match"),
+    [
+        (greenws.WebSocketHandler, r"protocols: YourSession\(\)\)"),
+        (Quiet, r"returned <class .*protocols: Quiet\(\)\)"),
+        (Quiet(), r"returned <.*Quiet object.*protocols: Quiet\(\)\)"),
+        ((Quiet(), 101), r"protocols: Quiet\(\)\)"),
+    ],
+)
+def test_a_view_that_returns_no_handler_but_a_session_or_a_class_is_told(app, returned, match):
+    app.add_url_rule("/", view_func=lambda: returned, endpoint="wrong")
+    app.testing = True
+    with pytest.raises(TypeError, match=match):
+        greenws.testing.connect(app, "/")
+
+
 class TestTheExamples:
     """What the README and the documentation show."""
 

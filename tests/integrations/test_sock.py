@@ -277,6 +277,7 @@ class TestMistakes:
             ("/<room>", lambda socket: None, "does not fit"),
             ("/", lambda socket, room: None, "does not fit"),
             ("/", 7, "is a function"),
+            ("/", lambda request, socket: None, "leave out 'request'"),
         ],
     )
     def test_of_the_function(self, app, path, function, text):
@@ -290,6 +291,8 @@ class TestMistakes:
         sock = Sock(app)
         with pytest.raises(TypeError, match="unknown option 'max_size'"):
             sock.route("/", max_size=5)
+        with pytest.raises(TypeError, match="always a GET"):
+            sock.route("/", methods=["GET"])
         with pytest.raises(TypeError, match="did you mean 'protocols'"):
             sock.route("/", subprotocols=["chat"])
         with pytest.raises(TypeError, match="shutdown_grace is an option of the server"):

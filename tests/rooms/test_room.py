@@ -116,7 +116,7 @@ def test_what_is_no_policy(rooms, pair, policy):
 
 @pytest.mark.parametrize("broker", [5, MemoryBroker, b"redis://localhost"])
 def test_what_is_no_broker(broker):
-    with pytest.raises(TypeError, match="None, the URL of a Redis or a Broker, not"):
+    with pytest.raises(TypeError, match="None, the URL of a Redis such as .* or a Broker, not"):
         Rooms(broker)
 
 
@@ -1103,6 +1103,8 @@ def test_a_join_that_is_no_block_is_told(rooms, pair, error_log):
         assert len(room.members) == 1
     with pytest.raises(RuntimeError, match="is for one 'with'"), membership:
         pass
+    with pytest.raises(AttributeError, match=r"as member:', in which member\.position is"):
+        _ = membership.position
 
 
 @pytest.mark.parametrize(
@@ -1135,7 +1137,23 @@ def test_a_room_under_the_names_of_other_libraries_leads_to_send(name):
         getattr(Rooms()["lobby"], name)
 
 
-@pytest.mark.parametrize("name", ["send", "join", "get"])
+def test_what_a_room_has_no_call_for_leads_to_a_block():
+    for name in ("add", "leave"):
+        with pytest.raises(AttributeError, match=r"use 'with room\.join\(socket\):'"):
+            getattr(Rooms()["lobby"], name)
+
+
+def test_options_of_other_places_are_told():
+    for name in ("host", "redis", "url"):
+        with pytest.raises(TypeError, match=rf"'{name}'; .*Rooms\('redis://localhost:6379'\)"):
+            Rooms(**{name: "localhost"})
+    with pytest.raises(TypeError, match="'history'; that is an option of the broker"):
+        Rooms(history=5)
+    with pytest.raises(TypeError, match="count must be a number of messages, not '5'"):
+        Rooms()["lobby"].history("5")
+
+
+@pytest.mark.parametrize("name", ["send", "join", "get", "emit", "broadcast", "leave"])
 def test_what_is_done_with_a_room_is_not_done_with_all(name):
     with pytest.raises(AttributeError, match=r"'Rooms' object.*; use .*rooms\[name\]"):
         getattr(Rooms(), name)

@@ -11,10 +11,11 @@ import geventwebsocket.handler
 import geventwebsocket.server
 import pytest
 import trustme
-from flask import Flask
+from flask import Blueprint, Flask
 from gevent import pywsgi
 
 from greenws import Config, Routes, UpgradeHandler, WebSocketHandler, WebSocketServer, options
+from greenws.integrations.flask import Sock
 from greenws.server.options import SERVER_OPTIONS
 
 ADDRESS = ("127.0.0.1", 0)
@@ -97,9 +98,16 @@ def test_an_address_and_a_port_apart_are_told():
 def test_names_that_servers_have_elsewhere_lead_to_ours():
     with pytest.raises(TypeError, match="each connection has a greenlet"):
         WebSocketServer(ADDRESS, Routes(), threaded=True)
-    for name in ("run", "run_forever", "listen"):
+    for name in ("run", "run_forever", "listen", "serve"):
         with pytest.raises(AttributeError, match="; use .*serve_forever"):
             getattr(WebSocketServer, name)
+    for name, instead in (("shutdown", "stop"), ("broadcast", "rooms"), ("route", "Routes")):
+        with pytest.raises(AttributeError, match=f"; use .*{instead}"):
+            getattr(WebSocketServer, name)
+
+
+def produce(request, protocols):
+    return None
 
 
 class Asgi:
@@ -116,6 +124,13 @@ class Asgi:
         (Asgi(), "ASGIMiddleware"),
         (lambda request: None, "does not fit"),
         (Flask, "not the class Flask"),
+        (Flask("a").run, "the application itself, such as app and not app.run"),
+        (Blueprint("a", "b"), "register the blueprint"),
+        (Sock(), "the application that it was made for"),
+        (ssl, "the module's application, such as ssl.app"),
+        (lambda request, socket: None, r"is a session: write @routes\.websocket\(path\)"),
+        (lambda websocket, path: None, "is a session"),
+        (produce, r"is a producer: give WebSocketHandler\(produce\)"),
     ],
 )
 def test_a_wrong_application_is_a_type_error_at_once(application, match):
@@ -170,6 +185,31 @@ def test_a_file_that_is_not_there_is_named(files):
         WebSocketServer(ADDRESS, Routes(), certfile="nowhere/cert.pem")
     with pytest.raises(FileNotFoundError, match="nowhere/key.pem"):
         WebSocketServer(ADDRESS, Routes(), **{**files, "keyfile": "nowhere/key.pem"})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "match"),
+    [
+        ({"certfile": 0}, TypeError, "certfile must be the path of a file, not 0"),
+        ({"keyfile": 0}, TypeError, "keyfile must be the path of a file, not 0"),
+        ({"ca_certs": 0}, TypeError, "ca_certs must be the path of a file, not 0"),
+        ({"ca_certs": "nowhere/ca.pem"}, FileNotFoundError, "nowhere/ca.pem"),
+        ({"ca_certs": __file__}, ssl.SSLError, "cannot use ca_certs .*test_options.py"),
+        ({"ciphers": "NONE-SUCH"}, ValueError, "names that OpenSSL knows, not 'NONE-SUCH'"),
+        ({"cert_reqs": "required"}, TypeError, "such as ssl.CERT_REQUIRED, not 'required'"),
+        ({"cert_reqs": ssl.CERT_REQUIRED}, TypeError, "needs ca_certs="),
+        ({"ssl_version": "TLSv1_2"}, TypeError, "ssl_version must be a constant"),
+    ],
+)
+def test_options_of_tls_that_are_wrong_are_told(files, wrong, error, match):
+    with pytest.raises(error, match=match):
+        WebSocketServer(ADDRESS, Routes(), **{**files, **wrong})
+
+
+def test_contexts_as_flask_takes_them_are_told():
+    for context in ("adhoc", ("cert.pem", "key.pem")):
+        with pytest.raises(TypeError, match="write certfile='cert.pem', keyfile='key.pem'"):
+            WebSocketServer(ADDRESS, Routes(), ssl_context=context)
 
 
 def test_a_key_of_another_certificate_is_told(files):

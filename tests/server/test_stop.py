@@ -176,6 +176,7 @@ def test_a_request_that_is_being_answered_is_answered_and_the_last(serve, work):
         work.go_on.set()
         response = peer.read_response()
         assert (response.status, response.body) == (200, b"page")
+        assert response.headers["connection"] == "close"  # so that a proxy does not reuse it
         stopping.get(timeout=limit(2))
         assert peer.at_end()
 

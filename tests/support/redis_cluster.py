@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 
 import redis
 from redis.crc import key_slot
@@ -144,11 +145,15 @@ class Sentinels:
         self.sentinels = [Sentinel() for _ in range(3)]
         for each in self.sentinels:
             each.call("SENTINEL", "MONITOR", "mymaster", "127.0.0.1", self.servers[0].port, 2)
-            for option in (("down-after-milliseconds", 300), ("failover-timeout", 2000)):
-                each.call("SENTINEL", "SET", "mymaster", *option)
+        self.set("down-after-milliseconds", 300)
+        self.set("failover-timeout", 2000)
         hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
         self.url = f"redis+sentinel://{hosts}/mymaster"
         self.settle()
+
+    def set(self, option: str, value: int) -> None:
+        for each in self.sentinels:
+            each.call("SENTINEL", "SET", "mymaster", option, value)
 
     @property
     def master(self) -> RedisServer:
@@ -192,6 +197,24 @@ class Sentinels:
 
         wait_until(begins, 20)
         wait_until(lambda: self.master is not before, 20)
+
+    def hand_over(self, is_killed: bool) -> None:
+        """A failover that loses nothing: the master takes no writes from when the other has all
+        of them until that is the master."""
+        self.settle()
+        master = self.master
+        replica = next(each for each in self.servers if each is not master)
+        master.call("CONFIG", "SET", "min-replicas-to-write", 2)
+        wait_until(lambda: replica.call("ROLE")[4] == master.call("ROLE")[1])
+        if is_killed:
+            master.stop(signal.SIGKILL)
+        self.fail_over()
+        # A sentinel would make it a replica after ten seconds.
+        if is_killed:
+            master.start("--replicaof", "127.0.0.1", str(replica.port))
+        else:
+            master.call("REPLICAOF", "127.0.0.1", replica.port)
+            master.call("CONFIG", "SET", "min-replicas-to-write", 0)
 
     def close(self) -> None:
         for each in [*self.sentinels, *self.servers]:

@@ -27,13 +27,13 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
-    def start(self) -> None:
-        """Does nothing if it runs already."""
+    def start(self, *options: str) -> None:
+        """Does nothing if it runs already. ``options``: for this time."""
         if self._process is not None:
             return
         # With its usual "everysec", it answers before it writes while a slow disk is being synced.
         self._process = subprocess.Popen(
-            self._command(),
+            [*self._command(), *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,

@@ -66,6 +66,26 @@ def test_a_pair_is_ended_and_not_told():
     assert not server.is_connected and not client.is_connected
 
 
+def test_a_connection_that_is_lost_leaves_nothing_behind():
+    leftovers = Leftovers()
+    testing.connect(routes, "/echo").cut()
+    assert leftovers.end() == ""
+    assert leftovers.now() == []
+
+
+def test_an_error_that_nobody_has_seen_is_told_after_a_loss():
+    leftovers = Leftovers()
+    socket = testing.connect(routes, "/fails")
+    socket.send("why")
+    gevent.sleep(0.01)
+    socket.cut()
+    text = leftovers.end()
+    assert (
+        text.startswith("the session /fails, opened at ")
+        and "has ended, having raised LookupError('why')" in text
+    )
+
+
 def test_greenlets_that_a_handler_started_and_those_that_these_started():
     leftovers = Leftovers()
     with testing.connect(routes, "/spawns") as socket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
 
 import gevent
@@ -14,6 +15,7 @@ import redis.connection
 from greenws import Sender
 
 from ...support.limits import wait_until
+from ...support.play import Play, run, seeds
 from ...support.redis_cluster import Sentinels
 from ...support.redis_server import RedisServer
 from ...support.redis_workers import Worker
@@ -105,3 +107,24 @@ def test_members_go_on_when_a_replica_takes_over(sentinels, worker):
     assert sorted(ann.hear(2)) == sorted(bob.hear(2)) == ["after", "meanwhile"]
     assert ann.member.is_complete and bob.member.is_complete
     wait_until(lambda: a.is_idle and b.is_idle)
+
+
+@pytest.mark.parametrize("seed", seeds("1-2"))
+def test_clients_that_move_while_replicas_take_over(seed, sentinels, worker, pair):
+    sentinels.mend()
+    sentinels.set("down-after-milliseconds", 60_000)  # only those failovers that lose nothing
+    workers = {name: worker(presence_timeout=1.0) for name in "abc"}
+    play = Play(seed, workers, {}, pair, room=f"random-{seed}")
+
+    def trouble(random: Random) -> None:
+        what = random.choice(("hand over", "kill", "stop", "stop a sentinel"))
+        play.note(what)
+        if what in ("hand over", "kill"):
+            sentinels.hand_over(is_killed=what == "kill")
+            return
+        server = sentinels.master if what == "stop" else random.choice(sentinels.sentinels)
+        server.send_signal(signal.SIGSTOP)
+        gevent.sleep(random.uniform(0, 0.5))
+        server.send_signal(signal.SIGCONT)
+
+    run([play], trouble)
