@@ -297,6 +297,11 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
         stream.begin_body()
 
     @property
+    def raw(self) -> _Raw:
+        """:attr:`HttpStream.raw`, also for programs that look for it here and not in ``rfile``."""
+        return self._stream.raw
+
+    @property
     def ends_the_connection(self) -> bool:
         """Whether the start of the next request cannot be known: a chunk was malformed, or the
         client still waits to send its body until a 100 response, which it will not get (RFC 9110,
