@@ -67,8 +67,9 @@ class ServerStats:
     sessions that ``max_lifetime`` or ``close_at()`` has ended.
 
     ``refused`` counts refused handshakes by reason, and ``closes`` sessions that have ended, by
-    close code (1006: lost). The peer chooses among two thousand codes of applications, so these
-    are counted together: 3000 to 3999 as 3000, and 4000 to 4999 as 4000.
+    the code of the first Close, ours or the peer's (1006: lost). The peer chooses among two
+    thousand codes of applications, so these are counted together: 3000 to 3999 as 3000, and 4000 to
+    4999 as 4000.
     """
 
     def __init__(self) -> None:
@@ -189,7 +190,8 @@ class SessionRecord:
         socket = self.socket
         if socket._is_inherited():
             return
-        code = socket.close_code or _ABNORMAL
+        code, reason = socket._connection.first_close()
+        code = code or _ABNORMAL
         if self._stats is not None:
             self._stats.end(self, code)
             if socket._pulse is not None:
@@ -198,9 +200,9 @@ class SessionRecord:
         if self._on_end is not None:
             self._on_end()
         if self._format is not None and _access.isEnabledFor(logging.INFO):
-            _access.info("%s", self._format % self._fields(code))
+            _access.info("%s", self._format % self._fields(code, reason))
 
-    def _fields(self, code: int) -> dict[str, Any]:
+    def _fields(self, code: int, reason: str) -> dict[str, Any]:
         socket = self.socket
         address = socket.remote_address
         if isinstance(address, tuple):
@@ -210,7 +212,7 @@ class SessionRecord:
             "path": escape(self.path),
             "subprotocol": escape(socket.subprotocol or "-"),
             "code": code,
-            "reason": escape(socket.close_reason or ""),
+            "reason": escape(reason),
             "closed_by": socket.closed_by or "nobody",
             "seconds": time.monotonic() - self._began,
             **socket.traffic._asdict(),

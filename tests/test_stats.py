@@ -135,6 +135,29 @@ def test_sessions_whose_lifetime_is_over_are_counted(serve):
     assert server.stats.expired == 1
 
 
+@pytest.mark.parametrize("code", [1000, 1011, None])
+def test_a_session_is_counted_by_the_first_close_whatever_the_peer_answers(
+    serve, access, error_log, code
+):
+    """websocket-client and aiohttp answer any Close with 1000; an alert watches for 1011."""
+    routes = Routes()
+
+    @routes.websocket("/fails")
+    def fails(request, socket):
+        socket.receive()
+        raise KeyError
+
+    server = serve(routes)
+    with Peer.open(server.address, "/fails") as peer:
+        peer.send(frame(TEXT, b"x"))
+        assert peer.read_frame() == (True, CLOSE, b"\x03\xf3")
+        peer.send(frame(CLOSE, b"") if code is None else close_frame(code))
+    wait_until(lambda: server.stats.closes)
+    assert server.stats.closes == {1011: 1}
+    assert "closed 1011 by us" in access(1)[0]
+    error_log.take()
+
+
 def test_gevent_websockets_sessions_are_counted_too(serve, access):
     def app(environ, start_response):
         socket = environ["wsgi.websocket"]

@@ -116,6 +116,8 @@ def _seconds(text: str) -> float:
 
 
 def run(options: argparse.Namespace) -> int:
+    hub = gevent.get_hub()
+    hub.NOT_ERROR = (*type(hub).NOT_ERROR, KeyboardInterrupt)  # gevent would print it
     try:
         socket = connect(
             options.url,

@@ -150,8 +150,11 @@ def _open_tunnel(proxy: Proxy, target: Target, config: Config, sock: Any) -> Any
             error.args = (f"Proxy {proxy}: {error}",)
             error.reason = "proxy"
             raise
+        except ConnectionError as error:
+            raise type(error)(f"Proxy {proxy}: {error}") from None
         if not 200 <= reader.status < 300:
-            refused = explain(HandshakeError("", reader.status), reader, f"Proxy {proxy}")
+            refused = HandshakeError(f"Proxy {proxy} responded with status {reader.status}")
+            refused = explain(refused, reader, f"Proxy {proxy}")
             refused.reason = "proxy"
             raise refused
         if reader.rest:

@@ -7,9 +7,11 @@ for all.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import logging
 import os
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -54,7 +56,10 @@ _COUNTERS = {
 }
 _LABELLED = {
     "refused": ("reason", "Upgrades that were refused"),
-    "closes": ("code", "Sessions that ended, by close code (1006: lost; 3000, 4000: the range)"),
+    "closes": (
+        "code",
+        "Sessions that ended, by the code of the first Close (1006: lost; 3000, 4000: the range)",
+    ),
 }
 # There from the beginning, so that the first of them is an increase, too, which an alert sees.
 _FROM_ZERO = (1000, 1001, 1006, 1008, 1009, 1011, 1013)
@@ -111,6 +116,8 @@ class Metrics:
         """Lets this worker be counted before it is asked. Not before a fork."""
         if self._folder and self._copier is None:
             self._copier = gevent.spawn(self._keep_copying)
+            # What a stop ends is counted in the last moment.
+            atexit.register(_copy_at_exit, weakref.ref(self), os.getpid())
 
     def stop(self) -> None:
         """Undoes :meth:`start`."""
@@ -151,9 +158,8 @@ class Metrics:
                 continue
             counter = self._labelled[name].labels(label) if label else self._counters[name]
             # A server that is gone takes its figures with it, and a counter never goes down.
-            copied = self._copied.get((name, label), 0)
-            counter.inc(max(0, value - copied))
-            self._copied[name, label] = max(value, copied)
+            counter.inc(max(0, value - self._copied.get((name, label), 0)))
+            self._copied[name, label] = value
 
     def _read(self) -> Iterator[tuple[str, str, int]]:
         """Each figure's name, label (empty where it has none) and value."""
@@ -173,3 +179,9 @@ class Metrics:
                 yield "refused", reason, value
             for code, value in stats.closes.items():
                 yield "closes", str(code), value
+
+
+def _copy_at_exit(made: weakref.ref[Metrics], process: int) -> None:
+    metrics = made()
+    if metrics is not None and process == os.getpid():
+        metrics._copy()

@@ -405,6 +405,13 @@ class Connection:
             return ConnectionClosed(self._sent_code, self._sent_reason)
         return ConnectionClosed(CloseCode.ABNORMAL)
 
+    def first_close(self) -> tuple[int, str]:
+        """The code and reason of the Close that began the end of a closed connection, whoever sent
+        it; those of ``close_code`` if it was lost. Some clients answer any Close with 1000."""
+        if self._sent_code and self.close_code not in (0, CloseCode.ABNORMAL):
+            return self._sent_code, self._sent_reason
+        return self.close_code, self.close_reason
+
     def _control(self, opcode: int, payload: bytes) -> bytes:
         if self.state != _OPEN or self._eof:
             raise self.closed_error()

@@ -11,10 +11,11 @@ import functools
 import json
 import logging
 import os
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 from gevent.monkey import get_original
 
@@ -65,8 +66,14 @@ class _Joining(contextlib.AbstractContextManager[Member]):
         assert entered is not None
         return entered.__exit__(*error)
 
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"room.join() is for a block: 'with room.join(socket) as member:', in which "
+            f"member.{name} is to be had"
+        )
+
     def __del__(self) -> None:
-        if self._manager is not None:
+        if self._manager is not None and not sys.is_finalizing():
             _logger.error(
                 "nobody has joined the room: room.join() is for a block, "
                 "'with room.join(socket) as member:'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pty
@@ -223,6 +224,14 @@ def terminal():
                     gevent_socket.wait_read(ours)
                     self.screen += os.read(ours, 65536).decode()
 
+        def rest(self):
+            """What is on the screen when the program has ended."""
+            os.set_blocking(ours, False)
+            with contextlib.suppress(BlockingIOError, OSError):  # EIO: nobody has the terminal
+                while chunk := os.read(ours, 65536):
+                    self.screen += chunk.decode()
+            return self.screen
+
     found = Terminal()
     yield found
     found.process.kill()
@@ -257,3 +266,4 @@ def test_ctrl_c_ends_it(url, terminal):
     terminal.wait_for("connected")
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.process.wait(limit(20)) == 130
+    assert "KeyboardInterrupt" not in terminal.rest()

@@ -284,6 +284,24 @@ def test_a_proxy_that_answers_nonsense_is_a_handshake_error(response):
         assert (caught.value.status, caught.value.reason) == (0, "proxy")
 
 
+def test_a_proxy_that_switches_protocols_is_a_handshake_error():
+    switching = "Upgrade: websocket", "Connection: Upgrade"
+    with raw_server(lambda c: c.refuse("101 Switching Protocols", *switching)) as proxy:
+        with pytest.raises(
+            HandshakeError, match="Proxy http.* responded with status 101"
+        ) as caught:
+            greenws.connect("ws://h.example/", proxy=f"http://127.0.0.1:{proxy.port}")
+        assert (caught.value.status, caught.value.reason) == (101, "proxy")
+
+
+def test_a_proxy_that_closes_without_a_response_is_named():
+    with raw_server(lambda connection: connection.read_request()) as proxy:
+        with pytest.raises(
+            ConnectionResetError, match="Proxy http://127.0.0.1:.*: the server closed"
+        ):
+            greenws.connect("ws://h.example/", proxy=f"http://127.0.0.1:{proxy.port}")
+
+
 def test_nobody_at_the_proxy_is_an_oserror_that_says_so():
     unused = socket.socket()
     unused.bind(("127.0.0.1", 0))

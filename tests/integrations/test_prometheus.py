@@ -9,11 +9,14 @@ import sys
 import time
 
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.test import Client
 
 from greenws import Rooms, Routes
 from greenws.integrations.prometheus import Metrics
+from greenws.stats import ServerStats
 
 from ..support.limits import eventually, limit, wait_until
 from ..support.processes import Process
@@ -115,6 +118,52 @@ def test_all_workers_are_counted_though_one_alone_is_asked(options, tmp_path):
         expected = {f"greenws_connections_total {count}.0", f"greenws_rooms_members {count}.0"}
         eventually(lambda: expected - set(ask(connection)), set())
         assert "PROMETHEUS_MULTIPROC_DIR" not in process.output
+
+
+ENDING = """
+from greenws import Routes, WebSocketServer
+from greenws.integrations.prometheus import Metrics
+
+metrics = Metrics()
+routes = Routes()
+
+@routes.websocket("/")
+def listen(request, socket):
+    list(socket)
+
+server = WebSocketServer(("127.0.0.1", 0), routes)
+server.start()
+print(f"http://127.0.0.1:{server.server_port}", flush=True)
+server.serve_forever()
+"""
+
+
+def test_what_a_stop_closes_is_counted_though_the_process_ends_at_once(tmp_path):
+    with contextlib.ExitStack() as stack:
+        env = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+        process = stack.enter_context(Process("-c", ENDING, **env))
+        process.wait_for_port()
+        peers = [stack.enter_context(Peer.open(process.address)) for _ in range(3)]
+        process.popen.terminate()
+        for peer in peers:
+            assert peer.read_close(answer=True) == (1001, b"")
+            peer.close()
+        assert process.popen.wait(limit(10)) == 0
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(tmp_path))
+    assert registry.get_sample_value("greenws_closes_total", {"code": "1001"}) == 3
+
+
+def test_counters_go_on_after_those_of_a_server_went():
+    """As in a child that counts from zero again, or where a server was collected."""
+    stats = ServerStats()
+    metrics = Metrics(stats=[stats])
+    stats.connections_total = 100
+    assert scrape(metrics)["connections_total"] == 100
+    stats.reset()
+    assert scrape(metrics)["connections_total"] == 100
+    stats.connections_total = 3
+    assert scrape(metrics)["connections_total"] == 103
 
 
 def test_a_worker_that_answers_for_itself_alone_says_so_once():
