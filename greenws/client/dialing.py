@@ -142,7 +142,7 @@ def start_tls(sock: Any, context: ssl.SSLContext, host: str) -> Any:
         ssl.SSLCertVerificationError: the certificate is not to be trusted, or not for ``host``.
         OSError: the handshake fails.
     """
-    name = host.partition("%")[0]
+    name = host.partition("%")[0].removesuffix(".")  # RFC 6066, section 3
     try:
         secured: Any = context.wrap_socket(
             sock, server_hostname=name, do_handshake_on_connect=False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import logging
 import random
 import ssl
 import time
@@ -17,6 +18,8 @@ from ..websocket import WebSocket
 from .opening import Request, open_socket
 
 __all__ = ["is_permanent", "reconnect"]
+
+_logger = logging.getLogger("greenws.client")
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]] | None
 
@@ -83,7 +86,9 @@ def reconnect(
     ``give_up(error)``: whether to raise ``error`` instead; :func:`greenws.client.is_permanent`
     unless told otherwise (``lambda error: False`` never gives up). ``on_error(error, delay)`` is
     called before a pause of ``delay`` seconds, with what went wrong: an OSError or HandshakeError,
-    or the ConnectionClosed of a connection that has ended. What it raises leaves the loop.
+    or the ConnectionClosed of a connection that has ended. What it raises leaves the loop. Without
+    it, the logger ``greenws.client`` is told: a warning of each attempt that fails, an information
+    of each connection that has ended.
 
     ``url`` and ``headers`` may be functions, which are called before each attempt: a token may have
     changed, or the position in a room's history. All others: see :func:`greenws.connect`.
@@ -150,6 +155,10 @@ def _reconnect(
         delay = backoff.delay()
         if on_error is not None:
             on_error(error, delay)
+        elif isinstance(error, ConnectionClosed):
+            _logger.info("%s; connecting again in %.1f s", error, delay)
+        else:
+            _logger.warning("%s; trying again in %.1f s", error, delay)
         gevent.sleep(delay)
 
 

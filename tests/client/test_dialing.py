@@ -49,18 +49,29 @@ def test_the_first_address_that_answers_is_taken(names):
         sock.close()
 
 
+def bind_twice():
+    """Sockets of two addresses, with a port that is free at both."""
+    while True:
+        sockets = socket.socket(), socket.socket()
+        sockets[0].bind(("127.0.0.2", 0))
+        port = sockets[0].getsockname()[1]
+        try:
+            sockets[1].bind(("127.0.0.1", port))
+        except OSError:  # somebody has it there
+            for sock in sockets:
+                sock.close()
+        else:
+            return *sockets, port
+
+
 def test_an_address_that_does_not_answer_holds_the_next_one_up_for_a_moment(names, monkeypatch):
     monkeypatch.setattr(dialing, "_STAGGER", 0.01)
-    listener = socket.socket()
-    listener.bind(("127.0.0.2", 0))
-    port = listener.getsockname()[1]
+    listener, second, port = bind_twice()
     listener.listen(0)
     full = [socket.socket() for _ in range(4)]  # its queue is full: it drops what else comes
     for sock in full:
         sock.setblocking(False)
         sock.connect_ex(("127.0.0.2", port))
-    second = socket.socket()
-    second.bind(("127.0.0.1", port))
     second.listen()
     try:
         names["h"] = ["127.0.0.2", "127.0.0.1"]
@@ -197,7 +208,7 @@ def test_the_name_of_the_host_is_sent(certificates, names):
     asked = []
     served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     served.sni_callback = lambda sock, name, context: asked.append(name)
-    names["name.example"] = ["127.0.0.1"]
+    names["name.example"] = names["name.example."] = ["127.0.0.1"]
 
     def serve(connection):
         with pytest.raises(OSError):
@@ -214,9 +225,11 @@ def test_the_name_of_the_host_is_sent(certificates, names):
             session.do_handshake()  # it has no certificate
         sock.sendall(outgoing.read())
 
-    with raw_server(shake) as server, pytest.raises(OSError):
-        connect(f"wss://name.example:{server.port}/", ssl_context=trusting)
-    assert asked == ["name.example"]
+    with raw_server(shake) as server:
+        for host in "name.example", "name.example.":
+            with pytest.raises(OSError):
+                connect(f"wss://{host}:{server.port}/", ssl_context=trusting)
+    assert asked == ["name.example", "name.example"]
 
 
 def test_a_server_without_tls_is_an_oserror():

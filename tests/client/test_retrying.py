@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import re
 import ssl
 import time
 
@@ -114,6 +115,22 @@ def test_a_server_that_is_away_is_tried_again():
         for _ in greenws.reconnect(f"ws://127.0.0.1:{port}/", on_error=note, **QUICK):
             raise AssertionError
     assert [type(error) for error in errors] == [ConnectionRefusedError] * 3
+
+
+def test_without_a_function_for_errors_they_are_logged(caplog):
+    busy = Server(refuse("503 Busy"), greet())
+    with raw_server(busy) as server, caplog.at_level("INFO", "greenws.client"):
+        count = 0
+        for socket in greenws.reconnect(server.url, **QUICK):
+            with socket:
+                list(socket)
+            count += 1
+            if count == 2:
+                break
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [level for level, _ in lines] == ["WARNING", "INFO"]
+    assert re.fullmatch(r"ws://.* responded with status 503; trying again in 0\.0 s", lines[0][1])
+    assert re.fullmatch(r"connection closed: .*; connecting again in 0\.0 s", lines[1][1])
 
 
 def test_a_server_that_restarts_is_tried_again():
