@@ -76,7 +76,7 @@ def unknown_option(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     if name in ("method", "methods"):
         return f"unknown option {name!r}: a handshake is always a GET, so leave it out"
-    if name == "protocols" and name not in known:
+    if name == "protocols" and not {"protocols", "subprotocols"}.intersection(known):
         return (
             "unknown option 'protocols': the producer gets those that the client offers, and the "
             "session's handler that it returns has the one that it speaks, as its socket_protocol"

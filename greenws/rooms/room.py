@@ -11,10 +11,11 @@ import functools
 import json
 import logging
 import os
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 from gevent.monkey import get_original
 
@@ -65,8 +66,14 @@ class _Joining(contextlib.AbstractContextManager[Member]):
         assert entered is not None
         return entered.__exit__(*error)
 
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"room.join() is for a block: 'with room.join(socket) as member:', in which "
+            f"member.{name} is to be had"
+        )
+
     def __del__(self) -> None:
-        if self._manager is not None:
+        if self._manager is not None and not sys.is_finalizing():
             _logger.error(
                 "nobody has joined the room: room.join() is for a block, "
                 "'with room.join(socket) as member:'"
@@ -274,8 +281,7 @@ class Room:
         Raises:
             TypeError: ``count`` is no int.
         """
-        if isinstance(count, bool) or not isinstance(count, int):
-            raise TypeError(f"count must be a number of messages, not {count!r}")
+        arguments.check_count(count)
         found = self._rooms.broker.newest(self.name, count) if count > 0 else []
         stamped = (self._fan_out.stamped_or_skipped(*message) for message in found)
         return [data for data in stamped if data is not None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket as native
+import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -220,8 +221,10 @@ class Run:
 
 
 def _add_note(error: BaseException, note: str) -> None:
-    if hasattr(error, "add_note"):  # Python 3.11
+    if sys.version_info >= (3, 11):
         error.add_note(note)
+    elif isinstance(error, AssertionError):  # whose text is all that pytest shows of it
+        error.args = ("\n".join([*map(str, error.args), note]),)
 
 
 class WatchedTransport(Transport):

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 
 if "patched" in sys.argv:
     from gevent import monkey
@@ -77,6 +78,7 @@ def forked(url: str) -> None:
     """The child's half of the socket is closed, and the parent's goes on."""
     from gevent.monkey import get_original  # gevent's own waitpid() misses a child at times
 
+    warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: gevent's resolver has threads
     with greenws.connect(url) as socket:
         child = get_original("os", "fork")()
         if child == 0:
