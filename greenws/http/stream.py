@@ -156,13 +156,14 @@ class HttpStream:
     def _receive(self, deadline: float | None) -> bytes:
         """Receives once, and blocks until ``deadline`` for that; empty at the end of the stream."""
         sock = self._sock
+        if type(sock) is OwnedSocket:
+            there = sock.receive(_RECEIVE_SIZE, inf if deadline is None else deadline)
+            if there is None:
+                raise TimeoutError
+            return there
         if deadline is None:
             data: bytes = sock.recv(_RECEIVE_SIZE)
             return data
-        if type(sock) is OwnedSocket:
-            there: bytes | None = sock.recv_now(_RECEIVE_SIZE)
-            if there is not None:
-                return there
         before = sock.gettimeout()
         sock.settimeout(max(0.0, deadline - time.monotonic()))
         try:
@@ -294,6 +295,11 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
         super().__init__(stream, head.content_length, sock, head.chunked)
         self._stream = stream
         stream.begin_body()
+
+    @property
+    def raw(self) -> _Raw:
+        """:attr:`HttpStream.raw`, also for programs that look for it here and not in ``rfile``."""
+        return self._stream.raw
 
     @property
     def ends_the_connection(self) -> bool:

@@ -229,7 +229,8 @@ class EpollPoller(Poller):
 
     def remove(self, waiter: Waiter, closing: bool) -> None:
         self._stop_lone()
-        self._waiters[waiter.fileno] = None
+        if self._waiters[waiter.fileno] is waiter:  # the descriptor may be another socket's by now
+            self._waiters[waiter.fileno] = None
         # The kernel forgets a descriptor that is closed. Where another process still has the
         # socket, its events are stale: they find no waiter, or cost one a read.
         if not closing:

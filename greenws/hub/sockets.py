@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -15,10 +16,13 @@ import gevent
 import gevent.socket
 import gevent.ssl
 
-from .polling import current_process
+from .polling import READABLE, Waiter, current_process
 from .turns import end_turn_if_due
 
 __all__ = ["OwnedSSLSocket", "OwnedSocket", "adopt", "is_inherited"]
+
+FOREVER = float("inf")  # a time of time.monotonic()
+_DEADLINE = READABLE + 1  # another cause to wake a waiter
 
 
 def is_inherited(sock: Any) -> bool:
@@ -87,25 +91,115 @@ class _Plain(_Owned):
         super().shutdown(how)  # type: ignore[misc]
 
 
+class _Input(Waiter):
+    """Waits for a socket's input in its hub's poller.
+
+    Like a transport, it knows when the kernel has nothing more, so that no read is made in vain,
+    and its timer stays armed between reads; if it fires early, it is set again.
+    """
+
+    def __init__(self, fileno: int) -> None:
+        super().__init__(gevent.get_hub(), fileno)
+        self.is_drained = False  # the kernel has nothing more until the next event
+        self._deadline = FOREVER
+        self._timer: Any = None
+        self._timer_due = FOREVER
+
+    def wait_until(self, deadline: float) -> bool:
+        """Blocks until the socket is readable; False at the deadline."""
+        self._deadline = deadline
+        if deadline != FOREVER:
+            delay = deadline - time.monotonic()
+            if delay <= 0:
+                return False
+            if deadline < self._timer_due:
+                self._start_timer(delay)
+        cause = self.wait()
+        while self.process != current_process():
+            self.hub.switch()  # nobody wakes what the parent waited for
+        return cause == READABLE
+
+    def _start_timer(self, delay: float) -> None:
+        if self._timer is not None:
+            self._timer.close()
+        self._timer = self.hub.loop.timer(delay)
+        self._timer.start(self._on_timer)
+        self._timer_due = self._deadline
+
+    def _on_timer(self) -> None:
+        self._timer_due = FOREVER
+        if self.process != current_process() or self.greenlet is None or self._deadline == FOREVER:
+            return
+        delay = self._deadline - time.monotonic()
+        if delay > 0:
+            self._start_timer(delay)
+        else:
+            self.wake(_DEADLINE)
+
+    def close(self, closing: bool) -> None:
+        """Stops watching the socket, and wakes the greenlet that waits. ``closing``: the descriptor
+        is closed, or will be at once."""
+        self.unwatch(closing)
+        if self._timer is not None:
+            self._timer.close()
+        if self.greenlet is not None:
+            self.wake_soon()
+
+
 class OwnedSocket(_Plain, gevent.socket.socket):
     """A connected TCP or Unix socket."""
 
     _sock: Any  # the native one
+    _input: _Input | None = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._process = current_process()
         super().__init__(*args, **options)
         _sockets.add(self)
 
-    def recv_now(self, size: int) -> bytes | None:
-        """Receives without waiting; None if there is nothing."""
-        if self._process != current_process():
+    def receive(self, size: int, deadline: float = FOREVER) -> bytes | None:
+        """Blocks until input has been received, at most ``size`` bytes, whatever the socket's own
+        timeout is; empty at the end of the stream, None if ``deadline`` passes first. 0 as a
+        ``deadline`` does not block."""
+        own = self._input
+        if own is None:
             self._check()
-        try:
-            data: bytes = self._sock.recv(size)
-        except BlockingIOError:
-            return None
-        return data
+            own = self._input = _Input(self.fileno())
+        is_last = deadline == 0.0
+        while True:
+            if self._process != current_process():
+                self._check()
+            if not own.is_drained or is_last:
+                try:
+                    data: bytes = self._sock.recv(size)
+                except BlockingIOError:
+                    own.is_drained = True
+                    own.hung_up = False
+                else:
+                    # After a hang-up no event follows, so read until the end of the stream.
+                    own.is_drained = len(data) < size and not own.hung_up
+                    return data
+            if is_last:
+                return None
+            # Input that came in time counts, even if this greenlet ran late.
+            is_last = not own.wait_until(deadline)
+            own.is_drained = False
+            if self._input is not own:
+                raise OSError(errno.EBADF, "the socket was closed or taken by another greenlet")
+
+    def stop_watching(self, closing: bool = False) -> None:
+        """Leaves the input to whoever reads the socket from here on."""
+        own, self._input = self._input, None
+        if own is not None:
+            own.close(closing)
+
+    def close(self) -> None:
+        self.stop_watching(closing=True)  # pywsgi has closed the socket inside
+        super().close()
+
+    def detach(self) -> int:
+        self.stop_watching()
+        return super().detach()
 
     def send_now(self, data: bytes | bytearray | memoryview, flags: int = 0) -> int:
         """Sends without waiting; returns how many bytes the kernel took."""

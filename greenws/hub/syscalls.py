@@ -42,6 +42,7 @@ AVAILABLE = hasattr(os, "readv")
 """Whether file functions work on a socket's descriptor, as on Unix."""
 
 _poll = get_original("select", "poll")
+_close = get_original("os", "close")  # gevent's closes a socket only when its loop runs
 
 
 def clock() -> int:
@@ -139,7 +140,7 @@ def shut_down(fileno: int) -> None:
 
 def close(fileno: int) -> None:
     """Closes a descriptor."""
-    os.close(fileno)
+    _close(fileno)
 
 
 def watch(epoll: Any, poll: int, fileno: int, mask: int) -> None:

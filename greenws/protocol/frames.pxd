@@ -8,6 +8,7 @@ from . cimport masking
 ctypedef unsigned char *Octets
 
 cdef int _RSV1
+cdef bytearray _NO_BUFFER
 cdef Py_ssize_t _POOL_SIZE
 
 

@@ -122,14 +122,24 @@ def _check_values(options: dict[str, Any]) -> None:
     handler_class = options.get("handler_class")
     if backlog is not None and (isinstance(backlog, bool) or not isinstance(backlog, int)):
         raise TypeError(f"backlog must be a whole number, not {backlog!r}")
-    if isinstance(spawn, str) and spawn not in ("default", "raw"):
-        raise TypeError(f"spawn must be a number, a Pool, 'default' or 'raw', not {spawn!r}")
+    if spawn is not None and not _can_spawn(spawn):
+        raise TypeError(
+            "spawn must be a number, a Pool, a function such as gevent.spawn, or 'default', not "
+            f"{spawn!r}"
+        )
     if handler_class is not None:
         _check_handler_class(handler_class)
     for name in ("log", "error_log"):
         log = options.get(name)
         if log not in (None, "default") and not hasattr(log, "write") and not hasattr(log, "log"):
             raise TypeError(f"{name} must be a logger or an open file, not {log!r}")
+
+
+def _can_spawn(spawn: Any) -> bool:
+    """Whether gevent's server can do anything with ``spawn`` that serves a client."""
+    if isinstance(spawn, int):
+        return not isinstance(spawn, bool) and spawn > 0
+    return spawn == "default" or hasattr(spawn, "spawn") or callable(spawn)
 
 
 def _check_handler_class(given: Any) -> None:

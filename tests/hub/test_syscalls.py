@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from greenws.hub import syscalls
 from greenws.hub.syscalls import WOULD_BLOCK
+
+from ..support.limits import limit
+from ..support.paths import ROOT
 
 
 @pytest.fixture
@@ -90,3 +96,28 @@ def test_an_event_has_its_descriptor_and_reports_a_hang_up(ends):
         theirs.shutdown(socket.SHUT_WR)
         assert syscalls.take_events(epoll, epoll.fileno(), events, 4) == 1
         assert syscalls.event_hung_up(events, 0)
+
+
+def test_close_closes_at_once_in_a_patched_program():
+    """gevent's own os.close() waits for its loop, so a server that had stopped was still connected
+    to its clients."""
+    code = """
+from gevent import monkey
+monkey.patch_all()
+import socket
+from greenws.hub import syscalls
+
+ours, theirs = socket.socketpair()
+theirs.setblocking(False)
+syscalls.close(ours.detach())
+print(theirs.recv(1))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=limit(20),
+        cwd=ROOT,
+        env={**os.environ, "GREENWS_PURE_PYTHON": "1"},
+    )
+    assert result.stdout == "b''\n", result.stderr

@@ -17,7 +17,7 @@ import websockets
 from werkzeug.routing import Map, MapAdapter, Rule, WebsocketMismatch
 
 import greenws
-from greenws import HandshakeError
+from greenws import HandshakeError, surroundings
 from greenws.integrations import flask as integration
 
 from ..support.limits import eventually, limit, wait_until
@@ -64,6 +64,12 @@ def session_handler(function: Any, protocol: str | None = None) -> greenws.WebSo
 def echo_messages(request: Any, socket: greenws.WebSocket) -> None:
     for message in socket:
         socket.send(message)
+
+
+@pytest.fixture(autouse=True)
+def told_unpatched(monkeypatch):
+    """The warning that comes once in a process, for whichever test is the first there."""
+    monkeypatch.setattr(surroundings, "_told", {*surroundings._told, "unpatched"})
 
 
 @pytest.fixture

@@ -68,6 +68,18 @@ def test_nothing_behind_a_refused_handshake_is_a_request(serve, changes, status)
     assert sum(server.stats.refused.values()) == 1
 
 
+@pytest.mark.parametrize("holder", [lambda body: body, lambda body: body.rfile])
+def test_a_program_that_takes_the_raw_socket_has_the_connection(serve, holder):
+    def app(environ, start_response):
+        holder(environ["wsgi.input"]).raw._sock.sendall(b"of its own")
+        return []
+
+    with Peer.connect(serve(app).address) as peer:
+        peer.send(request())
+        assert peer.read(10) == b"of its own"
+        assert peer.at_end()
+
+
 def test_a_hook_may_keep_a_request_from_being_upgraded(serve):
     server = serve(page, pre_start_hook=lambda handler: True)
     with Peer.connect(server.address) as peer:

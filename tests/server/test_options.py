@@ -42,6 +42,11 @@ SESSIONS = WebSocketHandler(lambda request, protocols: None)
         ({"do_handshake_on_connect": False}, "needs certfile"),
         ({"backlog": "many"}, "backlog must be a whole number"),
         ({"spawn": "threads"}, "spawn must be a number, a Pool"),
+        ({"spawn": "raw"}, "a function such as gevent.spawn"),  # of gevent before 1.1
+        ({"spawn": 0}, "not 0"),
+        ({"spawn": -1}, "not -1"),
+        ({"spawn": True}, "not True"),
+        ({"spawn": 2.5}, "not 2.5"),
         ({"handler_class": print}, "handler_class must be a class"),
         ({"handler_class": partial(UpgradeHandler)}, "must be a class.*attributes of a subclass"),
         ({"handler_class": WebSocketHandler}, "a WebSocketHandler is an application"),
