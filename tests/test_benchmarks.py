@@ -17,6 +17,8 @@ from .support.paths import ROOT
 from .support.processes import Process
 from .support.require import require, require_program
 
+pytestmark = pytest.mark.one_form
+
 BENCHMARKS = ROOT / "benchmarks"
 PROGRAM = """
 import sys

@@ -23,7 +23,7 @@ import pytest
 from .support.paths import ROOT
 from .support.require import require
 
-pytestmark = pytest.mark.no_io
+pytestmark = [pytest.mark.no_io, pytest.mark.one_form]
 
 LEFT_OUT = shutil.ignore_patterns(
     "*.so", "*.egg-info", "__pycache__", "node_modules", "results", ".*", "build", "dist"

@@ -215,7 +215,7 @@ class _Conversation:
             if error.code not in _NORMAL:
                 return _fail(str(error))
             if self._in_terminal:
-                self._note(_readable(str(error)))
+                self._note(_readable(str(error)), is_last=True)
             return 0
         finally:
             gevent.killall(helpers)
@@ -223,7 +223,6 @@ class _Conversation:
     def _send_input(self) -> None:
         socket = self._socket
         try:
-            self._prompt()
             for message in self._read_input():
                 socket.send(message)
                 self._prompt()
@@ -269,16 +268,17 @@ class _Conversation:
         out.write(data if isinstance(message, bytes) and self._options.binary else data + b"\n")
         out.flush()
 
-    def _note(self, text: str) -> None:
+    def _note(self, text: str, is_last: bool = False) -> None:
         if self._in_terminal:
             sys.stdout.write(f"\r\x1b[K{text}\n")
-            self._prompt()
+            if not is_last:
+                self._prompt()
         else:
             print(text, file=sys.stderr)
 
     def _prompt(self) -> None:
         if self._in_terminal:
-            sys.stdout.write("> ")
+            sys.stdout.write("\r\x1b[K> ")  # in place of one that is there already
             sys.stdout.flush()
 
 

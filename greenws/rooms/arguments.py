@@ -11,7 +11,7 @@ from ..checks import wrong_message
 from ..opcodes import is_sendable
 from .presence import Presence
 
-__all__ = ["check_close", "check_name", "member_id", "message"]
+__all__ = ["check_close", "check_count", "check_name", "member_id", "message"]
 
 _MAX_REASON = 123  # bytes of a Close (RFC 6455, section 5.5)
 
@@ -25,6 +25,15 @@ def check_name(name: Any) -> None:
     if not isinstance(name, str):
         raise TypeError(f"a room name must be a str, not {name!r}")
     name.encode()  # UTF-8 is what carries it
+
+
+def check_count(count: Any) -> None:
+    """
+    Raises:
+        TypeError: it is no int.
+    """
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"count must be a number of messages, not {count!r}")
 
 
 def message(data: Any) -> str | bytes:

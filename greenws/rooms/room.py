@@ -281,8 +281,7 @@ class Room:
         Raises:
             TypeError: ``count`` is no int.
         """
-        if isinstance(count, bool) or not isinstance(count, int):
-            raise TypeError(f"count must be a number of messages, not {count!r}")
+        arguments.check_count(count)
         found = self._rooms.broker.newest(self.name, count) if count > 0 else []
         stamped = (self._fan_out.stamped_or_skipped(*message) for message in found)
         return [data for data in stamped if data is not None]

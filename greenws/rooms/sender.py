@@ -192,8 +192,10 @@ class RemoteRoom:
         has the ``stamp`` of their ``Rooms``; else as they were sent.
 
         Raises:
+            TypeError: ``count`` is no int.
             BrokerUnavailable: Redis is out of reach.
         """
+        arguments.check_count(count)
         sender = self._sender
         if count <= 0:
             return []

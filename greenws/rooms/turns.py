@@ -2,6 +2,9 @@
 
 ``gevent.sleep(0)`` ends no turn: gevent runs up to 50 callbacks before it polls the kernel, so
 sockets, timers and signals wait behind all of them. A timer fires after the next poll.
+
+``hub/turns.py`` counts steps of microseconds. Here a slice takes long enough to read the clock each
+time, and is asked for with a lock held, where no turn may end, and in threads without a hub.
 """
 
 from __future__ import annotations

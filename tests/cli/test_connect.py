@@ -259,6 +259,8 @@ def test_a_terminal_shows_messages_but_does_not_obey_them(terminal):
         terminal.type("\x04")
         terminal.wait_for("closed: 1000")
         assert terminal.process.wait(limit(20)) == 0
+    assert "> >" not in terminal.rest()
+    assert terminal.screen.endswith("connection closed: 1000 (normal)\r\n")
 
 
 def test_ctrl_c_ends_it(url, terminal):

@@ -309,6 +309,7 @@ def page(demo: Demo, browse: Browse) -> Page:
     return browse(demo.url + "/")
 
 
+@pytest.mark.one_form
 def test_the_page_needs_nothing_from_elsewhere(demo: Demo, page: Page) -> None:
     assert page.driver.title.startswith("greenws")
     names = page.run("return performance.getEntriesByType('resource').map((r) => r.name)")
@@ -365,6 +366,7 @@ def test_the_browser_exchanges_compressed_messages(demo: Demo, page: Page) -> No
     assert same is True
 
 
+@pytest.mark.one_form
 def test_messages_of_one_name_stand_together(page: Page, demo: Demo) -> None:
     page.join("Ada")
     with connect(demo.ws_url + "/chat", "chat") as bob:
@@ -377,6 +379,7 @@ def test_messages_of_one_name_stand_together(page: Page, demo: Demo) -> None:
     assert page.run("return document.querySelectorAll('.byline.visually-hidden').length") == 1
 
 
+@pytest.mark.one_form
 def test_a_page_that_is_not_there(demo: Demo, browse: Browse) -> None:
     page = browse(demo.url + "/nowhere")
     assert "Not found" in page.driver.title
@@ -428,6 +431,7 @@ def test_two_browsers_chat_with_each_other(demo: Demo, browse: Browse) -> None:
     assert grace("chat-name").get_attribute("value") == "Grace"
 
 
+@pytest.mark.one_form
 def test_markup_is_shown_and_not_run(demo: Demo, browse: Browse) -> None:
     ada, mallory = browse(demo.url + "/"), browse(demo.url + "/")
     name = "<img src=x onerror=alert(1)>"
@@ -444,6 +448,7 @@ def test_markup_is_shown_and_not_run(demo: Demo, browse: Browse) -> None:
     ada.wait_for_text(left, f"{name} left")
 
 
+@pytest.mark.one_form
 def test_a_taken_name_gets_a_number_and_a_notice(demo: Demo, browse: Browse) -> None:
     first, second = browse(demo.url + "/"), browse(demo.url + "/")
     first.join("Ada")
@@ -454,6 +459,7 @@ def test_a_taken_name_gets_a_number_and_a_notice(demo: Demo, browse: Browse) -> 
     first.wait_for_members("Ada", "Ada (2)")
 
 
+@pytest.mark.one_form
 def test_a_name_is_required(page: Page) -> None:
     page("chat-name").send_keys("   ", Keys.ENTER)
     page.wait_for_text("#chat-join-error", "Please enter a name.")
@@ -466,6 +472,7 @@ def test_a_name_is_required(page: Page) -> None:
     assert page("chat-state").text == "not joined"
 
 
+@pytest.mark.one_form
 def test_a_reload_joins_again_with_the_same_name(page: Page) -> None:
     page.join("Ada")
     page.say("before the reload")
@@ -497,6 +504,7 @@ def test_coming_back_shows_what_was_missed_and_repeats_nothing(demo: Demo, page:
         assert page.messages() == [("Ada", "see you"), ("Grace", "too late")]
 
 
+@pytest.mark.one_form
 def test_a_page_shows_what_was_said_before_it_joined(demo: Demo, browse: Browse) -> None:
     ada = browse(demo.url)
     ada.join("Ada")
@@ -513,6 +521,7 @@ def test_a_page_shows_what_was_said_before_it_joined(demo: Demo, browse: Browse)
     ]
 
 
+@pytest.mark.one_form
 def test_two_tabs_are_one_person_and_a_reload_is_not_told(demo: Demo, browse: Browse) -> None:
     ada, grace = browse(demo.url), browse(demo.url)
     ada.join("Ada")
@@ -537,6 +546,7 @@ def test_two_tabs_are_one_person_and_a_reload_is_not_told(demo: Demo, browse: Br
     assert sum("Grace" in text for text in ada.texts("#chat-log li:not([data-kind=message])")) == 1
 
 
+@pytest.mark.one_form
 def test_a_member_can_be_removed_and_may_join_again(demo: Demo, browse: Browse) -> None:
     ada, grace = browse(demo.url), browse(demo.url)
     ada.join("Ada")
@@ -551,6 +561,7 @@ def test_a_member_can_be_removed_and_may_join_again(demo: Demo, browse: Browse) 
     ada.wait_for_members("Ada", "Grace")
 
 
+@pytest.mark.one_form
 def test_a_gap_is_told_in_words(browse: Browse) -> None:
     with running("--port", "0") as demo:
         page = browse(demo.url)
@@ -570,6 +581,7 @@ def test_a_gap_is_told_in_words(browse: Browse) -> None:
     assert re.fullmatch(pattern, told)
 
 
+@pytest.mark.one_form
 def test_the_chat_works_with_the_keyboard_alone(page: Page) -> None:
     def press(*keys: str) -> None:
         page.driver.switch_to.active_element.send_keys(*keys)
@@ -595,6 +607,7 @@ def test_the_chat_works_with_the_keyboard_alone(page: Page) -> None:
     assert page.run(unnamed) == []
 
 
+@pytest.mark.one_form
 def test_the_page_reconnects_when_the_server_is_back(demo: Demo, browse: Browse) -> None:
     ada, grace = browse(demo.url + "/"), browse(demo.url + "/")
     for each, name in ((ada, "Ada"), (grace, "Grace")):
@@ -621,6 +634,7 @@ def test_the_page_reconnects_when_the_server_is_back(demo: Demo, browse: Browse)
             assert each.messages() == [("Ada", "before"), ("Ada", "after")]
 
 
+@pytest.mark.one_form
 def test_nothing_is_missed_when_one_of_two_servers_is_killed(
     browse: Browse, redis: RedisServer
 ) -> None:
@@ -656,6 +670,7 @@ def test_nothing_is_missed_when_one_of_two_servers_is_killed(
         grace.expected_errors = ada.expected_errors  # the servers end before the pages
 
 
+@pytest.mark.one_form
 def test_nothing_is_missed_when_workers_are_killed(browse: Browse, redis: RedisServer) -> None:
     """Workers are killed one after the other, so that each page loses its worker at least once."""
     with contextlib.ExitStack() as stack:
@@ -684,6 +699,7 @@ def test_nothing_is_missed_when_workers_are_killed(browse: Browse, redis: RedisS
             assert [text for _, text in each.messages()] == [*texts, "after"]
 
 
+@pytest.mark.one_form
 def test_reconnecting_can_be_forced_and_cancelled(demo: Demo, page: Page) -> None:
     page.expected_errors = "WebSocket connection to .* failed"
     page.join("Ada")
@@ -702,6 +718,7 @@ def test_reconnecting_can_be_forced_and_cancelled(demo: Demo, page: Page) -> Non
     assert not page("chat-retry").is_displayed()
 
 
+@pytest.mark.one_form
 def test_newest_messages_stay_in_view_until_the_reader_scrolls_up(demo: Demo, page: Page) -> None:
     page.join("Ada")
     with connect(demo.ws_url + "/chat", "chat", max_queue=None) as grace:
@@ -743,6 +760,7 @@ def test_over_tls_the_page_uses_wss(browse: Browse, tmp_path: Path) -> None:
         page.join("Ada")
 
 
+@pytest.mark.one_form
 def test_reduced_motion_is_respected(page: Page) -> None:
     style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
     page.run("document.getElementById('chat-state').dataset.state = 'connecting'")
@@ -758,6 +776,7 @@ def test_reduced_motion_is_respected(page: Page) -> None:
     assert page.run(dot) == "pulse"
 
 
+@pytest.mark.one_form
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", SCREENS)
 def test_the_page_looks_right_on_every_screen(
@@ -814,6 +833,7 @@ def messages_in(page: Page) -> int:
     return int(page("messages-in").text.split()[0].replace(",", ""))
 
 
+@pytest.mark.one_form
 def test_the_chat_and_the_server_link_to_each_other(demo: Demo, page: Page) -> None:
     page.driver.find_element(By.LINK_TEXT, "Watch the server").click()
     page.wait_for_state("server", "connected")
@@ -825,6 +845,7 @@ def test_the_chat_and_the_server_link_to_each_other(demo: Demo, page: Page) -> N
     page.join("Ada")
 
 
+@pytest.mark.one_form
 def test_the_server_page_shows_live_figures(demo: Demo, browse: Browse, server_page: Page) -> None:
     assert server_page("process").text == f"Process {demo.process.pid}."
     assert not server_page("several").is_displayed()
@@ -856,6 +877,7 @@ def test_the_server_page_shows_live_figures(demo: Demo, browse: Browse, server_p
     server_page.wait_until(lambda: (server_page.run(line) or "").count("L") >= 2, "a line")
 
 
+@pytest.mark.one_form
 def test_names_on_the_server_page_are_shown_as_text(demo: Demo, server_page: Page) -> None:
     with connect(demo.ws_url + "/chat/%3Cimg%20src=x%20onerror=alert(1)%3E", "chat") as mallory:
         mallory.send(json.dumps({"type": "join", "name": "Mallory"}))
@@ -864,6 +886,7 @@ def test_names_on_the_server_page_are_shown_as_text(demo: Demo, server_page: Pag
         assert server_page.run("return document.querySelectorAll('main img').length") == 0
 
 
+@pytest.mark.one_form
 def test_the_server_page_reconnects_after_a_restart(demo: Demo, server_page: Page) -> None:
     server_page.expected_errors = "WebSocket connection to .* failed"
     port = str(demo.port)
@@ -878,6 +901,7 @@ def test_the_server_page_reconnects_after_a_restart(demo: Demo, server_page: Pag
         server_page.wait_for_text("#connections-total", "1 in total")
 
 
+@pytest.mark.one_form
 def test_the_server_page_adds_up_several_processes(browse: Browse, redis: RedisServer) -> None:
     with contextlib.ExitStack() as stack:
         demo = stack.enter_context(running("--port", "0", "--workers", "2", "--redis", redis.url))
@@ -906,6 +930,7 @@ def test_the_server_page_adds_up_several_processes(browse: Browse, redis: RedisS
         assert page.overflow() <= 0
 
 
+@pytest.mark.one_form
 def test_the_server_page_says_that_a_worker_is_one_of_several(browse: Browse) -> None:
     with running("--port", "0", "--workers", "2") as demo:
         page = browse(demo.url + "/server")
@@ -915,6 +940,7 @@ def test_the_server_page_says_that_a_worker_is_one_of_several(browse: Browse) ->
         page.wait_until(lambda: "greenws_connections_open" in page.driver.page_source, "metrics")
 
 
+@pytest.mark.one_form
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", SCREENS)
 def test_the_server_page_looks_right_on_every_screen(

@@ -14,6 +14,8 @@ from ..support.demo import (
 )
 from ..support.limits import limit
 
+pytestmark = pytest.mark.one_form
+
 
 def test_help_names_every_option_with_its_default() -> None:
     result = run("--help")

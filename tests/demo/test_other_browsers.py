@@ -28,6 +28,8 @@ from ..support.processes import free_port
 from ..support.redis_server import RedisServer
 from ..support.require import require, require_program
 
+pytestmark = pytest.mark.one_form
+
 MINI_BROWSERS = sorted(Path("/usr/lib").glob("*/webkit2gtk-4*/MiniBrowser"))
 
 # Resolves to what a page sees of a session.

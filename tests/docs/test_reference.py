@@ -16,6 +16,7 @@ import yaml
 
 from greenws import CloseCode
 from greenws.__main__ import COMMANDS
+from greenws.config import ACCESS_FIELDS
 from greenws.integrations import prometheus
 
 from ..support.paths import ROOT
@@ -99,6 +100,14 @@ def test_what_is_in_the_reference_exists():
             assert hasattr(found, member) or f"self.{member}" in inspect.getsource(
                 sys.modules[found.__module__]
             ), f"{name}.{member}"
+
+
+def test_every_logger_and_field_of_the_access_log_is_listed():
+    page = read(DOCS / "reference" / "logs.md")
+    sources = "".join(map(read, (ROOT / "greenws").rglob("*.py")))
+    loggers = set(re.findall(r'getLogger\("(greenws\.[\w.]+)"\)', sources))
+    assert set(re.findall(r"^\| `(greenws\.[\w.]+)`", page, re.M)) == loggers
+    assert set(re.findall(r"%\((\w+)\)", page)) == set(ACCESS_FIELDS)
 
 
 def test_every_close_code_is_explained():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from greenws.rooms.arguments import check_close, check_name, message
+from greenws.rooms.arguments import check_close, check_count, check_name, message
 
 pytestmark = pytest.mark.no_io
 
@@ -61,3 +61,10 @@ def test_close_codes_and_reasons():
         check_close(1006, "")
     with pytest.raises(ValueError, match="123 bytes"):
         check_close(4001, "é" * 62)
+
+
+@pytest.mark.parametrize("count", ["5", 1.5, None, True])
+def test_a_count_is_an_int(count):
+    check_count(2**70)
+    with pytest.raises(TypeError, match="count must be a number of messages"):
+        check_count(count)

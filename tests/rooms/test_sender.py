@@ -24,6 +24,7 @@ from greenws.rooms.presence import Presence
 
 from ..support.cutting_proxy import CuttingProxy
 from ..support.limits import limit, wait_until
+from ..support.processes import free_port
 from ..support.redis_server import RedisServer
 from ..support.redis_workers import Worker
 from ..support.require import require, require_program
@@ -231,7 +232,7 @@ def test_a_redis_that_is_full_refuses_messages_and_gives_history(server, make):
     try:
         with pytest.raises(BrokerUnavailable, match="Redis refuses: .*OOM|maxmemory"):
             room.send("x")
-        assert room.history() == ["kept"]
+        assert room.history() == room.history(2**70) == ["kept"]
     finally:
         server.call("CONFIG", "SET", "maxmemory", "0")
 
@@ -242,6 +243,15 @@ def test_what_is_not_published_is_logged(server, make, error_log):
     with sender:
         sender["r"].send("x")
     assert "does not publish" in error_log.take()[0].getMessage()
+
+
+def test_a_sender_to_a_cluster_that_is_none_or_is_down_says_so(server):
+    with Sender(f"redis+cluster://127.0.0.1:{server.port}", timeout=2.0) as sender:
+        with pytest.raises(BrokerUnavailable, match="is no node of a cluster: write redis://"):
+            sender["r"].send("x")
+    with Sender(f"redis+cluster://127.0.0.1:{free_port()}", timeout=0.1) as sender:
+        with pytest.raises(BrokerUnavailable, match="Redis is out of reach"):
+            sender["r"].history()
 
 
 def test_a_closed_sender_says_so(make):
@@ -258,6 +268,7 @@ def test_a_closed_sender_says_so(make):
         ("http://localhost", {}, ValueError, "redis://"),
         ("", {}, ValueError, r"begins with redis://.* not '' \(Rooms\(None\)"),
         ("redis://localhost?foo=1", {}, ValueError, "foo"),
+        ("redis://localhost/lobby", {}, ValueError, "a database is a number"),
         ("redis://localhost", {"timeout": 0}, ValueError, "timeout"),
         ("redis://localhost", {"history": 0}, ValueError, "history"),
         ("redis://localhost", {"stamp": "x"}, TypeError, "stamp is a function"),

@@ -172,5 +172,5 @@ def free_port() -> int:
 
 
 def environ_without_coverage() -> dict[str, str]:
-    """For a program that must not import gevent: where coverage is measured, that would."""
+    """For a program that coverage would make import gevent, or run too slowly."""
     return {name: value for name, value in os.environ.items() if "COVERAGE" not in name}

@@ -11,7 +11,7 @@ import redis
 
 from ..broker import BrokerUnavailable
 from . import url
-from .errors import ERRORS, must_be_left
+from .errors import ERRORS, NODE_OF_A_CLUSTER, is_from_a_cluster, must_be_left
 from .keys import Keys
 
 __all__ = ["Caller"]
@@ -86,6 +86,8 @@ class Caller:
                 failure = error
                 if _is_final(error):
                     break
+        if failure is not None and is_from_a_cluster(failure) and not self._is_cluster:
+            raise BrokerUnavailable(NODE_OF_A_CLUSTER) from failure
         said = "Redis refuses" if failure and _is_final(failure) else "Redis is out of reach"
         raise BrokerUnavailable(f"{said}: {failure}{doubt if is_in_doubt else ''}") from failure
 

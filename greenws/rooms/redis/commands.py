@@ -18,7 +18,7 @@ import redis
 from gevent.lock import Semaphore
 
 from . import url
-from .errors import ERRORS, is_from_a_cluster, must_be_left
+from .errors import ERRORS, NODE_OF_A_CLUSTER, is_from_a_cluster, must_be_left
 from .sockets import own_socket
 
 __all__ = ["Commands", "closed_by_another"]
@@ -87,10 +87,7 @@ class Commands:
                 if must_be_left(error):
                     self.client.connection_pool.disconnect()
                 if is_from_a_cluster(error) and not self._is_cluster:
-                    raise self.refuse(
-                        "this Redis is a node of a cluster, which has rooms in all of its nodes: "
-                        "write redis+cluster://host:port instead of redis://host:port"
-                    ) from error
+                    raise self.refuse(NODE_OF_A_CLUSTER) from error
                 raise
             self._answered = time.monotonic()
             return found

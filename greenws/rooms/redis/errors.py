@@ -5,9 +5,15 @@ from __future__ import annotations
 import redis
 import redis.exceptions
 
-__all__ = ["ERRORS", "is_from_a_cluster", "is_redirect", "must_be_left"]
+__all__ = ["ERRORS", "NODE_OF_A_CLUSTER", "is_from_a_cluster", "is_redirect", "must_be_left"]
 
-ERRORS = (redis.RedisError, OSError)
+# The last one is no RedisError.
+ERRORS = (redis.RedisError, OSError, redis.exceptions.RedisClusterException)
+
+NODE_OF_A_CLUSTER = (
+    "this Redis is a node of a cluster, which has rooms in all of its nodes: "
+    "write redis+cluster://host:port instead of redis://host:port"
+)
 
 # What a Redis answers that will not serve this connection again, or not for long: it became a
 # replica, lost its master, loads its data.

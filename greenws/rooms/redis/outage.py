@@ -12,6 +12,8 @@ import logging
 import time
 from collections.abc import Callable
 
+import redis
+
 from .errors import ERRORS
 from .url import WrongScheme
 
@@ -61,6 +63,7 @@ class Outage:
         self._back = back
         self._failed = failed
         self._name = name
+        self._is_refused = False  # the last outage began with an answer
 
     @property
     def is_away(self) -> bool:
@@ -82,8 +85,9 @@ class Outage:
             return
         self.began = time.monotonic() if began is None else began
         self._lost()
+        self._is_refused = isinstance(error, redis.ResponseError)
         _logger.warning(
-            "lost connection to %s: %s",
+            "%s refuses commands: %s" if self._is_refused else "lost connection to %s: %s",
             self._name,
             error,
             exc_info=not isinstance(error, _EXPECTED),
@@ -92,7 +96,8 @@ class Outage:
     def succeed(self, event: Event) -> None:
         if self._move(event) is not State.UP and self.state is State.UP:
             self._back()
-            _logger.warning("reconnected to %s", self._name)
+            text = "%s accepts commands again" if self._is_refused else "reconnected to %s"
+            _logger.warning(text, self._name)
 
     def _move(self, event: Event) -> State:
         """Returns the state before."""

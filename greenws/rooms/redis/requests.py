@@ -44,6 +44,7 @@ __all__ = [
 # The count in a stream id that is no entry's, but a time: of a room that was opened without Redis.
 AFTER_ALL = 2**64 - 1  # after all of that millisecond
 PERHAPS_AFTER_ALL = AFTER_ALL - 1  # the same, by a clock that may be wrong
+_MOST = 2**31 - 1  # messages that are asked for at once
 _MEMORY = 86400  # seconds of an outage after which a process may repeat what it has appended
 DISCONNECT = b"disconnect "  # begins what is published to close members
 SEVERAL = b" several"  # ends the first line of what is published of several entries
@@ -203,6 +204,7 @@ def newest(
     """The newest messages of a log, the newest first. ``fetch`` has a client asked; others may run
     between two messages."""
     key, found, end = keys.log(room), 0, "+"
+    count = min(count, _MOST)  # Redis takes no number beyond 64 bits
     while found < count:
         page: Any = fetch(partial(redis.Redis.xrevrange, name=key, max=end, count=count))
         entries = (parse(room, id_, fields) for id_, fields in page)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import redis
 import redis.cluster
 import redis.connection
+import redis.exceptions
 import redis.sentinel
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
@@ -88,6 +90,9 @@ def parse(url: str) -> Address:
     secure, _, kind = scheme.partition("+")
     if not kind and secure in _PLAIN and "://" in url:
         found = _parse_url(stripped(url))
+        number = "" if secure == "unix" else urlsplit(url).path.strip("/")
+        if number and not number.isdigit():
+            raise ValueError(f"a database is a number: {_shown(url)}")
         where = found.get("path") or _text(
             (found.get("host", "localhost"), found.get("port", 6379))
         )
@@ -156,7 +161,8 @@ def connect(
     them now. ``on_connect`` is redis-py's ``redis_connect_func``; not of a cluster.
 
     Raises:
-        redis.RedisError: no node of the cluster can be reached.
+        redis.ResponseError: it is no cluster.
+        redis.exceptions.RedisClusterException: no node of the cluster can be reached.
     """
     options: dict[str, Any] = {
         "max_connections": 1,
@@ -196,13 +202,21 @@ def _connect_to_cluster(address: Address, options: dict[str, Any]) -> Any:
     is_secure = of_url.pop("connection_class", None) is not None
     for each in ("host", "port", "db"):
         of_url.pop(each, None)
-    return _RedisCluster(
-        startup_nodes=[_ClusterNode(*host) for host in address.hosts],
-        require_full_coverage=False,
-        retry=Retry(ConstantBackoff(_REDIRECT_DELAY), _REDIRECTS),
-        ssl=is_secure,
-        **{**of_url, **options},
-    )
+    try:
+        return _RedisCluster(
+            startup_nodes=[_ClusterNode(*host) for host in address.hosts],
+            require_full_coverage=False,
+            retry=Retry(ConstantBackoff(_REDIRECT_DELAY), _REDIRECTS),
+            ssl=is_secure,
+            **{**of_url, **options},
+        )
+    except redis.exceptions.RedisClusterException as error:  # which is no RedisError
+        if "Cluster mode is not enabled" not in str(error):
+            raise
+        hosts = ",".join(map(_text, address.hosts))
+        raise redis.ResponseError(
+            f"the Redis at {hosts} is no node of a cluster: write redis://"
+        ) from error
 
 
 def ask_for_master(client: redis.Redis) -> Host:

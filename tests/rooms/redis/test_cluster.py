@@ -12,7 +12,7 @@ import gevent.socket
 import pytest
 import redis.connection
 
-from greenws import Sender
+from greenws import BrokerUnavailable, Sender
 from greenws.brokers.redis import RedisBroker
 from greenws.rooms.redis.url import WrongScheme
 
@@ -159,6 +159,13 @@ def test_a_cluster_s_node_is_refused_when_nothing_but_a_send_has_connected(
     assert "redis+cluster://" in messages[0]
     a.rooms.close(0)
     error_log.take()
+
+
+def test_a_sender_is_told_that_its_redis_is_a_node_of_a_cluster(cluster):
+    with Sender(f"redis://127.0.0.1:{cluster.masters[0].port}", timeout=2.0) as sender:
+        for call in (lambda: sender["r"].send("x"), lambda: sender["r"].position):
+            with pytest.raises(BrokerUnavailable, match=r"write redis\+cluster://"):
+                call()
 
 
 def test_a_sender_sends_to_all_nodes(cluster, worker):

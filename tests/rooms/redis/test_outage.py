@@ -325,3 +325,16 @@ def test_it_is_lost_once_and_back_once_when_both_ways_work_again():
     assert not outage.is_away
     assert outage.began == 17.0
     assert told == ["failed", "lost", "failed", "failed", "back"]
+
+
+def test_an_answer_is_told_apart_from_a_lost_connection(caplog):
+    outage = Outage(lambda: None, lambda: None)
+    for error in (redis.ConnectionError("refused"), redis.ResponseError("OOM")):
+        outage.fail(Event.WRITE_FAILED, error)
+        outage.succeed(Event.WRITTEN)
+    assert [each.getMessage() for each in caplog.records] == [
+        "lost connection to Redis: refused",
+        "reconnected to Redis",
+        "Redis refuses commands: OOM",
+        "Redis accepts commands again",
+    ]
