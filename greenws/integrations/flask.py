@@ -140,9 +140,16 @@ class Sock:
                 f"the session of {path!r} is called with the socket first, without the request, "
                 f"and {describe(function)} does not fit: leave out {first!r} (flask.request is it)"
             )
-        names = _VARIABLE.findall(path) + list(rule.get("defaults") or ())
-        if bp is not None or not self._targets or any(hasattr(t, "record") for t in self._targets):
-            # The prefix of a blueprint may have variables, too.
+        places = (path, rule.get("subdomain") or "", rule.get("host") or "")
+        names = [name for place in places for name in _VARIABLE.findall(place)]
+        names += list(rule.get("defaults") or ())
+        if (
+            bp is not None
+            or not self._targets
+            or any(hasattr(target, "record") for target in self._targets)
+            or any(getattr(target, "url_value_preprocessors", ()) for target in self._targets)
+        ):
+            # The prefix of a blueprint may have variables, too, and a preprocessor may take some.
             names = list(getattr(_signature(function), "parameters", ()))[1:]
         check_function(
             function,

@@ -15,6 +15,7 @@ import re
 import socket as native
 import struct
 import time
+from http import HTTPStatus
 from typing import Any
 from wsgiref.handlers import format_date_time
 
@@ -37,6 +38,11 @@ __all__ = ["ResponseHandler"]
 _is_status: Any = re.compile(rb"[1-9][0-9][0-9](?: [\t -~\x80-\xff]*)?").fullmatch
 _is_token: Any = re.compile(TOKEN.encode()).fullmatch
 _has_control_character: Any = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
+_TOKEN_CHARACTERS = bytes(each for each in range(256) if _is_token(bytes([each])))
+_STATUSES = {
+    line: line.encode("ascii") for line in (f"{each:d} {each.phrase}" for each in HTTPStatus)
+}
+_DECIDED = (b"connection", b"transfer-encoding")  # headers about which the server decides
 _PIECE = 1 << 18  # bytes of a large body that are copied at a time
 _JOIN_LIMIT = 1 << 16  # bytes up to which a copy is cheaper than another system call
 _SMALL_FILE = 1 << 15  # bytes that are read and leave with the head in one write, at no more cost
@@ -76,6 +82,8 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
             AssertionError: the status or a header is malformed; ``Content-Length`` is repeated or
                 is not a number.
         """
+        if exc_info is None and self._start_plain(status, headers):
+            return self.write
         write = WSGIHandler.start_response(self, status, headers, exc_info)
         if not _is_status(self.status):
             self.status = None
@@ -104,6 +112,48 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
             self.status = None
             raise self.ApplicationError(f"invalid Content-Length in the response: {lengths}")
         return write
+
+    def _start_plain(self, status: Any, headers: Any) -> bool:
+        """:meth:`start_response`, in one pass, for what nearly all applications give; False, and
+        nothing is changed, if there is anything to refuse or to decide."""
+        if type(status) is not str or type(headers) is not list:
+            return False
+        encoded = []
+        length = date = None
+        try:
+            line = _STATUSES.get(status) or status.encode("latin-1")
+            for name, value in headers:
+                if type(name) is not str or type(value) is not str:
+                    return False
+                raw_name, raw_value = name.encode("latin-1"), value.encode("latin-1")
+                size = len(raw_name)  # rules out most names without a comparison of strings
+                if size == 0 or raw_name.translate(None, _TOKEN_CHARACTERS):
+                    return False
+                if not value.isprintable() and _has_control_character(raw_value):
+                    return False
+                if size == 14 and raw_name.lower() == b"content-length":
+                    if length is not None or not raw_value.isdigit():
+                        return False
+                    length = value
+                elif size == 4 and raw_name.lower() == b"date":
+                    date = value
+                elif size in (10, 17) and raw_name.lower() in _DECIDED:
+                    return False
+                encoded.append((raw_name, raw_value))
+        except (TypeError, ValueError):  # not a pair, or not Latin-1
+            return False
+        if status not in _STATUSES and not _is_status(line) or self.request_version == "HTTP/1.0":
+            return False
+        code = int(line[:3])
+        if code in (204, 304):
+            return False
+        self.status = line
+        self._orig_status = status  # for pywsgi's log
+        self.code = code
+        self.response_headers = encoded
+        self.provided_date = date
+        self.provided_content_length = length
+        return True
 
     def finalize_headers(self) -> None:
         """Decides how the body is framed (RFC 9112, section 6.3), and adds the headers for it."""

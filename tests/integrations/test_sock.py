@@ -109,6 +109,35 @@ def test_a_plain_request_is_told_what_is_missing(serve, app):
     assert app.test_client().get("/other").status_code == 400  # as without greenws
 
 
+def test_variables_of_a_subdomain_or_a_host():
+    for options, rule in (
+        ({"subdomain_matching": True}, {"subdomain": "<name>"}),
+        ({"host_matching": True, "static_host": "s"}, {"host": "<name>.example.com"}),
+    ):
+        app = flask.Flask("app_of_a_test", **options)
+        app.config["SERVER_NAME"] = "example.com"
+
+        @Sock(app).route("/<int:number>", **rule)
+        def session(socket, name, number):
+            socket.send(f"{name} {number}")
+
+        with testing.connect(app, "/5", headers={"Host": "ann.example.com"}) as socket:
+            assert socket.receive() == "ann 5"
+
+
+def test_a_preprocessor_may_take_a_variable(app):
+    @app.url_value_preprocessor
+    def take(endpoint, values):
+        flask.g.language = values.pop("language")
+
+    @Sock(app).route("/<language>/<room>")
+    def session(socket, room):
+        socket.send(f"{flask.g.language} {room}")
+
+    with testing.connect(app, "/fr/lobby") as socket:
+        assert socket.receive() == "fr lobby"
+
+
 @pytest.mark.parametrize("rule, path", [("/chat/", "/chat"), ("/chat", "/chat/")])
 def test_a_slash_more_or_less_is_no_redirect(serve, app, rule, path):
     Sock(app).route(rule, endpoint="socket")(lambda socket: socket.send("hello"))

@@ -13,9 +13,11 @@ import gevent
 import pytest
 from gevent import socket
 from gevent.event import Event
+from gevent.pywsgi import WSGIHandler
 
 from greenws import Config, StaticFiles
 from greenws.hub.polling import poller_of
+from greenws.server.response import ResponseHandler
 
 from ..support.limits import limit, wait_until
 from ..support.wire import Peer
@@ -172,6 +174,76 @@ def test_what_would_not_be_http_is_the_applications_error(serve, status, headers
         head, _, body = read_all(peer).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 500 ") and body == b"Internal Server Error"
     assert hub_errors.take()
+
+
+class Text(str):
+    pass
+
+
+STATUSES = [
+    *(
+        "200 OK",
+        "200",
+        "204 No Content",
+        "304 Not Modified",
+        "404 N\xf6",
+        "101 Switching Protocols",
+    ),
+    *("099 Low", "200 \x01", "", "two", "200 \u20ac", "200OK", b"200 OK", Text("200 OK")),
+]
+NAMES = ("", "a b", "a:", "\xe9", "\u20ac", "a\n", b"X", Text("X"), None)
+VALUES = ("", "\x00", "a\r\n", "\x7f", "\x85", "\u20ac", b"1", Text("1"), 1)
+HEADERS = [
+    [],
+    [("X", "1"), ("etag", '"\t\xa0\xe9"'), ("Date", "then"), ("DATE", "now"), ("vary", "*")],
+    *([(name, value)] for name in ("Content-Length", "CONTENT-LENGTH") for value in ("5", "0", "")),
+    [("Content-Length", "-1")],
+    [("Content-Length", "\xb2")],
+    [("Content-Length", "5"), ("content-length", "5")],
+    *([("Connection", value)] for value in ("close", "Close", "keep-alive", "X")),
+    [("Transfer-Encoding", "chunked"), ("X", "1")],
+    *([(name, "1")] for name in NAMES),
+    *(
+        [("X", value)]
+        for value in ("", "\x00", "a\r\n", "\x7f", "\x85", "\u20ac", b"1", Text("1"), 1)
+    ),
+    [("X", "1", "2")],
+    [["X", "1"]],
+    (("X", "1"),),
+    None,
+]
+
+
+def start(version, status, headers, is_plain):
+    """What start_response() does, with or without its short way."""
+    handler = ResponseHandler.__new__(ResponseHandler)
+    handler.request_version = version
+    handler.close_connection = False
+    handler.status = handler.code = None
+    handler.headers_sent = False
+    if not is_plain:
+        handler._start_plain = lambda *_: False
+    try:
+        handler.start_response(status, headers)
+    except Exception as error:
+        return type(error), str(error), handler.status
+    names = vars(handler).keys() - {"_start_plain"}
+    return {name: getattr(handler, name) for name in names}
+
+
+@pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
+@pytest.mark.parametrize("status", STATUSES)
+def test_the_short_way_of_a_response_does_the_same(version, status):
+    for headers in HEADERS:
+        expected = start(version, status, headers, False)
+        assert start(version, status, headers, True) == expected, headers
+
+
+def test_nearly_every_response_begins_in_the_short_way(monkeypatch):
+    monkeypatch.setattr(WSGIHandler, "start_response", None)
+    headers = [("Content-Type", "text/plain"), ("Content-Length", "5"), ("Set-Cookie", "a=b")]
+    assert start("HTTP/1.1", "200 OK", headers, True)["code"] == 200
+    assert start("HTTP/1.1", "418 Teapot", headers, True)["code"] == 418
 
 
 def write_text(environ, start_response):
