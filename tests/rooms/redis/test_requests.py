@@ -92,3 +92,30 @@ def test_a_disconnect_is_published(client):
         requests.disconnect(client, KEYS, "r", 1008, "", None)
         heard = [listening.get_message(timeout=5)["data"] for _ in range(2)]
     assert heard == ["disconnect 4001 m1\ngone, é".encode(), b"disconnect 1008 \n"]
+
+
+@pytest.fixture
+def exact(client: Any) -> Any:
+    """Logs are trimmed entry by entry."""
+    before = client.config_get("stream-node-max-entries")
+    client.config_set("stream-node-max-entries", 1)
+    yield
+    client.config_set(*before.popitem())
+
+
+def test_a_log_is_trimmed_once_for_all_that_is_appended_at_once(client, exact):
+    append(client, "one")
+    client.config_resetstat()
+    append(client, "two", "three", "four", first=2, history=2)
+    called = client.info("commandstats")
+    assert (called["cmdstat_xtrim"]["calls"], called["cmdstat_expire"]["calls"]) == (2, 1)
+    assert newest(client, 10) == ["four", "three"]
+
+
+@pytest.mark.parametrize(("history", "floor"), [(10, "1000-0"), (1, "")])
+def test_a_log_begins_where_the_last_of_the_old_entries_was(client, exact, history, floor):
+    client.xgroup_create(KEYS.log("r"), "greenws", id="0-1", mkstream=True)
+    client.xadd(KEYS.log("r"), {"o": OTHER, "n": 1, "k": "t", "d": "old"}, id="1000-0")
+    append(client, "one", "two", history=history)
+    assert newest(client, 10) == ["two", "one"][:history]
+    assert requests.look(client, KEYS, OTHER, "r").floor == floor

@@ -8,13 +8,15 @@
 --       message its number, kind and data
 -- Returns the id of the last entry, numbers and errors of those that failed, why nothing is published
 -- The floor of a log (look.lua) is where its first entry goes on. When entries are trimmed, that is
--- known only if all before the newest are.
+-- known only if all before those of this call are. A log is trimmed once for all that this call
+-- appends to it: most of what Redis does for a message would be that.
 local origin, length, seconds, bytes, suffix, publish, memory = unpack(ARGV, 1, 7)
 local last = tonumber(redis.call('GET', KEYS[1]) or '0')
 local time = redis.call('TIME')
 local oldest = string.format('%.0f', math.max(0, (time[1] - seconds) * 1000 + time[2] / 1000))
 local failed, ends, newest_added, unpublished, large = {}, {}, '', false, {}
 local waiting, sizes = {}, {}
+local first_ends, counts = {}, {}  -- where a log ended before this call, and what that appended
 local most = 65536  -- bytes that are published together
 
 local function publish_waiting(log)
@@ -52,15 +54,11 @@ for i = 2, #KEYS do
       table.insert(failed, number)
       table.insert(failed, added.err)
     else
-      local trimmed = redis.call('XTRIM', log, 'MAXLEN', '~', length)
-        + redis.call('XTRIM', log, 'MINID', '~', oldest)
       if ends[log] == '' then  -- a new log, in which nothing is missing from the beginning
         redis.pcall('XGROUP', 'CREATE', log, 'greenws', '0-1')
-      elseif trimmed > 0 then
-        local floor = redis.call('XLEN', log) == 1 and ends[log] or '0-0'
-        redis.pcall('XGROUP', 'SETID', log, 'greenws', floor)
       end
-      redis.call('EXPIRE', log, seconds)
+      if not counts[log] then counts[log], first_ends[log] = 0, ends[log] end
+      counts[log] = counts[log] + 1
       local head = table.concat({added, ends[log], origin, number, kind}, ' ')
       if waiting[log] and sizes[log] + #data > most then publish_waiting(log) end
       if not waiting[log] then waiting[log], sizes[log] = {}, 0 end
@@ -73,8 +71,15 @@ for i = 2, #KEYS do
     last = tonumber(number)
   end
 end
-for log in pairs(sizes) do
+for log, count in pairs(counts) do
   if waiting[log] then publish_waiting(log) end
+  local trimmed = redis.call('XTRIM', log, 'MAXLEN', '~', length)
+    + redis.call('XTRIM', log, 'MINID', '~', oldest)
+  if trimmed > 0 then
+    local floor = redis.call('XLEN', log) == count and first_ends[log] or '0-0'
+    redis.pcall('XGROUP', 'SETID', log, 'greenws', floor)
+  end
+  redis.call('EXPIRE', log, seconds)
 end
 for log in pairs(large) do
   local used = redis.pcall('MEMORY', 'USAGE', log, 'SAMPLES', 20)
