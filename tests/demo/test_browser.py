@@ -521,7 +521,6 @@ def test_a_page_shows_what_was_said_before_it_joined(demo: Demo, browse: Browse)
     ]
 
 
-@pytest.mark.one_form
 def test_two_tabs_are_one_person_and_a_reload_is_not_told(demo: Demo, browse: Browse) -> None:
     ada, grace = browse(demo.url), browse(demo.url)
     ada.join("Ada")
@@ -546,7 +545,6 @@ def test_two_tabs_are_one_person_and_a_reload_is_not_told(demo: Demo, browse: Br
     assert sum("Grace" in text for text in ada.texts("#chat-log li:not([data-kind=message])")) == 1
 
 
-@pytest.mark.one_form
 def test_a_member_can_be_removed_and_may_join_again(demo: Demo, browse: Browse) -> None:
     ada, grace = browse(demo.url), browse(demo.url)
     ada.join("Ada")
@@ -561,7 +559,6 @@ def test_a_member_can_be_removed_and_may_join_again(demo: Demo, browse: Browse) 
     ada.wait_for_members("Ada", "Grace")
 
 
-@pytest.mark.one_form
 def test_a_gap_is_told_in_words(browse: Browse) -> None:
     with running("--port", "0") as demo:
         page = browse(demo.url)
@@ -634,7 +631,6 @@ def test_the_page_reconnects_when_the_server_is_back(demo: Demo, browse: Browse)
             assert each.messages() == [("Ada", "before"), ("Ada", "after")]
 
 
-@pytest.mark.one_form
 def test_nothing_is_missed_when_one_of_two_servers_is_killed(
     browse: Browse, redis: RedisServer
 ) -> None:
@@ -670,7 +666,6 @@ def test_nothing_is_missed_when_one_of_two_servers_is_killed(
         grace.expected_errors = ada.expected_errors  # the servers end before the pages
 
 
-@pytest.mark.one_form
 def test_nothing_is_missed_when_workers_are_killed(browse: Browse, redis: RedisServer) -> None:
     """Workers are killed one after the other, so that each page loses its worker at least once."""
     with contextlib.ExitStack() as stack:
