@@ -18,7 +18,7 @@ import greenws
 
 from .support.paths import ROOT, TESTS
 
-pytestmark = [pytest.mark.no_io, pytest.mark.one_form]
+pytestmark = pytest.mark.no_io
 
 PACKAGE = Path(greenws.__file__).resolve().parent
 

@@ -111,11 +111,13 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = -1.0
     if not seconds >= 0:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be 0 or more seconds, or inf, not {text!r}")
     return seconds
 
 
 def run(options: argparse.Namespace) -> int:
+    if sys.stdout is None:  # type: ignore[unreachable,unused-ignore]
+        return _fail("cannot write the output: it is closed")
     hub = gevent.get_hub()
     hub.NOT_ERROR = (*type(hub).NOT_ERROR, KeyboardInterrupt)  # gevent would print it
     try:

@@ -68,8 +68,8 @@ class _Joining(contextlib.AbstractContextManager[Member]):
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(
-            f"room.join() is for a block: 'with room.join(socket) as member:', in which "
-            f"member.{name} is to be had"
+            f"room.join() is for a block: 'with room.join(socket) as member:'; use "
+            f"member.{name} inside the block"
         )
 
     def __del__(self) -> None:

@@ -102,8 +102,8 @@ def test_it_waits_for_late_messages_and_tells_of_an_abnormal_close(url, call):
         (["ws://h/", "--header", "X"], 2, "NAME: VALUE"),
         (["ws://h/", "--subprotocol", "a b"], 2, "not a token"),
         (["ws://h/", "--wait", "-1"], 2, "--wait"),
-        (["ws://h/", "--timeout", "x"], 2, "--timeout: must be a number of seconds, not 'x'"),
-        (["ws://h/", "--timeout", "nan"], 2, "must be a number of seconds, not 'nan'"),
+        (["ws://h/", "--timeout", "x"], 2, "--timeout: must be 0 or more seconds, or inf, not 'x'"),
+        (["ws://h/", "--timeout", "nan"], 2, "must be 0 or more seconds, or inf, not 'nan'"),
         (["wss://h/", "--ca", "/nothing"], 2, "--ca /nothing: No such file"),
         (["wss://h/", "--ca", os.devnull], 2, f"--ca {os.devnull}: not a file of certificates"),
         (["ws://h/", "--proxy", "ftp://p"], 2, "proxy must be"),
@@ -183,10 +183,11 @@ def test_a_pipe_that_closes_ends_it(url):
     ("redirection", "code", "errors"),
     [
         ("<&-", 0, b""),
+        (">&-", 1, b"greenws connect: cannot write the output: it is closed\n"),
         (">/dev/full", 1, b"greenws connect: cannot write the output: No space left on device\n"),
     ],
 )
-def test_an_input_or_output_that_is_none(url, redirection, code, errors):
+def test_a_closed_input_and_an_output_that_cannot_be_written(url, redirection, code, errors):
     if "full" in redirection and not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
     command = f'"$0" -m greenws connect --proxy none "$1" {redirection}'

@@ -78,7 +78,8 @@ def forked(url: str) -> None:
     """The child's half of the socket is closed, and the parent's goes on."""
     from gevent.monkey import get_original  # gevent's own waitpid() misses a child at times
 
-    warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: gevent's resolver has threads
+    # From 3.12 on, for the threads of gevent's resolver.
+    warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
     with greenws.connect(url) as socket:
         child = get_original("os", "fork")()
         if child == 0:

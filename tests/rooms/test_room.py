@@ -1103,7 +1103,7 @@ def test_a_join_that_is_no_block_is_told(rooms, pair, error_log):
         assert len(room.members) == 1
     with pytest.raises(RuntimeError, match="is for one 'with'"), membership:
         pass
-    with pytest.raises(AttributeError, match=r"as member:', in which member\.position is"):
+    with pytest.raises(AttributeError, match=r"use member\.position inside"):
         _ = membership.position
 
 

@@ -92,7 +92,7 @@ def parse(url: str) -> Address:
         found = _parse_url(stripped(url))
         number = "" if secure == "unix" else urlsplit(url).path.strip("/")
         if number and not number.isdigit():
-            raise ValueError(f"a database is a number: {_shown(url)}")
+            raise ValueError(f"the database must be a number: {_shown(url)}")
         where = found.get("path") or _text(
             (found.get("host", "localhost"), found.get("port", 6379))
         )
@@ -112,7 +112,9 @@ def parse(url: str) -> Address:
             f"url names no master: redis+sentinel://host:port/MASTER, not {_shown(url)}"
         )
     if number and not number.isdigit() or (kind == CLUSTER and number not in ("", "0")):
-        what = "a cluster has database 0 only" if kind == CLUSTER else "a database is a number"
+        what = (
+            "a cluster has database 0 only" if kind == CLUSTER else "the database must be a number"
+        )
         raise ValueError(f"{what}: {_shown(url)}")
     base = f"{secure}://{user}{at}{{}}/{number or 0}{question}{query}"
     names = ",".join(sorted(map(_text, hosts)))
@@ -214,6 +216,11 @@ def _connect_to_cluster(address: Address, options: dict[str, Any]) -> Any:
         if "Cluster mode is not enabled" not in str(error):
             raise
         hosts = ",".join(map(_text, address.hosts))
+        refusal = error.__context__
+        while refusal is not None and not isinstance(refusal, redis.ResponseError):
+            refusal = refusal.__context__
+        if isinstance(refusal, redis.exceptions.NoPermissionError):  # redis-py says the same of it
+            raise refusal from None
         raise redis.ResponseError(
             f"the Redis at {hosts} is no node of a cluster: write redis://"
         ) from error

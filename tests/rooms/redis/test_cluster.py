@@ -162,10 +162,20 @@ def test_a_cluster_s_node_is_refused_when_nothing_but_a_send_has_connected(
 
 
 def test_a_sender_is_told_that_its_redis_is_a_node_of_a_cluster(cluster):
-    with Sender(f"redis://127.0.0.1:{cluster.masters[0].port}", timeout=2.0) as sender:
+    with Sender(f"redis://127.0.0.1:{cluster.masters[0].port}", timeout=limit(2)) as sender:
         for call in (lambda: sender["r"].send("x"), lambda: sender["r"].position):
             with pytest.raises(BrokerUnavailable, match=r"write redis\+cluster://"):
                 call()
+
+
+def test_a_user_who_may_not_ask_for_the_slots_is_told_so(cluster):
+    """redis-py says of any refusal that this is no cluster."""
+    for node in cluster.masters:
+        node.call("ACL", "SETUSER", "u", "on", ">secret", "~*", "&*", "+@all", "-cluster")
+    url = f"redis+cluster://u:secret@127.0.0.1:{cluster.masters[0].port}"
+    with Sender(url, timeout=limit(2)) as sender:
+        with pytest.raises(BrokerUnavailable, match="Redis refuses: .*cluster"):
+            sender["r"].send("x")
 
 
 def test_a_sender_sends_to_all_nodes(cluster, worker):

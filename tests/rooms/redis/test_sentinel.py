@@ -112,7 +112,6 @@ def test_members_go_on_when_a_replica_takes_over(sentinels, worker):
 @pytest.mark.parametrize("seed", seeds("1-2"))
 def test_clients_that_move_while_replicas_take_over(seed, sentinels, worker, pair):
     sentinels.mend()
-    sentinels.set("down-after-milliseconds", 60_000)  # only those failovers that lose nothing
     workers = {name: worker(presence_timeout=1.0) for name in "abc"}
     play = Play(seed, workers, {}, pair, room=f"random-{seed}")
 
@@ -127,4 +126,8 @@ def test_clients_that_move_while_replicas_take_over(seed, sentinels, worker, pai
         gevent.sleep(random.uniform(0, 0.5))
         server.send_signal(signal.SIGCONT)
 
-    run([play], trouble)
+    sentinels.set("down-after-milliseconds", 60_000)  # only those failovers that lose nothing
+    try:
+        run([play], trouble)
+    finally:
+        sentinels.set("down-after-milliseconds", 300)

@@ -89,7 +89,7 @@ def test_the_forms_of_a_url(text, kind, hosts, master, name):
         ("http://u:secret@a", "not 'http://a'"),
         ("u:secret@localhost:6379", r"redis://, rediss://, unix://, .*, not 'localhost:6379'"),
         ("redis+sentinel://u:secret@a", "names no master"),
-        ("redis+sentinel://u:secret@a/m/x", "a database is a number"),
+        ("redis+sentinel://u:secret@a/m/x", "the database must be a number"),
         ("redis+cluster://u:secret@a/1", "database 0 only"),
         ("redis+cluster://u:secret@a:b", "host:port"),
         ("redis+cluster://u:secret@", "host:port"),
