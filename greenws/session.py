@@ -185,7 +185,7 @@ class WebSocketHandler:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "handle_session" in cls.__dict__:
+        if "handle_session" in cls.__dict__ and not issubclass(cls, WebSocketSessionHandler):
             raise TypeError(
                 f"{cls.__qualname__} has a handle_session, so it is a session: derive it from "
                 "WebSocketSessionHandler, and give WebSocketHandler(lambda request, protocols: "

@@ -12,6 +12,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import abort
 from werkzeug.utils import redirect
 
+import greenws.testing
 from greenws import (
     Routes,
     UpgradeHandler,
@@ -389,6 +390,19 @@ def test_the_class_in_the_place_of_a_handler_is_told():
             TypeError, match=r"write WebSocketHandler\(producer\), .*UpgradeHandler"
         ):
             WebSocketHandler(*arguments)
+
+
+def test_an_application_may_be_its_own_session():
+    class Echo(WebSocketHandler, WebSocketSessionHandler):
+        def __init__(self):
+            super().__init__(lambda request, protocols: self)
+
+        def handle_session(self, request, socket):
+            socket.send(socket.receive())
+
+    with greenws.testing.connect(Echo()) as socket:
+        socket.send("x")
+        assert socket.receive() == "x"
 
 
 def test_a_session_that_derives_from_the_wrong_class_is_told():

@@ -78,8 +78,10 @@ def parse_url(url: str) -> Target:
     if parts.scheme == "ws+unix":
         return _unix_target(parts)
     if parts.scheme not in _PORTS:
-        shown = url if "@" not in parts.netloc else f"{parts.scheme}://"  # no password
-        raise ValueError(f"the URL must begin with ws://, wss:// or ws+unix://, not {shown[:40]!r}")
+        shown = f", not {url[:40]!r}"
+        if "@" in url:  # no password
+            shown = f", not {parts.scheme + '://'!r}" if parts.netloc else ""
+        raise ValueError(f"the URL must begin with ws://, wss:// or ws+unix://{shown}")
     if "#" in url:
         raise ValueError("the URL of a WebSocket has no fragment (#); percent-encode it as %23")
     host, port = split_host(parts, _PORTS[parts.scheme])

@@ -58,8 +58,10 @@ class _Raw:
 
     @property
     def _sock(self) -> Any:
-        self._stream.is_taken = True
-        return self._stream._sock
+        stream = self._stream
+        stream.is_taken = True
+        stream.stop_watching()
+        return stream._sock
 
 
 class HttpStream:
@@ -276,8 +278,14 @@ class HttpStream:
         self._buffer = b""
         if is_inherited(self._sock):
             return
+        self.stop_watching()
         transport = Transport(self._sock, gevent.get_hub(), borrowed=True)
         transport.finish(time.monotonic() + _LINGER_TIMEOUT)
+
+    def stop_watching(self) -> None:
+        """Leaves the socket's input to whoever reads it from here on."""
+        if type(self._sock) is OwnedSocket:
+            self._sock.stop_watching()
 
     def close(self) -> None:
         """Marks the stream as closed. Does not close the socket, which belongs to the server."""

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import gevent
 import gevent.socket
 import gevent.ssl
+from gevent.exceptions import ConcurrentObjectUseError
 
 from .polling import READABLE, Waiter, current_process
 from .turns import end_turn_if_due
@@ -98,8 +99,8 @@ class _Input(Waiter):
     and its timer stays armed between reads; if it fires early, it is set again.
     """
 
-    def __init__(self, fileno: int) -> None:
-        super().__init__(gevent.get_hub(), fileno)
+    def __init__(self, hub: Any, fileno: int) -> None:
+        super().__init__(hub, fileno)
         self.is_drained = False  # the kernel has nothing more until the next event
         self._deadline = FOREVER
         self._timer: Any = None
@@ -164,7 +165,7 @@ class OwnedSocket(_Plain, gevent.socket.socket):
         own = self._input
         if own is None:
             self._check()
-            own = self._input = _Input(self.fileno())
+            own = self._input = _Input(self.hub, self.fileno())
         is_last = deadline == 0.0
         while True:
             if self._process != current_process():
@@ -181,6 +182,8 @@ class OwnedSocket(_Plain, gevent.socket.socket):
                     return data
             if is_last:
                 return None
+            if own.greenlet is not None:
+                raise ConcurrentObjectUseError("This socket is already used by another greenlet")
             # Input that came in time counts, even if this greenlet ran late.
             is_last = not own.wait_until(deadline)
             own.is_drained = False

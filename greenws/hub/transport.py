@@ -28,7 +28,7 @@ from gevent.hub import Hub
 from . import forks, syscalls, tls
 from .delivery import Delivery, unacknowledged
 from .polling import READABLE, TlsMemory, Waiter
-from .sockets import OwnedSocket, OwnedSSLSocket
+from .sockets import OwnedSSLSocket
 
 __all__ = [
     "Accepted",
@@ -164,8 +164,6 @@ class Transport(Waiter):
         borrowed: bool = False,
     ) -> None:
         super().__init__(hub, sock.fileno())
-        if type(sock) is OwnedSocket:
-            sock.stop_watching()
         self._borrowed = borrowed
         self._timeout: float | None = None
         is_bare = type(sock) is Accepted

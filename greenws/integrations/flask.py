@@ -164,7 +164,8 @@ _VARIABLE = re.compile(r"<(?:[^<>]*:)?([a-zA-Z_][a-zA-Z0-9_]*)>")
 
 def _signature(function: Any) -> inspect.Signature | None:
     try:
-        return inspect.signature(function)
+        # A decorator may add arguments, so what it wraps does not count.
+        return inspect.signature(function, follow_wrapped=False)
     except (TypeError, ValueError):
         return None
 
@@ -232,7 +233,7 @@ def _keep_type_errors() -> None:
     def make_response(self: Any, rv: Any) -> Any:
         wrong = rv[0] if isinstance(rv, tuple) and rv else rv
         if (
-            isinstance(wrong, WebSocketSessionHandler)
+            (isinstance(wrong, WebSocketSessionHandler) and not callable(wrong))
             or wrong is WebSocketHandler
             or (isinstance(wrong, type) and issubclass(wrong, WebSocketSessionHandler))
         ):

@@ -152,6 +152,8 @@ class Metrics:
         now: dict[tuple[str, str], int] = {}
         for name, label, value in self._read():
             now[name, label] = now.get((name, label), 0) + value
+        for key in self._copied.keys() - now.keys():
+            self._copied[key] = 0
         for (name, label), value in now.items():
             if name in self._gauges:
                 self._gauges[name].set(value)

@@ -469,6 +469,7 @@ class _HandlerUpgrade(ServerUpgrade):
             raise RuntimeError("the application has begun an HTTP response; too late to upgrade")
         if is_inherited(handler.socket):
             raise RuntimeError("the connection belongs to the parent of this process")
+        handler.rfile.stop_watching()
         early = handler.rfile.take()
         handler.rfile.close()
         handler.close_connection = True

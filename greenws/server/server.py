@@ -440,7 +440,10 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         if session is None:
             sock = _green(opening.transport.detach())
             stream = HttpStream(sock, self.config, opening.rest)
-            self.handler_class(sock, address, self, stream)._handle_from(opening)
+            try:
+                self.handler_class(sock, address, self, stream)._handle_from(opening)
+            finally:
+                sock.close()
         return session
 
     def _run_session(self, session: OpenSession, address: Any) -> None:

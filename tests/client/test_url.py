@@ -91,6 +91,8 @@ def test_a_url_of_another_scheme_does_not_show_its_password():
     with pytest.raises(ValueError, match="not 'http://'") as caught:
         parse_url("http://user:secret@h/")
     assert "secret" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"ws\+unix://$"):
+        parse_url("user:secret@h/path")
 
 
 def test_a_url_is_a_str():

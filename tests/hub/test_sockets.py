@@ -6,7 +6,9 @@ import socket
 import time
 
 import gevent
+import gevent.socket
 import pytest
+from gevent.exceptions import ConcurrentObjectUseError
 
 from greenws.hub.sockets import OwnedSocket, OwnedSSLSocket, adopt, is_inherited
 from greenws.hub.transport import Transport
@@ -198,9 +200,51 @@ def test_a_receive_fails_when_another_greenlet_closes_the_socket(plain_pair):
     reading.get(timeout=limit())
 
 
+def test_a_second_greenlet_cannot_receive_while_one_waits(plain_pair):
+    ours, theirs = plain_pair
+    reading = receive_later(ours, time.monotonic() + limit())
+    with pytest.raises(ConcurrentObjectUseError):
+        ours.receive(100, time.monotonic() + limit())
+    assert ours.receive(100, 0.0) is None
+    theirs.send(b"for the first")
+    assert reading.get(timeout=limit()) == b"for the first"
+
+
+def test_what_another_thread_receives_is_not_waited_for_there(plain_pair):
+    ours, theirs = plain_pair
+    theirs.send(b"1")
+    assert gevent.get_hub().threadpool.apply(ours.receive, (100,)) == b"1"
+    reading = receive_later(ours)
+    theirs.send(b"2")
+    assert reading.get(timeout=limit()) == b"2"
+
+
+def test_a_transport_that_only_sends_leaves_the_input_alone(plain_pair):
+    ours, theirs = plain_pair
+    reading = receive_later(ours)
+    sending = Transport(ours, gevent.get_hub(), 0, borrowed=True)
+
+    def send():
+        sending.send_large(b"", b"x" * 4_000_000)
+        sending.wait_for_room()
+        sending.detach()
+
+    writing = gevent.spawn(send)
+    gevent.sleep(0)
+    theirs = gevent.socket.socket(fileno=theirs.detach())
+    received = 0
+    while received < 4_000_000:
+        received += len(theirs.recv(1 << 16))
+    writing.get(timeout=limit())
+    theirs.send(b"in")
+    assert reading.get(timeout=limit()) == b"in"
+    theirs.close()
+
+
 def test_a_transport_takes_over_a_socket_that_is_watched(plain_pair):
     ours, theirs = plain_pair
     receive_later(ours).kill()
+    ours.stop_watching()
     transport = Transport(ours, gevent.get_hub())
     reading = gevent.spawn(transport.receive, time.monotonic() + limit())
     gevent.sleep(0)

@@ -17,6 +17,7 @@ import websockets
 from werkzeug.routing import Map, MapAdapter, Rule, WebsocketMismatch
 
 import greenws
+import greenws.testing
 from greenws import HandshakeError, surroundings
 from greenws.integrations import flask as integration
 
@@ -82,6 +83,17 @@ def app() -> flask.Flask:
 class Quiet(greenws.WebSocketSessionHandler):
     def handle_session(self, request, socket):
         pass
+
+
+def test_a_session_that_is_an_application_too_may_be_returned():
+    class Both(Quiet):
+        def __call__(self, environ, start_response):
+            handler = greenws.WebSocketHandler(lambda request, protocols: self)
+            return handler(environ, start_response)
+
+    app = flask.Flask(__name__)
+    app.get("/")(Both)
+    greenws.testing.connect(app).close()
 
 
 @pytest.mark.parametrize(

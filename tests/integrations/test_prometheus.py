@@ -166,6 +166,18 @@ def test_counters_go_on_after_those_of_a_server_went():
     assert scrape(metrics)["connections_total"] == 103
 
 
+def test_a_label_goes_on_after_the_only_server_that_had_it():
+    stats = [ServerStats()]
+    metrics = Metrics(stats=stats)
+    stats[0].refused["origin"] = 5
+    assert scrape(metrics)["refused_total origin"] == 5
+    metrics._stats = []
+    assert scrape(metrics)["refused_total origin"] == 5
+    metrics._stats = [ServerStats()]
+    metrics._stats[0].refused["origin"] = 3
+    assert scrape(metrics)["refused_total origin"] == 8
+
+
 def test_a_worker_that_answers_for_itself_alone_says_so_once():
     with gunicorn() as process:
         with contextlib.closing(http.client.HTTPConnection(*process.address)) as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -315,6 +316,22 @@ class TestMistakes:
         if text != "does not fit":
             with pytest.raises(TypeError, match=text):
                 Sock().route(path)(function)
+
+    def test_none_is_a_decorator_that_gives_the_request(self, app):
+        def with_request(function):
+            @functools.wraps(function)
+            def session(socket, **variables):
+                return function(flask.request, socket, **variables)
+
+            return session
+
+        @Sock(app).route("/<room>")
+        @with_request
+        def chat(request, socket, room):
+            socket.send(f"{request.path} {room}")
+
+        with testing.connect(app, "/lobby") as socket:
+            assert socket.receive() == "/lobby lobby"
 
     def test_of_the_options(self, app):
         sock = Sock(app)

@@ -6,11 +6,21 @@ import gc
 import math
 import tracemalloc
 
+import gevent
 import pytest
+from gevent.event import Event
 
-from greenws import UpgradeHandler, WebSocketHandler, WebSocketServer, WebSocketSessionHandler
+from greenws import (
+    Config,
+    Routes,
+    UpgradeHandler,
+    WebSocketHandler,
+    WebSocketServer,
+    WebSocketSessionHandler,
+)
+from greenws.hub.polling import poller_of
 
-from ..support.limits import wait_until
+from ..support.limits import limit, wait_until
 from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
 
 GET = b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -34,6 +44,75 @@ def test_requests_follow_each_other_on_one_connection(serve, stray):
         for _ in range(3):
             peer.send(GET + stray)
             assert peer.read_response().body == b"page"
+
+
+@pytest.mark.parametrize("how", ["timeout", "close", "peer"])
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_an_ended_connection_is_watched_no_more(serve, is_direct, how):
+    routes = Routes()
+    routes.add(uri="*", handler=page)
+    config = Config(keep_alive_timeout=0.02 if how == "timeout" else limit(), ping_interval=None)
+    server = serve(routes if is_direct else page, config=config)
+    poller = poller_of(gevent.get_hub())
+    before = poller._watched
+    with Peer.connect(server.address) as peer:
+        peer.send(GET)
+        assert peer.read_response().status == 200
+        wait_until(lambda: poller._watched == before + 1 or how == "timeout")
+        if how == "close":
+            peer.send(b"GET /page HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert peer.read_response().status == 200
+        if how != "peer":
+            assert peer.at_end()
+    wait_until(lambda: poller._watched == before)
+
+
+def test_a_greenlet_that_reads_a_body_ends_with_the_connection(serve, hub_errors):
+    """Its view has answered already, as one does that gives up a slow upload."""
+    readers = []
+
+    def view(environ, start_response):
+        def read():
+            with pytest.raises(OSError, match="closed or taken by another greenlet"):
+                environ["wsgi.input"].read()
+
+        readers.append(gevent.spawn(read))
+        gevent.sleep(0)
+        return page(environ, start_response)
+
+    with Peer.connect(serve(view).address) as peer:
+        peer.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n123")
+        assert peer.read_response().status == 200
+    (reader,) = readers
+    reader.get(timeout=limit())
+    assert "already used by another greenlet" in hub_errors.take()
+
+
+def test_a_body_is_read_while_the_response_waits_for_the_client(serve):
+    parts = []
+    is_sending = Event()
+
+    def view(environ, start_response):
+        def read():
+            for _ in range(2):
+                parts.append(environ["wsgi.input"].read(3))
+
+        reader = gevent.spawn(read)
+        gevent.sleep(0)
+        start_response("200 OK", [("Content-Length", "8000000")])
+        for _ in range(8):
+            yield b"x" * 1_000_000
+            is_sending.set()
+        reader.join()
+
+    with Peer.connect(serve(view).address) as peer:
+        peer.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n123")
+        wait_until(lambda: poller_of(gevent.get_hub()).writers)
+        response = gevent.spawn(peer.read_response)
+        is_sending.wait()
+        peer.send(b"456")
+        assert len(response.get(timeout=limit()).body) == 8_000_000
+    assert parts == [b"123", b"456"]
 
 
 def test_another_upgrade_is_an_ordinary_request(serve):
