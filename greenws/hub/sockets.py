@@ -150,6 +150,7 @@ class _Input(Waiter):
 class OwnedSocket(_Plain, gevent.socket.socket):
     """A connected TCP or Unix socket."""
 
+    hub: Any
     _sock: Any  # the native one
     _input: _Input | None = None
 

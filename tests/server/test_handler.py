@@ -19,6 +19,7 @@ from greenws import (
     WebSocketSessionHandler,
 )
 from greenws.hub.polling import poller_of
+from greenws.hub.sockets import _Input
 
 from ..support.limits import limit, wait_until
 from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
@@ -53,18 +54,22 @@ def test_an_ended_connection_is_watched_no_more(serve, is_direct, how):
     routes.add(uri="*", handler=page)
     config = Config(keep_alive_timeout=0.02 if how == "timeout" else limit(), ping_interval=None)
     server = serve(routes if is_direct else page, config=config)
-    poller = poller_of(gevent.get_hub())
-    before = poller._watched
+
+    def watched():
+        gc.collect()
+        return sum(type(each) is _Input for each in gc.get_objects())
+
+    before = watched()
     with Peer.connect(server.address) as peer:
         peer.send(GET)
         assert peer.read_response().status == 200
-        wait_until(lambda: poller._watched == before + 1 or how == "timeout")
+        wait_until(lambda: watched() == before + 1 or how == "timeout")
         if how == "close":
             peer.send(b"GET /page HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             assert peer.read_response().status == 200
         if how != "peer":
             assert peer.at_end()
-    wait_until(lambda: poller._watched == before)
+    wait_until(lambda: watched() == before)
 
 
 def test_a_greenlet_that_reads_a_body_ends_with_the_connection(serve, hub_errors):
