@@ -119,7 +119,8 @@ def run(options: argparse.Namespace) -> int:
     if sys.stdout is None:  # type: ignore[unreachable,unused-ignore]
         return _fail("cannot write the output: it is closed")
     hub = gevent.get_hub()
-    hub.NOT_ERROR = (*type(hub).NOT_ERROR, KeyboardInterrupt)  # gevent would print it
+    if KeyboardInterrupt not in hub.NOT_ERROR:
+        hub.NOT_ERROR += (KeyboardInterrupt,)  # gevent would print it
     try:
         socket = connect(
             options.url,

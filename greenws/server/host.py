@@ -41,6 +41,11 @@ class Host(Protocol):
         """Whether no upgrade is accepted and no connection is kept alive any more."""
         ...
 
+    @property
+    def ends_connections(self) -> bool:
+        """Whether a connection ends with the response at hand, though its request began earlier."""
+        ...
+
     def get_environ(self) -> dict[str, Any]:
         """The part of an environ that is the same for all requests."""
         ...
@@ -49,7 +54,7 @@ class Host(Protocol):
 class ForeignHost:
     """Any other pywsgi server that has ``UpgradeHandler`` for its ``handler_class``."""
 
-    is_stopping = False
+    is_stopping = ends_connections = False
     stats: ServerStats | None = None
     proxy_fix = None
     _adapt = None
