@@ -753,6 +753,7 @@ def test_over_tls_the_page_uses_wss(browse: Browse, tmp_path: Path) -> None:
         page("echo-input").send_keys("over TLS", Keys.ENTER)
         page.wait_for_text("#echo-log li[data-kind=received] [data-field=text]", "over TLS")
         page.join("Ada")
+        page.driver.get("about:blank")  # the server ends before the browser
 
 
 @pytest.mark.one_form
