@@ -42,7 +42,7 @@ class Host(Protocol):
         ...
 
     @property
-    def ends_connections(self) -> bool:
+    def _ends_connections(self) -> bool:
         """Whether a connection ends with the response at hand, though its request began earlier."""
         ...
 
@@ -54,7 +54,7 @@ class Host(Protocol):
 class ForeignHost:
     """Any other pywsgi server that has ``UpgradeHandler`` for its ``handler_class``."""
 
-    is_stopping = ends_connections = False
+    is_stopping = _ends_connections = False
     stats: ServerStats | None = None
     proxy_fix = None
     _adapt = None

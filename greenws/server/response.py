@@ -186,7 +186,7 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
     def _set_connection(self) -> None:
         # Both are hop by hop, so they are the server's to set and not the application's.
         options = []
-        if self._host.ends_connections and not self.close_connection and not self._is_followed():
+        if self._host._ends_connections and not self.close_connection and not self._is_followed():
             self.close_connection = True  # a client, or a proxy, would send another request
         if self.code == 426:  # RFC 9110, section 15.5.22
             self.response_headers.append((b"Upgrade", b"websocket"))

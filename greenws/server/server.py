@@ -516,10 +516,10 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     @property
     def is_stopping(self) -> bool:
         """Whether ``stop()`` is running: nothing is upgraded, no connection kept alive."""
-        return self.ends_connections
+        return self._ends_connections
 
     @property
-    def ends_connections(self) -> bool:
+    def _ends_connections(self) -> bool:
         """Whether ``stop()`` is running: a response is the last on its connection."""
         return self._stopping is not None
 

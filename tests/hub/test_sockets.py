@@ -84,12 +84,16 @@ def test_a_child_cannot_use_it_and_the_peer_notices_nothing(pair):
     assert theirs.recv(10) == b"out"
 
 
-@pytest.mark.parametrize("method", ["recv", "receive"])
-def test_who_waits_for_it_does_not_wake_in_a_child(pair, method):
-    ours, theirs = pair
-    if not hasattr(ours, method):
-        return  # TLS has only one
-    reading = gevent.spawn(getattr(ours, method), 10)
+def test_who_waits_for_it_does_not_wake_in_a_child(pair):
+    waits_in_the_parent_alone(*pair, pair[0].recv)
+
+
+def test_who_waits_in_the_poller_does_not_wake_in_a_child(plain_pair):
+    waits_in_the_parent_alone(*plain_pair, plain_pair[0].receive)
+
+
+def waits_in_the_parent_alone(ours, theirs, receive):
+    reading = gevent.spawn(receive, 10)
     gevent.sleep(0)
 
     def child():
