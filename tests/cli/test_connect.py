@@ -20,6 +20,7 @@ from greenws.__main__ import main
 
 from ..support.limits import limit
 from ..support.raw_server import raw_server
+from ..support.require import require
 from ..support.wire import BINARY, TEXT, close_frame, frame
 
 
@@ -188,8 +189,7 @@ def test_a_pipe_that_closes_ends_it(url):
     ],
 )
 def test_a_closed_input_and_an_output_that_cannot_be_written(url, redirection, code, errors):
-    if "full" in redirection and not os.path.exists("/dev/full"):
-        pytest.skip("this system has no /dev/full")
+    require("full" not in redirection or os.path.exists("/dev/full"), "/dev/full")
     command = f'"$0" -m greenws connect --proxy none "$1" {redirection}'
     process = subprocess.Popen(
         ["sh", "-c", command, sys.executable, f"{url}/echo"],
