@@ -570,8 +570,8 @@ def test_a_first_certificate_by_a_reload_that_is_wrong_leaves_it_without_tls(tmp
         conf.write_text(f"certfile, keyfile = {str(used.certfile)!r}, {str(used.keyfile)!r}\n")
         process.popen.send_signal(signal.SIGHUP)
         eventually(lambda: process.output.count("Worker exiting"), 2, 20)
-        with connect_tls(process.url("/ping", "wss"), used.context) as client:
-            assert client.recv(limit(20)) == "INVALID True"
+        with greenws.connect(process.url("/ping", "wss"), ssl_context=used.context) as own:
+            assert own.receive(limit(20)) == "INVALID True"
     assert "Traceback" not in process.output
 
 
