@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-pythons test-all check autobahn coverage sanitize fuzz lint types docs pictures wheel wheels bench clean
+.PHONY: run test test-pythons test-all check autobahn coverage untraced sanitize fuzz lint types docs pictures wheel wheels bench clean
 
 run: $(VENV)/run
 	$(BIN)/python run_server.py $(ARGS)
@@ -28,7 +28,8 @@ test-all: test
 
 # The tests without other programs, whole servers or attacks, with a tenth of Hypothesis's examples.
 BEYOND_UNITS := autobahn demo docs hostile integrations server rooms/redis test_autobahn.py \
-	test_benchmarks.py test_clients.py test_django_chat.py test_examples.py test_form.py test_fuzz.py test_soak.py
+	test_benchmarks.py test_clients.py test_django_chat.py test_examples.py test_forking.py test_form.py \
+	test_fuzz.py test_installation.py test_liveness.py test_soak.py
 check: $(VENV)/lint
 	GREENWS_HYPOTHESIS=quick $(BIN)/python -m pytest -q -n 2 $(BEYOND_UNITS:%=--ignore=tests/%) $(ARGS)
 	$(BIN)/ruff check --quiet .
@@ -40,13 +41,28 @@ autobahn: $(VENV)/test
 	$(BIN)/python tests/autobahn/run.py $(ARGS)
 
 # What the tests reach of the pure form, with branches; fails below the figure in pyproject.toml. Tests
-# that are the same in both forms (marked one_form) run in `make test` alone.
+# that are the same in both forms (marked one_form) run in `make test` alone. With tracing a test takes
+# three times as long, so those below, which reach hardly a line that others do not, are left to
+# `make untraced`, which runs them in the pure form without it.
+UNTRACED := $(addprefix tests/,client/test_servers.py client/test_threads.py hostile/test_memory.py \
+	hostile/test_peers.py hostile/test_requests.py integrations/django/test_connections.py \
+	integrations/test_celery.py integrations/test_conversation.py integrations/test_gunicorn.py \
+	integrations/test_mariadb.py integrations/test_other_servers.py integrations/test_pytest.py \
+	protocol/test_frames.py protocol/test_messages.py protocol/test_oracles.py \
+	rooms/redis/test_broker.py rooms/redis/test_redis_random.py rooms/redis/test_several.py \
+	rooms/redis/test_spread.py rooms/redis/test_workers.py rooms/test_stateful.py \
+	server/test_fairness.py server/test_stop.py autobahn demo test_autobahn.py test_clients.py \
+	test_distribution.py test_django_chat.py test_examples.py test_forking.py test_form.py test_fuzz.py \
+	test_layers.py test_soak.py)
 coverage: $(VENV)/test
 	rm -rf build/coverage
 	mkdir -p build/coverage
-	GREENWS_PURE_PYTHON=1 $(BIN)/python -m coverage run -m pytest -m "not one_form" $(ARGS)
+	GREENWS_PURE_PYTHON=1 $(BIN)/python -m coverage run -m pytest -m "not one_form" \
+		--ignore=tests/docs $(UNTRACED:%=--ignore=%) $(ARGS)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
+untraced: $(VENV)/test
+	GREENWS_PURE_PYTHON=1 $(BIN)/python -m pytest -m "not one_form" $(UNTRACED) $(ARGS)
 
 # The compiled form under AddressSanitizer and UBSan; needs gcc.
 sanitize: $(VENV)/test
@@ -130,9 +146,13 @@ $(VENV)/fuzz: setup.py pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[test,fuzz]'
 	touch $@
 
-# For tests, lint, documentation and fuzzing at once: greenws is built only once.
+# For tests, lint, documentation and fuzzing at once. greenws is built, once, while the rest comes from
+# the network; Python compiles of it what is imported.
 $(VENV)/all: setup.py pyproject.toml $(COMPILED) | $(BIN)/python
-	$(BIN)/pip install --quiet --editable '.[test,lint,docs,fuzz]'
+	$(BIN)/python .ci/dependencies.py test lint docs fuzz >$(VENV)/dependencies
+	$(BIN)/pip install --quiet --no-deps --editable . & built=$$!; \
+		$(BIN)/pip install --quiet --no-compile -r $(VENV)/dependencies; code=$$?; \
+		wait $$built && exit $$code
 	touch $@ $(VENV)/test $(VENV)/lint $(VENV)/docs $(VENV)/fuzz
 
 $(VENV)/bench: $(VENV)/test benchmarks/requirements.txt benchmarks/package.json

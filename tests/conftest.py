@@ -14,7 +14,7 @@ import trustme
 from gevent import ssl
 
 import greenws
-from greenws import refusals
+from greenws import refusals, surroundings
 from greenws.hub.transport import Transport
 
 from .support.examples import load_profile
@@ -23,6 +23,7 @@ from .support.limits import limit
 from .support.wire import Peer
 
 load_profile()
+surroundings._told.add("psycopg2")  # which tests of databases import into this process
 
 
 def pytest_collection_finish() -> None:

@@ -34,8 +34,9 @@ class Text(NamedTuple):
 
 def find_texts() -> Iterator[Text]:
     for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(ROOT)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+            place = f"{name}:{getattr(node, 'lineno', 0)}"
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
                 kind = _name(node.exc.func)
                 if kind in SELF_EXPLAINING:

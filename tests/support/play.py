@@ -2,15 +2,17 @@
 
 Each client hears every message once, those of one process in the order in which that sent them, and
 all of them since it came first, unless it is told of a gap in front of what is missing. When all is
-quiet again, all processes agree who is in the room, and each member was told who is there.
+quiet again, all processes agree who is in the room, and each member was told who is there. Who
+waits until the log has a message is told that it has.
 
 Whoever judges looks only at what the clients have read, and at what was sent. Of a process that is
-killed, what nobody ever heard may be lost with it.
+killed, what nobody ever heard may be lost with it, unless its sender was told that the log has it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import string
 import time
@@ -27,6 +29,7 @@ from gevent.pool import Pool
 from gevent.server import StreamServer
 
 from greenws import ConnectionClosed
+from greenws.brokers import BrokerUnavailable
 
 from .limits import limit, wait_until
 from .redis_workers import Worker
@@ -139,8 +142,10 @@ class Play:
         self.begin = time.monotonic()
         self.is_over = Event()  # everybody stays where they are, or goes somewhere to stay
         self.sent: dict[str, list[float]] = {name: [] for name in workers}  # and when
+        self.confirmed: dict[str, int] = {}  # how many messages of a process are surely in the log
         self.diary: list[tuple[float, str]] = []
         self.clients = [Traveller(self, f"client {number}") for number in range(clients)]
+        self.waiting: list[tuple[str, gevent.Greenlet[..., None]]] = []  # until the log has it
         self.greenlets: list[gevent.Greenlet[..., None]] = [
             *(gevent.spawn(self._send_some, number) for number in range(SENDERS)),
             *(gevent.spawn(self._trouble, name) for name in lines),
@@ -153,15 +158,32 @@ class Play:
     def random(self, who: str) -> Random:
         return Random(f"{self.seed} {who}")
 
-    def send(self, where: str) -> None:
+    def send(self, where: str, wait: bool = False) -> None:
         number = len(self.sent[where])
         self.sent[where].append(self.now)
-        self.workers[where].send(f"{where}{number}", room=self.room)
+        self.workers[where].send(f"{where}{number}", room=self.room, wait=wait)
+        if wait:  # and so is what it sent before
+            self.confirmed[where] = max(self.confirmed.get(where, 0), number + 1)
+
+    def _send_and_wait(self, where: str) -> None:
+        if where not in self.workers:
+            return
+        try:
+            self.send(where, wait=True)
+        except BrokerUnavailable:
+            if where not in self.dead:
+                raise
 
     def _send_some(self, number: int) -> None:
         random = self.random(f"sender {number}")
-        while not self.is_over.is_set():
-            self.send(random.choice(list(self.workers)))
+        for number in itertools.count():
+            if self.is_over.is_set():
+                return
+            where = random.choice(list(self.workers))
+            if number % 10:
+                self.send(where)
+            else:
+                self.waiting.append((where, gevent.spawn(self._send_and_wait, where)))
             gevent.sleep(random.uniform(0, 0.03))
 
     def _trouble(self, name: str) -> None:
@@ -206,6 +228,8 @@ class Play:
         faults: dict[Traveller | None, list[str]] = defaultdict(list)
         if not happens(lambda: all(each.is_idle for each in self.workers.values())):
             faults[None].append("not all processes have found Redis again")
+        if found := self._wrongly_waiting():
+            faults[None] += found
         for client in self.clients:
             if not happens(lambda client=client: client.stays):
                 faults[client].append("it is not in the room again")
@@ -223,6 +247,14 @@ class Play:
         if wrong := wrong or self._wrong_members():
             faults[None] += wrong
         return faults
+
+    def _wrongly_waiting(self) -> list[str]:
+        """Sends that have failed, or that still wait for a log which has all messages."""
+        waiting = [each for where, each in self.waiting if where not in self.dead]
+        if happens(lambda: all(each.ready() for each in waiting)):
+            failed = [each for each in waiting if not each.successful()]
+            return [f"a send that waited: {each.exception!r}" for each in failed]
+        return ["a send waits in vain"]
 
     def _wrong_members(self) -> list[str]:
         there: dict[str, dict[str, Any]] = {}
@@ -255,7 +287,7 @@ class Play:
         return faults
 
     def end(self) -> None:
-        gevent.killall(self.greenlets)
+        gevent.killall([*self.greenlets, *(each for _, each in self.waiting)])
         for client in self.clients:
             client.end()
 
@@ -264,7 +296,8 @@ class Play:
         if name not in self.dead:
             return len(self.sent[name])
         labels = (label for client in self.clients for label in client.heard)
-        return max((int(each[1:]) + 1 for each in labels if each.startswith(name)), default=0)
+        heard = max((int(each[1:]) + 1 for each in labels if each.startswith(name)), default=0)
+        return max(heard, self.confirmed.get(name, 0))
 
     @property
     def summary(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import signal
 import socket
@@ -164,11 +165,13 @@ def threads(pid: int) -> int:
 
 
 def free_port() -> int:
-    """A port for programs that cannot tell which one they were given."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port for programs that cannot tell which one they were given: none that the kernel gives
+    to somebody else meanwhile, as those that it chooses itself."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def environ_without_coverage() -> dict[str, str]:

@@ -84,18 +84,34 @@ class RedisCluster:
                         return next(node for node in self.nodes if node.port == port)
         raise AssertionError("nobody has it")
 
+    def owners(self, room: str) -> list[int]:
+        """The port of the master that has a room, as each node knows it."""
+        slot = self.slot(room)
+        return [
+            port
+            for each in self.nodes
+            for first, last, (_, port, *_), *_ in each.call("CLUSTER", "SLOTS")
+            if first <= slot <= last
+        ]
+
+    def is_agreed(self, room: str) -> bool:
+        owners = self.owners(room)
+        return len(owners) == len(self.nodes) and len(set(owners)) == 1
+
     def slot(self, room: str) -> int:
         return int(key_slot(room.encode()))
 
-    def rooms(self) -> list[str]:
-        """A room in each of the masters."""
-        found: dict[int, str] = {}
+    def rooms(self, each: int = 1) -> list[str]:
+        """So many in each of the masters; the first three are in three of them."""
+        found: list[list[str]] = [[], [], []]
         number = 0
-        while len(found) < 3:
+        while any(len(some) < each for some in found):
             name = f"room-{number}"
-            found.setdefault(self.slot(name) * 3 // SLOTS, name)
+            some = found[self.slot(name) * 3 // SLOTS]
+            if len(some) < each:
+                some.append(name)
             number += 1
-        return [found[each] for each in range(3)]
+        return [name for names in zip(*found, strict=True) for name in names]
 
     def move(self, slot: int, source: ClusterNode, target: ClusterNode) -> None:
         """As ``redis-cli --cluster reshard`` does."""
@@ -105,8 +121,19 @@ class RedisCluster:
         self.finish_move(slot, source, target)
 
     def move_keys(self, slot: int, source: ClusterNode, target: ClusterNode) -> None:
-        while keys := source.call("CLUSTER", "GETKEYSINSLOT", slot, 100):
-            source.call("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+        """Waits while the target sees too few of the others."""
+
+        def is_done() -> bool:
+            try:
+                while keys := source.call("CLUSTER", "GETKEYSINSLOT", slot, 100):
+                    source.call("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+            except redis.ResponseError as error:
+                if "CLUSTERDOWN" not in str(error):
+                    raise
+                return False
+            return True
+
+        wait_until(is_done)
 
     def finish_move(self, slot: int, source: ClusterNode, target: ClusterNode) -> None:
         for each in (target, source):

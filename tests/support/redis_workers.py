@@ -13,7 +13,7 @@ import gevent.event
 from greenws import Rooms
 from greenws.brokers.redis import RedisBroker
 
-from .limits import wait_until
+from .limits import limit, pace, wait_until
 from .redis_server import RedisServer
 from .wire import TEXT, Peer
 
@@ -45,7 +45,7 @@ class Worker:
     """What one process would have."""
 
     def __init__(self, pair: Any, **options: Any) -> None:
-        self.broker = RedisBroker(**{"timeout": 1.0, **options})
+        self.broker = RedisBroker(**{"timeout": limit(1.0), **options})
         self.node: Any = self.broker.parts[0]
         self.rooms = Rooms(self.broker, stamp=stamp)
         self._pair = pair
@@ -55,9 +55,9 @@ class Worker:
         socket, peer = self._pair()
         return Client(self._stack.enter_context(self.rooms[room].join(socket, **options)), peer)
 
-    def send(self, *texts: str, room: str = "r") -> None:
+    def send(self, *texts: str, room: str = "r", wait: bool = False) -> None:
         for text in texts:
-            self.rooms[room].send(text)
+            self.rooms[room].send(text, wait=wait)
 
     @property
     def nodes(self) -> list[Any]:
@@ -83,8 +83,9 @@ class Worker:
         self._stack.close()
         if self.rooms.is_closed:  # it has died
             return
-        with contextlib.suppress(AssertionError):
-            wait_until(lambda: self.is_idle, 0.2)
+        with gevent.Timeout(pace(0.2), False):  # Redis may be stopped
+            while not self.is_idle:
+                gevent.sleep(0.002)
         self.rooms.close(0)
 
     def die(self) -> None:
@@ -95,15 +96,32 @@ class Worker:
 
 
 def away(server: RedisServer, *workers: Worker) -> None:
+    """Until each has noticed it, by its subscribed connection if it has one."""
     server.stop()
     for each in workers:
-        wait_until(lambda each=each: each.is_away)
+        wait_until(
+            lambda each=each: all(
+                node.process.outage.is_away
+                and not (node._streams and node.process.outage.is_readable)
+                for node in each.nodes
+            )
+        )
 
 
 def back(server: RedisServer, *workers: Worker) -> None:
     server.start()
     for each in workers:
         wait_until(lambda each=each: each.is_idle)
+
+
+def until_published_has_arrived(each: Worker) -> None:
+    """Until the process has received what was published before: one that has published has its
+    answer from Redis perhaps before another has the message."""
+    subscriber = each.node._subscriber
+    for _ in range(2):  # the first answer may be to a PING from before
+        last = subscriber._last_pong
+        subscriber._rooms_changed.set()
+        wait_until(lambda last=last: subscriber._last_pong != last)
 
 
 def keep_from_reading(each: Worker) -> Callable[[], None]:
