@@ -1,7 +1,7 @@
-"""Calls that other threads make on a socket, such as sends; its hub makes them in its own thread.
+"""Calls on a socket from other threads, such as sends; the socket's hub makes them in its thread.
 
 Calls of the same greenlet or thread are made in order. Each caller has a worker greenlet, so that a
-send that has to wait holds up only the calls of its own caller.
+send that must wait delays only the calls of the same caller.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ _sleep = get_original("time", "sleep")
 
 
 class CrossThreadCalls:
-    """The calls on one socket. Made when another thread first sends: most sockets have none."""
+    """The calls on one socket. Made at the first call of another thread: most sockets have none."""
 
     __slots__ = ("_hub", "_incoming", "_queued", "_workers")
 
     def __init__(self, hub: Hub) -> None:
         self._hub: Any = hub
         self._incoming: deque[tuple[Any, Callable[..., object], tuple[Any, ...]]] = deque()
-        # Below: used in the hub's thread only.
+        # The rest is used in the hub's thread only.
         self._workers: dict[Any, _Worker] = {}  # by caller
         self._queued = 0  # calls that the workers have not begun
 
     def hand_over(
         self, socket: WebSocket, call: Callable[..., object], args: tuple[Any, ...]
     ) -> bool:
-        """From any thread: has the hub make ``call``. False if the hub has ended.
+        """From any thread: makes the hub call ``call``. False if the hub has ended.
 
         Blocks while more than 64 calls are waiting.
         """

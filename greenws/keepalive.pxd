@@ -44,7 +44,7 @@ cdef class Pulse:
     cdef object __weakref__
 
     cdef void _take_pong(self, double latency, long long end) except *
-    @cython.locals(socket=WebSocket, is_closing=bint, due=double)
+    @cython.locals(socket=WebSocket, is_open=bint, is_closing=bint, due=double)
     cpdef double beat(self, double now) except? -1
     cdef double _end(self, double now) except? -1
     cdef double _chosen_end(self, double now) except? -1

@@ -1,10 +1,10 @@
 """Keepalive for all sockets of a hub: sends pings, ends connections whose peer does not answer,
 polls the input of sockets that no greenlet reads, and closes sessions whose time is over.
 
-A socket has no timer of its own. Its ``Pulse`` is in a bucket with others that are due at about the
-same time, and the ``Heartbeat`` of the hub has one timer, for the first bucket. A bucket is as wide
-as a sixteenth of the shortest interval. Any byte from a peer shows that it is alive, not only a
-pong: on a slow line, a pong that follows a large message arrives late.
+A socket does not have its own timer. Its ``Pulse`` is in a bucket with others that are due at about
+the same time, and the ``Heartbeat`` of the hub has one timer, for the first bucket. The width of a
+bucket is a sixteenth of the shortest interval. Any byte from a peer shows that it is alive, not
+only a pong: on a slow line, a pong that follows a large message arrives late.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _POLL_INPUT_INTERVAL = 5.0  # seconds between two polls of a socket's input
 _MORE_INPUT_INTERVAL = 0.1  # seconds, where there was more input than time
 _CLOSING_INTERVAL = 0.5  # seconds between two polls while a Close waits for the peer's
 _LIFETIME_WIDTH = 1 / 16  # seconds that a session may last longer than its lifetime
-_LIFETIME_SPREAD = 0.1  # the part of max_lifetime that may be taken off
+_LIFETIME_SPREAD = 0.1  # the part of max_lifetime that may be taken off, at random
 _TURN = 0.005  # seconds of beats, before the loop polls the kernel
 _FOREVER = float("inf")
-_random_bits = random.Random().getrandbits  # no system call, and no seed of the application's
+_random_bits = random.Random().getrandbits  # no system calls, and independent of random.seed()
 _NO_BUCKET: set[Any] = set()
 
 _logger = logging.getLogger("greenws.session")
@@ -51,7 +51,9 @@ class TimedPing(Ping):
     """A ping that tells ``pulse`` when its pong arrives."""
 
     def __init__(self, pulse: Pulse) -> None:
-        Ping.__init__(self, _random_bits(32).to_bytes(4, "big"), False)
+        # Not by Ping's constructor: that call would be half of this one.
+        self.payload = _random_bits(32).to_bytes(4, "big")
+        self.wanted = self.answered = False
         self._pulse = pulse
         self._sent = time.monotonic()
         self._end = 0
@@ -97,7 +99,7 @@ class Pulse:
         self._ping_begin = 0  # of the first ping without an answer
         self._delivered = 0  # the end of the last ping that was answered
         self._bytes_in = 0
-        # Without a lifetime, nothing is drawn.
+        # Without a lifetime, no random number is needed.
         lifetime = config.max_lifetime
         spread = 0.0 if lifetime is None else random.uniform(0, _LIFETIME_SPREAD)
         self._lifetime_end = _FOREVER if lifetime is None else now + lifetime * (1 - spread)
@@ -132,8 +134,8 @@ class Pulse:
                 self._heartbeat.add(self, next_beat)
 
     def _take_pong(self, latency: float, end: int) -> None:
-        """Takes note of a ping's answer after ``latency`` seconds. The peer has got the ping, and
-        all that was sent before its ``end``."""
+        """Notes the answer to a ping, after ``latency`` seconds. The peer has received the ping,
+        and all that was sent before its ``end``."""
         self.latency = latency
         self._delivered = end
 
@@ -143,16 +145,18 @@ class Pulse:
         socket = self._socket()
         if socket is None:
             return _FOREVER
-        if socket.is_connected and now >= self._end(now):
+        is_open = socket.is_connected
+        if is_open and now >= self._end(now):
             self._expire(socket, now)
-        if not socket.is_connected:
+            is_open = socket.is_connected
+        if not is_open:
             is_closing = socket._pursue_close(now, _CLOSING_INTERVAL)
             return now + _CLOSING_INTERVAL if is_closing else _FOREVER
         due = self._keep_alive(socket, now)
         return due if due == _FOREVER else self._bucket_time(now, due)
 
     def _end(self, now: float) -> float:
-        """When the socket is to be closed, as things are."""
+        """The time at which the socket must be closed, as known now."""
         return min(self._lifetime_end, self._chosen_end(now))
 
     def _chosen_end(self, now: float) -> float:
@@ -160,8 +164,8 @@ class Pulse:
         return _FOREVER if self._close_at is None else now + self._close_at[0] - time.time()
 
     def _bucket_time(self, now: float, when: float) -> float:
-        """The time of the bucket for what is due at ``when``: that, or up to a width earlier. The
-        end of a session never comes early."""
+        """The time of the bucket for something due at ``when``: that time, or up to a width
+        earlier. The end of a session is never early."""
         begin = when // self.width * self.width
         end = self._end(now)
         return (
@@ -185,11 +189,11 @@ class Pulse:
             self._bytes_in = transport.received
             self._deadline = _FOREVER
         elif self._delivery is not None and self._delivery.has_progressed():
-            # The ping waits behind what a slow reader takes its time for.
+            # The ping waits for earlier data, which a slow peer is still reading.
             self._deadline = now + self._timeout
         elif self._deadline < soon:
-            # While the kernel holds input that we do not receive, the peer is not to blame. TCP
-            # itself finds out if the peer is gone, because our pings need acknowledgements.
+            # While the kernel holds input that we do not receive, the pong may be in it. TCP itself
+            # finds out if the peer is gone, because our pings need acknowledgements.
             if not socket._has_unread_input():
                 self.timed_out = True
                 socket._mark_lost(
@@ -213,7 +217,7 @@ class Pulse:
         return min(self._next_ping, self._deadline, latest)
 
     def _fate(self, transport: Transport) -> str:
-        """What became of the ping that was not answered, and the option."""
+        """The end of the log text: whether the ping was acknowledged, and the option."""
         acknowledged = transport.has_acknowledged(self._ping_begin)
         if acknowledged is None:
             return " (ping_timeout)"
@@ -236,11 +240,11 @@ class Heartbeat:
         self._rest_timer: Any = None
 
     def pulses(self) -> list[Pulse]:
-        """All of them."""
+        """All pulses."""
         return [*self._due, *(pulse for bucket in self._buckets.values() for pulse in bucket)]
 
     def use_loop(self, loop: Any) -> None:
-        """Takes its timers from ``loop``: another one while ``greenws.testing`` controls time."""
+        """Makes timers with ``loop``: a special one while ``greenws.testing`` controls time."""
         if loop is not self._loop:
             self._loop = loop
             self._timer_time = -1.0
@@ -282,7 +286,7 @@ class Heartbeat:
             self._timer.start(self._on_timer)
 
     def stop(self) -> None:
-        """Forgets all pulses."""
+        """Drops all pulses."""
         if self._timer is not None:
             self._timer.close()
             self._timer = None
@@ -330,11 +334,25 @@ _heartbeats: WeakKeyDictionary[Hub, Heartbeat] = WeakKeyDictionary()
 
 
 def _after_fork() -> None:
-    """In the child. Keeps a heartbeat that an earlier hook has started there."""
+    """In the child: drops the parent's heartbeat, but keeps one that an earlier hook started."""
     for hub, heartbeat in list(_heartbeats.items()):
         if heartbeat.process != forks.process():
             del _heartbeats[hub]
-            heartbeat.stop()
+            if hub.loop is not None:  # otherwise it was destroyed, with the timers
+                heartbeat.stop()
+
+
+def drop_heartbeat(hub: Hub) -> None:
+    """Ends the connections of ``hub`` that are open, as lost: nobody could read from them. Call it
+    before the hub is destroyed."""
+    heartbeat = _heartbeats.pop(hub, None)
+    if heartbeat is None:
+        return
+    for pulse in heartbeat.pulses():
+        socket = pulse.socket
+        if socket is not None:
+            socket._end_with_hub("the hub of its thread has ended")
+    heartbeat.stop()
 
 
 if hasattr(os, "register_at_fork"):
@@ -342,7 +360,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def open_sockets() -> list[WebSocket]:
-    """The sockets of this process, a server's and clients', that are open."""
+    """The open sockets of this process, of servers and clients."""
     pulses = [pulse for heartbeat in list(_heartbeats.values()) for pulse in heartbeat.pulses()]
     sockets = [pulse.socket for pulse in pulses]
     return [socket for socket in sockets if socket is not None and socket.is_connected]

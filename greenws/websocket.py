@@ -4,7 +4,7 @@ There is no reader greenlet and no queue. A read pulls events from the connectio
 that waits for input feeds the connection. Only one greenlet at a time can wait: the *leader*.
 Others that need input (``ping()`` for its pong, ``close()`` for the peer's Close, a read while one
 of those leads) are *followers*, and one of them takes over when the leader leaves. Messages that a
-leader receives but did not wait for go to the *inbox*, which the next read takes from first.
+leader receives for another greenlet go to the *inbox*; the next read takes from it first.
 """
 
 from __future__ import annotations
@@ -59,20 +59,20 @@ _CLOSE = 8
 _PING = 9
 _PONG = 10
 _NOTHING = -1
-_STEP_BITS = 13  # bytes that count as a step where they are many, as a power of two
+_STEP_BITS = 13  # in a large message, so many bytes count as a step, as a power of two
 
 _before_wait = functions  # of before_wait()
 
 _NO_ANSWER = "the peer did not answer Close (close_timeout)"
 _MAX_FILL = 0.005  # seconds for input that no greenlet reads, before others run
 
-_FIRST_TIME = 1e9  # of close_at(): 2001, and what is below is a delay
-_LAST_TIME = 1e11  # seconds since 1970: in year 5138; as milliseconds, in 1973
+_FIRST_TIME = 1e9  # for close_at(): in 2001; smaller numbers must be delays
+_LAST_TIME = 1e11  # seconds since 1970: in year 5138; larger numbers must be milliseconds
 
 _OPCODES = {int(opcode): opcode for opcode in OpcodeType}
 _QUIET = frozenset(map(int, (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED)))
 
-# The names that these have in other libraries.
+# Names of other libraries, and what to use here.
 _INSTEAD = {
     "recv": "receive()",
     "read": "receive()",
@@ -126,9 +126,9 @@ class Message(NamedTuple):
     """What a read returns.
 
     ``data``: str from ``read_string_message()``, bytes from ``read_bytes_message()``. None if there
-    is no message (``opcode`` is INVALID: the read timed out, or the connection is closed), or if a
-    binary frame that is read as a string is not UTF-8. ``final``: False if another fragment of the
-    message follows.
+    is no message (``opcode`` is INVALID: the read timed out, or the connection is closed), or if
+    ``read_string_message()`` got a binary frame that is not UTF-8. ``final``: False if another
+    fragment of the message follows.
     """
 
     data: Any
@@ -181,8 +181,8 @@ class WebSocket:
         self.response: Any = None
         """A client's socket has the server's :class:`greenws.client.Response` to its handshake."""
         self.remote_address = remote_address
-        """Of the peer, ``(host, port)``, or what the server has for another kind of socket. Behind
-        proxies that are trusted it is the client's, with port 0."""
+        """The peer's address: ``(host, port)``, or another value for other kinds of sockets. Behind
+        trusted proxies it is the client's, with port 0."""
         self._transport = transport
         self._connection = Connection(config, client, deflate)
         self._max_inbox = _FOREVER if config.max_message_size is None else config.max_message_size
@@ -198,7 +198,7 @@ class WebSocket:
         # read state
         self._reading = False
         self._leading = False
-        self._prepared = False  # select() has called what before_wait() has registered
+        self._prepared = False  # select() has called the functions of before_wait()
         self._followers: Event | None = None
         self._inbox: deque[tuple[Any, int, bool]] | None = None
         self._inbox_size = 0
@@ -386,8 +386,8 @@ class WebSocket:
                 return event
 
     def _call_before_wait(self) -> bool:
-        """Calls what :func:`greenws.before_wait` has registered. True if there is something to look
-        at since."""
+        """Calls the functions of :func:`greenws.before_wait`. True if input may have arrived during
+        that."""
         received, state = self._transport.received, self._connection.state
         call_functions()
         return (
@@ -397,8 +397,8 @@ class WebSocket:
         )
 
     def _prepare_wait(self) -> None:
-        """What a read does before it waits, for a caller that has found nothing to read, and that
-        waits in :meth:`_receive_prepared`."""
+        """Does what a read does before it waits: for a caller that has found nothing to read, and
+        then waits in :meth:`_receive_prepared`."""
         self._begin_read()
         try:
             self._call_before_wait()
@@ -458,8 +458,8 @@ class WebSocket:
         return True
 
     def _extend_close(self) -> bool:
-        """Gives a peer that is still reading what was sent before our Close more time; False if it
-        has acknowledged nothing of that, or all of it, and not answered."""
+        """Extends the deadline for a peer that is still reading what was sent before our Close.
+        False if it has acknowledged nothing more of that, or all of it without an answer."""
         before, self._undelivered = self._undelivered, self._transport.undelivered()
         if self._close_timeout is None or not _MAX_CLOSE < self._undelivered < before:
             return False
@@ -527,12 +527,12 @@ class WebSocket:
         """Sends a complete message: text for str, binary for a bytes-like object.
 
         With permessage-deflate, it is compressed from ``deflate_threshold`` bytes on.
-        ``compress=True`` compresses it whatever its size. ``compress=False`` does not: use that for
-        a secret in the same message as text that an attacker may choose.
+        ``compress=True`` compresses a message of any size. ``compress=False`` does not compress:
+        use it for a secret in the same message as text that an attacker may choose.
 
         Blocks only while more than ``write_high_water`` bytes wait for the peer to read, or while
-        another greenlet's fragmented message is unfinished. Lets other greenlets run for a moment
-        if this one has run for 5 ms.
+        another greenlet's fragmented message is unfinished. Lets other greenlets run if this one
+        has run for 5 ms.
 
         Raises:
             ConnectionClosed: the connection is closed, or the peer has acknowledged nothing for
@@ -549,8 +549,8 @@ class WebSocket:
         self, string: str, final: bool = True, *, compress: bool | None = None
     ) -> None:
         """Sends a text message or a fragment of one: ``final=False`` begins a message, later calls
-        continue it, and ``final=True`` finishes it. ``compress`` is that of :meth:`send`, and
-        counts for the first fragment. Raises what :meth:`send` raises."""
+        continue it, and ``final=True`` finishes it. ``compress``: as in :meth:`send`; that of the
+        first fragment decides. Raises what :meth:`send` raises."""
         if not isinstance(string, str):
             raise TypeError(f"send_string_message() takes str, not {type(string).__name__}")
         self._send_data(_TEXT, string.encode(), final, False, compress)
@@ -626,15 +626,15 @@ class WebSocket:
             if not self._pump(deadline):
                 raise TimeoutError(f"no pong within {timeout} s")
 
-    def _offer(self, message: SharedMessage) -> bool:
-        """Sends a complete message if that does not block. If it returns False, use
-        :meth:`_when_ready` and try again.
+    def _offer(self, message: SharedMessage, hold: bool = False) -> bool:
+        """Sends a complete message if that does not block; with ``hold``, together with what
+        follows. If it returns False, use :meth:`_when_ready` and try again.
 
         Returns False while the outbox is not empty, while a fragmented message is unfinished, and
         in other threads than the session's. On a closed connection it returns True, and drops the
         message.
         """
-        return self._offer_now(message, False)
+        return self._offer_now(message, hold)
 
     def _offer_now(self, message: SharedMessage, hold: bool) -> bool:
         connection = self._connection
@@ -651,8 +651,8 @@ class WebSocket:
         return True
 
     def _when_ready(self, callback: Callable[[], object]) -> None:
-        """Has the session's hub call ``callback`` once, as soon as :meth:`_offer` may succeed. May
-        be called from any thread. ``callback`` must not block."""
+        """Makes the session's hub call ``callback`` once, as soon as :meth:`_offer` may succeed.
+        May be called from any thread. ``callback`` must not block."""
         if self._in_other_thread():
             self._call_in_hub(self._when_ready, callback)
             return
@@ -784,7 +784,7 @@ class WebSocket:
 
     def _poll_input(self, end: float, may_switch: bool = False) -> None:
         """Receives without blocking, so that pings are answered and a Close is noticed even if the
-        handler only sends. Takes until ``end``; the next call begins with what is left."""
+        handler only sends. Stops at the time ``end``; the next call takes the rest."""
         transport = self._transport
         self._polled_at = transport.poller.ticks
         if self._inbox_size > self._max_inbox:
@@ -799,8 +799,8 @@ class WebSocket:
 
     def _poll_unread(self) -> bool:
         """Receives what has arrived, without blocking, unless a greenlet is waiting for input.
-        Pings are answered, a Close is noticed, messages go to the inbox. True if there is more to
-        take than there was time for."""
+        Pings are answered, a Close is noticed, messages go to the inbox. True if there was not time
+        for all of it."""
         if self._leading or self._transport.closed:
             return False
         self._poll_input(time.monotonic() + _MAX_FILL)
@@ -808,8 +808,8 @@ class WebSocket:
 
     def _pursue_close(self, now: float, margin: float) -> bool:
         """While our Close waits for the peer's: receives without blocking if no greenlet reads, and
-        ends the connection ``margin`` seconds after the ``close_timeout`` of a read. False if there
-        is nothing to wait for."""
+        ends the connection ``margin`` seconds after a read would, by ``close_timeout``. False if
+        there is nothing to wait for."""
         transport = self._transport
         if transport.closed or self._is_inherited() or self._connection.state == _OPEN:
             return False
@@ -829,7 +829,7 @@ class WebSocket:
         return not self._transport.closed and self._transport.has_input()
 
     def _send_heartbeat(self, ping: Ping) -> None:
-        """Sends a ping whose pong no reader gets."""
+        """Sends a ping whose pong is not delivered to readers."""
         try:
             frame = self._connection.send_ping(ping)
         except ConnectionClosed:  # the stream has ended, but earlier messages are unread
@@ -870,8 +870,9 @@ class WebSocket:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool | None:
-        """Closes the connection: with 1000, or with 1011 if an exception leaves the block. One that
-        is to end the greenlet or the program (KeyboardInterrupt) does not wait for the peer."""
+        """Closes the connection: with 1000, or with 1011 if an exception escapes the block. For an
+        exception that ends the greenlet or the program (KeyboardInterrupt), it does not wait for
+        the peer."""
         if error is None or isinstance(error, ConnectionClosed):
             self.close()
         elif isinstance(error, Exception):
@@ -885,9 +886,9 @@ class WebSocket:
         peer's Close, and closes TCP. Idempotent.
 
         Blocks for at most ``close_timeout``. If another greenlet is reading, it gets messages until
-        the peer's Close; otherwise messages that still arrive are dropped. If the greenlet is
-        killed or times out in here, the connection is closed, with 1006 if the peer's Close is
-        missing. ``code`` 1005 sends a Close without a code.
+        the peer's Close; otherwise messages that still arrive are dropped. If the calling greenlet
+        is killed or times out during this call, the connection is closed, with 1006 if the peer's
+        Close is missing. ``code`` 1005 sends a Close without a code.
 
         Raises:
             ValueError: ``code`` may not be sent (allowed are 1000 to 1003, 1007 to 1009, 1011 to
@@ -899,7 +900,8 @@ class WebSocket:
             return
         self._connection.check_close(code, reason)
         if self._in_other_thread():
-            self._hand_over(self.start_closing, code, reason)
+            with contextlib.suppress(ConnectionClosed):
+                self._hand_over(self.start_closing, code, reason)
             return
         if self._cross_thread_calls is not None:  # what other threads have sent goes first
             self._cross_thread_calls.finish(self._close_timeout)
@@ -956,20 +958,20 @@ class WebSocket:
     def close_at(
         self, time: float | None, code: int = CloseCode.GOING_AWAY, reason: str = ""
     ) -> None:
-        """Has the socket closed with ``code`` and ``reason`` at ``time``, seconds since 1970 as
-        ``time.time()`` gives them and the ``exp`` of a JWT is; within a tenth of a second, or 5 s
-        where the clock jumps. At once if that is over. It does not block, and another call replaces
-        it: a client that renews its token moves it, None cancels it. Where ``max_lifetime`` ends
-        earlier, that counts.
+        """Closes the socket with ``code`` and ``reason`` at ``time``: seconds since 1970, as from
+        ``time.time()`` or in the ``exp`` of a JWT; at once if that time has passed. It is late by
+        at most a tenth of a second, or 5 s if the clock jumps. The call does not block. Another
+        call replaces it, for example when a client renews its token; None cancels it. If
+        ``max_lifetime`` ends earlier, that counts.
 
-        A read goes on to the peer's Close, as after :meth:`start_closing`; a peer that does not
-        answer is cut off after ``close_timeout``, whether there is a reader or not. May be called
-        from any thread. Does nothing on a closed socket.
+        A read continues until the peer's Close, as after :meth:`start_closing`. A peer that does
+        not answer is cut off after ``close_timeout``, with or without a reader. May be called from
+        any thread. Does nothing on a closed socket.
 
         Raises:
             TypeError: ``time`` is neither a number nor None.
-            ValueError: ``time`` is no time, or a delay (0 means at once), ``code`` may not be sent,
-                or ``reason`` is longer than 123 bytes in UTF-8.
+            ValueError: ``time`` is not a time, or is a delay (0 means at once), ``code`` may not be
+                sent, or ``reason`` is longer than 123 bytes in UTF-8.
         """
         if time is not None:
             _check_time(time)
@@ -1003,13 +1005,23 @@ class WebSocket:
         self._inbox_size = 0
 
     def _is_inherited(self) -> bool:
-        """Whether this process was forked from the one that has the connection. Here, then, it is
-        closed (1006)."""
+        """Whether this process was forked from the owner of the connection. The socket is closed
+        (1006) here then."""
         return self._transport.process != forks.process()
 
     def _disown(self) -> None:
         """In a forked child: closes the socket there. Whoever is using it is the parent's."""
         self._transport.disown()
+        self._drop_users()
+
+    def _end_with_hub(self, reason: str) -> None:
+        """Ends the connection as lost (1006) before its hub is destroyed."""
+        self._transport.close(reason)
+        self._wake_followers()
+        self._drop_users()
+
+    def _drop_users(self) -> None:
+        """Ends the stream, and forgets the greenlets that use it: they may never run again."""
         self._connection.feed_eof(self._transport.failure)
         self._reading = self._leading = False
         self._sender = self._followers = self._message_finished = None

@@ -23,7 +23,7 @@ from greenws import (
     WebSocket,
 )
 
-from .support.limits import limit, stays, wait_until
+from .support.limits import again_after_standstill, limit, pace, stays, wait_until
 from .support.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
 
 NOTHING = Message(None, OpcodeType.INVALID, True)
@@ -110,12 +110,13 @@ def test_an_unsolicited_pong_does_not_reach_the_reader(pair):
 # -- timeouts
 
 
+@again_after_standstill(0.2)
 def test_a_timed_out_read_brings_nothing_and_leaves_the_socket_connected(pair):
     socket, peer = pair()
     socket.read_timeout_seconds = 0.02
     began = time.monotonic()
     assert socket.read_string_message() == NOTHING
-    assert 0.015 < time.monotonic() - began < limit(1)
+    assert 0.015 < time.monotonic() - began < pace(1)
     assert socket.is_connected
     peer.send(frame(TEXT, b"late"))
     assert socket.read_string_message().data == "late"
@@ -157,6 +158,7 @@ def test_a_timeout_between_fragments_loses_nothing(pair, timeout):
     assert socket.receive() == "c"
 
 
+@again_after_standstill(0.1)
 def test_the_timeout_bounds_the_whole_read(pair):
     socket, peer = pair()
     socket.read_timeout_seconds = 0.1
@@ -169,10 +171,11 @@ def test_the_timeout_bounds_the_whole_read(pair):
     trickling = gevent.spawn(trickle)
     began = time.monotonic()
     assert socket.read_string_message() == NOTHING
-    assert time.monotonic() - began < limit(0.5)
+    assert time.monotonic() - began < pace(0.5)
     trickling.kill()
 
 
+@again_after_standstill(0.2)
 def test_a_shorter_timeout_after_a_longer_one_is_kept(pair):
     socket, peer = pair()
     with pytest.raises(TimeoutError):
@@ -184,7 +187,7 @@ def test_a_shorter_timeout_after_a_longer_one_is_kept(pair):
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         socket.receive(timeout=0.03)
-    assert time.monotonic() - began < limit(1)
+    assert time.monotonic() - began < pace(1)
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         socket.receive(timeout=0.06)
@@ -549,13 +552,16 @@ def test_a_peer_that_never_reads_is_dropped_after_write_timeout(pair):
     assert not socket.is_connected
 
 
+@again_after_standstill(0.1)
 def test_a_peer_that_reads_slowly_is_not_dropped(pair):
     socket, peer = pair(write_timeout=0.2, write_high_water=1)
     size = 3_000_000
     sender = gevent.spawn(socket.send, b"x" * size)
     got = 0
     while got < size:
-        got += len(peer.sock.recv(size // 8))
+        came = len(peer.sock.recv(size // 8))
+        assert came, "dropped"
+        got += came
         gevent.sleep(0.05)
     sender.get(timeout=limit(2))
 
@@ -619,6 +625,7 @@ def test_answers_to_a_batch_go_out_together(pair):
         assert peer.read_frame() == (True, TEXT, b"x" * 50)
 
 
+@again_after_standstill(0.1)
 def test_a_corked_message_goes_out_when_the_handler_waits_for_something_else(pair):
     socket, peer = pair()
     peer.send(frame(TEXT, b"1") + frame(TEXT, b"2"))
@@ -631,7 +638,7 @@ def test_a_corked_message_goes_out_when_the_handler_waits_for_something_else(pai
     running = gevent.spawn(handler)
     began = time.monotonic()
     assert peer.read_frame() == (True, TEXT, b"1")
-    assert time.monotonic() - began < limit(0.5)
+    assert time.monotonic() - began < pace(0.5)
     go_on.set()
     running.get()
 
@@ -666,6 +673,7 @@ def _count_sends(socket: WebSocket):
 # -- ping()
 
 
+@again_after_standstill(0.2)
 def test_ping_returns_the_round_trip(pair):
     socket, peer = pair()
 
@@ -676,10 +684,11 @@ def test_ping_returns_the_round_trip(pair):
         peer.send(frame(PONG, payload))
 
     answering = gevent.spawn(answer)
-    assert 0.015 < socket.ping(timeout=limit(2)) < limit(1)
+    assert 0.015 < socket.ping(timeout=limit(2)) < pace(1)
     answering.get()
 
 
+@again_after_standstill(0.5)
 def test_ping_keeps_messages_for_the_next_read(pair):
     socket, peer = pair()
 
@@ -689,28 +698,30 @@ def test_ping_keeps_messages_for_the_next_read(pair):
         peer.send(frame(PONG, payload))
 
     answering = gevent.spawn(answer)
-    assert socket.ping(timeout=limit(2)) < limit(2)
+    assert socket.ping(timeout=limit(2)) < pace(2)
     assert socket.receive() == "ab"
     assert socket.receive() == b"c"
     answering.get()
 
 
+@again_after_standstill(0.5)
 def test_ping_while_another_greenlet_reads(pair):
     socket, peer = pair()
     reader = gevent.spawn(lambda: [socket.receive(), socket.receive()])
     gevent.sleep(0)
-    pinging = gevent.spawn(socket.ping, 2)
+    pinging = gevent.spawn(socket.ping, limit(2))
     payload = peer.read_frame()[2]
     peer.send(frame(TEXT, b"a"))
     wait_until(lambda: socket.traffic.messages_in == 1)
     peer.send(frame(PONG, payload) + frame(TEXT, b"b"))
-    assert pinging.get() < limit(2)
+    assert pinging.get() < pace(2)
     assert reader.get() == ["a", "b"]
 
 
+@again_after_standstill(1.0)
 def test_a_reader_that_comes_while_ping_waits_gets_its_message(pair):
     socket, peer = pair()
-    pinging = gevent.spawn(socket.ping, 5)
+    pinging = gevent.spawn(socket.ping, limit())
     payload = peer.read_frame()[2]
     reader = gevent.spawn(socket.receive)
     gevent.sleep(0)
@@ -718,18 +729,19 @@ def test_a_reader_that_comes_while_ping_waits_gets_its_message(pair):
     assert reader.get(timeout=limit(2)) == "a"
     assert not pinging.ready()
     peer.send(frame(PONG, payload))
-    assert pinging.get(timeout=limit(2)) < limit()
+    assert pinging.get(timeout=limit(2)) < pace()
 
 
+@again_after_standstill(1.0)
 def test_ping_goes_on_when_the_reader_leaves(pair):
     socket, peer = pair()
     reader = gevent.spawn(socket.receive)
     gevent.sleep(0)
-    pinging = gevent.spawn(socket.ping, 5)
+    pinging = gevent.spawn(socket.ping, limit())
     payload = peer.read_frame()[2]
     reader.kill()
     peer.send(frame(PONG, payload))
-    assert pinging.get(timeout=limit(2)) < limit()
+    assert pinging.get(timeout=limit(2)) < pace()
 
 
 def test_ping_times_out(pair):
@@ -826,15 +838,17 @@ def test_close_is_idempotent(pair):
     assert socket.close_code == 1000
 
 
+@again_after_standstill(0.2)
 def test_close_waits_no_longer_than_close_timeout(pair):
     socket, peer = pair(close_timeout=0.05)
     began = time.monotonic()
     socket.close()
-    assert 0.04 < time.monotonic() - began < limit(1)
+    assert 0.04 < time.monotonic() - began < pace(1)
     assert socket.close_code == 1006
     assert peer.read_close() == (1000, b"")
 
 
+@again_after_standstill(0.02)
 def test_a_peer_that_answers_close_but_keeps_tcp_open_is_cut_off(pair):
     socket, peer = pair(close_timeout=0.05)
     peer.send(close_frame())
@@ -1134,7 +1148,7 @@ def test_the_fragments_that_a_receive_joins_are_kept_as_one(pair):
         (lambda s: s.send_string_message(b"x"), "takes str, not bytes"),
     ],
 )
-def test_a_wrong_argument_is_told_and_changes_nothing(pair, call, match):
+def test_a_wrong_argument_is_reported_and_changes_nothing(pair, call, match):
     socket, peer = pair()
     with pytest.raises(TypeError, match=match):
         call(socket)
@@ -1142,7 +1156,7 @@ def test_a_wrong_argument_is_told_and_changes_nothing(pair, call, match):
     assert peer.read_frame() == (True, TEXT, b"after")
 
 
-def test_a_wrong_read_timeout_is_told_by_the_read(pair):
+def test_a_wrong_read_timeout_is_reported_by_the_read(pair):
     socket, _ = pair()
     socket.read_timeout_seconds = "5"
     with pytest.raises(TypeError, match="not '5'"):
@@ -1152,7 +1166,7 @@ def test_a_wrong_read_timeout_is_told_by_the_read(pair):
 @pytest.mark.parametrize(
     "arguments", [("bye",), (4000, b"x"), (4000, 5), (1005, "x"), (7,), (1000.0,)]
 )
-def test_another_thread_is_told_of_a_wrong_close(pair, arguments):
+def test_a_wrong_close_raises_in_another_thread(pair, arguments):
     socket, _ = pair()
     told = []
 

@@ -3,6 +3,7 @@ import cython
 
 
 cdef dict _KEYS, _VALUES
+cdef bytes _PLAIN_TARGET, _PLAIN_HOST, _DIGITS
 
 
 cdef class RequestHead:
@@ -18,7 +19,7 @@ cdef class RequestHead:
     cdef public bint keep_alive
 
     cpdef on_header(self, bytes name, bytes value)
-    @cython.locals(name=bytes, value=bytes, path=str, query=str, key=str, text=str)
+    @cython.locals(into=dict, name=bytes, value=bytes, path=str, query=str, key=str, text=str)
     cpdef add_to(self, environ)
 
 
@@ -28,7 +29,10 @@ cpdef Py_ssize_t find_head(data, Py_ssize_t start, config) except -2
 cpdef RequestHead parse_head(bytes data, config)
 
 cdef str _environ_key(bytes name)
+@cython.locals(target=bytes)
 cdef tuple _parse_request_line(data)
+@cython.locals(name=bytes, port=bytes)
+cdef bint _is_host(bytes value) except -1
 cdef list _options(bytes value)
 cdef int _check_host(RequestHead head, bytes target, list hosts) except -1
 cdef int _check_codings(RequestHead head, list codings) except -1

@@ -1,4 +1,4 @@
-"""HTTP/1.1 responses (RFC 9112) for the client: bytes in, a status, headers and the beginning of a
+"""HTTP/1.1 responses (RFC 9112), for the client. Bytes in; a status, headers and the beginning of a
 body out. No socket.
 
 The parser is llhttp, through httptools, as for requests. The head is complete before it is parsed,
@@ -17,22 +17,22 @@ from ..exceptions import HandshakeError
 __all__ = ["MAX_BODY", "ResponseReader"]
 
 MAX_BODY = 1 << 16
-"""Bytes of a body that are kept."""
+"""Bytes of a body to keep; the rest is dropped."""
 
 _END = b"\r\n\r\n"
 _BEGIN = b"HTTP/1."
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9][0-9](?: [\t -~\x80-\xff]*)?\r\n")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _TLS_RECORDS = (b"\x15\x03", b"\x16\x03")  # an alert, a handshake
-_MAX_INTERIM = 16  # responses 1xx that may precede the final one
+_MAX_INTERIM = 16  # 1xx responses that may precede the final one
 _SHOWN = 60  # bytes
 
 
 class ResponseReader:
-    """Reads one response, final or 101 (Switching Protocols); others 1xx are skipped.
+    """Reads one response, final or 101 (Switching Protocols); other 1xx responses are skipped.
 
-    ``config`` limits its head. ``is_tunnel``: the request was CONNECT, to which a response 2xx has
-    no body (RFC 9110, section 9.3.6).
+    ``config`` limits its head. ``is_tunnel``: the request was CONNECT, so a 2xx response has no
+    body (RFC 9110, section 9.3.6).
     """
 
     def __init__(self, config: Config, is_tunnel: bool = False) -> None:
@@ -42,9 +42,9 @@ class ResponseReader:
         self.headers: list[tuple[str, str]] = []
         self.body = b""
         self.rest = b""
-        """What follows the head of a 101, or of an open tunnel."""
+        """The bytes after the head of a 101, or of an open tunnel."""
         self.is_complete = False
-        """The response is complete, or as much of its body was received as is kept."""
+        """The response is complete, or ``MAX_BODY`` bytes of its body have been received."""
         self._config = config
         self._is_tunnel = is_tunnel
         self._head = b""
@@ -53,10 +53,10 @@ class ResponseReader:
         self._parser: HttpResponseParser | None = None
 
     def feed(self, data: bytes) -> None:
-        """Takes what has arrived.
+        """Takes bytes that have arrived.
 
         Raises:
-            HandshakeError: the head is no HTTP response, or exceeds a limit.
+            HandshakeError: the head is not an HTTP response, or exceeds a limit.
         """
         while data and not self.is_complete:
             if self._parser is None:
@@ -99,11 +99,11 @@ class ResponseReader:
         rest = head[size:]
         is_interim = 100 <= self.status < 200
         if is_interim and any(name.lower() == "transfer-encoding" for name, _ in self.headers):
-            raise _malformed("A response 1xx with Transfer-Encoding.")  # RFC 9112, section 6.1
+            raise _malformed("A 1xx response has Transfer-Encoding.")  # RFC 9112, section 6.1
         if is_interim and self.status != 101:
             self._interim += 1
             if self._interim > _MAX_INTERIM:
-                raise _malformed(f"The server sent more than {_MAX_INTERIM} responses 1xx.")
+                raise _malformed(f"The server sent more than {_MAX_INTERIM} 1xx responses.")
             self.is_complete = False
             return rest
         self._parser = parser
@@ -113,7 +113,7 @@ class ResponseReader:
         return rest
 
     def _parse(self, head: bytes) -> HttpResponseParser:
-        if not _STATUS_LINE.match(head) or _CONTROL.search(head):  # llhttp takes some of these
+        if not _STATUS_LINE.match(head) or _CONTROL.search(head):  # llhttp accepts some of these
             raise _malformed("Invalid status line, or control character, in the response.")
         self.headers = []
         self._has_headers = False
@@ -123,7 +123,7 @@ class ResponseReader:
         except HttpParserUpgrade:
             pass
         except HttpParserError as error:
-            if not self._has_headers:  # a 101 without Upgrade is an error too, behind its headers
+            if not self._has_headers:  # a 101 without Upgrade raises too, but after its headers
                 raise _malformed(f"The response is malformed: {error}.") from None
         most = self._config.max_headers
         if most is not None and len(self.headers) > most:
@@ -135,21 +135,21 @@ class ResponseReader:
     def _feed_body(self, parser: HttpResponseParser, data: bytes) -> bytes:
         try:
             parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade):  # what is known of the body is enough
+        except (HttpParserError, HttpParserUpgrade):  # the part of the body so far is enough
             self.is_complete = True
         return b""
 
-    # What the parser calls.
+    # -- called by the parser
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._has_headers:  # otherwise a trailer, or of a response that follows
+        if not self._has_headers:  # otherwise it is a trailer, or of the next response
             self.headers.append((name.decode("ascii"), value.strip(b" \t").decode("latin-1")))
 
     def on_headers_complete(self) -> None:
         self._has_headers = True
 
     def on_body(self, data: bytes) -> None:
-        if self.is_complete:  # of a response that follows
+        if self.is_complete:  # it belongs to the next response
             return
         self.body += data[: MAX_BODY - len(self.body)]
         if len(self.body) == MAX_BODY:

@@ -3,8 +3,8 @@
 ``HttpStream`` replaces pywsgi's buffered file, and ``RequestBody`` is ``wsgi.input``. They rely on
 these properties of pywsgi's ``Input``: it reads through ``rfile.read`` and ``rfile.readline``, or
 through ``_chunked_read``; ``_discard`` is called after each response, ``_send_100_continue`` before
-the first read; and ``_InvalidClientInput`` is logged in one line, and answered with 400. It is a
-``BadRequest`` here, so that a framework whose view reads the body answers 400, too.
+the first read; and ``_InvalidClientInput`` is logged in one line, and answered with 400. Here that
+error is also a ``BadRequest``, so that a framework whose view reads the body answers 400 too.
 """
 
 from __future__ import annotations
@@ -35,21 +35,23 @@ _InvalidClientInput = _pywsgi._InvalidClientInput
 _RECEIVE_SIZE = 16384  # bytes; more than nearly every head has
 _MAX_CHUNK_LINE = 1024  # bytes; a chunk size and its extensions, which are ignored
 _LINGER_TIMEOUT = 2.0  # seconds
-_DISCARD_SIZE = 1 << 16  # bytes of a body that the application left unread; a longer rest, or one
-_DISCARD_TIMEOUT = 2.0  # seconds late, ends the connection
+# The part of a body that the application left unread is read up to these limits; beyond them, the
+# connection ends.
+_DISCARD_SIZE = 1 << 16  # bytes
+_DISCARD_TIMEOUT = 2.0  # seconds
 
 
 class _InvalidBody(_pywsgi._InvalidClientInput, BadRequest):  # type: ignore[misc]
     """The client sent a malformed body, not all of it, or not in time."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(reason)  # of OSError, which does not call that of HTTPException
+        super().__init__(reason)  # that of OSError, which does not call HTTPException's
         self.description = reason
         self.response = None
 
 
 class _Raw:
-    """What a buffered reader has for ``raw``: programs get the socket from its ``_sock``."""
+    """Stands for the ``raw`` of a buffered reader; programs take the socket from its ``_sock``."""
 
     __slots__ = ("_stream",)
 
@@ -67,7 +69,7 @@ class _Raw:
 class HttpStream:
     """Reads requests from ``sock``, a gevent socket, through a buffer.
 
-    ``data``: what was read from the socket before.
+    ``data``: bytes that were read from the socket before.
     """
 
     __slots__ = (
@@ -87,14 +89,14 @@ class HttpStream:
         self.is_taken = False
         self._sock = sock
         self._buffer = data
-        self._waited = 0.0  # seconds, for the body of the request at hand
-        self._body_bytes = 0  # that were received meanwhile
-        self._body_limit = inf  # seconds that may be waited in all
+        self._waited = 0.0  # seconds, for the body of the current request
+        self._body_bytes = 0  # received for that body
+        self._body_limit = inf  # seconds that the wait for it may take in all
 
     @property
     def raw(self) -> _Raw:
-        """For programs that speak WebSocket themselves, such as simple-websocket. ``is_taken``: one
-        has got the socket."""
+        """For programs that speak WebSocket themselves, such as simple-websocket. ``is_taken``:
+        such a program has taken the socket."""
         return _Raw(self)
 
     def wait_for_request(self, deadline: float | None) -> bool:
@@ -120,7 +122,7 @@ class HttpStream:
             RequestError: the head is invalid, or (408) not complete in time.
             OSError: the connection is lost.
         """
-        end_turn_if_due(is_slow=True)  # the request before it may have been
+        end_turn_if_due(is_slow=True)  # the previous request may have been slow
         config = self.config
         data: bytes | bytearray = self._buffer.removeprefix(b"\r\n")  # RFC 9112, section 2.2
         seen = 0
@@ -156,7 +158,7 @@ class HttpStream:
         return parse_head(bytes(data[:size]), config)
 
     def _receive(self, deadline: float | None) -> bytes:
-        """Receives once, and blocks until ``deadline`` for that; empty at the end of the stream."""
+        """Receives once, and blocks for that until ``deadline``; empty at the end of the stream."""
         sock = self._sock
         if type(sock) is OwnedSocket:
             there = sock.receive(_RECEIVE_SIZE, inf if deadline is None else deadline)
@@ -177,7 +179,7 @@ class HttpStream:
         return data
 
     def begin_body(self) -> None:
-        """What is read from here on is the body of a request."""
+        """Called before the body of a request is read."""
         self._waited = 0.0
         self._body_bytes = 0
         self._body_limit = inf
@@ -191,9 +193,9 @@ class HttpStream:
         end_turn_if_due()
         config = self.config
         timeout = inf if config.body_timeout is None else config.body_timeout
-        reason = f"no more of the body within {timeout:g} s (body_timeout)"
+        reason = f"no data of the body within {timeout:g} s (body_timeout)"
         if config.min_body_rate is not None and timeout != inf:
-            # Only the time that was spent waiting counts, and not what the application does.
+            # Only the time spent waiting counts, not that which the application takes.
             left = timeout + self._body_bytes / config.min_body_rate - self._waited
             if left < timeout:
                 timeout = max(0.0, left)
@@ -244,7 +246,7 @@ class HttpStream:
         return self._buffer
 
     def read_ahead(self, limit: int) -> bool | None:
-        """Takes what has arrived into the buffer, without blocking; False at the end of the
+        """Receives what has arrived into the buffer, without blocking; False at the end of the
         stream, None if the buffer holds more than ``limit`` bytes.
 
         Raises:
@@ -283,7 +285,7 @@ class HttpStream:
         transport.finish(time.monotonic() + _LINGER_TIMEOUT)
 
     def stop_watching(self) -> None:
-        """Leaves the socket's input to whoever reads it from here on."""
+        """Leaves the socket's input to another reader."""
         if type(self._sock) is OwnedSocket:
             self._sock.stop_watching()
 
@@ -306,7 +308,7 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
 
     @property
     def raw(self) -> _Raw:
-        """:attr:`HttpStream.raw`, also for programs that look for it here and not in ``rfile``."""
+        """:attr:`HttpStream.raw`, for programs that look for it in ``wsgi.input``."""
         return self._stream.raw
 
     @property
@@ -318,7 +320,7 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
 
     @property
     def is_read(self) -> bool:
-        """Whether nothing of the body is left to be received."""
+        """Whether all of the body has been received."""
         if self.chunked_input:
             return self.chunk_length == 0
         return not self.content_length or self.position >= self.content_length
@@ -332,7 +334,7 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
         self._chunked_input_error = True
 
     def _discard(self) -> None:
-        """Reads what the application left of the body, if it is little and comes soon; otherwise
+        """Reads what the application left of the body, if it is short and arrives soon; otherwise
         the connection ends."""
         if not (self.chunked_input or self.content_length) or self.ends_the_connection:
             return
@@ -347,8 +349,8 @@ class RequestBody(_pywsgi.Input):  # type: ignore[misc]
             self.drop()
 
     def _send_100_continue(self) -> None:
-        """Blocks for at most ``write_timeout``: a client that pipelines requests and reads nothing
-        takes no 100 response either."""
+        """Blocks for at most ``write_timeout``, since a client that pipelines requests and reads
+        nothing does not read a 100 response either."""
         sock = self.socket
         if sock is None or not self.send_100_continue_enabled:
             return

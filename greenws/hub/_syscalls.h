@@ -13,6 +13,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdint.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -192,6 +193,18 @@ greenws_accept(int listener)
         if (how == -2)
             return NULL;
     }
+}
+
+static inline long long
+greenws_unacknowledged(int fd)
+{
+#ifdef __linux__
+    int size;
+    return ioctl(fd, TIOCOUTQ, &size) == 0 ? size : -1;
+#else
+    (void)fd;
+    return -1;
+#endif
 }
 
 #ifdef __linux__

@@ -242,14 +242,14 @@ greenws_tls_load(void)
     return found < 0 ? -1 : 0;
 }
 
-static int
+static inline int
 greenws_tls_available(void)
 {
     return greenws_tls_load() < 0 ? -1 : greenws_bio_method != NULL;
 }
 
 /* -1 is an error: no address is that. */
-static size_t
+static inline size_t
 greenws_tls_attach(PyObject *object)
 {
     if (greenws_tls_load() < 0)
@@ -274,7 +274,7 @@ greenws_tls_attach(PyObject *object)
     return (size_t)ssl;
 }
 
-static void
+static inline void
 greenws_tls_detach(size_t ssl, int fd)
 {
     greenws_ssl.SSL_set_fd((SSL *)ssl, fd);
@@ -308,7 +308,7 @@ greenws_tls_reason(void)
 }
 
 /* Decrypts the first `size` bytes of `sealed` into `buffer`. */
-static Py_ssize_t
+static inline Py_ssize_t
 greenws_tls_open(size_t handle, PyObject *sealed, Py_ssize_t size, PyObject *buffer, PyObject *out,
                  PyObject *state)
 {
@@ -358,7 +358,7 @@ greenws_tls_replies(void)
 }
 
 /* Encrypts the first `size` bytes of `data` into `out`. */
-static Py_ssize_t
+static inline Py_ssize_t
 greenws_tls_seal(size_t handle, PyObject *data, Py_ssize_t size, PyObject *out)
 {
     SSL *ssl = (SSL *)handle;
@@ -394,7 +394,7 @@ greenws_tls_seal(size_t handle, PyObject *data, Py_ssize_t size, PyObject *out)
 }
 
 /* Makes the close_notify. */
-static Py_ssize_t
+static inline Py_ssize_t
 greenws_tls_end(size_t handle, PyObject *out)
 {
     greenws_memory_begin(out);

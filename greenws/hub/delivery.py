@@ -1,9 +1,9 @@
-"""What the peer's TCP has acknowledged, as far as the kernel tells: on Linux.
+"""What the peer's TCP has acknowledged, if the kernel reports it (Linux does).
 
 An acknowledgement shows that the peer's application reads, however slowly: once its receive buffer
 is full, its TCP accepts no more. (It still answers our kernel's window probes, but acknowledges no
-bytes by that.) It does not show that the application lives: what fits into its receive buffer is
-acknowledged for a stopped process, too.
+bytes by that.) It does not show that the application is running: what fits into its receive buffer
+is acknowledged for a stopped process too.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if sys.platform.startswith("linux"):
 __all__ = ["Delivery", "unacknowledged"]
 
 _IS_LINUX = sys.platform.startswith("linux")
-_INFO_SIZE = 128  # bytes of the kernel's struct tcp_info, up to and with tcpi_bytes_acked
-_BYTES_ACKED = 120  # its place there
+_INFO_SIZE = 128  # bytes of the kernel's struct tcp_info, up to tcpi_bytes_acked included
+_BYTES_ACKED = 120  # the offset of that field
 
 
 def unacknowledged(fileno: int) -> int:
-    """Bytes in the kernel that the peer has not acknowledged (SIOCOUTQ), for TCP; for a Unix socket
-    about what it has not read. -1 if that is unknown."""
+    """Bytes in the kernel that the peer has not acknowledged (SIOCOUTQ); for a Unix socket,
+    approximately those that it has not read. -1 if that is unknown."""
     if not _IS_LINUX:
         return -1
     try:

@@ -1,9 +1,8 @@
-"""Which process this is. Every object that a forked child must not use remembers its own, and
-compares them before it asks the kernel for anything.
+"""The number of this process. Every object that a forked child must not use stores it, and compares
+it with the current one before each system call.
 
-A hook of ``os.register_at_fork`` alone comes too late: the hooks of others may run before it, and
-may run the hub. The compiled modules get these as C from ``_forks.h``, where the number is a
-variable that ``fork()`` itself sets.
+A hook of ``os.register_at_fork`` would come too late: other hooks may run before it, and may run
+the hub. Compiled modules use C from ``_forks.h``, where ``fork()`` itself sets the number.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ __all__ = ["load", "process"]
 
 
 def load() -> None:
-    """Has the number kept up to date, where that is needed."""
+    """Makes ``fork()`` update the number, in the C form."""
 
 
 def process() -> int:
-    """The number of the process that runs."""
+    """The number of the current process."""
     return os.getpid()

@@ -1,10 +1,9 @@
 """Parks the threads of other hubs when the interpreter exits.
 
 Before 3.14, CPython ends a daemon thread that asks for the GIL while the interpreter is finalized,
-by unwinding its stack. On the stack of a hub that runs greenlet's C++ destructors, on memory that
-belongs to other greenlets by then and without the GIL: the process crashes, with SIGSEGV in place
-of its exit code. So each such thread waits for ever instead, without the GIL, from before that, as
-all threads do from 3.14 on.
+by unwinding its stack. On the stack of a hub, that runs greenlet's C++ destructors without the GIL,
+on memory that belongs to other greenlets by then: the process crashes with SIGSEGV. So before that,
+each such thread is made to wait for ever without the GIL, as all threads do from 3.14 on.
 """
 
 from __future__ import annotations
@@ -44,10 +43,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def park(hubs: Iterable[Hub]) -> None:
-    """Has the threads of ``hubs``, but for this one, wait for ever. Blocks until they do, for at
-    most a second; threads that do not get to their hub in 50 ms are left alone."""
+    """Makes the threads of ``hubs``, except this one, wait for ever. Blocks until they do, for at
+    most a second; threads that do not reach their hub in 50 ms are left alone."""
     running: set[int] = set()
-    locks: dict[int, Any] = {}  # for each thread that is parked, the one it waits for
+    locks: dict[int, Any] = {}  # the lock that each parked thread waits for
     here = switching.thread_id()
     for hub in hubs:
         loop: Any = hub.loop
@@ -61,7 +60,7 @@ def park(hubs: Iterable[Hub]) -> None:
             # longer counted holds the GIL until it waits.
             loop.run_callback_threadsafe(running.discard, hub.thread_ident)
             loop.run_callback_threadsafe(lock.acquire)
-        except (AttributeError, ValueError):  # it was destroyed meanwhile
+        except (AttributeError, ValueError):  # it has been destroyed
             running.discard(hub.thread_ident)
         else:
             locks[hub.thread_ident] = lock
@@ -83,8 +82,8 @@ def park(hubs: Iterable[Hub]) -> None:
 
 
 def prepare() -> None:
-    """Called in each thread whose hub may be parked. CPython 3.12 starts no threads at exit, so
-    there the one that :func:`park` may need is started now."""
+    """Called in each thread whose hub may be parked. CPython 3.12 cannot start threads at exit, so
+    there the thread that :func:`park` may need is started now."""
     main = threading.main_thread().ident
     if sys.version_info[:2] == (3, 12) and not _job and switching.thread_id() != main:
         lock = _allocate_lock()
@@ -99,19 +98,19 @@ def _release_awaited_later() -> None:
 
 
 def _release_awaited(exiting: int, locks: dict[int, Any]) -> None:
-    """Has the threads go on that the one which exits waits for: in a function that was registered
-    with atexit before this module was imported, and so is called after it."""
+    """Releases parked threads that the exiting thread waits for, in a function that was registered
+    with atexit before this module was imported, and so runs after ours."""
     before: set[int] = set()
     while locks:
         _sleep(_LOOK_INTERVAL)
         now = _awaited(sys._current_frames().get(exiting), set(locks))
-        for thread in now & before:  # twice, as it may wait for a moment only
+        for thread in now & before:  # twice, since one look may catch a short wait
             locks.pop(thread).release()
         before = now
 
 
 def _awaited(frame: FrameType | None, parked: set[int]) -> set[int]:
-    """Those of ``parked`` that a thread which runs ``frame`` may wait for without end."""
+    """The threads among ``parked`` that a thread at ``frame`` may wait for without a timeout."""
     timeout = -1 if frame is None else frame.f_locals.get("timeout")
     while frame is not None and frame.f_code.co_filename == threading.__file__:
         if frame.f_code is threading.Thread.join.__code__:
@@ -123,7 +122,7 @@ def _awaited(frame: FrameType | None, parked: set[int]) -> set[int]:
 
 
 def _is_in_hub(frame: FrameType) -> bool:
-    """Whether a thread that runs ``frame`` is in its hub's greenlet."""
+    """Whether a thread at ``frame`` is in its hub's greenlet."""
     while frame.f_back is not None:
         frame = frame.f_back
     return frame.f_code is Hub.run.__code__

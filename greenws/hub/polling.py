@@ -4,9 +4,9 @@ The sockets of a hub are registered with an epoll instance of ours, and the hub'
 one descriptor. When that becomes readable, the hub takes a batch of events and switches to the
 greenlet of the first. When that greenlet waits again, it switches straight to the next one of the
 batch, and the last one switches back to the hub. So a message costs one switch and no callback of
-the loop. A batch that takes longer than a turn goes on after another poll of the kernel. Events are
-edge-triggered: an event that comes while no greenlet waits is remembered, and a stale event costs
-no more than a read that would block.
+the loop. A batch that takes longer than a turn continues after another poll of the kernel. Events
+are edge-triggered: an event that arrives while no greenlet waits is remembered, and a stale event
+costs only a read that would block.
 
 A socket that has been the only one for a while (a client's, mostly) is watched by the loop itself,
 which saves a system call for each message. It stays registered with our epoll, so that no event is
@@ -44,12 +44,13 @@ __all__ = [
     "Waiter",
     "WatcherPoller",
     "begin_session",
+    "begin_visit",
     "current_process",
     "drop_poller",
     "poller_of",
 ]
 
-# What woke a waiting greenlet; subclasses of Waiter may define more causes.
+# The causes that wake a waiting greenlet; subclasses of Waiter may define more.
 # (Names with an underscore are C numbers in the compiled form.)
 ASLEEP = _ASLEEP = 0
 READABLE = _READABLE = 1
@@ -85,7 +86,7 @@ class ReceiveBuffer:
         self.borrower: Any = None  # its keep() copies what it still needs
 
     def reclaim(self) -> None:
-        """Has the borrower copy what it has not consumed, so that ``data`` can be overwritten."""
+        """Makes the borrower copy what it has not consumed, so that ``data`` can be overwritten."""
         if self.borrower is not None:
             self.borrower.keep()
             self.borrower = None
@@ -95,7 +96,7 @@ class Cork:
     """The memory in which the sockets of a hub write small frames, so that several frames leave in
     one system call.
 
-    Invariant: the first ``size`` bytes of ``data`` are to be sent on ``owner``, a socket of the
+    Invariant: the first ``size`` bytes of ``data`` wait to be sent on ``owner``, a socket of the
     hub; without an owner, ``size`` is 0. Call :meth:`flush` before another socket becomes owner.
     """
 
@@ -113,7 +114,7 @@ class Cork:
             owner.flush()
 
     def flush_soon(self) -> None:
-        """Has the hub flush the cork as soon as it gets control."""
+        """Makes the hub flush the cork as soon as it gets control."""
         if not self.flushed_by_batch and self.owner is not None:
             self.owner.hub.loop.run_callback(self._on_control)
 
@@ -132,8 +133,8 @@ class TlsMemory:
 
 
 class Poller:
-    """What the sockets of a hub share. It must not reference the hub, which would then never be
-    freed."""
+    """The objects that the sockets of a hub share. It must not refer to the hub, which would never
+    be freed then."""
 
     def __init__(self, turns: Turns | None = None) -> None:
         self.process = forks.process()
@@ -169,8 +170,8 @@ class Poller:
         """Frees what belongs to the poller. No socket may be left."""
 
     def disown(self) -> None:
-        """In a forked child: stops all that the loop would run of this poller. Changes nothing in
-        the kernel that the parent shares."""
+        """In a forked child: stops the poller's watchers. Changes nothing in the kernel that the
+        parent shares."""
         if self._ticker is not None:
             Poller._close(self)
         self.cork.owner = None
@@ -204,7 +205,7 @@ class EpollPoller(Poller):
         self._events = syscalls.new_events(_BATCH)
         self._count = 0
         self._next_event = 0
-        # what is left of it when the turn is over
+        # the rest of the batch, when a turn is over
         self._rest_count = 0
         self._rest = 0
         self._rest_timer: Any = None
@@ -231,8 +232,8 @@ class EpollPoller(Poller):
         self._stop_lone()
         if self._waiters[waiter.fileno] is waiter:  # the descriptor may be another socket's by now
             self._waiters[waiter.fileno] = None
-        # The kernel forgets a descriptor that is closed. Where another process still has the
-        # socket, its events are stale: they find no waiter, or cost one a read.
+        # The kernel drops a descriptor that is closed. If another process still has the socket, its
+        # events are stale: they find no waiter, or cost one a read.
         if not closing:
             self._epoll.unregister(waiter.fileno)
         Poller.remove(self, waiter, closing)
@@ -338,7 +339,7 @@ class EpollPoller(Poller):
             self._start_lone()
 
     def _start_lone(self) -> None:
-        """Has the loop watch the only socket itself, instead of our epoll."""
+        """Makes the loop watch the only socket itself, instead of our epoll."""
         waiter = self._waiters[syscalls.event_fd(self._events, 0)]
         if self.lone is None and waiter is not None:
             self.lone = waiter
@@ -361,7 +362,7 @@ class EpollPoller(Poller):
             return
         waiter = self.lone
         if waiter is None or waiter.greenlet is None or waiter.woken_by != _ASLEEP:
-            self._stop_lone()  # it would be readable again and again
+            self._stop_lone()  # otherwise the loop would report it again and again
             return
         waiter.woken_by = _READABLE
         self.cork.flushed_by_batch = True
@@ -373,7 +374,7 @@ class EpollPoller(Poller):
             self.turns.leave()
 
     def _keep_rest(self) -> None:
-        """Has the hub run the rest of the batch after the next poll."""
+        """Makes the hub run the rest of the batch after the next poll."""
         if self._watcher is None:  # every socket is closed
             self._count = self._next_event = 0
             return
@@ -387,7 +388,7 @@ class EpollPoller(Poller):
         hub: Any = switching.current()
         try:
             switching.switch(greenlet)
-        except GreenletExit:  # the hub itself was told to exit
+        except GreenletExit:  # the hub itself must exit
             raise
         except BaseException as error:  # a raw greenlet, whose parent is the hub, has failed
             hub.handle_error(greenlet, type(error), error, error.__traceback__)
@@ -492,7 +493,7 @@ class Waiter:
             switching.switch(self.greenlet)
 
     def wake_soon(self) -> None:
-        """Has the hub run the waiting greenlet, as if the socket were readable."""
+        """Makes the hub run the waiting greenlet, as if the socket were readable."""
         self.hub.loop.run_callback(self._on_turn)
 
     def _on_turn(self) -> None:
@@ -509,8 +510,8 @@ class Waiter:
             self.wake(_READABLE)
 
     def unwatch(self, closing: bool = False) -> None:
-        """Stops watching the socket. Call it before the descriptor is closed; ``closing``: that
-        follows at once."""
+        """Stops watching the socket. Call it before the descriptor is closed. ``closing``: whether
+        that follows at once."""
         if self.watched:
             self.watched = False
             if self.process == forks.process():
@@ -532,17 +533,17 @@ _pollers: WeakKeyDictionary[Hub, Poller] = WeakKeyDictionary()
 
 
 def _before_fork() -> None:
-    """In the parent. Has libev make its own epoll instance anew before it polls the next time, in
-    both processes. Otherwise the child would change the parent's, if a hook before ours ran the hub
-    there: libev looks for a fork only when it begins an iteration, and may be in the middle of one.
-    """
+    """In the parent: makes libev replace its epoll instance before its next poll, in both
+    processes. Otherwise the child would change the parent's instance if an earlier hook ran the hub
+    there: libev looks for a fork only at the start of an iteration, and may be in the middle of
+    one."""
     hub = get_hub_if_exists()
     if hub is not None and type(hub.loop).__module__.startswith("gevent.libev"):
         hub.loop.reinit()
 
 
 def _after_fork() -> None:
-    """In the child. Keeps a poller that an earlier hook has made there."""
+    """In the child: drops the parent's poller, but keeps one that an earlier hook made here."""
     hub = get_hub_if_exists()
     if hub is not None:
         hub.loop.reinit()
@@ -562,23 +563,31 @@ if hasattr(os, "register_at_fork"):
 
 
 def begin_session(greenlet: Any) -> Any:
-    """What ``greenlet`` runs: ``_admit`` of its first argument, a server. For a property, which a
-    greenlet that begins reads before any Python runs in it: in time to give it a smaller stack of
+    """Returns what ``greenlet`` runs: ``_admit`` of its first argument, a server. A new greenlet
+    reads this as a property before any Python runs in it, in time to give it a smaller stack of
     frames."""
-    if not greenlet.args:  # its constructor asks whether this can be called
+    # Its constructor asks whether this can be called; without C modules, before it sets ``args``.
+    if not getattr(greenlet, "args", None):
         return begin_session
     switching.use_small_chunk()
     return type(greenlet.args[0])._admit
 
 
+def begin_visit(greenlet: Any) -> Any:
+    """:func:`begin_session` for ``_visit``."""
+    if not getattr(greenlet, "args", None):
+        return begin_visit
+    switching.use_small_chunk()
+    return type(greenlet.args[0])._visit
+
+
 def current_process() -> int:
-    """The number of the process that runs; ``forks.process()`` for modules that are never
-    compiled."""
+    """``forks.process()``, for modules that are never compiled."""
     return forks.process()
 
 
 def poller_of(hub: Hub) -> Poller:
-    """The poller of ``hub``; made when first needed."""
+    """The poller of ``hub``, made at first use."""
     # The attribute saves a look-up in Python code.
     poller: Poller | None = getattr(hub, _ATTRIBUTE, None)
     if poller is not None and poller.process != forks.process():

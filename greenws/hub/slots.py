@@ -1,7 +1,7 @@
 """Lists of waiters by descriptor.
 
-Compiled modules use the C functions of ``_slots.h`` instead, which trust the list to hold nothing
-but waiters and None: a look at the type of each would cost more than the rest.
+Compiled modules use the C functions of ``_slots.h`` instead, which assume that the list holds only
+waiters and None: checking each type would cost more than the rest.
 """
 
 from __future__ import annotations

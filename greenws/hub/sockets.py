@@ -1,7 +1,7 @@
-"""gevent's sockets, plain and TLS, with an owner: the process that made them.
+"""gevent's sockets, plain and TLS, that belong to the process that made them.
 
-A forked child shares the connections of its parent. There, a call on one of these sockets raises
-ConnectionAbortedError, and a greenlet that was waiting for one does not wake: it is the parent's.
+A forked child shares the connections of its parent. In the child, a call on one of these sockets
+raises ConnectionAbortedError, and a greenlet that was waiting for one does not wake.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _DEADLINE = READABLE + 1  # another cause to wake a waiter
 
 
 def is_inherited(sock: Any) -> bool:
-    """Whether ``sock`` is one of these, and belongs to the parent of this process."""
+    """Whether ``sock`` is one of these, and belongs to the parent process."""
     return isinstance(sock, _Owned) and sock._process != current_process()
 
 
 def adopt(sock: Any) -> None:
-    """Gives ``sock``, which gevent has made, an owner: this process. A socket of any other class is
-    left as it is."""
+    """Makes this process the owner of ``sock``, a socket of gevent's. A socket of any other class
+    is left as it is."""
     if type(sock) is gevent.socket.socket:
         _adopters[sock] = current_process()
         sock.__class__ = _AdoptedSocket  # the layout of its objects has no room for the process
@@ -55,7 +55,7 @@ class _Owned:
     def _check(self) -> None:
         if self._process != current_process():
             raise ConnectionAbortedError(
-                errno.ECONNABORTED, "the connection belongs to the parent of this process"
+                errno.ECONNABORTED, "the connection belongs to the parent process"
             )
 
     def _wait(self, *args: Any, **options: Any) -> None:
@@ -66,7 +66,7 @@ class _Owned:
 
 
 class _Plain(_Owned):
-    """What a socket does without TLS."""
+    """The calls of a socket without TLS."""
 
     __slots__ = ()
 
@@ -95,8 +95,8 @@ class _Plain(_Owned):
 class _Input(Waiter):
     """Waits for a socket's input in its hub's poller.
 
-    Like a transport, it knows when the kernel has nothing more, so that no read is made in vain,
-    and its timer stays armed between reads; if it fires early, it is set again.
+    Like a transport, it knows when the kernel has nothing more, and saves a read that would block.
+    Its timer stays armed between reads; if it fires early, it is set again.
     """
 
     def __init__(self, hub: Any, fileno: int) -> None:
@@ -117,7 +117,7 @@ class _Input(Waiter):
                 self._start_timer(delay)
         cause = self.wait()
         while self.process != current_process():
-            self.hub.switch()  # nobody wakes what the parent waited for
+            self.hub.switch()  # never returns: the greenlet belongs to the parent
         return cause == READABLE
 
     def _start_timer(self, delay: float) -> None:
@@ -160,9 +160,9 @@ class OwnedSocket(_Plain, gevent.socket.socket):
         _sockets.add(self)
 
     def receive(self, size: int, deadline: float = FOREVER) -> bytes | None:
-        """Blocks until input has been received, at most ``size`` bytes, whatever the socket's own
-        timeout is; empty at the end of the stream, None if ``deadline`` passes first. 0 as a
-        ``deadline`` does not block."""
+        """Blocks until input has been received, and returns at most ``size`` bytes: empty at the
+        end of the stream, None if ``deadline`` passes first. A ``deadline`` of 0 does not block.
+        The socket's own timeout is ignored."""
         own = self._input
         if own is None:
             self._check()
@@ -192,7 +192,7 @@ class OwnedSocket(_Plain, gevent.socket.socket):
                 raise OSError(errno.EBADF, "the socket was closed or taken by another greenlet")
 
     def stop_watching(self, closing: bool = False) -> None:
-        """Leaves the input to whoever reads the socket from here on."""
+        """Leaves the input to another reader of the socket."""
         own, self._input = self._input, None
         if own is not None:
             own.close(closing)
@@ -229,8 +229,8 @@ class _AdoptedSocket(_Plain, gevent.socket.socket):
 
 
 class OwnedSSLSocket(_Owned, gevent.ssl.SSLSocket):
-    """A TLS connection. Its handshake is slow, so each part of it may end a turn: thousands of
-    clients may send theirs at once."""
+    """A TLS connection. Handshakes are slow, and thousands of clients may begin theirs at once, so
+    each step of a handshake may end the turn."""
 
     def do_handshake(self, block: bool = False) -> None:
         end_turn_if_due(is_slow=True)
@@ -271,7 +271,7 @@ _adopters: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
 def _after_fork() -> None:
-    """In the child: its loop watches no socket of the parent's."""
+    """In the child: stops the watchers of the parent's sockets."""
     for sock in list(_sockets):
         for watcher in (sock._read_event, sock._write_event):
             if watcher is not None and sock._process != current_process():  # it is still open

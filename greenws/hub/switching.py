@@ -36,12 +36,12 @@ def load() -> None:
 
 
 def keep_chunks() -> None:
-    """Has the process reuse the memory in which CPython keeps a greenlet's Python frames (in the C
-    form, on CPython 3.11 and later; see ``_chunks.h``)."""
+    """Makes the process reuse the memory in which CPython keeps a greenlet's Python frames (in the
+    C form, on CPython 3.11 and later; see ``_chunks.h``)."""
 
 
 def use_small_chunk() -> None:
-    """Has the greenlet that has just begun to run keep its Python frames in less memory (as
+    """Makes the current greenlet, which has just begun, keep its Python frames in less memory (as
     above)."""
 
 

@@ -21,3 +21,4 @@ cdef extern from "_syscalls.h":
     object accept "greenws_accept"(int listener)
     int shut_down "greenws_shut_down"(int fileno) except -1
     int close "greenws_close"(int fileno) except -1
+    long long unacknowledged "greenws_unacknowledged"(int fileno)

@@ -1,7 +1,7 @@
 """The system calls on the path of a message, on non-blocking sockets.
 
 Each returns what the kernel returns, or WOULD_BLOCK, and raises OSError. Compiled modules use the C
-functions of ``_syscalls.h`` instead, which skip a socket's methods.
+functions of ``_syscalls.h`` instead, which do without a socket's methods.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import time
 from typing import Any
 
 from gevent.monkey import get_original
+
+from . import delivery
 
 __all__ = [
     "AVAILABLE",
@@ -32,6 +34,7 @@ __all__ = [
     "send_view",
     "shut_down",
     "take_events",
+    "unacknowledged",
     "watch",
     "writable",
 ]
@@ -143,8 +146,13 @@ def close(fileno: int) -> None:
     _close(fileno)
 
 
+def unacknowledged(fileno: int) -> int:
+    """:func:`.delivery.unacknowledged`."""
+    return delivery.unacknowledged(fileno)
+
+
 def watch(epoll: Any, poll: int, fileno: int, mask: int) -> None:
-    """Has an epoll instance watch a descriptor."""
+    """Makes an epoll instance watch a descriptor."""
     try:
         epoll.register(fileno, mask)
     except FileExistsError:  # the descriptor's last socket is still open in another process
@@ -152,7 +160,7 @@ def watch(epoll: Any, poll: int, fileno: int, mask: int) -> None:
 
 
 def new_events(count: int) -> Any:
-    """Room for the ``count`` events of one :func:`take_events`."""
+    """An array for the ``count`` events of one :func:`take_events`."""
     return []
 
 

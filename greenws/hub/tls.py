@@ -3,13 +3,13 @@
 Python's SSL objects read and write the socket themselves: two system calls for each record that
 they read, one more to learn that there is no other, and one for each record that they write. So the
 compiled form has OpenSSL read from the hub's buffer, and write into it: one ``recv`` takes all that
-has arrived, one ``send`` all that is to leave. The handshake, and whatever comes before the first
-read of a :class:`~.transport.Transport`, is Python's as ever.
+has arrived, one ``send`` takes all that must leave. Python still does the handshake, and all that
+comes before the first read of a :class:`~.transport.Transport`.
 
-An *engine* is the address of OpenSSL's SSL in one of Python's SSL objects, which whoever uses it
-keeps alive. ``attach`` gives 0 where there is none: in the pure form, where Python's OpenSSL cannot
-be reached, and where the kernel encrypts (kTLS), since then the keys are no longer OpenSSL's. Then
-Python's SSL object is used.
+An *engine* is the address of the SSL structure of OpenSSL in one of Python's SSL objects; the user
+of an engine must keep that object alive. ``attach`` returns 0, and Python's SSL object is used, in
+the pure form, where Python's OpenSSL cannot be reached, and where the kernel encrypts (kTLS), since
+OpenSSL does not have the keys then.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ __all__ = [
 ]
 
 LIBRARY: str | None = getattr(_ssl, "__file__", None)
-"""The file of the module that has loaded OpenSSL; None where it is a part of the program."""
+"""The file of the module that loads OpenSSL; None if it is part of the Python executable."""
 
 
 def make_object() -> Any:
-    """An SSL object of Python's, by which it is found out where its SSL is."""
+    """An SSL object of Python's, in which the C code looks for the address of its SSL structure."""
     module: Any = _ssl
     context = module._SSLContext(module.PROTOCOL_TLS_CLIENT)
     return context._wrap_bio(module.MemoryBIO(), module.MemoryBIO(), False, "greenws.invalid")
@@ -46,7 +46,7 @@ def available() -> bool:
 
 
 def attach(ssl_object: Any) -> int:
-    """Takes over an SSL object of Python's whose handshake is done; returns its engine, or 0."""
+    """Takes an SSL object of Python's over, after its handshake; returns its engine, or 0."""
     return 0
 
 
@@ -58,9 +58,9 @@ def detach(engine: int, fileno: int) -> None:
 def decrypt(
     engine: int, sealed: bytearray, size: int, buffer: bytearray, out: bytearray, ends: list[str]
 ) -> int:
-    """Decrypts the first ``size`` bytes of ``sealed`` into ``buffer``; returns how many there are.
-    What is left of an incomplete record stays in OpenSSL. ``out`` gets what OpenSSL answers
-    itself, and :func:`replies` tells how much. After the end of TLS, ``ends`` gets the reason: an
+    """Decrypts the first ``size`` bytes of ``sealed`` into ``buffer``; returns the number of bytes
+    there. OpenSSL keeps an incomplete record. OpenSSL's own answers are written to ``out``, and
+    :func:`replies` returns their size. At the end of TLS, the reason is added to ``ends``: an
     error, or an empty string for a close_notify."""
     raise NotImplementedError
 
@@ -71,8 +71,8 @@ def replies() -> int:
 
 
 def encrypt(engine: int, data: bytes | bytearray | memoryview, size: int, out: bytearray) -> int:
-    """Encrypts the first ``size`` bytes of ``data`` into ``out``; returns the size there. -1 if
-    nothing can be encrypted before something was read, as while TLS 1.2 negotiates anew.
+    """Encrypts the first ``size`` bytes of ``data`` into ``out``; returns the size there. -1 if TLS
+    must read before it can encrypt, as during a renegotiation of TLS 1.2.
 
     Raises:
         ConnectionError: TLS has ended, or failed.

@@ -3,7 +3,7 @@
 Only ``receive``, ``wait_for_room`` and ``finish`` block, and they block only the calling greenlet.
 Everything else is non-blocking and never switches. Only ``_flush`` and the first attempt of a send
 write to the socket; what the kernel does not take goes to the outbox. So frames cannot interleave,
-and killing a greenlet in a send leaves a whole frame behind, never half of one.
+and killing a greenlet in a send never leaves half a frame.
 
 To keep the path of a message short, all sockets of a hub share the receive buffer and the cork. A
 receive that returned less than the buffer holds has drained the socket, so the next one waits first
@@ -26,7 +26,7 @@ from gevent.event import Event
 from gevent.hub import Hub
 
 from . import forks, syscalls, tls
-from .delivery import Delivery, unacknowledged
+from .delivery import Delivery
 from .polling import READABLE, TlsMemory, Waiter
 from .sockets import OwnedSSLSocket
 
@@ -59,7 +59,7 @@ _STALL_CHECKS = 4  # in one write_timeout
 _READABLE = READABLE
 _DEADLINE = 2  # another cause to wake the reader
 
-_INHERITED = "the connection belongs to the process that this one was forked from"
+_INHERITED = "the connection belongs to the parent process"
 
 forks.load()
 
@@ -70,8 +70,8 @@ TCP_FAMILIES = (native.AF_INET, native.AF_INET6)
 
 
 def no_delay(sock: Any) -> None:
-    """Switches Nagle's algorithm off: with a peer's delayed acknowledgements it holds a small write
-    back for 40 ms. What belongs together leaves in one write anyway."""
+    """Switches Nagle's algorithm off: with a peer's delayed acknowledgements it delays a small
+    write by 40 ms. We write what belongs together at once anyway."""
     if sock.family in TCP_FAMILIES:
         try:
             sock.setsockopt(native.IPPROTO_TCP, native.TCP_NODELAY, 1)
@@ -85,9 +85,9 @@ def has_tls_in_memory() -> bool:
 
 
 class Accepted:
-    """A TCP connection that was accepted: a descriptor that does not block, without a socket object
-    around it. It has those methods of a socket that a :class:`Transport` needs, and
-    :meth:`detach` for whoever makes a socket of it."""
+    """An accepted TCP connection: a non-blocking descriptor without a socket object. It has the
+    methods of a socket that a :class:`Transport` needs, and :meth:`detach` for making a socket of
+    it."""
 
     def __init__(self, fileno: int, family: int) -> None:
         self.number = fileno  # -1 when it is closed or given away
@@ -105,7 +105,7 @@ class Accepted:
         return self.number
 
     def gettimeout(self) -> None:
-        """None: whoever detaches it finds it blocking, as any new socket."""
+        """None: a socket made of it after :meth:`detach` blocks, like any new socket."""
 
     def settimeout(self, timeout: float | None) -> None:
         """Does nothing. Its system calls never block."""
@@ -151,7 +151,7 @@ class Transport(Waiter):
 
     ``sock`` is a connected socket, gevent's or native, TLS or not. The transport closes it, unless
     it is ``borrowed`` from a server that closes it itself: then the transport only shuts it down,
-    so that nothing the server may still write is sent. ``high_water`` and ``write_timeout`` are
+    so that nothing more that the server writes is sent. ``high_water`` and ``write_timeout`` are
     ``write_high_water`` and ``write_timeout`` of :class:`greenws.Config`.
     """
 
@@ -189,7 +189,7 @@ class Transport(Waiter):
         # read state
         self.buffer = self.poller.receive_buffer.data
         self._input_drained = True  # the kernel has nothing more until the next event
-        if self._ssl is not None and self._ssl.pending():  # of a record that was read in part
+        if self._ssl is not None and self._ssl.pending():  # of a partly read record
             self._input_drained = False
         self._tls_end: str | None = None  # why no more can be decrypted
         self._receiving = False  # a receive has ended its turn, and will go on
@@ -214,8 +214,8 @@ class Transport(Waiter):
         self._shut = False
 
     def drop_socket(self) -> None:
-        """Keeps the descriptor, and OpenSSL's part of a TLS connection, without the objects of
-        gevent and Python around them, where nothing needs those. For a transport that is never
+        """Frees the socket objects of gevent and Python, if nothing needs them, and keeps only the
+        descriptor and OpenSSL's part of a TLS connection. For a transport that is never
         detached."""
         if self._engine and not self._borrowed and type(self._sock) is OwnedSSLSocket:
             family = self._sock.family
@@ -298,8 +298,8 @@ class Transport(Waiter):
         return size
 
     def _attach(self) -> bool:
-        """Takes TLS over from Python's SSL object, where that is possible."""
-        if self._outbox:  # the object may have to repeat a write; perhaps at the next read
+        """Takes TLS over from Python's SSL object, if that is possible."""
+        if self._outbox:  # the object may have to repeat a write; try again at the next read
             return False
         self._may_attach = False
         self._engine = tls.attach(self._ssl)
@@ -349,8 +349,8 @@ class Transport(Waiter):
         return size
 
     def _is_tls_drained(self) -> bool:
-        """Whether neither OpenSSL, which returns one record at a time, nor the kernel has more
-        input. Asking is cheaper than the exception of a read that would block."""
+        """Whether OpenSSL, which returns one record at a time, and the kernel have no more input.
+        This check is cheaper than the exception of a read that would block."""
         return (
             self._ssl is not None and not self._ssl.pending() and not syscalls.readable(self.fileno)
         )
@@ -439,7 +439,7 @@ class Transport(Waiter):
             cork.flush_soon()
 
     def flush(self) -> None:
-        """Sends what is held back, and of the outbox what the kernel takes."""
+        """Sends what is held back, and as much of the outbox as the kernel takes."""
         if self.poller.cork.owner is self:
             self._flush_cork()
         elif self._outbox:
@@ -558,8 +558,8 @@ class Transport(Waiter):
             self._start_writing()
 
     def _keep_encrypted(self, records: bytes) -> None:
-        """Puts what must leave as it is into the outbox, where nothing else is of that type:
-        before all that is to be encrypted yet."""
+        """Puts encrypted records into the outbox, before all that is not encrypted yet. Their type
+        marks them: nothing else in the outbox is ``bytes``."""
         if self._outbox is None:
             self._outbox = []
         outbox = self._outbox
@@ -570,7 +570,7 @@ class Transport(Waiter):
         self.backlog += len(records)
 
     def _encrypt_next(self) -> bool:
-        """Replaces the first bytes in the outbox by their records; False if that must wait."""
+        """Encrypts the first bytes in the outbox, in place; False if that must wait."""
         outbox = self._outbox
         assert outbox is not None
         head = outbox[0]
@@ -594,7 +594,7 @@ class Transport(Waiter):
         return True
 
     def _answer(self, records: bytes) -> None:
-        """Sends what OpenSSL says of its own: an alert, or the answer to a KeyUpdate."""
+        """Sends what OpenSSL itself wrote: an alert, or the answer to a KeyUpdate."""
         if self.failure or not records:
             return
         self._keep_encrypted(records)
@@ -719,7 +719,7 @@ class Transport(Waiter):
             room.set()
 
     def _start_writing(self) -> None:
-        """Has the hub flush the outbox whenever the socket is writable."""
+        """Makes the hub flush the outbox whenever the socket is writable."""
         if self._writing:
             return
         self._writing = True
@@ -729,7 +729,7 @@ class Transport(Waiter):
             self._write_watcher = self.hub.loop.io(self.fileno, 2)
         self._write_watcher.start(self._flush)
         if self._write_timeout is not None:
-            self._unacknowledged = unacknowledged(self.fileno)
+            self._unacknowledged = syscalls.unacknowledged(self.fileno)
             self._start_stall_timer(self._write_timeout / _STALL_CHECKS)
 
     def _start_stall_timer(self, delay: float) -> None:
@@ -744,7 +744,7 @@ class Transport(Waiter):
         assert self._write_timeout is not None
         # The kernel takes more only when a third of its buffer is free, which may be megabytes.
         now = time.monotonic()
-        before, self._unacknowledged = self._unacknowledged, unacknowledged(self.fileno)
+        before, self._unacknowledged = self._unacknowledged, syscalls.unacknowledged(self.fileno)
         if 0 <= self._unacknowledged < before:
             self._progress = now
         delay = self._progress + self._write_timeout - now
@@ -758,7 +758,7 @@ class Transport(Waiter):
     def undelivered(self) -> int:
         """Bytes that the peer has not acknowledged, in the outbox and in the kernel; -1 if that is
         unknown."""
-        size = -1 if self.closed else unacknowledged(self.fileno)
+        size = -1 if self.closed else syscalls.unacknowledged(self.fileno)
         return size if size < 0 else size + self.backlog
 
     def has_acknowledged(self, position: int) -> bool | None:
@@ -769,7 +769,9 @@ class Transport(Waiter):
 
     def watch_delivery(self) -> Delivery | None:
         """Watches the delivery of what is in the kernel now; None if nothing is."""
-        return Delivery(self._sock, self.fileno) if unacknowledged(self.fileno) > 0 else None
+        if syscalls.unacknowledged(self.fileno) <= 0:
+            return None
+        return Delivery(self._sock, self.fileno)
 
     def _stop_writing(self) -> None:
         self._writing = False
@@ -867,13 +869,13 @@ class Transport(Waiter):
         return sock
 
     def close(self, reason: str = "the connection was closed") -> None:
-        """Closes the socket, and wakes the greenlet that waits for it. Idempotent."""
+        """Closes the socket, and wakes the greenlets that wait for it. Idempotent."""
         if self.closed:
             return
         inherited = self.process != forks.process()
         if inherited:
             reason = _INHERITED
-            self.on_outbox_empty = self._room = None  # who waits there is the parent's
+            self.on_outbox_empty = self._room = None  # waiting greenlets are the parent's
         self.closed = True
         self._fail(reason)
         self.unwatch(not self._borrowed)

@@ -1,13 +1,13 @@
 """Turns: no greenlet keeps the hub for longer than 5 ms while others could run.
 
 A socket whose input never ends, a handler that sends in a loop and a batch of slow handlers have
-one thing in common: nothing makes them wait. So whatever may repeat without waiting counts its
-steps here, and ends its turn when it is told that the turn is over. The clock is read every few
-steps only, and at every step where steps are slow.
+one thing in common: nothing makes them wait. So code that may repeat without waiting counts its
+steps here, and ends its turn when the turn is over. The clock is read only every few steps, and at
+every step where steps are slow.
 
 A turn ends with a timer and not with a callback of the loop: gevent runs 50 callbacks, and those
 that they add, before it asks the kernel for other sockets, timers and signals. Greenlets that have
-ended their turns continue in that order, and have one turn together before the next poll.
+ended their turns continue in the same order, and share one turn before the next poll.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ __all__ = ["Turns", "after_poll", "end_turn_if_due", "turns_of"]
 
 # C numbers where this is compiled
 _TURN = 5_000_000  # nanoseconds
-_SHORT = 500_000  # nanoseconds between two readings of the clock; below, they become rarer
-_LONG = 1_000_000  # above, the next step reads it
+_SHORT = 500_000  # nanoseconds between two readings of the clock; if less, they become rarer
+_LONG = 1_000_000  # nanoseconds; if more, the next step reads the clock
 _MAX_STEPS = 32  # from one reading to the next
 
 _LIBUV_DELAY = 0.001  # seconds; libuv runs a shorter timer before it polls
@@ -38,11 +38,11 @@ forks.load()
 
 
 class Turns:
-    """The turns of one hub. It does not refer to the hub, which could not end then."""
+    """The turns of one hub. It must not refer to the hub, which would never be freed then."""
 
     def __init__(self) -> None:
         self.steps = 1
-        """Steps until the clock is to be read. Whoever takes one counts down."""
+        """Steps until the next reading of the clock. The code that takes a step counts down."""
         self._stride = _MAX_STEPS
         self._end = 0  # 0 until the clock is first read in this turn
         self._read_at = 0
@@ -53,22 +53,23 @@ class Turns:
         self._timer: Any = None
 
     def is_over(self, hub: Hub | None) -> bool:
-        """Reads the clock, once :attr:`steps` is 0. True if the turn is over: call :meth:`end`, or
-        switch to ``hub``, which may be None between :meth:`begin` and :meth:`leave`."""
+        """Reads the clock; call it when :attr:`steps` is 0. True if the turn is over: then call
+        :meth:`end`, or switch to the hub. ``hub`` may be None between :meth:`begin` and
+        :meth:`leave`."""
         now = syscalls.clock()
         gap = now - self._read_at
         self._read_at = now
         if gap > _LONG and self._end:
             self._stride = 1
         if self._end and now >= self._end:
-            # In a callback or watcher of gevent's nobody has called begin().
+            # gevent's callbacks and watchers do not call begin().
             if self._after_poll or not self._is_new_iteration(hub):
                 self.steps = 1
                 return True
             self._end = 0
         if gap < _SHORT:
             self._stride = min(2 * self._stride, _MAX_STEPS)
-        # Before a new turn the hub may have been idle: the next reading tells.
+        # The hub may have been idle before a new turn, so the gap means little: read again soon.
         self.steps = 1 if gap > _LONG else self._stride
         if self._end == 0:
             self._end = now + _TURN
@@ -76,8 +77,10 @@ class Turns:
 
     def _is_new_iteration(self, hub: Any) -> bool:
         loop = hub.loop
+        if loop is None:  # the hub was destroyed
+            return False
         iteration = loop.iteration
-        if iteration < 0:  # libuv's does not count them
+        if iteration < 0:  # libuv does not count them
             iteration = loop.now()
         if iteration == self._iteration:
             return False
@@ -91,14 +94,14 @@ class Turns:
         self._after_poll = True
 
     def leave(self) -> None:
-        """In the hub: what :meth:`begin` began is done."""
+        """In the hub: ends what :meth:`begin` began."""
         self._after_poll = False
 
     def end(self, hub: Hub) -> None:
         """Blocks this greenlet until the kernel was polled, and others had their turns. Does
-        nothing in a callback of the loop."""
+        nothing in a callback of the loop, or if the hub was destroyed."""
         greenlet = switching.current()
-        if greenlet is hub:
+        if greenlet is hub or hub.loop is None:
             return
         if self._process != forks.process():
             self.forget()
@@ -132,7 +135,7 @@ class Turns:
         self._timer.close()
         self._timer = None
         self.begin()
-        self._end = syscalls.clock() + _TURN  # some take one slow step, and wait
+        self._end = syscalls.clock() + _TURN  # some greenlets take one slow step, then wait
         try:
             for _ in range(len(self._queue)):
                 if not self._queue:  # one of them has killed others
@@ -154,7 +157,7 @@ class Turns:
             hub.handle_error(greenlet, type(error), error, error.__traceback__)
 
     def forget(self) -> None:
-        """In a child that was forked: nobody who has ended a turn in the parent runs."""
+        """In a forked child: drops the greenlets that ended their turns in the parent."""
         self._process = forks.process()
         self._queue.clear()
         if self._timer is not None:
@@ -164,7 +167,7 @@ class Turns:
 
 
 def after_poll(loop: Any, callback: Any) -> Any:
-    """A timer that has ``loop`` call ``callback`` once it has polled the kernel, without delay."""
+    """A timer without delay: ``loop`` calls ``callback`` after it has polled the kernel."""
     timer = loop.timer(0.0 if loop.iteration >= 0 else _LIBUV_DELAY)
     timer.start(callback)
     return timer
@@ -197,7 +200,7 @@ def turns_of(hub: Hub) -> Turns:
 def end_turn_if_due(is_slow: bool = False) -> None:
     """Takes a step. If its turn is over, blocks until the kernel was polled, and
     others had their turns. Does nothing in a callback of the loop, and outside of a hub's own
-    greenlets. ``is_slow``: reads the clock at this step, whatever the steps before it took."""
+    greenlets. ``is_slow``: reads the clock at this step in any case."""
     hub = switching.current().parent
     if isinstance(hub, Hub):
         turns = turns_of(hub)

@@ -56,6 +56,7 @@ cdef class Connection:
     @cython.locals(ping=Ping)
     cdef bint _answers(self, bytes payload) except -1
     cdef void _check_rate(self) except *
+    cpdef bytes send_ping(self, Ping ping)
     cdef void _record(self, Ping ping) except *
     cdef void _receive_close(self, bytes payload) except *
     cpdef void _fail(self, error) except *

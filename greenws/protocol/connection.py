@@ -1,9 +1,9 @@
 """The state machine of one connection, for both roles: bytes in, fragments and replies out.
 
-It knows no socket, no clock and no greenlet, and it is *pulled*: ``feed()`` lends it bytes, and
-each ``next_event()`` returns one event, in order of arrival. So everything before an error is
-delivered, and nothing is parsed before the handler asks for it. Pings and Closes are answered here:
-the owner of the socket sends what is in ``replies``.
+It uses no socket, clock or greenlet, and it is *pulled*: ``feed()`` lends it bytes, and each
+``next_event()`` returns one event, in order of arrival. So everything before an error is delivered,
+and nothing is parsed before the handler asks for it. Pings and Closes are answered here: the owner
+of the socket sends what is in ``replies``.
 
     OPEN ──── close() ────> CLOSING ── peer's Close ──> CLOSED
       └── peer's Close (answered), protocol error (Close sent), end of stream ──┘
@@ -55,7 +55,7 @@ _masks = Masks()
 
 
 def _drop_masks() -> None:
-    _masks.drop()  # through a function: Cython gives a method of a C class away with a wrong type
+    _masks.drop()  # in a function: Cython gives a bound method of a C class the wrong type
 
 
 if hasattr(os, "register_at_fork"):
@@ -98,7 +98,7 @@ class Connection:
         self.data: str | bytes | None = None
         self.final = True
         self.limiter: Any = None  # its take() returns whether one more message or ping is allowed
-        self.messages_in = 0  # complete ones
+        self.messages_in = 0  # complete messages
         # write state
         self.deflate = deflate
         self.messages_out = 0
@@ -112,7 +112,7 @@ class Connection:
 
     @property
     def parts(self) -> tuple[FrameParser, FragmentAssembler]:
-        """What handles the input."""
+        """The two objects that handle the input."""
         return self._parser, self._assembler
 
     def feed(self, data: bytearray, size: int) -> None:
@@ -152,7 +152,7 @@ class Connection:
         return event
 
     def keep(self) -> None:
-        """Copies what was lent and is still needed."""
+        """Copies the lent bytes that are still needed."""
         self._parser.keep()
 
     def has_frame(self) -> bool:
@@ -363,7 +363,7 @@ class Connection:
     def close(self, code: int, reason: str) -> bytes:
         """The frame of our Close; empty if a Close was already sent or received.
 
-        ``code`` 1005 stands for a Close without a body.
+        ``code`` 1005 means a Close without a body.
 
         Raises:
             TypeError: ``code`` is not an int, or ``reason`` not a str.
@@ -406,8 +406,9 @@ class Connection:
         return ConnectionClosed(CloseCode.ABNORMAL)
 
     def first_close(self) -> tuple[int, str]:
-        """The code and reason of the Close that began the end of a closed connection, whoever sent
-        it; those of ``close_code`` if it was lost. Some clients answer any Close with 1000."""
+        """The code and reason of the first Close on a closed connection, ours or the peer's; if the
+        connection was lost, ``close_code`` and its reason. Some clients answer any Close with
+        1000."""
         if self._sent_code and self.close_code not in (0, CloseCode.ABNORMAL):
             return self._sent_code, self._sent_reason
         return self.close_code, self.close_reason

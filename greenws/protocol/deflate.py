@@ -36,7 +36,7 @@ _FINAL_BLOCK = b"\x03\x00"  # an empty block, marked as the last of its stream
 _MAX_STREAMS = 256  # deflate streams in a message; each needs a new inflater
 _MAX_IDLE = 4  # unused compressors to keep for each configuration
 
-_MAX_OFFERS = 32  # that are looked at; of the others only the form is checked, which is quick
+_MAX_OFFERS = 32  # to read; of the others only the syntax is checked, which is quick
 
 _VALUE = rf'(?:{TOKEN}|"(?:[^"\\]|\\.)*")'
 _PARAMETER = re.compile(rf"[ \t]*;[ \t]*({TOKEN})(?:[ \t]*=[ \t]*({_VALUE}))?")
@@ -49,7 +49,7 @@ _BITS = re.compile(r"[89]|1[0-5]")
 
 
 class Parameters(NamedTuple):
-    """What both ends agreed on (section 7.1). A window of None is not limited."""
+    """The parameters that both ends agreed on (section 7.1). A window of None is not limited."""
 
     server_no_context_takeover: bool = False
     client_no_context_takeover: bool = False
@@ -136,16 +136,20 @@ def accept_answer(chosen: Extensions, config: Config) -> Parameters | None:
     try:
         answer = _read(chosen[0][1], in_offer=False)
         if not (answer.server_no_context_takeover or config.deflate_peer_takeover):
-            raise ValueError("server_no_context_takeover is missing")
-        for name, limit in (
-            ("server_max_window_bits", config.deflate_peer_window_bits),
-            ("client_max_window_bits", config.deflate_window_bits),
+            raise ValueError(
+                "server_no_context_takeover is missing; Config(deflate_peer_takeover=True) does "
+                "not ask for it"
+            )
+        for name, option in (
+            ("server_max_window_bits", "deflate_peer_window_bits"),
+            ("client_max_window_bits", "deflate_window_bits"),
         ):
+            limit = getattr(config, option)
             bits = getattr(answer, name)
             if bits is None and name == "client_max_window_bits":
                 bits = limit  # our offer was only a hint
             if (bits or _MAX_BITS) > limit:
-                raise ValueError(f"{name} must be {limit} or less")
+                raise ValueError(f"{name} must be {limit} or less ({option})")
     except ValueError as error:
         raise HandshakeError(f"The server's {_NAME} parameters are invalid: {error}.") from None
     if not config.deflate_takeover:
@@ -245,8 +249,8 @@ class Deflate:
 
     @property
     def form(self) -> Hashable:
-        """Equal for connections that compress a message to the same bytes. None with context
-        takeover, where the bytes depend on earlier messages."""
+        """A key that is equal for connections that compress a message to the same bytes. None with
+        context takeover, where the bytes depend on earlier messages."""
         return None if self._takeover else (self._kind, self._threshold)
 
     def compress(

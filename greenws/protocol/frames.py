@@ -29,7 +29,7 @@ MAX_HEADER = 14
 
 _RSV1 = 0x40
 _NO_BUFFER = bytearray()  # never written to
-_POOL_SIZE = 4096  # bytes of randomness that one system call gets
+_POOL_SIZE = 4096  # random bytes from one system call
 
 
 class FrameParser:
@@ -152,8 +152,8 @@ class FrameParser:
         return self.end - self.position >= self.remaining
 
     def gather(self) -> None:
-        """Unmasks and stores what has arrived of the current payload. :meth:`take` returns it with
-        the rest."""
+        """Unmasks and stores the part of the current payload that has arrived. :meth:`take` returns
+        it with the rest."""
         size = self.end - self.position
         if size > self.remaining:
             size = self.remaining
@@ -168,7 +168,8 @@ class FrameParser:
         self.key = masking.turn_key(self.key, size)
 
     def take(self) -> bytes:
-        """What has arrived of the current payload, unmasked, including what was gathered."""
+        """The part of the current payload that has arrived, unmasked, including what was
+        gathered."""
         if self._gathered is not None:
             self.gather()
             payload = masking.gathered(self._gathered)
@@ -310,5 +311,5 @@ class Masks:
         return bytes(self.pool[position : position + 4])
 
     def drop(self) -> None:
-        """Drops the keys that are left: in a forked child, they are the parent's too."""
+        """Drops the remaining keys: in a forked child, the parent has the same."""
         self.end = 0

@@ -1,5 +1,9 @@
 # C types for handshake.py, where it is compiled.
+import cython
 
+
+cdef int _REQUIRED
+cdef bytes _BASE64
 
 cdef class Offer:
     cdef public object key
@@ -8,6 +12,11 @@ cdef class Offer:
     cdef public object error
 
 
+@cython.locals(found=dict)
+cpdef parse_offer(environ)
+@cython.locals(name=bytes, value=bytes, key=bytes, host=bytes, origin=bytes, protocols=bytes,
+               extensions=bytes, size=Py_ssize_t, found=int, bit=int)
+cpdef Offer offer_in(list headers, dict fields)
 cdef int _check_method(environ) except -1
 cdef str _accept_value(key)
 cdef list _tokens(header)

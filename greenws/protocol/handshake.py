@@ -1,6 +1,6 @@
 """The opening handshake (RFC 6455, section 4), for both roles.
 
-It knows no socket and no HTTP parser: a server's request is a WSGI environ, a client's response a
+It uses no socket and no HTTP parser: a server's request is a WSGI environ, a client's response is a
 status and a mapping of headers.
 """
 
@@ -11,8 +11,16 @@ import os
 import re
 from binascii import b2a_base64
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import sha1
 from typing import Any
+
+try:
+    # Python's own, in a third of the time: what OpenSSL does beside it takes longer than the hash.
+    from _sha1 import sha1 as _sha1  # type: ignore[import-not-found]
+except ImportError:  # Python was built without it
+    import functools
+    import hashlib
+
+    _sha1 = functools.partial(hashlib.sha1, usedforsecurity=False)
 
 from ..config import Config
 from ..exceptions import HandshakeError
@@ -32,6 +40,7 @@ __all__ = [
     "header_pairs",
     "is_upgrade",
     "new_key",
+    "offer_in",
     "parse_offer",
     "parse_request",
     "read_choices",
@@ -44,9 +53,12 @@ _SWITCHING = (
     "Sec-WebSocket-Accept: "
 )
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_REQUIRED = 1 | 4 | 8 | 16 | 32  # bits of headers in offer_in
+_CONNECTION = (b"upgrade", b"keep-alive, upgrade")  # as browsers and most libraries send it
 _TOKEN = re.compile(TOKEN)
 _FIELD_VALUE = re.compile(r"[\t -~\x80-\xff]*")
-# The headers of a client's handshake that its caller cannot set, and what sets them.
+# The headers of a client's handshake that its caller cannot set, and how to set them instead.
 _OWN_HEADERS = {
     "connection": "",
     "content-length": "",
@@ -59,15 +71,15 @@ _OWN_HEADERS = {
     "upgrade": "",
 }
 _NOT_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_HOP_BY_HOP = frozenset(  # RFC 9110, section 7.6.1, and what frames a body
+_HOP_BY_HOP = frozenset(  # RFC 9110, section 7.6.1, and the headers that frame a body
     "connection content-length keep-alive proxy-authenticate proxy-authorization proxy-connection "
     "te trailer transfer-encoding upgrade".split()
 )
 
 
 class Offer:
-    """What a client asks for: ``key`` as it was sent, and ``protocols`` and ``extensions`` in its
-    order of preference. ``error``: why these two cannot be read, if they are malformed."""
+    """What a client asks for: the ``key`` as sent, and ``protocols`` and ``extensions`` in its
+    order of preference. ``error``: what is malformed in these two, if anything."""
 
     def __init__(
         self,
@@ -130,39 +142,101 @@ def _check_method(environ: Mapping[str, Any]) -> None:
 
 
 def parse_offer(environ: Mapping[str, Any]) -> Offer:
-    """:func:`parse_request` for a request that :func:`is_upgrade` has recognised. What is wrong
-    with the subprotocols and extensions is left in ``error``: middleware may change them."""
-    _check_method(environ)
-    if environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
+    """:func:`parse_request` for a request that :func:`is_upgrade` has recognised. An error in the
+    subprotocols or extensions is only stored in ``error``, since middleware may change them."""
+    found = environ if type(environ) is dict else dict(environ)
+    _check_method(found)
+    if found.get("SERVER_PROTOCOL") != "HTTP/1.1":
         raise HandshakeError("A WebSocket handshake requires HTTP/1.1.")
-    if not environ.get("HTTP_HOST"):
+    if not found.get("HTTP_HOST"):
         raise HandshakeError("Missing Host header.")
-    if environ.get("CONTENT_LENGTH") not in (None, "", "0") or "HTTP_TRANSFER_ENCODING" in environ:
+    if found.get("CONTENT_LENGTH") not in (None, "", "0") or "HTTP_TRANSFER_ENCODING" in found:
         raise HandshakeError("A WebSocket handshake must not have a body.")
-    version = environ.get("HTTP_SEC_WEBSOCKET_VERSION", "")
-    if version.strip() != _VERSION:
+    version = found.get("HTTP_SEC_WEBSOCKET_VERSION", "")
+    if version != _VERSION and version.strip() != _VERSION:
         raise _upgrade_required(
             f"Sec-WebSocket-Version must be {_VERSION}, not {version!r}."
             if version
             else f"Missing Sec-WebSocket-Version header; it must be {_VERSION}."
         )
-    key = environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()
+    key = found.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()
     if not _KEY.fullmatch(key):
         raise HandshakeError(
             "Sec-WebSocket-Key must be exactly one value of 16 bytes in base64."
             if key
             else "Missing Sec-WebSocket-Key header."
         )
-    return read_choices(key, environ)
+    return read_choices(key, found)
+
+
+def offer_in(headers: list[tuple[bytes, bytes]], fields: dict[str, Any]) -> Offer | None:
+    """The offer of a handshake in the form that nearly all clients send, of a GET request of
+    HTTP/1.1 without a body; None if its headers need :func:`parse_offer`, which is also what finds
+    errors. The request's host and origin go to ``fields``, as in an environ."""
+    key = host = origin = protocols = extensions = b""
+    found = 0  # a bit for each header; a repeated one needs parse_offer
+    for name, value in headers:
+        size = len(name)
+        bit = 0
+        if size == 4:
+            if name.lower() == b"host":
+                bit, host = 1, value
+        elif size == 6:
+            if name.lower() == b"origin":
+                bit, origin = 2, value
+        elif size == 7:
+            if name.lower() == b"upgrade":
+                if value.lower() != b"websocket":
+                    return None
+                bit = 4
+        elif size == 10:
+            if name.lower() == b"connection":
+                if value.lower() not in _CONNECTION:
+                    return None
+                bit = 8
+        elif size == 17:
+            if name.lower() == b"sec-websocket-key":
+                bit, key = 16, value
+        elif size == 21:
+            if name.lower() == b"sec-websocket-version":
+                if value != b"13":
+                    return None
+                bit = 32
+        elif size == 22:
+            if name.lower() == b"sec-websocket-protocol":
+                bit, protocols = 64, value
+        elif size == 24 and name.lower() == b"sec-websocket-extensions":
+            bit, extensions = 128, value
+        if bit:
+            if found & bit:
+                return None
+            found |= bit
+    if found & _REQUIRED != _REQUIRED or not host:
+        return None
+    if len(key) != 24 or key[22:] != b"==" or key[:22].translate(None, _BASE64):
+        return None
+    fields["HTTP_HOST"] = host.decode("latin-1")
+    if found & 2:
+        fields["HTTP_ORIGIN"] = origin.decode("latin-1")
+    try:
+        return Offer(
+            key.decode("ascii"),
+            _parse_protocols(protocols.decode("latin-1")) if found & 64 else [],
+            parse_extensions(extensions.decode("latin-1")) if found & 128 else [],
+        )
+    except HandshakeError:
+        return None
 
 
 def read_choices(key: str, environ: Mapping[str, Any]) -> Offer:
     """The offer with the subprotocols and extensions that ``environ`` has."""
+    protocols = environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL")
+    extensions = environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS")
     try:
         return Offer(
             key,
-            _parse_protocols(environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL")),
-            parse_extensions(environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS", "")),
+            [] if protocols is None else _parse_protocols(protocols),
+            [] if extensions is None else parse_extensions(extensions),
         )
     except HandshakeError as error:
         return Offer(key, [], error=error)
@@ -177,14 +251,16 @@ def accept_response(
     """The 101 response that accepts ``offer`` (RFC 6455, section 4.2.2).
 
     ``deflate``: what :func:`greenws.protocol.deflate.accept_offer` chose from ``offer.extensions``.
-    ``headers``: more of them, as :func:`check_headers` returns them.
+    ``headers``: additional ones, from :func:`check_headers`.
 
     Raises:
         HandshakeError: the client did not offer ``subprotocol``.
+        TypeError: it is not a str.
     """
     response = _SWITCHING + _accept_value(offer.key)
     if subprotocol is not None:
         if subprotocol not in offer.protocols:
+            check_kind(subprotocol)
             raise HandshakeError(
                 f"The client did not offer the subprotocol {subprotocol!r}.",
                 reason="subprotocol",
@@ -200,8 +276,8 @@ def accept_response(
 
 
 def check_headers(headers: Any) -> list[tuple[str, str]]:
-    """``headers`` (pairs of str, a mapping, or ``werkzeug.datastructures.Headers``) as pairs that
-    may stand in a 101 response.
+    """``headers`` (pairs of str, a mapping, or ``werkzeug.datastructures.Headers``) as pairs for a
+    101 response.
 
     Raises:
         TypeError: ``headers`` is of another type.
@@ -223,7 +299,7 @@ def check_headers(headers: Any) -> list[tuple[str, str]]:
         if not _TOKEN.fullmatch(name):
             raise ValueError(f"response_headers: {name!r} is not the name of a header")
         if name.lower() in _HOP_BY_HOP or name.lower().startswith("sec-websocket-"):
-            raise ValueError(f"response_headers: greenws sets {name} itself, or leaves it out")
+            raise ValueError(f"response_headers: {name} is not allowed, since greenws controls it")
         if _NOT_IN_VALUE.search(value) or not _is_latin_1(value):
             raise ValueError(
                 f"response_headers: the value of {name} must be Latin-1 without control "
@@ -251,8 +327,8 @@ def client_request(
 ) -> bytes:
     """A client's opening handshake (RFC 6455, section 4.1) for ``target`` (path and query).
 
-    ``extensions``: what :func:`greenws.protocol.deflate.make_offer` returned. ``headers``: others,
-    which :func:`check_request_headers` has checked. A ``Host`` among them replaces ``host``.
+    ``extensions``: what :func:`greenws.protocol.deflate.make_offer` returned. ``headers``:
+    additional ones, from :func:`check_request_headers`. A ``Host`` among them replaces ``host``.
     """
     others = [f"{name}: {value}" for name, value in headers]
     lines = [f"GET {target} HTTP/1.1"]
@@ -282,10 +358,11 @@ def check_response(
     protocols: Sequence[str] = (),
     config: Config | None = None,
 ) -> tuple[str | None, Parameters | None]:
-    """Checks a server's response to ``key`` (section 4.1); returns the subprotocol that it chose,
-    and the parameters that it chose for the extension that ``config`` offers.
+    """Checks a server's response to ``key`` (section 4.1); returns the subprotocol and the deflate
+    parameters that the server chose.
 
-    The names in ``headers`` are in lower case. Without ``config`` no extension was offered.
+    The names in ``headers`` are in lower case. ``config`` made the offer of the extension; without
+    it, none was offered.
 
     Raises:
         HandshakeError: the server refused the handshake, or its response is invalid. Its status is
@@ -330,7 +407,7 @@ def check_request_headers(
     """The names and values of a client's additional ``headers``.
 
     Raises:
-        TypeError: they are no pairs; a name or a value is not a str.
+        TypeError: they are not pairs, or a name or a value is not a str.
         ValueError: a name or a value is not allowed (RFC 9110, section 5), or the header is one
             that the handshake sets itself.
     """
@@ -352,7 +429,7 @@ def check_request_headers(
 
 
 def header_pairs(headers: Any) -> list[tuple[Any, Any]]:
-    """The items of a mapping, or pairs as they are; none of None.
+    """The items of a mapping, or the given pairs; an empty list for None.
 
     Raises:
         TypeError: they are neither.
@@ -370,7 +447,7 @@ def check_subprotocols(protocols: Sequence[str] | None) -> list[str]:
 
     Raises:
         TypeError: they are not a sequence of str.
-        ValueError: one is not a token (RFC 6455, section 4.1), or is there twice.
+        ValueError: one is not a token (RFC 6455, section 4.1), or is given twice.
     """
     if isinstance(protocols, (str, bytes)):
         raise TypeError(f"subprotocols must be a list of str, such as [{protocols!r}]")
@@ -382,8 +459,17 @@ def check_subprotocols(protocols: Sequence[str] | None) -> list[str]:
     for protocol in protocols:
         check_protocol(protocol)
     if len(set(protocols)) < len(protocols):
-        raise ValueError(f"a subprotocol is there twice: {', '.join(protocols)}")
+        raise ValueError(f"duplicate subprotocol: {', '.join(protocols)}")
     return protocols
+
+
+def check_kind(protocol: Any) -> None:
+    """
+    Raises:
+        TypeError: it is not a str.
+    """
+    if not isinstance(protocol, str):
+        raise TypeError(f"subprotocols must be str, not {protocol!r}")
 
 
 def check_protocol(protocol: Any) -> None:
@@ -392,14 +478,13 @@ def check_protocol(protocol: Any) -> None:
         TypeError: it is not a str.
         ValueError: it is not a token (RFC 6455, section 4.1).
     """
-    if not isinstance(protocol, str):
-        raise TypeError(f"subprotocols must be str, not {protocol!r}")
+    check_kind(protocol)
     if not _TOKEN.fullmatch(protocol):
         raise ValueError(f"subprotocol {protocol!r} is not a token")
 
 
 def count_of(protocols: Sequence[str]) -> str:
-    """How many subprotocols, for the log; not which: pages put tokens among them."""
+    """The number of subprotocols, for the log. Not their names: pages put login tokens there."""
     return str(len(protocols)) if protocols else "none"
 
 
@@ -409,7 +494,7 @@ def _upgrade_required(message: str) -> HandshakeError:
 
 
 def _accept_value(key: str) -> str:
-    digest = sha1((key + _GUID).encode("latin-1"), usedforsecurity=False).digest()
+    digest = _sha1((key + _GUID).encode("latin-1")).digest()
     return b2a_base64(digest, newline=False).decode()
 
 
@@ -417,9 +502,7 @@ def _tokens(header: str) -> list[str]:
     return [token for part in header.lower().split(",") if (token := part.strip(" \t"))]
 
 
-def _parse_protocols(header: str | None) -> list[str]:
-    if header is None:
-        return []
+def _parse_protocols(header: str) -> list[str]:
     # Empty list elements are ignored (RFC 9110, section 5.6.1).
     protocols = [name for part in header.split(",") if (name := part.strip(" \t"))]
     if not protocols:

@@ -72,8 +72,8 @@ def gather(
     length: int,
 ) -> bytearray:
     """Unmasks ``size`` bytes as :func:`unmask` does, and stores them after the first ``used`` bytes
-    of ``gathered``; returns ``gathered``, or what replaces it. ``length`` is that of the whole
-    payload. The memory is at most four times what has arrived."""
+    of ``gathered``; returns ``gathered``, or a larger buffer that replaces it. ``length`` is that
+    of the whole payload. The buffer is at most four times as large as what has arrived."""
     if gathered is None:
         gathered = bytearray()
     gathered += unmask(data, start, size, key)
@@ -93,8 +93,8 @@ def place(buffer: bytearray, position: int, data: bytes) -> int:
 
 
 def place_masked(buffer: bytearray, position: int, keys: bytearray, start: int, data: bytes) -> int:
-    """Copies the key at ``start`` of ``keys`` into ``buffer``, and behind it ``data``, masked;
-    returns the position of its end."""
+    """Copies the key at ``start`` of ``keys`` into ``buffer``, followed by ``data``, masked with
+    it; returns the position of its end."""
     key = bytes(keys[start : start + 4])
     end = position + 4 + len(data)
     buffer[position:end] = key + _apply_mask(data, key)

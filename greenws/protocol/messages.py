@@ -34,7 +34,7 @@ class Utf8Decoder:
         """The characters that are complete with ``piece``. ``end``: it is the last piece.
 
         Raises:
-            InvalidPayload: as soon as no continuation could make it UTF-8.
+            InvalidPayload: as soon as the text cannot become valid UTF-8.
         """
         if self.head:
             piece = self.head + piece
@@ -59,7 +59,7 @@ class FragmentAssembler:
         self._max_fragments = -1 if config.max_fragments is None else config.max_fragments
         # the current message
         self.open = False
-        self.gradual = False  # wants the pieces of a frame as they arrive
+        self.gradual = False  # whether it takes the pieces of a frame as they arrive
         self._is_text = False
         self._compressed = False
         self._size = 0  # bytes, as declared by the headers

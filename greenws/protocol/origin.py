@@ -47,7 +47,7 @@ def check_origin(environ: Mapping[str, Any], allowed: Sequence[str]) -> None:
 
 
 def _explain(origin: str, host: str, secure: bool) -> str:
-    """What probably happened, where that is known."""
+    """The probable cause, if it can be guessed."""
     if origin == "null":
         return (
             "It is that of a page from a file (file://) or in a sandboxed frame: open the page "

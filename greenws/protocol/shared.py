@@ -1,9 +1,9 @@
 """``SharedMessage``: a message to many sockets, encoded once for all that can share its frame.
 
 A server's frames are not masked (RFC 6455, section 5.1), so all connections that compress in the
-same way get the same bytes: a message to a room of thousands is built and stored once. Not shared
-are a client's frames, each of which has its own mask, and frames with context takeover, where each
-connection has its own compressor.
+same way get the same bytes: a message to a room of thousands is built and stored once. Two kinds of
+frames cannot be shared: a client's, each of which has its own mask, and frames with context
+takeover, where each connection has its own compressor.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class SharedMessage:
 
 
 class SharedBatch(SharedMessage):
-    """Several messages, one after another, that are sent at once. ``data`` says nothing."""
+    """Several messages, one after another, that are sent at once. ``data`` has no meaning."""
 
     def __init__(self, messages: list[SharedMessage]) -> None:
         SharedMessage.__init__(self, b"")

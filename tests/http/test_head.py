@@ -107,9 +107,34 @@ def test_options_may_ask_about_the_whole_server():
     assert environ_of(head(b"OPTIONS http://x HTTP/1.1"))["PATH_INFO"] == "*"
 
 
-@pytest.mark.parametrize("host", [b"", b"a.b:80", b"[::1]", b"[::1]:80", b"a:", b"127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "host",
+    [b"", b":", b":1", b"a.b:80", b"[::1]", b"[::1]:80", b"a:", b"127.0.0.1:12345", b"a_b~%41:1"],
+)
 def test_hosts(host):
     assert environ_of(head(host=b"Host: " + host))["HTTP_HOST"] == host.decode()
+
+
+@pytest.mark.parametrize("host", [b"a:123456", b"a:b", b"a:1:2", b"a b", b"a/b", b"a%4", b"[::1]x"])
+def test_hosts_that_are_none(host):
+    assert refused(head(host=b"Host: " + host)).status == 400
+
+
+@pytest.mark.parametrize("target", [b"/a b", b"/a#b", b"/\x7f", b"/ HTTP/1.1", b"/\xff"])
+def test_targets_of_a_get_that_are_none(target):
+    assert refused(head(b"GET " + target + b" HTTP/1.1")).status == 400
+
+
+def test_an_environ_of_a_server_may_be_of_a_class_of_its_own():
+    class Environ(dict):
+        """Such as gevent's, which hides secrets in its repr."""
+
+    environ = Environ(HTTP_X_OWN="1")
+    data = head(b"GET /a HTTP/1.1", b"X-Own: 2", b"Upgrade: websocket", b"Connection: Upgrade")
+    parse_head(data, CONFIG).add_to(environ)
+    assert type(environ) is Environ
+    assert (environ["PATH_INFO"], environ["HTTP_X_OWN"]) == ("/a", "1,2")
+    assert is_upgrade(environ)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +173,7 @@ def test_a_target_in_raw_utf_8_is_taken_as_percent_encoded(path):
     assert parsed.headers[0] == (b"Host", b"x")
 
 
-def test_a_tls_handshake_is_told_as_such():
+def test_a_tls_handshake_is_named_as_such():
     assert "This is a TLS handshake" in str(refused(REFUSED["TLS"][1]))
 
 

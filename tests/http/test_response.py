@@ -135,9 +135,9 @@ def test_the_end_of_the_stream_in_the_head_is_an_error():
 def test_a_101_with_a_transfer_encoding_is_refused():
     head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     ResponseReader(Config()).feed(head + b"\r\n")
-    with pytest.raises(HandshakeError, match="1xx with Transfer-Encoding"):
+    with pytest.raises(HandshakeError, match="1xx response has Transfer-Encoding"):
         ResponseReader(Config()).feed(head + b"Transfer-Encoding: chunked\r\n\r\n")
-    with pytest.raises(HandshakeError, match="1xx with Transfer-Encoding"):
+    with pytest.raises(HandshakeError, match="1xx response has Transfer-Encoding"):
         ResponseReader(Config()).feed(b"HTTP/1.1 103 Hints\r\nTransfer-Encoding: x\r\n\r\n")
 
 

@@ -16,7 +16,7 @@ from greenws import Config
 from greenws.exceptions import RequestError
 from greenws.http.stream import HttpStream
 
-from ..support.limits import limit, wait_until
+from ..support.limits import again_after_standstill, limit, wait_until
 from ..support.wire import Peer
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -259,6 +259,7 @@ def test_a_connection_that_ends_within_a_head_brings_no_request(streams):
     assert stream.read_head() is None
 
 
+@again_after_standstill(0.02)
 def test_deadlines_of_a_later_request(streams):
     stream, peer = streams(handshake_timeout=0.05)
     assert not stream.wait_for_request(time.monotonic() + 0.02)
@@ -325,6 +326,7 @@ def test_the_rest_of_an_answered_body_is_not_waited_for_long(serve, monkeypatch)
     wait_until(lambda: server.admission.open == 0)
 
 
+@again_after_standstill(0.03)
 def test_a_body_must_keep_a_minimal_rate(streams):
     stream, peer = streams(body_timeout=0.1, min_body_rate=1000)
     stream.begin_body()
@@ -342,6 +344,7 @@ def test_a_body_must_keep_a_minimal_rate(streams):
         sender.kill()
 
 
+@again_after_standstill(0.02)
 def test_only_the_time_that_was_waited_counts_for_the_rate(streams):
     stream, peer = streams(body_timeout=0.1, min_body_rate=1000)
     stream.begin_body()

@@ -74,7 +74,7 @@ def test_a_peer_that_acknowledges_nothing_shows_no_progress(tcp):
     assert not watched.has_progressed()
 
 
-def test_a_unix_socket_tells_what_is_unread_only():
+def test_a_unix_socket_reports_only_what_is_unread():
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.send(b"x")
@@ -93,7 +93,7 @@ def test_elsewhere_nothing_is_known(tcp, monkeypatch):
     assert not watched.has_progressed()
 
 
-def test_a_socket_that_is_closed_tells_nothing(tcp):
+def test_a_closed_socket_reports_nothing(tcp):
     ours, _ = tcp
     fileno = ours.fileno()
     ours.close()

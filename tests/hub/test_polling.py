@@ -457,3 +457,31 @@ print(hasattr(select, "epoll"), type(poller_of(gevent.get_hub())).__name__)
 """
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("False EpollPoller\n", "")
+
+
+@pytest.mark.parametrize(
+    "application", ["routes", "lambda environ, answer: routes(environ, answer)"]
+)
+def test_sessions_begin_where_gevent_runs_without_its_c_modules(application):
+    """In a batch of connections, and one by one."""
+    source = f"""
+import greenws
+routes = greenws.Routes()
+@routes.websocket("/")
+def echo(request, socket):
+    for message in socket:
+        socket.send(message)
+server = greenws.WebSocketServer(("127.0.0.1", 0), {application})
+server.start()
+with greenws.connect(f"ws://127.0.0.1:{{server.server_port}}/") as client:
+    client.send("hello")
+    print(client.receive())
+server.stop()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PURE_PYTHON": "1"},
+    )
+    assert (done.stdout, done.stderr) == ("hello\n", "")

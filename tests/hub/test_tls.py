@@ -298,7 +298,7 @@ def test_a_peer_that_asks_for_keys_and_reads_no_answer_is_given_up(both):
 
 
 @compiled
-def test_tls_1_2_may_negotiate_anew_in_the_middle(certificates):
+def test_tls_1_2_may_renegotiate_in_the_middle(certificates):
     served, trusting = certificates
     monkey = trusting.maximum_version
     trusting.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -397,7 +397,10 @@ def test_where_pythons_openssl_cannot_be_reached_its_ssl_objects_do_it(kind):
     done = subprocess.run(
         [sys.executable, "-c", ECHO, kind], capture_output=True, text=True, timeout=limit(20)
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    lines = [
+        line for line in done.stderr.splitlines() if not line.startswith("psycopg2 is imported")
+    ]
+    assert (done.returncode, lines) == (0, [])
     assert "records by Python's SSL objects, as its OpenSSL cannot be reached" in done.stdout
 
 

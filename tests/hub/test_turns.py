@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import gevent
 import pytest
@@ -40,6 +41,20 @@ def test_a_callback_of_the_loop_comes_before_the_poll():
             gevent.get_hub().loop.run_callback(switch)
             gevent.get_hub().switch()
     assert polls.most >= 20
+
+
+def test_a_turn_on_a_hub_that_was_destroyed_blocks_nobody():
+    def take_turn():
+        hub = gevent.get_hub()
+        hub.destroy()
+        turns = Turns()
+        while not turns.is_over(hub):
+            pass
+        turns.end(hub)
+        return "went on"
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(take_turn).result() == "went on"
 
 
 def test_quick_steps_end_a_turn_too():

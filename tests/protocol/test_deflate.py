@@ -278,12 +278,20 @@ def test_a_client_accepts_an_answer_that_fits_its_offer(options, answer, agreed)
         ({"deflate": False}, "permessage-deflate", "not offered"),
         ({}, "permessage-bzip2", "not offered"),
         ({}, f"{NONE}, {NONE}", "not offered"),
-        ({}, "permessage-deflate", "server_no_context_takeover is missing"),
+        (
+            {},
+            "permessage-deflate",
+            r"server_no_context_takeover is missing; Config\(deflate_peer_takeover=True\) does not",
+        ),
         ({}, f"{NONE}; client_max_window_bits", "client_max_window_bits must be 8 to 15"),
         ({}, f"{NONE}; server_max_window_bits=7", "server_max_window_bits must be 8 to 15"),
         ({}, f"{NONE}; server_no_context_takeover", "duplicate parameter"),
         ({}, f"{NONE}; x=1", "unknown parameter x"),
-        ({"deflate_peer_window_bits": 9}, NONE, "server_max_window_bits must be 9 or less"),
+        (
+            {"deflate_peer_window_bits": 9},
+            NONE,
+            r"server_max_window_bits must be 9 or less \(deflate_peer_window_bits\)",
+        ),
         (
             {"deflate_window_bits": 9},
             f"{NONE}; client_max_window_bits=10",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
+from types import MappingProxyType
 
 import pytest
 
@@ -16,6 +19,7 @@ from greenws.protocol.handshake import (
     client_request,
     is_upgrade,
     new_key,
+    offer_in,
     parse_request,
 )
 
@@ -64,6 +68,72 @@ def test_without_a_subprotocol_the_answer_has_no_such_header():
 
 def test_no_subprotocol_offered_is_an_empty_list():
     assert parse_request(environ()).protocols == []
+
+
+def headers_of(data: bytes) -> list[tuple[bytes, bytes]]:
+    lines = data.split(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+    return [(name, value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"Connection": "keep-alive, Upgrade", "Upgrade": "WebSocket"},
+        {"Sec_WebSocket_Protocol": "a,  b"},
+        {"Sec_WebSocket_Extensions": "permessage-deflate; client_max_window_bits, x"},
+        {"Origin": "http://a", "Cookie": "a=b", "X": ""},
+        {"Accept": "a\r\nAccept: b", "Sec_Fetch_Mode": "websocket"},
+    ],
+)
+def test_an_offer_in_the_usual_form_is_found_in_the_headers(changes):
+    data = wire.request("/chat", **changes)
+    for spelling in (lambda name: name, bytes.lower, bytes.upper):
+        headers = [(spelling(name), value) for name, value in headers_of(data)]
+        fields: dict = {}
+        offer = offer_in(headers, fields)
+        expected = parse_request(environ_of(data))
+        assert offer is not None and offer.error is None
+        assert (offer.key, offer.protocols) == (expected.key, expected.protocols)
+        assert offer.extensions == expected.extensions
+        names = ("HTTP_HOST", "HTTP_ORIGIN")
+        assert fields == {
+            name: environ_of(data)[name] for name in names if name in environ_of(data)
+        }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({name: None} for name in ("Upgrade", "Connection", "Host")),
+        *({name: None} for name in ("Sec_WebSocket_Key", "Sec_WebSocket_Version")),
+        *({"Upgrade": value} for value in ("", "h2c", "websocket2", "h2c, websocket")),
+        *({"Connection": value} for value in ("", "close", "keep-alive", "close, Upgrade")),
+        *({"Sec_WebSocket_Version": value} for value in ("", "8", "013", "13, 8")),
+        *(
+            {"Sec_WebSocket_Key": value}
+            for value in ("", KEY[:-1], KEY + "=", "A" * 24, "-" + KEY[1:])
+        ),
+        *({"Sec_WebSocket_Protocol": value} for value in ("", "a b", "a, a", "é")),
+        {"Sec_WebSocket_Extensions": "a; b; ="},
+        {"Host": ""},
+        *(
+            {name: f"{value}\r\n{name.replace('_', '-')}: {value}"}
+            for name, value in (
+                ("Upgrade", "websocket"),
+                ("Connection", "Upgrade"),
+                ("Host", "a"),
+                ("Origin", "http://a"),
+                ("Sec_WebSocket_Key", KEY),
+                ("Sec_WebSocket_Version", "13"),
+                ("Sec_WebSocket_Protocol", "a"),
+                ("Sec_WebSocket_Extensions", "a"),
+            )
+        ),
+    ],
+)
+def test_an_offer_in_any_other_form_is_left_to_the_environ(changes):
+    assert offer_in(headers_of(wire.request("/chat", **changes)), {}) is None
 
 
 def test_extensions_are_answered_only_if_one_was_chosen():
@@ -377,3 +447,21 @@ def test_only_spaces_and_tabs_stand_around_a_value(space):
     check_response(101, {**headers, "sec-websocket-accept": f" {accept}\t"}, key)
     with pytest.raises(HandshakeError, match="does not match the key"):
         check_response(101, {**headers, "sec-websocket-accept": space + accept}, key)
+
+
+_WITHOUT = """
+import sys
+sys.modules["_sha1"] = None
+from greenws.protocol.handshake import Offer, accept_response
+print(accept_response(Offer("dGhlIHNhbXBsZSBub25jZQ==", [])).decode())
+"""
+
+
+def test_a_python_without_its_own_sha1_uses_that_of_openssl():
+    run = subprocess.run([sys.executable, "-c", _WITHOUT], capture_output=True, text=True)
+    assert f"Sec-WebSocket-Accept: {ACCEPT}" in run.stdout, run.stderr
+
+
+def test_a_request_of_any_mapping_is_checked():
+    offer = parse_request(MappingProxyType(environ(Sec_WebSocket_Protocol="chat")))
+    assert (offer.key, offer.protocols, offer.extensions) == (KEY, ["chat"], [])

@@ -336,7 +336,7 @@ def test_fewer_hops_than_were_announced_are_not_believed(serve):
 
 @pytest.mark.parametrize("hops", [-1, True, "1", 1.0])
 def test_the_number_of_proxies_is_a_number(hops):
-    with pytest.raises(ValueError, match="trusted_proxies is the number of proxies"):
+    with pytest.raises(ValueError, match="trusted_proxies must be the number of proxies"):
         WebSocketServer(("127.0.0.1", 0), Routes(), trusted_proxies=hops)
 
 
