@@ -1,4 +1,4 @@
-"""What a room does about a member that lags: ``from greenws import policies``."""
+"""The policies for members of rooms that lag: ``from greenws import policies``."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What the methods of a ``Room`` take, and those of ``greenws.Sender``: checked before it reaches a
-broker. Knows no gevent."""
+"""Checks the arguments of the methods of ``Room`` and ``greenws.Sender`` before a broker gets them.
+Imports no gevent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..checks import wrong_message
 from ..opcodes import is_sendable
 from .presence import Presence
 
-__all__ = ["check_close", "check_count", "check_name", "member_id", "message"]
+__all__ = ["check_close", "check_count", "check_name", "check_redis", "member_id", "message"]
 
 _MAX_REASON = 123  # bytes of a Close (RFC 6455, section 5.5)
 
@@ -19,18 +19,29 @@ _MAX_REASON = 123  # bytes of a Close (RFC 6455, section 5.5)
 def check_name(name: Any) -> None:
     """
     Raises:
-        TypeError: it is no str.
-        UnicodeEncodeError: it is none that UTF-8 knows.
+        TypeError: it is not a str.
+        UnicodeEncodeError: UTF-8 cannot encode it.
     """
     if not isinstance(name, str):
         raise TypeError(f"a room name must be a str, not {name!r}")
-    name.encode()  # UTF-8 is what carries it
+    name.encode()  # brokers use UTF-8
+
+
+def check_redis(error: ImportError) -> None:
+    """``error``: why the modules for Redis cannot be imported.
+
+    Raises:
+        ImportError: redis-py is missing, or too old.
+    """
+    if (error.name or "").partition(".")[0] == "redis":
+        text = f"{error}; pip install redis (or 'greenws-wsgi[redis]')"
+        raise ImportError(text, name=error.name) from None
 
 
 def check_count(count: Any) -> None:
     """
     Raises:
-        TypeError: it is no int.
+        TypeError: it is not an int.
     """
     if isinstance(count, bool) or not isinstance(count, int):
         raise TypeError(f"count must be a number of messages, not {count!r}")
@@ -40,9 +51,9 @@ def message(data: Any) -> str | bytes:
     """What is sent for ``data``: text, bytes, or a dict, which is sent as the text of its JSON.
 
     Raises:
-        TypeError: it is none of these, or holds what JSON does not know.
-        UnicodeEncodeError: it is text that UTF-8 does not know.
-        ValueError: it holds a number that JSON does not know.
+        TypeError: it is none of these, or JSON cannot hold a part of it.
+        UnicodeEncodeError: UTF-8 cannot encode it.
+        ValueError: JSON cannot hold a number in it, such as NaN.
     """
     if isinstance(data, dict):
         data = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -65,14 +76,15 @@ def check_close(code: int, reason: str) -> None:
     if not is_sendable(code):
         raise ValueError(f"close code {code} may not be sent; use 1000, 1001, 1011 or 3000 to 4999")
     if len(reason.encode()) > _MAX_REASON:
-        raise ValueError(f"a reason holds at most {_MAX_REASON} bytes: {reason!r}")
+        size = len(reason.encode())
+        raise ValueError(f"close reason must be at most {_MAX_REASON} bytes, not {size}")
 
 
 def member_id(member: Any) -> str | None:
     """The id of the member that is to be disconnected; None for all.
 
     Raises:
-        TypeError: it is no presence, str or int.
+        TypeError: it is not a presence, str or int.
         ValueError: it is empty, or has a line break.
     """
     if member is None:
@@ -84,5 +96,5 @@ def member_id(member: Any) -> str | None:
     text = str(member)
     text.encode()
     if text == "" or "\n" in text:
-        raise ValueError(f"member is {text!r}: give the id of one, or None to disconnect all")
+        raise ValueError(f"member is {text!r}: give the id of a member, or None to disconnect all")
     return text

@@ -1,8 +1,8 @@
-"""What carries the messages of rooms between processes: the contract.
+"""The interface of brokers, which carry the messages of rooms between processes.
 
-A room is a log that only grows. A broker gives each message its position there, delivers the
+A room is a log that only grows. A broker gives each message its position in it, delivers the
 messages to every process that has members of the room, in the order of their positions, and keeps
-the last of them for members that come back. Apart from the log it knows who is in the room.
+the last of them for members that come back. Beside the log it keeps who is in the room.
 
 Positions are opaque: only the broker makes, orders and parses them. ``tests/rooms/conformance.py``
 checks any broker against this contract.
@@ -11,8 +11,8 @@ checks any broker against this contract.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..exceptions import GreenwsError
@@ -46,16 +46,16 @@ LONGEST_POSITION = 256
 
 
 class BrokerUnavailable(GreenwsError):
-    """So many messages wait for the broker to come back that it takes no more."""
+    """The broker is out of reach: a call needs it now, or too many messages wait for it."""
 
 
 class Entry(NamedTuple):
     """A message as it is delivered.
 
-    ``position``: of a member that has received it. ``data``: None where the log has only moved
-    on. ``exclude``: the socket that does not get it, known in its own process alone. ``log``:
-    whatever the broker's cursors need to know of it. ``is_read``: whoever delivers it goes on
-    reading, so that others may follow at once, and the hub runs soon.
+    ``position``: the position of a member that has received it. ``data``: None if the log has moved
+    on without a message. ``exclude``: the socket that does not get it; other processes than that of
+    the socket do not know it. ``log``: for the broker's cursors. ``is_read``: it was read from the
+    broker, by a greenlet that goes on reading: more may follow at once, and the hub runs soon.
     """
 
     position: str
@@ -66,26 +66,28 @@ class Entry(NamedTuple):
 
 
 class Message(NamedTuple):
-    """A message as it is kept, and the position of a member that has received it."""
+    """A message of the log, and the position of a member that has received it."""
 
     position: str
     data: str | bytes
 
 
 class Page(NamedTuple):
-    """Some of the messages that a member has missed. ``gap``: some before these are missing."""
+    """Some of the messages that a member has missed: each is a ``greenws.brokers.Message(position,
+    data)``, with the position of a member that has received it. ``gap``: some before these are
+    missing."""
 
     messages: list[Message]
     gap: bool = False
 
 
 class Cursor(ABC):
-    """Up to where a member has received a room, where that differs from its process."""
+    """How far a member has received a room, where that differs from its process."""
 
     @property
     @abstractmethod
     def is_level(self) -> bool:
-        """Whether it does not differ any more; it never will again once the replay has ended."""
+        """Whether it no longer differs. Once the replay has ended, that is final."""
 
     @abstractmethod
     def advance(self, entry: Entry) -> bool:
@@ -101,41 +103,44 @@ class Replay(ABC):
 
     @abstractmethod
     def begin(self) -> Cursor | None:
-        """The member is added to the room: what is delivered from now on it gets from there, and
-        ``pages`` are to end with what was delivered before. Does not block; the lock is held."""
+        """Called when the member is added to the room, which delivers to it from now on; ``pages``
+        must end with what was delivered before. Does not block; the lock is held."""
 
     @abstractmethod
     def pages(self) -> Iterator[Page]:
-        """Some messages after others. May block in between."""
+        """The messages, in order. May block between pages."""
 
 
 class Listener(Protocol):
     """What a broker delivers to: ``Rooms``."""
 
     lock: AbstractContextManager[Any]
-    """Held in each step that other threads must not see half of, and never for long. The thread
-    that holds it may take it again."""
+    """Makes a step atomic for other threads; never held for long. Reentrant."""
 
     def deliver(self, room: str, entry: Entry) -> None:
         """Hands an entry to the members of an open room. Does not block; holds the lock."""
 
     def presence(self, room: str, kind: str, member: str, info: dict[str, Any]) -> None:
-        """A member in another process has come (JOIN) or gone (LEAVE). Does not block."""
+        """A member in another process has joined (JOIN) or left (LEAVE). Does not block."""
 
     def disconnect(self, room: str, code: int, reason: str, member: str | None) -> None:
-        """Closes the members of an open room, or one. Does not block."""
+        """Closes the members of an open room, or one of them. Does not block."""
 
     def gap(self, room: str) -> None:
-        """Messages are missing between what was delivered to an open room and what will be, since
-        the log does not hold them any more. Does not block."""
+        """Messages are missing between the last one delivered to an open room and the next one: the
+        log no longer has them. Does not block."""
+
+    def closed(self, room: str) -> None:
+        """``close`` returned True to the broker itself, as in ``end_of``. Called in one hold of
+        ``lock`` with that ``close``."""
 
     def wait(self, room: str) -> None:
-        """Blocks while what was delivered to a room is still being handed out: for a broker that
-        could deliver more."""
+        """Blocks while the members of a room have not all got what was delivered: for a broker
+        that could deliver more."""
 
 
 class Broker(ABC):
-    """Every call but those that say so returns without blocking.
+    """No call blocks unless its docstring says so.
 
     A room is open between the first ``open`` and the last ``close``. What is published to it is
     delivered in the order of its positions, the same in all processes, each message once.
@@ -146,8 +151,8 @@ class Broker(ABC):
 
     tail_length: int = 1000
     tail_age: float = 300.0
-    """Messages of an open room, and seconds for which, that ``Rooms`` may keep encoded for members
-    that come back: no more than the log keeps."""
+    """How many messages of an open room, and for how many seconds, ``Rooms`` may keep encoded for
+    members that come back: no more than the log keeps."""
 
     _listener: Listener | None = None
 
@@ -157,19 +162,20 @@ class Broker(ABC):
             ValueError: it has a listener already.
         """
         if self._listener is not None:
-            raise ValueError("this broker carries other Rooms, which would hear nothing any more")
+            raise ValueError(
+                "this broker already serves other Rooms, which would receive nothing from now on"
+            )
         self._listener = listener
 
     def detach(self) -> None:
-        """Delivers nothing any more."""
+        """Stops delivering."""
         self._listener = None
 
     # -- rooms
 
     @abstractmethod
     def open(self, room: str) -> None:
-        """Begins to deliver the messages of ``room``. May block. Each ``open`` asks for a
-        ``close``.
+        """Begins to deliver the messages of ``room``. May block. Each ``open`` needs a ``close``.
 
         Raises:
             BrokerUnavailable: it was stopped.
@@ -177,18 +183,18 @@ class Broker(ABC):
 
     @abstractmethod
     def close(self, room: str) -> bool:
-        """Whether that was the last one, and nothing of ``room`` is delivered any more."""
+        """Undoes one ``open``. Returns whether it was the last one, so that ``room`` is closed."""
 
     @abstractmethod
     def position(self, room: str) -> str:
-        """The position of the last entry of an open room that was delivered, or of where it was
-        opened."""
+        """The position of the last entry that was delivered to an open room; before the first one,
+        the position at which the room was opened."""
 
     # -- messages
 
     @abstractmethod
     def publish(self, room: str, data: str | bytes, exclude: WebSocket | None = None) -> None:
-        """Appends a message to the log, or to what waits for it. The room need not be open.
+        """Appends a message to the log, or to those that wait for it. The room need not be open.
 
         Raises:
             BrokerUnavailable: too much waits already, or it was stopped.
@@ -196,27 +202,27 @@ class Broker(ABC):
 
     @abstractmethod
     def resume(self, room: str, since: str) -> Replay:
-        """What a client has missed since a position. May block. ``since`` is whatever the client
-        has sent: where it is no position of this broker's, or a longer one, all that is kept was
-        missed, and some before it. Nothing of such a string is kept."""
+        """What a client has missed since a position. May block. ``since`` may be any string that
+        the client sent: if it is not a position of this broker, or is too long, the client has
+        missed all that is kept and some before it (a gap). Such a string is not stored."""
 
     @abstractmethod
     def newest(self, room: str, count: int) -> list[Message]:
-        """The last ``count`` messages of a room, open or not, as far as they are kept. May block;
+        """The last ``count`` messages of a room, open or not, or as many as are kept. May block;
         empty if the broker is out of reach."""
 
     # -- presence
 
     def join(self, room: str, member: str, info: dict[str, Any]) -> None:
-        """A member has come, in this process, to an open room. ``info`` is what JSON can hold."""
+        """A member of this process has joined an open room. ``info`` can be encoded as JSON."""
         return
 
     def leave(self, room: str, member: str) -> None:
-        """It has gone."""
+        """A member of this process has left."""
         return
 
     def others(self, room: str) -> dict[str, dict[str, Any]]:
-        """Who is in an open room in other processes, as far as that was told by ``presence``: each
+        """The members of an open room in other processes, as reported to ``presence`` so far: each
         member's info by its id."""
         return {}
 
@@ -232,11 +238,19 @@ class Broker(ABC):
         Raises:
             BrokerUnavailable: it is out of reach.
         """
-        return self.position(room)
+        listener = self._listener
+        self.open(room)
+        try:
+            return self.position(room)
+        finally:
+            with nullcontext() if listener is None else listener.lock:
+                # The last member may have left since.
+                if self.close(room) and listener is not None:
+                    listener.closed(room)
 
     def disconnect(self, room: str, code: int, reason: str, member: str | None) -> None:
-        """Has all processes close the members of a room, open here or not, or one of them. May
-        block.
+        """Makes all processes close the members of a room, or one of them. The room need not be
+        open here. May block.
 
         Raises:
             BrokerUnavailable: it is out of reach.
@@ -246,11 +260,18 @@ class Broker(ABC):
 
     # -- the end
 
+    def receipt(self, room: str) -> Callable[[], bool]:
+        """Called directly after ``publish``, with the lock held; does not block. Returns a function
+        that waits until the log has that message, and returns whether it has: False if the broker
+        was stopped. It may raise BrokerUnavailable: the log refuses the message. By default it
+        waits for all that was published."""
+        return self.flush
+
     def flush(self, timeout: float | None = None) -> bool:
-        """Waits, at most so many seconds, until all that was published is in the log; returns
-        whether it is."""
+        """Waits until all that was published is in the log, for at most ``timeout`` seconds;
+        returns whether it is."""
         return True
 
     def stop(self) -> None:
-        """Ends what runs for the broker. What waits for it is lost."""
+        """Ends the broker's greenlets and connections. What waits for it is lost."""
         return

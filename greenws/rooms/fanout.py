@@ -1,17 +1,17 @@
-"""``FanOut``: hands what a room's broker delivers to all its members, in slices.
+"""``FanOut``: delivers what a room's broker hands over to all members, in slices.
 
-Everything goes through one queue, entries and presence alike, and each is handed to everybody
-before the next one begins: that alone makes the order the same for all. Nothing switches inside a
-slice; between two slices, when a turn is over, others run, and the room may have new members then,
-or some may leave. Whom an entry still has to reach is fixed when it begins. A member that is added
-while entries wait gets what is delivered after it came, and nothing before that.
+Entries, presence and disconnects go through one queue, and each item reaches everybody before the
+next one begins: this makes the order the same for all. Nothing switches inside a slice. Between two
+slices, when a turn is over, other greenlets run, and members may join or leave. The members that an
+item goes to are fixed when it begins. A member that is added while items wait gets only what the
+broker delivers after that.
 
-Where many come at once, as after a deploy, and each is told of all others, that would be the square
-of their number in system calls. So changes wait for the next turn if they have many watchers, and
-each of these is sent all that follow one another at once.
+When many members join at once, as after a deploy, reporting each to all others one by one would
+take the square of their number in system calls. So changes of presence wait for the next turn if
+there are many watchers, and each watcher is sent consecutive changes together.
 
 Prompt members are kept in groups, each a dictionary that the compiled ``offer_to_all`` walks. Only
-the rest costs Python for each member.
+the other members cost Python code each.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ from .tail import Tail
 __all__ = ["Disconnect", "FanOut", "Gap"]
 
 
-_GROUP = 128  # members, at most: as many as are handed a message without a look at the time
-_CHANGES = 64  # who comes and goes: as many as members are told at once
-_MANY = 16  # watchers, from which on that is worth waiting for the next turn
-_TAKE_OVER_TIMEOUT = 0.1  # seconds for which one waits for the thread that hands out
-_POLL_INTERVAL = 0.01  # seconds between two looks of a sender that is held up
-_HUB_POLL_INTERVAL = 0.001  # the same, where only a turn of another thread's hub is missing
+_GROUP = 128  # members at most, which get a message before the clock is read again
+_CHANGES = 64  # changes of presence at most that are sent together
+_MANY = 16  # watchers from which on changes wait for the next turn
+_TAKE_OVER_TIMEOUT = 0.1  # seconds for which a sender waits for the thread that delivers
+_POLL_INTERVAL = 0.01  # seconds between two checks by a sender that is held up
+_HUB_POLL_INTERVAL = 0.001  # the same, where it only waits for another thread's hub
 
 _sleep = get_original("time", "sleep")
 _logger = logging.getLogger("greenws.rooms")
 
 
 class Gap:
-    """Messages are missing in the log, between what was delivered and what will be."""
+    """Messages are missing in the log, between the last one delivered and the next one."""
 
 
 class Disconnect(NamedTuple):
-    """Members are to be closed, or some. ``member``: their id, or the token of one."""
+    """All members are to be closed, or those whose id, or the one whose token, is ``member``."""
 
     code: int
     reason: str
@@ -69,8 +69,8 @@ class _Joining(NamedTuple):
     position: str
 
 
-class _Told(NamedTuple):
-    """What watchers are told of a change: as it is sent, and as it was made."""
+class _Notice(NamedTuple):
+    """The message about a change for watchers: as it is sent, and as it was made."""
 
     message: SharedMessage
     data: str | bytes
@@ -80,8 +80,8 @@ _Item = Entry | Change | Gap | Disconnect
 
 
 class FanOut:
-    """Of one room. Everything but ``wait`` and ``wait_for_room`` is called with the lock held, and
-    does not block."""
+    """The fan-out of one room. All methods but ``wait`` and ``wait_for_room`` are called with the
+    lock held, and do not block."""
 
     def __init__(
         self,
@@ -103,8 +103,8 @@ class FanOut:
         self._others: dict[Member, None] = {}  # those with a queue or a cursor
         self._joining: dict[Member, _Joining] = {}
         self._becoming_prompt: dict[Member, None] = {}
-        # Members that came after items were put which have not been handed out: the number of the
-        # last. Who had come and gone by then they know.
+        # For each member that joined while items waited: the number of the last of these. The
+        # member knows of changes of presence up to that one already.
         self._informed: dict[Member, int] = {}
         self._full: dict[Member, None] = {}  # those that hold up senders
         # what is delivered
@@ -129,12 +129,12 @@ class FanOut:
         self.tail.begin(position)
 
     def add(self, member: Member, position: str) -> None:
-        """``position``: of what was put so far, which it does not get."""
+        """``position``: that of the last item so far; the member gets those after it."""
         self._add(member, self._last, position)
 
     def add_after_tail(self, member: Member) -> None:
-        """It does not get what has begun so far, the end of which is the end of the tail. Nor do
-        the changes and disconnects concern it that wait."""
+        """Adds a member that has received the tail, which ends with the last item that has begun.
+        Changes and disconnects that still wait do not concern it."""
         begun = self._finished + (self._begun if self._slices is not None else 0)
         if begun < self._last:
             self._informed[member] = self._last
@@ -196,7 +196,7 @@ class FanOut:
             del group[member]
 
     def _place_those_who_came(self, number: int) -> None:
-        """Before the items up to that number begin."""
+        """Called before the items up to that number begin."""
         if self._becoming_prompt:
             for member in self._becoming_prompt:
                 self._place(member)
@@ -217,11 +217,11 @@ class FanOut:
     # -- handing out
 
     def put(self, item: _Item) -> None:
-        """Hands out as much as fits into this turn; a greenlet does the rest in the turns to come.
+        """Delivers as much as fits into this turn; a greenlet does the rest in later turns.
         ``wait`` waits for that."""
         self._items.append(item)
         self._last += 1
-        # Many that send to a large room in one turn are not to hand out a slice each.
+        # If many greenlets send to a large room in one turn, not each must deliver a slice.
         is_late = len(self._groups) > 1 and turns.is_over()
         if isinstance(item, Change) and self.roster.watching > _MANY:
             # The hub of a session's thread may end with it.
@@ -231,7 +231,7 @@ class FanOut:
             self._go_on_here()
 
     def _go_on_here(self) -> None:
-        """Has a greenlet of this thread hand out the rest."""
+        """Starts a greenlet of this thread that delivers the rest."""
         if self._finished < self._last and self._pump != switching.thread_id():
             self._pump = switching.thread_id()
             gevent.spawn(self._go_on, self._pump)
@@ -247,8 +247,8 @@ class FanOut:
                     return
 
     def _advance(self) -> bool:
-        """Hands out slices, one at least; returns whether some are left when the turn is over."""
-        if self._is_advancing:  # a function of the application's has sent something
+        """Delivers slices, at least one; returns whether some are left when the turn is over."""
+        if self._is_advancing:  # called again by a send in a function of the application
             return False
         self._is_advancing = True
         try:
@@ -276,10 +276,10 @@ class FanOut:
                 changes.append(self._items.popleft())  # type: ignore[arg-type]
             self._begun = len(changes)
             self._place_those_who_came(self._finished + self._begun)
-            return self._tell(changes)
+            return self._report(changes)
         self._place_those_who_came(self._finished + 1)
         if isinstance(item, Gap):
-            return self._tell_gap()
+            return self._send_gap()
         if isinstance(item, Disconnect):
             return self._disconnect(item)
         self._position_before, self._position = self._position, item.position
@@ -338,16 +338,16 @@ class FanOut:
             if number % 16 == 15:
                 yield
 
-    def _tell_gap(self) -> Iterator[None]:
+    def _send_gap(self) -> Iterator[None]:
         self.tail.begin(None)
         for number, member in enumerate([*self._group_of, *self._others]):
             if self._is_placed(member):
-                member._tell_gap()
+                member._send_gap()
             if number % 16 == 15:
                 yield
 
-    def _tell(self, changes: list[Change]) -> Iterator[None]:
-        """Each watcher is told of those that came or went after it had come, but for itself."""
+    def _report(self, changes: list[Change]) -> Iterator[None]:
+        """Sends each watcher the changes since it joined, without its own."""
         ids = {change.who.id for change in changes}
         for watch, members in self.roster.watchers().items():
             alike: dict[tuple[int, str], list[Member]] = {}
@@ -355,17 +355,20 @@ class FanOut:
                 start = max(0, self._informed.get(member, 0) - self._finished)
                 own = member.id if member.id in ids else ""
                 alike.setdefault((start, own), []).append(member)
-            made: dict[int, _Told | None] = {}
+            made: dict[int, _Notice | None] = {}
             for (start, own), some in alike.items():
-                told = []
+                news, notices = [], []
                 for number, change in enumerate(changes[start:], start):
                     if change.who.id != own:
                         if number not in made:
-                            made[number] = self._told(watch, change)
-                        told.append(made[number])
-                yield from self._tell_all(some, [each for each in told if each is not None])
+                            made[number] = self._notice_of(watch, change)
+                        news.append(change)
+                        notices.append(made[number])
+                yield from self._send_all(
+                    some, news, [each for each in notices if each is not None]
+                )
 
-    def _told(self, watch: Watch, change: Change) -> _Told | None:
+    def _notice_of(self, watch: Watch, change: Change) -> _Notice | None:
         try:
             data = watch(change)
         except Exception:
@@ -379,39 +382,49 @@ class FanOut:
             )
             return None
         stamped = None if data is None else self.stamped_or_skipped(self._position, data)
-        return None if data is None or stamped is None else _Told(SharedMessage(stamped), data)
+        return None if data is None or stamped is None else _Notice(SharedMessage(stamped), data)
 
     def _without_the_informed(self, members: list[Member]) -> list[Member]:
-        """Those that came before the item that has begun was put."""
+        """The members that joined before the current item was put."""
         if not self._informed:
             return members
         return [each for each in members if self._informed.get(each, 0) <= self._finished]
 
-    def _tell_all(self, members: Iterable[Member], told: list[_Told]) -> Iterator[None]:
-        if not told:
+    def _send_all(
+        self, members: Iterable[Member], changes: list[Change], notices: list[_Notice]
+    ) -> Iterator[None]:
+        if not notices:
+            for number, member in enumerate(members):
+                if member in self._others:
+                    member._learn(changes)
+                if number % _GROUP == _GROUP - 1:
+                    yield
             return
-        batch = told[0].message if len(told) == 1 else SharedBatch([each.message for each in told])
+        messages = [each.message for each in notices]
+        batch = messages[0] if len(messages) == 1 else SharedBatch(messages)
         rest = iter(members)
         while some := list(islice(rest, _GROUP)):
             prompt = {member: member.socket for member in some if member in self._group_of}
             for member in some:
                 if member not in prompt:
-                    self._take_all(member, told)
+                    self._take_all(member, changes, notices)
             taken, refused = offer_to_all(prompt, batch, None)
-            self.stats.delivered += taken * len(told)
+            self.stats.delivered += taken * len(notices)
             for member in refused:
-                self._put_all(member, told)
+                self._put_all(member, notices)
             yield
 
-    def _take_all(self, member: Member, told: list[_Told]) -> None:
-        """It may have received more than those around it, and must not go back."""
-        for each in told:
+    def _take_all(self, member: Member, changes: list[Change], notices: list[_Notice]) -> None:
+        """The member may be ahead of the others; its position must not go back."""
+        if self._is_placed(member):
+            member._learn(changes)
+        for each in notices:
             if self._is_placed(member):
                 member._take(SharedMessage(self.stamped(member.position, each.data)), each.data)
                 self.stats.delivered += 1
 
-    def _put_all(self, member: Member, told: list[_Told]) -> None:
-        for each in told:
+    def _put_all(self, member: Member, notices: list[_Notice]) -> None:
+        for each in notices:
             if self._is_placed(member):
                 member._put(each.message, each.data)
                 self.stats.delivered += 1
@@ -420,7 +433,7 @@ class FanOut:
         return data if self._stamp is None else self._stamp(position, data)
 
     def stamped_or_skipped(self, position: str, data: str | bytes) -> str | bytes | None:
-        """Other programs may have put into the log what the stamp does not take."""
+        """None, and logged, if the stamp raises: other programs may have written to the log."""
         try:
             return self.stamped(position, data)
         except Exception:
@@ -428,7 +441,7 @@ class FanOut:
             return None
 
     def wait(self) -> None:
-        """Blocks until all that was put by now is handed out, and while the turn is over.
+        """Blocks until all items so far are delivered, and, if the turn is over, until the next.
 
         Does nothing where that is impossible: in a hub, in a thread without one, and where the lock
         is held.
@@ -444,8 +457,8 @@ class FanOut:
                 return
             event = Event()
             self._waiting.append((self._last, hub.loop, event))
-        # With a timeout, as the hub may have nothing else to wait for; and the thread that was to
-        # go on may have no hub that runs any more.
+        # With a timeout, since the hub may have nothing else to wait for, and the hub of the thread
+        # that was to go on may have ended.
         while not event.wait(_TAKE_OVER_TIMEOUT):
             with self.lock:
                 self._go_on_here()
@@ -463,8 +476,8 @@ class FanOut:
         return bool(self._full)
 
     def wait_for_room(self) -> None:
-        """Blocks a sender, but not a hub, while a member has no room: one with the policy
-        ``block``, or one whose hub had no turn yet, since the sender is in another thread."""
+        """Blocks a sender, but not a hub, while the queue of a member is full: of one with the
+        policy ``block``, or one whose hub, in another thread, had no turn since."""
         hub = get_hub_if_exists()
         sleep = _sleep if hub is None else gevent.sleep
         while self._full and (hub is None or getcurrent() is not hub):

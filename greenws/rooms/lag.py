@@ -27,14 +27,14 @@ _logger = logging.getLogger("greenws.rooms")
 
 
 class TooSlow(Exception):
-    """The member is to be closed with 1013; no more than that."""
+    """Raised by a policy: the member is closed with 1013."""
 
 
 class Queue(OrderedDict[Hashable, SharedMessage]):
-    """What waits for a member, by what coalesces it.
+    """The messages that wait for a member, by the key that ``coalesce`` gives them.
 
-    ``bytes``: what that costs, objects included; a message that other queues hold too counts in
-    each. ``full_since``: a time of time.monotonic().
+    ``bytes``: their cost, objects included; a message that other queues hold too counts in each.
+    ``full_since``: a time of time.monotonic().
     """
 
     bytes = 0
@@ -72,28 +72,28 @@ def _cost(message: SharedMessage) -> int:
 
 
 class Policy(ABC):
-    """``limit``, ``limit_bytes``: messages that may wait for a member, and bytes of them as they
-    are in memory. A single message may be larger."""
+    """``limit``: messages that may wait for a member. ``limit_bytes``: bytes of memory that they
+    may take; a single message may be larger."""
 
     patience: float | None = None
     """Seconds for which a full queue holds up senders; None: not at all."""
 
-    limit_bytes = _LIMIT_BYTES  # of one that does not call __init__
+    limit_bytes = _LIMIT_BYTES  # for a subclass that does not call __init__
 
     def __init__(self, limit: int = _LIMIT, limit_bytes: int = _LIMIT_BYTES) -> None:
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise ValueError(f"limit is a number of messages, 1 or more, not {limit!r}")
+            raise ValueError(f"limit must be a number of messages, 1 or more, not {limit!r}")
         check_range("limit_bytes", limit_bytes, 1, sys.maxsize)
         self.limit = limit
         self.limit_bytes = limit_bytes
 
     def is_full(self, queue: Queue, times: int = 1) -> bool:
-        """Whether as much waits as may, or so many times that."""
+        """Whether the limit, or ``times`` the limit, is reached."""
         return len(queue) >= times * self.limit or queue.bytes >= times * self.limit_bytes
 
     @abstractmethod
     def put(self, queue: Queue, message: SharedMessage, data: str | bytes) -> int:
-        """Lets ``message`` (of ``data``) wait; returns how many others were dropped for it.
+        """Queues ``message`` (of ``data``); returns how many others were dropped for it.
 
         Raises:
             TooSlow: the member is to be closed.
@@ -106,12 +106,12 @@ def check(policy: Any) -> None:
         TypeError: ``policy`` is neither a policy nor None.
     """
     if policy is not None and not isinstance(policy, Policy):
-        raise TypeError(f"policy is one such as policies.close(), with brackets, not {policy!r}")
+        raise TypeError(f"policy must be one such as policies.close(), called, not {policy!r}")
 
 
 class close(Policy):  # the names of policies read as verbs
-    """Closes a member with 1013 (try again later) once ``limit`` messages wait for it, or
-    ``limit_bytes``."""
+    """Closes a member with 1013 (try again later) when ``limit`` messages, or ``limit_bytes``, wait
+    for it."""
 
     def put(self, queue: Queue, message: SharedMessage, data: str | bytes) -> int:
         if self.is_full(queue):
@@ -122,7 +122,7 @@ class close(Policy):  # the names of policies read as verbs
 
 class drop_oldest(Policy):
     """Drops the messages that have waited longest, beyond ``limit`` messages or ``limit_bytes``:
-    for what soon grows old, such as positions."""
+    for messages that are soon out of date, such as positions on a map."""
 
     def put(self, queue: Queue, message: SharedMessage, data: str | bytes) -> int:
         dropped = 0
@@ -136,9 +136,9 @@ class drop_oldest(Policy):
 class coalesce(Policy):
     """Keeps the newest message of each key: for tickers and cursors.
 
-    ``key(data)`` gives a hashable; None for a message that nothing may replace, as if it raises an
-    error, which is logged. A member for which more than ``limit`` messages or ``limit_bytes`` wait
-    all the same is closed with 1013.
+    ``key(data)`` returns something hashable, or None for a message that nothing may replace. If it
+    raises, that is logged, and counts as None. A member for which more than ``limit`` messages or
+    ``limit_bytes`` still wait is closed with 1013.
     """
 
     def __init__(
@@ -149,14 +149,14 @@ class coalesce(Policy):
     ) -> None:
         super().__init__(limit, limit_bytes)
         if not callable(key):
-            raise TypeError(f"key is a function of a message, not {key!r}")
+            raise TypeError(f"key must be a function of a message, not {key!r}")
         self.key = key
 
     def put(self, queue: Queue, message: SharedMessage, data: str | bytes) -> int:
         try:
             key = self.key(data)
             hash(key)
-        except Exception:  # joins and leaves are told in messages, too
+        except Exception:  # for example, the key does not expect messages about joins and leaves
             _logger.exception("coalesce: no key for %.100r", data)
             key = None
         if key is None:
@@ -178,7 +178,7 @@ class block(Policy):
     ) -> None:
         super().__init__(limit, limit_bytes)
         if not timeout > 0:
-            raise ValueError(f"timeout is a number of seconds above 0, not {timeout!r}")
+            raise ValueError(f"timeout must be a number of seconds above 0, not {timeout!r}")
         self.patience = timeout
 
     def put(self, queue: Queue, message: SharedMessage, data: str | bytes) -> int:

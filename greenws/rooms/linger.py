@@ -1,5 +1,5 @@
-"""Members that have left and are still counted for a while: a page that is reloaded comes back at
-once, and nobody is to be told that it was gone."""
+"""Members that have left and still count for a while: a page that is reloaded comes back at once,
+and watchers should not see it leave and join."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class _Lingering(NamedTuple):
 
 
 class Lingering:
-    """Of one room. ``lock`` is held in each call but that of a timer."""
+    """The lingering members of one room. All calls but those of timers hold ``lock``."""
 
     def __init__(self, lock: Any) -> None:
         self._lock = lock
         self._waiting: dict[str, dict[str, _Lingering]] = {}  # by id, and by token
 
     def add(self, id: str, token: str, seconds: float, end: Callable[[], None]) -> None:
-        """Has ``end`` called in so many seconds, in the hub: it must not block."""
+        """Calls ``end`` after ``seconds``, in the hub: it must not block."""
         # Without a reference a timer does not keep the program from ending.
         timer = gevent.get_hub().loop.timer(seconds, ref=False)
         self._waiting.setdefault(id, {})[token] = _Lingering(timer, end)
@@ -37,13 +37,13 @@ class Lingering:
                 self._end(id, token)
 
     def end(self, id: str | None) -> None:
-        """Those with this id, or all, are not counted any more."""
+        """Stops counting those with this id, or all."""
         for each in list(self._waiting) if id is None else [id]:
             for token in list(self._waiting.get(each, ())):
                 self._end(each, token)
 
     def forget(self) -> None:
-        """Nobody is told any more."""
+        """Drops all, without calling ``end``."""
         waiting, self._waiting = self._waiting, {}
         for tokens in waiting.values():
             for each in tokens.values():

@@ -13,28 +13,28 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..opcodes import CloseCode
 from ..protocol.shared import SharedMessage
 from ..websocket import WebSocket
-from .broker import Cursor, Entry
+from .broker import JOIN, Cursor, Entry
 from .lag import Policy, Queue, TooSlow
 
 if TYPE_CHECKING:
-    from .presence import Presence
+    from .presence import Change, Presence
     from .room import Room
 
 __all__ = ["Audience", "Member"]
 
-INTERNAL_ERROR = 1011
-TRY_AGAIN_LATER = 1013
 UNFLUSHED_TIMEOUT = 5.0  # seconds for which a sender waits for the hub of another thread
-REPLAY_LIMIT = 1000  # messages that may wait at least for a member that is sent what it missed
+REPLAY_LIMIT = 1000  # messages that may wait for a replaying member, whatever its policy
 REPLAY_LIMIT_BYTES = 16 * 2**20  # the same, in bytes
+LEARNED_LIMIT = 1000  # changes that wait to be in present, if the room is no larger
 
 _logger = logging.getLogger("greenws.rooms")
 
 
 class Audience(Protocol):
-    """What a member tells of itself: the fan-out of its room."""
+    """The fan-out of a room, as its members call it."""
 
     name: str
     lock: Any
@@ -47,7 +47,7 @@ class Audience(Protocol):
         """Senders wait: its queue is full."""
 
     def let_go(self, member: Member) -> None:
-        """They do not wait for it any more."""
+        """Senders no longer wait for it."""
 
     def remove(self, member: Member) -> None:
         """Nothing more is sent to it."""
@@ -70,47 +70,47 @@ class Member:
         linger: float = 0.0,
     ) -> None:
         self.token = secrets.token_hex(8)
-        """Names this member alone, also among those with its ``presence_key``."""
+        """Names this member only, even if others have the same ``presence_key``."""
         self.id = self.token if presence_key is None else presence_key
-        """What others know it by: the id of its :class:`Presence`."""
+        """The id of its :class:`Presence`, which others see."""
         self.linger = linger
-        """Seconds for which it is counted after it has left."""
+        """Seconds for which it still counts after it has left."""
         self.room = room
         self.socket = socket
         self.info = info
-        """What it joined with, which others see in ``room.members``."""
+        """The info that it joined with; others see it in ``room.members``."""
         self.gap = gap
-        """What it is sent where it has missed messages."""
+        """The message that it is sent where messages are missing."""
         self.present: list[Presence] | None = None
-        """Who was in the room when it joined, itself included, if it is told who comes and goes
-        since then; else None."""
+        """Who was in the room when the block began, itself included; None if it joined without
+        ``presence``."""
         self.is_complete = True
-        """False once it was told of a gap: it has missed messages."""
+        """False after a gap: it has missed messages that it cannot get."""
         self._policy = policy
         self._audience = audience
         self._cursor: Cursor | None = None
         self._queue: Queue | None = None
         self._is_replaying = False
+        self._learned: list[Change] | None = None  # during its replay: what present lacks
         self._is_unflushed = False
 
     @property
     def position(self) -> str:
-        """The id of the last message that this member was sent, or might have been: what the client
-        gives as ``since`` when it comes back."""
+        """The id of the last message that was delivered to this member, or that it was excluded
+        from: the client gives it as ``since`` when it comes back."""
         with self._audience.lock:
             position = self._audience.position_of(self)
             return position if self._cursor is None else self._cursor.position(position)
 
     @property
     def waiting(self) -> int:
-        """Messages that wait for this member, since it lags or is sent what it missed, or for its
-        thread."""
+        """Messages that wait for this member: it lags, is replaying, or its thread had no turn."""
         queue = self._queue
         return 0 if queue is None else len(queue)
 
     @property
     def _is_prompt(self) -> bool:
-        """Whether a message may go straight to its socket, the same as to others."""
+        """Whether messages go straight to its socket, the same as to other prompt members."""
         return self._queue is None and self._cursor is None
 
     @property
@@ -122,6 +122,7 @@ class Member:
 
     def _begin_replay(self, cursor: Cursor | None) -> None:
         self._is_replaying = True
+        self._learned = []
         self._queue = Queue()
         self._cursor = cursor
 
@@ -136,7 +137,9 @@ class Member:
     def _end_replay(self) -> None:
         with self._audience.lock:
             self._is_replaying = False
-            if self._queue is None:  # it was closed meanwhile
+            self._fold()
+            self._learned = None
+            if self._queue is None:  # closed while the lock was free
                 return
             if not self._queue:
                 self._queue = None
@@ -150,12 +153,33 @@ class Member:
             self._cursor = None
         self._audience.settle(self)
 
+    def _learn(self, changes: list[Change]) -> None:
+        """It is sent these during its replay, before the handler can send ``present``."""
+        if self._learned is None or self.present is None:
+            return
+        self._learned += changes
+        # A fold costs as much as the room is large.
+        if len(self._learned) > max(LEARNED_LIMIT, len(self.present)):
+            self._fold()
+
+    def _fold(self) -> None:
+        """Brings ``present`` up to date with what it has learned."""
+        if self._learned and self.present is not None:
+            there = {who.id: who for who in self.present}
+            for kind, who in self._learned:
+                there.pop(who.id, None)
+                if kind == JOIN:
+                    there[who.id] = who
+            self.present = list(there.values())
+            self._learned = []
+
     # -- what is delivered
 
     def _receive(self, entry: Entry, message: SharedMessage, stamp: Any) -> bool:
-        """Takes an entry, if it is new to this member; ``stamp(position, data)``."""
+        """Takes an entry if it is new to this member. ``stamp`` is called with the position and the
+        data."""
         if self._cursor is not None and self._cursor.is_level:
-            self._level()  # the broker has forgotten what it was for
+            self._level()  # the cursor no longer differs from the process
         if self._cursor is not None and not self._cursor.is_level:
             is_new = self._cursor.advance(entry)
             if is_new and entry.data is not None and entry.exclude is not self.socket:
@@ -169,8 +193,8 @@ class Member:
         self._take(message, entry.data)
         return True
 
-    def _tell_gap(self) -> None:
-        """Messages are missing before those to come."""
+    def _send_gap(self) -> None:
+        """Sends the gap: messages are missing before the next one."""
         self.is_complete = False
         if self.gap is not None:
             self._take(SharedMessage(self.gap), self.gap)
@@ -181,7 +205,7 @@ class Member:
             self._put(message, data)
 
     def _put(self, message: SharedMessage, data: str | bytes) -> None:
-        """Puts a message that the socket did not take into the queue, as the policy has it."""
+        """Puts a message that the socket did not take into the queue, by the policy."""
         queue = self._queue
         if queue is None:
             queue = self._queue = Queue()
@@ -193,7 +217,7 @@ class Member:
                 self.socket._when_ready(self._drain)
             self._audience.settle(self)
         try:
-            # What it could not have read yet is not its fault; but memory has an end.
+            # It is not slow: it could not have read these yet. But memory must be bounded.
             if self._is_replaying or self._is_unflushed:
                 if self._exceeds_replay_limit(queue):
                     raise TooSlow
@@ -204,7 +228,7 @@ class Member:
             self._close_slow()
         except Exception:
             _logger.exception("the policy of a member of the room %r failed", self._audience.name)
-            self._close(INTERNAL_ERROR)
+            self._close(CloseCode.INTERNAL_ERROR)
         else:
             if self._policy.is_full(queue) and self._block_timeout is not None:
                 queue.full_since = queue.full_since or time.monotonic()
@@ -216,7 +240,7 @@ class Member:
         return len(queue) >= limit or queue.bytes >= limit_bytes
 
     def _drain(self) -> None:
-        """Sends what waits, as far as the connection takes it."""
+        """Sends what waits, as much as the connection takes."""
         with self._audience.lock:
             queue = self._queue
             if queue is None:
@@ -237,7 +261,7 @@ class Member:
                 self._audience.settle(self)
 
     def _stop_waiting_for_hub(self) -> None:
-        """What its connection does not take from now on is lag."""
+        """From now on, what its connection does not take counts as lag."""
         if self._is_unflushed and self._queue is not None:
             self._is_unflushed = False
             self._queue.full_since = 0.0
@@ -248,18 +272,18 @@ class Member:
 
     @property
     def _block_timeout(self) -> float | None:
-        """Seconds for which it holds up senders when its queue is full."""
+        """Seconds for which it holds up senders while its queue is full."""
         if self._is_replaying:
             return None
         return UNFLUSHED_TIMEOUT if self._is_unflushed else self._policy.patience
 
     @property
     def _waits_for_hub(self) -> bool:
-        """Whether its queue is full only since the hub of another thread had no turn."""
+        """Whether its queue is full only because the hub of its thread had no turn."""
         return self._is_unflushed and self.socket._is_in_other_thread()
 
     def _make_room(self) -> float:
-        """Seconds for which a sender is to wait for this member; 0 if no longer."""
+        """Seconds for which a sender must still wait for this member; 0 if it need not."""
         with self._audience.lock:
             if self._queue is None or self._block_timeout is None:
                 self._audience.let_go(self)
@@ -269,7 +293,7 @@ class Member:
                 return 0.0
             left = self._queue.full_since + self._block_timeout - time.monotonic()
             if left <= 0 and self._is_unflushed:
-                # Its thread hangs; perhaps it waits for this one.
+                # Its thread hangs, perhaps because it waits for this one.
                 self._stop_waiting_for_hub()
             elif left <= 0:
                 self._close_slow()
@@ -279,10 +303,10 @@ class Member:
 
     def _close_slow(self) -> None:
         self._audience.stats.closed += 1
-        self._close(TRY_AGAIN_LATER, "You read too slowly.")
+        self._close(CloseCode.TRY_AGAIN_LATER, "You read too slowly.")
 
     def _disconnect(self, code: int, reason: str) -> None:
-        """It is not wanted here any more."""
+        """Closes it for ``room.disconnect()``."""
         self.linger = 0.0
         self._close(code, reason)
 

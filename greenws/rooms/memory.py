@@ -1,8 +1,8 @@
 """``MemoryBroker``: rooms of one process. The log of a room is a deque.
 
-What the logs cost is counted in bytes, objects included, for each log and for all of them. When all
-are too large, the oldest log goes first: the one in which nothing was sent for longest, rooms
-without members before the others.
+The memory of the logs is counted in bytes, objects included, for each log and for all together.
+When all together are too large, the oldest log is dropped first: the one to which nothing was sent
+for longest, rooms without members before others.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ class _Log:
 
 class MemoryBroker(Broker):
     """Keeps the last ``history`` messages of a room for members that come back, none for longer
-    than ``max_age`` seconds. ``history_bytes``: what the messages of one room may cost in memory,
-    ``max_bytes``: those of all rooms.
+    than ``max_age`` seconds. ``history_bytes``: memory that the messages of one room may take,
+    ``max_bytes``: that those of all rooms may take.
 
     Raises:
-        TypeError, ValueError: one of them is no such number.
+        TypeError, ValueError: the value of an option is not allowed.
     """
 
     is_shared = False
@@ -97,7 +97,7 @@ class MemoryBroker(Broker):
         self._bytes = 0  # of all logs
         self._max_age = max_age
         self._clock = clock
-        self._epoch = str(int(time.time() * 1000))  # positions of another process are none of ours
+        self._epoch = str(int(time.time() * 1000))  # tells our positions from another process's
         self._last = 0  # number of the last entry of any room
         self._forgotten = 0  # up to here, entries of some room were dropped with its log
         self._opened: dict[str, int] = {}
@@ -109,7 +109,7 @@ class MemoryBroker(Broker):
 
     def open(self, room: str) -> None:
         if processes.are_several:
-            processes.tell_memory()
+            processes.warn_memory()
         with self._lock:
             self._opened[room] = self._opened.get(room, 0) + 1
 
@@ -123,9 +123,12 @@ class MemoryBroker(Broker):
     def position(self, room: str) -> str:
         return self._position(self._last)
 
+    def end_of(self, room: str) -> str:
+        return self.position(room)
+
     def publish(self, room: str, data: str | bytes, exclude: WebSocket | None = None) -> None:
         if processes.are_several:
-            processes.tell_memory()
+            processes.warn_memory()
         with self._lock:
             self._last += 1
             self._keep(room, _Kept(self._clock(), self._last, data))
@@ -167,8 +170,8 @@ class MemoryBroker(Broker):
             self._forget(room)
 
     def _shrink(self) -> None:
-        """Forgets logs until an eighth of ``max_bytes`` is free: to look for the rooms without
-        members at each message would be slow where there are many."""
+        """Drops logs until an eighth of ``max_bytes`` is free. It is rare, because looking for
+        rooms without members is slow where there are many rooms."""
         target = self._max_bytes - self._max_bytes // 8
         empty = [room for room in self._logs if room not in self._opened]
         for room in [*empty, *(room for room in self._logs if room in self._opened)]:
@@ -189,7 +192,7 @@ class MemoryBroker(Broker):
         return _Replay(self, room, self._parse(since))
 
     def _parse(self, since: str) -> int:
-        """The number in a position of ours; -1 for any other string."""
+        """The number in a position of this broker; -1 for any other string."""
         number = since[len(self._epoch) + 1 :]
         if len(since) > LONGEST_POSITION or not (number.isascii() and number.isdigit()):
             return -1
@@ -197,8 +200,8 @@ class MemoryBroker(Broker):
         return int(number) if is_ours else -1
 
     def page(self, room: str, after: int, until: int) -> tuple[Page, int]:
-        """Some messages with numbers above ``after``, up to ``until``, and the number to go on
-        from; that is ``until`` at the end."""
+        """Some messages with numbers above ``after``, up to ``until``, and the number from which to
+        continue; ``until`` at the end."""
         with self._lock:
             log = self._trimmed(room)
             found = [] if log is None else log.after(after, _PAGE)
@@ -232,7 +235,7 @@ class MemoryBroker(Broker):
 
 
 class _Replay(Replay):
-    """Asks for a page when the one before it was sent, so that a slow client holds no more."""
+    """Makes a page when the previous one has been sent, so a slow client holds only one."""
 
     def __init__(self, broker: MemoryBroker, room: str, after: int) -> None:
         self._broker = broker

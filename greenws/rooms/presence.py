@@ -1,4 +1,4 @@
-"""Presence: who is in a room, in whichever process, and telling the members that want to know."""
+"""Presence: who is in a room, in all processes, and the changes that watchers are sent."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ PresenceFormat = Callable[..., "str | bytes | None"]
 
 
 class Presence(NamedTuple):
-    """Who is in a room, in whichever process: a member's id, and the info it joined with. All with
-    one ``presence_key`` are one, with that as its id and the info of one of them."""
+    """Somebody in a room, in any process: a member's id, and the info that it joined with. Members
+    with the same ``presence_key`` are one, with the key as id and the info of one of them."""
 
     id: str
     info: dict[str, Any]
 
 
 class Change(NamedTuple):
-    """A member that comes (JOIN) or goes (LEAVE)."""
+    """A member joins (JOIN) or leaves (LEAVE)."""
 
     kind: str
     who: Presence
 
 
 class Watch(NamedTuple):
-    """What makes the message that tells a member of a change. ``takes_id``: it is called with the
-    kind, the id and the info; as an older form without the id."""
+    """The function that makes the message about a change. ``takes_id``: it is called with the kind,
+    the id and the info; the older form gets no id."""
 
     function: PresenceFormat
     takes_id: bool
@@ -58,23 +58,23 @@ class Watch(NamedTuple):
                 "presence is called with three arguments, (kind, id, info), and "
                 f"{describe(function)} does not take them"
             )
-        raise TypeError(f"presence is a function of a kind, an id and an info, not {function!r}")
+        raise TypeError(f"presence must be a function (kind, id, info), not {function!r}")
 
     def __call__(self, change: Change) -> str | bytes | None:
         kind, (key, info) = change
         return self.function(kind, key, info) if self.takes_id else self.function(kind, info)
 
 
-_KEY = ""  # beside the names of an info: the presence_key, as a broker carries it
+_KEY = ""  # the name of the presence_key among those of an info, for the broker
 
 
 def id_of(key: Any) -> str:
-    """What a ``presence_key`` counts as.
+    """A ``presence_key`` as an id.
 
     Raises:
         TypeError: it is neither str nor int.
         ValueError: it is empty, or has a line break.
-        UnicodeEncodeError: UTF-8 does not know it.
+        UnicodeEncodeError: UTF-8 cannot encode it.
     """
     if isinstance(key, bool) or not isinstance(key, str | int):
         raise TypeError(f"presence_key must be a str or an int, not {key!r}")
@@ -83,12 +83,12 @@ def id_of(key: Any) -> str:
     text = str(key)
     text.encode()
     if "\n" in text:
-        raise ValueError(f"presence_key is {text!r}: an id has no line break")
+        raise ValueError(f"presence_key must not contain a line break: {text!r}")
     return text
 
 
 def pack(member: Member) -> dict[str, Any]:
-    """What a broker carries of a member."""
+    """A member's info and key, as a broker carries them."""
     return member.info if member.token == member.id else {_KEY: member.id, **member.info}
 
 
@@ -100,7 +100,7 @@ def unpack(token: str, packed: dict[str, Any]) -> Presence:
 
 
 def unpack_all(packed: dict[str, dict[str, Any]]) -> list[Presence]:
-    """Each once."""
+    """The presences of the members that a broker returned, each id once."""
     found: dict[str, Presence] = {}
     for token, each in packed.items():
         who = unpack(token, each)
@@ -109,11 +109,11 @@ def unpack_all(packed: dict[str, dict[str, Any]]) -> list[Presence]:
 
 
 class Roster:
-    """Who is in one room: the members of this process as they come and go, those of others as the
-    broker tells. Both change at once; a change that makes no difference is none.
+    """Who is in one room: the members of this process, and those of others as the broker reports
+    them. A change of members that does not change who is there returns None.
 
-    Members with the same ``presence_key`` are one: it comes with the first of them, with that one's
-    info, and goes with the last.
+    Members with the same ``presence_key`` are one, which joins with the first of them, and that
+    one's info, and leaves with the last.
     """
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ class Roster:
         self._watchers.pop(member, None)
 
     def change(self, kind: str, token: str, packed: dict[str, Any]) -> Change | None:
-        """A member of another process."""
+        """A member of another process joins or leaves."""
         known = self._elsewhere.get(token)
         if token in self._here or (known is None) != (kind == JOIN):
             return None
@@ -175,11 +175,11 @@ class Roster:
 
     @property
     def watching(self) -> int:
-        """Members that are told who comes and goes."""
+        """The number of watchers: members that are sent changes of presence."""
         return len(self._watchers)
 
     def watchers(self) -> dict[Watch, list[Member]]:
-        """These, by what makes their messages."""
+        """The watchers, by the function that makes their messages."""
         found: dict[Watch, list[Member]] = {}
         for member, watch in self._watchers.items():
             found.setdefault(watch, []).append(member)

@@ -1,7 +1,8 @@
 """``Rooms`` and ``Room``: groups of sockets that get the same messages in the same order.
 
-What a handler calls. The broker (``broker.py``) decides the order of messages, ``fanout.py`` hands
-them to members, ``member.py`` has what one member waits for, ``replay.py`` sends it what it missed.
+Handlers call these. The broker (``broker.py``) decides the order of messages, ``fanout.py``
+delivers them to members, ``member.py`` has the queue of one member, and ``replay.py`` sends what a
+member has missed.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _logger = logging.getLogger("greenws.rooms")
 
 
 class _Joining(contextlib.AbstractContextManager[Member]):
-    """A member to be, which says so if it is never entered."""
+    """A future member: an error says what is missing if it is used without ``with``."""
 
     def __init__(self, manager: contextlib.AbstractContextManager[Member]) -> None:
         self._manager: contextlib.AbstractContextManager[Member] | None = manager
@@ -83,7 +84,7 @@ class _Joining(contextlib.AbstractContextManager[Member]):
 def _for_a_block(
     function: Callable[_Arguments, Iterator[Member]],
 ) -> Callable[_Arguments, contextlib.AbstractContextManager[Member]]:
-    """:func:`contextlib.contextmanager` for what must not be called without ``with``."""
+    """:func:`contextlib.contextmanager` for a method that must be used in a ``with``."""
     make = contextlib.contextmanager(function)
 
     @functools.wraps(function)
@@ -151,35 +152,35 @@ class Room:
     ) -> Iterator[Member]:
         """``with room.join(socket, name="Ann"):`` makes ``socket`` a member for the block.
 
-        ``info`` is what others see of it in ``room.members``: whatever JSON can hold. ``policy``:
-        what happens when it lags (:mod:`greenws.policies`; the one of the ``Rooms`` without it).
-        ``presence(kind, id, info)``, with "join" or "leave" and the id and info of somebody else,
-        gives the message that this member gets when that one comes or goes; None for no message.
-        Then ``member.present`` is who was there when it joined, itself included: with what it was
-        told since, that is who is there. (An older form, ``presence(kind, info)``, is taken too.)
+        ``info`` is what others see of it in ``room.members``: anything that JSON can hold.
+        ``policy``: what happens when it lags (:mod:`greenws.policies`; the default is that of the
+        ``Rooms``). ``presence(kind, id, info)`` is called when somebody else joins or leaves, with
+        "join" or "leave" and that member's id and info, and returns the message to send to this
+        member; None for no message. ``member.present`` then lists who was there when the block
+        began, itself included: together with the messages since then it tells who is there now. (An
+        older form, ``presence(kind, info)``, is accepted too.)
 
-        ``presence_key``: members with the same one, in whichever processes, count as one, such as
-        the tabs of a user whose id it is: it is the id that others see, with the info of the first
-        of them; they are told "join" when the first one comes and "leave" when the last one is
-        gone, and none of them is told of itself. ``presence_linger``: so many seconds after a
-        member has left it is still counted, unless ``room.disconnect`` closed it: nobody is told
-        of a page that is reloaded. (When a process ends, its members linger for the broker's
-        ``presence_timeout`` at most.)
+        ``presence_key``: members with the same key, in all processes, count as one, such as the
+        tabs of a user: give the user's id. Others see it as the id, with the info of the first of
+        these members. They get "join" when the first one joins and "leave" when the last one has
+        left; the members with the key get neither. ``presence_linger``: seconds for which a member
+        that has left still counts, so that a page that is reloaded causes no messages;
+        ``room.disconnect`` ends it at once. (When a process ends, its members linger for the
+        broker's ``presence_timeout`` at most.)
 
         ``since``: the id of the last message that a client saw before its connection dropped (None
-        or the empty string: it saw none). It
-        is sent what it missed, then goes on live; that is over, as far as the client reads, when
-        the block begins. What comes meanwhile waits, for ten times the ``limit`` of its policy or
-        1,000 messages; then it is closed with 1013. Where messages are missing (the history does
-        not reach back so far, or ``since`` is not an id that a message of the room can have had)
-        it is sent ``gap``, then what there is, and ``member.is_complete`` is False. (A message
-        that it was excluded from counts as missed.) So it is for a member that stays, with or
-        without ``since``, when its process was so far behind that messages are lost to it.
+        or the empty string: it saw none). The member is sent what it missed before the block
+        begins. Messages sent during that time wait, up to ten times the ``limit`` of its policy or
+        1,000 messages; beyond that it is closed with 1013. If messages are missing (the history
+        does not go back far enough, or ``since`` is not an id that a message of the room can have
+        had), the member is sent ``gap`` and then what there is, and ``member.is_complete`` is
+        False. (A message that it was excluded from counts as missed.) A member that stays is also
+        sent ``gap`` when its process fell so far behind that it lost messages.
 
         Raises:
-            ConnectionClosed: the client went away while it was sent what it missed.
-            TypeError: JSON cannot hold ``info``; ``policy`` or ``presence`` is none;
-                ``presence_key`` is neither str nor int.
+            ConnectionClosed: the client left while it was sent what it missed.
+            TypeError: JSON cannot hold ``info``; ``policy`` is not a policy; ``presence`` is not
+                such a function; ``presence_key`` is neither str nor int.
             ValueError: ``presence_key`` is empty; ``presence_linger`` is below 0, or given without
                 a key.
         """
@@ -210,7 +211,7 @@ class Room:
             with self._lock:
                 if not self._is_open:  # nothing may block before that
                     self._open()
-            if since == "":  # request.args.get("since", "") of who comes for the first time
+            if since == "":  # request.args.get("since", "") of a new client
                 since = None
             tail = None if since is None else self._admit_after_tail(member, watch, _text(since))
             replay = None
@@ -244,39 +245,49 @@ class Room:
         ``exclude``: one member, or its socket, that does not get it. Any greenlet and any thread
         may call it, member or not.
 
-        In a large room others run while a message is being handed out, and it returns when all
-        members of this process have it. It does not wait for Redis, so what is sent through
-        another process afterwards may come before it; with ``wait`` it waits until the log has it,
-        however long that takes.
+        In a large room other greenlets run while a message is being delivered; the call returns
+        when all members of this process have it. It does not wait for Redis, so a message that
+        another process sends later may come first; with ``wait`` it waits until the log has the
+        message, however long that takes. (A ``gevent.Timeout`` around the call ends the wait, not
+        the message, which is appended when Redis is back.)
 
-        Blocks while a member with the policy ``block`` has no room; and in other threads than the
-        members', while theirs had no time to take what was sent (for at most 5 seconds).
+        Blocks while the queue of a member with the policy ``block`` is full. In a thread other
+        than the members', it also blocks until their thread has taken what was sent, for at most 5
+        seconds.
 
         Raises:
-            TypeError: ``data`` is none of these; ``exclude`` no member and no socket.
-            ValueError: ``data`` holds what UTF-8 (half a surrogate pair) or JSON does not know; or
-                what the ``stamp`` of the ``Rooms`` raises for it.
-            BrokerUnavailable: the broker is out of reach, and too much waits for it already.
+            TypeError: ``data`` is none of these; ``exclude`` is neither a member nor a socket.
+            ValueError: UTF-8 or JSON cannot encode ``data``, for example half a surrogate pair; or
+                the ``stamp`` of the ``Rooms`` raised it; or the URL of the ``RedisBroker`` has the
+                wrong scheme (``WrongScheme``), which with ``wait`` the first message finds out.
+            BrokerUnavailable: the broker is out of reach, and too much waits for it already. With
+                ``wait``: Redis does not accept the message, which only members of this process
+                have received; or the rooms were closed, and the log may have the message or not.
         """
-        # What must fail fails here, and not where the message arrives.
+        # An invalid message must fail here, in the sender, and not where it arrives.
         message = arguments.message(data)
         self._fan_out.stamped(BEGINNING, message)
         if exclude is not None:
             exclude = exclude.socket if isinstance(exclude, Member) else exclude
             if not isinstance(exclude, WebSocket):
-                raise TypeError(f"exclude is a member or its socket, not {exclude!r}")
+                raise TypeError(f"exclude must be a member or its socket, not {exclude!r}")
         if self._fan_out.is_held_up:
             self._fan_out.wait_for_room()
+        broker = self._rooms.broker
         with self._lock:
-            self._rooms.broker.publish(self.name, message, exclude)
+            broker.publish(self.name, message, exclude)
+            receipt = broker.receipt(self.name) if wait else None
             self._stats.sent += 1
         self._fan_out.wait()
-        if wait and not self._rooms.broker.flush():
-            raise BrokerUnavailable("these rooms were closed before the log had the message")
+        if receipt is not None and not receipt():
+            raise BrokerUnavailable(
+                "these rooms were closed before it was known that the log has the message "
+                "(it may have it all the same)"
+            )
 
     def history(self, count: int = 50) -> list[str | bytes]:
         """The newest ``count`` messages of the room, oldest first, as members were sent them: for
-        whoever comes for the first time. May block; empty if the broker is out of reach.
+        a client that joins for the first time. May block; empty if the broker is out of reach.
 
         Raises:
             TypeError: ``count`` is no int.
@@ -289,8 +300,8 @@ class Room:
     @property
     def position(self) -> str:
         """The id of the last message of the room, for a page that is being rendered: a client that
-        gives it as ``since`` misses nothing of what is said meanwhile. Ask before
-        ``history()``. May block.
+        gives it as ``since`` misses nothing that is sent in between. Ask before ``history()``. May
+        block.
 
         Raises:
             BrokerUnavailable: the broker is out of reach.
@@ -303,15 +314,16 @@ class Room:
         reason: str = "",
         member: Member | Presence | str | int | None = None,
     ) -> None:
-        """Closes the members of the room in all processes, or some: ``member`` is one, or its
-        presence or its id, which are those of all with its ``presence_key``. Each gets first what
-        was sent before. A process that has lost its connection to Redis does not hear of it. May
-        block.
+        """Closes the members of the room in all processes, or only ``member``: a member, its
+        presence or its id. (All members with one ``presence_key`` have the same id.) Each first
+        gets what was sent before. Members in a process that has lost its connection to Redis stay
+        connected. May block.
 
         Raises:
             ValueError: ``code`` may not be sent, ``reason`` is longer than 123 bytes, or ``member``
                 is empty.
-            BrokerUnavailable: the broker is out of reach.
+            BrokerUnavailable: the broker is out of reach. If it did not answer in time, it may
+                still close them later.
         """
         arguments.check_close(code, reason)
         if isinstance(member, Member):
@@ -321,7 +333,7 @@ class Room:
 
     @property
     def members(self) -> list[Presence]:
-        """Everybody in the room, in all processes. May block if nobody here is in it."""
+        """Everybody in the room, in all processes. May block if this process has no member."""
         with self._lock:
             if self._is_open:
                 return self._roster.everybody()
@@ -353,14 +365,17 @@ class Room:
     def _close(self) -> None:
         with self._lock:
             if self._rooms.broker.close(self.name):
-                self._is_open = False
-                self._roster.close()
-                self._rooms._forget(self)
+                self._closed()
+
+    def _closed(self) -> None:
+        self._is_open = False
+        self._roster.close()
+        self._rooms._forget(self)
 
     def _admit_after_tail(
         self, member: Member, watch: Watch | None, since: str
     ) -> list[tuple[str, SharedMessage]] | None:
-        """What it has missed, if that is at hand; otherwise None, and it is not admitted."""
+        """What it has missed, if the tail has that; otherwise None, and it is not admitted."""
         with self._lock:
             tail = self._fan_out.tail.after(since)
             if tail is not None:
@@ -380,7 +395,7 @@ class Room:
         change = self._roster.join(member, watch)
         if watch is not None:
             member.present = self._roster.everybody()
-        self._tell(change)
+        self._report(change)
         self._rooms.broker.join(self.name, member.token, pack(member))
 
     def _dismiss(self, member: Member) -> bool:
@@ -399,10 +414,10 @@ class Room:
         return True
 
     def _withdraw(self, member: Member) -> None:
-        self._tell(self._roster.leave(member))
+        self._report(self._roster.leave(member))
         self._rooms.broker.leave(self.name, member.token)
 
-    def _tell(self, change: Change | None) -> None:
+    def _report(self, change: Change | None) -> None:
         if change is not None:
             self._fan_out.put(change)
 
@@ -412,13 +427,13 @@ class Room:
         self._fan_out.put(entry)
 
     def _change(self, kind: str, member: str, info: dict[str, Any]) -> None:
-        self._tell(self._roster.change(kind, member, info))
+        self._report(self._roster.change(kind, member, info))
 
     def _disconnect(self, code: int, reason: str, member: str | None) -> None:
         self._lingering.end(member)
         self._fan_out.put(Disconnect(code, reason, member))
 
-    def _tell_gap(self) -> None:
+    def _send_gap(self) -> None:
         self._fan_out.put(Gap())
 
     def _wait(self) -> None:
@@ -428,15 +443,15 @@ class Room:
 class Rooms:
     """``rooms = Rooms()``, then ``rooms["lobby"]``: the rooms of an application.
 
-    ``broker`` carries their messages: None for those of this process, the URL of a Redis
-    ("redis://localhost", or as :class:`greenws.brokers.redis.RedisBroker` has it), a list of such
-    URLs or a :class:`greenws.brokers.Broker` for those of many. ``policy``: what happens to members
-    that lag; closed with 1013 without one. ``stamp(id, data)`` gives what
-    members are sent for a message, so that clients learn its id: :func:`json_id`, or your own.
+    ``broker`` carries their messages. None: rooms of this process only. For several processes: the
+    URL of a Redis ("redis://localhost", or any that :class:`greenws.brokers.redis.RedisBroker`
+    accepts), a list of such URLs, or a :class:`greenws.brokers.Broker`. ``policy``: what happens to
+    members that lag; None closes them with 1013. ``stamp(id, data)`` returns what members are sent
+    for a message, so that clients learn its id: :func:`json_id`, or your own.
 
     Raises:
-        TypeError: something else is given for one of them.
-        ValueError: the broker carries other ``Rooms``.
+        TypeError: an argument has the wrong type.
+        ValueError: the broker already serves other ``Rooms``.
     """
 
     send = Hint("send", "rooms[name].send(data)")
@@ -474,9 +489,8 @@ class Rooms:
             try:
                 from .redis.broker import RedisBroker
             except ImportError as error:
-                raise ImportError(
-                    f"{error}; pip install redis (or 'greenws-wsgi[redis]')"
-                ) from None
+                arguments.check_redis(error)
+                raise
             self.broker: Broker = RedisBroker(broker)
         else:
             self.broker = MemoryBroker() if broker is None else broker
@@ -517,8 +531,8 @@ class Rooms:
         return len(self._opened)
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Waits, at most so many seconds, until Redis has all that was sent; returns whether it
-        has. A program that ends waits for it, too."""
+        """Waits until Redis has all that was sent, for at most ``timeout`` seconds; returns whether
+        it has. A program that ends does the same."""
         return self.broker.flush(timeout)
 
     def close(self, timeout: float | None = 5.0) -> None:
@@ -545,38 +559,44 @@ class Rooms:
     # -- the listener of the broker
 
     def deliver(self, room: str, entry: Entry) -> None:
-        """For a broker of your own to call: an entry of an open room."""
+        """Your own broker calls this with an entry of an open room."""
         with self.lock:
             if room in self._opened:
                 self._opened[room]._deliver(entry)
 
     def presence(self, room: str, kind: str, member: str, info: dict[str, Any]) -> None:
-        """For a broker of your own to call: a member in another process has come or gone."""
+        """Your own broker calls this when a member in another process has joined or left."""
         with self.lock:
             if room in self._opened:
                 self._opened[room]._change(kind, member, info)
 
     def disconnect(self, room: str, code: int, reason: str, member: str | None) -> None:
-        """For a broker of your own to call: members of an open room, or one, are to be closed."""
+        """Your own broker calls this to close the members of an open room, or one of them."""
         with self.lock:
             if room in self._opened:
                 self._opened[room]._disconnect(code, reason, member)
 
     def gap(self, room: str) -> None:
-        """For a broker of your own to call: messages of an open room are missing."""
+        """Your own broker calls this when messages of an open room are missing."""
         with self.lock:
             if room in self._opened:
-                self._opened[room]._tell_gap()
+                self._opened[room]._send_gap()
+
+    def closed(self, room: str) -> None:
+        """Your own broker calls this when its ``close`` returned True to itself."""
+        with self.lock:
+            if room in self._opened:
+                self._opened[room]._closed()
 
     def wait(self, room: str) -> None:
-        """For a broker of your own to call: blocks while messages are still being handed out."""
+        """Your own broker calls this to block while messages are still being delivered."""
         found = self._opened.get(room)
         if found is not None:
             found._wait()
 
 
 def _text(since: Any) -> str:
-    """What a client has sent, as it came out of its JSON or its query."""
+    """A position that a client sent, as parsed from JSON or a query string."""
     return since if isinstance(since, str) else ""
 
 

@@ -37,21 +37,21 @@ class Sender:
     """``Sender("redis://localhost")["lobby"].send("hello")``: sends to rooms from a program that
     has no WebSockets: a Celery task, a cron job, Django's ``manage.py``, any script or thread.
 
-    ``url``: as ``Rooms`` takes it. Nothing is connected before the first call. All calls block
-    their thread, for ``timeout`` seconds at most, and are tried again within them where the
-    connection fails: what was sent stands in the room's log once, in the order of the calls. One
-    may be used by many threads, and after a fork, where the child gets a connection of its own.
-    For ``timeout`` and a minute it leaves a small key in Redis, by which a repeated message is
-    known. (Under gevent, in a program with WebSockets of its own, use ``Rooms``.)
+    ``url``: as for ``Rooms``. It connects at the first call. A call blocks its thread for at most
+    ``timeout`` seconds, and is repeated within that time if the connection fails: each message is
+    in the room's log once, in the order of the calls. Several threads may use one sender, and so
+    may a forked child, which makes a connection of its own. A small key in Redis, by which repeated
+    messages are recognised, stays for ``timeout`` plus a minute. (In a program that serves
+    WebSockets itself, under gevent, use ``Rooms``.)
 
-    ``prefix``, ``history``, ``history_bytes``, ``max_age`` are those of ``RedisBroker``, and must
-    be the same if they were given there. ``stamp``: that of the servers' ``Rooms``, if there is
-    one, for :meth:`RemoteRoom.history`, and so that :meth:`RemoteRoom.send` refuses what it does
-    not take.
+    ``prefix``, ``history``, ``history_bytes``, ``max_age`` are those of ``RedisBroker``: give the
+    same values as there. ``stamp``: that of the servers' ``Rooms``, if they have one.
+    :meth:`RemoteRoom.history` applies it, and :meth:`RemoteRoom.send` refuses what it refuses.
 
     Raises:
         ImportError: redis-py is not installed.
-        TypeError, ValueError: ``url`` is none that ``Rooms`` takes, or an option no such value.
+        TypeError, ValueError: ``url`` is not one that ``Rooms`` accepts, or the value of an option
+            is not allowed.
     """
 
     def __init__(
@@ -72,7 +72,8 @@ class Sender:
             from .redis.options import Options
             from .redis.spread import Spread, addresses_of
         except ImportError as error:
-            raise ImportError(f"{error}; pip install redis (or 'greenws-wsgi[redis]')") from None
+            arguments.check_redis(error)
+            raise
         stamps.check(stamp)
         self.stamp = stamp
         addresses = addresses_of(url)
@@ -84,7 +85,7 @@ class Sender:
             history_bytes=history_bytes,
             max_age=max_age,
         )
-        # What has been tried is never tried again after the timeout.
+        # No call is repeated after its timeout.
         self._memory = math.ceil(timeout) + _MARGIN
         self._requests = requests
         self._entry = LogEntry
@@ -94,7 +95,7 @@ class Sender:
         _all.add(self)
 
     def _begin(self) -> None:
-        """In each process anew."""
+        """Called in each process, after a fork too."""
         self._origin = secrets.token_hex(6)  # names this process among those that send
         self._numbers = itertools.count(1)
 
@@ -141,19 +142,15 @@ class Sender:
 
         appended = caller.call(request, " (the log may have the message all the same)")
         for why in appended.failed.values():
-            raise BrokerUnavailable(f"Redis does not take messages of the room {room!r}: {why}")
-        if appended.unpublished:
-            _logger.error(
-                "Redis does not publish what is sent, so that nobody hears it: %s",
-                appended.unpublished,
-            )
+            raise BrokerUnavailable(f"Redis does not accept messages of the room {room!r}: {why}")
+        appended.log(_logger)
 
     def _look(self, room: str, begin_log: bool = False) -> Any:
         caller, requests = self._caller(room), self._requests
         age = self._options.expiry if begin_log else 0
 
         def request(client: redis.Redis) -> Any:
-            found = requests.look(client, caller.keys, self._origin, room, age)
+            found = requests.take_snapshot(client, caller.keys, self._origin, room, age)
             return requests.without_the_dead(client, caller.keys, found)
 
         return caller.call(request)
@@ -172,14 +169,13 @@ class RemoteRoom:
         returns when the log has it.
 
         If Redis was out of reach for ``timeout`` seconds, nobody knows whether the log has the
-        message: it may appear there later, but never twice, and never behind one that this process
-        has sent after it.
+        message: it may appear there later, but never twice, and never after a message that this
+        process sent later.
 
         Raises:
             TypeError: ``data`` is none of these.
-            ValueError: it holds what UTF-8 or JSON does not know; or what the ``stamp`` raises for
-                it.
-            BrokerUnavailable: Redis is out of reach, or does not take the message.
+            ValueError: UTF-8 or JSON cannot encode ``data``; or the ``stamp`` raised it.
+            BrokerUnavailable: Redis is out of reach, or refuses the message.
         """
         message = arguments.message(data)
         stamp = self._sender.stamp
@@ -188,8 +184,8 @@ class RemoteRoom:
         self._sender._append(self.name, message)
 
     def history(self, count: int = 50) -> list[str | bytes]:
-        """The newest messages of the room, oldest first, as members were sent them if this sender
-        has the ``stamp`` of their ``Rooms``; else as they were sent.
+        """The newest messages of the room, oldest first: as members received them if this sender
+        has the ``stamp`` of their ``Rooms``, otherwise as they were sent.
 
         Raises:
             TypeError: ``count`` is no int.
@@ -212,7 +208,7 @@ class RemoteRoom:
     @property
     def position(self) -> str:
         """The id of the last message of the room, for a page that is being rendered: a client that
-        gives it as ``since`` misses nothing of what is said meanwhile.
+        gives it as ``since`` misses nothing that is sent in between.
 
         Raises:
             BrokerUnavailable: Redis is out of reach.
@@ -238,9 +234,9 @@ class RemoteRoom:
     def disconnect(
         self, code: int = 1008, reason: str = "", member: Presence | str | int | None = None
     ) -> None:
-        """Closes the members of the room in all processes, or some: ``member`` is a presence or its
-        id, which are those of all with its ``presence_key``. Each gets first what was sent before.
-        A process that has lost its connection to Redis does not hear of it.
+        """Closes the members of the room in all processes, or only ``member``: a presence or its
+        id. (All members with one ``presence_key`` have the same id.) Each first gets what was sent
+        before. Members in a process that has lost its connection to Redis stay connected.
 
         Raises:
             ValueError: ``code`` may not be sent, ``reason`` is longer than 123 bytes, or ``member``

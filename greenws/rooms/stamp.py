@@ -1,5 +1,5 @@
-"""Stamps: what makes the message that members are sent, from its position in the log and what was
-sent to the room. Knows no gevent."""
+"""Stamps: functions that make the message for members, from its position in the log and the data
+sent to the room. Imports no gevent."""
 
 from __future__ import annotations
 

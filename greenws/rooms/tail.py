@@ -1,8 +1,8 @@
 """``Tail``: the last messages of a room, encoded, for members that come back.
 
 A thousand members that come back after a deploy want the same messages. A client whose position is
-one that the room has had gets what came after it from here: nothing is read, and each message is
-encoded once for all. Any other client asks the broker.
+a recent one of the room gets the messages after it from here: nothing is read from the broker, and
+each message is encoded once for all. For other clients the broker is asked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..protocol.shared import SharedMessage
 
 __all__ = ["Tail"]
 
-_ENTRY_COST = 500  # bytes of an entry, beside its message twice: as it is, and encoded
+_ENTRY_COST = 500  # bytes of an entry besides its message, which counts twice: plain and encoded
 
 
 class _Entry(NamedTuple):
@@ -29,8 +29,8 @@ class _Entry(NamedTuple):
 
 
 class Tail:
-    """``limit``: bytes that it may cost at present. ``length``, ``age``: messages and seconds for
-    which it keeps them."""
+    """``limit``: bytes of memory that it may take now. ``length``: messages at most. ``age``:
+    seconds for which it keeps them."""
 
     def __init__(self, limit: Callable[[], int], length: int, age: float) -> None:
         self.bytes = 0
@@ -43,7 +43,7 @@ class Tail:
         self._numbers: dict[str, int] = {}  # by position: of the entry after it
 
     def begin(self, position: str | None) -> None:
-        """Forgets all; what comes next comes after ``position``, or after a hole."""
+        """Drops all. The next message follows ``position``; None: it follows a gap."""
         self._entries.clear()
         self._numbers.clear()
         self.bytes = 0
@@ -53,7 +53,7 @@ class Tail:
             self._numbers[position] = 0
 
     def append(self, position: str, message: SharedMessage | None) -> None:
-        """``message``: None if the log has only moved on."""
+        """``message``: None if the log has moved on without a message."""
         data = b"" if message is None else message.data
         cost = 2 * sys.getsizeof(data) + _ENTRY_COST
         entry = _Entry(position, message, cost, time.monotonic())
@@ -66,7 +66,7 @@ class Tail:
         self._expire()
 
     def after(self, position: str) -> list[tuple[str, SharedMessage]] | None:
-        """The messages after a position; None if that is not known here."""
+        """The messages after a position; None if the tail does not have that position."""
         self._expire()
         number = self._numbers.get(position)
         if number is None:

@@ -1,10 +1,11 @@
 """Turns: nobody holds a hub for longer than ``SECONDS`` while others could run.
 
-``gevent.sleep(0)`` ends no turn: gevent runs up to 50 callbacks before it polls the kernel, so
-sockets, timers and signals wait behind all of them. A timer fires after the next poll.
+``gevent.sleep(0)`` does not end a turn: gevent runs up to 50 callbacks before it polls the kernel,
+and sockets, timers and signals wait for all of them. A timer fires after the next poll.
 
-``hub/turns.py`` counts steps of microseconds. Here a slice takes long enough to read the clock each
-time, and is asked for with a lock held, where no turn may end, and in threads without a hub.
+``hub/turns.py`` counts steps of microseconds. A slice takes long enough to read the clock each
+time. Besides, this module is used where a lock is held, so that no turn may end, and in threads
+without a hub.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ SECONDS = 0.005
 
 
 class _Turn:
-    """Of all greenlets of a hub that run without a poll in between."""
+    """The turn of all greenlets of a hub that run without a poll in between."""
 
     __slots__ = ("iteration", "began")
 

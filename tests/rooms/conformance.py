@@ -18,7 +18,7 @@ import pytest
 from greenws import Rooms
 from greenws.rooms.broker import BEGINNING, LONGEST_POSITION, Broker, Entry, Message, Replay
 
-from ..support.limits import wait_until
+from ..support.limits import limit, wait_until
 
 Brokers = Callable[[], Broker]
 
@@ -31,6 +31,9 @@ class Notebook:
         self.broker = broker
         self.entries: dict[str, list[Entry]] = {}
         self.changes: list[tuple[str, str, str, dict[str, Any]]] = []
+        self.disconnects: list[tuple[str, int, str, str | None]] = []
+        self.gaps: list[str] = []
+        self.closed_rooms: list[str] = []
         broker.attach(self)
 
     def deliver(self, room: str, entry: Entry) -> None:
@@ -39,6 +42,15 @@ class Notebook:
 
     def presence(self, room: str, kind: str, member: str, info: dict[str, Any]) -> None:
         self.changes.append((room, kind, member, info))
+
+    def disconnect(self, room: str, code: int, reason: str, member: str | None) -> None:
+        self.disconnects.append((room, code, reason, member))
+
+    def gap(self, room: str) -> None:
+        self.gaps.append(room)
+
+    def closed(self, room: str) -> None:
+        self.closed_rooms.append(room)
 
     def wait(self, room: str) -> None:
         pass
@@ -111,7 +123,7 @@ class BrokerConformance:
         entries = [entry for entry in here.entries["r"] if entry.data is not None]
         assert [entry.exclude for entry in entries] == [socket, None]
 
-    def test_rooms_do_not_hear_each_other(self, here):
+    def test_rooms_do_not_get_each_others_messages(self, here):
         here.broker.open("s")
         here.broker.publish("s", "s")
         here.broker.publish("r", "r")
@@ -189,18 +201,62 @@ class BrokerConformance:
         assert here.broker.newest("r", 50) == messages
         assert here.broker.newest("nobody was here", 50) == []
 
+    def test_the_end_of_a_room_needs_no_open_room(self, here):
+        here.broker.publish("closed", "before")
+        assert here.broker.flush(limit())
+        end = here.broker.end_of("closed")
+        here.broker.publish("closed", "after")
+        assert here.broker.flush(limit())
+        here.broker.open("closed")
+        complete, messages = here.replay(end, room="closed")
+        assert (complete, [each.data for each in messages]) == (True, ["after"])
+        assert here.broker.close("closed")
+
+    def test_the_end_of_a_room_that_nobody_has_used_is_a_position(self, here):
+        end = here.broker.end_of("nobody was here")
+        here.broker.publish("nobody was here", "first")
+        assert here.broker.flush(limit())
+        here.broker.open("nobody was here")
+        complete, messages = here.replay(end, room="nobody was here")
+        assert (complete, [each.data for each in messages]) == (True, ["first"])
+        assert here.broker.close("nobody was here")
+
+    # -- reach
+
+    def test_a_receipt_waits_until_the_log_has_the_message(self, here):
+        with here.lock:
+            here.broker.publish("closed", "hello")
+            receipt = here.broker.receipt("closed")
+        assert receipt()
+        assert [each.data for each in here.broker.newest("closed", 5)] == ["hello"]
+
+    def test_members_that_are_to_be_disconnected_first_get_what_was_sent_before(self, here):
+        here.broker.publish("r", "first")  # after that, it is known to listen
+        here.hears("first")
+        here.broker.publish("r", "before")
+        here.broker.disconnect("r", 4001, "bye, é", "some member")
+        wait_until(lambda: here.disconnects)
+        here.hears("first", "before")
+        here.broker.disconnect("r", 4002, "", None)
+        wait_until(lambda: len(here.disconnects) == 2)
+        assert here.disconnects == [
+            ("r", 4001, "bye, é", "some member"),
+            ("r", 4002, "", None),
+        ]
+        assert not here.gaps
+
     # -- who listens
 
     def test_it_carries_one_rooms_only(self, brokers):
         broker = brokers()
         rooms = Rooms(broker)
-        with pytest.raises(ValueError, match="carries other Rooms"):
+        with pytest.raises(ValueError, match="already serves other Rooms"):
             Rooms(broker)
         rooms.close()
         broker.attach(rooms)
         broker.detach()
 
-    def test_members_hear_through_it(self, brokers, pair):
+    def test_members_get_messages_through_it(self, brokers, pair):
         rooms = Rooms(broker := brokers())
         with contextlib.ExitStack() as stack:
             peers = []
@@ -242,7 +298,25 @@ class SharedBrokerConformance(BrokerConformance):
         there.hears("one", "two")
         assert there.replay(one.position) == (True, there.heard()[1:])
 
-    def test_presence_is_told_in_other_processes(self, here, there):
+    def test_members_of_all_processes_are_disconnected(self, here, there):
+        here.broker.publish("r", "before")  # after that, both are known to listen
+        here.hears("before")
+        there.hears("before")
+        here.broker.disconnect("r", 4001, "bye", "m")
+        wait_until(lambda: here.disconnects and there.disconnects)
+        assert here.disconnects == there.disconnects == [("r", 4001, "bye", "m")]
+
+    def test_the_end_of_a_room_holds_in_another_process(self, here, there):
+        here.broker.publish("r", "one")
+        here.hears("one")
+        there.hears("one")
+        end = there.broker.end_of("r")
+        here.broker.publish("r", "two")
+        here.hears("one", "two")
+        assert here.replay(end) == (True, here.heard()[1:])
+        assert not there.closed_rooms
+
+    def test_presence_is_reported_in_other_processes(self, here, there):
         here.broker.join("r", "ann", {"name": "Ann"})
         wait_until(lambda: there.changes)
         assert there.changes == [("r", "join", "ann", {"name": "Ann"})]

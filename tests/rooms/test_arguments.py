@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from greenws.rooms.arguments import check_close, check_count, check_name, message
+from greenws.rooms.arguments import (
+    check_close,
+    check_count,
+    check_name,
+    check_redis,
+    message,
+)
 
 pytestmark = pytest.mark.no_io
 
@@ -68,3 +74,15 @@ def test_a_count_is_an_int(count):
     check_count(2**70)
     with pytest.raises(TypeError, match="count must be a number of messages"):
         check_count(count)
+
+
+@pytest.mark.parametrize("name", ["redis", "redis.crc"])
+def test_an_error_says_how_to_install_a_redis_py_that_is_missing(name):
+    with pytest.raises(ImportError, match="^no such module; pip install redis ") as raised:
+        check_redis(ImportError("no such module", name=name))
+    assert raised.value.name == name
+
+
+@pytest.mark.parametrize("name", ["rediscluster", "_ssl", "greenws.rooms.redis", None])
+def test_other_modules_that_are_missing_are_not_taken_for_redis_py(name):
+    check_redis(ImportError("no such module", name=name))

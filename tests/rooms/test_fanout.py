@@ -21,7 +21,7 @@ from greenws.hub.transport import Transport
 from greenws.rooms import fanout, turns
 from greenws.websocket import offer_to_all
 
-from ..support.limits import limit, wait_until
+from ..support.limits import limit, pace, wait_until
 from ..support.wire import TEXT, Peer
 
 
@@ -271,7 +271,7 @@ def test_what_a_function_of_the_application_sends_comes_next(join, where):
     assert texts(peer, 3) == ["join", "from inside", "later"]
 
 
-def test_watchers_are_told_in_slices_who_comes_and_goes(sliced, join, pair):
+def test_watchers_get_changes_of_presence_in_slices(sliced, join, pair):
     room = Rooms()["r"]
     peers = [join(room, presence=lambda kind, info: kind)[1] for _ in range(5)]
     wait_until(lambda: room._fan_out._finished == room._fan_out._last)
@@ -336,7 +336,7 @@ def test_a_batch_to_a_large_room_holds_up_nobody_for_long(serve):
             each.close()
     # Of CPU time, so that neighbours on the machine make no difference.
     assert sum(pauses) > 0.05
-    assert max(pauses) < limit(0.05)
+    assert max(pauses) < pace(0.05)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -367,9 +367,9 @@ def test_each_gets_all_once_and_in_order_whatever_happens_between_slices(sliced,
             presence = random.choice((None, lambda kind, info: kind))
             last = is_over.is_set()
             visiting = gevent.spawn(visit, socket, since, presence, last)
-            deadline = time.monotonic() + random.uniform(0, limit(0.02))
+            deadline = time.monotonic() + random.uniform(0, pace(0.02))
             while last or time.monotonic() < deadline:
-                peer.sock.settimeout(limit(0.3 if last else 0.02))
+                peer.sock.settimeout(pace(0.3 if last else 0.02))
                 try:
                     position, text = peer.read_frame()[2].decode().split(" ", 1)
                 except TimeoutError:
@@ -429,7 +429,7 @@ def tell(kind: str, id_: str, info: dict[str, Any]) -> str:
     return f"{kind} {info.get('name')}"
 
 
-def test_one_that_comes_back_is_not_told_again_of_those_that_it_found(gate, join, pair):
+def test_one_that_comes_back_gets_no_joins_of_those_that_it_found(gate, join, pair):
     """A change waits in the queue, and whoever comes now knows of it."""
     room = Rooms()["r"]
     members = [join(room) for _ in range(20)]
@@ -467,7 +467,7 @@ def test_one_that_comes_back_is_not_closed_by_an_older_disconnect(gate, join):
     assert members[0][1].read_frame()[1] == 8
 
 
-def test_watchers_are_told_at_once_of_many_that_come_at_once(join, monkeypatch):
+def test_watchers_get_many_joins_in_one_batch(join, monkeypatch):
     room = Rooms()["r"]
     old = [join(room, presence=tell, name=f"old {number}") for number in range(20)]
     wait_until(lambda: room._fan_out._finished == room._fan_out._last)
@@ -492,7 +492,7 @@ def test_watchers_are_told_at_once_of_many_that_come_at_once(join, monkeypatch):
     assert old[0][0].socket.traffic.messages_out == 19 + 11
 
 
-def test_a_lagging_watcher_gets_what_it_is_told_at_once_in_its_queue(join):
+def test_a_lagging_watcher_gets_a_batch_of_changes_in_its_queue(join):
     room = Rooms()["r"]
     for _ in range(20):
         join(room, presence=tell)

@@ -144,7 +144,7 @@ def test_a_queue_counts_bytes_whichever_way_a_policy_uses_it():
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, None])
 def test_a_limit_that_makes_no_sense(limit):
-    with pytest.raises(ValueError, match="limit is a number of messages"):
+    with pytest.raises(ValueError, match="limit must be a number of messages"):
         policies.close(limit=limit)
 
 
@@ -155,7 +155,7 @@ def test_a_limit_of_bytes_that_makes_no_sense(limit):
 
 
 def test_a_key_that_is_no_function():
-    with pytest.raises(TypeError, match="key is a function of a message, not 'symbol'"):
+    with pytest.raises(TypeError, match="key must be a function of a message, not 'symbol'"):
         policies.coalesce("symbol")
 
 

@@ -73,7 +73,7 @@ def test_a_person_with_three_tabs_is_there_once(rooms, join):
     assert all(tab.hears_nothing() for tab in tabs)  # they were not told of themselves
 
 
-def test_a_reload_is_not_told(rooms, join):
+def test_a_reload_is_not_reported(rooms, join):
     bob = join(presence=tell)
     ann = join(presence_key="ann", presence_linger=30)
     bob.hears("join ann")
@@ -124,7 +124,7 @@ def test_a_member_is_disconnected_alone_and_a_presence_with_all_its_tabs(rooms, 
     assert [each.peer.read_frame()[1] for each in (two, three)] == [CLOSE, CLOSE]
 
 
-def test_closed_rooms_tell_nobody_who_lingers(join, rooms, caplog):
+def test_closed_rooms_do_not_report_lingering_members(join, rooms, caplog):
     bob = join(presence=tell)
     join(presence_key="ann", presence_linger=0.02).leave()
     bob.hears("join ann")

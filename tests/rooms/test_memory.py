@@ -99,7 +99,7 @@ def test_a_replay_says_when_the_history_does_not_reach_back(broker):
     assert history(broker, start) == (False, ["3", "4", "5"])
 
 
-def test_a_replay_holds_a_page_at_a_time_and_tells_of_each_hole():
+def test_a_replay_holds_a_page_at_a_time_and_reports_each_gap():
     broker = MemoryBroker(history=350)
     start = broker.position("a")
     publish(broker, *map(str, range(350)))

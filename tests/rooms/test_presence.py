@@ -144,6 +144,6 @@ def test_a_watch_calls_the_newer_form_and_the_older_one(function, expected):
 
 @pytest.mark.parametrize("function", [None, "x", lambda: None, lambda a: None, lambda *, a: None])
 def test_what_is_no_watch(function):
-    told = r"a function of a kind, an id and an info|three arguments, \(kind, id, info\)"
+    told = r"must be a function \(kind, id, info\)|three arguments, \(kind, id, info\)"
     with pytest.raises(TypeError, match=told):
         Watch.of(function)

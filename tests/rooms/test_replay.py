@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket as native
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 import greenws
 from greenws import Rooms, policies
 from greenws.brokers.memory import MemoryBroker
+from greenws.hub.transport import Transport
+from greenws.protocol.deflate import Deflate, Parameters
 from greenws.rooms import turns
 from greenws.rooms.broker import Message, Page, Replay
 
@@ -74,7 +78,7 @@ def test_pages_are_sent_in_order(come_back):
     assert member.is_complete
 
 
-def test_each_gap_is_told_where_it_is(come_back):
+def test_each_gap_is_sent_where_it_is(come_back):
     pages = page("a"), page("b", gap=True), page("c"), page(gap=True)
     member, peer = come_back(*pages, gap="gap")
     assert read(peer, 5) == ["a", "gap", "b", "c", "gap"]
@@ -149,6 +153,62 @@ def test_a_client_that_does_not_read_has_little_in_memory(rooms, pair, source):
         while missing:
             missing.discard(peer.read_frame()[2].decode())
         visiting.get(timeout=limit())
+
+
+@pytest.mark.parametrize("source", ["pages", "tail"])
+def test_small_messages_are_sent_together(rooms, pair, source):
+    texts = [f"{number:020}" for number in range(1000)]
+    socket, peer = pair()
+    # The kernel counts about 800 bytes for each write: as many writes as messages would not fit.
+    with native.socket(fileno=os.dup(socket._transport.fileno)) as same:
+        same.setsockopt(native.SOL_SOCKET, native.SO_SNDBUF, 100_000)
+    with contextlib.ExitStack() as stack:
+        if source == "tail":
+            rooms = Rooms(MemoryBroker(history=1000))
+            first, _ = pair(write_high_water=None)
+            with rooms["r"].join(first, policy=policies.drop_oldest()) as member:
+                since = member.position
+                for text in texts:
+                    rooms["r"].send(text)
+                stack.enter_context(rooms["r"].join(socket, since=since))
+        else:
+            rooms.broker.pages = (page(*texts),)
+            stack.enter_context(rooms["r"].join(socket, since="0-0"))
+        assert not socket._has_backlog
+        assert read(peer, 1000) == texts
+
+
+@pytest.mark.parametrize("source", ["pages", "tail"])
+def test_what_is_sent_together_is_compressed_in_order(rooms, pair, source):
+    texts = [f"{number} {'x' * number}" for number in range(200)]
+    server, client = deflating_pair()
+    with contextlib.ExitStack() as stack:
+        if source == "tail":
+            rooms = Rooms(MemoryBroker(history=1000))
+            first, _ = pair(write_high_water=None)
+            since = stack.enter_context(rooms["r"].join(first)).position
+            for text in texts:
+                rooms["r"].send(text)
+        else:
+            rooms.broker.pages, since = (page(*texts[:99]), page(*texts[99:])), "0-0"
+        stack.enter_context(rooms["r"].join(server, since=since))
+        assert [client.receive() for _ in texts] == texts
+    server._abandon(1001)
+    client._abandon(1001)
+
+
+def deflating_pair() -> list[greenws.WebSocket]:
+    """Both ends of a connection that compresses, each message with what came before it."""
+    config = greenws.Config(deflate_threshold=0)
+    return [
+        greenws.WebSocket(
+            Transport(end, gevent.get_hub(), None, None),
+            config,
+            client=is_client,
+            deflate=Deflate(Parameters(), config, is_client),
+        )
+        for is_client, end in zip((False, True), gevent.socket.socketpair(), strict=True)
+    ]
 
 
 def test_a_client_that_is_lost_while_nothing_is_taken_ends_the_replay(rooms, pair):

@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import create_autospec
 
 import gevent
+import gevent.event
 import pytest
 from gevent import socket as gevent_socket
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from greenws.hub.transport import Transport
 from greenws.protocol.shared import SharedMessage
 from greenws.rooms import json_id
 from greenws.rooms.broker import Cursor, Entry, Page, Replay
+from greenws.rooms.presence import Presence
 
 from ..support.examples import examples
 from ..support.forking import in_child
@@ -100,15 +102,15 @@ def test_a_member_may_be_excluded_as_well_as_its_socket(rooms, join):
 
 @pytest.mark.parametrize("exclude", ["ann", 0, False, object()])
 def test_what_cannot_be_excluded(rooms, exclude):
-    with pytest.raises(TypeError, match="exclude is a member or its socket, not"):
+    with pytest.raises(TypeError, match="exclude must be a member or its socket, not"):
         rooms["lobby"].send("hello", exclude=exclude)
 
 
 @pytest.mark.parametrize("policy", [policies.close, "close", 0])
 def test_what_is_no_policy(rooms, pair, policy):
-    with pytest.raises(TypeError, match=r"policies.close\(\), with brackets"):
+    with pytest.raises(TypeError, match=r"policies.close\(\), called"):
         Rooms(policy=policy)
-    with pytest.raises(TypeError, match=r"policies.close\(\), with brackets"):
+    with pytest.raises(TypeError, match=r"policies.close\(\), called"):
         with rooms["lobby"].join(pair()[0], policy=policy):
             pass
     assert len(rooms) == 0
@@ -123,7 +125,7 @@ def test_what_is_no_broker(broker):
 def test_what_is_no_function(rooms, pair):
     with pytest.raises(TypeError, match="stamp is a function of an id and data, .* not 'x'"):
         Rooms(stamp="x")
-    with pytest.raises(TypeError, match="presence is a function of .* not 'x'"):
+    with pytest.raises(TypeError, match="presence must be a function .* not 'x'"):
         with rooms["lobby"].join(pair()[0], presence="x"):
             pass
     with pytest.raises(TypeError, match=r"three arguments, .* and .*lambda\(kind\) does not"):
@@ -169,7 +171,7 @@ def test_info_is_what_json_can_hold(rooms, pair):
     assert len(rooms) == 0
 
 
-def test_an_error_in_one_who_is_told_of_others_is_its_own(rooms, join, pair, error_log):
+def test_an_error_in_presence_concerns_only_its_member(rooms, join, pair, error_log):
     room = rooms["lobby"]
     _, bad = join(room, presence=lambda kind, info: {"Bob": None}[info["name"]])
     _, good = join(room, presence=lambda kind, info: f"{kind} {info['name']}", name="Bob")
@@ -199,7 +201,7 @@ def test_an_error_in_the_policy_of_one_takes_nothing_from_the_others(rooms, join
     assert "a bug" in str(record.exc_info)
 
 
-def test_members_that_ask_are_told_who_comes_and_goes(rooms, join, pair):
+def test_members_with_presence_get_joins_and_leaves(rooms, join, pair):
     def tell(kind: str, info: dict[str, Any]) -> str | None:
         return None if info.get("quiet") else f"{kind} {info['name']}"
 
@@ -256,7 +258,7 @@ def test_one_socket_in_two_rooms(rooms, pair):
         assert read(peer, 3) == ["of a", "of b", "of a again"]
 
 
-def test_a_room_is_heard_by_a_handler_that_only_reads(rooms, serve):
+def test_a_handler_that_only_reads_gets_the_messages_of_its_room(rooms, serve):
     routes = greenws.Routes()
 
     @routes.websocket("/<room>")
@@ -458,7 +460,7 @@ def test_what_a_thread_sends_while_a_room_is_being_opened_is_not_lost(pair):
         [policies.close(limit=5), policies.close(limit=5), policies.drop_oldest(limit=5)],
     ],
 )
-def test_all_hear_what_other_threads_send_in_the_same_order_and_it_is_no_lag(rooms, pair, kinds):
+def test_all_get_what_other_threads_send_in_one_order_and_it_is_no_lag(rooms, pair, kinds):
     room = rooms["lobby"]
 
     def send(name: str) -> None:
@@ -643,7 +645,7 @@ def test_who_comes_for_the_first_time_has_missed_nothing(join, since):
 
 
 @pytest.mark.parametrize("since", ["garbage", "0-0", "1-1+ff.3", "1" * 5000, 7, ["1-1"]])
-def test_a_client_whose_id_is_unknown_is_told_so_first(join, since):
+def test_a_client_with_an_unknown_id_gets_the_gap_first(join, since):
     rooms = Rooms()
     rooms["lobby"].send("kept")
     member, peer = join(rooms["lobby"], since=since, gap="you missed something")
@@ -757,7 +759,7 @@ def test_a_message_that_the_stamp_does_not_take_is_skipped_for_who_comes_back(pa
 def test_a_broker_carries_one_rooms_only():
     broker = MemoryBroker()
     rooms = Rooms(broker)
-    with pytest.raises(ValueError, match="carries other Rooms"):
+    with pytest.raises(ValueError, match="already serves other Rooms"):
         Rooms(broker)
     rooms.close()
     Rooms(broker)
@@ -959,7 +961,7 @@ def test_a_child_that_leaves_a_room_leaves_the_parents_member_in_it(join, rooms)
 # -- presence with ids, and reach
 
 
-def test_who_is_there_when_one_joins_and_what_it_is_told_since(rooms, join, pair):
+def test_present_and_the_later_changes_are_who_is_there(rooms, join, pair):
     room = rooms["lobby"]
     ann, _ = join(room, name="Ann")
     bob, peer = join(room, name="Bob", presence=lambda kind, id, info: f"{kind} {id}")
@@ -976,7 +978,109 @@ def test_who_is_there_when_one_joins_and_what_it_is_told_since(rooms, join, pair
     assert dan.id not in there
 
 
-def test_a_room_tells_its_position_for_a_page_that_is_rendered(join):
+class HeldUpBroker(MemoryBroker):
+    """Clients that come back wait, before they are sent what they missed, for ``may_go_on``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held_up = 0
+        self.may_go_on = gevent.event.Event()
+
+    def resume(self, room: str, since: str) -> Replay:
+        broker = self
+
+        class HeldUp(Replay):
+            def begin(self) -> None:
+                return
+
+            def pages(self) -> Iterator[Page]:
+                broker.held_up += 1
+                broker.may_go_on.wait()
+                yield Page([])
+
+        return HeldUp()
+
+
+TOLD = [lambda kind, id, info: f"{kind} {id}", lambda *change: None]
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_present_includes_what_is_told_while_a_client_is_sent_what_it_missed(
+    join, pair, told, monkeypatch
+):
+    """The handler can only send it after that, and a page takes its list from it."""
+    monkeypatch.setattr("greenws.rooms.member.LEARNED_LIMIT", 0)
+    broker = HeldUpBroker()
+    room = Rooms(broker)["lobby"]
+    ann, _ = join(room)
+    slow, _ = join(room, presence=told)
+    fill(room)
+    assert slow.is_lagging
+    bob_socket, _ = pair()
+    with room.join(bob_socket) as bob:
+        joining = gevent.spawn(join, room, since="0-0", presence=told)
+        wait_until(lambda: broker.held_up)
+    cid, _ = join(room)
+    socket, _ = pair()
+    with room.join(socket):
+        pass
+    broker.may_go_on.set()
+    member, peer = joining.get(timeout=limit())
+    assert [each.id for each in member.present] == [ann.id, slow.id, member.id, cid.id]
+    dan, _ = join(room)
+    assert dan.id not in [each.id for each in member.present]
+    assert slow.is_lagging
+    assert [each.id for each in slow.present] == [ann.id, slow.id]
+    if told(*"kii"):
+        messages = read(peer, 5)
+        assert messages[:2] == [f"leave {bob.id}", f"join {cid.id}"]
+        assert messages[4] == f"join {dan.id}"
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_a_change_costs_those_who_come_back_no_list_of_all_others(join, told, monkeypatch):
+    broker = HeldUpBroker()
+    room = Rooms(broker)["lobby"]
+    joining = [gevent.spawn(join, room, since="0-0", presence=told) for _ in range(40)]
+    wait_until(lambda: broker.held_up == 40)
+    reads = 0
+
+    def read_id(who: Presence) -> str:
+        nonlocal reads
+        reads += 1
+        return who[0]
+
+    with monkeypatch.context() as context:
+        context.setattr(Presence, "id", property(read_id))
+        new = []
+        for _ in range(40):
+            new.append(join(room)[0])
+            room.send("delivered after that change alone")
+        broker.may_go_on.set()
+        old = [each.get(timeout=limit())[0] for each in joining]
+    there = {each.id for each in [*old, *new]}
+    assert all({each.id for each in member.present} == there for member in old)
+    assert reads < 4 * len(old) * len(there)
+
+
+def test_what_a_client_learns_while_it_comes_back_takes_bounded_memory(join, pair, monkeypatch):
+    monkeypatch.setattr("greenws.rooms.member.LEARNED_LIMIT", 10)
+    broker = HeldUpBroker()
+    room = Rooms(broker)["lobby"]
+    joining = gevent.spawn(join, room, since="0-0", presence=lambda *change: None)
+    wait_until(lambda: broker.held_up)
+    (member,) = room._fan_out._others
+    for _ in range(30):
+        with room.join(pair()[0]):
+            pass
+        assert len(member._learned) <= 10
+    broker.may_go_on.set()
+    assert joining.get(timeout=limit())[0] is member
+    assert [each.id for each in member.present] == [member.id]
+    assert member._learned is None
+
+
+def test_a_room_has_its_position_for_a_page_that_is_rendered(join):
     rooms = Rooms(stamp=json_id)
     room = rooms["lobby"]
     room.send('{"n": 1}')
@@ -1025,7 +1129,7 @@ def test_disconnect_refuses_what_no_close_can_say(rooms, code, reason):
         rooms["lobby"].disconnect(code, reason)
 
 
-def test_send_waits_for_the_log_when_it_is_told_to(join):
+def test_send_waits_for_the_log_with_wait(join):
     flushed: list[Any] = []
 
     class Slow(MemoryBroker):
@@ -1091,7 +1195,7 @@ class Double(WebSocket):
         self.sent.append(data)
 
 
-def test_a_join_that_is_no_block_is_told(rooms, pair, error_log):
+def test_a_join_without_with_is_reported(rooms, pair, error_log):
     socket, _ = pair()
     room = rooms["lobby"]
     room.join(socket)
@@ -1121,12 +1225,12 @@ def test_a_join_that_is_no_block_is_told(rooms, pair, error_log):
         (lambda room: room.join(Double()).__enter__(), "the session's socket, not <Double"),
     ],
 )
-def test_a_wrong_argument_is_told(call, match):
+def test_a_wrong_argument_is_reported(call, match):
     with pytest.raises(TypeError, match=match):
         call(Rooms()["a"])
 
 
-def test_a_wrong_gap_is_told_when_a_member_joins(pair):
+def test_a_wrong_gap_is_reported_when_a_member_joins(pair):
     with pytest.raises(TypeError, match="gap must be a message"):
         Rooms()["a"].join(pair()[0], gap={}).__enter__()
 
@@ -1143,7 +1247,7 @@ def test_what_a_room_has_no_call_for_leads_to_a_block():
             getattr(Rooms()["lobby"], name)
 
 
-def test_options_of_other_places_are_told():
+def test_options_of_other_places_are_reported():
     for name in ("host", "redis", "url"):
         with pytest.raises(TypeError, match=rf"'{name}'; .*Rooms\('redis://localhost:6379'\)"):
             Rooms(**{name: "localhost"})

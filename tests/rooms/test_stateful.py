@@ -35,6 +35,7 @@ from ..support.redis_workers import Worker, stamp
 from ..support.require import require_program
 
 GAP = "0-0 GAP"
+HERE = "0-0 here:"  # with who is there, when a client has come
 NAMES = st.sampled_from("abc")
 CLIENTS = st.integers(0, 2)
 
@@ -75,7 +76,7 @@ class Client:
         self.last: str | None = None
         self.heard: list[str] = []
         self.owed: dict[str, int] = {}  # the number of the first message that it must hear
-        self.told: set[str] = set()
+        self.told: set[str] | None = None  # not yet who is there
         self.id = ""
         self._stack = contextlib.ExitStack()
         self._peer: Any = None
@@ -94,7 +95,8 @@ class Client:
             join(socket, since=self.last, gap=GAP, presence=tell, **self.options)
         )
         self.id = member.id
-        self.told = {each.id for each in member.present}
+        self.told = None
+        socket.send(HERE + ",".join(each.id for each in member.present))
         if self.last is None:
             self.last, self.owed = member.position, dict(sent)
 
@@ -111,10 +113,15 @@ class Client:
         if text == GAP:
             self.heard.append(GAP)
             return
+        if text.startswith(HERE):
+            self.told = set(text.removeprefix(HERE).split(",")) - {""}
+            return
         self.last, label = text.split(" ", 1)
         kind, colon, id_ = label.partition(":")
         if not colon:
             self.heard.append(label)
+        elif self.told is None:
+            pass  # a change during its replay, which those who are there contain
         elif kind == "join":
             assert id_ not in self.told
             self.told.add(id_)

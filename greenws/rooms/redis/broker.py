@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,34 +29,35 @@ _logger = logging.getLogger("greenws.brokers.redis")
 class RedisBroker(Broker):
     """Carries rooms between processes and machines, through Redis (6.2 or later) or Valkey.
 
-    ``url``: as redis-py takes it; ``redis+sentinel://[user:password@]host:port[,host:port...]/
+    ``url``: any URL of redis-py; ``redis+sentinel://[user:password@]host:port[,host:port...]/
     MASTER[/DB]`` for a master that sentinels watch (their own password is the option
-    ``sentinel_password``); ``redis+cluster://[user:password@]host:port[,host:port...]`` for a
-    cluster of Redis 7 or Valkey, of which some nodes are listed; ``rediss`` instead of ``redis``
-    for TLS. Or a list of such URLs: each room is in one of them, by its name. Whoever changes the
-    list moves some rooms, whose history stays where it was.
+    ``sentinel_password``); ``redis+cluster://[user:password@]host:port[,host:port...]``, with some
+    of the nodes, for a cluster of Redis 7 or Valkey; ``rediss`` instead of ``redis`` for TLS. Or a
+    list of such URLs: each room is in one of them, chosen by its name. If the list changes, some
+    rooms move, and their history stays behind.
 
-    A room's log keeps ``history`` messages or some more, but no more
-    than ``history_bytes`` in the memory of Redis, none for much longer than ``max_age`` seconds,
-    and expires when it was idle for that long. A process that
-    is further behind loses messages; its members are told of the gap. ``max_pending``,
-    ``max_pending_bytes``: what is kept while Redis is lost. ``timeout``: seconds after which a
-    Redis that does not answer is given up, and for which a member that comes back waits for it.
-    ``presence_timeout``: seconds after which the members of a process that died are gone.
+    A room's log keeps ``history`` messages or a few more, but no more than ``history_bytes`` in the
+    memory of Redis, and none for much longer than ``max_age`` seconds; a log that is idle for that
+    long expires. A process that falls further behind loses messages, and its members are sent the
+    gap. ``max_pending``, ``max_pending_bytes``: how much is kept while Redis is lost. ``timeout``:
+    seconds after which a Redis that does not answer counts as lost, and for which a member that
+    comes back waits for it. ``presence_timeout``: seconds after which the members of a process that
+    died are removed.
 
-    It connects when it is used first, and waits for a Redis that is not there yet. A node of a
-    cluster is refused then, if its URL does not say ``redis+cluster://``: whatever is called next
-    raises a ValueError, and the log has the error.
+    It connects at first use, and waits for a Redis that is not there yet. If that is a node of a
+    cluster, and the URL does not begin with ``redis+cluster://``, each later call raises a
+    ValueError, and the error is logged.
 
-    Redis must keep its data when it restarts (``appendonly yes``), or what somebody has not read by
-    then is lost, and members are told of a gap. So it is if it drops a log to make room (evictions:
-    take ``noeviction``). What a master has acknowledged, and had not replicated when it was lost,
-    is lost untold to those that had not read it. All names of keys and channels begin with
-    ``prefix``, for an ACL.
+    Redis must keep its data when it restarts (``appendonly yes``), and must not evict logs
+    (``noeviction``); otherwise messages that a process has not read yet are lost, and its members
+    are sent the gap. When a master is lost, messages that it acknowledged but had not replicated
+    are lost, without a gap for members that had not received any of them. All names of keys and
+    channels begin with ``prefix``, for an ACL.
 
     Raises:
         RuntimeError: when a room is used: redis-py would block the hub. Until then it is a warning.
-        TypeError, ValueError: ``url`` is none that is known, or an option no such number.
+        TypeError, ValueError: ``url`` is not one of these, or the value of an option is not
+            allowed.
     """
 
     def __init__(
@@ -94,8 +95,8 @@ class RedisBroker(Broker):
 
         addresses = addresses_of(url)
         self.urls = [text for text, _ in addresses]
-        """What it was given."""
-        # Only a warning: programs that serve nobody (manage.py, Celery) make rooms on import.
+        """The URLs that it was given."""
+        # Only a warning: programs that are not servers (manage.py, Celery) make rooms on import.
         self._is_checked = False
         try:
             self._check()
@@ -143,6 +144,9 @@ class RedisBroker(Broker):
 
     def publish(self, room: str, data: str | bytes, exclude: WebSocket | None = None) -> None:
         self._part(room).publish(room, data, exclude)
+
+    def receipt(self, room: str) -> Callable[[], bool]:
+        return self._part(room).receipt(room)
 
     def resume(self, room: str, since: str) -> Replay:
         return self._part(room).resume(room, since)

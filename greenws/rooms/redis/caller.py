@@ -1,4 +1,4 @@
-"""``Caller``: calls one Redis from any thread, and blocks it. Knows no gevent."""
+"""``Caller``: calls one Redis from any thread, and blocks that thread. Imports no gevent."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ __all__ = ["Caller"]
 _T = TypeVar("_T")
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 0.25  # seconds between two attempts
-# What time may change, of what Redis answers. The rest of its errors is final.
+# The errors of Redis that may pass. All others are final.
 _PASSING = ("CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS")
 
 
 class Caller:
-    """One connection, made when it is used first, and one call at a time. ``timeout``: seconds that
-    a call may take in all, with the wait for those of other threads. ``prefix``: that of all names
-    in ``keys``."""
+    """One connection, made at first use, and one call at a time. ``timeout``: seconds that a call
+    may take in all, including the wait for calls of other threads. ``prefix``: that of ``keys``."""
 
     def __init__(self, address: str, timeout: float, prefix: str = "greenws:") -> None:
         self._address = address
@@ -37,31 +36,31 @@ class Caller:
         self.begin()
 
     def begin(self) -> None:
-        """In each process anew: the connection of another one is left alone."""
+        """Called in each process, after a fork too: the parent's connection is left alone."""
         self._lock = threading.Lock()
         self._client: redis.Redis | None = None
-        self._is_hasty = False  # it was made when little of the timeout was left
+        self._is_hasty = False  # connected with a short timeout, as little of ours was left
 
     def call(self, request: Callable[[redis.Redis], _T], doubt: str = "") -> _T:
-        """What ``request`` returns: called once, or again where the connection fails until the
-        timeout is over. ``doubt``: what its error says if Redis may have done it all the same.
+        """Returns what ``request`` returns. If the connection fails, it is called again, until the
+        timeout is over. ``doubt``: added to the error if Redis may have run the request.
 
         Raises:
-            BrokerUnavailable: Redis is out of reach, or refuses it.
+            BrokerUnavailable: Redis is out of reach, or refuses the request.
         """
         deadline = time.monotonic() + self._timeout
         if not self._lock.acquire(timeout=self._timeout):
             raise BrokerUnavailable(f"Redis is out of reach: no answer within {self._timeout:g} s")
         try:
             return self._insist(request, deadline, doubt)
-        except BaseException:  # of a signal, too, in the midst of an answer
+        except BaseException:  # perhaps of a signal, in the middle of an answer
             self._drop()
             raise
         finally:
             self._lock.release()
 
     def close(self) -> None:
-        """Waits for a call of another thread."""
+        """Closes the connection, after a call that another thread makes."""
         with self._lock:
             self._is_closed = True
             self._drop()

@@ -1,7 +1,7 @@
-"""The clock of Redis, by which stream ids are made, as far as this machine knows it.
+"""An estimate of the clock of Redis, from which stream ids are made.
 
-Between two answers of Redis it follows this machine's monotonic clock: nobody sets that one. Before
-the first answer it is this machine's time, whatever that is worth.
+Between two answers of Redis it follows this machine's monotonic clock, which cannot be set. Before
+the first answer it is this machine's time, which may be wrong.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["Clock"]
 class Clock:
     def __init__(self) -> None:
         self.is_known = False
-        """Whether Redis has ever told the time."""
+        """Whether Redis has ever answered with its time."""
         self._offset = int(time.time() * 1000) - self._elapsed()
 
     def now(self) -> int:
@@ -22,15 +22,15 @@ class Clock:
         return self._elapsed() + self._offset
 
     def local(self) -> float:
-        """Seconds, for ``age``."""
+        """Seconds of the monotonic clock, for ``age``."""
         return time.monotonic()
 
     def age(self, at: float) -> int:
-        """Milliseconds since then."""
+        """Milliseconds since ``at``, a result of ``local``."""
         return int((time.monotonic() - at) * 1000)
 
     def set(self, seconds: int, microseconds: int) -> int:
-        """What Redis answered to TIME just now. Returns it in milliseconds."""
+        """Takes what Redis has just answered to TIME; returns it in milliseconds."""
         now = seconds * 1000 + microseconds // 1000
         self._offset = now - self._elapsed()
         self.is_known = True

@@ -1,11 +1,11 @@
 """``Cluster``: rooms over a Redis Cluster. There is a ``Node`` for each master, and each room is in
 the one that has its slot.
 
-State is per node: one that is lost is lost to its rooms alone. Where a slot is moves, when the
-cluster is resharded or a replica takes over: then all that is known here of its rooms moves, in one
-step, to the other node. The numbers by which a log knows what is repeated are beside it, in its
-slot, so that nothing is lost or repeated on the way. A node says where a slot has gone (MOVED) when
-it is asked, and ends subscriptions to it; the rest comes from CLUSTER SLOTS.
+State is kept for each node, so an outage of one concerns only its rooms. A slot moves to another
+node when the cluster is resharded or a replica takes over; then the state of its rooms moves to
+that ``Node`` in one step. The numbers by which repeated entries are recognised are in the slot of
+the log, so nothing is lost or repeated by that. A node answers MOVED for a slot that it no longer
+has, and ends subscriptions to it; CLUSTER SLOTS gives the map.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import logging
 import os
 import random
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -41,15 +43,15 @@ if TYPE_CHECKING:
 __all__ = ["Cluster"]
 
 _SLOTS = 16384
-_INTERVAL = 10.0  # seconds between two looks at the map of the cluster
+_INTERVAL = 10.0  # seconds between two reads of the map of the cluster
 _TROUBLED_INTERVAL = 0.25  # the same, while a node is lost, or a slot moves
-_LOOK_TIMEOUT = 1.0  # seconds for which a node may take to tell it
+_LOOK_TIMEOUT = 1.0  # seconds that a node may take to answer with the map
 
 _logger = logging.getLogger("greenws.brokers.redis")
 
 
 class Cluster(Broker):
-    """``options``: of each node, but for its URL."""
+    """``options``: those of each node, except its URL."""
 
     def __init__(self, options: Options, address: Address) -> None:
         self.tail_length, self.tail_age = options.history, options.max_age
@@ -63,7 +65,7 @@ class Cluster(Broker):
         self._reset()
 
     def _reset(self) -> None:
-        """In each process anew."""
+        """Called in each process, after a fork too."""
         self._process_id = os.getpid()
         self._identity = Identity()
         self._is_started = False
@@ -72,8 +74,8 @@ class Cluster(Broker):
         self._wake = Event()
         self._has_looked = Event()
         self._watcher: gevent.Greenlet[[], None] | None = None
-        self._moves_until = 0.0  # a slot moves, in all likelihood
-        # By room: where it is being opened, by how many. They all come to the same node.
+        self._moves_until = 0.0  # until then, a slot probably moves
+        # By room: the node that opens it, and for how many calls. All use the same node.
         self._opening: dict[str, tuple[Node, int]] = {}
         # whether processes live
         self._next_proof = 0.0
@@ -103,7 +105,7 @@ class Cluster(Broker):
             raise BrokerUnavailable("these rooms were closed")
         if self._refused is not None:
             raise self._refused
-        if self._process_id != os.getpid():  # the nodes have begun anew by themselves
+        if self._process_id != os.getpid():  # the nodes reset themselves
             self._reset()
         if self._is_started:
             return
@@ -122,6 +124,7 @@ class Cluster(Broker):
             self._watcher.kill()
         for each in self.nodes.values():
             each.stop()
+        self._identity.wake_senders()
 
     def flush(self, timeout: float | None = None) -> bool:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -129,7 +132,7 @@ class Cluster(Broker):
             nodes = list(self.nodes.values())
             for each in nodes:
                 each.flush(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            # What was moved meanwhile waits elsewhere.
+            # Messages may have moved to another node during the loop.
             if all(each.flush(0) for each in list(self.nodes.values())):
                 return True
             if self._is_stopped or (deadline is not None and time.monotonic() >= deadline):
@@ -154,8 +157,7 @@ class Cluster(Broker):
         return node
 
     def _node(self, room: str) -> Node:
-        """Where what is known here of a room is: all of it in one node, also while that is not the
-        one that has its slot."""
+        """The node with all state of a room. It may not be the one that has its slot yet."""
         opening = self._opening.get(room)
         return self._owner(room) if opening is None else opening[0]
 
@@ -163,7 +165,7 @@ class Cluster(Broker):
         return self._node_of_slot(self._keys.slot(room))
 
     def _node_of_slot(self, slot: int) -> Node:
-        """Until the cluster was reached, the first that is listed stands for all."""
+        """The node of a slot; the first of the URL until the cluster was reached."""
         return self._node_at(self._owners.get(slot, self._address.hosts[0]))
 
     def process_of(self, room: str) -> Process:
@@ -206,7 +208,7 @@ class Cluster(Broker):
                 self._wake.wait(_TROUBLED_INTERVAL if is_troubled else _INTERVAL)
 
     def _look(self) -> bool:
-        """Whether somebody has told where the slots are."""
+        """Reads the map of the cluster; returns whether a node answered."""
         nodes = list(self.nodes.items())
         random.shuffle(nodes)
         nodes.sort(key=lambda each: each[1].process.outage.is_away)
@@ -228,7 +230,7 @@ class Cluster(Broker):
         return False
 
     def _ask(self, host: Host) -> tuple[dict[int, Host], bool]:
-        """Who has which slot, as one node knows it; and whether that one is part of the cluster."""
+        """The map of the cluster as one node knows it, and whether that node is part of it."""
         timeout = min(_LOOK_TIMEOUT, self._options.timeout)
         client: Any = url.connect(self._address.url(host), timeout, timeout, own_socket)
         try:
@@ -247,9 +249,10 @@ class Cluster(Broker):
         reason = f"the Redis at {host[0]}:{host[1]} is no node of a cluster: write redis://"
         _logger.error("%s", reason)
         self._refused = url.WrongScheme(reason)
+        self._identity.wake_senders()
 
     def _move_rooms(self) -> None:
-        """To where their slots are. The lock is held; nothing of it blocks."""
+        """Moves rooms to the nodes of their slots. The lock is held; it does not block."""
         for node in list(self.nodes.values()):
             for room in node.rooms() - set(self._opening):
                 target = self._owner(room)
@@ -257,7 +260,7 @@ class Cluster(Broker):
                     target.adopt(room, node.release(room))
 
     def _retire(self) -> None:
-        """Nodes that have no slots any more."""
+        """Ends nodes that have no slots any more."""
         owners = set(self._owners.values())
         for host, node in list(self.nodes.items()):
             if host not in owners and not node.is_used and not self._opening:
@@ -312,7 +315,7 @@ class Cluster(Broker):
         return dead if time.monotonic() >= self._grace_until else set()
 
     def _dead_of(self, process: Process, origins: list[str]) -> set[str]:
-        """Of those whose keys are in one node."""
+        """The dead ones of ``origins``, whose keys are all in one node."""
 
         def run(client: redis.Redis) -> Any:
             pipeline = client.pipeline(transaction=False)
@@ -329,7 +332,7 @@ class Cluster(Broker):
             found = [error] * len(origins)
         for origin, each in zip(origins, found, strict=True):
             if isinstance(each, Exception):
-                # Nobody knows. When that node is back, all need a moment to say that they live.
+                # Unknown. When that node is back, all processes need a moment to renew their keys.
                 self.redirect(each)
                 self._grace_until = began + self._options.presence_timeout * 2 * BEAT
             elif each:
@@ -339,7 +342,7 @@ class Cluster(Broker):
     # -- rooms
 
     def _wait_for_map(self) -> None:
-        """A program starts while the cluster is down; it waits for it once, at most so long."""
+        """Waits for a cluster that is down when the program starts, once, for ``timeout``."""
         self._start()
         if not self._owners:
             self._has_looked.wait(self._options.timeout)
@@ -356,7 +359,7 @@ class Cluster(Broker):
             node, others = self._opening.pop(room)
             if others > 1:
                 self._opening[room] = node, others - 1
-            elif self._owner(room) is not node:  # its slot has moved meanwhile
+            elif self._owner(room) is not node:  # its slot moved while it was opened
                 with self._lock:
                     self._move_rooms()
 
@@ -372,6 +375,20 @@ class Cluster(Broker):
         self._start()
         with self._lock:
             self._node(room).publish(room, data, exclude)
+
+    def receipt(self, room: str) -> Callable[[], bool]:
+        # The node may be retired before another one has appended the message.
+        hub = self._hub if thread_id() == self._thread else None
+        return partial(self._identity.receipt(hub).wait, room, self._is_over)
+
+    def _is_over(self) -> bool:
+        """
+        Raises:
+            WrongScheme: this is no cluster.
+        """
+        if self._refused is not None:
+            raise self._refused
+        return self._is_stopped
 
     def resume(self, room: str, since: str) -> Replay:
         return self._node(room).resume(room, since)

@@ -1,8 +1,8 @@
-"""The connection for commands, and whose turn it is to use it.
+"""The connection for commands, and the order in which greenlets use it.
 
-Urgent commands (messages, and reading on in logs) go before those of members that join or ask for
-history: of these, one at a time competes for the connection. Nobody waits for the turn while Redis
-answers nothing: whoever waits for a Redis that hangs waits for ``timeout`` in all.
+Urgent commands (messages, and reading on in logs) go first. Those of members that join or ask for
+history are not urgent: only one of them at a time waits for the connection. If Redis hangs, nobody
+waits for more than ``timeout`` in all, the wait for the connection included.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _TIMEOUTS = (redis.TimeoutError, TimeoutError)
 
 
 class Commands:
-    """``timeout``: seconds after which a Redis that does not answer is given up. ``refused``: why
-    this Redis is not used at all."""
+    """``timeout``: seconds after which a Redis that does not answer counts as lost. ``refused``: an
+    error to raise because this Redis must not be used."""
 
     def __init__(self, address: str, timeout: float, is_cluster: bool = False) -> None:
         self.client = url.connect(address, timeout, timeout, own_socket)
@@ -55,12 +55,12 @@ class Commands:
         if urgent:
             return self._run(call)
         with self._acquired(self.queue):
-            gevent.sleep(0)  # Redis may answer before anybody else has a turn
+            gevent.sleep(0)  # Redis may answer before another greenlet has a turn
             return self._run(call)
 
     @property
     def is_hanging(self) -> bool:
-        """Whether the last command failed since Redis did not answer in time: so would others."""
+        """Whether the last command timed out, so that others would too."""
         return self._failed > self._answered and isinstance(self._failure, _TIMEOUTS)
 
     def close(self) -> None:
@@ -69,7 +69,7 @@ class Commands:
         url.close_sentinels(self.client)
 
     def disconnect(self) -> None:
-        """The next command connects again."""
+        """Disconnects; the next command connects again."""
         self.client.connection_pool.disconnect()
 
     def refuse(self, reason: str) -> url.WrongScheme:
@@ -83,7 +83,10 @@ class Commands:
             try:
                 found = self._try_twice(call)
             except ERRORS as error:
-                self._failed, self._failure = time.monotonic(), error
+                if isinstance(error, redis.ResponseError) and not must_be_left(error):
+                    self._answered = time.monotonic()  # it concerns this command alone
+                else:
+                    self._failed, self._failure = time.monotonic(), error
                 if must_be_left(error):
                     self.client.connection_pool.disconnect()
                 if is_from_a_cluster(error) and not self._is_cluster:
@@ -93,7 +96,7 @@ class Commands:
             return found
 
     def _try_twice(self, call: Callable[[redis.Redis], _T]) -> _T:
-        """A connection that was cut is no outage, if another one can be made."""
+        """Calls again on a new connection if the old one was cut: that alone is not an outage."""
         try:
             return self._try(call)
         except redis.ConnectionError as error:
@@ -113,7 +116,7 @@ class Commands:
     def _acquired(self, semaphore: Semaphore) -> Iterator[None]:
         """
         Raises:
-            redis.RedisError, OSError: as for the one that it waited for.
+            redis.RedisError, OSError: the connection of the one that it waited for has failed.
         """
         began = time.monotonic()
         while True:
@@ -132,7 +135,8 @@ class Commands:
 
 @contextmanager
 def closed_by_another() -> Iterator[None]:
-    """What redis-py and ssl raise when another greenlet closes the connection that they use."""
+    """Turns what redis-py and ssl raise, when another greenlet closes their connection, into a
+    ConnectionError."""
     try:
         yield
     except (ValueError, AttributeError) as error:

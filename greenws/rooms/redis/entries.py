@@ -1,4 +1,4 @@
-"""Entries of a room's log, as they stand in Redis."""
+"""Entries of a room's log, as they are stored in Redis."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class LogEntry(NamedTuple):
 
 
 def parse(room: str, id_: bytes, fields: dict[bytes, bytes]) -> LogEntry | None:
-    """None if it is no message; if another program wrote it, that is logged."""
+    """The entry of a stream; None if it is not a message. One that another program wrote is
+    logged."""
     try:
         kind = fields[b"k"].decode()
         if kind in _FORMER_KINDS:

@@ -1,4 +1,4 @@
-"""What redis-py raises, and what an answer says about the connection. Knows no gevent."""
+"""The errors of redis-py, and what they say about the connection. Imports no gevent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import redis.exceptions
 
 __all__ = ["ERRORS", "NODE_OF_A_CLUSTER", "is_from_a_cluster", "is_redirect", "must_be_left"]
 
-# The last one is no RedisError.
+# The last one is not a RedisError.
 ERRORS = (redis.RedisError, OSError, redis.exceptions.RedisClusterException)
 
 NODE_OF_A_CLUSTER = (
@@ -15,10 +15,10 @@ NODE_OF_A_CLUSTER = (
     "write redis+cluster://host:port instead of redis://host:port"
 )
 
-# What a Redis answers that will not serve this connection again, or not for long: it became a
-# replica, lost its master, loads its data.
+# Answers of a Redis that will not serve this connection for some time: it became a replica, lost
+# its master, or loads its data.
 _LEFT: tuple[str, ...] = ("READONLY", "MASTERDOWN", "LOADING", "UNBLOCKED")
-_LEFT += ("read only replica", "Link with MASTER", "loading the dataset")  # as redis-py has them
+_LEFT += ("read only replica", "Link with MASTER", "loading the dataset")  # in redis-py's words
 
 _REDIRECTS = (redis.exceptions.AskError, redis.exceptions.TryAgainError)  # and MovedError
 _FROM_A_CLUSTER = (redis.exceptions.MovedError, redis.exceptions.ClusterCrossSlotError)
@@ -35,5 +35,5 @@ def is_from_a_cluster(error: BaseException) -> bool:
 
 
 def must_be_left(error: BaseException) -> bool:
-    """Whether an answer says that another connection is to be made, perhaps to another Redis."""
+    """Whether another connection must be made, perhaps to another Redis."""
     return isinstance(error, redis.RedisError) and any(each in str(error) for each in _LEFT)

@@ -1,4 +1,4 @@
-"""Reading in the log of a room: what a member has missed, and the newest messages."""
+"""Reading the log of a room: what a member has missed, and the newest messages."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from .stream import Stream
 
 __all__ = ["History"]
 
-_PAGE = 100  # entries that a member which comes back is sent at once
+_PAGE = 100  # entries of a page for a member that comes back
 _FIRST_PAGE = 10  # the same, before it is known how large they are
 _PAGE_BYTES = 2**18  # bytes of such a page, or a little more
-_BATCH = 500  # entries that are looked through at once
-_MARGIN = 10_000  # milliseconds by which what is known of Redis's clock may be wrong
-_START_POLL_INTERVAL = 0.01  # seconds between two looks whether a log is in reach
+_BATCH = 500  # entries that are searched at once
+_MARGIN = 10_000  # milliseconds by which the estimate of Redis's clock may be wrong
+_START_POLL_INTERVAL = 0.01  # seconds between two checks whether a log is in reach
 _FUTURE = 60_000  # milliseconds by which a position may be ahead of Redis's clock
 
 _logger = logging.getLogger("greenws.brokers.redis")
 
 
 class History:
-    """``process_of``: of the node that has a room."""
+    """``process_of``: returns the ``Process`` of the node that has a room."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class History:
         start = self._parse(room, since)
         is_known = True
         if order(stream.id) < order(start.id) and not self._has(room, start.id):
-            # What was there is lost, or a clock is wrong: it is told, and goes on from here.
+            # The log was lost, or a clock is wrong: the client gets the gap, and continues here.
             start.id, is_known = stream.id, False
         return LogReplay(
             self._origin,
@@ -72,13 +72,13 @@ class History:
             position = Position.parse(since)
         except ValueError:
             return Position(BEGINNING)
-        # No clock is that far ahead: a client that invents a position must not be deaf for ever.
+        # No clock is that far ahead. A client with an invented position must get messages, too.
         is_possible = order(position.id)[0] <= self._process_of(room).clock.now() + _FUTURE
         return position if is_possible else Position(BEGINNING)
 
     def _has(self, room: str, id_: str) -> bool:
-        """Whether an entry that this process has not reached is in the log: another log may have
-        been there before, by another clock."""
+        """Whether the log has an entry that this process has not reached. It may be of an earlier
+        log, made by another clock."""
         process = self._process_of(room)
 
         def find() -> Any:
@@ -110,11 +110,11 @@ class History:
     # -- whether a client has what this process has sent
 
     def _find_ours(self, stream: Stream, start: Position) -> bool:
-        """A client may have received in another process what this one has sent and has not found
-        in the log yet. False if that cannot be known."""
+        """Finds which of this process's entries the client has received in another process, where
+        this process has not found them in the log yet. False if that cannot be known."""
         origin = self._origin
-        received = start.unlogged.get(origin, 0)  # almost always all, and not worth waiting for
-        # Otherwise this process has found all that the log has up to where the client is.
+        received = start.unlogged.get(origin, 0)  # almost always all of them
+        # Otherwise this process has found all entries up to the client's position.
         is_behind = order(stream.id) < order(start.id)
         if is_behind or (stream.may_be_logged and stream.snapshot().unlogged):
             timeout = 0.0 if received else stream.process.options.timeout
@@ -126,7 +126,7 @@ class History:
         return True
 
     def _look_back(self, stream: Stream, until: str) -> int:
-        """The number of our last entry up to there; 0 if it is older than what is not read yet."""
+        """The number of our last entry up to ``until``; 0 if that entry was read before."""
         process = self._process_of(stream.room)
         key, end = process.keys.log(stream.room), until
         while stream.sent:
@@ -170,8 +170,9 @@ class History:
             count = max(1, min(_PAGE, _PAGE_BYTES * len(found) // max(size, 1)))
 
     def _page(self, room: str, after: str, until: str, count: int) -> tuple[Any, bool]:
-        """Nothing is missing if ``after`` is still in the log, since what is trimmed is older, or
-        is its floor. A Redis that is full takes no transaction."""
+        """A page, and whether messages before it are missing. None are if ``after`` is still in the
+        log, since older entries are trimmed first, or if it is the floor of the log. No
+        transaction, which a full Redis refuses."""
         key = self._process_of(room).keys.log(room)
 
         def fetch(client: redis.Redis) -> Any:
@@ -191,7 +192,7 @@ class History:
         return found[:count], floor_of(groups) != after and not self._reaches(room, after)
 
     def _reaches(self, room: str, after: str) -> bool:
-        """Whether a log has nothing missing since a time."""
+        """Whether the log is complete since ``after``, which is a time."""
         if order(after)[1] != AFTER_ALL:
             return False
         key = self._process_of(room).keys.log(room)

@@ -14,8 +14,14 @@ _ESCAPES = {"%": "%25", "{": "%7B", "}": "%7D"}
 _ESCAPE = str.maketrans(_ESCAPES)
 
 
+def _escape(room: str) -> str:
+    if "{" in room or "}" in room or "%" in room:  # translate() is slow, and this is done often
+        return room.translate(_ESCAPE)
+    return room or "%"
+
+
 def _tag(room: str) -> str:
-    return "{%s}" % (room.translate(_ESCAPE) or "%")
+    return f"{{{_escape(room)}}}"
 
 
 def _room(tag: str) -> str:
@@ -33,7 +39,7 @@ def slot_of(key: str) -> int:
 
 
 class Keys:
-    """``database``: its number; channels have the same names in all databases of a Redis.
+    """``database``: its number, since channels are shared by all databases of a Redis.
 
     Raises:
         ValueError: ``prefix`` cannot be that of a cluster.
@@ -41,7 +47,7 @@ class Keys:
 
     def __init__(self, prefix: str, database: int, is_cluster: bool = False) -> None:
         if is_cluster and set("{}") & set(prefix):
-            raise ValueError(f"prefix has no braces in a cluster: {prefix!r}")
+            raise ValueError(f"prefix must not contain braces in a cluster: {prefix!r}")
         self._prefix = prefix
         self.is_cluster = is_cluster
         self.suffix = f"@{database}"
@@ -50,7 +56,7 @@ class Keys:
         self.unsubscribe = "SUNSUBSCRIBE" if is_cluster else "UNSUBSCRIBE"
         self.alive_prefix = f"{prefix}alive:"
         self.script_alive_prefix = "" if is_cluster else self.alive_prefix
-        """For scripts, which may use keys of one slot in a cluster."""
+        """For scripts; empty in a cluster, where they may use keys of one slot only."""
 
     def log(self, room: str) -> str:
         return f"{self._prefix}room:{_tag(room) if self.is_cluster else room}"
@@ -59,14 +65,14 @@ class Keys:
         return f"{self._prefix}here:{_tag(room) if self.is_cluster else room}"
 
     def last_number(self, origin: str, room: str) -> str:
-        """Of the last entry of a process that was appended; in a cluster, to that room."""
+        """The key of the number of a process's last appended entry; in a cluster, in that room."""
         return f"{self._prefix}from:{origin}{':' + _tag(room) if self.is_cluster else ''}"
 
     def alive(self, origin: str) -> str:
         return f"{self.alive_prefix}{origin}"
 
     def probe(self, number: int) -> str:
-        """A key in one of all slots, to see whether its node takes writes."""
+        """A key for checking whether a node accepts writes; each number may be in another slot."""
         return f"{self._prefix}probe:{number}"
 
     def channel(self, room: str) -> str:
@@ -78,4 +84,4 @@ class Keys:
         return _room(name) if self.is_cluster else name
 
     def slot(self, room: str) -> int:
-        return slot_of(self.log(room))
+        return slot_of(_escape(room))

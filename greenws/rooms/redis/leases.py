@@ -1,11 +1,11 @@
 """``Leases``: who is in a room, beside its log.
 
 Each process asserts its members in a hash for each room, and withdraws them. A lease ends
-``presence_timeout`` after its process does: a process that does not renew the key that says that it
-lives is *dead*, and whoever notices withdraws its members. The members of a room have a version.
-Changes are published with the versions that they make, so a process sees when it has missed some:
-then, and after each outage, it reads who is there, tells the difference, and asserts its own again.
-So presence needs no order and no delivery: it is put right by comparing.
+``presence_timeout`` after its process does: a process that does not renew its key of life is
+*dead*, and the first process that notices withdraws its members. The members of a room have a
+version. Changes are published with the versions that they make, so a process notices when it has
+missed some. Then, and after each outage, it reads who is there, reports the difference, and asserts
+its own members again. So presence needs no ordered or reliable delivery: comparing corrects it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from . import scripts
 from .errors import is_redirect
 from .origins import Gone
 from .process import Process
-from .requests import Look, Other, look
+from .requests import Other, Snapshot, take_snapshot
 
 __all__ = ["BEAT", "Leases", "MovedLeases", "say_alive"]
 
-_BURY = "bury"  # the leave of a member whose process died, told by another
-# Of presence_timeout: for how long a process is taken to live without a word, and when it says and
-# looks again. So those of one that died are gone after presence_timeout.
+_BURY = "bury"  # the leave of a member whose process died, published by another process
+# Parts of presence_timeout: how long the key of life lasts, and how often it is renewed and the
+# others' are checked. Together, dead members are removed within presence_timeout.
 _LEASE, BEAT = 0.75, 0.25
-_BATCH = 500  # rooms, or changes of a room, that one command is about
+_BATCH = 500  # rooms, or changes of a room, in one command
 _CHANGE = scripts.load("presence")
 _RENEW = scripts.load("renew")
 
@@ -50,31 +50,31 @@ class _Published(NamedTuple):
     """(kind, member, origin, info)"""
 
     def follows(self, version: str) -> bool:
-        """Whether nothing was missed since then."""
+        """Whether no change between ``version`` and these is missing."""
         return self.first == int(version or "0") + 1 or (self.is_new and not version)
 
 
 class _Room:
     """The members of a room that is open here."""
 
-    def __init__(self, look: Look | None) -> None:
-        self.mine: dict[str, str] = {}  # values, as they stand in Redis
-        self.others = {} if look is None else look.others
-        self.version = "" if look is None else look.version
+    def __init__(self, snapshot: Snapshot | None) -> None:
+        self.mine: dict[str, str] = {}  # values, as stored in Redis
+        self.others = {} if snapshot is None else snapshot.others
+        self.version = "" if snapshot is None else snapshot.version
         self.newest = 0  # a version that Redis is known to have reached
-        # What was published and cannot be applied before who is there was read.
+        # Published changes that can only be applied after the members were read.
         self.published: list[_Published] = []
 
 
 class MovedLeases(NamedTuple):
-    """What a node of a cluster knew of a room that another one has now."""
+    """The state of a room that moves to another node of a cluster."""
 
     room: _Room | None
     pending: dict[str, str | None] | None
 
 
 def say_alive(process: Process, key: str) -> bool:
-    """Whether Redis knew that.
+    """Renews this process's key of life; returns whether the key was still there.
 
     Raises:
         redis.RedisError, OSError: Redis is out of reach.
@@ -85,29 +85,30 @@ def say_alive(process: Process, key: str) -> bool:
 
 
 class Leases:
-    """``wake``: has ``work`` called soon; from any thread. ``gone``: is told who died, too."""
+    """``wake``: makes a greenlet call ``work`` soon; may be called from any thread. ``gone``: the
+    processes that died, for positions."""
 
     def __init__(self, process: Process, wake: Callable[[], None], gone: Gone) -> None:
         self.pending: dict[str, dict[str, str | None]] = {}  # by room and member: value, or None
-        self.stale: set[str] = set()  # open rooms of which is not known who is there
+        self.stale: set[str] = set()  # open rooms whose members must be read
         self.next_beat = 0.0
         self._process = process
         self._wake = wake
         self._gone = gone
         self._rooms: dict[str, _Room] = {}
         self._has_beaten = False
-        self._forgotten = 0  # how many times a cluster had not known that this process lives
-        self._grace_until = 0.0  # nobody is taken for dead before that
+        self._forgotten = 0  # how many times a cluster had lost this process's key of life
+        self._grace_until = 0.0  # no process counts as dead before this time
         self._next_renewal = 0.0
         options = process.options
         self._key_age = max(options.expiry, int(4 * options.presence_timeout))
 
     # -- rooms
 
-    def open(self, room: str, look: Look | None) -> None:
-        """``look``: None if Redis is out of reach."""
-        self._rooms[room] = _Room(look)
-        if look is None:
+    def open(self, room: str, snapshot: Snapshot | None) -> None:
+        """``snapshot``: None if Redis is out of reach."""
+        self._rooms[room] = _Room(snapshot)
+        if snapshot is None:
             self.stale.add(room)
 
     def close(self, room: str) -> None:
@@ -121,8 +122,8 @@ class Leases:
             if other.is_alive
         }
 
-    def look(self, room: str, urgent: bool = False, begin_log: bool = False) -> Look:
-        """``begin_log``: if there is none, it is made, as far as Redis takes writes.
+    def snapshot(self, room: str, urgent: bool = False, begin_log: bool = False) -> Snapshot:
+        """``begin_log``: makes the log if there is none and Redis accepts writes.
 
         Raises:
             redis.RedisError, OSError: Redis is out of reach.
@@ -130,7 +131,9 @@ class Leases:
         process = self._process
         age = process.options.expiry if begin_log else 0
         found = process.run_for(
-            room, lambda client: look(client, process.keys, process.origin, room, age), urgent
+            room,
+            lambda client: take_snapshot(client, process.keys, process.origin, room, age),
+            urgent,
         )
         if process.link is not None and found.others:
             dead = process.link.dead({other.origin for other in found.others.values()})
@@ -158,7 +161,7 @@ class Leases:
     # -- what is done in a greenlet
 
     def work(self) -> None:
-        """Tells Redis what is new here, and puts right what is known of others.
+        """Writes changes of this process's members to Redis, and reads rooms that are stale.
 
         Raises:
             redis.RedisError, OSError: Redis is out of reach.
@@ -171,8 +174,8 @@ class Leases:
             turns.end_if_over()
 
     def prove_alive(self) -> bool:
-        """Says that this process lives; False if Redis did not know. A Redis that takes no writes
-        refuses it."""
+        """Renews this process's key of life; False if it had expired. Fails on a Redis that accepts
+        no writes."""
         process, link = self._process, self._process.link
         if link is None:
             return say_alive(process, process.keys.alive(process.origin))
@@ -183,7 +186,7 @@ class Leases:
         return was_alive
 
     def come_back(self) -> None:
-        """Redis is back. The others need a moment to come back, too, and to say that they live."""
+        """Called when Redis is back. Other processes need a moment to renew their keys of life."""
         self._grace_until = time.monotonic() + self._process.options.presence_timeout
         self.next_beat = 0.0
         self._wake()
@@ -191,7 +194,7 @@ class Leases:
     def _beat(self) -> None:
         now = time.monotonic()
         was_alive = self.prove_alive()
-        if self._has_beaten and not was_alive:  # others may have taken this process for dead
+        if self._has_beaten and not was_alive:  # others may have withdrawn its members as dead
             self.stale |= set(self._rooms)
         self._has_beaten = True
         self.check(list(self._rooms))
@@ -202,7 +205,7 @@ class Leases:
         self._revive(dead)
         if now >= self._grace_until:
             self._bury(dead)
-        self._gone.look(self._dead_of)
+        self._gone.check(self._dead_of)
         if now >= self._next_renewal:
             self._next_renewal = now + self._process.options.expiry / 3
             self._renew()
@@ -210,7 +213,7 @@ class Leases:
         self.next_beat = now + min(options.presence_timeout * BEAT, options.expiry / 3)
 
     def check(self, rooms: list[str]) -> None:
-        """Whether a change of some rooms was missed.
+        """Checks whether changes of some rooms were missed.
 
         Raises:
             redis.RedisError, OSError: Redis is out of reach.
@@ -250,8 +253,8 @@ class Leases:
             self._wake()
 
     def _command(self, room: str, changes: Any, kind: str = LEAVE) -> tuple[Any, ...]:
-        """``changes``: pairs of a member and its value, or None if it is gone. ``kind``: of those
-        that are gone; they have an origin instead of None if another process buries them."""
+        """``changes``: pairs of a member and its value, None if it left. ``kind``: LEAVE or BURY,
+        for members that left; with BURY, their origin stands in place of None."""
         process = self._process
         keys = process.keys
         values: list[Any] = [keys.publish, keys.channel(room), self._key_age]
@@ -299,7 +302,7 @@ class Leases:
         return dead
 
     def _revive(self, dead: set[str]) -> None:
-        """Those that were dead when a room was opened, and live."""
+        """Reports members of processes that were dead when a room was opened, and live again."""
         for name, room in list(self._rooms.items()):
             for member, other in list(room.others.items()):
                 if not other.is_alive and other.origin not in dead:
@@ -326,7 +329,7 @@ class Leases:
         return MovedLeases(self._rooms.pop(room, None), self.pending.pop(room, None))
 
     def adopt(self, name: str, moved: MovedLeases) -> None:
-        """Who is there is read again."""
+        """Takes the state over; the members are read again."""
         room, pending = moved
         if room is not None:
             room.published.clear()
@@ -339,7 +342,7 @@ class Leases:
     # -- what others change
 
     def take(self, name: str, data: bytes) -> None:
-        """What was published of a room. Does not block."""
+        """Takes changes that were published. Does not block."""
         published = _parse_published(name, data)
         room = self._rooms.get(name)
         if published is None or room is None:
@@ -352,7 +355,7 @@ class Leases:
             self._wake()
 
     def _apply(self, name: str, room: _Room, published: _Published) -> bool:
-        """False if something before that was missed."""
+        """Applies published changes; False if earlier ones were missed."""
         if published.last <= int(room.version or "0"):
             return True
         if not published.follows(room.version):
@@ -360,7 +363,7 @@ class Leases:
         room.version = str(published.last)
         for kind, member, origin, info in published.changes:
             if origin == self._process.origin:
-                if kind == LEAVE and member in room.mine:  # taken for dead
+                if kind == LEAVE and member in room.mine:  # another process took us for dead
                     self._change(name, member, room.mine[member])
             elif kind == LEAVE:
                 self._remove(name, room, member)
@@ -372,63 +375,63 @@ class Leases:
         known = room.others.get(member)
         room.others[member] = other
         if other.is_alive and (known is None or not known.is_alive):
-            self._process.tell_presence(name, JOIN, member, other.info)
+            self._process.report_presence(name, JOIN, member, other.info)
 
     def _remove(self, name: str, room: _Room, member: str) -> None:
         known = room.others.pop(member, None)
         if known is not None and known.is_alive:
-            self._process.tell_presence(name, LEAVE, member, known.info)
+            self._process.report_presence(name, LEAVE, member, known.info)
 
     def _refresh(self, name: str) -> None:
-        """Reads who is there, and puts right what differs: here of others, in Redis of our own."""
+        """Reads the members, and corrects what differs: others here, our own in Redis."""
         room = self._rooms.get(name)
         if room is None:
             self.stale.discard(name)
             return
-        room.published.clear()  # what comes from now on may be newer than what is read
-        look = self.look(name, urgent=True)
+        room.published.clear()  # changes from now on may be newer than the members that are read
+        snapshot = self.snapshot(name, urgent=True)
         with self._process.lock:
             if self._rooms.get(name) is not room:  # it was closed, and perhaps opened again
                 return
-            version = look.version
-            for each in room.published:  # what has changed since then
+            version = snapshot.version
+            for each in room.published:  # changes that arrived during the read
                 if each.follows(version):
                     version = str(each.last)
-                    self._fold(look, each)
+                    self._fold(snapshot, each)
             newest = max([room.newest, *(each.last for each in room.published)])
             room.newest = 0
-            if int(version or "0") < newest:  # it has changed since then, and that was missed
+            if int(version or "0") < newest:  # a change since then was missed
                 self._wake()
                 return
             is_loss = int(version or "0") < int(room.version or "0")
             room.version = version
             room.published.clear()
             self.stale.discard(name)
-            self._put_right(name, room, look, is_loss)
+            self._put_right(name, room, snapshot, is_loss)
 
-    def _fold(self, look: Look, published: _Published) -> None:
+    def _fold(self, snapshot: Snapshot, published: _Published) -> None:
         for kind, member, origin, info in published.changes:
             if origin == self._process.origin:
                 if kind == LEAVE:
-                    look.mine.pop(member, None)
+                    snapshot.mine.pop(member, None)
             elif kind == LEAVE:
-                look.others.pop(member, None)
+                snapshot.others.pop(member, None)
             else:
-                look.others[member] = Other(origin, info, True)
+                snapshot.others[member] = Other(origin, info, True)
 
-    def _put_right(self, name: str, room: _Room, look: Look, is_loss: bool) -> None:
+    def _put_right(self, name: str, room: _Room, snapshot: Snapshot, is_loss: bool) -> None:
         for member, value in room.mine.items():
-            if look.mine.get(member) != value:
+            if snapshot.mine.get(member) != value:
                 self._change(name, member, value)
-        for member in look.mine:
+        for member in snapshot.mine:
             if member not in room.mine:
                 self._change(name, member, None)
-        for member, other in look.others.items():
+        for member, other in snapshot.others.items():
             known = room.others.get(member)
             if known is None or other.is_alive:
                 self._add(name, room, member, other)
-        for member in [each for each in room.others if each not in look.others]:
-            if is_loss:  # Redis knew more before: their processes are about to tell it again
+        for member in [each for each in room.others if each not in snapshot.others]:
+            if is_loss:  # Redis lost members: their processes will assert them again
                 room.version = "0"  # the next beat looks again
             else:
                 self._remove(name, room, member)

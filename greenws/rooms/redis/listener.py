@@ -1,10 +1,10 @@
-"""``Subscriber``: hears what is published of the rooms that are open, and reads on in their logs.
+"""``Subscriber``: receives what is published about open rooms, and reads on in their logs.
 
-Redis publishes each entry as it is appended, with the id of the one before; those that a process
-has appended at once together. What is published can
-be missed, so it is only the quick way: where the entry before is not the last one that was
-delivered, where a subscription begins, and where a connection is new, the log itself is read on
-from there. A log that was trimmed beyond that has a hole, which is told.
+Redis publishes each entry as it is appended, with the id of the previous one; entries that a
+process appended in one step are published together. Pub/Sub messages can be missed, so they are
+only the quick way. The log itself is read from the last delivered entry on if a published entry
+does not follow that one, when a subscription begins, and when a connection is new. If the log was
+trimmed beyond that entry, messages are missing, and members are sent the gap.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .leases import Leases
 from .outage import Event
 from .positions import order
 from .process import Process
-from .requests import DISCONNECT, SEVERAL, Look, floor_of
+from .requests import DISCONNECT, SEVERAL, Snapshot, floor_of
 from .sockets import own_socket
 from .stream import Stream
 
@@ -39,8 +39,8 @@ _BATCH = 500  # entries that one read takes from a room, and rooms that one comm
 _FIRST_BATCH = 4  # the same, before it is known how large they are
 _BATCH_BYTES = 2**20  # bytes that one read takes, or a little more
 _ROOMS = 100  # whose logs are read with one command
-_MARGIN = 10_000  # milliseconds by which what is known of Redis's clock may be wrong
-_PING_INTERVAL = 1.0  # seconds between two looks whether the connection works
+_MARGIN = 10_000  # milliseconds by which the estimate of Redis's clock may be wrong
+_PING_INTERVAL = 1.0  # seconds between two checks whether the connection works
 _LONGEST_LENGTH = 12  # digits, and a newline
 _MAX_REASON = 123  # bytes of a Close
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
@@ -49,8 +49,8 @@ _logger = logging.getLogger("greenws.brokers.redis")
 
 
 class Subscriber:
-    """``connection``: the subscribed one, while it works. ``has_caught_up``: whether all that was
-    missed before it was made has been read."""
+    """``connection``: the subscribed one, while it works. ``has_caught_up``: whether the entries
+    from before the connection have been read."""
 
     def __init__(self, process: Process, streams: dict[str, Stream], leases: Leases) -> None:
         self.connection: Any = None
@@ -60,8 +60,8 @@ class Subscriber:
         self._streams = streams
         self._leases = leases
         self._rooms_changed = gevent.event.Event()
-        self._last_pong = time.monotonic()  # all that was published before was heard
-        self._is_old = False  # it was so long ago that entries may have expired
+        self._last_pong = time.monotonic()  # all that was published before that has arrived
+        self._is_old = False  # the last pong is so old that entries may have expired since
 
     def change(self, room: str, in_hub: Callable[[Callable[[], None]], None]) -> None:
         """A room was opened or closed."""
@@ -71,7 +71,7 @@ class Subscriber:
     # -- the connection
 
     def read(self) -> None:
-        """Listens, for ever."""
+        """Connects and listens, for ever."""
         delay = _FIRST_DELAY
         while True:
             self.has_caught_up = False
@@ -117,9 +117,9 @@ class Subscriber:
             connection.disconnect()
 
     def _listen(self, connection: Any) -> None:
-        """Returns when a connection that has worked was closed, as Redis does to one that is slow.
-        Redis may well be there."""
-        fresh: set[str] = set()  # rooms whose entries are published to us from now on
+        """Listens. Returns when a connection that has worked is closed: Redis closes slow ones, so
+        that alone is not an outage."""
+        fresh: set[str] = set()  # rooms whose subscription has just begun
         self._is_old = time.monotonic() - self._last_pong > self._process.options.expiry
         while self.connection is connection:
             try:
@@ -134,27 +134,27 @@ class Subscriber:
             turns.end_if_over()
 
     def subscribe(self) -> None:
-        """Says on that connection which rooms are open, and from time to time that it is used; for
+        """Subscribes to rooms that are opened, unsubscribes from closed ones, and pings; for
         ever."""
         while True:
             self._rooms_changed.wait(_PING_INTERVAL)
             self._rooms_changed.clear()
             if self.connection is None:
-                continue  # whoever connects will subscribe to all
+                continue  # the next connection subscribes to all
             changed, self.changed = self.changed, set()
             keys = self._process.keys
             opened = [keys.channel(room) for room in changed if room in self._streams]
             closed = [keys.channel(room) for room in changed if room not in self._streams]
-            # In a cluster, one command is about channels of one slot.
+            # In a cluster, one command takes channels of one slot only.
             batch = _BATCH if self._process.link is None else 1
             try:
                 for first in range(0, len(closed), batch):
                     self._send(keys.unsubscribe, *closed[first : first + batch])
                 for first in range(0, len(opened), batch):
                     self._send(keys.subscribe, *opened[first : first + batch])
-                self._send("PING")  # the answer to it comes after theirs
+                self._send("PING")  # its answer comes after those to the commands before
             except Exception as error:
-                self.disconnect()  # whoever listens will see that, and whether Redis is there
+                self.disconnect()  # the listening greenlet notices, and connects again
                 if not isinstance(error, ERRORS):
                     self._process.fail(error, None, Event.READ_FAILED)
 
@@ -177,7 +177,7 @@ class Subscriber:
             fresh.add(self._process.keys.room_of(rest[0]))
         elif kind == b"sunsubscribe":
             self._on_unsubscribed(self._process.keys.room_of(rest[0]))
-        elif kind.lower() == b"pong":  # of a status or of a message, as there are subscriptions
+        elif kind.lower() == b"pong":  # a status without subscriptions, a message with some
             rooms = list(fresh)
             fresh.clear()
             self.read_on(rooms)
@@ -188,7 +188,7 @@ class Subscriber:
             self._process.outage.succeed(Event.READ)
 
     def _on_unsubscribed(self, room: str) -> None:
-        """A node does that by itself when another one has got the slot."""
+        """Subscribes again: a node ends subscriptions by itself when it loses the slot."""
         link = self._process.link
         if room in self._streams and link is not None:
             self.changed.add(room)  # or it was closed and has been opened again
@@ -220,7 +220,7 @@ class Subscriber:
 
     def _on_entries(self, stream: Stream, data: bytes, start: int) -> None:
         while start < len(data):
-            # It may have been closed meanwhile, and even opened again, further on.
+            # The room may have been closed since, and even opened again, at a later entry.
             if stream.is_broken or self._streams.get(stream.room) is not stream:
                 return
             length, newline, _ = data[start : start + _LONGEST_LENGTH].partition(b"\n")
@@ -255,7 +255,7 @@ class Subscriber:
             self._process.wait_for_fan_out(stream.room)
 
     def _is_known(self, stream: Stream, id_: str) -> bool:
-        """Whether an entry was delivered before, in all likelihood."""
+        """Whether an entry was probably delivered before."""
         if stream.is_estimated or order(id_) > order(stream.id):
             return False
         return id_ in stream.recent or order(id_) < order(stream.recent[0])
@@ -263,7 +263,7 @@ class Subscriber:
     # -- reading on
 
     def read_on(self, rooms: list[str]) -> None:
-        """Delivers what the logs of some rooms hold after what was delivered."""
+        """Delivers the entries after the last delivered one, from the logs of some rooms."""
         for first in range(0, len(rooms), _ROOMS):
             some = rooms[first : first + _ROOMS]
             counts: dict[str, int] = {}
@@ -271,8 +271,8 @@ class Subscriber:
                 some = self._read_once(some, counts)
 
     def _read_once(self, rooms: list[str], counts: dict[str, int]) -> list[str]:
-        """Returns those of the rooms whose logs may hold more. ``counts``: of entries to read next,
-        as they are large or small."""
+        """Reads once; returns the rooms whose logs may hold more. ``counts``: how many entries to
+        read of each, by their size."""
         streams = [
             stream
             for room in rooms
@@ -312,9 +312,9 @@ class Subscriber:
     def _fetch(
         self, client: redis.Redis, streams: list[Stream], counts: list[int]
     ) -> tuple[list[Any], dict[str, Any]]:
-        """Of each log the entry that was delivered last, if that is still there, and those after
-        it; or an error. And of those where it was none, what ``floor_of`` reads. A Redis that is
-        full takes no transaction."""
+        """For each log, the entry that was delivered last, if it is still there, and those after
+        it; or an error. For logs without such an entry, also what ``floor_of`` reads. No
+        transaction, which a full Redis refuses."""
         pipeline = client.pipeline(transaction=False)
         keys = [self._process.keys.log(stream.room) for stream in streams]
         for key, stream, count in zip(keys, streams, counts, strict=True):
@@ -330,7 +330,7 @@ class Subscriber:
 
     def _deliver(self, stream: Stream, entries: list[Any]) -> None:
         for id_, fields in entries:
-            # It may have been closed meanwhile, and even opened again, further on.
+            # The room may have been closed since, and even opened again, at a later entry.
             if self._streams.get(stream.room) is not stream:
                 return
             with self._process.lock:
@@ -351,19 +351,19 @@ class Subscriber:
     def _find_place(self, stream: Stream) -> None:
         """The entry that was delivered last is not in the log. So messages are missing, unless it
         was never there: then the log was out of reach when the room was opened."""
-        look = self._leases.look(stream.room, urgent=True, begin_log=True)
+        snapshot = self._leases.snapshot(stream.room, urgent=True, begin_log=True)
         key = self._process.keys.log(stream.room)
-        if not look.id:  # Redis takes no writes; or there is something else
+        if not snapshot.id:  # Redis accepts no writes, or the key does not hold a log
             kind: Any = self._process.run_for(stream.room, lambda client: client.type(key), True)
             if kind not in (b"stream", b"none"):
                 stream.break_off()
                 return
-            raise redis.ConnectionError("Redis takes no writes")
-        if look.floor == stream.id:
-            stream.is_floor = True  # all that was before had grown old
+            raise redis.ConnectionError("Redis accepts no writes")
+        if snapshot.floor == stream.id:
+            stream.is_floor = True  # all entries before it have expired
             return
         if stream.is_estimated:
-            start, is_missing = self._find_start(stream, key, look)
+            start, is_missing = self._find_start(stream, key, snapshot)
         else:
             start, is_missing = self._find_last_known(stream, key), True
         if self._streams.get(stream.room) is not stream:
@@ -375,22 +375,22 @@ class Subscriber:
                 "of them or %d s (raise history and max_age), or Redis has lost them",
                 *(stream.room, options.history, options.expiry),
             )
-            self._process.tell_gap(stream.room)
+            self._process.send_gap(stream.room)
         with self._process.lock:
-            stream.begin(start or look.floor or BEGINNING, is_floor=not start)
-        if not start and not look.floor:
+            stream.begin(start or snapshot.floor or BEGINNING, is_floor=not start)
+        if not start and not snapshot.floor:
             self._deliver(stream, self._ask(stream, lambda client: client.xrange(key, count=1)))
 
-    def _find_start(self, stream: Stream, key: str, look: Look) -> tuple[str, bool]:
-        """The last entry when the room was opened, by the clock of Redis; empty if there was none.
-        And whether messages are missing since."""
+    def _find_start(self, stream: Stream, key: str, snapshot: Snapshot) -> tuple[str, bool]:
+        """The last entry at the time when the room was opened, by the clock of Redis (empty if
+        there was none), and whether messages since then are missing."""
         age = int((time.monotonic() - stream.opened_at) * 1000)
-        until = f"{look.now - age}-{2**64 - 1}"
+        until = f"{snapshot.now - age}-{2**64 - 1}"
         found: Any = self._ask(stream, lambda client: client.xrevrange(key, until, "-", count=1))
         if found:
             return found[0][0].decode(), False
-        # Or the log began after that.
-        is_whole = look.floor != ""
+        # Otherwise the log began after that time.
+        is_whole = snapshot.floor != ""
         return "", not is_whole or age > self._process.options.expiry * 1000
 
     def _find_last_known(self, stream: Stream, key: str) -> str:

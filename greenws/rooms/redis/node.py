@@ -1,9 +1,9 @@
 """``Node``: one Redis. The log of a room is a Redis Stream, which all processes with members read.
 
-Two connections: one for commands (``commands.py``), and one that is subscribed to the rooms that
-are open (``listener.py``). Messages wait in ``writer.py`` until their log has them; ``leases.py``
-knows who is in a room; ``outage.py`` whether Redis is in reach; ``history.py`` reads what members
-have missed.
+There are two connections: one for commands (``commands.py``), and one that is subscribed to the
+open rooms (``listener.py``). Messages wait in ``writer.py`` until their log has them. ``leases.py``
+keeps who is in a room, ``outage.py`` whether Redis is in reach, and ``history.py`` reads what
+members have missed.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import time
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import gevent
 from gevent.event import Event
+from gevent.resolver.blocking import Resolver as BlockingResolver
+from gevent.resolver.thread import Resolver as ThreadResolver
 
 from ...hub.switching import thread_id
 from ..broker import Broker, BrokerUnavailable, Message, Replay
@@ -32,7 +36,7 @@ from .options import Options
 from .origins import GRACE, Gone
 from .positions import order
 from .process import Link, Process
-from .requests import AFTER_ALL, PERHAPS_AFTER_ALL, Look, disconnect
+from .requests import AFTER_ALL, PERHAPS_AFTER_ALL, Snapshot, disconnect
 from .stream import Stream
 from .writer import Writer
 
@@ -43,15 +47,15 @@ __all__ = ["MovedRoom", "Node"]
 
 _T = TypeVar("_T")
 
-_FLUSH_POLL_INTERVAL = 0.005  # seconds between two looks whether all is in the log
-_FOLLOW_INTERVAL = 0.5  # seconds between two looks which one is the master
+_FLUSH_POLL_INTERVAL = 0.005  # seconds between two checks whether all is in the log
+_FOLLOW_INTERVAL = 0.5  # seconds between two questions to the sentinels
 _FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
 
 _logger = logging.getLogger("greenws.brokers.redis")
 
 
 class Node(Broker):
-    """One Redis: the rooms whose logs it holds. ``link``: in a cluster."""
+    """The rooms whose logs one Redis holds. ``link``: the other nodes, in a cluster."""
 
     def __init__(self, options: Options, link: Link | None = None) -> None:
         self._options = options
@@ -67,7 +71,8 @@ class Node(Broker):
     # -- beginning and end
 
     def _settle(self) -> None:
-        """Whose greenlets do the work: those of the thread that made the broker, or joins rooms."""
+        """Chooses the hub whose greenlets do the work: that of the thread that made the broker, or
+        that joins rooms."""
         self._hub = gevent.get_hub()
         self._thread = thread_id()
 
@@ -81,13 +86,13 @@ class Node(Broker):
             return
         with (
             nullcontext() if self._listener is None else self._listener.lock
-        ):  # another thread may be at it
+        ):  # another thread may be doing this
             if not self._is_started:
                 self._is_started = True
                 self._in_hub(self._spawn)
 
     def _begin(self) -> None:
-        """In each process anew."""
+        """Called in each process, after a fork too."""
         self._wake_writer, self._wake_leases = Event(), Event()
         wake_writer = self._waking(self._wake_writer)
         process = Process(
@@ -124,12 +129,13 @@ class Node(Broker):
             self._hub.loop.run_callback_threadsafe(call)
 
     def _abandon(self) -> None:
-        """In a process that was forked: all that is of the other one."""
+        """In a forked child: drops what belongs to the parent."""
         self._is_started = False
         self._settle()
         for greenlet in self._greenlets:
             greenlet.kill(block=False)
         self._greenlets = []
+        self.process.identity.abandon()
         self._begin()
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -144,10 +150,11 @@ class Node(Broker):
             is_told = not any(member in pending.get(room, ()) for room, member in joined)
             return is_told and not self._writer.holds(last)
 
-        while not is_done() and not self._is_stopped:
+        commands = self.process.commands
+        while not is_done() and not self._is_stopped and commands.refused is None:
             if deadline is not None and time.monotonic() >= deadline:
                 break
-            gevent.sleep(_FLUSH_POLL_INTERVAL)  # an Event would be of one thread
+            gevent.sleep(_FLUSH_POLL_INTERVAL)  # an Event belongs to one thread
         return is_done()
 
     def stop(self) -> None:
@@ -155,6 +162,7 @@ class Node(Broker):
         if was_stopped:
             return
         self.process.is_stopped = True
+        self.process.identity.wake_senders()
         if self._is_started:
             self._report_lost()
             gevent.killall(self._greenlets)
@@ -163,13 +171,13 @@ class Node(Broker):
         self._subscriber.disconnect()
 
     def _end(self, since: float) -> None:
-        """When the program ends. It has waited for others since then."""
+        """Called when the program ends, which has waited for other brokers since ``since``."""
         if not self._is_started or self._is_stopped:
             return
         waiting, is_away = len(self._writer.unsent), self.process.outage.is_away
-        if waiting and is_away:  # said now, as the wait may be cut short
+        if waiting and is_away:  # logged now, since the wait may be interrupted
             _logger.warning(
-                "%d messages wait for Redis, and the program %.3g s for it to come back",
+                "%d messages wait for Redis; the program ends when they are sent, or in %.3g s",
                 *(waiting, self._options.timeout),
             )
         if waiting or not is_away:
@@ -187,20 +195,20 @@ class Node(Broker):
     # -- in a cluster: rooms that another node has now
 
     def rooms(self) -> set[str]:
-        """Those of which something is here, but for those that are being opened."""
+        """The rooms with state in this node, except those that are being opened."""
         opening = {room for room, stream in self._streams.items() if not stream.opened.is_set()}
         waiting = {room for room, _ in self._writer.unsent}
         return {*self._streams, *waiting, *self._leases.pending} - opening
 
     def release(self, room: str) -> MovedRoom:
-        """All that is here of a room, for another node. The lock is held."""
+        """Removes the state of a room, for another node; returns it. The lock is held."""
         stream = self._streams.pop(room, None)
         if stream is not None:
             self._subscriber.change(room, self._in_hub)
         return MovedRoom(stream, self._writer.release(room), self._leases.release(room))
 
     def adopt(self, room: str, moved: MovedRoom) -> None:
-        """The lock is held."""
+        """Takes the state of a room over. The lock is held."""
         self.start()
         stream = moved.stream
         if stream is not None:
@@ -238,14 +246,14 @@ class Node(Broker):
             if self._streams.get(room) is stream:
                 self.close(room)
             raise
-        if stream.has_failed:  # who opened it was killed meanwhile
+        if stream.has_failed:  # the greenlet that opened it was killed
             self.open(room)
 
     def _add_stream(self, room: str) -> Stream:
         process = self.process
         with process.lock:
             stream = self._streams[room] = Stream(room, process)
-            # To these comes what is published meanwhile.
+            # Messages that are published from now on are added to these.
             stream.sent.extend(entry for name, entry in self._writer.unsent if name == room)
             if stream.sent:
                 age = time.monotonic() - process.outage.began + self._options.timeout
@@ -254,26 +262,26 @@ class Node(Broker):
 
     def _open(self, stream: Stream) -> None:
         process = self.process
-        look: Look | None = None
+        snapshot: Snapshot | None = None
         if not process.outage.is_away:
             began = time.monotonic()
             try:
-                look = self._leases.look(stream.room, begin_log=True)
+                snapshot = self._leases.snapshot(stream.room, begin_log=True)
             except ERRORS as error:
                 process.fail(error, began)
-        # After all of ours that Redis has, whatever this machine's clock says; and in the
-        # millisecond of an entry that is added next, the id must come after this one.
-        now = process.clock.now() if look is None else look.now
+        # The id must come after all of our entries that Redis has, whatever this machine's clock
+        # says, and before an entry that is added in the same millisecond.
+        now = process.clock.now() if snapshot is None else snapshot.now
         count = AFTER_ALL if process.clock.is_known else PERHAPS_AFTER_ALL
-        empty = max(f"{now - 1}-{count}", self._writer.last_added if not look else "", key=_key)
+        empty = max(f"{now - 1}-{count}", self._writer.last_added if not snapshot else "", key=_key)
         with process.lock:
-            self._leases.open(stream.room, look)
-            if look is not None and look.id:
-                stream.begin(look.id, is_floor=look.id == look.floor)
+            self._leases.open(stream.room, snapshot)
+            if snapshot is not None and snapshot.id:
+                stream.begin(snapshot.id, is_floor=snapshot.id == snapshot.floor)
             else:
                 stream.begin(empty, is_estimated=True)
-            if look is not None:
-                stream.forget_found(look.ours)
+            if snapshot is not None:
+                stream.forget_found(snapshot.ours)
             if process.outage.is_away and stream.sent:
                 stream.unlogged = stream.sent[-1].number
 
@@ -295,6 +303,20 @@ class Node(Broker):
     def publish(self, room: str, data: str | bytes, exclude: WebSocket | None = None) -> None:
         self.start()
         self._writer.publish(room, data, exclude)
+
+    def receipt(self, room: str) -> Callable[[], bool]:
+        hub = self._hub if thread_id() == self._thread else None
+        return partial(self.process.identity.receipt(hub).wait, room, self._is_over)
+
+    def _is_over(self) -> bool:
+        """Whether nothing more is appended.
+
+        Raises:
+            WrongScheme: this Redis must not be used.
+        """
+        if self.process.commands.refused is not None:
+            raise self.process.commands.refused
+        return self._is_stopped
 
     def resume(self, room: str, since: str) -> Replay:
         return self._history.resume(room, since)
@@ -319,7 +341,7 @@ class Node(Broker):
         self.start()
         began = time.monotonic()
         try:
-            found = self._leases.look(room).alive
+            found = self._leases.snapshot(room).alive
         except ERRORS as error:
             self.process.fail(error, began)
             return {}
@@ -329,11 +351,11 @@ class Node(Broker):
 
     def end_of(self, room: str) -> str:
         self.start()
-        return self._ask(lambda: self._leases.look(room, begin_log=True)).end
+        return self._ask(lambda: self._leases.snapshot(room, begin_log=True)).end
 
     def disconnect(self, room: str, code: int, reason: str, member: str | None) -> None:
         self.start()
-        self.flush(self._options.timeout)  # what was said before comes first
+        self.flush(self._options.timeout)  # earlier messages must come first
         process = self.process
         self._ask(
             lambda: process.run_for(
@@ -369,6 +391,8 @@ class Node(Broker):
                 self._writer.append()
             except Exception as error:
                 self.process.fail(error, began)
+                if self.process.commands.refused is not None:
+                    self.process.identity.wake_senders()
                 if must_be_left(error):
                     self._subscriber.disconnect()
                 if is_redirect(error):
@@ -386,7 +410,7 @@ class Node(Broker):
             self._wake_leases.wait(max(0.0, self._leases.next_beat - time.monotonic()))
             self._wake_leases.clear()
             if not self.process.outage.is_writable:
-                gevent.sleep(_FIRST_DELAY)  # until the writer has found Redis again
+                gevent.sleep(_FIRST_DELAY)  # until the writer has reconnected
                 self._wake_leases.set()
                 continue
             began = time.monotonic()
@@ -401,8 +425,8 @@ class Node(Broker):
                 delay = _FIRST_DELAY
 
     def _follow(self) -> None:
-        """Leaves a master when the sentinels name another one: until they have told it, it takes
-        what will be lost."""
+        """Leaves a master when the sentinels name another one. The old one may not know yet, and
+        would accept messages that are lost later."""
         known: url.Host | None = None
         while True:
             with suppress(*ERRORS):
@@ -416,7 +440,7 @@ class Node(Broker):
     def _lost(self) -> None:
         if self._is_stopped:
             return
-        with self.process.lock:  # so that nothing gets ahead of what is delivered unlogged
+        with self.process.lock:  # so that nothing overtakes what is delivered unlogged
             for stream in list(self._streams.values()):
                 stream.deliver_all_unlogged()
 
@@ -425,7 +449,7 @@ class Node(Broker):
 
 
 class MovedRoom(NamedTuple):
-    """What one node of a cluster has of a room, and gives to another."""
+    """The state of a room that moves from one node of a cluster to another."""
 
     stream: Stream | None
     waiting: list[tuple[str, LogEntry]]
@@ -442,8 +466,19 @@ _all: weakref.WeakSet[Node] = weakref.WeakSet()
 @atexit.register
 def _end_all() -> None:
     now = time.monotonic()
-    for broker in list(_all):
+    brokers = list(_all)
+    if brokers and sys.version_info[:2] == (3, 12):
+        _resolve_without_threads()
+    for broker in brokers:
         broker._end(now)
+
+
+def _resolve_without_threads() -> None:
+    """CPython 3.12 starts no thread once it runs the functions of atexit, and gevent's default
+    resolver starts its first when a program that has sent and ends at once connects to Redis."""
+    hub: Any = gevent.get_hub()
+    if type(hub.resolver) is ThreadResolver:
+        hub.resolver = BlockingResolver()
 
 
 def _abandon_all() -> None:

@@ -14,7 +14,7 @@ __all__ = ["Options"]
 class Options:
     """
     Raises:
-        TypeError, ValueError: one is no such number.
+        TypeError, ValueError: the value of an option is not allowed.
     """
 
     url: str
@@ -28,7 +28,7 @@ class Options:
     presence_timeout: float = 15.0
     is_cluster: bool = False
     name: str = "Redis"
-    """In the log."""
+    """What log messages call it."""
 
     def __post_init__(self) -> None:
         for name in ("history", "history_bytes", "max_pending", "max_pending_bytes"):

@@ -1,10 +1,10 @@
-"""``Gone``: processes that have died, and need no place in the positions of members any more.
+"""``Gone``: processes that have died, and that positions of members need not name any more.
 
-A position names each process of which its client has received messages unlogged, until these are
-found in the log. A process that was killed before it had appended them never does that. Once it has
-not lived for ``max_age`` and an hour, and the member has all that the log holds, nothing more is
-expected of it. A process that is cut off lives on unseen, and appends what it has said when it is
-back; the log may keep much less than that outage lasts.
+A position names each process whose messages its client has received unlogged, until these are found
+in the log. A process that was killed before it appended them never will. Once a process has been
+dead for ``max_age`` and an hour, and the member has received all that the log holds, it is dropped
+from the position. The hour is for a process that is only cut off: it seems dead, but appends its
+messages when it is back, and the log may keep much less than such an outage lasts.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["GRACE", "Gone"]
 
 GRACE = 3600  # seconds, beside max_age, for which a process may be cut off and come back
 
-_MAX_MISSING = 1000  # that are remembered, and asked for at a time: clients may invent some
+_MAX_MISSING = 1000  # processes to remember, and to ask for at a time: clients may invent some
 
 
 class Gone:
-    """``origin``: of this process. ``grace``: seconds for which a process must not have lived."""
+    """``origin``: that of this process. ``grace``: seconds for which a process must be dead."""
 
     def __init__(
         self, origin: str, grace: float, lock: Callable[[], AbstractContextManager[Any]]
@@ -35,17 +35,17 @@ class Gone:
         self._grace = grace
         self._lock = lock
         self._cursors: weakref.WeakSet[LogCursor] = weakref.WeakSet()
-        self._missing: dict[str, float] = {}  # since when they were not seen to live
+        self._missing: dict[str, float] = {}  # since when each seems dead
 
     def watch(self, cursor: LogCursor) -> None:
-        """The member has all that the log holds."""
+        """Called when a member with this cursor has received all that the log holds."""
         with self._lock():
             cursor.forget(self._gone())
             if not cursor.is_level:
                 self._cursors.add(cursor)
 
-    def look(self, find_dead: Callable[[set[str]], set[str]]) -> None:
-        """From time to time. ``find_dead``: those of some processes that do not live.
+    def check(self, find_dead: Callable[[set[str]], set[str]]) -> None:
+        """Called from time to time. ``find_dead``: returns which of some processes are dead.
 
         Raises:
             redis.RedisError, OSError: that cannot be known.

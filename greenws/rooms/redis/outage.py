@@ -1,8 +1,8 @@
 """Whether Redis is in reach: the states, as one table.
 
-Redis can be lost on two ways: the connection for commands fails, or it takes no writes; or the
-subscribed connection fails. It is back when both work again. While it is lost, a process delivers
-what it sends to its own members *unlogged*.
+Redis can be lost in two ways: commands fail (the connection, or writes), or the subscribed
+connection fails. It is back when both work again. While it is lost, a process delivers what it
+sends to its own members *unlogged*.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ TRANSITIONS = {
 
 
 class Outage:
-    """``lost`` and ``back`` are called when Redis was lost, and when it is back; ``failed`` after
-    each failure, for whoever is to try whether it is back."""
+    """``lost`` is called when Redis is lost, ``back`` when it is back, and ``failed`` after each
+    failure, so that a greenlet tries whether Redis is back."""
 
     def __init__(
         self,
@@ -57,8 +57,8 @@ class Outage:
         failed: Callable[[], None] = lambda: None,
         name: str = "Redis",
     ) -> None:
-        self.state = State.UP  # until the contrary is known
-        self.began = time.monotonic()  # the last one, when what failed first was begun
+        self.state = State.UP  # until something fails
+        self.began = time.monotonic()  # when the first command that failed was begun
         self._lost = lost
         self._back = back
         self._failed = failed
@@ -78,7 +78,7 @@ class Outage:
         return self.state in (State.UP, State.NO_READS)
 
     def fail(self, event: Event, error: BaseException, began: float | None = None) -> None:
-        """``began``: when what failed was begun, a time of time.monotonic()."""
+        """``began``: when the command that failed was begun, a time of time.monotonic()."""
         before = self._move(event)
         self._failed()
         if before is not State.UP:

@@ -1,8 +1,8 @@
 """Positions in the log of a room: a stream id, and what was received *unlogged*.
 
-While Redis is out of reach a process hands what it sends to its own members at once, before the log
-has it. So a position tells more than a stream id: for each such process (its *origin*) the number
-of its last entry that was received unlogged, as in ``17-0+ab12cd34ef56.5``.
+While Redis is out of reach, a process delivers what it sends to its own members at once, before the
+log has it. So a position has more than a stream id: for each such process (its *origin*), the
+number of its last entry that was received unlogged, as in ``17-0+ab12cd34ef56.5``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..broker import LONGEST_POSITION
 __all__ = ["Position", "order"]
 
 _MAX_ORIGINS = 16
-_TOO_MANY = "too-many"  # no origin
+_TOO_MANY = "too-many"  # cannot be an origin
 _ORIGIN = re.compile("[0-9a-f]{12}")
 
 
@@ -27,8 +27,8 @@ class Position:
     unlogged: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Of more processes than fit, it is a text that no position is: rather a gap than anything
-        twice."""
+        """With more processes than fit, the text is not a valid position: the client then gets a
+        gap, and no message twice."""
         unlogged = (f"{origin}.{number}" for origin, number in self.unlogged.items())
         text = "+".join([self.id, *unlogged])
         return text if len(text) <= LONGEST_POSITION else f"{self.id}+{_TOO_MANY}"
@@ -37,11 +37,11 @@ class Position:
     def parse(cls, text: str) -> Position:
         """
         Raises:
-            ValueError: ``text`` is no position that a broker has made.
+            ValueError: ``text`` is not a position that a broker can have made.
         """
         if len(text) > LONGEST_POSITION:
             raise ValueError(f"not a position: {text[:100]!r}...")
-        id_, *rest = text.replace(" ", "+").split("+")  # of a URL that nobody escaped
+        id_, *rest = text.replace(" ", "+").split("+")  # from a URL in which "+" was not escaped
         time, dash, count = id_.partition("-")
         if not (dash and _is_number(time) and _is_number(count)) or len(rest) > _MAX_ORIGINS:
             raise ValueError(f"not a position: {text[:100]!r}")
@@ -59,7 +59,7 @@ def _is_number(text: str) -> bool:
 
 
 def order(id_: str | bytes) -> tuple[int, int]:
-    """A stream id, as it compares."""
+    """The sort key of a stream id."""
     text = id_.decode() if isinstance(id_, bytes) else id_
     time, _, count = text.partition("-")
     return int(time), int(count)

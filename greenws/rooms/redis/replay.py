@@ -1,7 +1,7 @@
-"""What a member that comes back has missed, and where it stands until it is level with its process.
+"""What a member that comes back has missed, and its cursor until it is level with its process.
 
-A client may come from a process that has read further in the log than this one, or that handed it
-messages unlogged which this one finds in the log only later. Its cursor keeps both in mind.
+A client may come from a process that has read further in the log than this one, or that delivered
+messages unlogged that this one finds in the log only later. The cursor accounts for both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["LogCursor", "LogReplay", "Snapshot"]
 
 
 class Snapshot(NamedTuple):
-    """Up to where a process has delivered a room: the stream id of the last entry, and the messages
+    """How far a process has delivered a room: the stream id of the last entry, and the messages
     that it delivered unlogged and has not found in the log yet. ``is_estimated``: the log is out
     of reach, and the id is a time."""
 
@@ -40,8 +40,7 @@ class LogCursor(Cursor):
         self.unlogged = unlogged
         self._is_replaying = True
         self._origin = origin
-        # Origins of which nothing is unlogged any more, while the replay still needs to know what
-        # was.
+        # Origins with no unlogged messages any more, whose numbers the replay still needs.
         self._logged: set[str] = set()
 
     @property
@@ -69,13 +68,13 @@ class LogCursor(Cursor):
     def end_replay(self) -> None:
         self._is_replaying = False
         if not self.ahead:
-            self._logged.add(self._origin)  # what the process delivered holds for all members
+            self._logged.add(self._origin)  # the same for all members of the process
         for origin in self._logged:
             self.unlogged.pop(origin, None)
         self._logged.clear()
 
     def forget(self, origins: set[str]) -> None:
-        """Processes of which nothing more will come."""
+        """Drops processes that will append nothing more."""
         if origins and not self.ahead and not self._is_replaying:
             for origin in origins:
                 self.unlogged.pop(origin, None)
@@ -91,10 +90,10 @@ class LogCursor(Cursor):
 
 class LogReplay(Replay):
     """``is_known``: whether it is known which of this process's own entries the client has
-    received. ``look``: up to where this process has delivered the room; ``read``: the entries of
-    its log between two stream ids, in pages, each with whether some before it are missing.
-    ``find_start``: where it has begun to deliver a log that was out of reach; None if it still
-    is. ``on_end``: is called when all pages were read."""
+    received. ``look``: returns how far this process has delivered the room. ``read``: returns the
+    entries between two stream ids in pages, each with whether some before it are missing.
+    ``find_start``: returns where this process began to deliver a log that was out of reach; None
+    if it still is. ``on_end``: called when all pages have been read."""
 
     def __init__(
         self,
@@ -140,27 +139,27 @@ class LogReplay(Replay):
                 cursor.ahead = ""
             else:
                 until = self._since.id
-        if unlogged and not self._is_known:  # rather a gap than anything twice
+        if unlogged and not self._is_known:  # a gap is better than a message twice
             received[self._origin] = unlogged[-1].number
         if order(until) < order(self._since.id):
             if unlogged and not is_known:
                 yield Page([], gap=True)
         elif is_known and until == self._since.id != "0-0" and not is_estimated:
-            # Nothing to ask for: Redis may be out of reach. Only 0-0 may stand for what is unknown.
+            # Nothing to read, so Redis may be out of reach. But 0-0 may stand for "unknown".
             pass
         elif is_known:
             for entries, gap in self._read(self._since.id, until):
                 numbers = [each.number for each in entries if each.origin == self._origin]
                 known = max([known, *numbers])
                 yield Page(self._new(entries, at), gap)
-        else:  # it has waited long enough
+        else:  # the log is still out of reach
             yield Page([], gap=True)
         yield Page(self._new([each for each in unlogged if each.number > known], at))
         cursor.end_replay()
         self._on_end(cursor)
 
     def _new(self, entries: list[LogEntry], at: Position) -> list[Message]:
-        """The messages that the client has not received, as ``at`` moves on."""
+        """The messages that the client has not received; ``at`` moves on."""
         messages = []
         for entry in entries:
             last = at.unlogged.get(entry.origin, 0)

@@ -1,12 +1,11 @@
-"""What is asked of a Redis about rooms: by brokers, and by ``greenws.Sender``. Knows no gevent, and
-waits for nothing but an answer: who asks decides what to do without one.
+"""The requests about rooms that brokers and ``greenws.Sender`` send to a Redis. Imports no gevent.
 
-Each function takes the client to ask, and raises ``redis.RedisError`` or ``OSError``.
+Each function takes a redis-py client, waits for its answer, and raises ``redis.RedisError`` or
+``OSError``; callers decide whether to try again.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -28,41 +27,52 @@ __all__ = [
     "PERHAPS_AFTER_ALL",
     "SEVERAL",
     "Appended",
-    "Look",
+    "Snapshot",
     "Other",
     "append",
     "append_arguments",
     "disconnect",
     "floor_of",
-    "look",
+    "take_snapshot",
     "newest",
     "parse_appended",
     "parse_info",
     "without_the_dead",
 ]
 
-# The count in a stream id that is no entry's, but a time: of a room that was opened without Redis.
-AFTER_ALL = 2**64 - 1  # after all of that millisecond
+# The second part of a stream id that is a time, not an entry: of a room opened without Redis.
+AFTER_ALL = 2**64 - 1  # after all entries of that millisecond
 PERHAPS_AFTER_ALL = AFTER_ALL - 1  # the same, by a clock that may be wrong
-_MOST = 2**31 - 1  # messages that are asked for at once
-_MEMORY = 86400  # seconds of an outage after which a process may repeat what it has appended
-DISCONNECT = b"disconnect "  # begins what is published to close members
-SEVERAL = b" several"  # ends the first line of what is published of several entries
+_MOST = 500  # messages to ask for at once, which the script holds in memory
+_MEMORY = 86400  # seconds for which Redis recognises entries that are appended again
+DISCONNECT = b"disconnect "  # prefix of a Pub/Sub message that closes members
+SEVERAL = b" several"  # ends the first line of a Pub/Sub message with several entries
 
 APPEND = scripts.load("append")
-_LOOK = scripts.load("look")
+_SNAPSHOT = scripts.load("snapshot")
+_NEWEST = scripts.load("newest")
 
 _logger = logging.getLogger("greenws.brokers.redis")
 
 
 class Appended(NamedTuple):
-    """``last_id``: the stream id of the last entry that was appended now; empty if none was.
-    ``failed``: why those were not that cannot be, by number. ``unpublished``: why Redis does not
-    publish them; empty if it does."""
+    """``last_id``: the stream id of the last entry that was appended; empty if none was.
+    ``failed``: the errors of entries that cannot be appended, by number. ``unpublished``: why Redis
+    does not publish them; empty if it does. ``untrimmed``: likewise, for trimming their logs."""
 
     last_id: str
     failed: dict[int, str]
     unpublished: str
+    untrimmed: str = ""
+
+    def log(self, logger: logging.Logger) -> None:
+        """Says what Redis does not do, if anything."""
+        if self.unpublished:
+            logger.error(
+                "Redis does not publish messages, so no member receives them: %s", self.unpublished
+            )
+        if self.untrimmed:
+            logger.error("Redis does not trim the logs of rooms, which grow: %s", self.untrimmed)
 
 
 def append(
@@ -73,8 +83,8 @@ def append(
     batch: Sequence[tuple[str, LogEntry]],
     memory: int = _MEMORY,
 ) -> Appended:
-    """Appends entries to the logs of rooms, and publishes them; but for those that were appended
-    before, by a call whose answer was lost. ``memory``: seconds for which Redis knows that."""
+    """Appends entries to the logs of rooms, and publishes them. Entries that an earlier call has
+    appended, whose answer was lost, are skipped. ``memory``: seconds for which they are known."""
     names, values = append_arguments(keys, options, origin, batch, memory)
     return parse_appended(client.eval(APPEND, len(names), *names, *values))
 
@@ -86,23 +96,31 @@ def append_arguments(
     batch: Sequence[tuple[str, LogEntry]],
     memory: int = _MEMORY,
 ) -> tuple[list[str], list[Any]]:
-    """Keys and values of the script APPEND. In a cluster, a batch is of one room."""
+    """Keys and values of the script APPEND. In a cluster, a batch concerns one room."""
     names = [keys.last_number(origin, batch[0][0])]
     values: list[Any] = [origin, options.history, options.expiry, options.history_bytes]
-    values += [keys.suffix, keys.publish, memory]
+    values += [keys.suffix, keys.publish, memory, max(entry.number for _, entry in batch)]
+    rooms: dict[str, list[Any]] = {}
     for room, entry in batch:
+        messages = rooms.get(room)
+        if messages is None:
+            messages = rooms[room] = []
+        messages += (entry.number, entry.kind, entry.data)
+    for room, messages in rooms.items():
         names.append(keys.log(room))
-        values += [entry.number, entry.kind, entry.data]
+        values.append(len(messages) // 3)
+        values += messages
     return names, values
 
 
 def parse_appended(found: Any) -> Appended:
-    added, failed, unpublished = found
+    added, failed, unpublished, untrimmed = found
     pairs = zip(failed[::2], failed[1::2], strict=True)
     return Appended(
         added.decode(),
         {int(number): why.decode() for number, why in pairs},
         unpublished.decode() if unpublished else "",
+        untrimmed.decode() if untrimmed else "",
     )
 
 
@@ -114,45 +132,47 @@ class Other(NamedTuple):
     is_alive: bool
 
 
-class Look(NamedTuple):
-    """What Redis knew of a room at one moment."""
+class Snapshot(NamedTuple):
+    """A snapshot of a room in Redis."""
 
     id: str
-    """Of the last entry of its log; empty if there is no log."""
+    """The id of the last entry of its log; empty if there is no log."""
     floor: str
-    """An id after which nothing is missing in the log, though it is that of no entry; if known."""
+    """An id after which nothing is missing in the log, although no entry has it; if known."""
     seconds: int
     micros: int
-    """The time."""
+    """The time of Redis, in microseconds."""
     ours: int
-    """The number of the last of all entries of this process that stand in a log."""
+    """The number of this process's last entry in any log."""
     version: str
-    """Of the members; empty if there never were any."""
+    """The version of the members; empty if there never were any."""
     others: dict[str, Other]
     mine: dict[str, str]
     """The members of this process, with their values."""
 
     @property
     def now(self) -> int:
-        """The time, in milliseconds."""
+        """The time of Redis, in milliseconds."""
         return self.seconds * 1000 + self.micros // 1000
 
     @property
     def end(self) -> str:
-        """The stream id of the last entry, or one that comes before all that is appended next."""
+        """The stream id of the last entry; without one, an id before all later entries."""
         return self.id or f"{self.now - 1}-{AFTER_ALL}"
 
     @property
     def alive(self) -> dict[str, dict[str, Any]]:
-        """The infos of the others that live."""
+        """The infos of members in other processes that are not dead."""
         return {member: other.info for member, other in self.others.items() if other.is_alive}
 
 
-def look(client: redis.Redis, keys: Keys, origin: str, room: str, log_age: int = 0) -> Look:
-    """``log_age``: seconds until a log expires that is made if there is none, as far as Redis takes
-    writes; 0 if it is not. In a cluster, all others are taken to live."""
+def take_snapshot(
+    client: redis.Redis, keys: Keys, origin: str, room: str, log_age: int = 0
+) -> Snapshot:
+    """Reads a snapshot. ``log_age``: makes a log if there is none and Redis accepts writes, which
+    expires after so many seconds; 0 makes none. In a cluster, no process counts as dead here."""
     names = [keys.log(room), keys.members(room), keys.last_number(origin, room)]
-    found: Any = client.eval(_LOOK, len(names), *names, keys.script_alive_prefix, str(log_age))
+    found: Any = client.eval(_SNAPSHOT, len(names), *names, keys.script_alive_prefix, str(log_age))
     id_, floor_, ours, version, members, (seconds, micros) = found
     floor = "" if floor_ == BEGINNING.encode() else floor_.decode()
     others: dict[str, Other] = {}
@@ -164,11 +184,11 @@ def look(client: redis.Redis, keys: Keys, origin: str, room: str, log_age: int =
         elif (info := parse_info(room, text)) is not None:
             others[key.decode(errors="replace")] = Other(owner, info, bool(is_alive))
     time = int(seconds), int(micros)
-    return Look(id_.decode(), floor, *time, ours, version.decode(), others, mine)
+    return Snapshot(id_.decode(), floor, *time, ours, version.decode(), others, mine)
 
 
-def without_the_dead(client: redis.Redis, keys: Keys, found: Look) -> Look:
-    """In a cluster, which process lives is asked apart; elsewhere it is known."""
+def without_the_dead(client: redis.Redis, keys: Keys, found: Snapshot) -> Snapshot:
+    """Marks members of dead processes. In a cluster that takes a request; elsewhere it is known."""
     if keys.is_cluster:
         origins = {other.origin for other in found.others.values()}
         dead = {origin for origin in origins if not client.exists(keys.alive(origin))}
@@ -178,8 +198,8 @@ def without_the_dead(client: redis.Redis, keys: Keys, found: Look) -> Look:
 
 
 def floor_of(groups: Any) -> str:
-    """The id after which nothing is missing in a log (``look.lua``), of what XINFO GROUPS answers;
-    empty if there is none."""
+    """The floor of a log (see ``snapshot.lua``), from an answer to XINFO GROUPS; empty if there is
+    none."""
     for each in groups if isinstance(groups, list) else ():
         if each["name"] == b"greenws":
             floor = str(each["last-delivered-id"].decode())
@@ -201,25 +221,39 @@ def parse_info(room: str, text: str) -> dict[str, Any] | None:
 def newest(
     fetch: Callable[[Callable[[redis.Redis], Any]], Any], keys: Keys, room: str, count: int
 ) -> Iterator[Message]:
-    """The newest messages of a log, the newest first. ``fetch`` has a client asked; others may run
-    between two messages."""
-    key, found, end = keys.log(room), 0, "+"
-    count = min(count, _MOST)  # Redis takes no number beyond 64 bits
-    while found < count:
-        page: Any = fetch(partial(redis.Redis.xrevrange, name=key, max=end, count=count))
-        entries = (parse(room, id_, fields) for id_, fields in page)
-        for entry in itertools.islice((each for each in entries if each), count - found):
-            found += 1
-            yield Message(entry.id or "", entry.data)
-        if len(page) < count:
+    """The newest messages of a log, the newest first. ``fetch`` calls a function with a client;
+    other greenlets may run between two messages."""
+    key, left, end = keys.log(room), count, "+"
+    while left > 0:
+        size = min(left, _MOST)
+        page = fetch(partial(_newest_page, key, end, size))
+        read = 0
+        parts = iter(page)
+        for part in parts:
+            read += 1
+            if isinstance(part, list):
+                id_, fields = part
+                pairs = dict(zip(fields[::2], fields[1::2], strict=True))
+            else:
+                id_ = part
+                pairs = {b"o": b"", b"n": b"0", b"k": next(parts), b"d": next(parts)}
+            end = f"({id_.decode()}"
+            entry = parse(room, id_, pairs)
+            if entry is not None:
+                left -= 1
+                yield Message(entry.id or "", entry.data)
+        if read < size:
             return
-        end = f"({page[-1][0].decode()}"
+
+
+def _newest_page(key: str, end: str, size: int, client: redis.Redis) -> Any:
+    return client.eval(_NEWEST, 1, key, end, str(size))
 
 
 def disconnect(
     client: redis.Redis, keys: Keys, room: str, code: int, reason: str, member: str | None
 ) -> None:
-    """Has all processes close the members of a room, or one."""
+    """Makes all processes close the members of a room, or one of them."""
     text = b"%s%d %s\n%s" % (DISCONNECT, code, (member or "").encode(), reason.encode())
     channel = keys.channel(room)
     client.spublish(channel, text) if keys.is_cluster else client.publish(channel, text)

@@ -1,23 +1,27 @@
-"""The sockets of redis-py: whether it waits for them as greenlets do, and whose they are."""
+"""The sockets of redis-py: whether they block only a greenlet, and which process owns them."""
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
+import gevent
 import redis.connection
 from gevent import socket as gevent_socket
 from gevent.monkey import is_module_patched
 
 from ...hub.sockets import adopt
-from ...surroundings import tell_patched_late
+from ...surroundings import log_patched_late
 
 __all__ = ["check_sockets", "own_socket"]
 
 
 def own_socket(connection: Any) -> None:
-    """What redis-py calls when a connection was made: in a forked child, a greenlet that waited for
-    it in the parent reads nothing."""
+    """redis-py calls this with a new connection. It makes this process the owner of the socket, so
+    that in a forked child no greenlet of the parent reads from it."""
+    while connection.pid != os.getpid():  # forked while it was connecting
+        gevent.get_hub().switch()  # never returns: the greenlet belongs to the parent
     adopt(connection._sock)
     connection.on_connect()
 
@@ -27,7 +31,7 @@ def check_sockets(url: str) -> None:
     Raises:
         RuntimeError: redis-py would block the hub.
     """
-    tell_patched_late()
+    log_patched_late()
     is_patched = issubclass(vars(redis.connection)["socket"].socket, gevent_socket.socket)
     if url.startswith("rediss"):
         is_patched = is_patched and is_module_patched("ssl")

@@ -1,6 +1,6 @@
-"""Which of several Redis has a room: the one for which a hash of its name and of the room is the
-highest (rendezvous hashing). So all processes agree, in whichever order they list them, and one
-that is added takes only its share of the rooms. Knows no gevent."""
+"""Which of several Redis has a room: the one with the highest hash of its name and the room's
+(rendezvous hashing). So all processes agree, whatever the order of their lists, and a Redis that is
+added takes only its share of the rooms. Imports no gevent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Spread:
         self._seeds = [hashlib.blake2b(each.name.encode(), digest_size=32) for each in addresses]
 
     def index(self, room: str) -> int:
-        """Of the Redis that has a room."""
+        """The index of the Redis that has a room."""
         if len(self._seeds) == 1:
             return 0
         encoded = b"\0" + room.encode()
@@ -32,11 +32,11 @@ class Spread:
 
 
 def addresses_of(url: Any) -> list[tuple[str, Address]]:
-    """What a program gives as ``url``, one or several. Connects to nothing.
+    """Parses ``url``, one or several. Connects to nothing.
 
     Raises:
-        TypeError: it is neither a str nor some of them.
-        ValueError: one of them is none that is known, or is listed twice.
+        TypeError: it is neither a str nor a list of them.
+        ValueError: one is invalid, or is listed twice.
     """
     listed: list[Any] = [url]
     if isinstance(url, Sequence) and not isinstance(url, (str, bytes)):

@@ -1,8 +1,8 @@
 """``Stream``: a room that is open in this process, and how far it has been delivered here.
 
-What this process sends is delivered to its own members when it comes back from the log, so that all
-processes have one order. Only while Redis is lost it is delivered *unlogged*, at once; what then
-comes back from the log is not delivered again.
+This process delivers its own messages to its own members when it reads them in the log, so that all
+processes have the same order. Only while Redis is lost, it delivers them *unlogged*, at once, and
+does not deliver them again when they appear in the log.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from .replay import Snapshot
 
 __all__ = ["Stream"]
 
-_RECENT = 100  # ids that are remembered, for a log that has lost its last entries
+_RECENT = 100  # ids to remember, for a log that loses its last entries
 
 _logger = logging.getLogger("greenws.brokers.redis")
 
 
 class Stream:
-    """``id``: the stream id of the last entry that was delivered, empty until the room is open;
-    ``start``: of where it was opened. ``is_estimated``: the log was out of reach then, so that this
-    is no entry of it, but a time by this machine's clock; ``is_floor``: it was the end of a log
-    without entries; ``opened_at``: when, by the monotonic clock. ``recent``: ids of the last
-    entries that were delivered. ``sent``: what this process sent and has not found in the log;
-    ``may_be_logged``: some of it may be in the log before ``id``, where nothing was read.
-    ``unlogged``: the number of the last of that which was delivered unlogged, or 0."""
+    """``id``: the stream id of the last delivered entry, empty until the room is open; ``start``:
+    the id at which it was opened. ``is_estimated``: the log was out of reach then, so ``id`` is a
+    time by this machine's clock, not an entry; ``is_floor``: it is the end of a log that had no
+    entries; ``opened_at``: when, by the monotonic clock. ``recent``: ids of the last delivered
+    entries. ``sent``: what this process sent and has not found in the log; ``may_be_logged``: some
+    of it may be in the log before ``id``, in a part that was not read. ``unlogged``: the number of
+    the last entry in ``sent`` that was delivered unlogged, or 0."""
 
     def __init__(self, room: str, process: Process) -> None:
         self.room = room
         self.openers = 1
-        self.has_failed = False  # whoever opened it was killed
+        self.has_failed = False  # the greenlet that opened it was killed
         self.opened = Event()
         self.id = self.start = ""
         self.is_estimated = self.is_floor = False
@@ -49,11 +49,11 @@ class Stream:
         self.may_be_logged = False
         self.unread_since = 0.0  # when the oldest of these was sent, or a time before that
         self.unlogged = 0
-        self.is_broken = False  # the key holds something that is no log
+        self.is_broken = False  # the key does not hold a log
         self.process = process
 
     def begin(self, id_: str, *, is_estimated: bool = False, is_floor: bool = False) -> None:
-        """What comes after ``id_`` is delivered next."""
+        """Continues after ``id_``."""
         self.id = self.start = id_
         self.is_estimated = is_estimated
         self.is_floor = is_floor
@@ -72,14 +72,14 @@ class Stream:
         return Snapshot(self.id, unlogged, self.is_estimated)
 
     def expect(self, entry: LogEntry) -> None:
-        """This process has sent an entry."""
+        """Notes an entry that this process has sent."""
         if not self.sent:
             self.may_be_logged = False
             self.unread_since = self.process.clock.local()
         self.sent.append(entry)
 
     def forget_found(self, number: int) -> None:
-        """Redis has all that this process has sent up to that number, and no more."""
+        """Drops what was sent up to ``number``: Redis has all of that, and nothing after it."""
         while self.sent and self.sent[0].number <= number:
             self.sent.popleft()
         self.may_be_logged = False
@@ -108,19 +108,19 @@ class Stream:
             self._deliver(entry)
 
     def deliver_unlogged(self, entry: LogEntry) -> None:
-        """The lock is held."""
+        """Delivers an entry before the log has it. The lock is held."""
         self.unlogged = entry.number
         self._deliver(entry)
 
     def deliver_all_unlogged(self) -> None:
-        """What this process has sent, and perhaps will not find in the log for long."""
+        """Delivers all in ``sent``: the log may not have it for a long time."""
         with self.process.lock:
             for entry in list(self.sent):
                 if entry.number > self.unlogged and self.id:
                     self.deliver_unlogged(entry)
 
     def deliver_failed(self, entry: LogEntry) -> None:
-        """An entry that cannot be in the log is delivered in this process at least."""
+        """Delivers an entry that Redis refused, at least in this process."""
         with self.process.lock, suppress(ValueError):
             self.sent.remove(entry)
             if entry.number > self.unlogged:
@@ -132,8 +132,8 @@ class Stream:
             self.deliver_all_unlogged()
             self.sent.clear()
         _logger.error(
-            "the key of the room %r holds something else than a log: it is a room of this process "
-            "alone until that is gone and the room was empty",
+            "the Redis key of the room %r does not hold a log: the room reaches this process only, "
+            "until the key is deleted and all members have left",
             self.room,
         )
 

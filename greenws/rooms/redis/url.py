@@ -1,4 +1,4 @@
-"""The URL of a Redis, of the sentinels that know it, or of nodes of a cluster. Knows no gevent."""
+"""The URL of a Redis, of its sentinels, or of nodes of a cluster. Imports no gevent."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Host = tuple[str, int]
 SENTINEL = "sentinel"
 CLUSTER = "cluster"
 
-# which have no types
+# redis-py's, without types
 _parse_url: Any = redis.connection.parse_url
 _Sentinel: Any = redis.sentinel.Sentinel
 _RedisCluster: Any = redis.cluster.RedisCluster
@@ -55,9 +55,9 @@ class WrongScheme(ValueError):
 
 
 class Address(NamedTuple):
-    """A URL, taken apart. ``kind``: empty for one Redis, SENTINEL or CLUSTER. ``base``: the URL of
-    one Redis without host and port, in which ``{}`` stands for these. ``name``: the same whoever
-    connects, and without a password."""
+    """A parsed URL. ``kind``: SENTINEL, CLUSTER, or empty for one Redis. ``base``: the URL of one
+    Redis, with ``{}`` in place of host and port. ``name``: without user and password, so it is the
+    same for all programs."""
 
     kind: str
     base: str
@@ -66,7 +66,7 @@ class Address(NamedTuple):
     name: str
 
     def url(self, host: Host) -> str:
-        """Of one of the nodes of a cluster."""
+        """The URL of one node of a cluster."""
         return self.base.replace("{}", _text(host))
 
 
@@ -75,7 +75,7 @@ def _text(host: Host) -> str:
 
 
 def stripped(url: str) -> str:
-    """Without the options that are not the user's here."""
+    """``url`` without the options that a user cannot set."""
     address, _, query = url.partition("?")
     options = [each for each in query.split("&") if each and each.partition("=")[0] not in _OURS]
     return "?".join([address, "&".join(options)] if options else [address])
@@ -84,7 +84,7 @@ def stripped(url: str) -> str:
 def parse(url: str) -> Address:
     """
     Raises:
-        ValueError: it is none of the forms that are known.
+        ValueError: ``url`` has none of the accepted forms.
     """
     scheme, _, rest = stripped(url).partition("://")
     secure, _, kind = scheme.partition("+")
@@ -122,7 +122,7 @@ def parse(url: str) -> Address:
 
 
 def _shown(url: str) -> str:
-    """Without who connects, and the password."""
+    """``url`` without user and password."""
     scheme, colon, rest = url.partition("://") if "://" in url else ("", "", url)
     where = rest.rpartition("@")[2].partition("?")[0]
     return repr(f"{scheme}{colon}{where}")
@@ -138,10 +138,10 @@ def _parse_host(text: str, port: int, url: str) -> Host:
 
 
 def check_url(url: str) -> None:
-    """Connects to nothing.
+    """Checks ``url`` without connecting.
 
     Raises:
-        ValueError: ``url`` is none that redis-py takes.
+        ValueError: redis-py does not accept ``url``.
     """
     address = parse(url)
     try:
@@ -158,12 +158,12 @@ def connect(
     connect_timeout: float,
     on_connect: Callable[[Any], None] | None = None,
 ) -> redis.Redis:
-    """A client with one connection, that is made when it is used first. That of a master is made
-    to the one that the sentinels name then. That of a cluster has one to each node, and asks for
-    them now. ``on_connect`` is redis-py's ``redis_connect_func``; not of a cluster.
+    """A client with one connection, made at first use; behind sentinels, to the master that they
+    name then. The client of a cluster has a connection to each node, and asks for the nodes now.
+    ``on_connect`` is redis-py's ``redis_connect_func``; clusters ignore it.
 
     Raises:
-        redis.ResponseError: it is no cluster.
+        redis.ResponseError: it is not a cluster.
         redis.exceptions.RedisClusterException: no node of the cluster can be reached.
     """
     options: dict[str, Any] = {
@@ -212,14 +212,14 @@ def _connect_to_cluster(address: Address, options: dict[str, Any]) -> Any:
             ssl=is_secure,
             **{**of_url, **options},
         )
-    except redis.exceptions.RedisClusterException as error:  # which is no RedisError
+    except redis.exceptions.RedisClusterException as error:  # not a RedisError
         if "Cluster mode is not enabled" not in str(error):
             raise
         hosts = ",".join(map(_text, address.hosts))
         refusal = error.__context__
         while refusal is not None and not isinstance(refusal, redis.ResponseError):
             refusal = refusal.__context__
-        if isinstance(refusal, redis.exceptions.NoPermissionError):  # redis-py says the same of it
+        if isinstance(refusal, redis.exceptions.NoPermissionError):  # the same for redis-py
             raise refusal from None
         raise redis.ResponseError(
             f"the Redis at {hosts} is no node of a cluster: write redis://"
@@ -227,10 +227,10 @@ def _connect_to_cluster(address: Address, options: dict[str, Any]) -> Any:
 
 
 def ask_for_master(client: redis.Redis) -> Host:
-    """Which one the sentinels name now.
+    """The master that the sentinels name now.
 
     Raises:
-        redis.ConnectionError: none of them names any.
+        redis.ConnectionError: no sentinel names one.
     """
     pool: Any = client.connection_pool
     host, port = pool.sentinel_manager.discover_master(pool.service_name)
@@ -238,14 +238,14 @@ def ask_for_master(client: redis.Redis) -> Host:
 
 
 def close_sentinels(client: redis.Redis) -> None:
-    """What ``client`` has asked: it asks again when it needs to."""
+    """Closes the connections of ``client`` to sentinels; it makes new ones when it needs them."""
     manager = getattr(client.connection_pool, "sentinel_manager", None)
     for each in () if manager is None else manager.sentinels:
         each.connection_pool.disconnect()
 
 
 def _split_sentinel_options(address: Address) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those of the master, and those of the sentinels: TLS, and ``sentinel_username=`` and
+    """The options for the master, and those for the sentinels: TLS, ``sentinel_username=`` and
     ``sentinel_password=``."""
     where, _, query = address.url(("host", 1)).partition("?")
     parts = [each for each in query.split("&") if each]
@@ -255,7 +255,9 @@ def _split_sentinel_options(address: Address) -> tuple[dict[str, Any], dict[str,
     of_sentinels = dict(_parse_url("redis://host?" + "&".join(each[9:] for each in theirs)))
     unknown = set(of_sentinels) - {"username", "password", "host", "db"}
     if unknown:
-        raise ValueError(f"url has an option of no sentinel: {', '.join(sorted(unknown))}")
+        raise ValueError(
+            f"url has options that sentinels do not have: {', '.join(sorted(unknown))}"
+        )
     is_secure = options.pop("connection_class", None) is not None
     names = [each.partition("=")[0][9:] for each in theirs]
     sentinels: dict[str, Any] = {name: of_sentinels[name] for name in names}
@@ -268,7 +270,7 @@ def _split_sentinel_options(address: Address) -> tuple[dict[str, Any], dict[str,
 
 
 def close(client: redis.Redis) -> None:
-    """All its connections."""
+    """Closes all connections of ``client``."""
     pool: Any = getattr(client, "connection_pool", None)
     if pool is None:
         client.close()  # of a cluster

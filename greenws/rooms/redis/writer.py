@@ -1,7 +1,7 @@
 """``Writer``: appends what this process sends, in order and each entry once.
 
-What is sent waits here until Redis has answered that it is in the log. A script drops what it has
-appended before, by the number, so that a batch whose answer was lost can be sent again.
+Entries wait here until Redis has answered that they are in the log. A script skips entries that it
+has appended before, by their numbers, so a batch whose answer was lost can be sent again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Writer"]
 
 _BATCH = 500  # entries that one command appends at most
 _BATCH_BYTES = 2**20  # bytes that one command appends, or a little more
-_ENTRY_COST = 250  # bytes of an entry that waits, beside its data
+_ENTRY_COST = 250  # bytes of an entry that waits, besides its data
 _DIGEST = hashlib.sha1(APPEND.encode(), usedforsecurity=False).hexdigest()
 
 _logger = logging.getLogger("greenws.brokers.redis")
@@ -40,19 +40,19 @@ def _cost(entry: LogEntry) -> int:
 
 
 class Writer:
-    """``streams``: the rooms that are open. ``wake``: is set when something is to be done; may be
+    """``streams``: the open rooms. ``wake``: called when there is something to append; may be
     called from any thread."""
 
     def __init__(
         self, process: Process, streams: dict[str, Stream], wake: Callable[[], None]
     ) -> None:
         self.unsent: deque[tuple[str, LogEntry]] = deque()
-        self.last_added = "0-0"  # the stream id of our last entry in any log, as far as is known
+        self.last_added = "0-0"  # the stream id of our last entry that is known to be in a log
         self._process = process
         self._streams = streams
         self._wake = wake
         self._unsent_bytes = 0
-        self._is_unpublished = False  # Redis does not publish
+        self._missing = (False, False)  # Redis does not publish, does not trim
 
     def publish(self, room: str, data: str | bytes, exclude: Any) -> None:
         """
@@ -65,8 +65,10 @@ class Writer:
             entry = LogEntry(None, process.origin, process.next_number(), data, exclude)
             stream = self._streams.get(room)
             if stream is not None and stream.is_broken:
+                process.identity.note_published(entry.number, "its key does not hold a log")
                 stream.deliver_unlogged(entry)
                 return
+            process.identity.note_published(entry.number)
             self.unsent.append((room, entry))
             self._unsent_bytes += _cost(entry)
             if stream is not None:
@@ -87,7 +89,7 @@ class Writer:
         option = "max_pending" if count >= options.max_pending else "max_pending_bytes"
         raise BrokerUnavailable(
             f"{what} wait for Redis already ({option}): is it up, and does it keep up? A loop that "
-            "sends without a pause lets nobody else run; it needs a gevent.sleep(0)"
+            "sends without a pause lets no other greenlet run: put a gevent.sleep(0) into it"
         )
 
     def holds(self, number: int) -> bool:
@@ -96,15 +98,17 @@ class Writer:
             return bool(self.unsent) and self.unsent[0][1].number <= number
 
     def last_number(self) -> int:
-        """Of the last entry that waits."""
+        """The number of the last entry that waits."""
         with self._process.lock:
             return self.unsent[-1][1].number if self.unsent else 0
 
     def append(self) -> None:
-        """Appends a batch of what waits."""
+        """Appends a batch of the entries that wait."""
         batch = []
         size = 0
-        for each in list(itertools.islice(self.unsent, _BATCH)):  # a thread may add some
+        with self._process.lock:  # a thread may be adding one, or its receipt
+            first = list(itertools.islice(self.unsent, _BATCH))
+        for each in first:
             batch.append(each)
             size += len(each[1].data)
             if size >= _BATCH_BYTES:
@@ -112,7 +116,10 @@ class Writer:
         if not batch:
             return
         if self._process.link is None:
-            self._take(batch, self._process.commands.run(partial(self._append, batch), urgent=True))
+            appended = self._process.commands.run(partial(self._append, batch), urgent=True)
+            self._confirm(batch, appended)
+            self._forget({entry.number for _, entry in batch})
+            self._take(batch, appended)
             return
         # A script touches keys of one slot, so of one room.
         rooms: dict[str, list[tuple[str, LogEntry]]] = {}
@@ -126,46 +133,60 @@ class Writer:
 
     def _append_each(self, batches: list[list[tuple[str, LogEntry]]]) -> None:
         process = self._process
-
-        def run(client: Any) -> Any:
-            pipeline = client.pipeline(transaction=False)
-            for batch in batches:
-                keys, values = append_arguments(
-                    process.keys, process.options, process.origin, batch
-                )
-                pipeline.evalsha(_DIGEST, len(keys), *keys, *values)
-            return pipeline.execute(raise_on_error=False)
-
         commands, link = process.commands, process.link
         assert link is not None
-        found: Any = commands.run(run, urgent=True)
+        found = commands.run(partial(self._call_each, batches), urgent=True)
+        appended = [
+            (batch, parse_appended(each))
+            for batch, each in zip(batches, found, strict=True)
+            if not isinstance(each, Exception)
+        ]
+        for batch, each in appended:
+            self._confirm(batch, each)
+        # All together: what is left may have to be copied.
+        self._forget({entry.number for batch, _ in appended for _, entry in batch})
+        for batch, each in appended:
+            self._take(batch, each)
         failure: Exception | None = None
-        for batch, each in zip(batches, found, strict=True):
-            if not isinstance(each, Exception):
-                self._take(batch, parse_appended(each))
-            elif isinstance(each, redis.exceptions.NoScriptError):
+        for each in found:
+            if isinstance(each, redis.exceptions.NoScriptError):
                 commands.run(lambda client: client.script_load(APPEND), urgent=True)
-            elif failure is None or link.redirect(each):
+            elif isinstance(each, Exception) and (failure is None or link.redirect(each)):
                 failure = failure or each
         if failure is not None:
             raise failure
 
+    def _call_each(self, batches: list[list[tuple[str, LogEntry]]], client: Any) -> list[Any]:
+        """What the script answers to each batch, or an error."""
+        process = self._process
+        pipeline = client.pipeline(transaction=False)
+        for batch in batches:
+            keys, values = append_arguments(process.keys, process.options, process.origin, batch)
+            pipeline.evalsha(_DIGEST, len(keys), *keys, *values)
+        found: list[Any] = pipeline.execute(raise_on_error=False)
+        return found
+
     def _take(self, batch: list[tuple[str, LogEntry]], appended: Appended) -> None:
-        self._forget({entry.number for _, entry in batch})
         if appended.last_id:
             self.last_added = appended.last_id
-        if appended.unpublished and not self._is_unpublished:
-            _logger.error(
-                "Redis does not publish what is sent, so that nobody hears it: %s",
-                appended.unpublished,
-            )
-        self._is_unpublished = bool(appended.unpublished)
+        missing = (bool(appended.unpublished), bool(appended.untrimmed))
+        if missing != self._missing:
+            self._missing = missing
+            appended.log(_logger)
         if appended.failed:
             self._report(batch, appended.failed)
 
+    def _confirm(self, batch: list[tuple[str, LogEntry]], appended: Appended) -> None:
+        """Tells senders that wait what happened to their entries."""
+        receipts = self._process.identity.receipts
+        for _, entry in batch if receipts else ():
+            receipt = receipts.pop(entry.number, None)
+            if receipt is not None:
+                receipt.end(appended.failed.get(entry.number, ""))
+
     def _forget(self, numbers: set[int]) -> None:
-        """What has been appended. It is the first of what waits, or between what a node of a
-        cluster has refused."""
+        """Drops entries that were appended. They are the first that wait, unless a node of a
+        cluster has refused some in between."""
         with self._process.lock:
             while self.unsent and self.unsent[0][1].number in numbers:
                 _, entry = self.unsent.popleft()
@@ -184,7 +205,7 @@ class Writer:
     # -- in a cluster: a room that another node has now
 
     def release(self, room: str) -> list[tuple[str, LogEntry]]:
-        """What waits for it."""
+        """Removes and returns the entries that wait for ``room``."""
         return self._drop(lambda each: each[0] == room)
 
     def adopt(self, waiting: list[tuple[str, LogEntry]]) -> None:
@@ -205,11 +226,11 @@ class Writer:
                 continue
             if room not in reported:
                 reported.add(room)
-                _logger.error("Redis does not take messages of the room %r: %s", room, why)
+                _logger.error("Redis does not accept messages of the room %r: %s", room, why)
             if stream is not None:
                 stream.deliver_failed(entry)
 
     def give_way(self) -> None:
-        """Between two batches."""
-        gevent.sleep(0)  # somebody else may run, and send more
+        """Lets other greenlets run between two batches."""
+        gevent.sleep(0)  # they may send more
         turns.end_if_over()

@@ -16,13 +16,13 @@ import greenws
 from greenws.brokers import BrokerUnavailable
 from greenws.brokers.redis import RedisBroker
 
-from ...support.limits import limit, stays, wait_until
+from ...support.limits import limit, pace, stays, wait_until
 from ...support.processes import Process, connect
 from ...support.redis_workers import Worker, away, back
 from ...support.wire import TEXT
 
 
-def test_members_of_all_processes_hear_the_same_in_the_same_order(worker):
+def test_members_of_all_processes_get_the_same_in_the_same_order(worker):
     a, b = worker(), worker()
     clients = [a.join(), a.join(), b.join(), b.join()]
     sent = []
@@ -364,10 +364,10 @@ def test_a_program_waits_once_for_redis_however_many_rooms_it_has(server):
     text += "os._exit(0)"
     output = run_program(server, text)
     assert output.count("1 messages wait for Redis") == 8
-    assert float(output.rpartition("took ")[2]) < limit(2)
+    assert float(output.rpartition("took ")[2]) < pace(2)
 
 
-def test_a_forked_process_begins_anew(server):
+def test_a_forked_process_starts_again(server):
     text = """
 rooms["r"].send("before"); rooms.flush()
 child = os.fork()
@@ -442,13 +442,13 @@ def test_who_opens_a_room_and_who_waits_for_that_may_both_be_killed(worker):
     a = worker()
     a.join("another")
     wait_until(lambda: a.is_idle)
-    look, blocked = a.node._leases.look, gevent.event.Event()
+    look, blocked = a.node._leases.snapshot, gevent.event.Event()
 
     def hang(room: str, **options: Any) -> Any:
         blocked.wait()
         return look(room, **options)
 
-    a.node._leases.look = hang
+    a.node._leases.snapshot = hang
     both = [gevent.spawn(a.broker.open, "r") for _ in range(2)]
     gevent.sleep(0)
     gevent.killall(both)
@@ -531,6 +531,24 @@ def test_a_send_waits_until_the_log_has_the_message(server, worker):
     server.start()
     sending.get(timeout=limit())
     assert server.call("XLEN", "greenws:room:r") == 3
+
+
+def test_a_send_that_waits_when_the_rooms_are_closed_says_what_is_unknown(
+    server, worker, error_log
+):
+    a = worker()
+    a.rooms["r"].send("one", wait=True)
+    server.stop()
+
+    def send() -> None:
+        with pytest.raises(BrokerUnavailable, match="closed before .* may have it all the same"):
+            a.rooms["r"].send("two", wait=True)
+
+    sending = gevent.spawn(send)
+    wait_until(lambda: a.is_away)
+    a.rooms.close(0)
+    sending.get(timeout=limit())
+    error_log.take()
 
 
 def test_members_that_come_back_to_a_quiet_room_cost_redis_nothing_but_their_presence(

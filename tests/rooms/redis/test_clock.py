@@ -12,7 +12,7 @@ from ...support.limits import limit, wait_until
 from ...support.redis_workers import Clock, away, back
 
 
-def test_one_who_comes_while_redis_is_away_hears_all_whatever_the_clock_says(
+def test_one_that_joins_during_an_outage_gets_all_whatever_the_clock_says(
     server, worker, monkeypatch
 ):
     a, b = worker(), worker()

@@ -9,6 +9,7 @@ import pytest
 
 from greenws.brokers.redis import RedisBroker
 
+from ...support.limits import limit
 from ..conformance import Brokers, SharedBrokerConformance
 
 
@@ -18,7 +19,7 @@ class TestRedisBroker(SharedBrokerConformance):
         made: list[RedisBroker] = []
 
         def make() -> RedisBroker:
-            made.append(RedisBroker(server.url, timeout=1.0))
+            made.append(RedisBroker(server.url, timeout=limit(1.0)))
             return made[-1]
 
         yield make

@@ -53,10 +53,10 @@ def test_a_process_that_has_not_lived_for_long_is_dropped(gone, later):
     gone.watch(member)
     for seconds in (0, GRACE - 1):
         later.seconds = seconds
-        gone.look(lambda origins: origins - {OTHERS})
+        gone.check(lambda origins: origins - {OTHERS})
         assert set(member.unlogged) == {THEIRS, OTHERS}
     later.seconds = GRACE + 1
-    gone.look(lambda origins: origins - {OTHERS})
+    gone.check(lambda origins: origins - {OTHERS})
     assert member.position("9-0") == f"9-0+{OTHERS}.5"
     gone.watch(another := cursor(THEIRS))
     assert another.is_level
@@ -65,11 +65,11 @@ def test_a_process_that_has_not_lived_for_long_is_dropped(gone, later):
 def test_a_process_that_lives_again_is_not_dropped(gone, later):
     member = cursor(THEIRS)
     gone.watch(member)
-    gone.look(lambda origins: origins)
+    gone.check(lambda origins: origins)
     later.seconds = GRACE - 1
-    gone.look(lambda origins: set())
+    gone.check(lambda origins: set())
     later.seconds = GRACE + 1
-    gone.look(lambda origins: origins)
+    gone.check(lambda origins: origins)
     assert not member.is_level
 
 
@@ -77,23 +77,23 @@ def test_one_that_does_not_have_all_of_the_log_keeps_its_place(gone, later):
     ahead, replaying = cursor(THEIRS, ahead="9-0"), LogCursor(OURS, "", {THEIRS: 5})
     for each in (ahead, replaying):
         gone.watch(each)
-    gone.look(lambda origins: origins)
+    gone.check(lambda origins: origins)
     later.seconds = GRACE + 1
-    gone.look(lambda origins: origins)
+    gone.check(lambda origins: origins)
     assert ahead.unlogged == replaying.unlogged == {THEIRS: 5}
 
 
 def test_nothing_is_asked_while_no_position_names_anybody(gone):
     gone.watch(cursor())
     gone.watch(cursor(OURS))
-    gone.look(lambda origins: pytest.fail("it asked"))
+    gone.check(lambda origins: pytest.fail("it asked"))
 
 
 def test_what_clients_invent_is_not_kept_without_end(gone, later):
     for number in range(300):
         member = cursor(*(f"{number:06x}{other:06x}" for other in range(10)))
         gone.watch(member)
-        gone.look(lambda origins: origins)
+        gone.check(lambda origins: origins)
     assert len(gone._missing) == 1000
 
 
@@ -134,7 +134,7 @@ def test_a_position_stays_short_however_many_processes_came_and_went(
     assert all("that waited for Redis are lost" in each.getMessage() for each in error_log.take())
 
 
-def test_a_process_cut_off_for_longer_than_max_age_is_not_heard_twice(server, worker, later):
+def test_messages_of_a_process_cut_off_beyond_max_age_arrive_once(server, worker, later):
     staying = worker(presence_timeout=0.2, max_age=60)
     line = Line(server.port)
     cut_off = worker(url=line.url, presence_timeout=0.2, max_age=60)
@@ -148,7 +148,7 @@ def test_a_process_cut_off_for_longer_than_max_age_is_not_heard_twice(server, wo
     wait_until(lambda: cut_off.node.origin in gone._missing)
     later.seconds = 61.0
     looks: list[set[str]] = []
-    gone.look(lambda origins: looks.append(origins) or origins)
+    gone.check(lambda origins: looks.append(origins) or origins)
     assert looks == [{cut_off.node.origin}]
     line.mend()
     wait_until(lambda: cut_off.is_idle)

@@ -44,7 +44,7 @@ def test_nothing_is_lost_while_redis_restarts(server, worker):
     assert clients[0].last == clients[1].last
 
 
-def test_local_members_hear_each_other_while_redis_is_away(server, worker):
+def test_local_members_get_messages_while_redis_is_away(server, worker):
     a, b = worker(), worker()
     (ann, abe), bob = (a.join(), a.join()), b.join()
     a.send("before")
@@ -66,7 +66,7 @@ def test_local_members_hear_each_other_while_redis_is_away(server, worker):
     assert ann.last == bob.last
 
 
-def test_what_was_heard_elsewhere_is_not_repeated_when_redis_goes_away_later(server, worker):
+def test_what_was_received_elsewhere_is_not_repeated_when_redis_is_lost_later(server, worker):
     """A process has appended to the log what it has not found there yet, and hands it out."""
     a, b = worker(), worker()
     ann, bob = a.join(), b.join()
@@ -327,7 +327,7 @@ def test_it_is_lost_once_and_back_once_when_both_ways_work_again():
     assert told == ["failed", "lost", "failed", "failed", "back"]
 
 
-def test_an_answer_is_told_apart_from_a_lost_connection(caplog):
+def test_an_error_answer_is_not_a_lost_connection(caplog):
     outage = Outage(lambda: None, lambda: None)
     for error in (redis.ConnectionError("refused"), redis.ResponseError("OOM")):
         outage.fail(Event.WRITE_FAILED, error)

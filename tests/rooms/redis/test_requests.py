@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from greenws.rooms.redis import requests
-from greenws.rooms.redis.entries import LogEntry
+from greenws.rooms.redis.entries import LogEntry, parse
 from greenws.rooms.redis.keys import Keys
 from greenws.rooms.redis.options import Options
 from greenws.rooms.redis.positions import order
@@ -45,7 +45,7 @@ def test_entries_are_appended_in_order_and_found_the_newest_first(client):
 def test_what_was_appended_is_not_appended_again(client):
     append(client, "one", "two")
     assert append(client, "one", "two", "three").last_id
-    assert append(client, "three", first=3) == ("", {}, "")
+    assert append(client, "three", first=3) == ("", {}, "", "")
     assert newest(client, 10) == ["three", "two", "one"]
 
 
@@ -55,33 +55,83 @@ def test_a_key_that_is_no_log_fails_alone(client):
     assert append(client, "two", first=2, room="s").failed == {}
 
 
+@pytest.mark.parametrize("command", ["xtrim", "time", "expire", "xlen"])
+def test_a_redis_that_does_not_trim_appends_to_every_room_of_a_batch(server, client, command):
+    server.call("ACL", "SETUSER", "u", "on", ">p", "~*", "&*", "+@all", f"-{command}")
+    # So small a log that both of its limits are reached.
+    options = Options("redis://localhost", prefix="p:", history=1, history_bytes=200_000)
+    batch = [
+        (room, LogEntry(None, ORIGIN, number, "x" * 4000))
+        for number, room in enumerate(["a", "b", "c"] * 150, 1)
+    ]
+    with redis.Redis.from_url(server.url.replace("//", "//u:p@")) as limited:
+        appended = requests.append(limited, KEYS, options, ORIGIN, batch)
+        assert (appended.failed, appended.unpublished) == ({}, "")
+        assert appended.untrimmed.startswith(f"{command.upper()}: ")
+        lengths = [client.xinfo_stream(KEYS.log(room))["entries-added"] for room in "abc"]
+        assert lengths == [150] * 3
+        assert requests.append(limited, KEYS, options, ORIGIN, batch).last_id == ""  # not again
+
+
+def test_a_number_that_is_none_counts_as_nothing_appended(client):
+    client.set(KEYS.last_number(ORIGIN, "r"), "x")
+    assert append(client, "one").last_id
+    assert newest(client, 10) == ["one"]
+
+
 def test_many_pages_are_read_where_others_have_written_into_the_log(client):
     for number in range(3):
         append(client, f"m{number}", first=number + 1)
         for _ in range(5):
             client.xadd(KEYS.log("r"), {"x": "y"})
+        client.xadd(KEYS.log("r"), {"o": "other", "n": "none", "k": "text", "d": "no message"})
+        client.xadd(KEYS.log("r"), {"o": "other", "n": "1", "k": "join", "d": "of the first form"})
     assert newest(client, 3) == ["m2", "m1", "m0"]
+    assert newest(client, 10**30) == ["m2", "m1", "m0"]
 
 
-def test_a_look_tells_the_end_and_who_is_there(client):
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"o": b"\xff"},
+        {"o": "Ann\u00e9"},
+        {"n": "9" * 5000},
+        {"n": "+"},
+        {"k": b"\xff"},
+        {"k": "picture"},
+        {"d": b"\xff"},
+    ],
+)
+def test_the_history_has_no_entry_that_members_are_not_sent(client, changed, caplog):
+    append(client, "one")
+    fields = {"o": OTHER, "n": "1", "k": "text", "d": "hello", **changed}
+    client.xadd(KEYS.log("r"), fields)
+    ((id_, found),) = client.xrevrange(KEYS.log("r"), count=1)
+    assert parse("r", id_, found) is None
+    caplog.clear()
+    assert newest(client, 10) == ["one"]
+    assert "malformed entry" in caplog.text
+
+
+def test_a_snapshot_has_the_end_and_the_members(client):
     before = int(time.time() * 1000)
-    look = requests.look(client, KEYS, ORIGIN, "r")
-    assert (look.id, look.version, look.ours) == ("", "", 0)
-    assert order(f"{before - 2}-0") < order(look.end)
+    snapshot = requests.take_snapshot(client, KEYS, ORIGIN, "r")
+    assert (snapshot.id, snapshot.version, snapshot.ours) == ("", "", 0)
+    assert order(f"{before - 2}-0") < order(snapshot.end)
     last = append(client, "one").last_id
     client.hset(KEYS.members("r"), mapping={"": "7", "m": f'{OTHER} {{"name": "Ann"}}'})
     client.hset(KEYS.members("r"), mapping={"n": f"{ORIGIN} {{}}", "o": "cccccccccccc {}"})
     client.hset(KEYS.members("r"), "p", f"{OTHER} no JSON")
     client.set(KEYS.alive(OTHER), "1")
-    look = requests.look(client, KEYS, ORIGIN, "r")
-    assert (look.id, look.end, look.version, look.ours) == (last, last, "7", 1)
-    assert look.mine == {"n": f"{ORIGIN} {{}}"}
-    assert {member: other.is_alive for member, other in look.others.items()} == {
+    snapshot = requests.take_snapshot(client, KEYS, ORIGIN, "r")
+    assert (snapshot.id, snapshot.end, snapshot.version, snapshot.ours) == (last, last, "7", 1)
+    assert snapshot.mine == {"n": f"{ORIGIN} {{}}"}
+    assert {member: other.is_alive for member, other in snapshot.others.items()} == {
         "m": True,
         "o": False,
     }
-    assert look.alive == {"m": {"name": "Ann"}}
-    assert order(append(client, "two", first=2).last_id) > order(look.end)
+    assert snapshot.alive == {"m": {"name": "Ann"}}
+    assert order(append(client, "two", first=2).last_id) > order(snapshot.end)
 
 
 def test_a_disconnect_is_published(client):
@@ -103,13 +153,71 @@ def exact(client: Any) -> Any:
     client.config_set(*before.popitem())
 
 
+def calls(client: Any) -> dict[str, int]:
+    """How often each command was called, also by scripts, since this was asked last."""
+    found = client.info("commandstats")
+    client.config_resetstat()
+    called = {name.removeprefix("cmdstat_"): each["calls"] for name, each in found.items()}
+    return {name: called[name] for name in called if name not in ("info", "config|resetstat")}
+
+
+def second_of(id_: str) -> int:
+    return order(id_)[0] // 1000
+
+
 def test_a_log_is_trimmed_once_for_all_that_is_appended_at_once(client, exact):
     append(client, "one")
-    client.config_resetstat()
+    calls(client)
     append(client, "two", "three", "four", first=2, history=2)
-    called = client.info("commandstats")
-    assert (called["cmdstat_xtrim"]["calls"], called["cmdstat_expire"]["calls"]) == (2, 1)
+    called = calls(client)
+    assert called["xtrim"] in (1, 2)  # by age, if another second has begun
+    assert called["expire"] == 1
     assert newest(client, 10) == ["four", "three"]
+
+
+def test_a_message_costs_redis_few_commands_of_which_some_are_done_once_a_second(client):
+    last = append(client, "m1").last_id
+    number, seen = 1, set()
+    calls(client)
+    while len(seen) < 2:
+        number += 1
+        before, last = last, append(client, f"m{number}", first=number).last_id
+        is_new = second_of(before) != second_of(last)
+        expected = dict.fromkeys(["eval", "set", "xrevrange", "xadd", "publish", "expire"], 1)
+        expected |= {"xtrim": 2, "time": 1} if is_new else {"xtrim": 1}
+        assert calls(client) == expected
+        seen.add(is_new)
+
+
+def test_messages_of_several_rooms_are_appended_by_one_call(client):
+    with client.pubsub() as listening:
+        listening.subscribe(KEYS.channel("r"), KEYS.channel("s"))
+        for _ in range(2):
+            assert listening.get_message(timeout=5)["type"] == "subscribe"
+        rooms = ["r", "s", "r", "s"]
+        entries = [LogEntry(None, ORIGIN, number, f"m{number}") for number in range(1, 5)]
+        batch = list(zip(rooms, entries, strict=True))
+        options = Options("redis://localhost", prefix="p:")
+        for _ in range(2):  # of which the answer was lost
+            requests.append(client, KEYS, options, ORIGIN, batch)
+        heard = [listening.get_message(timeout=5) for _ in range(2)]
+        assert listening.get_message() is None
+    assert [newest(client, 10, room) for room in "rs"] == [["m3", "m1"], ["m4", "m2"]]
+    ids = {room: [id_.decode() for id_, _ in client.xrange(KEYS.log(room))] for room in "rs"}
+    for each in heard:
+        room = each["channel"].decode()[len(KEYS.log("")) : -len(KEYS.suffix)]
+        first, second = (1, 3) if room == "r" else (2, 4)
+        one = f"{ids[room][0]}  {ORIGIN} {first} text\nm{first}"
+        two = f"{ids[room][1]} {ids[room][0]} {ORIGIN} {second} text\nm{second}"
+        head = f"{ids[room][1]} several {ORIGIN} 0 several\n"
+        assert each["data"].decode() == head + "".join(f"{len(x)}\n{x}" for x in (one, two))
+
+
+def test_a_call_that_arrives_late_takes_nothing_back(client):
+    append(client, "three", first=3)
+    assert append(client, "one", "two").last_id == ""
+    assert requests.take_snapshot(client, KEYS, ORIGIN, "r").ours == 3
+    assert newest(client, 10) == ["three"]
 
 
 @pytest.mark.parametrize(("history", "floor"), [(10, "1000-0"), (1, "")])
@@ -118,4 +226,4 @@ def test_a_log_begins_where_the_last_of_the_old_entries_was(client, exact, histo
     client.xadd(KEYS.log("r"), {"o": OTHER, "n": 1, "k": "t", "d": "old"}, id="1000-0")
     append(client, "one", "two", history=history)
     assert newest(client, 10) == ["two", "one"][:history]
-    assert requests.look(client, KEYS, OTHER, "r").floor == floor
+    assert requests.take_snapshot(client, KEYS, OTHER, "r").floor == floor

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import gevent
+import gevent.socket
 import pytest
+import redis
 
 from greenws import Rooms
 from greenws.brokers.redis import RedisBroker
+from greenws.rooms.redis.sockets import own_socket
+
+from ...support.limits import stays
 
 
 @pytest.mark.parametrize("scheme", ["redis:", "rediss:"])
@@ -17,3 +23,16 @@ def test_sockets_that_would_block_the_hub_are_refused_when_they_are_used(running
         with pytest.raises(RuntimeError, match=r"monkey.patch_all\(\)"):
             rooms["r"].send("hello")
     rooms.close()
+
+
+def test_a_child_forked_while_its_parent_connected_leaves_the_connection_alone():
+    ours, redis_s = gevent.socket.socketpair()
+    connection = redis.Connection(redis_connect_func=own_socket)
+    connection.pid += 1  # as the child sees it
+    connection._connect = lambda: ours
+    connecting = gevent.spawn(connection.connect)
+    stays(lambda: not connecting.ready())
+    connecting.kill()
+    ours.close()
+    assert redis_s.recv(1) == b""
+    redis_s.close()

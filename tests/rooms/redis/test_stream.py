@@ -8,11 +8,13 @@ import gevent
 import pytest
 import redis
 
+from greenws.brokers import BrokerUnavailable
+
 from ...support.limits import wait_until
 from ...support.redis_workers import Clock, away, back, keep_from_reading
 
 
-def test_what_was_heard_elsewhere_is_not_repeated_by_a_process_that_lags(server, worker):
+def test_what_was_received_elsewhere_is_not_repeated_by_a_process_that_lags(server, worker):
     """A process appends to the log again, which it cannot read yet."""
     a, b = worker(), worker()
     ann, bea = a.join(), b.join()
@@ -43,12 +45,12 @@ def test_what_was_heard_elsewhere_is_not_repeated_by_a_process_that_lags(server,
 
 @pytest.mark.parametrize("has_heard", [True, False])
 @pytest.mark.parametrize("clock", [-60, 0, 30])
-def test_a_message_logged_unknown_to_the_new_process_is_heard_once(
+def test_a_message_logged_unknown_to_the_new_process_arrives_once(
     server, worker, monkeypatch, clock, has_heard
 ):
     """There, or elsewhere before."""
     monkeypatch.setattr("greenws.rooms.redis.clock.time", Clock(clock))
-    a, b = worker(), worker()
+    a, b = worker(timeout=1.0), worker(timeout=1.0)
     a.join("another")
     a.node.process.clock._skew = 0
     bob = b.join()
@@ -94,7 +96,7 @@ def test_a_client_ahead_of_its_new_process_misses_nothing_without_redis(server, 
     assert ann.hear(1) == moved.hear(1) == ["new"]
 
 
-def test_what_was_perhaps_heard_elsewhere_is_a_gap_where_redis_cannot_tell(server, worker):
+def test_what_was_perhaps_received_elsewhere_is_a_gap_if_redis_does_not_know(server, worker):
     a, b = worker(timeout=0.2), worker()
     ann, bob = a.join(), b.join()
     a.send("before")
@@ -153,10 +155,10 @@ def test_garbage_in_the_place_of_a_log_leaves_the_other_rooms_alone(server, work
     a.send("still local")
     assert ann.hear(1) == ["still local"]
     wait_until(lambda: a.is_idle)
-    assert any("is a room of this process alone" in r.getMessage() for r in error_log.take())
+    assert any("the room reaches this process only" in r.getMessage() for r in error_log.take())
 
 
-def test_garbage_that_takes_the_place_of_a_log_is_told_of_once(server, worker, error_log):
+def test_garbage_in_place_of_a_log_is_logged_once(server, worker, error_log):
     a = worker()
     ann = a.join()
     a.send("before")
@@ -167,7 +169,7 @@ def test_garbage_that_takes_the_place_of_a_log_is_told_of_once(server, worker, e
         assert ann.hear(1) == [str(number)]
     assert not a.node._streams["r"].sent
     (record,) = error_log.take()
-    assert "is a room of this process alone" in record.getMessage()
+    assert "the room reaches this process only" in record.getMessage()
 
 
 def test_a_key_of_another_kind_leaves_the_other_rooms_alone(server, worker, error_log):
@@ -179,4 +181,6 @@ def test_a_key_of_another_kind_leaves_the_other_rooms_alone(server, worker, erro
     b.send("hello")
     assert ann.hear(1) == ["hello"]
     wait_until(lambda: error_log.records)
-    assert "something else than a log" in error_log.take()[0].getMessage()
+    assert "does not hold a log" in error_log.take()[0].getMessage()
+    with pytest.raises(BrokerUnavailable, match="does not hold a log"):
+        a.rooms["broken"].send("here alone", wait=True)

@@ -19,11 +19,11 @@ def test_a_unix_socket(server, worker, tmp_path, monkeypatch):
     monkeypatch.setattr(server, "_options", ("--unixsocket", str(path)))
     server.start()
     monkeypatch.setattr(server, "url", f"unix://{path}?db=0&socket_timeout=9")
-    a = worker()
+    a = worker(timeout=5.0)
     ann = a.join()
     a.send("hello")
     assert ann.hear(1) == ["hello"]
-    assert a.node.process.commands.client.connection_pool.connection_kwargs["socket_timeout"] == 1.0
+    assert a.node.process.commands.client.connection_pool.connection_kwargs["socket_timeout"] == 5.0
 
 
 def test_a_url_makes_a_redis_broker(server):

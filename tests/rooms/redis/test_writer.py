@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import collections
+import threading
+import time
 from typing import Any
 
 import gevent
@@ -11,11 +14,13 @@ import redis
 from greenws import policies
 from greenws.brokers import BrokerUnavailable
 
-from ...support.limits import limit, wait_until
+from ...support.limits import again_after_standstill, limit, wait_until
 from ...support.redis_workers import away, back
 
+_HELD = 0.2  # seconds in which the writer, if it waited for no lock, would have its answer
 
-def test_one_who_sends_all_the_time_holds_up_neither_rooms_nor_heartbeats(worker):
+
+def test_a_constant_sender_holds_up_neither_rooms_nor_heartbeats(worker):
     a = worker()
     a.join("another")
     wait_until(lambda: a.is_idle)
@@ -73,7 +78,7 @@ def test_what_was_sent_and_not_answered_is_there_once(server, worker):
     assert server.call("XLEN", "greenws:room:r") == 3
 
 
-def test_what_is_not_heard_is_bounded_where_commands_work(server, worker, error_log):
+def test_undelivered_messages_are_bounded_where_commands_work(server, worker, error_log):
     """As of a user who may not use any channels."""
     server.call("ACL", "SETUSER", "u", "on", ">p", "~*", "resetchannels", "+@all")
     server.url, url = server.url.replace("//", "//u:p@"), server.url
@@ -105,7 +110,8 @@ def test_what_waits_for_redis_is_bounded(server, worker):
     assert bob.hears_no_more() and ann.hears_no_more()
 
 
-def test_old_entries_are_trimmed_by_age(server, worker):
+@again_after_standstill(0.3)
+def test_old_entries_are_trimmed_by_age(server, worker, error_log):
     a = worker(max_age=1)
     ann = a.join()
     for number in range(300):
@@ -115,6 +121,7 @@ def test_old_entries_are_trimmed_by_age(server, worker):
     a.send("new")
     ann.hear(1)
     assert 0 < server.call("XLEN", "greenws:room:r") < 120
+    assert not error_log.records  # a message that was trimmed too early
 
 
 def test_a_redis_that_is_full_is_away_and_takes_all_later(server, worker):
@@ -175,9 +182,7 @@ def test_what_waits_for_redis_is_bounded_in_bytes(server, worker):
     assert ann.hear(1) == ["again"]
 
 
-def test_entries_that_redis_refuses_one_by_one_are_heard_in_their_own_process(
-    server, worker, error_log
-):
+def test_entries_that_redis_refuses_are_delivered_in_their_own_process(server, worker, error_log):
     a, b = worker(), worker()
     ann, bob, other = a.join(), b.join(), b.join("other")
     wait_until(lambda: a.is_idle and b.is_idle and b.node._subscriber.has_caught_up)
@@ -186,10 +191,71 @@ def test_entries_that_redis_refuses_one_by_one_are_heard_in_their_own_process(
     a.send("taken", room="other")
     a.send("three")
     assert ann.hear(3) == ["one", "two", "three"]
+    with pytest.raises(BrokerUnavailable, match="does not accept messages of the room 'r'"):
+        a.rooms["r"].send("four", wait=True)
+    assert ann.hear(1) == ["four"]
     assert other.hear(1) == ["taken"]
     assert bob.hears_no_more() and ann.hears_no_more()
     assert not a.is_away and a.is_idle
     errors = {record.getMessage() for record in error_log.take()}
     (error,) = errors
-    assert error.startswith("Redis does not take messages of the room 'r': ")
+    assert error.startswith("Redis does not accept messages of the room 'r': ")
     server.call("DEL", "greenws:room:r")
+
+
+def test_a_message_of_a_thread_may_be_in_the_log_before_the_thread_begins_to_wait(worker):
+    a = worker()
+    a.rooms["r"].send("one", wait=True)
+    writer, broker, answered, sent = a.node._writer, a.broker, threading.Event(), []
+    append, receipt = writer._append, broker.receipt
+
+    def append_and_tell(*args: Any) -> Any:
+        found = append(*args)
+        answered.set()
+        return found
+
+    def receipt_later(room: str) -> Any:
+        if answered.wait(_HELD):  # it has not waited for the lock
+            time.sleep(0.02)  # it may look for the receipt
+        return receipt(room)
+
+    writer._append, broker.receipt = append_and_tell, receipt_later
+
+    def send() -> None:
+        a.rooms["r"].send("two", wait=True)
+        sent.append("two")
+
+    sending = threading.Thread(target=send, daemon=True)
+    sending.start()
+    wait_until(lambda: sent)
+    sending.join()
+    assert not a.node.process.identity.receipts
+
+
+def test_what_waits_is_read_with_the_lock_held(worker):
+    a = worker()
+    a.rooms["r"].send("one", wait=True)
+    is_owned = a.rooms.lock._is_owned
+    owned: list[bool] = []
+
+    class Watched(collections.deque[Any]):
+        def __iter__(self) -> Any:
+            owned.append(is_owned())
+            return super().__iter__()
+
+    a.node._writer.unsent = Watched()
+    a.rooms["r"].send("two", wait=True)
+    assert owned and all(owned)
+
+
+def test_a_sender_that_waits_while_its_key_is_no_log_is_told(server, worker, error_log):
+    a = worker()
+    ann = a.join()
+    a.rooms["r"].send("one", wait=True)
+    server.call("SET", "greenws:room:r", "x")
+    for text in ("two", "three"):  # the second finds that the log is broken
+        with pytest.raises(BrokerUnavailable, match="does not accept messages of the room 'r'"):
+            a.rooms["r"].send(text, wait=True)
+    a.rooms["s"].send("taken", wait=True)
+    assert ann.hear(3)[0] == "one"
+    error_log.take()

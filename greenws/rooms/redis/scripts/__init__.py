@@ -1,11 +1,14 @@
-"""Scripts that run in Redis, each in one step. ``load`` gives the text of one."""
+"""Scripts that run in Redis, each atomically. ``load`` returns the text of one."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import pkgutil
 
 __all__ = ["load"]
 
 
 def load(name: str) -> str:
-    return Path(__file__).with_name(f"{name}.lua").read_text(encoding="utf-8")
+    data = pkgutil.get_data(__name__, f"{name}.lua")  # the package may be in a zip file
+    if data is None:
+        raise ImportError(f"{name}.lua of {__name__} cannot be read: its loader reads no data")
+    return data.decode()

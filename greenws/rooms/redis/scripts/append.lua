@@ -2,92 +2,138 @@
 -- was lost, and publishes each with the id of the entry before it; those of one room together, as
 -- "several", each after its length. To a process that knows only single messages, that is one which
 -- it cannot place, so that it reads the log.
--- KEYS: the number of the last entry of this process; then for each message the log of its room
+-- KEYS: the number of the last entry of this process; then the log of each room
 -- ARGV: the process (its origin), length and seconds and bytes that a log keeps, what ends a
---       channel's name, PUBLISH or SPUBLISH, seconds for which the number is kept; then for each
---       message its number, kind and data
--- Returns the id of the last entry, numbers and errors of those that failed, why nothing is published
--- The floor of a log (look.lua) is where its first entry goes on. When entries are trimmed, that is
--- known only if all before those of this call are. A log is trimmed once for all that this call
--- appends to it: most of what Redis does for a message would be that.
-local origin, length, seconds, bytes, suffix, publish, memory = unpack(ARGV, 1, 7)
-local last = tonumber(redis.call('GET', KEYS[1]) or '0')
-local time = redis.call('TIME')
-local oldest = string.format('%.0f', math.max(0, (time[1] - seconds) * 1000 + time[2] / 1000))
-local failed, ends, newest_added, unpublished, large = {}, {}, '', false, {}
-local waiting, sizes = {}, {}
-local first_ends, counts = {}, {}  -- where a log ended before this call, and what that appended
+--       channel's name, PUBLISH or SPUBLISH, seconds for which the number is kept, the highest
+--       number of these messages; then for each log how many messages it gets, and for each of them
+--       its number, kind and data
+-- Returns the id of the last entry, numbers and errors of those that failed, why nothing is published,
+-- why logs are not kept small
+-- The floor of a log (snapshot.lua) is where its first entry goes on. When entries are trimmed, that is
+-- known only if all before those of this call are. What Redis does for a call beside adding entries
+-- is most of what a single message costs. So a log is trimmed by length once a call, and by age once
+-- in each second in which something is said.
+local call, pcall = redis.call, redis.pcall
+local origin, length, seconds, bytes, suffix, publish, memory, highest = unpack(ARGV, 1, 8)
+local history, limit = tonumber(length), tonumber(bytes)
+local failed, newest, unpublished, untrimmed = {}, '', false, false
 local most = 65536  -- bytes that are published together
+local middle, kinds = ' ' .. origin .. ' ', {text = ' text\n', bytes = ' bytes\n'}
 
-local function publish_waiting(log)
-  local texts = waiting[log]
-  local text = texts[1]
-  if #texts > 1 then
-    for i = 1, #texts do texts[i] = #texts[i] .. '\n' .. texts[i] end
-    text = ends[log] .. ' several ' .. origin .. ' 0 several\n' .. table.concat(texts)
+-- What keeps a log small. Its error is returned at the end: raised, it would leave rooms out that the
+-- number of the last entry says were appended.
+local function try(...)
+  local result = pcall(...)
+  if type(result) == 'table' and result.err then
+    untrimmed = select(1, ...) .. ': ' .. result.err
+    return nil
   end
-  local heard = redis.pcall(publish, log .. suffix, text)
-  if type(heard) == 'table' then unpublished = heard.err end
-  waiting[log] = nil
+  return result
 end
 
 local function end_of(log)
-  local newest = redis.pcall('XREVRANGE', log, '+', '-', 'COUNT', 1)
-  if newest.err then return '' end
-  if newest[1] then return newest[1][1] end
-  local info = redis.pcall('XINFO', 'STREAM', log)
+  local found = pcall('XREVRANGE', log, '+', '-', 'COUNT', 1)
+  if found.err then return '' end
+  if found[1] then return found[1][1] end
+  local info = pcall('XINFO', 'STREAM', log)
   for i = 1, #info, 2 do
     if info[i] == 'last-generated-id' then return info[i + 1] end
   end
   return ''
 end
 
--- A Redis that takes no writes says so here, where nothing is written yet.
-redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', memory)
-for i = 2, #KEYS do
-  local log = KEYS[i]
-  local number, kind, data = unpack(ARGV, 3 * i + 2, 3 * i + 4)
-  if tonumber(number) > last then
-    if not ends[log] then ends[log] = end_of(log) end
-    local added = redis.pcall('XADD', log, '*', 'o', origin, 'n', number, 'k', kind, 'd', data)
-    if type(added) == 'table' and added.err then
-      table.insert(failed, number)
-      table.insert(failed, added.err)
-    else
-      if ends[log] == '' then  -- a new log, in which nothing is missing from the beginning
-        redis.pcall('XGROUP', 'CREATE', log, 'greenws', '0-1')
-      end
-      if not counts[log] then counts[log], first_ends[log] = 0, ends[log] end
-      counts[log] = counts[log] + 1
-      local head = table.concat({added, ends[log], origin, number, kind}, ' ')
-      if waiting[log] and sizes[log] + #data > most then publish_waiting(log) end
-      if not waiting[log] then waiting[log], sizes[log] = {}, 0 end
-      table.insert(waiting[log], head .. '\n' .. data)
-      sizes[log] = sizes[log] + #head + #data
-      ends[log], newest_added = added, added
-      -- Only messages larger than this can make a log of that length too large.
-      if #data * length > tonumber(bytes) then large[log] = true end
+local function second_of(id)
+  return math.floor(tonumber(string.match(id, '^%d+')) / 1000)
+end
+
+local function trim(log, count, first, last)
+  local trimmed = try('XTRIM', log, 'MAXLEN', '~', length) or 0
+  if first == '' or second_of(first) ~= second_of(last) then
+    local time = try('TIME')
+    if time then
+      local oldest = math.max(0, (time[1] - seconds) * 1000 + time[2] / 1000)
+      trimmed = trimmed + (try('XTRIM', log, 'MINID', '~', string.format('%.0f', oldest)) or 0)
     end
-    last = tonumber(number)
   end
-end
-for log, count in pairs(counts) do
-  if waiting[log] then publish_waiting(log) end
-  local trimmed = redis.call('XTRIM', log, 'MAXLEN', '~', length)
-    + redis.call('XTRIM', log, 'MINID', '~', oldest)
   if trimmed > 0 then
-    local floor = redis.call('XLEN', log) == count and first_ends[log] or '0-0'
-    redis.pcall('XGROUP', 'SETID', log, 'greenws', floor)
-  end
-  redis.call('EXPIRE', log, seconds)
-end
-for log in pairs(large) do
-  local used = redis.pcall('MEMORY', 'USAGE', log, 'SAMPLES', 20)
-  if type(used) == 'number' and used > tonumber(bytes) then
-    local kept = math.floor(redis.call('XLEN', log) * bytes / used)
-    redis.call('XTRIM', log, 'MAXLEN', math.max(1, kept))
-    redis.pcall('XGROUP', 'SETID', log, 'greenws', '0-0')
+    pcall('XGROUP', 'SETID', log, 'greenws', try('XLEN', log) == count and first or '0-0')
   end
 end
-redis.call('SET', KEYS[1], string.format('%.0f', last), 'EX', memory)
-return {newest_added, failed, unpublished}
+
+local function trim_bytes(log)
+  local used = pcall('MEMORY', 'USAGE', log, 'SAMPLES', 20)
+  if type(used) == 'number' and used > limit then
+    local entries = try('XLEN', log)
+    local kept = entries and math.max(1, math.floor(entries * limit / used))
+    if kept and try('XTRIM', log, 'MAXLEN', kept) then
+      pcall('XGROUP', 'SETID', log, 'greenws', '0-0')
+    end
+  end
+end
+
+-- ``at``: where in ARGV the messages begin. ``known``: the highest number that was appended before.
+local function append(log, at, count, known)
+  local first, last, added, large = nil, nil, 0, false
+  -- What is published next: a place for its first line, then nine for each message.
+  local parts, filled, size = {''}, 1, 0
+
+  local function publish_parts()
+    local text
+    if filled == 10 then
+      text = table.concat(parts, '', 4, filled)
+    else
+      parts[1] = last .. ' several ' .. origin .. ' 0 several\n'
+      text = table.concat(parts, '', 1, filled)
+    end
+    local heard = pcall(publish, log .. suffix, text)
+    if type(heard) == 'table' then unpublished = heard.err end
+    filled, size = 1, 0
+  end
+
+  for i = at, at + 3 * count - 1, 3 do
+    local number, kind, data = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+    if tonumber(number) > known then
+      if not last then
+        last = end_of(log)
+        first = last
+      end
+      local id = pcall('XADD', log, '*', 'o', origin, 'n', number, 'k', kind, 'd', data)
+      if type(id) == 'table' then
+        table.insert(failed, number)
+        table.insert(failed, id.err)
+      else
+        if last == '' then  -- a new log, in which nothing is missing from the beginning
+          pcall('XGROUP', 'CREATE', log, 'greenws', '0-1')
+        end
+        if filled > 1 and size + #data > most then publish_parts() end
+        local ending = kinds[kind]
+        local taken = #id + 1 + #last + #middle + #number + #ending + #data
+        parts[filled + 1], parts[filled + 2], parts[filled + 3] = taken, '\n', id
+        parts[filled + 4], parts[filled + 5], parts[filled + 6] = ' ', last, middle
+        parts[filled + 7], parts[filled + 8], parts[filled + 9] = number, ending, data
+        filled, size = filled + 9, size + taken
+        added, last = added + 1, id
+        -- Only messages larger than this can make a log of that length too large.
+        if #data * history > limit then large = true end
+      end
+    end
+  end
+  if added == 0 then return end
+  newest = last
+  publish_parts()
+  trim(log, added, first, last)
+  try('EXPIRE', log, seconds)
+  if large then trim_bytes(log) end
+end
+
+-- A Redis that takes no writes says so here, where nothing is written yet. After this nothing may raise.
+local before = call('SET', KEYS[1], highest, 'EX', memory, 'GET') or '0'
+local known = tonumber(before) or 0
+if known > tonumber(highest) then call('SET', KEYS[1], before, 'EX', memory) end
+local at = 9
+for i = 2, #KEYS do
+  local count = tonumber(ARGV[at])
+  append(KEYS[i], at + 1, count, known)
+  at = at + 1 + 3 * count
+end
+return {newest, failed, unpublished, untrimmed}

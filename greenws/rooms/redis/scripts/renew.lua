@@ -1,5 +1,5 @@
 -- Keeps the log of an open room from expiring, though nobody says anything: old messages go all the
--- same, and the last one becomes its floor (look.lua), which its members have reached.
+-- same, and the last one becomes its floor (snapshot.lua), which its members have reached.
 -- KEYS: the log
 -- ARGV: seconds that a log keeps
 local log, seconds = KEYS[1], tonumber(ARGV[1])

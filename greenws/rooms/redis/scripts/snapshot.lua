@@ -1,13 +1,15 @@
--- A room at one moment: where its log ends, what of a process Redis has by then, who is there.
+-- A snapshot of a room: the end of its log, the number of the last entry that a process has in
+-- Redis, and the members.
 -- KEYS: the log, the members, the number of the last entry of the process
--- ARGV: what begins the key of a process that lives (empty in a cluster, where the script must not
---       ask), seconds that a log without entries lives if one is to be made, or 0
+-- ARGV: the prefix of the keys that say that a process is alive (empty in a cluster, where the
+--       script must not read them); seconds after which a new log without entries expires, or 0 to
+--       make none
 -- Returns the id of the last entry, the floor of the log, that number, the version of the members,
--- each with its value and whether its process lives, and the time
--- All that came after its floor is in a log: an entry that was deleted at once when the log began,
--- or the last one, when all were too old. It is kept as a consumer group, which is there as long as
--- the log itself. So whoever has heard nothing yet has a position, too, and sees whether that is
--- still the same log.
+-- each member with its value and whether its process is alive, and the time.
+-- The floor is an id after which the log has everything: that of an entry that was deleted at once
+-- when the log began, or of the last entry when all were trimmed. A consumer group holds it, which
+-- exists as long as the log. So a client that has received nothing yet has a position, too, and can
+-- tell whether it is still the same log.
 local log = KEYS[1]
 local newest = redis.pcall('XREVRANGE', log, '+', '-', 'COUNT', 1)
 local last, floor = newest[1] and newest[1][1] or '', ''
