@@ -7,6 +7,9 @@ imported when its command is called, so that one which needs no gevent imports n
 from __future__ import annotations
 
 import argparse
+import ast
+import contextlib
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -35,12 +38,23 @@ class _CommandParser(argparse.ArgumentParser):
         if self.command is not None:
             module = import_module(f".cli.{self.command}", __package__)
             self.command = None
-            self.description = self.description or module.__doc__
+            self.description = self.description or _docstring(module)
             module.add_arguments(self)
             self.set_defaults(run=module.run)
             # So that an optional argument may come after an option.
-            return self.parse_known_intermixed_args(args, namespace)
+            options, others = self.parse_known_intermixed_args(args, namespace)
+            if others:  # the parser of all commands would print its own usage
+                self.error(f"unrecognized arguments: {' '.join(others)}")
+            return options, others
         return super().parse_known_args(args, namespace)
+
+
+def _docstring(module: Any) -> str | None:
+    if module.__doc__ is None:  # python -OO
+        with contextlib.suppress(OSError):
+            return ast.get_docstring(ast.parse(inspect.getsource(module)))
+    text: str | None = module.__doc__
+    return text
 
 
 def make_parser() -> argparse.ArgumentParser:

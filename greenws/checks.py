@@ -1,26 +1,32 @@
-"""Mistakes in calls of greenws, found where they are written and not at the first client.
+"""Finds mistakes in calls of greenws where they are made, not when the first client connects.
 
-Each function raises TypeError, with what was given and what to write instead.
+Each function raises TypeError with what was given, and what to write instead.
 """
 
 from __future__ import annotations
 
 import difflib
+import dis
 import functools
+import gc
 import inspect
+import linecache
 import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType
+from types import CodeType, FrameType, ModuleType
 from typing import Any, TypeVar
-from weakref import WeakSet
+from weakref import WeakSet, WeakValueDictionary, ref
 
 __all__ = [
     "REFUSE_EARLIER",
+    "Registration",
     "check_application",
     "check_close",
     "check_function",
     "check_number",
     "check_options",
+    "check_registrations",
     "check_result",
     "describe",
     "explains",
@@ -36,17 +42,19 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 _logger = logging.getLogger("greenws.session")
-_told_of_results: WeakSet[Any] = WeakSet()  # the code of functions
+_warned_results: WeakSet[Any] = WeakSet()  # the code of functions
 
 REFUSE_EARLIER = (
     "refuse before the upgrade: in Flask's before_request, in the handler producer, or in the view "
     "that returns a WebSocketHandler"
 )
 
+_MAX_DECORATORS = 20
+
 _REQUESTS = ("request", "req")
 _SOCKETS = ("socket", "sock", "ws", "websocket")
 
-# Names that options have in other libraries.
+# The names of options in other libraries, and ours.
 _ELSEWHERE = {
     "compress": "deflate",
     "compression": "deflate",
@@ -66,20 +74,20 @@ _ELSEWHERE = {
 
 
 def suggest(name: str, known: Iterable[str]) -> str | None:
-    """The name among ``known`` that was probably meant by ``name``."""
+    """The name in ``known`` that ``name`` probably means."""
     found = difflib.get_close_matches(name.lower(), list(known), 1, 0.6)
     return found[0] if found else None
 
 
 def unknown_option(name: str, known: Iterable[str]) -> str:
-    """What to say of an option that does not exist, where the ``known`` ones do."""
+    """The error text for an option that is not among the ``known`` ones."""
     known = sorted(known)
     if name in ("method", "methods"):
         return f"unknown option {name!r}: a handshake is always a GET, so leave it out"
     if name == "protocols" and not {"protocols", "subprotocols"}.intersection(known):
         return (
-            "unknown option 'protocols': the producer gets those that the client offers, and the "
-            "session's handler that it returns has the one that it speaks, as its socket_protocol"
+            "unknown option 'protocols': the producer gets the subprotocols that the client "
+            "offers, and returns a handler whose socket_protocol is the one to speak"
         )
     meant = _ELSEWHERE.get(name)
     if meant not in known:
@@ -109,7 +117,7 @@ def describe(function: Any) -> str:
 def _signature(function: Any) -> inspect.Signature | None:
     """None for what has none, such as functions in C."""
     try:
-        # A decorator may add arguments, so what it wraps does not count.
+        # A decorator may add arguments, so the wrapped function does not count.
         signature = inspect.signature(function, follow_wrapped=False)
     except (TypeError, ValueError):
         return None
@@ -133,8 +141,8 @@ def fits(function: Any, *args: Any, **kwargs: Any) -> str | None:
 
 
 def explains(usage: str, hints: Mapping[str, str] | None = None) -> Callable[[F], F]:
-    """Decorates a function, so that the TypeError of a call that does not fit its arguments tells
-    its ``usage``; or, of an argument that other libraries have, the one of ``hints``."""
+    """Decorates a function: if a call does not fit its arguments, the TypeError shows its
+    ``usage``, or the hint for an argument of another library, from ``hints``."""
 
     def decorate(function: F) -> F:
         @functools.wraps(function)
@@ -158,7 +166,7 @@ def explains(usage: str, hints: Mapping[str, str] | None = None) -> Callable[[F]
 
 def _is(test: Callable[[Any], bool], function: Any) -> bool:
     """``test`` of a function, or of the ``__call__`` of an object."""
-    while hasattr(function, "func") and hasattr(function, "keywords"):  # functools.partial
+    while isinstance(function, functools.partial):
         function = function.func
     return test(function) or (
         not inspect.isroutine(function)
@@ -168,13 +176,13 @@ def _is(test: Callable[[Any], bool], function: Any) -> bool:
 
 
 def check_function(function: Any, what: str, *args: str, **kwargs: str) -> None:
-    """Checks a plain function that will be called with such arguments, here by their names.
+    """Checks a plain function that will be called with these arguments, given by their names.
 
-    ``what`` it is for, in the message: "a session".
+    ``what`` names its purpose in the message, such as "a session".
 
     Raises:
         TypeError: it is not callable; it is ``async def`` or a generator, whose body a call would
-            not run; or it does not take the arguments.
+            not run; or it does not accept the arguments.
     """
     call = f"({', '.join([*args, *kwargs])})"
     if not callable(function):
@@ -204,16 +212,16 @@ def check_function(function: Any, what: str, *args: str, **kwargs: str) -> None:
         or (args[:1] == ("request",) and first in _SOCKETS)
     ):
         raise TypeError(
-            f"{what} is called with {call}, in this order, and {describe(function)} has others"
+            f"{what} is called with {call}, in this order, which {describe(function)} does not have"
         )
 
 
 def check_result(function: Any, result: Any) -> None:
-    """Checks what a session's function has returned: a decorated one hides its kind, and what it
-    returns beside None goes nowhere, which is logged once for each function.
+    """Checks what a session's function has returned: a decorator may hide that it is ``async def``
+    or a generator, and a value other than None is ignored, which is logged once for each function.
 
     Raises:
-        TypeError: nothing of the function has run, as it was ``async def`` or a generator.
+        TypeError: the function has not run, as it is ``async def`` or a generator.
     """
     if inspect.iscoroutine(result) or inspect.isgenerator(result):
         result.close()
@@ -223,22 +231,172 @@ def check_result(function: Any, result: Any) -> None:
         )
     if result is None:
         return
-    while hasattr(function, "func") and hasattr(function, "keywords"):  # functools.partial
+    while isinstance(function, functools.partial):
         function = function.func
     code = getattr(function, "__code__", type(function))
-    if code not in _told_of_results:
-        _told_of_results.add(code)
+    if code not in _warned_results:
+        _warned_results.add(code)
         _logger.warning(
-            "%s returned %.200r: a session sends with socket.send(); what it returns goes "
-            "nowhere%s",
+            "%s returned %.200r, which is ignored: a session sends with socket.send()%s",
             describe(function),
             result,
             "" if not hasattr(result, "status_code") else f" ({REFUSE_EARLIER})",
         )
 
 
+class Registration:
+    """A function that a decorator of ours has registered, with a decorator above it.
+
+    A decorator above ours (``@login_required`` above ``@routes.websocket``) gets the function after
+    us. If it returns another, the name means that one from then on, and no session ever calls it.
+    This is known when the definition is complete, so the module's namespace is kept until then.
+
+    Only definitions at the top level of a module are checked: those in a function or a class would
+    need their frame, which would keep all that its callers have.
+    """
+
+    def __init__(
+        self, function: Any, code: CodeType, decorator: str, owner: Any, namespace: dict[str, Any]
+    ) -> None:
+        line = linecache.getline(code.co_filename, code.co_firstlineno).strip()
+        above = line if line.startswith("@") else "a decorator"
+        self._text = (
+            f"{above} is above {decorator} ({code.co_filename}, line {code.co_firstlineno}), so "
+            f"the session {code.co_name} runs without it: put {decorator} on top"
+        )
+        self._name = code.co_name
+        self._owner = None if owner is None else ref(owner)
+        self._is_wrong = False
+        before = namespace.get(code.co_name)
+        self._open: tuple[Any, Any, dict[str, Any]] | None = function, before, namespace
+        _registrations[id(self)] = self
+
+    @classmethod
+    def of(cls, function: Any, decorator: str, owner: Any = None) -> Registration | None:
+        """To be called by a decorator of ours; None if it is the topmost of a definition, if it is
+        not used as a decorator, or if that is not known. ``owner``: the Routes of the session."""
+        try:
+            frame = sys._getframe(2)
+            code = inspect.unwrap(function).__code__
+        except (AttributeError, ValueError):  # no caller in Python; no function, or a cycle
+            return None
+        namespace = frame.f_globals
+        if frame.f_locals is not namespace or not _is_below_a_decorator(code, frame):
+            return None
+        return cls(function, code, decorator, owner, namespace)
+
+    def check(self) -> None:
+        """
+        Raises:
+            TypeError: a decorator above ours has no effect.
+        """
+        if self.is_wrong():
+            raise TypeError(self._text)  # a new one: an error keeps the frames that it went through
+
+    def is_wrong(self) -> bool:
+        definition = self._open
+        if definition is not None:
+            function, before, namespace = definition
+            bound = namespace.get(self._name)
+            if bound is not before:  # else the decorators above are still running
+                self._is_wrong = _wraps(bound, function)
+                self._open = None  # after the result: another thread may ask at the same time
+        return self._is_wrong
+
+    def is_of_another(self, owners: set[int]) -> bool:
+        """Whether it belongs to a Routes whose id is not in ``owners``."""
+        return self._owner is not None and id(self._owner()) not in owners
+
+
+_registrations: WeakValueDictionary[int, Registration] = WeakValueDictionary()
+
+
+def check_registrations(application: Any = None) -> None:
+    """
+    ``application``: what will be served. If it is a Routes, other Routes do not count.
+
+    Raises:
+        TypeError: a decorator has no effect on a session that was registered before.
+    """
+    if _find_wrong(application) is not None:
+        gc.collect()  # of a module that was loaded again, for example
+        wrong = _find_wrong(application)
+        if wrong is not None:
+            wrong.check()
+
+
+def _find_wrong(application: Any) -> Registration | None:
+    routes = _routes_in(application)
+    for reference in _registrations.valuerefs():
+        registration = reference()
+        if registration is None or (routes and registration.is_of_another(routes)):
+            continue
+        if registration.is_wrong():
+            return registration
+    return None
+
+
+def _routes_in(application: Any) -> set[int]:
+    """The ids of a Routes and of those that it leads to; none if it is something else."""
+    found: set[int] = set()
+    left = [application]
+    while left:
+        each = left.pop()
+        # Not by its class, whose module imports this one.
+        handlers = getattr(type(each), "handlers", None)
+        is_routes = isinstance(handlers, property) and hasattr(type(each), "websocket")
+        if is_routes and id(each) not in found:
+            found.add(id(each))
+            left.extend(each.handlers)
+    return found
+
+
+def _is_below_a_decorator(code: CodeType, frame: FrameType) -> bool:
+    """Whether ``frame`` is calling a decorator of the function with this ``code``, and it is not
+    the topmost one."""
+    if not any(constant is code for constant in frame.f_code.co_consts):
+        return False  # defined elsewhere
+    first = code.co_firstlineno  # that of the topmost decorator
+    body = [line for _, _, line in code.co_lines() if line is not None and line > first]
+    if not body or frame.f_lineno > min(body):
+        return False  # called after the definition
+    if sys.version_info >= (3, 11):
+        return frame.f_lineno > first
+    # There the line of a call is that of the "def". The next decorator is called with the result.
+    return dis.opname[frame.f_code.co_code[frame.f_lasti + 2]] == "CALL_FUNCTION"
+
+
+def _wraps(bound: Any, function: Any) -> bool:
+    """Whether ``bound`` is what a decorator has made of ``function``."""
+    try:
+        return bound is not function and _leads_to(function, bound)
+    except Exception:  # an object that answers for another, such as a LocalProxy
+        return False
+
+
+def _leads_to(function: Any, bound: Any) -> bool:
+    for _ in range(_MAX_DECORATORS):
+        if bound is function:
+            return True
+        if not callable(bound) or isinstance(bound, (type, staticmethod, classmethod)):
+            return False
+        inner = getattr(bound, "__wrapped__", None) or getattr(bound, "func", None)
+        if inner is None:
+            cells = getattr(bound, "__closure__", None) or ()
+            return any(_content(cell) is function for cell in cells)
+        bound = inner
+    return False
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is empty
+        return None
+
+
 def not_a_handler(result: Any) -> TypeError:
-    """The error for what a producer has returned that is no handler of a session."""
+    """The error for a producer's result that is not a session's handler."""
     text = f"the handler producer must return a WebSocketSessionHandler or None, not {result!r}"
     if isinstance(result, type):
         if callable(getattr(result, "handle_session", None)):
@@ -273,7 +431,7 @@ def check_application(application: Any, what: str) -> None:
             hint = "; register the blueprint with a Flask application, and give that"
         elif hasattr(application, "init_app"):
             hint = "; give the application that it was made for"
-        elif isinstance(application, (int, tuple)):
+        elif isinstance(application, (int, tuple)) and what.endswith("WebSocketServer"):
             hint = "; the address comes first, as one argument: WebSocketServer((host, port), app)"
         raise TypeError(f"{takes}, not {application!r}{hint}")
     if _is(inspect.iscoroutinefunction, application):
@@ -283,8 +441,8 @@ def check_application(application: Any, what: str) -> None:
         )
     reason = fits(application, {}, None)
     if isinstance(application, type):
-        # An instance of such a class may be what an application returns (PEP 3333), unless it can
-        # be called itself.
+        # Calling such a class may be calling an application, whose instances are iterable results
+        # (PEP 3333), unless the instances can be called.
         if reason or any("__call__" in vars(base) for base in application.__mro__[:-1]):
             name = application.__qualname__
             raise TypeError(f"{takes}, not the class {name}: give an instance of it")
@@ -306,7 +464,11 @@ def check_application(application: Any, what: str) -> None:
                 "itself, such as app and not app.run"
             )
     else:
-        raise TypeError(f"{takes}; {describe(application)} does not fit: {reason}")
+        hint = ""
+        if inspect.isfunction(application) and fits(application) is None:
+            name = application.__name__.replace("<lambda>", "make_app")
+            hint = f"; if it makes the application, give what it returns: {name}()"
+        raise TypeError(f"{takes}; {describe(application)} does not fit: {reason}{hint}")
 
 
 def check_close(code: Any, reason: Any) -> None:
@@ -326,7 +488,7 @@ def check_close(code: Any, reason: Any) -> None:
 
 
 def wrong_message(data: Any) -> TypeError:
-    """The error for what is no message."""
+    """The error for data that is not a message."""
     text = f"message must be a str or a bytes-like object, not {type(data).__name__}"
     if isinstance(data, (dict, list, tuple, int, float)):
         text += "; to send JSON: send(json.dumps(...))"
@@ -336,8 +498,8 @@ def wrong_message(data: Any) -> TypeError:
 
 
 class Hint:
-    """An attribute that is not there, under the name that it has in other libraries: asking for it
-    says what to use."""
+    """An attribute that exists in other libraries only: reading it raises an error that says what
+    to use here."""
 
     def __init__(self, name: str, instead: str) -> None:
         self._name = name

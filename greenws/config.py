@@ -32,7 +32,7 @@ _ACCESS_LOG = (
 
 
 def _explaining(kind: type[_Kind]) -> type[_Kind]:
-    """Has the constructor of a dataclass say which options there are, when it gets another."""
+    """Makes the constructor of a dataclass list its options when it gets an unknown one."""
     changed: Any = kind
     construct = changed.__init__
     known = list(changed.__dataclass_fields__)
@@ -70,15 +70,15 @@ class Config:
 
     close_timeout: float | None = 10.0
     """Seconds that ``close()`` waits for the peer's Close and then for the end of its TCP stream,
-    so that a peer that never answers cannot hold the session. It starts again while the peer's TCP
-    acknowledges what was sent before our Close."""
+    so that a peer that never answers cannot hold the session. The time starts again while the
+    peer's TCP acknowledges what was sent before our Close."""
 
     write_high_water: int | None = 1 << 20
     """Bytes in a session's outbox; beyond it, a send blocks until the peer reads."""
 
     write_timeout: float | None = 10.0
     """Seconds without progress in sending the outbox, after which the connection is closed: the
-    peer has stopped reading. What its TCP acknowledges is progress."""
+    peer has stopped reading. Data that its TCP acknowledges is progress."""
 
     ping_interval: float | None = 20.0
     """Seconds between keepalive pings; less than the 60 s after which nginx closes an idle
@@ -86,17 +86,17 @@ class Config:
 
     ping_timeout: float | None = 20.0
     """Seconds after a keepalive ping within which the peer must send anything. A peer that vanished
-    is noticed after ``ping_interval`` and ``ping_timeout`` together. It starts again while the
-    peer's TCP acknowledges what was sent before the ping."""
+    is noticed after ``ping_interval`` and ``ping_timeout`` together. The time starts again while
+    the peer's TCP acknowledges what was sent before the ping."""
 
     max_lifetime: float | None = None
     """Seconds that a session may last; then it is closed with 1001 ("max_lifetime"), so that its
-    client connects again: to a server that was added since, or with its rights looked up anew. Up
-    to a tenth of it is taken off at random, a part of its own for each session, so that those that
+    client connects again: perhaps to a server that was added since, and with its rights checked
+    again. A random part of it, up to a tenth, is taken off for each session, so that sessions that
     began together do not end together. See also :meth:`greenws.WebSocket.close_at`."""
 
     max_message_rate: float | None = None
-    """Messages and pings a second, with a burst of as many; more closes with 1008. Off by default:
+    """Messages and pings a second, with bursts of that size; more closes with 1008. Off by default:
     the right limit depends on the application, and a session that reads slowly slows down its
     peer."""
 
@@ -110,10 +110,10 @@ class Config:
 
     allowed_hosts: str | Sequence[str] | None = None
     """The hosts that a request may name: ``"example.com"``, ``"*.example.com"``,
-    ``"localhost:8181"``, ``"[::1]"``; one or a list, any port where none is given; 421. Off. A
-    server that only its own machine or network reaches should set it: a page from elsewhere can
-    have its own name resolve to that server's address (DNS rebinding), and is then of the same
-    origin."""
+    ``"localhost:8181"``, ``"[::1]"``; one or a list. A host without a port allows any port. Other
+    hosts get 421. Off by default. Set it on a server that only its own machine or network reaches:
+    otherwise a page from elsewhere can make its own name resolve to that server's address (DNS
+    rebinding), and is then of the same origin."""
 
     access_log: str | None = _ACCESS_LOG
     """The format of the line that is logged to ``greenws.access`` when a session ends; None to log
@@ -152,8 +152,9 @@ class Config:
 
     handshake_timeout: float | None = 10.0
     """Seconds from the start of the connection (or from the first byte of a later request) to the
-    end of the request's head, and for the TLS handshake; then 408. A peer that sends a byte now and
-    then must not hold a connection (slow loris). This option and all below are only for servers."""
+    end of the request's head, and for the TLS handshake; after that 408. A peer that sends a byte
+    now and then must not hold a connection (slow loris). This option and all below are only for
+    servers."""
 
     keep_alive_timeout: float | None = 75.0
     """Seconds that a connection may stay open without a request; more than the 60 s of nginx, so
@@ -163,11 +164,11 @@ class Config:
     """Seconds without data while a request's body is read."""
 
     min_body_rate: int | None = 500
-    """Bytes a second that a request's body must reach on average, once ``body_timeout`` seconds
-    were spent waiting for it: a byte now and then must not hold a connection."""
+    """Bytes a second at which a request's body must arrive on average, after ``body_timeout``
+    seconds of waiting for it: a byte now and then must not hold a connection."""
 
     max_request_line: int | None = 8192
-    """Bytes in a request line; 414 for more. Browsers send no longer ones."""
+    """Bytes in a request line; 414 for more. No browser sends a longer one."""
 
     max_headers: int | None = 100
     """Headers in a request; 431 for more. Each becomes an object, so a limit in bytes is not
@@ -232,7 +233,7 @@ SERVER_ONLY = frozenset(
         "shutdown_grace",
     }
 )
-"""The options that concern more than a session, and so are only for a server's Config."""
+"""The options that concern more than one session, so only a server's Config has them."""
 
 ACCESS_FIELDS = {
     "address": "",
@@ -262,11 +263,11 @@ def _check_hosts(value: Any) -> tuple[str, ...] | None:
         return None
     hosts = (value,) if isinstance(value, str) else value
     if isinstance(hosts, (bytes, Mapping)) or not isinstance(hosts, Iterable):
-        raise TypeError(f"allowed_hosts is one or several str, not {value!r}")
+        raise TypeError(f"allowed_hosts must be a str or a list of str, not {value!r}")
     hosts = list(hosts)
     for host in hosts:
         if not isinstance(host, str):
-            raise TypeError(f"allowed_hosts is one or several str, not {host!r}")
+            raise TypeError(f"allowed_hosts must be a str or a list of str, not {host!r}")
         if not _HOST.fullmatch(host):
             raise ValueError(
                 f"allowed_hosts: {host!r} is not a host such as 'example.com', '*.example.com', "

@@ -1,7 +1,8 @@
-"""What a connection of a database may be given back after, and a warning where it may not.
+"""The statements after which a database connection may be given back, and the warning if it is
+kept.
 
-The integrations of SQLAlchemy and Django share it. It knows no library for databases, only SQL. A
-statement counts as harmless if every word of it is known to be; whatever is unusual does not.
+The integrations of SQLAlchemy and Django share this. It uses no database library, only SQL. A
+statement counts as harmless if every word of it is known to be harmless; an unusual one does not.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ _logger = logging.getLogger("greenws.session")
 
 _warned: set[tuple[str, int]] = set()
 
-# No branch matches a backslash, "$$", a semicolon or the beginning of a comment that some database
-# executes: a statement with such things is not looked into.
+# No branch matches "$$", a semicolon, the beginning of a comment that some database executes, or a
+# backslash, except in PostgreSQL's E'...' where no quote follows it: a statement with one of these
+# is not analysed.
 _TOKEN = re.compile(
     r"""
     (?P<space> \s+ | --(?=\s|\Z)[^\n]* | /\*(?!M?!|\+)(?:(?!/\*|\*/).)*\*/ )
   | (?P<escape> (?<=ESCAPE\ )'\\' )
-  | (?P<string> (?:\b[enbxu]&?)?'(?:[^'\\]|'')*' )
+  | (?P<string> (?:\b[enbxu]&?)?'(?:[^'\\]|'')*' | \be'(?:[^'\\]|''|\\[^'])*' )
   | (?P<quoted> "(?:[^"\\]|"")*" | `[^`\\]*` )
   | (?P<value> %\(\w+\)s | %s | (?<!:):[a-z_]\w* | \$\d+ | \?(?!\?) | \d[\w.]* )
   | (?P<cast> :: )
@@ -34,45 +36,52 @@ _TOKEN = re.compile(
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 
+# Django's QuerySet.explain(), which profilers such as django-silk use.
+_EXPLAIN = re.compile(
+    r"EXPLAIN(?: QUERY PLAN| ANALYZE| VERBOSE| FORMAT ?= ?\w+| \([\w ,]*\))*(?= )", re.IGNORECASE
+)
+
 _WRITING = {"insert", "update", "delete", "merge", "into", "nextval", "procedure"}
 
-# Words of SQL that stand before a parenthesis.
+# Words of SQL that may precede a parenthesis and are not functions.
 _KEYWORDS = set(
     """all and any array as between by case conflict distinct else end except exists filter from
     group having ilike in intersect is join lateral like limit not offset on or order over partition
     row rows select similar some then to union using values when where within""".split()
 )
 
-# Functions that only compute. Not those that the application has defined, nor those that lock,
-# notify, count a sequence up or set something.
+# Functions that only compute. Functions of the application are not here, and neither are those that
+# lock, notify, advance a sequence or set something.
 _FUNCTIONS = set(
-    """abs age array_agg array_length array_to_string ascii avg bit_and bit_length bit_or bool_and
-    bool_or btrim cardinality cast cbrt ceil ceiling char char_length character_length chr coalesce
-    collate concat concat_ws convert corr cos count covar_pop covar_samp cume_dist current_database
-    current_date current_schema current_time current_timestamp current_user curdate curtime date
-    date_add date_format date_part date_sub date_trunc datediff datetime day dayofmonth dayofweek
-    dayofyear decimal decode degrees dense_rank every exp extract first_value floor format
-    from_unixtime gen_random_uuid generate_series get_byte greatest group_concat hex hour if ifnull
-    iif initcap instr interval isnull json json_agg json_array json_array_length
-    json_build_array json_build_object json_contains json_each json_extract json_extract_path
-    json_extract_path_text json_group_array json_group_object json_keys json_length json_object
-    json_object_agg json_quote json_type json_unquote json_valid jsonb_agg jsonb_array_elements
-    jsonb_array_elements_text jsonb_array_length jsonb_build_array jsonb_build_object jsonb_each
-    jsonb_each_text jsonb_extract_path jsonb_extract_path_text jsonb_object_agg jsonb_object_keys
-    jsonb_path_exists jsonb_path_query jsonb_set jsonb_typeof julianday lag last_value lcase lead
-    least left length ln localtime localtimestamp locate log log10 log2 lower lpad ltrim make_date
-    make_interval make_timestamp make_timestamptz max md5 microsecond mid min minute mod month now
-    nth_value ntile nullif num_nonnulls num_nulls numeric nvarchar octet_length overlay percent_rank
-    percentile_cont percentile_disc plainto_tsquery phraseto_tsquery pi position pow power printf
-    quarter radians random rank regexp_like regexp_match regexp_matches regexp_replace
-    regexp_split_to_array regexp_split_to_table regexp_substr repeat replace reverse right round
-    row_number row_to_json rpad rtrim second sign sin split_part sqrt statement_timestamp stddev
-    stddev_pop stddev_samp str_to_date strftime string_agg string_to_array strpos substr substring
-    substring_index sum tan time timediff timestamp timestampdiff timezone to_char to_date to_json
-    to_jsonb to_number to_timestamp to_tsquery to_tsvector total translate trim trunc truncate
-    ts_headline ts_rank ts_rank_cd typeof ucase unicode unix_timestamp unnest upper utc_timestamp
-    uuid_generate_v4 var_pop var_samp varchar variance version week weekday websearch_to_tsquery
-    width_bucket word_similarity similarity unaccent year""".split()
+    """abs acos age array_agg array_length array_to_string ascii asin atan atan2 avg bit_and
+    bit_length bit_or bit_xor bool_and bool_or btrim cardinality cast cbrt ceil ceiling char
+    char_length character_length chr coalesce collate concat concat_ws convert corr cos cot count
+    covar_pop covar_samp cume_dist current_database current_date current_schema current_time
+    current_timestamp current_user curdate curtime date date_add date_format date_part date_sub
+    date_trunc datediff datetime day dayofmonth dayofweek dayofyear decimal decode degrees
+    dense_rank every exp extract first_value floor format from_unixtime gen_random_uuid
+    generate_series get_byte greatest group_concat grouping hex hour if ifnull iif initcap instr
+    interval isnull json json_agg json_array json_array_length json_build_array json_build_object
+    json_contains json_each json_extract json_extract_path json_extract_path_text json_group_array
+    json_group_object json_keys json_length json_object json_object_agg json_quote json_type
+    json_unquote json_valid jsonb_agg jsonb_array_elements jsonb_array_elements_text
+    jsonb_array_length jsonb_build_array jsonb_build_object jsonb_each jsonb_each_text
+    jsonb_extract_path jsonb_extract_path_text jsonb_object_agg jsonb_object_keys jsonb_path_exists
+    jsonb_path_query jsonb_set jsonb_typeof julianday lag last_value lcase lead least left length ln
+    localtime localtimestamp locate log log10 log2 lower lpad ltrim make_date make_interval
+    make_timestamp make_timestamptz max md5 microsecond mid min minute mod month now nth_value ntile
+    nullif num_nonnulls num_nulls numeric nvarchar octet_length overlay percent_rank percentile_cont
+    percentile_disc plainto_tsquery phraseto_tsquery pi position pow power printf quarter radians
+    rand random rank regexp_like regexp_match regexp_matches regexp_replace regexp_split_to_array
+    regexp_split_to_table regexp_substr repeat replace reverse right round row_number row_to_json
+    rpad rtrim second sha1 sha224 sha256 sha384 sha512 sign sin split_part sqrt statement_timestamp
+    stddev stddev_pop stddev_samp str_to_date strftime strict_word_similarity string_agg
+    string_to_array strpos substr substring substring_index sum tan time timediff timestamp
+    timestampdiff timezone to_char to_date to_json to_jsonb to_number to_timestamp to_tsquery
+    to_tsvector total translate trim trunc truncate ts_headline ts_rank ts_rank_cd typeof ucase
+    unicode unix_timestamp unnest upper utc_timestamp uuid_generate_v4 var_pop var_samp varchar
+    variance version week weekday websearch_to_tsquery width_bucket word_similarity similarity
+    unaccent year""".split()
 )
 _FUNCTION_PREFIXES = ("django_", "st_")  # Django's own in SQLite; PostGIS
 
@@ -80,7 +89,7 @@ _FUNCTION_PREFIXES = ("django_", "st_")  # Django's own in SQLite; PostGIS
 @functools.lru_cache(maxsize=1000)
 def is_plain_select(statement: str) -> bool:
     """Whether ``statement`` only reads: one SELECT (or WITH), without locks (FOR UPDATE), without
-    INTO, without a writing CTE, and with no function but those that are known to only compute."""
+    INTO, without a writing CTE, and with no functions except those known to only compute."""
     words = _words(statement)
     if not words:
         return False
@@ -95,9 +104,10 @@ def is_plain_select(statement: str) -> bool:
 
 @functools.lru_cache(maxsize=1000)
 def leaves_nothing(statement: str) -> bool:
-    """Whether ``statement`` leaves nothing in its connection when its transaction has ended: a
-    SELECT (with locks, too), INSERT, UPDATE or DELETE, with functions that only compute."""
-    words = _words(statement)
+    """Whether ``statement`` leaves no state in its connection after its transaction: a SELECT (even
+    with locks), INSERT, UPDATE or DELETE, with functions that only compute, or EXPLAIN of one."""
+    explain = _EXPLAIN.match(statement)
+    words = _words(statement if explain is None else statement[explain.end() :])
     first = next((word for word in words if word != "("), "")
     if first not in ("select", "with", "insert", "update", "delete"):
         return False
@@ -109,7 +119,7 @@ def leaves_nothing(statement: str) -> bool:
 
 
 def _words(statement: str) -> list[str]:
-    """The words and signs of ``statement``, in lower case; empty if it cannot be told."""
+    """The words and signs of ``statement``, in lower case; empty if it cannot be analysed."""
     words = []
     position = 0
     text = statement.rstrip().rstrip(";")
@@ -140,16 +150,20 @@ def _only_computes(words: list[str]) -> bool:
         following = words[index + 1 : index + 2]
         if word == "value" and following == ["for"]:  # NEXT VALUE FOR a sequence
             return False
-        if (
-            word in ("@", ":")
-            and following in (["@"], ["="])
-            or word == "@"
-            and _is_name(following)
-        ):
+        if word in ("@", ":") and following == ["="] or word == "@" and _is_variable(words, index):
             return False  # variables of MySQL
         if word == "(" and index and not _may_open(words, index):
             return False
     return True
+
+
+def _is_variable(words: list[str], index: int) -> bool:
+    """Whether the ``@`` at ``index`` begins a name: ``@a`` or ``@@a``, not PostgreSQL's operator
+    ``@@`` before ``to_tsquery(...)``."""
+    is_second = words[index - 1 : index] == ["@"]
+    return _is_name(words[index + 1 : index + 2]) and not (
+        is_second and words[index + 2 : index + 3] == ["("]
+    )
 
 
 def _is_name(words: list[str]) -> bool:
@@ -157,7 +171,7 @@ def _is_name(words: list[str]) -> bool:
 
 
 def _may_open(words: list[str], index: int) -> bool:
-    """Whether the parenthesis at ``index`` is none of an unknown function's arguments."""
+    """Whether the parenthesis at ``index`` does not begin the arguments of an unknown function."""
     name = words[index - 1]
     before = words[index - 2] if index > 1 else ""
     if name == "<quoted>" or name == "]":
@@ -172,7 +186,7 @@ def _may_open(words: list[str], index: int) -> bool:
 
 
 def _names_columns(words: list[str], index: int) -> bool:
-    """Whether names of columns follow: ``WITH name (a, b) AS (``, ``INSERT INTO name (a, b)``."""
+    """Whether column names follow: ``WITH name (a, b) AS (``, ``INSERT INTO name (a, b)``."""
     before = words[max(0, index - 6) : index - 1]
     while before and (before[-1] == "." or before[-1] == "<quoted>" or before[-2:-1] == ["into"]):
         before.pop()
@@ -180,7 +194,7 @@ def _names_columns(words: list[str], index: int) -> bool:
 
 
 def warn_kept(reason: str) -> None:
-    """Logs, once for each line of code that waits, that its connection is kept, and why."""
+    """Logs why a connection is kept, once for each line of code that waits."""
     frame = sys._getframe(1)
     while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
         frame = frame.f_back
@@ -189,8 +203,8 @@ def warn_kept(reason: str) -> None:
         return
     _warned.add(line)
     _logger.warning(
-        "%s, line %d, waits with a connection of the database: %s. Commit or roll back before it "
-        "waits.",
+        "%s, line %d, keeps its database connection while it waits: %s. Commit or roll back before "
+        "the wait.",
         *line,
         reason,
     )

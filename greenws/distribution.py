@@ -1,4 +1,4 @@
-"""The distribution that this package belongs to: its version, and one that is mistaken for it.
+"""The distribution that this package belongs to: its version, and an unrelated one called greenws.
 
 It is called greenws-wsgi; "greenws" in the public index is an unrelated module of 2021.
 """
@@ -15,11 +15,11 @@ __all__ = ["FOLDER", "NAME", "check_neighbours", "shadowed", "unrelated", "versi
 NAME = "greenws-wsgi"
 
 FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-"""The folder that holds this package: of a checkout, or of what is installed."""
+"""The folder that holds this package: a checkout, or the folder of installed packages."""
 
 
 def version() -> str:
-    """The version in pyproject.toml: of the checkout that this is, or of what is installed."""
+    """The version: from pyproject.toml in a checkout, otherwise from the installed metadata."""
     try:
         with open(os.path.join(FOLDER, "pyproject.toml"), encoding="utf-8") as file:
             found = re.search(rf'^name = "{NAME}"\nversion = "(.+)"$', file.read(), re.MULTILINE)
@@ -41,19 +41,19 @@ def unrelated() -> str | None:
 
     for found in metadata.distributions(name="greenws"):
         folder = os.path.abspath(str(found.locate_file("")))
-        # A checkout that was once installed under that name has metadata of it.
+        # A checkout that was once installed under that name still has its metadata.
         if folder != FOLDER or not os.path.isfile(os.path.join(folder, "pyproject.toml")):
             return folder
     return None
 
 
 def shadowed() -> str | None:
-    """The folder of a greenws that is installed elsewhere than this one, which is imported."""
+    """The folder of another greenws that is installed, but hidden by this one."""
     from importlib import metadata
 
     for found in metadata.distributions(name=NAME):
         folder = os.path.abspath(str(found.locate_file("")))
-        # One that is installed editable has nothing but metadata in its folder.
+        # The folder of an editable installation holds only metadata.
         if folder != FOLDER and os.path.isdir(os.path.join(folder, __package__ or "")):
             return folder
     return None

@@ -42,7 +42,7 @@ class RequestError(GreenwsError):
     """An HTTP request is invalid, or exceeds a limit.
 
     ``status`` is the HTTP status code of the response, and ``str(error)`` its text. ``is_logged``:
-    whether the log has it already, as a refused handshake.
+    whether it was already logged, as a refused handshake.
     """
 
     def __init__(self, message: str, status: int = 400, is_logged: bool = False) -> None:
@@ -56,11 +56,11 @@ class HandshakeError(GreenwsError):
 
     A server's: ``status`` is the HTTP status code of the response, ``headers`` are additional
     headers, and ``str(error)`` is its text, for the user at the other end. ``reason`` is one word
-    for a counter, and ``hint`` what the log says besides: what would allow the handshake.
+    for a counter, and ``hint`` is added in the log: what would allow the handshake.
 
-    A client's: ``status`` is that of the response, 0 if what the server sent is no valid one.
-    ``headers`` are those of the response (werkzeug's ``Headers``: a name is found in any case).
-    ``body`` has at most the first 64 KiB of its body. ``reason`` says what is wrong: ``status``,
+    A client's: ``status`` is that of the response, 0 if the response is invalid. ``headers`` are
+    those of the response (werkzeug's ``Headers``: names are case-insensitive). ``body`` has at most
+    the first 64 KiB of its body. ``reason`` says what is wrong: ``status``,
     ``malformed``, ``subprotocol``, ``extension``, ``redirect`` or ``proxy``.
     """
 
@@ -101,7 +101,7 @@ class ConnectionClosed(GreenwsError):
 
 
 class ConcurrentReadError(GreenwsError, RuntimeError):
-    """Two greenlets read the same socket, so that each message would go to either of them."""
+    """Two greenlets read the same socket: each message would go to only one of them."""
 
 
 class ProtocolError(GreenwsError):

@@ -1,8 +1,8 @@
 """Which form of the modules is imported: compiled, if they were built, or pure Python.
 
-A compiled module is in the folder of its source, under the same name, and Python prefers it. With
-``GREENWS_PURE_PYTHON=1``, the sources are imported. They are also where the modules could not be
-compiled when greenws was installed, without a C compiler or Cython.
+A compiled module is in the folder of its source, under the same name, and Python prefers it. The
+sources are imported with ``GREENWS_PURE_PYTHON=1``, and if the modules could not be compiled when
+greenws was installed, because there was no C compiler.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FOLDER = os.path.dirname(os.path.abspath(__file__))
 FORCED = os.environ.get("GREENWS_PURE_PYTHON", "") not in ("", "0")
 """Whether ``GREENWS_PURE_PYTHON`` asks for the pure form."""
 
-# setup.py builds all of the modules or none.
+# setup.py builds either all of the modules or none.
 _BUILT = any(
     os.path.isfile(os.path.join(_FOLDER, "protocol", f"_masking{suffix}"))
     for suffix in EXTENSION_SUFFIXES

@@ -1,4 +1,4 @@
-"""Where gunicorn finds the worker: ``gunicorn -k greenws.gunicorn.Worker``."""
+"""The short address of the worker: ``gunicorn -k greenws.gunicorn.Worker``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Names that a package exports, imported when somebody first uses them (PEP 562).
+"""Names that a package exports, imported at their first use (PEP 562).
 
-So ``import greenws`` is quick, and a part that needs no gevent can be used where there is none.
+So ``import greenws`` is quick, and parts that do not use gevent do not import it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The types of options, for type checkers. Nothing imports this module when a program runs.
+"""The types of options, for type checkers. No program imports this module at run time.
 
-``**options: Unpack[SessionOptions]`` has mypy and pyright find a misspelt option.
+With ``**options: Unpack[SessionOptions]``, mypy and pyright find a misspelt option.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["ConfigOptions", "ServerOptions", "SessionOptions"]
 
 
 class SessionOptions(TypedDict, total=False):
-    """Those of :class:`greenws.Config` that concern a session."""
+    """The options of :class:`greenws.Config` that concern a session."""
 
     max_message_size: int | None
     max_fragments: int | None
@@ -42,7 +42,7 @@ class SessionOptions(TypedDict, total=False):
 
 
 class ConfigOptions(SessionOptions, total=False):
-    """All of :class:`greenws.Config`."""
+    """All options of :class:`greenws.Config`."""
 
     handshake_timeout: float | None
     keep_alive_timeout: float | None
@@ -58,8 +58,8 @@ class ConfigOptions(SessionOptions, total=False):
 
 
 class ServerOptions(TypedDict, total=False):
-    """Those of ``gevent.pywsgi.WSGIServer`` and gevent-websocket's server, which
-    :class:`greenws.WebSocketServer` takes besides its own."""
+    """The options of ``gevent.pywsgi.WSGIServer`` and gevent-websocket's server, which
+    :class:`greenws.WebSocketServer` accepts besides its own."""
 
     backlog: int | None
     spawn: int | str | Pool | Callable[..., object] | None

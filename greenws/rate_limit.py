@@ -8,9 +8,9 @@ __all__ = ["RateLimit"]
 
 
 class RateLimit:
-    """Allows ``rate`` messages and pings a second, and a burst of as many, or of ``burst``.
+    """Allows ``rate`` messages and pings a second, in bursts of ``rate``, or of ``burst``.
 
-    It reads the clock, so that protocol code need not.
+    It reads the clock, so that protocol code does not have to.
     """
 
     def __init__(self, rate: float, burst: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The log of refused handshakes: why, and what would allow them. Browsers hide the response."""
+"""Logs refused handshakes: why, and what would allow them. Browsers hide the response."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .surroundings import framework_of
 __all__ = ["ORIGIN_HINT_KEY", "log_answer", "log_refusal"]
 
 ORIGIN_HINT_KEY = "greenws.origin_hint"
-"""In the environ of a request: where a framework lists the origins that may connect."""
+"""The key in an environ for a hint where a framework lists the origins that may connect."""
 
 _logger = logging.getLogger("greenws.handshake")
 
-_MAX_TEXT = 1000  # characters of what a client may have chosen
+_MAX_TEXT = 1000  # characters of a text that a client may have chosen
 
 
 class _Limit(RateLimit):
@@ -48,14 +48,16 @@ def log_refusal(environ: Mapping[str, Any], error: HandshakeError) -> None:
 def log_answer(environ: Mapping[str, Any], status: str, application: Any = None) -> None:
     """Logs that an application has answered a handshake with HTTP, such as ``"404 NOT FOUND"``."""
     code = int(status[:3])
-    if code >= 500:  # that has a log of its own
+    if code >= 500:  # errors have their own log
         return
-    if code in (404, 405):
-        text = "no route of the application has this path and the method GET"
+    if code == 404:
+        text = "no route of the application has this path, or the view found nothing"
+    elif code == 405:
+        text = "the route of this path does not accept the method GET"
     elif code in (401, 403):
-        text = "the application does not let this client in"
+        text = "the application refuses this client"
     elif 300 <= code < 400:
-        text = "the application redirects it, which no WebSocket client follows"
+        text = "the application redirects it, and browsers do not follow that for a WebSocket"
     elif code < 300 and framework_of(application) == "Django":
         text = (
             "the view is not a WebSocket: put @websocket of greenws.integrations.django above it, "
@@ -63,12 +65,12 @@ def log_answer(environ: Mapping[str, Any], status: str, application: Any = None)
         )
     elif code < 300:
         text = (
-            "the application has not accepted it: return a greenws.WebSocketHandler (call it where "
+            "the application did not accept it: return a greenws.WebSocketHandler (call it where "
             "the framework ignores what a view returns, as Falcon and FastAPI do; "
             "docs/howto/frameworks.md shows how), or use environ['wsgi.websocket']"
         )
     else:
-        text = "the application has answered it"
+        text = "the application answered it"
     _log(logging.INFO if code in (401, 403) else logging.WARNING, environ, code, text)
 
 

@@ -1,7 +1,7 @@
-"""``select()``: waiting for a message or for something else of gevent's, in one greenlet.
+"""``select()``: waits for a message or for another object of gevent's, in one greenlet.
 
 An exception thrown into a read, such as ``gevent.Timeout``, loses no input. So ``select()`` blocks
-in a read, and links a callback to the other objects that throws an exception into it.
+in a read, and the other objects have a callback that throws an exception into that read.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _turn_of_socket: WeakSet[WebSocket] = WeakSet()  # whose last select() returned 
 
 
 class _Ready(BaseException):
-    """One of the other objects may be ready. Never leaves this module. ``args``: the object, unless
-    it is a queue."""
+    """One of the other objects may be ready. Never escapes this module. ``args``: the object,
+    unless it is a queue."""
 
 
 def select(socket: WebSocket, *others: Any, timeout: float | None = None) -> tuple[Any, Any]:
@@ -49,7 +49,7 @@ def select(socket: WebSocket, *others: Any, timeout: float | None = None) -> tup
     Raises:
         TimeoutError: nothing was ready in time; nothing is lost.
         ConnectionClosed: the connection is closed.
-        TypeError: ``socket`` is no WebSocket, or one of ``others`` not such an object.
+        TypeError: ``socket`` is not a WebSocket, or one of ``others`` is none of these.
         Exception: what ``AsyncResult.get()`` or ``Greenlet.get()`` raises.
     """
     if not isinstance(socket, WebSocket):
@@ -77,7 +77,7 @@ def select(socket: WebSocket, *others: Any, timeout: float | None = None) -> tup
                 message = socket.receive(0)
                 _turn_of_socket.discard(socket)
                 return socket, message
-            # Here, since the others throw exceptions into the greenlet while it is in _receive().
+            # Not in _receive(): there, the other objects throw exceptions into the greenlet.
             socket._prepare_wait()
             continue
         try:
@@ -117,7 +117,7 @@ def _receive(socket: WebSocket, others: tuple[Any, ...], timeout: float | None) 
 
 
 def _link(other: Any, wake: Callable[..., object]) -> Callable[[], object]:
-    """Has the hub call ``wake`` when ``other`` may be ready; returns a function that undoes that
+    """Makes the hub call ``wake`` when ``other`` may be ready; returns a function that undoes this
     without a switch."""
     if not isinstance(other, _QUEUES):
         other.rawlink(wake)

@@ -49,6 +49,7 @@ __all__ = [
     "WebSocketHandler",
     "WebSocketSessionHandler",
     "end_session",
+    "lazy_request",
     "let_environ_go",
     "is_normal_end",
     "log_failure",
@@ -60,16 +61,16 @@ ResponseHeaders: TypeAlias = Headers | Mapping[str, str] | Iterable[tuple[str, s
 _logger = logging.getLogger("greenws.session")
 
 REQUEST_ATTRIBUTE = "greenws_upgrade"
-"""The name under which a greenlet that answers a handshake has its ``Upgrade``."""
+"""The attribute in which a greenlet that answers a handshake has its ``Upgrade``."""
 
 around_sessions: list[Callable[[Request, WebSocket], AbstractContextManager[None]]] = []
-"""Contexts in which the sessions inside a framework run."""
+"""Context managers to enter around each session inside a framework."""
 
 EXITS = (gevent.GreenletExit, KeyboardInterrupt, SystemExit)
-"""What ends a greenlet or the process, and is no failure of a session."""
+"""Exceptions that end a greenlet or the process, and are not failures of a session."""
 
 _HOW = (
-    "it is a WSGI application, no response: docs/howto/frameworks.md shows where it can be "
+    "it is a WSGI application, not a response: docs/howto/frameworks.md shows where it can be "
     "returned, and what to write elsewhere (in Django: greenws.integrations.django.websocket)"
 )
 _DEBUGGER = "werkzeug.debug.preserve_context"
@@ -94,7 +95,7 @@ class WebSocketSessionHandler(ABC):
         if isinstance(headers, (list, tuple, Mapping, Headers)):  # a property is checked later
             check_headers(headers)
         protocol = cls.__dict__.get("socket_protocol")
-        if isinstance(protocol, (list, tuple, set, bytes)):
+        if isinstance(protocol, (list, tuple, set, frozenset, dict, bytes, int, float, type)):
             raise TypeError(
                 f"socket_protocol of {cls.__qualname__} must be one str or None, not {protocol!r}; "
                 "the producer chooses among several"
@@ -109,11 +110,11 @@ class WebSocketSessionHandler(ABC):
     def handle_session(self, request: Request, socket: WebSocket) -> None:
         """Reads from and writes to ``socket``, in plain blocking calls.
 
-        When it returns, the socket is closed with 1000; a value that it returns goes nowhere, which
-        is logged once. ConnectionClosed may escape it: that is a normal end. Any other exception
-        closes with 1011. Inside a framework it is then raised from the :class:`WebSocketHandler`,
-        so that the framework treats it as the failure of a request (logs it, rolls back);
-        elsewhere it is logged.
+        When it returns, the socket is closed with 1000; a return value is ignored, which is logged
+        once. ConnectionClosed may escape: that is a normal end. Any other exception closes the
+        socket with 1011. Inside a framework, the :class:`WebSocketHandler` then raises it, so that
+        the framework treats it as the failure of a request (logs it, rolls back); elsewhere it is
+        logged.
         """
 
 
@@ -130,8 +131,8 @@ class OpenSession:
         self.socket = socket
 
     def run_inside(self, is_dropped: Callable[[BaseException], bool]) -> None:
-        """Runs the handler inside a framework or a middleware, and closes the socket: raises what
-        escapes the handler. Logs it only if ``is_dropped(error)``: others do."""
+        """Runs the handler inside a framework or a middleware, and closes the socket. Raises what
+        escapes the handler, and logs it if ``is_dropped(error)``: nothing else would."""
         try:
             if around_sessions:
                 with contextlib.ExitStack() as stack:
@@ -154,8 +155,8 @@ class OpenSession:
 
 
 class _NoBody:
-    """Keeps FastAPI, whose encoder takes the attributes of what an endpoint returns, from
-    answering with those of a handler."""
+    """Makes FastAPI's encoder fail on a handler that an endpoint returns; otherwise it would
+    answer with the handler's attributes."""
 
     __slots__ = ()  # without a __dict__ there is nothing that can be encoded
 
@@ -178,8 +179,8 @@ class WebSocketHandler:
     :class:`greenws.Config` for the sessions of this handler.
 
     Raises:
-        TypeError: the producer does not take the two arguments, is ``async def``, a generator or
-            a handler itself; or an option does not exist.
+        TypeError: the producer does not accept the two arguments, is ``async def``, a generator or
+            itself a handler; or an option does not exist.
         ValueError: the value of an option is not allowed.
     """
 
@@ -236,7 +237,7 @@ class WebSocketHandler:
                 session.run_inside(functools.partial(_is_dropped, environ, start_response))
             finally:
                 forget_upgrade(environ)
-        # Nothing of this is sent; frameworks that wait for it get what WSGI demands.
+        # Nothing of this is sent; it only satisfies frameworks that follow WSGI.
         start_response("101 Switching Protocols", [("Content-Type", "text/plain")])
         return []
 
@@ -245,37 +246,52 @@ class WebSocketHandler:
 
     def __iter__(self) -> Any:
         text = f"a WebSocketHandler cannot be iterated over; {_HOW}"
-        _logger.error(text)  # Bottle answers 500 without a word
+        _logger.error(text)  # Bottle answers 500 and logs nothing
         raise TypeError(text)
 
-    def _open(self, environ: WSGIEnvironment, request: Any = None) -> OpenSession:
+    def _open(
+        self,
+        environ: WSGIEnvironment | None,
+        request: Any = None,
+        upgrade: Upgrade | None = None,
+        fields: Mapping[str, Any] | None = None,
+    ) -> OpenSession:
         """Accepts the upgrade that ``environ`` asks for.
 
-        ``request``: a framework's own, for the producer and the session, in place of werkzeug's.
-        What the producer raises is then the framework's, too.
+        ``request``: a framework's request, which the producer and the session get instead of
+        werkzeug's. What the producer raises is then left to the framework. ``upgrade``, with
+        ``fields`` (the host and the origin) and a :func:`lazy_request`: an upgrade whose environ is
+        made when it is read.
 
         Raises:
             HandshakeError: the upgrade is refused.
             werkzeug.exceptions.HTTPException: the producer raised it, or it failed (500).
         """
-        is_inside = request is not None
-        if request is None:
-            request = _LazyRequest(environ)
+        is_inside = request is not None and upgrade is None
         try:
-            upgrade = find_upgrade(environ)
+            if upgrade is None:
+                assert environ is not None
+                if request is None:
+                    request = _LazyRequest(environ)
+                upgrade = find_upgrade(environ)
+                fields = environ
+            assert fields is not None
             upgrade.unused_handler = False
             config = upgrade.config
             if self.options:
                 config = config.replace(**self.options)
-            check_host(environ, config.allowed_hosts)
-            origins = config.allowed_origins
-            check_origin(environ, ("self",) if origins is None else origins)
+            if config.allowed_hosts is not None:
+                check_host(fields, config.allowed_hosts)
+            if "HTTP_ORIGIN" in fields:  # browsers have one
+                origins = config.allowed_origins
+                check_origin(fields, ("self",) if origins is None else origins)
             handler = self._produce(request, upgrade.offer)
             headers: list[tuple[str, str]] = self.response_headers
             if more := getattr(handler, "response_headers", ()):
                 headers = [*headers, *check_headers(more)]
             socket = upgrade.accept(handler.socket_protocol, config, request, headers)
         except HandshakeError as error:
+            environ = request.environ if environ is None else environ
             if ENVIRON_KEY in environ:
                 environ[ENVIRON_KEY].refusal_reason = error.reason
             log_refusal(environ, error)
@@ -285,7 +301,7 @@ class WebSocketHandler:
         except Exception as error:
             if is_inside:
                 raise
-            pending = environ.get(ENVIRON_KEY)
+            pending = upgrade if environ is None else environ.get(ENVIRON_KEY)
             if not isinstance(pending, Upgrade) or not pending.take_error(error):
                 _logger.exception("cannot open a session for %r", request.path)
             raise InternalServerError from None
@@ -310,7 +326,7 @@ def _check_producer(producer: Any) -> None:
     Raises:
         TypeError: it cannot be called with a request and a list, or a call would not run it.
     """
-    code = getattr(producer, "__code__", None)  # a view makes one of the same code for each request
+    code = getattr(producer, "__code__", None)  # a view may make one in each request
     if code is not None and code in _checked_producers:
         return
     if isinstance(producer, type) and issubclass(producer, WebSocketSessionHandler):
@@ -332,22 +348,25 @@ def _check_producer(producer: Any) -> None:
 
 
 class _LazyRequest(Request):
-    """A request that parses its environ when one of its attributes is first read. If nobody has
-    asked for the environ, that too may be made when it is first read."""
+    """A request that parses its environ at the first access to an attribute. The environ may also
+    be dropped and made again at first access."""
 
     __slots__ = ("_environ", "_is_read", "_make")
 
     _environ: WSGIEnvironment | None
-    _make: Callable[[], WSGIEnvironment]
+    _make: Callable[[], WSGIEnvironment] | None  # None once the environ is kept
 
-    def __init__(self, environ: WSGIEnvironment) -> None:
+    def __init__(self, environ: WSGIEnvironment | None, make: Any = None) -> None:
         self._environ = environ
         self._is_read = False
+        if make is not None:
+            self._make = make
 
     @property
     def environ(self) -> WSGIEnvironment:
         self._is_read = True
         if self._environ is None:
+            assert self._make is not None
             self._environ = self._make()
         return self._environ
 
@@ -356,39 +375,48 @@ class _LazyRequest(Request):
         self._environ = environ
 
     def let_go(self, make: Callable[[], WSGIEnvironment]) -> None:
-        """Drops the environ, unless somebody has read it: whoever asks for it gets a new one, of
-        ``make()``."""
-        if not self._is_read:
-            self._environ = None
+        """Drops the environ, unless it has been read. At the next access, ``make()`` makes a new
+        one."""
+        if self._is_read:
+            self._make = None
+        else:
             self._make = make
+            self._environ = None
 
     def __getattr__(self, name: str) -> Any:
-        # Nothing but what __init__ sets is missing from an instance.
+        # Only attributes that __init__ sets can be missing.
         if "headers" in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         super().__init__(self.environ, populate_request=False)
         return getattr(self, name)
 
 
+def lazy_request(make: Callable[[], WSGIEnvironment]) -> Request:
+    """A request whose environ ``make()`` makes at the first access."""
+    return _LazyRequest(None, make)
+
+
 def routing_variables(request: Request) -> dict[str, Any]:
     """The variables of the URI; asking for them does not count as reading the environ."""
     environ = request._environ if type(request) is _LazyRequest else request.environ
-    variables: dict[str, Any] = (environ or {}).get("wsgiorg.routing_args", ((), {}))[1]
+    if environ is None:  # a route without variables
+        return {}
+    variables: dict[str, Any] = environ.get("wsgiorg.routing_args", ((), {}))[1]
     return variables
 
 
 def let_environ_go(request: Any, make: Callable[[], WSGIEnvironment]) -> None:
-    """Has the request of a session keep no environ, unless somebody has read it; ``make()`` makes
-    one for whoever reads it later."""
+    """Makes the request of a session drop its environ, unless it has been read; ``make()`` makes
+    a new one if it is read later."""
     if type(request) is _LazyRequest:
         request.let_go(make)
 
 
 def end_session(socket: WebSocket, escaped: BaseException | None, log: bool = True) -> None:
-    """Ends the connection of a session: 1000 after a normal end, 1011 after an error, which is
-    logged if ``log`` says so. To be called once.
+    """Ends the connection of a session: with 1000 after a normal end, with 1011 after an error,
+    which is logged if ``log`` is true. Call it once.
 
-    Raises ``escaped`` again if it is meant to end the greenlet or the process.
+    Raises ``escaped`` again if that must end the greenlet or the process.
     """
     try:
         _close(socket, escaped, log)
@@ -401,7 +429,7 @@ def end_session(socket: WebSocket, escaped: BaseException | None, log: bool = Tr
 
 
 def is_normal_end(escaped: BaseException | None) -> bool:
-    """Whether a session from which ``escaped`` came has not failed."""
+    """Whether ``escaped``, which escaped a session, is not a failure."""
     return escaped is None or isinstance(escaped, (ConnectionClosed, WebSocketError))
 
 
@@ -425,14 +453,14 @@ def _close(socket: WebSocket, escaped: BaseException | None, log: bool) -> None:
             log_failure(path, socket.remote_address, escaped)
         if isinstance(escaped, HTTPException):
             _logger.warning(
-                "%s left a session, too late for a response: %s", escaped, REFUSE_EARLIER
+                "%s raised in a session, too late for a response: %s", escaped, REFUSE_EARLIER
             )
         socket.close(CloseCode.INTERNAL_ERROR)
 
 
 def _is_dropped(environ: WSGIEnvironment, start_response: Any, error: BaseException) -> bool:
-    """Whether nobody logs an ``error`` that leaves a session: the server drops it silently, and no
-    framework stands between, which would have a ``start_response`` of its own."""
+    """Whether an ``error`` that escapes a session would not be logged: the server drops it, and
+    there is no framework in between, which would have its own ``start_response``."""
     if ENVIRON_KEY in environ:
         return False  # UpgradeHandler logs it
     if "werkzeug.socket" in environ and _DEBUGGER in environ:

@@ -1,6 +1,6 @@
 """The counters of a server, ``server.stats``, and the records of its sessions.
 
-A message changes no counter here: each socket counts its own, in compiled code. Its figures are
+Messages do not change these counters: each socket counts its own, in compiled code. Its figures are
 added when its session ends, or when the counters are read.
 """
 
@@ -35,7 +35,7 @@ _access = logging.getLogger("greenws.access")
 
 
 class Exporter(Protocol):
-    """Something that reads the counters from time to time, once it is started."""
+    """An object that reads the counters periodically, once it is started."""
 
     def start(self) -> None: ...
 
@@ -55,8 +55,8 @@ def start_no_more(exporter: Exporter) -> None:
 
 
 def start_with_servers(exporter: Exporter) -> None:
-    """Starts ``exporter`` whenever a server is made, so that it runs in each process that has one,
-    even if this process forks before."""
+    """Starts ``exporter`` whenever a server is made, so that it runs in each process that has a
+    server, even if that process is forked later."""
     _exporters.add(exporter)
     if _all:
         exporter.start()
@@ -66,10 +66,9 @@ class ServerStats:
     """Counters since the server was made. Only ``connections_open`` can decrease. ``expired``:
     sessions that ``max_lifetime`` or ``close_at()`` has ended.
 
-    ``refused`` counts refused handshakes by reason, and ``closes`` sessions that have ended, by
-    the code of the first Close, ours or the peer's (1006: lost). The peer chooses among two
-    thousand codes of applications, so these are counted together: 3000 to 3999 as 3000, and 4000 to
-    4999 as 4000.
+    ``refused`` counts refused handshakes by reason, and ``closes`` sessions that have ended, by the
+    code of the first Close, ours or the peer's (1006: lost). A peer may choose any of two thousand
+    application codes, so they are grouped: 3000 to 3999 count as 3000, 4000 to 4999 as 4000.
     """
 
     def __init__(self) -> None:
@@ -79,7 +78,7 @@ class ServerStats:
             exporter.start()
 
     def reset(self) -> None:
-        """Begins to count anew."""
+        """Sets all counters to 0."""
         self.connections_total = 0
         self.pings_timed_out = 0
         self.expired = 0
@@ -118,7 +117,7 @@ class ServerStats:
         }
 
     def take_error(self, error: BaseException) -> bool:
-        """Whether ``error``, which ended a session or an application, is told of elsewhere than in
+        """Whether ``error``, which ended a session or an application, is reported elsewhere than in
         the log."""
         return False
 
@@ -137,7 +136,7 @@ class ServerStats:
 
 
 def _after_fork() -> None:
-    """In the child: the sessions are the parent's, and so is what it counted."""
+    """In the child: resets the counters, which count the parent's sessions."""
     for stats in list(_all):
         stats.reset()
 
@@ -149,7 +148,7 @@ Stats = ServerStats  # its name in earlier versions
 
 
 def total(parts: Iterable[ServerStats]) -> dict[str, Any]:
-    """The sums of all ``as_dict()``; empty without ``parts``."""
+    """The sums of all ``as_dict()``; empty if ``parts`` is empty."""
     sums: dict[str, Any] = {}
     for part in parts:
         for name, figure in part.as_dict().items():
@@ -185,8 +184,7 @@ class SessionRecord:
         return self._stats is not None and self._stats.take_error(error)
 
     def end(self) -> None:
-        """Counts the session as ended, and logs its line. Not in a forked child, where it is the
-        parent's."""
+        """Counts the session as ended, and logs its line. Does nothing in a forked child."""
         socket = self.socket
         if socket._is_inherited():
             return

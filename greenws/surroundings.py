@@ -1,6 +1,6 @@
-"""What a session runs in: a framework, a process that is monkey-patched or not, a server's threads.
+"""Checks what a session runs in: the framework, the server's threads, and monkey-patching.
 
-What does not fit is logged once, with what to do.
+A problem is logged once, with what to do.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ __all__ = [
     "Processes",
     "Threads",
     "advice_without_socket",
+    "blocking_drivers",
     "framework_of",
     "processes",
-    "tell_form",
-    "tell_patched_late",
-    "tell_unpatched",
-    "tell_without_threads",
+    "warn_drivers",
+    "log_form",
+    "log_patched_late",
+    "warn_unpatched",
+    "warn_without_threads",
     "threads",
     "unpatched_modules",
 ]
@@ -53,7 +55,7 @@ _WRAPPED = ("app", "application", "wsgi_app", "wrapped", "func", "__self__", "__
 _MAX_DEPTH = 8
 _MAX_PARTS = 30
 
-# What frameworks, database drivers and HTTP clients block in.
+# The modules in which frameworks, database drivers and HTTP clients block.
 _NEEDED = ("socket", "ssl", "select", "time", "threading")
 
 _told: set[str] = set()
@@ -67,21 +69,21 @@ def _once(what: str) -> bool:
     return True
 
 
-def tell_form() -> None:
+def log_form() -> None:
     """Logs, once, which form of the modules runs."""
     if _once("form"):
         _logger.info("greenws %s, %s", version(), form.DESCRIPTION)
 
 
 def framework_of(application: Any) -> str | None:
-    """The name of the framework whose application this is, or is around; None if it is none that is
-    known. Imports none of them."""
+    """The name of the framework of an application, or of one inside it; None if it is unknown.
+    Imports no framework."""
     seen: set[int] = set()
     level = [application]
     for _ in range(_MAX_DEPTH):
         for each in level:
             for base in type(each).__mro__:
-                name = _FRAMEWORKS.get(base.__module__.partition(".")[0])
+                name = _FRAMEWORKS.get(str(base.__module__).partition(".")[0])
                 if name:
                     return name
         seen.update(map(id, level))
@@ -91,25 +93,34 @@ def framework_of(application: Any) -> str | None:
 
 
 def _parts(application: Any) -> Iterator[Any]:
-    """What an application, such as a middleware, may hand its requests to."""
+    """The applications to which an application, such as a middleware, may pass requests."""
     for name in _WRAPPED:
-        part = getattr(application, name, None)
+        part = _attribute(application, name)
         if callable(part) and not isinstance(part, type):
             yield part
-    mounts = getattr(application, "mounts", None)  # werkzeug's DispatcherMiddleware
+    mounts = _attribute(application, "mounts")  # werkzeug's DispatcherMiddleware
     if isinstance(mounts, Mapping):
         yield from mounts.values()
-    handlers = getattr(application, "handlers", None)  # Routes
+    handlers = _attribute(application, "handlers")  # Routes
     if isinstance(handlers, list):
         yield from handlers
 
 
+def _attribute(thing: Any, name: str) -> Any:
+    """None if there is none, or if an object that answers for another, such as a LocalProxy, has
+    nothing to answer for."""
+    try:
+        return getattr(thing, name, None)
+    except Exception:
+        return None
+
+
 def unpatched_modules() -> list[str]:
-    """What gevent has not monkey-patched of the modules in which programs block."""
+    """The modules of ``_NEEDED`` that are not monkey-patched."""
     return [name for name in _NEEDED if not monkey.is_module_patched(name)]
 
 
-def tell_unpatched(application: Any) -> None:
+def warn_unpatched(application: Any) -> None:
     """Warns, once, if a framework's application is served in a process that is not patched."""
     missing = unpatched_modules()
     if not missing or "unpatched" in _told:
@@ -131,18 +142,65 @@ def tell_unpatched(application: Any) -> None:
     )
 
 
+# Those that wait in C, where no patching reaches: name of the module, of the package, what to do.
+_DRIVERS = {
+    "MySQLdb": ("mysqlclient", "use PyMySQL (pymysql.install_as_MySQLdb())"),
+    "_mysql_connector": ("mysql-connector-python", "connect with use_pure=True"),
+    "cx_Oracle": ("cx_Oracle", "use oracledb in its thin mode"),
+    "pymssql": ("pymssql", "use python-tds"),
+    "psycopg2": ("psycopg2", "use psycopg 3, or call psycogreen.gevent.patch_psycopg()"),
+    "pyodbc": ("pyodbc", "ask the database in gevent.get_hub().threadpool.apply(...)"),
+}
+
+
+def blocking_drivers() -> dict[str, str]:
+    """The database drivers that are imported and stop a process while they wait, each with what to
+    do about it."""
+    found = {}
+    for name, (package, advice) in _DRIVERS.items():
+        module = sys.modules.get(name)
+        # Another module may be in its place: pymysql.install_as_MySQLdb(), a mock of a test.
+        if _attribute(module, "__name__") != name:
+            continue
+        if name != "psycopg2" or not _waits_with_gevent():
+            found[package] = advice
+    return found
+
+
+def _waits_with_gevent() -> bool:
+    """Whether psycopg2 has a wait callback, such as psycogreen's."""
+    callback = _attribute(sys.modules.get("psycopg2.extensions"), "get_wait_callback")
+    try:
+        return callback is not None and callback() is not None
+    except Exception:
+        return False
+
+
+def warn_drivers() -> None:
+    """Warns, once each, of the database drivers that certainly block."""
+    for package, advice in blocking_drivers().items():
+        # It imports its C module even if all connections have use_pure=True.
+        if package != "mysql-connector-python" and _once(package):
+            _logger.warning(
+                "%s is imported: it blocks all sessions of this process while it waits for the "
+                "database; %s",
+                package,
+                advice,
+            )
+
+
 class Processes:
     """Whether this process is one of several that serve the same application."""
 
     def __init__(self) -> None:
         self.are_several = False
 
-    def tell_memory(self) -> None:
-        """Warns, once, that rooms in memory are in use where there are several processes."""
+    def warn_memory(self) -> None:
+        """Warns, once, if there are several processes: rooms in memory do not connect them."""
         if self.are_several and _once("memory"):
             _logger.warning(
                 "rooms in memory reach only the members of this process, and this server has "
-                "several: messages are lost to the others. Join them: Rooms('redis://...')"
+                "several: the others do not get messages. Connect them with Rooms('redis://...')"
             )
 
 
@@ -150,7 +208,7 @@ processes = Processes()
 
 
 def advice_without_socket(software: str) -> str:
-    """What to do where the server, by its ``SERVER_SOFTWARE``, keeps the socket to itself."""
+    """What to do if a server, named by its ``SERVER_SOFTWARE``, does not hand over the socket."""
     if software.startswith("gevent/") and "gunicorn" not in software:
         return "give it handler_class=greenws.UpgradeHandler, or run greenws.WebSocketServer"
     if (
@@ -159,14 +217,14 @@ def advice_without_socket(software: str) -> str:
         and "greenws.integrations.django.server" not in sys.modules
     ):
         return (
-            "put 'greenws.integrations.django' into INSTALLED_APPS, and Django's runserver does; "
-            "or run gunicorn -k greenws.gunicorn.Worker"
+            "put 'greenws.integrations.django' into INSTALLED_APPS, for Django's runserver, or run "
+            "gunicorn -k greenws.gunicorn.Worker"
         )
     return "run greenws.WebSocketServer, gunicorn (gevent or gthread workers) or 'flask run'"
 
 
-def tell_without_threads(environ: Mapping[str, Any]) -> None:
-    """Warns, once, if the server serves one request at a time: then a session holds up all."""
+def warn_without_threads(environ: Mapping[str, Any]) -> None:
+    """Warns, once, if the server serves one request at a time: a session blocks all others."""
     if environ.get("wsgi.multiprocess") is True:
         processes.are_several = True
     if environ.get("wsgi.multithread", True) or not _once("threads"):
@@ -186,7 +244,7 @@ def tell_without_threads(environ: Mapping[str, Any]) -> None:
 
 
 class Threads:
-    """Sessions that have a thread of gunicorn's gthread worker each, which has so many."""
+    """Counts the sessions in a gthread worker of gunicorn's: each takes one of its threads."""
 
     _INTERVAL = 60.0  # seconds between two warnings
 
@@ -219,13 +277,13 @@ class Threads:
 
 
 def _threads_of_gunicorn() -> int | None:
-    """How many threads the gthread worker has whose thread this is; None elsewhere."""
+    """The number of threads of the gthread worker that runs this thread; None elsewhere."""
     threads = getattr(getattr(_gthread_worker(), "cfg", None), "threads", None)
     return threads if isinstance(threads, int) else None
 
 
 def _gthread_worker() -> Any:
-    """The gthread worker of gunicorn's that has called the current function; None elsewhere."""
+    """The gthread worker of gunicorn's that called the current function; None elsewhere."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_globals.get("__name__") == "gunicorn.workers.gthread":
@@ -234,17 +292,17 @@ def _gthread_worker() -> Any:
     return None
 
 
-def tell_patched_late() -> None:
-    """Logs, once, that the application has monkey-patched a gthread worker of gunicorn's that had
-    begun: its threads become greenlets, its loop waits without gevent, and so it answers nobody."""
+def log_patched_late() -> None:
+    """Logs, once, if the application has monkey-patched a gthread worker of gunicorn's after its
+    start: its threads are greenlets then, and its loop waits without gevent, so nothing runs."""
     if not monkey.is_module_patched("selectors"):
         return
     poller = getattr(_gthread_worker(), "poller", None)
     if poller is None or isinstance(poller, selectors.DefaultSelector) or not _once("late"):
         return
     _logger.error(
-        "the application has monkey-patched this gthread worker after it had begun, so it will "
-        "answer no request: put 'from gevent import monkey; monkey.patch_all()' at the top of "
+        "the application has monkey-patched this gthread worker after its start, so it answers no "
+        "more requests: put 'from gevent import monkey; monkey.patch_all()' at the top of "
         "gunicorn.conf.py, or run gunicorn -k greenws.gunicorn.Worker, which patches by itself"
     )
 

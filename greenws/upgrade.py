@@ -18,11 +18,11 @@ from .config import Config
 from .exceptions import HandshakeError
 from .hub.polling import drop_poller
 from .hub.transport import Transport
-from .keepalive import start_pulse
+from .keepalive import drop_heartbeat, start_pulse
 from .protocol.deflate import Deflate, accept_offer
 from .protocol.handshake import Offer, accept_response, parse_request
 from .stats import SessionRecord
-from .surroundings import advice_without_socket, tell_without_threads, threads
+from .surroundings import advice_without_socket, threads, warn_without_threads
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ __all__ = [
 
 ENVIRON_KEY = "greenws.upgrade"
 INPUT_KEY = "greenws.input"
-"""What a server reads requests from, where its ``wsgi.input`` does not show what was read ahead."""
+"""The key in an environ for the server's reader, if ``wsgi.input`` hides what it has read ahead."""
 
-_ENDED = object()  # in the environ of a session that has ended
-_ANSWERED = Offer("", [])  # what a client offered is not kept while its session lives
+_ENDED = object()  # replaces the upgrade in the environ of a session that has ended
+_ANSWERED = Offer("", [])  # replaces the client's offer, which a session does not keep
 
 
 class Upgrade:
@@ -60,10 +60,10 @@ class Upgrade:
         self.socket: WebSocket | None = None
         self.refusal_reason = ""
         self.unused_handler = False
-        """Whether a handler was made while its request was answered, and was not called."""
+        """Whether the application made a handler for its request and did not call it."""
 
     def follow(self, environ: WSGIEnvironment) -> None:
-        """Takes what the application sees, where middleware has changed what the client sent.
+        """Takes the headers as the application sees them: middleware may have changed them.
 
         Raises:
             HandshakeError: the subprotocols or extensions there are malformed.
@@ -88,7 +88,8 @@ class Upgrade:
             raise RuntimeError("this WebSocket was accepted already")
         self._check_open()
         config = config or self.config
-        agreed = accept_offer(self.offer.extensions, config)
+        extensions = self.offer.extensions
+        agreed = accept_offer(extensions, config) if extensions else None
         response = accept_response(self.offer, subprotocol, agreed, headers)
         self.offer = _ANSWERED
         transport, early, borrowed = self._take_transport(config)
@@ -109,20 +110,20 @@ class Upgrade:
         return socket
 
     def take_error(self, error: BaseException) -> bool:
-        """Whether ``error``, of the application, is told of elsewhere than in the log."""
+        """Whether ``error``, of the application, is reported elsewhere than in the log."""
         return False
 
     def _check_open(self) -> None:
         """
         Raises:
-            HandshakeError: the server accepts none any more.
+            HandshakeError: the server accepts no more upgrades.
         """
 
     def _record(self, socket: WebSocket, config: Config) -> SessionRecord:
         return SessionRecord(socket, "", config)
 
     def _take_transport(self, config: Config) -> tuple[Transport, bytes, bool]:
-        """The transport, the bytes that were read behind the handshake, and whether the socket is
+        """The transport, the bytes that were read after the handshake, and whether the socket is
         borrowed from the server."""
         sock, early, borrowed = self._take_socket()
         transport = Transport(
@@ -157,7 +158,7 @@ class _SocketUpgrade(Upgrade):
 
     def _record(self, socket: WebSocket, config: Config) -> SessionRecord:
         path = self._environ.get("SCRIPT_NAME", "") + self._environ.get("PATH_INFO", "")
-        tell_without_threads(self._environ)
+        warn_without_threads(self._environ)
         threads.enter()
         return SessionRecord(socket, path, config, on_end=threads.leave)
 
@@ -168,15 +169,15 @@ class _SocketUpgrade(Upgrade):
         host = self._environ.get("REMOTE_ADDR")
         if host in (None, "", "<local>") or (isinstance(peer, tuple) and peer[0] == host):
             return peer
-        return (host, 0)  # middleware, or a proxy that the server trusts, says who it is
+        return (host, 0)  # the address was set by middleware, or by a trusted proxy
 
 
 def find_upgrade(environ: WSGIEnvironment) -> Upgrade:
     """The upgrade that ``environ`` asks for.
 
     Raises:
-        HandshakeError: it asks for none, or the handshake is malformed; 501 if the server does not
-            hand over the socket.
+        HandshakeError: it does not ask for one, or the handshake is malformed; 501 if the server
+            does not hand over the socket.
         RuntimeError: it was accepted before.
     """
     upgrade = environ.get(ENVIRON_KEY)
@@ -200,9 +201,9 @@ def find_upgrade(environ: WSGIEnvironment) -> Upgrade:
 
 
 def forget_upgrade(environ: WSGIEnvironment) -> None:
-    """Removes what refers to a session that has ended from the environ that its application got.
-    That may be a framework's copy; its socket refers to it, and only the collector would free such
-    a cycle."""
+    """Removes the upgrade of a session that has ended from the environ of its application, which
+    may be a framework's copy. The socket refers to that environ: only the garbage collector would
+    free such a cycle."""
     if ENVIRON_KEY in environ:
         environ[ENVIRON_KEY] = _ENDED
     if environ.get("wsgi.websocket") is not None:
@@ -227,11 +228,11 @@ def _innermost(source: Any) -> Any:
 
 
 def take_read_ahead(rfile: Any, sock: Any) -> bytes:
-    """Takes what is in the buffer of ``rfile``, a reader over ``sock``, without blocking."""
+    """Takes the bytes in the buffer of ``rfile``, a reader over ``sock``, without blocking."""
     timeout = sock.gettimeout()
     sock.settimeout(0.0)
     try:
-        # peek() asks the socket only if its buffer is empty, and then takes what is there.
+        # peek() reads the socket only if its buffer is empty, and then only what has arrived.
         with contextlib.suppress(OSError, AttributeError):
             return bytes(rfile.read(len(rfile.peek(1))))
         return b""
@@ -249,5 +250,6 @@ def hub_of_this_thread(environ: WSGIEnvironment) -> Iterator[None]:
         if not had_hub:
             hub = get_hub_if_exists()
             if hub is not None:
+                drop_heartbeat(hub)
                 drop_poller(hub)
                 hub.destroy()

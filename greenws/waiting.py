@@ -1,7 +1,7 @@
-"""``before_wait()``: what a greenlet does before it waits for input.
+"""``before_wait()``: registers functions to call before a greenlet waits for input.
 
-A session spends nearly all of its life in a read. What it should not hold meanwhile, such as a
-connection of a database, is given back by a function that is registered here.
+A session spends nearly all of its life in a read. Such a function gives back what the session
+should not hold during that time, such as a database connection.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ __all__ = ["before_wait", "call_functions", "functions", "no_sessions", "not_bef
 Function = TypeVar("Function", bound=Callable[[], object])
 
 functions: list[Callable[[], object]] = []
-"""What was registered, in order. Always this object: the reads check whether it is empty."""
+"""The registered functions, in order. Always the same list: reads check whether it is empty."""
 
 no_sessions: set[object] = set()
-"""Greenlets that wait for a WebSocket and are no session, but tests. Nothing is called there."""
+"""Greenlets that wait for a WebSocket but run a test, not a session. There, nothing is called."""
 
 _logger = logging.getLogger("greenws.session")
 
 
 def before_wait(function: Function) -> Function:
-    """Has ``function()`` called before a greenlet blocks for the input of a WebSocket: in a read,
-    in ``select()`` and in ``ping()``, if nothing has arrived yet. Returns ``function``, so that it
-    can be used as a decorator. Applies to all sessions of the process; a function that is
-    registered twice is called once.
+    """Registers ``function``, which takes no arguments. It is called before a greenlet blocks for
+    the input of a WebSocket: in a read, in ``select()`` and in ``ping()``, if nothing has arrived
+    yet. Returns ``function``, so it can be used as a decorator. It applies to all sessions of the
+    process; a function that is registered twice is called once.
 
-    The function is called in the greenlet that is about to wait, with the contexts of its
-    framework, and may block. It is called once for each wait, and never in a send. What it raises
-    is logged; the wait goes on. :func:`greenws.waiting.not_before_wait` undoes it.
+    The function is called in the greenlet that is about to wait, in its framework's contexts, and
+    may block. It is called once for each wait, and never in a send. An exception is logged, and the
+    wait goes on. :func:`greenws.waiting.not_before_wait` undoes the registration.
 
     Raises:
-        TypeError: ``function`` can't be called without arguments, or is a coroutine function.
+        TypeError: ``function`` cannot be called without arguments, or is a coroutine function.
     """
     if not callable(function):
         raise TypeError(f"before_wait() takes a function without arguments, not {function!r}")
@@ -68,4 +68,4 @@ def call_functions() -> None:
         try:
             function()
         except Exception:
-            _logger.exception("%r failed, which before_wait() has called", function)
+            _logger.exception("%r failed; it was registered with before_wait()", function)

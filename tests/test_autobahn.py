@@ -8,6 +8,7 @@ a thousand times, fewer have to do (sections 9.3 to 9.8, 12, 13).
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import struct
@@ -545,17 +546,18 @@ SIZES += [(8192 << i, 256) for i in range(5)]
 SIZES += [(131072, size) for size in (1024, 4096, 32768)]
 
 
-def _words(source: random.Random, count: int) -> list[str]:
-    pool = ["".join(source.choices("aeiounrstlmd", k=source.randrange(2, 10))) for _ in range(900)]
-    return source.choices(pool, k=count)
-
-
-def _samples() -> dict[str, tuple[int, bytes]]:
+@functools.cache
+def samples() -> dict[str, tuple[int, bytes]]:
     """Of the kinds that the original has: JSON, a bitmap, prose, HTML, a PDF."""
     source = random.Random(12)
+    pool = ["".join(source.choices("aeiounrstlmd", k=source.randrange(2, 10))) for _ in range(900)]
+
+    def words(count: int) -> list[str]:
+        return source.choices(pool, k=count)
+
     rows = [
-        {"id": i, "name": name, "value": source.random(), "tags": _words(source, 3)}
-        for i, name in enumerate(_words(source, 700))
+        {"id": i, "name": name, "value": source.random(), "tags": words(3)}
+        for i, name in enumerate(words(700))
     ]
     bitmap = bytearray(
         (x * x // 300 + y + source.randrange(12)) & 255 for y in range(256) for x in range(512)
@@ -563,18 +565,18 @@ def _samples() -> dict[str, tuple[int, bytes]]:
     pages = [b"stream\n" + source.randbytes(3000) + b"\nendstream\nendobj\n" for _ in range(60)]
     table = [
         f'<tr class="row"><td>{a}</td><td>{b}</td></tr>\n'
-        for a, b in zip(_words(source, 3500), _words(source, 3500), strict=True)
+        for a, b in zip(words(3500), words(3500), strict=True)
     ]
     return {
         "1": (TEXT, json.dumps(rows).encode()),
         "2": (BINARY, bytes(bitmap)),
-        "3": (BINARY, " ".join(_words(source, 25000)).encode()),
+        "3": (BINARY, " ".join(words(25000)).encode()),
         "4": (TEXT, "".join(table).encode()),
         "5": (BINARY, b"".join(pages)),
     }
 
 
-SAMPLES = _samples()
+SAMPLES = ("1", "2", "3", "4", "5")
 _OFFER = "permessage-deflate; client_no_context_takeover; client_max_window_bits"
 _FORGET = "; server_no_context_takeover"
 # The offers of 13.x, and what of them a server that allows everything answers.
@@ -642,7 +644,7 @@ def exchange(
 def test_compression_by_default_12(kind, index, address):
     size, pieces = SIZES[index]
     with Fuzzer(address["default"], Sec_WebSocket_Extensions=_OFFER) as fuzzer:
-        opcode, sample = SAMPLES[kind]
+        opcode, sample = samples()[kind]
         exchange(fuzzer, opcode, sample, size, pieces, least=1024)
 
 
@@ -654,7 +656,7 @@ def test_compression_as_negotiated_13(kind, index, address):
     with Fuzzer(address["takeover"], Sec_WebSocket_Extensions=offer) as fuzzer:
         chosen = set(fuzzer.response.headers["sec-websocket-extensions"].split("; "))
         assert chosen == set(f"permessage-deflate; client_no_context_takeover{answer}".split("; "))
-        exchange(fuzzer, *SAMPLES["1"], size, pieces, least=0)
+        exchange(fuzzer, *samples()["1"], size, pieces, least=0)
 
 
 def test_there_are_517():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from .support.limits import limit
+from .support.limits import again_after_standstill, limit
 from .support.paths import ROOT
 from .support.processes import Process
 from .support.require import require, require_program
@@ -291,6 +292,7 @@ def test_compressed_deliveries_are_inflated_and_checked(deflating: str, server: 
     assert result["bytes"] < result["messages"] * 1000
 
 
+@again_after_standstill(0.1)
 def test_a_room_by_socket_io_is_counted(load: str, server: Process) -> None:
     path = "/socket.io/?EIO=4&transport=websocket"
     code, result = run(load, server.port, *ROOM, "--path", path, "--socketio")
@@ -298,6 +300,7 @@ def test_a_room_by_socket_io_is_counted(load: str, server: Process) -> None:
     assert result["messages"] == result["expected"] == 15 * 20
 
 
+@again_after_standstill(0.1)
 def test_connections_take_turns_among_ports(load: str, server: Process) -> None:
     ports = f"{server.port},{server.port}"
     code, result = run(load, ports, *ROOM, "--path", "/room")
@@ -315,6 +318,7 @@ def test_connections_take_turns_among_ports(load: str, server: Process) -> None:
         ("/twice", "no client had sent"),
     ],
 )
+@again_after_standstill(0.1)
 def test_a_server_that_does_not_broadcast_is_noticed(
     load: str, server: Process, path: str, what: str
 ) -> None:
@@ -323,6 +327,7 @@ def test_a_server_that_does_not_broadcast_is_noticed(
     assert what in result["error"]
 
 
+@again_after_standstill(0.1)
 def test_handshakes_are_counted(load: str, server: Process) -> None:
     code, result = run(load, server.port, "--mode", "handshake", "--path", "/echo")
     assert (code, result["errors"]) == (0, 0), result
@@ -365,6 +370,7 @@ def test_idle_connections_are_held_until_stdin_ends(
         ("/chat", "400"),
     ],
 )
+@again_after_standstill(0.1)
 def test_a_server_that_does_not_echo_is_noticed(
     load: str, server: Process, path: str, what: str
 ) -> None:
@@ -374,6 +380,7 @@ def test_a_server_that_does_not_echo_is_noticed(
     assert what in result["error"]
 
 
+@again_after_standstill(0.1)
 def test_a_wrong_echo_of_a_large_message_is_noticed(load: str, server: Process) -> None:
     code, result = run(load, server.port, "--path", "/flipped-at-the-end", "--size", 1 << 20)
     assert (code, result["errors"]) == (1, 1)
@@ -462,17 +469,20 @@ def play(scenes: str, port: object, scene: str, *arguments: object) -> tuple[int
     return finished.returncode, json.loads(finished.stdout)
 
 
+@again_after_standstill(0.1)
 def test_a_conversation_is_timed_until_the_third_answer(scenes: str, served: Served) -> None:
     code, result = play(scenes, served.port, "conversation", "--rate", 200)
     assert (code, result["errors"], result["latency_count"]) == (0, 0, 40), result
     assert 4 <= result["latency_ms"]["p50"] <= result["latency_ms"]["max"]
 
 
+@again_after_standstill(0.1)
 def test_late_answers_are_counted(scenes: str, server: Process) -> None:
     code, result = play(scenes, server.port, "conversation", "--rate", 200, "--prefix", "/late")
     assert (code, result["late"]) == (0, 40), result
 
 
+@again_after_standstill(0.1)
 def test_a_chat_is_timed_until_the_last_member_has_the_message(scenes: str, served: Served) -> None:
     code, result = play(scenes, served.port, "chat", "--rooms", 4, "--members", 25)
     assert (code, result["errors"]) == (0, 0), result
@@ -483,13 +493,22 @@ def test_a_chat_is_timed_until_the_last_member_has_the_message(scenes: str, serv
 def test_echoes_and_requests_and_a_ticker_are_timed_at_once(scenes: str, served: Served) -> None:
     groups = ["--echoes", 5, "--echo-rate", 200, "--watchers", 5]
     groups += ["--requests", 5, "--request-rate", 200]
-    code, result = play(scenes, served.port, "beside", *groups)
-    assert (code, result["errors"]) == (0, 0), result
-    assert 36 <= result["echo_count"] <= 40  # without those that are under way at its end
-    assert result["http_count"] >= 36
-    assert result["ticks_per_second"] > 0
+    results = []
+
+    def is_timed(seconds: float) -> bool:
+        code, result = play(scenes, served.port, "beside", *groups, "--duration", seconds)
+        results.append(result)
+        assert (code, result["errors"]) == (0, 0), result
+        due = 200 * seconds
+        assert result["echo_count"] <= due
+        least = min(result["echo_count"], result["http_count"])
+        return bool(least >= 0.9 * due and result["ticks_per_second"] > 0)
+
+    # At its end a tenth may be under way: 20 ms of the short time, if a process stands still.
+    assert any(map(is_timed, (0.2, 1, 5))), results
 
 
+@again_after_standstill(0.1)
 def test_requests_are_counted(scenes: str, served: Served) -> None:
     code, result = play(scenes, served.port, "http", "--requests", 5)
     assert (code, result["errors"]) == (0, 0), result
@@ -512,6 +531,7 @@ def test_a_feed_with_positions_delivers_everything_despite_cuts(
     assert result["duplicates"] == result["disordered"] == result["gaps"] == 0
 
 
+@again_after_standstill(0.1)
 def test_what_a_feed_loses_or_repeats_is_noticed(scenes: str, server: Process) -> None:
     code, result = play(scenes, server.port, "drops", *DROPS, "--prefix", "/forgetful")
     assert (code, result["duplicates"]) == (0, 0), result
@@ -521,6 +541,7 @@ def test_what_a_feed_loses_or_repeats_is_noticed(scenes: str, server: Process) -
     assert result["duplicates"] > 0
 
 
+@again_after_standstill(0.1)
 def test_the_clients_of_a_killed_server_come_back_to_the_other(scenes: str, served: Served) -> None:
     dying = Served()
     try:
@@ -548,6 +569,7 @@ def test_the_clients_of_a_killed_server_come_back_to_the_other(scenes: str, serv
         ("chat", "/mixed", "wrong room"),
     ],
 )
+@again_after_standstill(0.1)
 def test_a_server_that_fails_a_scene_is_noticed(
     scenes: str, server: Process, scene: str, prefix: str, what: str
 ) -> None:
@@ -581,11 +603,19 @@ def test_the_memory_of_idle_connections_is_measured() -> None:
     kinds = "room,tls"
     command = [sys.executable, str(BENCHMARKS / "memory.py"), "--kinds", kinds]
     finished = subprocess.run(
-        [*command, "--connections", "20"], capture_output=True, text=True, timeout=limit(40)
+        [*command, "--connections", "20", "--collector"],
+        capture_output=True,
+        text=True,
+        timeout=limit(40),
     )
     assert finished.returncode == 0, finished.stderr
-    room, tls = (line.split() for line in finished.stdout.splitlines())
-    assert (room[0], tls[0], room[2], tls[2]) == ("room", "tls", "kB", "kB")
+    room_objects, room, tls_objects, tls = finished.stdout.splitlines()
+    for line, kind in ((room, "room"), (tls, "tls")):
+        assert re.match(rf"{kind} +[\d.]+ kB", line)
+    for line, kind in ((room_objects, "room"), (tls_objects, "tls")):
+        assert re.match(
+            rf"{kind} +[\d,]+ objects and \d+ for each; a collection takes \d+ ms", line
+        )
 
 
 def test_the_benchmark_of_clients_runs(tmp_path):

@@ -30,7 +30,7 @@ def test_what_was_probably_meant(name, meant):
     assert suggest(name, ["ping_interval", "max_message_size"]) == meant
 
 
-def test_an_unknown_option_is_told_with_those_that_exist():
+def test_an_unknown_option_is_reported_with_those_that_exist():
     assert unknown_option("b", ["y", "x"]) == "unknown option 'b'; the options are: x, y"
     assert "did you mean 'ping'?" in unknown_option("pings", ["ping", "x"])
 
@@ -43,7 +43,7 @@ def test_a_function_is_described_as_it_is_written():
     assert describe(lambda a: None).endswith("lambda(a)")
 
 
-def test_a_call_that_does_not_fit_is_told_with_what_to_write():
+def test_a_call_that_does_not_fit_is_reported_with_what_to_write():
     @explains("paint(colour)", {"color": "write colour="})
     def paint(colour):
         raise TypeError(f"no colour: {colour}")
@@ -56,7 +56,7 @@ def test_a_call_that_does_not_fit_is_told_with_what_to_write():
         paint("red")
 
 
-def test_options_of_other_places_are_told():
+def test_options_of_other_places_are_reported():
     assert "always a GET" in unknown_option("methods", ["protocols"])
     assert "socket_protocol" in unknown_option("protocols", ["deflate"])
 
@@ -68,7 +68,7 @@ def test_whether_a_call_fits():
     assert fits(type, 1, 2, 3, 4, 5) is None  # has no signature
 
 
-def test_what_a_session_returns_is_told_once_for_each_function(caplog):
+def test_what_a_session_returns_is_reported_once_for_each_function(caplog):
     def tell(socket):
         return {"a": 1}
 
@@ -78,8 +78,7 @@ def test_what_a_session_returns_is_told_once_for_each_function(caplog):
         check_result(lambda socket: None, None)
     (record,) = caplog.records
     assert record.getMessage().endswith(
-        "tell(socket) returned {'a': 1}: a session sends with socket.send(); what it returns goes "
-        "nowhere"
+        "tell(socket) returned {'a': 1}, which is ignored: a session sends with socket.send()"
     )
 
 
@@ -93,7 +92,7 @@ async def values(a):
 
 
 @pytest.mark.parametrize("wrong", [Async(), Async().__call__, values, functools.partial(values)])
-def test_what_is_async_is_told(wrong):
+def test_what_is_async_is_reported(wrong):
     with pytest.raises(TypeError, match="async def"):
         check_function(wrong, "a thing", "a")
 
@@ -115,6 +114,16 @@ def test_an_application_that_is_a_method_is_taken():
             pass
 
     check_application(Site().application, "it")
+
+
+def test_a_factory_is_no_application():
+    def create_app(config=None):
+        pass
+
+    with pytest.raises(TypeError, match=r"what it returns: create_app\(\)$"):
+        check_application(create_app, "it")
+    with pytest.raises(TypeError, match=r"does not fit: missing .*'more'$"):
+        check_application(lambda environ, start_response, more: None, "it")
 
 
 @pytest.mark.parametrize("value", ["5", True, b"5", [5]])

@@ -249,7 +249,7 @@ def test_hosts_may_be_any_iterable():
 
 @pytest.mark.parametrize("value", [5, True, [b"example.com"], {"example.com": 1}])
 def test_hosts_of_the_wrong_type_are_refused(value):
-    with pytest.raises(TypeError, match="^allowed_hosts is one or several str"):
+    with pytest.raises(TypeError, match="^allowed_hosts must be a str or a list of str"):
         Config(allowed_hosts=value)
 
 
@@ -282,7 +282,7 @@ def test_options_of_the_server_are_refused_by_a_handler(name):
         ("compression", "deflate"),
     ],
 )
-def test_an_unknown_option_is_told_with_what_was_probably_meant(name, meant):
+def test_an_unknown_option_is_reported_with_what_was_probably_meant(name, meant):
     for construct in (Config, Config().replace):
         with pytest.raises(TypeError, match=f"unknown option {name!r}; did you mean {meant!r}?"):
             construct(**{name: 5})

@@ -27,6 +27,10 @@ pytestmark = pytest.mark.no_io
         "SELECT EXTRACT(year FROM x), now(), row_number() OVER (PARTITION BY a) FROM c",
         'SELECT "u"."id" FROM "u" WHERE UPPER("u"."name"::text) = UPPER(%s) LIMIT 21',
         "SELECT a FROM (VALUES (1, 2)) AS t (a, b)",
+        "SELECT a FROM b WHERE to_tsvector(a) @@ (plainto_tsquery(%s)) OR a @@ to_tsquery(%s)",
+        # Django's icontains with an expression
+        r"SELECT a FROM b WHERE a LIKE REPLACE(c, E'\\', E'\\\\') || REPLACE(c, E'_', E'\\_')",
+        "SELECT ATAN2(a, b), COT(a), RAND(), GROUPING(a) FROM b",
         "SELECT django_date_trunc(%s, x, 'UTC', 'UTC') FROM t",
         "SELECT a[1], ARRAY[1, 2], array(SELECT 1) FROM t WHERE NOT (a) AND (a, b) IN ((1, 2))",
     ],
@@ -80,6 +84,10 @@ def test_plain_selects(statement):
         # variables
         "SELECT @x := 1",
         "SELECT @@x",
+        "SELECT a @@ my_function(b)",
+        r"SELECT E'\'', my_function(1), ''",
+        r"SELECT E'\\\'', my_function(1), ''",
+        r"SELECT E'\\', my_function(1), ''",
     ],
 )
 def test_whatever_else(statement):
@@ -96,6 +104,10 @@ def test_whatever_else(statement):
         "DELETE FROM a WHERE id = %s",
         "SELECT a FROM b FOR UPDATE OF b",
         "SELECT a FROM b LOCK IN SHARE MODE",
+        "EXPLAIN SELECT a FROM b",
+        "EXPLAIN QUERY PLAN UPDATE a SET b = 1",
+        "EXPLAIN (FORMAT JSON, ANALYZE true) SELECT a FROM b",
+        "EXPLAIN FORMAT=TREE DELETE FROM a",
         "WITH gone AS (DELETE FROM b RETURNING *) INSERT INTO c SELECT * FROM gone",
     ],
 )
@@ -111,6 +123,11 @@ def test_what_leaves_nothing_after_its_transaction(statement):
         "UPDATE a SET x = pg_advisory_lock(1)",
         "CREATE TEMPORARY TABLE x (a int)",
         "LOCK TABLE x",
+        "EXPLAIN ANALYZE SELECT my_function(1)",
+        "EXPLAIN (ANALYZE) CREATE TEMPORARY TABLE x AS SELECT 1",
+        "EXPLAIN ANALYZE EXECUTE x",
+        "EXPLAIN SELECT 1; LISTEN x",
+        "EXPLAIN",
         "LISTEN x",
         "SELECT pg_advisory_lock(1)",
         "SELECT a INTO TEMPORARY b FROM c",
@@ -121,7 +138,7 @@ def test_what_may_leave_something(statement):
     assert not leaves_nothing(statement)
 
 
-def test_a_kept_connection_is_told_once_for_each_line(caplog):
+def test_a_kept_connection_is_reported_once_for_each_line(caplog):
     for _ in range(3):
         warn_kept("the first line")
     warn_kept("the second line")

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,14 @@ print(greenws.protocol.masking.apply_mask.__module__)
 """
 
 
+FROM_A_ZIP_FILE = """
+import re
+from greenws.rooms.redis import scripts
+print(re.search(r"packages.zip", greenws.__file__)[0])
+print(re.search(r"redis.call", scripts.load("append"))[0])
+"""
+
+
 def check_pure(environment: Environment) -> None:
     output = environment.run("-c", ECHO).splitlines()
     description = "pure Python (the extension modules were not built when greenws was installed)"
@@ -196,6 +205,26 @@ def test_what_is_installed_is_the_package_with_its_data(environment, checkout):
     ).stdout.split()
     require(listed, "git and the repository")
     assert installed == {name for name in listed if not name.endswith(".c")}
+
+
+def test_the_package_runs_from_a_zip_file(tmp_path):
+    """As a zipapp that is not unpacked; without its C modules, which Python cannot load there."""
+    folder = ROOT / "greenws"
+    with zipfile.ZipFile(tmp_path / "packages.zip", "w") as archive:
+        for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.lua")]):
+            archive.write(path, path.relative_to(ROOT))
+    done = subprocess.run(
+        [sys.executable, "-c", ECHO + FROM_A_ZIP_FILE],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": "packages.zip"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    output = done.stdout.splitlines()
+    assert output[0] == "hello"
+    assert output[1].startswith("pure Python (the extension modules were not built")
+    assert output[-2:] == ["packages.zip", "redis.call"]
 
 
 def test_the_built_modules_are_stripped():

@@ -11,7 +11,7 @@ from gevent.event import Event
 
 from greenws import Config, ConnectionClosed, Routes
 
-from .support.limits import limit, wait_until
+from .support.limits import again_after_standstill, limit, wait_until
 from .support.wire import BINARY, CLOSE, PING, PONG, Peer, close_frame, frame
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel must tell")
@@ -90,6 +90,7 @@ def session(serve, certificates, over_tls_too):
     return start
 
 
+@again_after_standstill(0.1)
 def test_a_slow_reader_is_not_dropped_by_write_timeout(session):
     """The kernel takes more of us only when much is free, which lasts longer than the timeout."""
     size = 3 * KERNEL
@@ -100,6 +101,7 @@ def test_a_slow_reader_is_not_dropped_by_write_timeout(session):
     assert served.outcome is None
 
 
+@again_after_standstill(0.1)
 def test_a_slow_reader_is_not_dropped_by_ping_timeout(session):
     size = KERNEL  # the kernel takes it all, and every ping stands behind it
     served = session(
@@ -120,6 +122,7 @@ def test_a_slow_reader_is_not_dropped_by_ping_timeout(session):
         assert peer.read_all() == ([], True)
 
 
+@again_after_standstill(0.1)
 def test_a_slow_reader_that_has_answered_a_ping_before_is_not_dropped(session):
     """What an answered ping has shown to be delivered says nothing of what was sent behind it."""
 
@@ -144,6 +147,7 @@ def test_a_slow_reader_that_has_answered_a_ping_before_is_not_dropped(session):
         assert peer.read_all() == ([], True)
 
 
+@again_after_standstill(0.1)
 def test_a_late_answer_to_an_earlier_ping_says_nothing_of_what_followed_it(session):
     go_on = Event()
 
@@ -174,6 +178,7 @@ def test_a_late_answer_to_an_earlier_ping_says_nothing_of_what_followed_it(sessi
         assert peer.read_all() == ([], True)
 
 
+@again_after_standstill(0.1)
 def test_a_slow_reader_gets_what_was_sent_before_close(session):
     size = 3 * KERNEL
     served = session(size, write_timeout=0.4, write_high_water=None, close_timeout=0.4)
@@ -181,7 +186,8 @@ def test_a_slow_reader_gets_what_was_sent_before_close(session):
         assert peer.read_all() == ([size], True)
 
 
-def test_a_reader_that_stops_is_dropped_by_write_timeout_and_is_told_apart(session):
+@again_after_standstill(0.1)
+def test_a_reader_that_stops_is_dropped_by_write_timeout_and_the_reason_says_so(session):
     served = session(8 * KERNEL, write_timeout=0.4, write_high_water=1)
     with served.connect() as peer:
         peer._fill()
@@ -189,7 +195,8 @@ def test_a_reader_that_stops_is_dropped_by_write_timeout_and_is_told_apart(sessi
         assert "acknowledged nothing for 0.4 s (write_timeout)" in str(served.outcome)
 
 
-def test_a_reader_that_stops_is_dropped_by_ping_timeout_and_is_told_apart(session):
+@again_after_standstill(0.1)
+def test_a_reader_that_stops_is_dropped_by_ping_timeout_and_the_reason_says_so(session):
     served = session(KERNEL, lambda socket: socket.receive(), ping_interval=0.1, ping_timeout=0.4)
     with served.connect() as peer:
         peer._fill()
@@ -198,6 +205,7 @@ def test_a_reader_that_stops_is_dropped_by_ping_timeout_and_is_told_apart(sessio
         assert reason in str(served.outcome)
 
 
+@again_after_standstill(0.1)
 def test_an_acknowledged_ping_that_nobody_answers_counts_as_ever(session):
     """What is sent later is acknowledged, too, and does not put the end off."""
 
@@ -220,6 +228,7 @@ def _drop_all(peer):
         pass
 
 
+@again_after_standstill(0.1)
 def test_a_peer_that_has_read_all_and_ignores_close_is_dropped_in_time(session):
     served = session(10, lambda socket: socket.close(), close_timeout=0.3)
     with served.connect() as peer:

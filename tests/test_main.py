@@ -20,6 +20,19 @@ def test_it_runs_as_a_module():
     assert (done.returncode, done.stdout) == (0, f"greenws {greenws.__version__}\n")
 
 
+def test_the_help_is_the_same_without_docstrings():
+    outputs = [
+        subprocess.run(
+            [sys.executable, *options, "-m", "greenws", "send", "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()  # a docstring is stripped there
+        for options in ((), ("-OO",))
+    ]
+    assert outputs[0] == outputs[1]
+
+
 def test_help_lists_the_commands_without_importing_them(capsys):
     program = (
         "import sys\nfrom greenws.__main__ import main\n"
@@ -44,9 +57,24 @@ def test_every_command_has_a_help(command, capsys):
     assert f"usage: python -m greenws {command}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [[], ["nothing"], ["doctor", "--nothing"]])
-def test_a_wrong_call_ends_with_2_and_the_usage(arguments, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "usage", "error"),
+    [
+        ([], "[-h]", "required: COMMAND"),
+        (["nothing"], "[-h]", "invalid choice: 'nothing'"),
+        (
+            ["doctor", "--nothing"],
+            "doctor [-h]",
+            "doctor: error: unrecognized arguments: --nothing",
+        ),
+        (["connect", "ws://h/", "x"], "connect [-h]", "unrecognized arguments: x"),
+        (["send", "--nothing=1", "u", "r"], "send [-h]", "unrecognized arguments: --nothing=1"),
+    ],
+)
+def test_a_wrong_call_ends_with_2_and_the_usage(arguments, usage, error, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    assert "usage: python -m greenws" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"usage: python -m greenws {usage}")
+    assert error in errors.splitlines()[-1]

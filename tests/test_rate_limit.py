@@ -47,7 +47,7 @@ def test_less_than_one_a_second(clock):
     assert limit.take()
 
 
-def test_one_message_too_many_closes_with_1008_after_the_others(pair):
+def test_one_message_too_many_closes_with_1008_after_the_others(clock, pair):
     socket, peer = pair(max_message_rate=3)
     peer.send(frame(TEXT, b"x") * 10)
     assert [socket.receive() for _ in range(3)] == ["x"] * 3
@@ -57,7 +57,7 @@ def test_one_message_too_many_closes_with_1008_after_the_others(pair):
     assert socket.close_code == 1008
 
 
-def test_pings_count_too(pair):
+def test_pings_count_too(clock, pair):
     socket, peer = pair(max_message_rate=3)
     peer.send(frame(PING) * 10)
     assert socket.read_string_message().data is None
@@ -66,7 +66,7 @@ def test_pings_count_too(pair):
     assert peer.read_close()[0] == 1008
 
 
-def test_a_message_counts_once_however_many_fragments_it_has(pair):
+def test_a_message_counts_once_however_many_fragments_it_has(clock, pair):
     socket, peer = pair(max_message_rate=1)
     peer.send(frame(TEXT, b"a", fin=False) + frame(0, b"b", fin=False) * 20 + frame(0, b"c"))
     assert socket.receive() == "a" + "b" * 20 + "c"

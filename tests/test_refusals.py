@@ -7,12 +7,14 @@ import time
 
 import pytest
 from flask import Flask, abort, redirect
-from werkzeug.exceptions import Forbidden
+from gevent.event import Event
+from werkzeug.exceptions import Forbidden, NotFound
 
 from greenws import Config, HandshakeError, Routes, WebSocketHandler
 from greenws.refusals import log_answer, log_refusal
 
-from .support.wire import Peer
+from .support.limits import wait_until
+from .support.wire import Peer, request
 
 SELF = {"REMOTE_ADDR": "127.0.0.1", "PATH_INFO": "/x", "QUERY_STRING": "token=secret"}
 
@@ -57,6 +59,8 @@ def make_flask():
     app.add_url_rule("/page", "page", view_func=lambda: "a page")
     app.add_url_rule("/login", "login", view_func=lambda: redirect("/elsewhere"))
     app.add_url_rule("/denied", "denied", view_func=lambda: abort(401))
+    app.add_url_rule("/missing", "missing", view_func=lambda: abort(404))
+    app.add_url_rule("/post", "post", view_func=lambda: "", methods=["POST"])
     app.add_url_rule("/error", "error", view_func=lambda: abort(500))
     return app
 
@@ -77,7 +81,7 @@ def make_flask():
         ("/chat", {"Sec_WebSocket_Protocol": "a, b"}, "WARNING", ["400", "offers 2"]),
         ("/chat", {}, "WARNING", ["offers none"]),
         ("/nowhere", {}, "WARNING", ["404 Not Found", "no route of the application"]),
-        ("/denied", {}, "INFO", ["does not let this client in"]),
+        ("/denied", {}, "INFO", ["the application refuses this client"]),
         ("/open", {"Sec_WebSocket_Version": "8"}, "WARNING", ["426", "must be 13"]),
         ("/open", {"Sec_WebSocket_Key": "x"}, "WARNING", ["Sec-WebSocket-Key"]),
     ],
@@ -97,8 +101,10 @@ def test_why_a_handshake_is_refused_is_logged_once(
 @pytest.mark.parametrize(
     ("path", "part"),
     [
-        ("/page", "200 OK: the application has not accepted it: return a greenws.WebSocketHandler"),
+        ("/page", "200 OK: the application did not accept it: return a greenws.WebSocketHandler"),
         ("/login", "302 Found: the application redirects it"),
+        ("/missing", "404 Not Found: no route of the application has this path, or the view found"),
+        ("/post", "405 Method Not Allowed: the route of this path does not accept the method GET"),
         ("/error", None),
     ],
 )
@@ -123,6 +129,36 @@ def test_an_accepted_handshake_and_plain_http_log_nothing(serve, caplog):
     with Peer.open(serve(make_routes()).address, "/open") as peer:
         peer.read_close(answer=True)
     assert lines(caplog) == []
+
+
+@pytest.mark.parametrize("kind", ["application", "producer"])
+def test_a_client_that_leaves_before_its_response_is_logged_as_a_refusal(serve, caplog, kind):
+    begun, go_on = Event(), Event()
+
+    def app(environ, start_response):
+        start_response("404 Not Found", [])
+        begun.set()
+        go_on.wait()
+        return (b"no" * 1000 for _ in range(10_000))
+
+    def produce(request, protocols):
+        begun.set()
+        go_on.wait()
+        raise NotFound
+
+    routes = Routes()
+    routes.add(uri="/", handler=WebSocketHandler(produce))
+    errors = io.StringIO()
+    server = serve(app if kind == "application" else routes, error_log=errors)
+    with Peer.connect(server.address) as peer:
+        peer.send(request("/"))
+        begun.wait()
+        peer.reset()
+    go_on.set()
+    wait_until(lambda: server.admission.open == 0)
+    ((level, text),) = lines(caplog)
+    assert (level, "with 404 Not Found" in text) == ("WARNING", True)
+    assert (errors.getvalue(), server.stats.refused) == ("", {"application": 1})
 
 
 def test_the_origin_check_of_wsgi_websocket_is_logged(serve, caplog):

@@ -15,7 +15,7 @@ from greenws import select
 from greenws.hub.transport import Transport
 
 from .support.examples import examples
-from .support.limits import limit
+from .support.limits import again_after_standstill, limit, pace
 from .support.wire import PING, PONG, TEXT, close_frame, frame
 
 QUEUES = [Queue, JoinableQueue, LifoQueue, PriorityQueue]
@@ -156,17 +156,18 @@ def test_half_a_message_waits_for_its_other_half(pair):
     assert select(socket, queue, timeout=limit()) == (socket, "one message")
 
 
+@again_after_standstill(1.0)
 def test_a_ping_by_another_greenlet_is_not_disturbed(pair):
     socket, peer = pair()
     queue = Queue()
-    pinging = gevent.spawn(socket.ping, 5)
+    pinging = gevent.spawn(socket.ping, limit())
     gevent.sleep(0)
     later(queue.put, "item")
     assert select(socket, queue, timeout=limit()) == (queue, "item")
     fin, opcode, payload = peer.read_frame()
     peer.send(frame(TEXT, b"before") + frame(PONG, payload))
     assert select(socket, queue, timeout=limit()) == (socket, "before")
-    assert pinging.get(timeout=limit()) < limit()
+    assert pinging.get(timeout=limit()) < pace()
 
 
 def test_neither_side_starves_the_other(pair):

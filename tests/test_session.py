@@ -149,6 +149,18 @@ def test_a_subprotocol_that_cannot_be_a_header_is_never_sent(serve):
         assert "set-cookie" not in response.headers
 
 
+def test_a_subprotocol_that_is_no_str_is_an_error_of_the_program(serve, error_log):
+    def produce(request, protocols):
+        echo = Echo()
+        echo.socket_protocol = protocols
+        return echo
+
+    with Peer.connect(serve(WebSocketHandler(produce)).address) as peer:
+        assert peer.shake(Sec_WebSocket_Protocol="a").status == 500
+    (record,) = error_log.take()
+    assert "subprotocols must be str, not ['a']" in str(record.exc_info[1])
+
+
 # -- the session
 
 
@@ -196,8 +208,8 @@ def test_a_session_that_returns_closes_with_1000(serve):
 
 
 @pytest.mark.parametrize("behind", ["nothing", "a middleware"])
-def test_what_handle_session_returns_is_told_once(serve, caplog, monkeypatch, behind):
-    monkeypatch.setattr(checks, "_told_of_results", set())
+def test_what_handle_session_returns_is_reported_once(serve, caplog, monkeypatch, behind):
+    monkeypatch.setattr(checks, "_warned_results", set())
 
     class Returning(WebSocketSessionHandler):
         def handle_session(self, request, socket):
@@ -377,13 +389,13 @@ async def produce_async(request, protocols):
         (lambda protocols, request: None, "in this order"),
     ],
 )
-def test_a_wrong_producer_is_told_where_it_is_given(wrong, match):
+def test_a_wrong_producer_is_reported_where_it_is_given(wrong, match):
     for _ in range(2):
         with pytest.raises(TypeError, match=match):
             WebSocketHandler(wrong)
 
 
-def test_the_class_in_the_place_of_a_handler_is_told():
+def test_the_class_in_the_place_of_a_handler_is_reported():
     """As a view returns it, or as handler_class of a pywsgi server is called."""
     for arguments in ((), ({}, print), (None, ("127.0.0.1", 5), None)):
         with pytest.raises(
@@ -405,7 +417,7 @@ def test_an_application_may_be_its_own_session():
         assert socket.receive() == "x"
 
 
-def test_a_session_that_derives_from_the_wrong_class_is_told():
+def test_a_session_that_derives_from_the_wrong_class_is_reported():
     with pytest.raises(TypeError, match="Chat has a handle_session.*WebSocketSessionHandler"):
 
         class Chat(WebSocketHandler):
@@ -429,7 +441,7 @@ def produce_named(name, request, protocols):
     return None
 
 
-def test_a_wrong_handle_session_is_told_at_its_definition():
+def test_a_wrong_handle_session_is_reported_at_its_definition():
     with pytest.raises(TypeError, match=r"handle_session.*'async def'"):
 
         class Async(WebSocketSessionHandler):
@@ -458,6 +470,11 @@ def test_a_wrong_handle_session_is_told_at_its_definition():
 
         class Several(Echo):
             socket_protocol = ["a", "b"]
+
+    with pytest.raises(TypeError, match="must be one str or None, not 13"):
+
+        class Number(Echo):
+            socket_protocol = 13
 
 
 def test_a_handler_in_the_place_of_a_response_says_what_it_is(error_log):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from unittest.mock import Mock
+from contextvars import ContextVar
+from types import ModuleType
+from unittest.mock import MagicMock, Mock
 
 import bottle
 import flask
 import pytest
 from gevent import monkey
 from gevent.pywsgi import WSGIServer
+from werkzeug.local import LocalProxy
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -25,6 +28,8 @@ from .support.wire import Peer
 @pytest.fixture(autouse=True)
 def nothing_told(monkeypatch):
     monkeypatch.setattr(surroundings, "_told", set())
+    for name in surroundings._DRIVERS:  # of other tests
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 def bare(environ, start_response):
@@ -87,7 +92,7 @@ def test_a_circle_of_applications_ends():
 # -- a process that is not patched
 
 
-def test_an_unpatched_process_that_serves_a_framework_is_told_once(serve, caplog):
+def test_an_unpatched_process_that_serves_a_framework_is_reported_once(serve, caplog):
     serve(flask.Flask("x"))
     serve(flask.Flask("y"))
     (line,) = lines(caplog)
@@ -95,13 +100,13 @@ def test_an_unpatched_process_that_serves_a_framework_is_told_once(serve, caplog
     assert "from gevent import monkey; monkey.patch_all()" in line
 
 
-def test_django_is_told_of_its_database_connection(caplog):
+def test_django_is_warned_of_its_database_connection(caplog):
     application = type("WSGIHandler", (), {"__module__": "django.core.handlers.wsgi"})()
-    surroundings.tell_unpatched(application)
+    surroundings.warn_unpatched(application)
     assert "All sessions share one database connection." in lines(caplog)[0]
 
 
-def test_any_pywsgi_server_is_told_at_its_first_connection(serve, caplog):
+def test_any_pywsgi_server_is_warned_at_its_first_connection(serve, caplog):
     server = serve(flask.Flask("x"), cls=WSGIServer, handler_class=UpgradeHandler)
     for _ in range(2):
         with Peer.connect(server.address) as peer:
@@ -110,7 +115,7 @@ def test_any_pywsgi_server_is_told_at_its_first_connection(serve, caplog):
     assert len([line for line in lines(caplog) if "monkey-patched" in line]) == 1
 
 
-def test_a_patched_process_is_told_nothing(serve, caplog, monkeypatch):
+def test_a_patched_process_is_not_warned(serve, caplog, monkeypatch):
     monkeypatch.setattr(monkey, "is_module_patched", lambda name: True)
     serve(flask.Flask("x"))
     assert lines(caplog) == []
@@ -118,19 +123,73 @@ def test_a_patched_process_is_told_nothing(serve, caplog, monkeypatch):
 
 def test_what_is_missing_is_named(caplog, monkeypatch):
     monkeypatch.setattr(monkey, "is_module_patched", lambda name: name != "threading")
-    surroundings.tell_unpatched(flask.Flask("x"))
+    surroundings.warn_unpatched(flask.Flask("x"))
     assert "not monkey-patched (threading)" in lines(caplog)[0]
 
 
-def test_an_application_of_no_framework_is_told_nothing(serve, caplog):
+def test_an_application_of_no_framework_is_not_warned(serve, caplog):
     serve(Routes())
     assert lines(caplog) == []
+
+
+# -- database drivers
+
+
+def test_a_driver_that_blocks_is_reported_once_at_a_servers_start(serve, caplog, monkeypatch):
+    # The real one would stay in this process.
+    callbacks = [None]
+    for name in ("psycopg2", "psycopg2.extensions"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(
+        sys.modules["psycopg2.extensions"],
+        "get_wait_callback",
+        lambda: callbacks[0],
+        raising=False,
+    )
+    serve(Routes())
+    serve(Routes())
+    (line,) = lines(caplog)
+    assert line.startswith("psycopg2 is imported: it blocks all sessions of this process")
+    assert "use psycopg 3, or call psycogreen.gevent.patch_psycopg()" in line
+    callbacks[0] = print  # as psycogreen does
+    assert surroundings.blocking_drivers() == {}
+
+
+def test_pymysql_in_the_place_of_mysqlclient_is_right(monkeypatch):
+    pymysql = pytest.importorskip("pymysql")
+    monkeypatch.setitem(sys.modules, "MySQLdb", pymysql)
+    assert "mysqlclient" not in surroundings.blocking_drivers()
+    monkeypatch.setitem(sys.modules, "MySQLdb", ModuleType("MySQLdb"))
+    assert surroundings.blocking_drivers()["mysqlclient"].startswith("use PyMySQL")
+
+
+def test_what_stands_in_for_a_driver_is_none(serve, caplog, monkeypatch):
+    for name in ("pyodbc", "psycopg2"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    serve(Routes())
+    assert lines(caplog) == []
+    for name in ("psycopg2", "psycopg2.extensions"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules["psycopg2.extensions"].get_wait_callback = Mock(side_effect=RuntimeError)
+    serve(Routes())
+    assert lines(caplog)[0].startswith("psycopg2 is imported")
+
+
+def test_a_driver_that_blocks_by_choice_is_left_to_the_doctor(serve, caplog, monkeypatch):
+    monkeypatch.setitem(sys.modules, "_mysql_connector", ModuleType("_mysql_connector"))
+    serve(Routes())
+    assert lines(caplog) == []
+    assert "mysql-connector-python" in surroundings.blocking_drivers()
+
+
+def test_an_object_that_answers_for_none_is_of_no_framework():
+    assert surroundings.framework_of(LocalProxy(ContextVar("unbound"))) is None
 
 
 # -- the form
 
 
-def test_the_form_is_told_once_at_a_servers_start(serve, caplog):
+def test_the_form_is_reported_once_at_a_servers_start(serve, caplog):
     caplog.set_level("INFO", "greenws.server")
     serve(Routes())
     serve(Routes())
@@ -141,7 +200,7 @@ def test_the_form_is_told_once_at_a_servers_start(serve, caplog):
 # -- threads
 
 
-def test_the_sync_worker_is_told(tmp_path):
+def test_the_sync_worker_is_reported(tmp_path):
     arguments = ("-m", "gunicorn", "-b", "127.0.0.1:0", "-w", "1", "conversation_app:app")
     with Process(*arguments, cwd=PROGRAMS) as process:
         process.wait_for_port()
@@ -154,12 +213,15 @@ def test_the_sync_worker_is_told(tmp_path):
     process.assert_no_trouble()
 
 
-def test_a_gthread_pool_that_sessions_have_filled_is_told():
-    options = ("-k", "gthread", "--threads", "2", "-b", "127.0.0.1:0")
+def test_a_gthread_pool_that_sessions_have_filled_is_reported(tmp_path):
+    log = tmp_path / "log.json"
+    log.write_text('{"loggers": {"greenws.access": {"level": "INFO", "handlers": ["console"]}}}')
+    options = ("-k", "gthread", "--threads", "2", "-b", "127.0.0.1:0", "--log-config-json", log)
     with Process("-m", "gunicorn", *options, "conversation_app:flask_app", cwd=PROGRAMS) as process:
         process.wait_for_port()
         with connect(process.url()):
             pass
+        process.wait_for("closed 1000")  # so the session no longer counts
         with connect(process.url()) as one:
             one.send("a")
             assert one.recv(timeout=limit()) == "a"
@@ -169,11 +231,11 @@ def test_a_gthread_pool_that_sessions_have_filled_is_told():
     process.assert_no_trouble()
 
 
-def test_a_server_without_threads_is_told_by_its_name(caplog):
-    surroundings.tell_without_threads({"wsgi.multithread": True})
+def test_a_server_without_threads_is_reported_by_its_name(caplog):
+    surroundings.warn_without_threads({"wsgi.multithread": True})
     assert lines(caplog) == []
-    surroundings.tell_without_threads({"wsgi.multithread": False, "werkzeug.socket": 1})
-    surroundings.tell_without_threads({"wsgi.multithread": False})
+    surroundings.warn_without_threads({"wsgi.multithread": False, "werkzeug.socket": 1})
+    surroundings.warn_without_threads({"wsgi.multithread": False})
     assert len(lines(caplog)) == 1 and "(--without-threads)" in lines(caplog)[0]
 
 
@@ -213,7 +275,7 @@ def test_a_gthread_worker_that_its_application_patches(tmp_path):
     (tmp_path / "late.py").write_text(LATE)
     arguments = ("-m", "gunicorn", "-k", "gthread", "-b", "127.0.0.1:0", "late:app")
     with Process(*arguments, cwd=tmp_path) as process:
-        process.wait_for("has monkey-patched this gthread worker after it had begun.*conf.py")
+        process.wait_for("has monkey-patched this gthread worker after its start.*conf.py")
 
 
 def test_a_gthread_worker_that_was_patched_at_first_serves(tmp_path):
@@ -226,7 +288,7 @@ def test_a_gthread_worker_that_was_patched_at_first_serves(tmp_path):
             one.send("a")
             assert one.recv(timeout=limit()) == "a"
     process.assert_no_trouble()
-    assert "after it had begun" not in process.output
+    assert "gthread worker after its start" not in process.output
 
 
 # -- several processes
@@ -235,7 +297,7 @@ def test_a_gthread_worker_that_was_patched_at_first_serves(tmp_path):
 @pytest.fixture
 def several(monkeypatch):
     monkeypatch.setattr(surroundings.processes, "are_several", False)
-    surroundings.tell_without_threads({"wsgi.multithread": True, "wsgi.multiprocess": True})
+    surroundings.warn_without_threads({"wsgi.multithread": True, "wsgi.multiprocess": True})
 
 
 def join(room):
@@ -254,6 +316,6 @@ def test_rooms_in_memory_of_one_process_among_several(several, use, caplog):
 
 
 def test_rooms_in_memory_of_the_only_process(caplog):
-    surroundings.tell_without_threads({"wsgi.multithread": True, "wsgi.multiprocess": False})
+    surroundings.warn_without_threads({"wsgi.multithread": True, "wsgi.multiprocess": False})
     greenws.Rooms()["lobby"].send("hello")
     assert lines(caplog) == []

@@ -61,7 +61,7 @@ def test_without_a_socket_the_answer_is_501(error_log):
     assert "other/1.0" in record.getMessage()
 
 
-def test_a_pywsgi_server_with_its_own_handler_is_told_what_to_do(serve, error_log):
+def test_the_refusal_of_a_pywsgi_server_with_its_own_handler_says_what_to_do(serve, error_log):
     with Peer.connect(serve(WebSocketHandler(producer), cls=pywsgi.WSGIServer).address) as peer:
         response = peer.shake(Sec_WebSocket_Protocol="echo")
         assert response.status == 501

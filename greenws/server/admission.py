@@ -38,8 +38,8 @@ class Admission:
         self.greenlets: set[Any] = set()
         """The greenlets that serve connections."""
         self.idle: dict[Any, None] = {}
-        """The handlers of connections that wait for another request, the longest first."""
-        self._waiting: set[Event] = set()  # of the calls of wait_until_quiet()
+        """The handlers of connections that wait for another request, the longest waiting first."""
+        self._waiting: set[Event] = set()  # one for each call of wait_until_quiet()
 
     def enter(self, address: str | None) -> str:
         """Counts a new connection; or returns why it is refused: ``"connections"`` or
@@ -65,7 +65,7 @@ class Admission:
         self.release(address)
 
     def claim(self, address: str | None) -> bool:
-        """Counts one more for ``address``; False if it has as many as are allowed."""
+        """Counts one more for ``address``; False if it already has as many as allowed."""
         if self._address_limit is None or not address:
             return True
         if self._addresses[address] >= self._address_limit:
@@ -74,7 +74,7 @@ class Admission:
         return True
 
     def release(self, address: str | None) -> None:
-        """Takes back a :meth:`claim`."""
+        """Undoes a :meth:`claim`."""
         if self._address_limit is not None and address:
             self._addresses[address] -= 1
             if self._addresses[address] <= 0:
@@ -89,7 +89,7 @@ class Admission:
             event.set()
 
     def wait_until_quiet(self, timeout: float | None) -> int:
-        """Blocks until no request is being answered and no session is open, or for ``timeout``
+        """Blocks until no request is being answered and no session is open, for at most ``timeout``
         seconds; returns how many are left. A handler that stops its own server does not wait for
         itself."""
         own = 1 if getcurrent() in self.greenlets else 0

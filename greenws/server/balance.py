@@ -1,10 +1,10 @@
 """Balance between processes that accept from one listener.
 
-A connection stays where it was accepted. Left alone, the process that wakes first accepts most: of
-400 that came at once to four processes, one got 43 and another 179. So each tells the others, in
-memory that they share, how many connections it has, and one that has more than its share waits
-before it accepts another. A connection meanwhile stays in the listener's queue, for any of them,
-even when this process ends.
+A connection stays in the process that accepted it. Without balancing, the process that wakes first
+accepts most: of 400 connections that arrived at once at four processes, one got 43 and another 179.
+So each process writes the number of its connections into shared memory, and one that has more than
+its share waits before it accepts another. The connection stays in the listener's queue during that
+time: any process can accept it, even if this one ends.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ from typing import Any
 __all__ = ["Balance", "Share"]
 
 _MOST = 1024  # processes
-_LEAST_LEAD = 2  # connections that a process may have more than the one with the fewest
-_LEAD = 16  # and one more for so many that the latter has
-_PATIENCE = 0.1  # seconds that it waits for the others to accept, which may be busy
-_RELIEF = 0.25  # seconds for which it then does not wait
-_RECENT = 0.02  # seconds between two questions of the same wait
+# A process may have this many connections more than the one with the fewest: a number, and one more
+# for each _LEAD connections of that one.
+_LEAST_LEAD = 2
+_LEAD = 16
+_MAX_WAIT = 0.1  # seconds to wait for the others, which may be too busy to accept
+_RELIEF = 0.25  # seconds after such a wait in which the process does not wait again
+_RECENT = 0.02  # seconds up to which two calls of may_accept() belong to the same wait
 
 _FREE, _TAKEN, _ACCEPTING = 0, 1, 2
 
 
 class Balance:
-    """The memory that processes share. Make it before they are forked."""
+    """The shared memory. Make it before the processes are forked."""
 
     def __init__(self) -> None:
         memory: Any = memoryview(mmap.mmap(-1, 4 * (2 * _MOST + 2))).cast("i")
-        self._end = memory[:1]  # of the places that were ever taken
+        self._end = memory[:1]  # how many places were ever taken
         self._several = memory[1:2]
         self.states = memory[2 : _MOST + 2]
         self.counts = memory[_MOST + 2 :]
@@ -41,7 +43,7 @@ class Balance:
 
     @property
     def has_several(self) -> bool:
-        """Whether several processes were wanted at once, one that replaces another not counted."""
+        """Whether there are several processes; one that replaces another does not count."""
         return bool(self._several[0])
 
     @has_several.setter
@@ -50,7 +52,7 @@ class Balance:
 
     def share(self, owner: object) -> Share | None:
         """A place for one process, until ``owner`` is freed in the process that made this. None if
-        none is left."""
+        no place is left."""
         for place, state in enumerate(self.states):
             if state == _FREE:
                 self.counts[place] = 0
@@ -61,7 +63,7 @@ class Balance:
         return None
 
     def _free(self, place: int) -> None:
-        if self._process == os.getpid():  # and not in a child, which frees its own owners
+        if self._process == os.getpid():  # not in a child, which frees its own copies
             self.states[place] = _FREE
 
     def counts_of_others(self, place: int) -> Iterable[int]:
@@ -82,11 +84,11 @@ class Share:
         self._free_until = 0.0
 
     def begin(self) -> None:
-        """This process accepts."""
+        """Called when this process begins to accept."""
         self._balance.states[self._place] = _ACCEPTING
 
     def end(self) -> None:
-        """It accepts no more."""
+        """Called when this process stops accepting."""
         self._balance.states[self._place] = _TAKEN
 
     def add(self, change: int) -> None:
@@ -106,10 +108,10 @@ class Share:
         now = time.monotonic()
         if now < self._free_until:
             return True
-        if now - self._asked_at > _RECENT:  # what it waited for before was accepted by others
+        if now - self._asked_at > _RECENT:  # a new wait: others accepted the earlier connections
             self._waits_since = now
         self._asked_at = now
-        if now - self._waits_since < _PATIENCE:
+        if now - self._waits_since < _MAX_WAIT:
             return False
         self._free_until = now + _RELIEF
         return True

@@ -14,14 +14,14 @@ from ..websocket import WebSocket
 __all__ = ["close_sessions", "drain_sessions"]
 
 _PAUSE = 0.01  # seconds between two groups of sessions that are closed
-_SHARE = 0.75  # of the grace that closing may take; the last ones need time for their handshake
+_SHARE = 0.75  # part of the grace for sending Closes; the last clients need time to answer
 
 
 def drain_sessions(
     sockets: Iterable[WebSocket], seconds: float, grace: float | None
 ) -> gevent.Greenlet[..., None] | None:
-    """Closes ``sockets`` within ``seconds``, and within the ``grace`` of the server, in a greenlet
-    that it returns; or at once, and returns None."""
+    """Closes ``sockets`` within ``seconds``, and within the ``grace`` of the server. Returns the
+    greenlet that does it; None if all were closed at once."""
     if grace is not None:
         seconds = min(seconds, _SHARE * grace)
     if seconds > 0:
@@ -31,8 +31,8 @@ def drain_sessions(
 
 
 def close_sessions(sockets: Iterable[WebSocket], seconds: float) -> None:
-    """Sends Close (1001) to all ``sockets``, in random order; blocks for ``seconds``, over which it
-    spreads them."""
+    """Sends Close (1001) to all ``sockets``, in random order, spread over ``seconds``. Blocks for
+    that time."""
     waiting = [socket for socket in sockets if socket.is_connected]
     random.shuffle(waiting)
     count = len(waiting)

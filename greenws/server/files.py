@@ -1,7 +1,7 @@
 """``wsgi.file_wrapper`` (PEP 3333), by which an application hands a file to the server.
 
-The server sends such a file by ``sendfile`` if nothing but plain TCP lies between. Everything else
-iterates over it: a middleware that changes the body, TLS, and a file that is not simply a file.
+The server sends such a file by ``sendfile`` if the connection is plain TCP and no middleware has
+changed the body. Otherwise, and for objects that are not real files, the file is iterated over.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import werkzeug.wsgi
 
 __all__ = ["FileWrapper", "find_file"]
 
-_LEAST_BLOCK = 1 << 16  # bytes; werkzeug and Django ask for 8 and 4 KiB
+_LEAST_BLOCK = 1 << 16  # bytes; werkzeug asks for 8 KiB, Django for 4 KiB
 
-# What werkzeug, and so Flask, puts around a file wrapper for a range of it. A private name: without
-# it, a range is iterated over.
+# werkzeug, and so Flask, wraps this around a file wrapper to send a range of it. The name is
+# private: if it is missing, ranges are iterated over.
 _Range: Any = getattr(werkzeug.wsgi, "_RangeWrapper", None)
 
 
 class FileWrapper:
-    """An iterable of the blocks of ``filelike``, from its position to its end, that closes it.
+    """Iterates over the blocks of ``filelike``, from its position to its end, and closes it.
 
-    ``block_size``: bytes of a block; of a seekable file they may be more.
+    ``block_size``: bytes of a block; blocks of a seekable file may be larger.
     """
 
     def __init__(self, filelike: Any, block_size: int = _LEAST_BLOCK) -> None:
         self.filelike = filelike
-        # What grows meanwhile, such as a pipe, is passed on as it comes.
+        # The data of a pipe, for example, is passed on as it arrives.
         self.block_size = max(block_size, _LEAST_BLOCK) if self.seekable() else block_size
 
     def __iter__(self) -> FileWrapper:
@@ -58,8 +58,8 @@ class FileWrapper:
 
 
 def find_file(result: Any) -> tuple[int, int] | None:
-    """The descriptor of the file that ``result``, what an application returned, hands over, and
-    where in it the body begins; None if it is to be iterated over."""
+    """The descriptor of the file in ``result``, which an application returned, and the offset at
+    which the body begins; None if ``result`` must be iterated over."""
     start = None
     if _Range is not None and type(result) is _Range and result.read_length == 0:
         start = result.start_byte
@@ -68,7 +68,7 @@ def find_file(result: Any) -> tuple[int, int] | None:
         return None
     file = result.filelike
     raw = file.raw if type(file) is io.BufferedReader else file
-    # Exactly these: GzipFile and others have the descriptor of a file whose bytes they change.
+    # No other types: GzipFile, for example, has the descriptor of a file but returns other bytes.
     if type(raw) is not io.FileIO or not raw.readable() or not raw.seekable():
         return None
     return raw.fileno(), file.tell() if start is None else start

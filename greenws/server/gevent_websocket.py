@@ -7,8 +7,11 @@ lenient frames, frames torn when two greenlets send, a Close sent by the garbage
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
+from gevent import getcurrent
+from gevent._hub_local import get_hub_if_exists
 from geventwebsocket.exceptions import ProtocolError, WebSocketError
 from geventwebsocket.utf8validator import Utf8Validator
 from geventwebsocket.websocket import (
@@ -21,16 +24,20 @@ from geventwebsocket.websocket import WebSocket as _Original
 from werkzeug.exceptions import HTTPException
 
 from ..exceptions import ConnectionClosed, HandshakeError
-from ..opcodes import is_sendable
+from ..opcodes import CloseCode, is_sendable
 from ..protocol.origin import check_origin
+from ..session import REQUEST_ATTRIBUTE
 from ..upgrade import Upgrade, refusal_response
 from ..websocket import WebSocket
 
 __all__ = ["GeventWebSocket"]
 
+_QUIET = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED)
+_READS_OF_A_LOOP = 3  # of ``closed``, by one line of code
+
 
 class _Refused(HandshakeError, HTTPException):
-    """A refusal that Flask, too, answers with its own status, and does not log as an error."""
+    """A refusal that Flask answers with its status, too, and does not log as an error."""
 
     response = None
 
@@ -50,13 +57,21 @@ class _Refused(HandshakeError, HTTPException):
 class GeventWebSocket(_Original):  # type: ignore[misc]
     """``environ["wsgi.websocket"]``: accepts its upgrade by itself when it is first used.
 
-    Reading ``version``, ``path``, ``origin``, ``protocol`` or ``closed`` is not a use.
+    Reading ``version``, ``path``, ``origin``, ``protocol`` or ``closed`` is not a use, with one
+    exception: ``while not ws.closed: gevent.sleep(0.1)``, by which an application waits for the end
+    while another greenlet sends. So ``closed`` accepts when the same line of code reads it for the
+    third time, in the greenlet that runs the application, if the hub has run before each of the
+    repetitions, and ``start_response()`` has not been called.
     """
 
     def __init__(self, upgrade: Upgrade, environ: dict[str, Any], handler: Any) -> None:
-        # The original's own __init__ would take the socket and its reader.
+        # The original's __init__ would take the socket and its reader.
         self._upgrade = upgrade
         self._closed = False
+        # How often each line of code has read ``closed``, and _hub_runs at its last reading.
+        self._reads: dict[Any, tuple[int, int]] = {}
+        self._hub_runs = 0  # counted only from one reading of ``closed`` to the next
+        self._awaits_hub = False
         self.environ = environ
         self.handler = handler
         self.stream = None
@@ -72,7 +87,7 @@ class GeventWebSocket(_Original):  # type: ignore[misc]
 
         Raises:
             HandshakeError: the server's ``allowed_origins`` do not include the client's, or its
-                offer is malformed. Where it leaves the application, the client gets 403 or 400.
+                offer is malformed. If the application lets it escape, the client gets 403 or 400.
         """
         if self._upgrade.socket is None:
             try:
@@ -94,6 +109,39 @@ class GeventWebSocket(_Original):  # type: ignore[misc]
 
     @property
     def closed(self) -> bool:
+        """Whether the socket was closed, or the peer is gone.
+
+        Raises:
+            HandshakeError: read in a loop before the first use, it accepts as :meth:`accept` does.
+        """
+        is_pending = self._upgrade.socket is None and not self._closed
+        if is_pending and self._is_read_in_a_loop():
+            self.accept()
+        return self._is_closed()
+
+    def _is_read_in_a_loop(self) -> bool:
+        # The server sets the attribute in the greenlet that runs the application.
+        if getattr(getcurrent(), REQUEST_ATTRIBUTE, None) is not self._upgrade:
+            return False
+        hub: Any = get_hub_if_exists()
+        if hub is None or self.handler.status is not None:
+            return False
+        if not self._awaits_hub:
+            self._awaits_hub = True
+            hub.loop.run_callback(self._on_hub)
+        frame = sys._getframe(2)
+        line = (frame.f_code, frame.f_lineno)
+        count, counted_at = self._reads.get(line, (0, -1))
+        if counted_at != self._hub_runs:
+            count += 1
+            self._reads[line] = count, self._hub_runs
+        return count >= _READS_OF_A_LOOP
+
+    def _on_hub(self) -> None:
+        self._awaits_hub = False
+        self._hub_runs += 1
+
+    def _is_closed(self) -> bool:
         socket = self._upgrade.socket
         return self._closed or (socket is not None and not socket.is_connected)
 
@@ -114,7 +162,7 @@ class GeventWebSocket(_Original):  # type: ignore[misc]
             message = self.accept().receive(timeout=None)
         except ConnectionClosed as error:
             self._closed = True
-            if error.code not in (1000, 1001, 1005):
+            if error.code not in _QUIET:
                 self.current_app.on_close(MSG_CLOSED)
             return None
         return bytearray(message) if isinstance(message, bytes) else message
@@ -160,7 +208,7 @@ class GeventWebSocket(_Original):  # type: ignore[misc]
             elif opcode == self.OPCODE_PONG:
                 socket.send_pong(message)
             elif opcode == self.OPCODE_CLOSE:
-                self.close(1000, message)
+                self.close(CloseCode.NORMAL, message)
             else:
                 raise ProtocolError(f"cannot send a frame with opcode {opcode}")
         except ConnectionClosed:
@@ -168,15 +216,15 @@ class GeventWebSocket(_Original):  # type: ignore[misc]
 
     def close(self, code: int = 1000, message: str | bytes | None = b"") -> None:
         """Sends Close and does not wait; the connection ends with the session."""
-        if self.closed:
+        if self._is_closed():
             self.current_app.on_close(MSG_ALREADY_CLOSED)
         self._closed = True
         reason = _as_text(message or "").encode()[:123].decode("utf-8", "ignore")
-        self.accept().start_closing(code if is_sendable(code) else 1000, reason)
+        self.accept().start_closing(code if is_sendable(code) else CloseCode.NORMAL, reason)
         self.logger.debug("Closed WebSocket")
 
     def _check_open(self) -> None:
-        if self.closed:
+        if self._is_closed():
             self.current_app.on_close(MSG_ALREADY_CLOSED)
             raise WebSocketError(MSG_ALREADY_CLOSED)
 

@@ -27,6 +27,7 @@ from ..hub.sockets import adopt, is_inherited
 from ..hub.transport import FOREVER, no_delay
 from ..opcodes import CloseCode
 from ..protocol.handshake import Offer, is_upgrade, parse_offer, read_choices
+from ..rate_limit import RateLimit
 from ..refusals import log_answer, log_refusal
 from ..session import EXITS, REQUEST_ATTRIBUTE, end_session, is_normal_end, log_failure
 from ..surroundings import framework_of
@@ -39,17 +40,19 @@ from .response import ResponseHandler, to_bytes
 
 __all__ = ["UpgradeHandler"]
 
-_NoopLog: Any = getattr(pywsgi, "_NoopLog", None)  # what a server has for ``log=None``
+_NoopLog: Any = getattr(pywsgi, "_NoopLog", None)  # the log of a server with ``log=None``
+_UNLESS_LOGS_FAIL = contextlib.suppress(OSError, ValueError)  # the disk is full, the file closed
+_unwritable = RateLimit(1 / 60, burst=1)
 
 
 class UpgradeHandler(ResponseHandler):
     """A ``handler_class`` for ``gevent.pywsgi.WSGIServer``, in gevent-websocket's place.
 
-    A subclass may override what pywsgi's handler has, except what greenws does in another way and
-    so never calls: ``read_request()``, ``read_requestline()``, ``MessageClass`` and
-    ``handle_error()`` of a session (it is logged). A session of a plain ``Routes`` or
-    ``WebSocketHandler`` has no HTTP handler at all unless the server's ``handler_class`` is a
-    subclass. ``tests/integrations/test_pywsgi_suite.py`` lists what differs from pywsgi.
+    A subclass may override the methods of pywsgi's handler, except those that greenws never calls:
+    ``read_request()``, ``read_requestline()``, ``MessageClass``, and ``handle_error()`` for a
+    session, whose error is logged. A session of a plain ``Routes`` or ``WebSocketHandler`` has no
+    HTTP handler at all, unless the server's ``handler_class`` is a subclass.
+    ``tests/integrations/test_pywsgi_suite.py`` lists the differences from pywsgi.
     """
 
     eager = False
@@ -57,10 +60,10 @@ class UpgradeHandler(ResponseHandler):
     application that waits for something else before it uses its socket."""
 
     config = Config()
-    """The limits of the sessions of a server that is not a :class:`WebSocketServer`."""
+    """The limits of sessions on a server that is not a :class:`WebSocketServer`."""
 
     websocket: Any = None
-    """What is in ``environ["wsgi.websocket"]``, as gevent-websocket's handler has it."""
+    """The object in ``environ["wsgi.websocket"]``, as in gevent-websocket's handler."""
     client_address: Any
     socket: Any
     _upgrade: _HandlerUpgrade | None = None
@@ -69,7 +72,7 @@ class UpgradeHandler(ResponseHandler):
     _deadline: float | None = None
     _opening: Opening | None = None
     _late_status = ""
-    """The status that an application gave start_response() when it had a WebSocket already."""
+    """The status that an application gave start_response() after it had accepted the upgrade."""
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
         self._process = current_process()
@@ -121,7 +124,7 @@ class UpgradeHandler(ResponseHandler):
             return None
         if (
             self._upgrade is not None and self.is_upgraded
-        ):  # the socket was taken: what is still in it is not ours to read
+        ):  # the program has taken the socket, so its input is not ours
             self.socket = None
             return None
         if self.wsgi_input.ends_the_connection:
@@ -151,7 +154,7 @@ class UpgradeHandler(ResponseHandler):
         return head
 
     def _wait_for_request(self) -> bool:
-        """Waits between two requests; meanwhile the connection may be closed to make room."""
+        """Waits for the next request; the connection may be closed then, to make room."""
         timeout = self._host.config.keep_alive_timeout
         idle = self._host.admission.idle
         idle[self] = None
@@ -167,7 +170,7 @@ class UpgradeHandler(ResponseHandler):
         """Ends the connection, on which no request has begun."""
         if not is_inherited(self.socket):
             with contextlib.suppress(OSError):
-                # Of TLS too, whose own shutdown would have the read that waits raise ValueError.
+                # The native socket: a shutdown of TLS would make the waiting read raise ValueError.
                 self.socket._sock.shutdown(native.SHUT_RDWR)
 
     def _refuse_request(self, error: RequestError) -> None:
@@ -196,7 +199,7 @@ class UpgradeHandler(ResponseHandler):
 
     @property
     def remote_address(self) -> Any:
-        """The client's address; port 0 where proxies that are trusted say who the client is."""
+        """The client's address; with port 0 if trusted proxies report it."""
         return remote_address(self.environ or {}, self.client_address)
 
     def handle_one_response(self) -> None:
@@ -217,7 +220,7 @@ class UpgradeHandler(ResponseHandler):
 
     @property
     def headers(self) -> Any:
-        """The request's headers, as pywsgi has them, for subclasses that look."""
+        """The request's headers in pywsgi's form, for subclasses."""
         if self._headers is None:
             self._headers = HTTPMessage()
             for name, value in self._head.headers if self._head is not None else ():
@@ -244,16 +247,18 @@ class UpgradeHandler(ResponseHandler):
         if refusal_reason:  # its response is to be sent
             self._count_refusal(refusal_reason)
             self._end_http()
-        WSGIHandler.run_application(self)
-        if refusal_reason == "application":
-            log_answer(self.environ, self.status, self.application)
+        try:
+            WSGIHandler.run_application(self)
+        finally:  # the client may have left before the response
+            if refusal_reason == "application" and self.status is not None:
+                log_answer(self.environ, self._orig_status, self.application)
 
     def _find_upgrade(self) -> _HandlerUpgrade | None:
         offer = self._find_offer()
         return None if offer is None else _HandlerUpgrade(offer, self)
 
     def _find_offer(self) -> Offer | None:
-        """The handshake in the request, unless this is no upgrade or it was answered before.
+        """The handshake in the request; None if it is not an upgrade, or was answered already.
 
         Raises:
             HandshakeError: no application could accept it.
@@ -262,7 +267,7 @@ class UpgradeHandler(ResponseHandler):
         if opening is not None and opening.environ is not None:
             if opening.refused is not None:
                 raise opening.refused
-            # Nothing but the upgrade refers to the offer, which it drops when it was answered.
+            # Only the upgrade keeps the offer, and drops it when it is answered.
             offer, opening.offer = opening.offer, None
             return offer
         hook = self._host.pre_start_hook
@@ -292,7 +297,7 @@ class UpgradeHandler(ResponseHandler):
             log_refusal(self.environ, error)
             self._refuse(error)
         finally:
-            if clients.get(key) is client:  # a proxy may name one address for two connections
+            if clients.get(key) is client:  # a proxy may report one address for two connections
                 del clients[key]
             # The socket refers to its request, and that to the environ: a cycle.
             self.environ.pop(ENVIRON_KEY, None)
@@ -305,7 +310,7 @@ class UpgradeHandler(ResponseHandler):
             elif upgrade.socket is None:
                 self._upgrade = None
                 if not upgrade.refusal_reason and self.status is not None:
-                    log_answer(self.environ, self.status, self.application)
+                    log_answer(self.environ, self._orig_status, self.application)
                 self._count_refusal(upgrade.refusal_reason or "application")
                 upgrade.release()
 
@@ -326,7 +331,7 @@ class UpgradeHandler(ResponseHandler):
             with contextlib.suppress(AttributeError):
                 delattr(getcurrent(), REQUEST_ATTRIBUTE)
         if not self.is_upgraded and self.status is None:
-            # gevent-websocket's applications may return without having used the socket.
+            # An application of gevent-websocket's may return without using the socket.
             self.websocket.accept()
         if not self.is_upgraded:
             return
@@ -338,11 +343,11 @@ class UpgradeHandler(ResponseHandler):
             socket = upgrade.socket
             if socket is not None and socket._record is not None:
                 if escaped is None and has_failed:
-                    socket.start_closing(CloseCode.INTERNAL_ERROR)  # a framework caught an error
+                    socket.start_closing(CloseCode.INTERNAL_ERROR)  # a framework caught the error
                 end_session(socket, escaped)
             elif isinstance(escaped, EXITS):
                 raise escaped
-            elif not is_normal_end(escaped):  # the session has ended, and nobody handled this
+            elif not is_normal_end(escaped):  # the session has ended, and nothing handled the error
                 assert escaped is not None
                 if not upgrade.take_error(escaped):
                     log_failure(self.environ["PATH_INFO"], self.remote_address, escaped)
@@ -360,7 +365,7 @@ class UpgradeHandler(ResponseHandler):
 
     @property
     def _client_key(self) -> Any:
-        # The clients of a unix socket have no address to tell them by.
+        # Clients of a Unix socket have no address.
         return self.client_address or id(self)
 
     @property
@@ -369,15 +374,15 @@ class UpgradeHandler(ResponseHandler):
 
     @property
     def is_upgraded(self) -> bool:
-        """Whether the request at hand has become a WebSocket: ours, or that of a program that has
+        """Whether the current request has become a WebSocket: ours, or that of a program that has
         taken the socket itself."""
         upgrade = self._upgrade
         return upgrade is not None and (upgrade.socket is not None or self.rfile.is_taken)
 
     @property
     def _is_beside_the_socket(self) -> bool:
-        """Whether what the application returns means nothing: it has upgraded, or it was asked to
-        and has not begun an HTTP response."""
+        """Whether to ignore what the application returns: it has accepted an upgrade, or did not
+        begin an HTTP response to one."""
         return self.is_upgraded or (self._upgrade is not None and self.status is None)
 
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
@@ -437,11 +442,26 @@ class UpgradeHandler(ResponseHandler):
             or type(self).format_request is not UpgradeHandler.format_request
         )
         if is_seen and not self.is_upgraded:
-            WSGIHandler.log_request(self)
+            line = self.format_request() + "\n"
+            try:
+                if self.server.log is not None:  # standard error of a process that has none
+                    self.server.log.write(line)
+            except (OSError, ValueError) as error:
+                if _unwritable.take():
+                    self.log_error("%s", f"cannot write the access log: {error}")
+
+    def log_error(self, msg: str, *args: Any) -> None:
+        # pywsgi prints what it cannot log to standard error, which may be what is full.
+        with _UNLESS_LOGS_FAIL:
+            super().log_error(msg, *args)
+
+    def _log_error(self, t: Any, v: Any, tb: Any) -> None:
+        with _UNLESS_LOGS_FAIL:
+            super()._log_error(t, v, tb)
 
 
 class _HandlerUpgrade(ServerUpgrade):
-    """The upgrade of the request that an ``UpgradeHandler`` is at."""
+    """The upgrade of the current request of an ``UpgradeHandler``."""
 
     def __init__(self, offer: Offer, handler: UpgradeHandler) -> None:
         super().__init__(offer, handler._host, handler.environ, handler.path)
@@ -468,7 +488,7 @@ class _HandlerUpgrade(ServerUpgrade):
         if handler.headers_sent:
             raise RuntimeError("the application has begun an HTTP response; too late to upgrade")
         if is_inherited(handler.socket):
-            raise RuntimeError("the connection belongs to the parent of this process")
+            raise RuntimeError("the connection belongs to the parent process")
         handler.rfile.stop_watching()
         early = handler.rfile.take()
         handler.rfile.close()

@@ -1,4 +1,4 @@
-"""What a server offers to its HTTP handler and its upgrades, whichever server it is."""
+"""The interface of any server for its HTTP handler and its upgrades."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..config import Config
 from ..hub.polling import current_process
 from ..hub.sockets import adopt, is_inherited
 from ..stats import ServerStats
-from ..surroundings import tell_unpatched
+from ..surroundings import warn_drivers, warn_unpatched
 from .admission import Admission
 
 __all__ = ["ForeignHost", "Host", "host_of"]
@@ -23,9 +23,10 @@ class Host(Protocol):
     config: Config
     admission: Admission
     proxy_fix: Any
-    """What rewrites an environ by the headers of trusted proxies; None without any."""
+    """Rewrites an environ by the headers of trusted proxies; None if there are none."""
     _adapt: Any
-    """Called with each environ, the address and the head of its request; may raise RequestError."""
+    """Called with each environ, the address and the head of its request; may raise RequestError.
+    Its ``leaves(raw_head, address)`` says that it does nothing that concerns a handshake."""
     clients: dict[Any, Any]
     """gevent-websocket's register: its ``Client`` of each open socket, by address."""
     pre_start_hook: Any
@@ -38,12 +39,12 @@ class Host(Protocol):
 
     @property
     def is_stopping(self) -> bool:
-        """Whether no upgrade is accepted and no connection is kept alive any more."""
+        """Whether it accepts no more upgrades and keeps no connection alive."""
         ...
 
     @property
     def _ends_connections(self) -> bool:
-        """Whether a connection ends with the response at hand, though its request began earlier."""
+        """Whether the current response is the last on its connection."""
         ...
 
     def get_environ(self) -> dict[str, Any]:
@@ -52,7 +53,7 @@ class Host(Protocol):
 
 
 class ForeignHost:
-    """Any other pywsgi server that has ``UpgradeHandler`` for its ``handler_class``."""
+    """Any other pywsgi server with ``UpgradeHandler`` as its ``handler_class``."""
 
     is_stopping = _ends_connections = False
     stats: ServerStats | None = None
@@ -68,7 +69,8 @@ class ForeignHost:
             server.clients = {}
         self.clients = server.clients
         self.application = server.application
-        tell_unpatched(self.application)
+        warn_unpatched(self.application)
+        warn_drivers()
         _guard_listener(server)
 
 
@@ -76,13 +78,13 @@ _REPLACED = ("do_read", "start_accepting", "_start_accepting_if_started", "serve
 
 
 class _Listener:
-    """The accepting half of a foreign server, which a forked child inherits with all that its loop
-    watches. There, it accepts only after ``start_accepting()`` or ``serve_forever()``."""
+    """Makes a foreign server accept in a forked child only after ``start_accepting()`` or
+    ``serve_forever()`` there. The child inherits the listener and its watcher."""
 
     def __init__(self, server: Any) -> None:
         self._server: Callable[[], Any] = weakref.ref(server)
         self._process = current_process()
-        self._own = {  # what the program has replaced
+        self._own = {  # methods that the program has replaced
             name: server.__dict__[name] for name in _REPLACED if name in server.__dict__
         }
         for name in _REPLACED:
@@ -100,7 +102,7 @@ class _Listener:
         return getattr(type(server), name)(server, *args, **options)
 
     def do_read(self) -> Any:
-        """In place of the server's own."""
+        """Replaces the server's method."""
         server = self._server()
         if self._process != current_process():
             server.stop_accepting()
@@ -111,31 +113,31 @@ class _Listener:
         return accepted
 
     def handle(self, sock: Any, *args: Any) -> None:
-        """In place of what the server runs in a greenlet of each connection. One that was spawned
-        and had not run at a fork runs in the child, too."""
+        """Replaces what the server runs in a greenlet for each connection: a greenlet that was
+        spawned before a fork, and had not run yet, runs in the child too."""
         server = self._server()
         if server is not None and not is_inherited(sock):
             (server.wrap_socket_and_handle if server.ssl_enabled else server.handle)(sock, *args)
 
     def start_accepting(self) -> None:
-        """In place of the server's own."""
+        """Replaces the server's method."""
         self._process = current_process()
         self._call("start_accepting")
         self._guard_handle(self._server())  # stop() has removed it
 
     def _start_accepting_if_started(self, _event: Any = None) -> None:
-        """In place of the server's own, which a pool calls when it has room again."""
+        """Replaces the server's method, which a pool calls when it has room again."""
         if self._process == current_process():
             self._call("_start_accepting_if_started", _event)
 
     def serve_forever(self, *args: Any, **options: Any) -> None:
-        """In place of the server's own."""
+        """Replaces the server's method."""
         if self._process != current_process() and self._server().started:
             self.start_accepting()
         self._call("serve_forever", *args, **options)
 
     def disown(self) -> None:
-        """In the child, unless it was told to accept."""
+        """Stops accepting in the child, unless the child has begun to accept itself."""
         server = self._server()
         if server is not None and self._process != current_process():
             server.stop_accepting()
@@ -160,6 +162,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def host_of(server: Any, config: Config) -> Host:
-    """``server`` itself if it is a ``WebSocketServer``; ``config`` is for any other."""
+    """``server`` itself if it is a ``WebSocketServer``; otherwise a ``ForeignHost`` with
+    ``config``."""
     host: Host = server if hasattr(server, "admission") else ForeignHost(server, config)
     return host

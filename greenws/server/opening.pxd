@@ -1,11 +1,13 @@
 # C types for opening.py, where it is compiled.
 import cython
 
+from ..hub cimport forks
 from ..hub.transport cimport Transport
 from ..http.head cimport RequestHead, find_head
 from ..protocol.handshake cimport Offer
 from ..session cimport OpenSession
 from ..upgrade cimport Upgrade
+from ..websocket cimport WebSocket
 from .admission cimport Admission
 
 
@@ -34,6 +36,10 @@ cdef class _EnvironSource:
     cdef dict _changes
 
 
+@cython.locals(environ=dict)
+cdef _make_environ(host, address, RequestHead head)
+
+
 cdef class Opening:
     cdef public object host
     cdef public object address
@@ -48,11 +54,34 @@ cdef class Opening:
     cdef public str refusal_reason
     cdef public Transport transport
     cdef public double deadline
+    cdef public _DirectUpgrade upgrade
 
     @cython.locals(head=RequestHead)
     cpdef OpenSession open(self)
     cdef _answer(self, response, str reason)
-    @cython.locals(admission=Admission, session=OpenSession)
-    cdef OpenSession _open(self, handler, _DirectUpgrade upgrade)
+    @cython.locals(target=str)
+    cdef _find_handler(self, RequestHead head, dict fields)
+    @cython.locals(admission=Admission, session=OpenSession, upgrade=_DirectUpgrade)
+    cdef OpenSession _open(self, handler, RequestHead head, dict fields)
     @cython.locals(transport=Transport, size=Py_ssize_t, seen=Py_ssize_t, length=Py_ssize_t)
     cdef RequestHead _read_head(self)
+
+
+cdef class DirectClient:
+    cdef object __weakref__
+    cdef public object server
+    cdef public object address
+    cdef public Opening opening
+    cdef object _sock
+    cdef WebSocket _socket
+    cdef object _ws
+    cdef object _counted
+    cdef bint _is_shared
+    cdef bint _is_admitted
+
+    @cython.locals(admission=Admission, opening=Opening, session=OpenSession, reason=str)
+    cpdef OpenSession open(self, long process)
+    cpdef begin(self, WebSocket socket)
+    cpdef end(self)
+    @cython.locals(admission=Admission)
+    cpdef leave(self)

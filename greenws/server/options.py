@@ -1,4 +1,4 @@
-"""The options of ``WebSocketServer``, checked before gevent takes them for those of TLS."""
+"""Checks the options of ``WebSocketServer``: gevent takes unknown ones for options of TLS."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def check_listener(listener: Any) -> None:
     """Checks an address as far as that is possible without binding it.
 
     Raises:
-        TypeError: it is none, or has parts of wrong types.
-        ValueError: the port is out of range; or a str has none.
+        TypeError: it is not an address, or has parts of wrong types.
+        ValueError: the port is out of range, or missing in a str.
     """
     example = "an address is (host, port), such as ('127.0.0.1', 8181)"
     if callable(listener):
@@ -96,8 +96,8 @@ def check_listener(listener: Any) -> None:
     if isinstance(listener, str):
         if not re.fullmatch(r"([^/]*:)?[0-9]+", listener):
             raise ValueError(
-                f"{example}, or 'host:port', not {listener!r}; for a Unix socket give one that "
-                "listens: gevent.socket.socket(AF_UNIX), its bind() and its listen()"
+                f"{example}, or 'host:port', not {listener!r}; for a Unix socket, give a "
+                "gevent.socket.socket(AF_UNIX) after its bind() and listen()"
             )
         return
     port = listener
@@ -122,6 +122,18 @@ def _check_values(options: dict[str, Any]) -> None:
     handler_class = options.get("handler_class")
     if backlog is not None and (isinstance(backlog, bool) or not isinstance(backlog, int)):
         raise TypeError(f"backlog must be a whole number, not {backlog!r}")
+    if backlog is not None and not 0 <= backlog < 1 << 31:
+        raise ValueError(f"backlog must be a number of connections, 0 or more, not {backlog!r}")
+    if (environ := options.get("environ")) is not None:
+        try:
+            dict(environ)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"environ must be a dict, of what each request's environ has, not {environ!r}"
+            ) from None
+    hook = options.get("pre_start_hook")
+    if hook is not None and not callable(hook):
+        raise TypeError(f"pre_start_hook must be a function of the handler, not {hook!r}")
     if spawn is not None and not _can_spawn(spawn):
         raise TypeError(
             "spawn must be a number, a Pool, a function such as gevent.spawn, or 'default', not "
@@ -145,14 +157,14 @@ def _can_spawn(spawn: Any) -> bool:
 def _check_handler_class(given: Any) -> None:
     """
     Raises:
-        TypeError: it is no class, or one whose handlers know nothing of greenws.
+        TypeError: it is not a class, or not a subclass of ``UpgradeHandler``.
     """
     if isinstance(given, type) and issubclass(given, UpgradeHandler):
         return
     if isinstance(given, WebSocketHandler) or given is WebSocketHandler:
         hint = "a WebSocketHandler is an application: WebSocketServer(address, handler)"
     elif isinstance(given, type):
-        hint = "those of others open no sessions of greenws. Leave it out, or derive yours from it"
+        hint = "other classes cannot open sessions. Leave it out, or derive yours from that class"
     else:
         hint = "set what it needs as attributes of a subclass"
     raise TypeError(
@@ -164,8 +176,8 @@ def _check_handler_class(given: Any) -> None:
 def check_options(options: dict[str, Any]) -> None:
     """
     Raises:
-        TypeError: an option does not exist, or is not one of the server's but of ``Config``; or
-            its value is of a wrong type.
+        TypeError: an option does not exist, or belongs to ``Config``, or its value has the wrong
+            type.
     """
     of_config = {field.name for field in fields(Config)}
     for name, value in options.items():
@@ -185,8 +197,8 @@ def check_options(options: dict[str, Any]) -> None:
         if meant is not None:
             raise TypeError(f"{text}; did you mean {meant!r}?")
         raise TypeError(
-            f"{text}. Limits and timeouts are options of greenws.Config: config=Config(...); its "
-            f"own are config, trusted_proxies, {', '.join(sorted(SERVER_OPTIONS))}"
+            f"{text}. Limits and timeouts are options of greenws.Config: config=Config(...); the "
+            f"server's are config, trusted_proxies, {', '.join(sorted(SERVER_OPTIONS))}"
         )
     _check_values(options)
 
@@ -195,7 +207,7 @@ def load_certificates(context: ssl.SSLContext, certfile: str, keyfile: str | Non
     """``context.load_cert_chain()``, with errors that name the files.
 
     Raises:
-        OSError: a file cannot be read, or the two do not fit (``ssl.SSLError``).
+        OSError: a file cannot be read, or the two do not match (``ssl.SSLError``).
     """
     _check_files(certfile=certfile, keyfile=keyfile)
     try:
@@ -224,7 +236,7 @@ def _check_files(**paths: Any) -> None:
     """
     Raises:
         OSError: one of them cannot be read; the errors of ``ssl`` do not name the file.
-        TypeError: one is no path. A number would be a descriptor.
+        TypeError: one is not a path. (A number would be a descriptor.)
     """
     for name, path in paths.items():
         if path is None:
@@ -235,14 +247,14 @@ def _check_files(**paths: Any) -> None:
 
 
 def prepare_tls(options: dict[str, Any]) -> Any:
-    """Replaces what belongs to a context (``certfile``, ``keyfile``...) by one with our ALPN
+    """Replaces the options of TLS (``certfile``, ``keyfile``...) with a context, which has our ALPN
     protocol; returns it, or None without TLS.
 
     Raises:
         OSError: see :func:`load_certificates`.
-        TypeError: options that do not go together.
+        TypeError: options contradict each other.
     """
-    for name in (*_OF_CONTEXT, "ssl_context"):  # None is what is not given
+    for name in (*_OF_CONTEXT, "ssl_context"):  # None counts as not given
         if options.get(name, 0) is None:
             del options[name]
     given = {name: options.pop(name) for name in _OF_CONTEXT if name in options}
@@ -281,8 +293,8 @@ def _make_context(given: dict[str, Any]) -> Any:
             raise TypeError(f"{name} must be a constant such as {example}, not {given[name]!r}")
     if given.get("cert_reqs") == ssl.CERT_REQUIRED and "ca_certs" not in given:
         raise TypeError(
-            "cert_reqs=ssl.CERT_REQUIRED needs ca_certs=, the file of those that sign the clients' "
-            "certificates: without it no client could connect"
+            "cert_reqs=ssl.CERT_REQUIRED needs ca_certs=, the file of the authorities that sign "
+            "the clients' certificates: without it no client can connect"
         )
     context = gevent.ssl.SSLContext(given.get("ssl_version", ssl.PROTOCOL_TLS_SERVER))
     load_certificates(context, given["certfile"], given.get("keyfile"))

@@ -1,9 +1,9 @@
 """Writing HTTP responses: framing, one write for a small response, and clients that do not read.
 
-This replaces the writing half of pywsgi's handler. What an application returns is framed as it
-promised and as the request allows; nothing is ever sent behind the head of a response that has no
-body, and never more than ``Content-Length`` says, since a client would take it for the next
-response. A client that acknowledges nothing for ``write_timeout`` is given up.
+This replaces the writing half of pywsgi's handler. The body is framed as the application's headers
+say and the request allows. Nothing is sent after the head of a response without a body, and never
+more than ``Content-Length`` says, since a client would take it for the next response. A connection
+whose client acknowledges nothing for ``write_timeout`` is closed.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ _TOKEN_CHARACTERS = bytes(each for each in range(256) if _is_token(bytes([each])
 _STATUSES = {
     line: line.encode("ascii") for line in (f"{each:d} {each.phrase}" for each in HTTPStatus)
 }
-_DECIDED = (b"connection", b"transfer-encoding")  # headers about which the server decides
+_DECIDED = (b"connection", b"transfer-encoding")  # headers that the server may have to change
 _PIECE = 1 << 18  # bytes of a large body that are copied at a time
 _JOIN_LIMIT = 1 << 16  # bytes up to which a copy is cheaper than another system call
-_SMALL_FILE = 1 << 15  # bytes that are read and leave with the head in one write, at no more cost
+_SMALL_FILE = 1 << 15  # bytes up to which a file is read, and sent with the head in one write
 _FILE_PIECE = 1 << 18  # bytes of a file that are sent at a time
-_SLOW_PIECE = 1 << 14  # bytes of it that are read when the kernel takes no more
+_SLOW_PIECE = 1 << 14  # bytes of a file that are read when the kernel takes no more
 # sendfile() does not work with this file, or the socket accepts no more at the moment.
 _READ_INSTEAD = (errno.EAGAIN, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOVERFLOW)
 _MORE = getattr(native, "MSG_MORE", 0)
 _READ_AHEAD = 1 << 16  # bytes that are read ahead while a response is being generated
-_LOOK_INTERVAL = 0.1  # seconds between two looks for the client while nothing is sent
+_LOOK_INTERVAL = 0.1  # seconds between two checks of the client while nothing is sent
 _FIRST_CHECK, _LAST_CHECK = 0.05, 5.0  # seconds between two checks of a half-closed connection
 _KEEPALIVE = 5  # seconds between TCP's probes of a half-closed connection
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
@@ -75,6 +75,11 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
 
     # -- what pywsgi and the application call
 
+    def run_application(self) -> None:
+        # For subclasses that go past gevent-websocket's handler, of which this is one, to pywsgi's:
+        # super(WebSocketHandler, self).run_application()
+        WSGIHandler.run_application(self)
+
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
         """PEP 3333's ``start_response``.
 
@@ -88,7 +93,7 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         if not _is_status(self.status):
             self.status = None
             raise self.ApplicationError(
-                f"invalid status of the response: {status!r}; expected one such as '200 OK'"
+                f"invalid response status: {status!r}; expected one such as '200 OK'"
             )
         lengths = []
         codings = []
@@ -96,8 +101,8 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
             name, value = header
             if not _is_token(name) or _has_control_character(value):
                 self.status = None
-                raise self.ApplicationError(f"invalid header of the response: {(name, value)}")
-            size = len(name)  # rules out most names without a comparison of strings
+                raise self.ApplicationError(f"invalid response header: {(name, value)}")
+            size = len(name)  # comparing sizes is faster than comparing strings
             if size == 14 and name.lower() == b"content-length":
                 lengths.append(value)
             elif size == 10 and name.lower() == b"connection" and value.lower() == b"close":
@@ -105,8 +110,8 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
             elif size == 17 and name.lower() == b"transfer-encoding":
                 codings.append(header)
         for header in codings:
-            # The framing is the server's: an application that hands on the headers of another
-            # server does not hand on its chunks (PEP 3333, "Other HTTP Features").
+            # The server does the framing: an application that passes on another server's headers
+            # does not pass on its chunks (PEP 3333, "Other HTTP Features").
             self.response_headers.remove(header)
         if len(lengths) > 1 or lengths and not lengths[0].isdigit():
             self.status = None
@@ -114,8 +119,8 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         return write
 
     def _start_plain(self, status: Any, headers: Any) -> bool:
-        """:meth:`start_response`, in one pass, for what nearly all applications give; False, and
-        nothing is changed, if there is anything to refuse or to decide."""
+        """:meth:`start_response` in one pass, for the arguments of nearly all applications. False,
+        with no change, if there is anything to refuse or to decide."""
         if type(status) is not str or type(headers) is not list:
             return False
         encoded = []
@@ -126,7 +131,7 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
                 if type(name) is not str or type(value) is not str:
                     return False
                 raw_name, raw_value = name.encode("latin-1"), value.encode("latin-1")
-                size = len(raw_name)  # rules out most names without a comparison of strings
+                size = len(raw_name)  # comparing sizes is faster than comparing strings
                 if size == 0 or raw_name.translate(None, _TOKEN_CHARACTERS):
                     return False
                 if not value.isprintable() and _has_control_character(raw_value):
@@ -184,10 +189,10 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         self._set_connection()
 
     def _set_connection(self) -> None:
-        # Both are hop by hop, so they are the server's to set and not the application's.
+        # Both are hop-by-hop headers, so the server sets them, not the application.
         options = []
         if self._host._ends_connections and not self.close_connection and not self._is_followed():
-            self.close_connection = True  # a client, or a proxy, would send another request
+            self.close_connection = True  # tells a client, or a proxy, to send no more requests
         if self.code == 426:  # RFC 9110, section 15.5.22
             self.response_headers.append((b"Upgrade", b"websocket"))
             options.append(b"Upgrade")
@@ -203,8 +208,8 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
                 self.response_headers.append((b"Connection", b", ".join(options)))
 
     def _is_followed(self) -> bool:
-        """Whether the client has sent another request already, or may be sending the body of
-        this."""
+        """Whether the client has already sent another request, or may be sending the body of this
+        one."""
         if not self.wsgi_input.is_read:
             return True
         with contextlib.suppress(OSError):
@@ -227,8 +232,8 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         self._end_body()
 
     def _write_file(self) -> bool:
-        """Writes the file that the application returned, if it can be sent without a copy, or with
-        one write; otherwise writes nothing, and returns False."""
+        """Writes the file that the application returned, if it can be sent by ``sendfile`` or is
+        small; otherwise writes nothing, and returns False."""
         sock = self.socket
         if type(sock) is not OwnedSocket or self.headers_sent or not self.status:
             return False
@@ -256,21 +261,23 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
             self._more = 0
 
     def _send_file(self, fileno: int, offset: int) -> None:
-        """Sends what Content-Length says, or what the file has, from ``offset`` on."""
+        """Sends as much of the file as Content-Length says, from ``offset`` on."""
         assert self._left is not None
         sock = self.socket
         try:
             while self._left > 0:
                 end_turn_if_due(is_slow=True)  # it may be read from a disk
                 if is_inherited(sock):
-                    raise ConnectionResetError(errno.ECONNRESET, "the connection is the parent's")
+                    raise ConnectionResetError(
+                        errno.ECONNRESET, "the connection belongs to the parent process"
+                    )
                 try:
                     size = min(self._left, _FILE_PIECE)
                     sent = os.sendfile(sock.fileno(), fileno, offset, size)
                 except OSError as error:
                     if error.errno not in _READ_INSTEAD:
                         raise
-                    # The transport of this piece waits, and gives up a client that does not read.
+                    # A transport sends this piece: it waits, with a timeout if nobody reads.
                     data = os.pread(fileno, min(self._left, _SLOW_PIECE), offset)
                     sent = len(data)
                     if data:
@@ -308,8 +315,8 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
                 self._watch = None
 
     def _may_watch(self) -> bool:
-        """Whether the client's input is nobody's while the next part is generated: no body that the
-        application may still read, and no protocol of its own."""
+        """Whether the server may read the client's input while the next part is generated: the
+        application has no body to read, and no protocol of its own."""
         return (
             self.headers_sent
             and self._left != 0
@@ -345,9 +352,9 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
             self._leave_if_alone()
 
     def _leave_if_alone(self) -> None:
-        """Ends a response without a body whose client is gone: nothing will be sent that could
-        fail, and an application may generate without end, and without a wait. A client that has
-        only ended its half has all of the response, but may wait for the next.
+        """Ends a response without a body if its client is gone. Nothing more is sent that could
+        fail, and the application may generate parts without end. (A client that has only ended its
+        half of the stream has the whole response, but may wait for the next one.)
 
         Raises:
             OSError: the client has ended its stream, or the connection is lost.
@@ -385,7 +392,7 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         if self.response_use_chunked:
             self._sendall(b"0\r\n\r\n")
         elif self._left or self._is_too_long:
-            # The client waits for the rest, or the application goes on where nobody reads.
+            # The client would wait for the rest, or take what is too much for the next response.
             self.close_connection = True
             what = "longer" if self._is_too_long else f"{self._left} bytes shorter"
             self.log_error("%s", f"the body of {self.path!r} is {what} than its Content-Length")
@@ -398,7 +405,9 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
                 sent = sock.send_now(data, self._more)
             else:
                 if is_inherited(sock):
-                    raise ConnectionResetError(errno.ECONNRESET, "the connection is the parent's")
+                    raise ConnectionResetError(
+                        errno.ECONNRESET, "the connection belongs to the parent process"
+                    )
                 sent = 0
                 if not hasattr(sock, "pending"):  # TLS must repeat a write that was cut short
                     with contextlib.suppress(BlockingIOError):
@@ -411,7 +420,8 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         self.response_length += len(data)
 
     def _note_failure(self, error: BaseException) -> None:
-        """Perhaps some of the response was sent: nothing may follow, no error page either."""
+        """Notes that a write failed: part of the response may have been sent, so nothing may
+        follow, not even an error page."""
         self.close_connection = True
         self.response_length += 1
         if isinstance(error, OSError):
@@ -427,7 +437,7 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
         """
         is_watched = self._watch is not None and self._watch.is_active
         if is_watched:
-            self._watch.stop()  # a zero must not come in the middle of a chunk
+            self._watch.stop()  # it must not send its zero in the middle of a chunk
         transport = Transport(
             self.socket, gevent.get_hub(), 0, self._host.config.write_timeout, borrowed=True
         )
@@ -439,8 +449,10 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
                 failure = transport.failure
                 if failure:
                     break
-            if transport.closed:  # nothing is to be kept for a client that does not read
-                self.log_error("%s", f"(from {self.client_address}) gave up a response: {failure}")
+            if transport.closed:  # the kernel must not keep data for a client that does not read
+                self.log_error(
+                    "%s", f"(from {self.client_address}) abandoned a response: {failure}"
+                )
                 self.socket.setsockopt(native.SOL_SOCKET, native.SO_LINGER, _RESET)
         finally:
             transport.detach()
@@ -451,7 +463,7 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
 
 
 def to_bytes(part: Any) -> bytes:
-    """A part of a body, of which :func:`len` may count something else than bytes.
+    """A part of a body as bytes: :func:`len` of a memoryview may count larger items.
 
     Raises:
         TypeError: it is not bytes-like.
@@ -460,7 +472,7 @@ def to_bytes(part: Any) -> bytes:
         return bytes(memoryview(part))
     except TypeError:
         raise TypeError(
-            f"the body of a response consists of bytes, not {type(part).__name__}"
+            f"the body of a response must be bytes, not {type(part).__name__}"
         ) from None
 
 
@@ -470,7 +482,7 @@ def _size(part: Any) -> int:
 
 
 def _probe_by_tcp(sock: Any) -> None:
-    """Has TCP find out whether the client is gone, which ended its half of the stream."""
+    """Makes TCP find out whether a client that ended its half of the stream is gone."""
     sock.setsockopt(native.SOL_SOCKET, native.SO_KEEPALIVE, 1)
     if hasattr(native, "TCP_KEEPIDLE"):
         sock.setsockopt(native.IPPROTO_TCP, native.TCP_KEEPIDLE, _KEEPALIVE)
@@ -479,12 +491,12 @@ def _probe_by_tcp(sock: Any) -> None:
 
 class _ClientWatch:
     """Notices that the client is gone while the application generates the next part of a body, and
-    raises GreenletExit there, so that its ``finally`` runs.
+    raises GreenletExit in the application, so that its ``finally`` runs.
 
-    The end of the client's stream alone does not tell: it may still read. So a chunked body then
-    gets the first digit of the size of its next chunk, a zero, early. A client that has closed its
-    socket answers it with a reset; for one that reads it changes nothing. Without chunks TCP's
-    keepalive finds out.
+    A client that has ended its half of the stream may still read. So in a chunked body the first
+    digit of the next chunk's size, a zero, is sent early: if the client has closed its socket, it
+    answers with a reset, and for one that reads it changes nothing. Without chunks, TCP's keepalive
+    finds out.
     """
 
     def __init__(self, handler: ResponseHandler) -> None:
@@ -529,7 +541,7 @@ class _ClientWatch:
         if state:
             return
         self._watcher.stop()
-        if state is None:  # the client sends more than is read ahead, so it is there
+        if state is None:  # the client has sent more than is read ahead, so it is not gone
             return
         self._has_ended = True
         self._probe()
@@ -539,7 +551,7 @@ class _ClientWatch:
         sock = self._sock
         with contextlib.suppress(OSError):
             handler = self._handler
-            # One that cannot be written at once would have to be kept, and sent before all else.
+            # A zero that the kernel does not take at once would have to be stored.
             if (
                 handler.response_use_chunked
                 and handler._has_body

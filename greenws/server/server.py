@@ -21,25 +21,24 @@ from gevent.monkey import get_original
 from geventwebsocket.server import WebSocketServer as _OriginalServer
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from ..checks import Hint, check_application, check_result
+from ..checks import Hint, check_application, check_number, check_registrations, check_result
 from ..config import Config
 from ..exceptions import RequestError
 from ..http.head import error_response
 from ..http.stream import HttpStream
 from ..hub import syscalls
-from ..hub.polling import begin_session, current_process
+from ..hub.polling import begin_session, begin_visit, current_process
 from ..hub.sockets import OwnedSocket
 from ..hub.transport import TCP_FAMILIES, Accepted, accept, no_delay
 from ..session import OpenSession, end_session
 from ..stats import ServerStats
-from ..surroundings import tell_form, tell_unpatched
+from ..surroundings import log_form, warn_drivers, warn_unpatched
 from .admission import TOO_MANY, Admission
 from .balance import Share
-from .clients import DirectClient
 from .closing import drain_sessions
 from .files import FileWrapper
 from .handler import UpgradeHandler
-from .opening import Opening, is_direct
+from .opening import DirectClient, Opening, is_direct
 from .options import (
     check_config,
     check_listener,
@@ -60,9 +59,9 @@ __all__ = ["ConnectionGreenlet", "WebSocketServer"]
 
 _logger = logging.getLogger("greenws.server")
 
-_ACCEPT_PAUSE = 0.1  # seconds without accepting when the process has run out of something
+_ACCEPT_PAUSE = 0.1  # seconds without accepting when the process has run out of resources
 _SHARE_PAUSE = 0.001  # seconds without accepting when other processes have fewer connections
-_MAX_TURNED_AWAY = 100  # at a time; others are closed at once
+_MAX_TURNED_AWAY = 100  # connections that get a 503 at a time; others are closed at once
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _NativeSocket = get_original("socket", "SocketType")
 
@@ -75,13 +74,13 @@ def _green(sock: Any) -> Any:
 
 
 class ConnectionGreenlet(gevent.Greenlet):  # type: ignore[type-arg]
-    """Runs ``admit``, a bound method of a server. Keeps no record of where it was spawned, which
-    would be the same for every connection, and no dictionary for what it runs."""
+    """Runs ``admit``, a bound method of a server. To save memory, it does not record where it was
+    spawned, which is the same for every connection, and has no dictionary."""
 
     __slots__ = ()
 
     spawning_stack_limit = 0
-    # gevent deletes it when the greenlet ends; without a deleter that makes and drops an error.
+    # gevent deletes the attribute when the greenlet ends; without a deleter that costs an error.
     _run = property(begin_session, None, id)  # type: ignore[arg-type]
 
     def __init__(self, admit: Any, *args: Any) -> None:
@@ -89,10 +88,12 @@ class ConnectionGreenlet(gevent.Greenlet):  # type: ignore[type-arg]
 
 
 class _BatchGreenlet(ConnectionGreenlet):
-    """The same without a constructor in Python; its arguments are those of ``gevent.Greenlet``."""
+    """A ``ConnectionGreenlet`` for ``_visit``, with the constructor of ``gevent.Greenlet``, which
+    is in C, and that class's arguments."""
 
     __slots__ = ()
 
+    _run = property(begin_visit, None, id)  # type: ignore[arg-type]
     __init__ = gevent.Greenlet.__init__
 
 
@@ -106,28 +107,28 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
     ``spawn``, ``pre_start_hook``...) are those of ``WSGIServer`` and gevent-websocket.
 
     Raises:
-        TypeError: an option does not exist; ``application`` is no WSGI application.
+        TypeError: an option does not exist; ``application`` is not a WSGI application.
         ValueError: the value of an option is not allowed.
-        OSError: ``certfile`` or ``keyfile`` cannot be read, or the two do not fit.
+        OSError: ``certfile`` or ``keyfile`` cannot be read, or the two do not match.
     """
 
     handler_class = UpgradeHandler
-    _own_handler_class = UpgradeHandler  # a subclass of the application's may do more
+    _own_handler_class = UpgradeHandler  # a program's subclass may do more
     _spawn = ConnectionGreenlet.spawn
 
     stats: ServerStats
     """Counters since the server was created."""
 
     _share: Share | None = None
-    """Where the processes that share the listener tell each other how many connections they have;
-    None where each has its own."""
+    """This process's place in the memory in which the processes that share the listener count
+    their connections; None if it has its own listener."""
 
     max_accept = 20
-    """Connections to accept before others run."""
+    """Connections to accept before other greenlets run."""
 
     backlog = 4096
-    """Connections that may wait to be accepted, as after a deploy. The system's ``somaxconn`` may
-    allow less."""
+    """Connections that may wait to be accepted, for example after a deploy. The system's
+    ``somaxconn`` may allow fewer."""
 
     _finds_clients = False
     """Whether :meth:`_find_client` is asked for each connection."""
@@ -177,14 +178,20 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         self.environ.setdefault("wsgi.file_wrapper", FileWrapper)
 
     def start(self) -> None:
-        """Binds the address and accepts connections."""
+        """Binds the address and accepts connections.
+
+        Raises:
+            TypeError: a decorator above ``@routes.websocket`` or ``@sock.route`` has no effect.
+        """
+        check_registrations(self.application)
         super().start()
-        tell_form()
-        tell_unpatched(self.application)
+        log_form()
+        warn_unpatched(self.application)
+        warn_drivers()
 
     def _do_read(self) -> None:
-        """Accepts what waits in the listener's queue. gevent's way, which this is in short, has a
-        call of six methods for each connection."""
+        """Accepts the connections in the listener's queue. It does the same as gevent's method,
+        which calls six other methods for each connection."""
         if not self._accepts_batches:
             super()._do_read()
             return
@@ -200,7 +207,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             try:
                 accepted = accept(listener, family)
             except OSError:
-                super()._do_read()  # tries again, and knows what to do about it
+                super()._do_read()  # tries again, and handles the error
                 return
             if accepted is None:
                 return
@@ -212,15 +219,15 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
                 accepted[0].close()
                 if share is not None:
                     share.add(-1)
-                # If this left the callback, gevent would watch the listener no more.
+                # If this escaped the callback, gevent would stop watching the listener.
                 self.loop.handle_error(self, *sys.exc_info())
                 self._pause_accepting(_ACCEPT_PAUSE)
                 return
 
     @property
     def _accepts_batches(self) -> bool:
-        """Whether nothing that a subclass or an option has replaced is to be asked for each
-        connection."""
+        """Whether the short way is possible: no subclass or option replaces a method that gevent
+        calls for each connection."""
         kind = type(self)
         return (
             kind.do_read is WebSocketServer.do_read
@@ -230,6 +237,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             and getattr(self._accept, "__func__", None) is WebSocketServer._accept
             and getattr(self._spawn, "__self__", None) is ConnectionGreenlet
             and self.pool is None
+            and not self._finds_clients
             and self._process == current_process()
             and not self._exhausted
             and self.socket.family in TCP_FAMILIES
@@ -270,7 +278,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         self._timer.start(self._start_accepting_if_started)
 
     def _accept(self) -> Any:
-        """Accepts a connection; without a socket where a transport is all that will use it."""
+        """Accepts a connection; without a socket object if only a transport will use it."""
         family = self.socket.family
         if family in TCP_FAMILIES and syscalls.AVAILABLE and self._is_bare:
             return accept(self.socket.fileno(), family)
@@ -283,11 +291,16 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
 
     @property
     def _is_bare(self) -> bool:
-        return self._is_direct and not self.ssl_args and type(self).handle is WebSocketServer.handle
+        return (
+            self._is_direct
+            and not self.ssl_args
+            and type(self).handle is WebSocketServer.handle
+            and "handle" not in self.__dict__
+        )
 
     @property
     def _keeps_no_sockets(self) -> bool:
-        """Whether nothing but a session needs the socket of its TLS connection."""
+        """Whether only sessions use the sockets of TLS connections."""
         kind = type(self)
         return (
             kind.handle is WebSocketServer.handle
@@ -296,7 +309,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
 
     @property
     def _is_direct(self) -> bool:
-        """Whether a connection needs no HTTP handler to open a session."""
+        """Whether connections can open a session without an HTTP handler."""
         return (
             is_direct(self.application)
             and self.handler_class is self._own_handler_class
@@ -316,15 +329,15 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         except OSError as error:  # scanners, plain HTTP, a certificate that is not trusted
             _logger.info("TLS handshake with %s failed: %s", address, error)
             return
-        self.handle(secured.pop(), address)  # the session may need no such object
+        self.handle(secured.pop(), address)  # no reference here: the session may drop the object
 
     def reload_certificates(self) -> None:
-        """Reads ``certfile`` and ``keyfile`` again, for the connections that are accepted from now
-        on; open ones keep what they have.
+        """Reads ``certfile`` and ``keyfile`` again, for connections that are accepted from now on;
+        open ones are not affected.
 
         Raises:
-            OSError: a file is missing, or the two do not fit (``ssl.SSLError``); the server goes on
-                with what it had.
+            OSError: a file is missing, or the two do not match (``ssl.SSLError``); the server keeps
+                the previous certificate.
             RuntimeError: the server was not given ``certfile``.
         """
         certfile, keyfile = self._certificate
@@ -334,8 +347,8 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
                 "ssl_context=, load_cert_chain() of the context does the same"
             )
         load_certificates(gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certfile, keyfile)
-        # The same context, since it may be that of open connections. An error here would leave it
-        # with a certificate and a key that do not fit.
+        # The same context, since open connections may use it. An error here would leave it with a
+        # certificate and a key that do not match.
         load_certificates(self._tls_context, certfile, keyfile)
         _logger.info("reloaded the certificate from %s", certfile)
 
@@ -352,26 +365,41 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
                 self._share.add(-1)
             raise
 
+    def _visit(self, sock: Any, address: Any, process: int) -> None:
+        """:meth:`_admit` for a connection that needs no HTTP handler to open a session, as one of a
+        batch. Its steps before and after the session are compiled."""
+        client = DirectClient(self, address, sock)
+        del sock
+        try:
+            session = client.open(process)
+            if session is not None:
+                self._run_session(session, client)
+            elif client.opening is not None:
+                opening, client.opening = client.opening, None
+                self._serve_http(opening)
+        finally:
+            client.leave()
+
     def _find_client(self, sock: Any, address: Any) -> Any:
-        """The address of the client of a new connection; None if it is to be closed. Blocks where
-        the client's proxy tells it."""
+        """The client's address for a new connection; None to close it. May block until a proxy has
+        sent the address."""
         return address
 
     def _address_of(self, address: Any) -> str | None:
-        """The key under which a new connection is counted; None if it is counted later, by the
-        address that a proxy names."""
+        """The key under which a new connection counts; None if it counts later, under the address
+        that a proxy reports."""
         return address[0] if isinstance(address, tuple) and self.proxy_fix is None else None
 
     def _admit(self, sock: Any, address: Any, process: int) -> None:
         """Serves a connection that ``process`` has accepted, unless there are too many."""
         if process != current_process():
-            # A child was forked before this greenlet ran, and runs it too. The parent serves the
-            # connection.
+            # A child that was forked before this greenlet ran runs it too, but the parent serves
+            # the connection.
             sock.close()
             return
         admission = self.admission
         greenlet = getcurrent()
-        reason: str | None = None  # until it has been admitted, or not
+        reason: str | None = None  # until it is decided whether to admit it
         counted = None if self._finds_clients else self._address_of(address)
         try:
             reason = admission.enter(counted)
@@ -410,7 +438,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             return
         with contextlib.suppress(OSError), _green(sock) as green:
             green.sendall(error_response(RequestError(TOO_MANY[reason], 503)))
-            if self._turned_away < _MAX_TURNED_AWAY:  # its descriptor and memory, too, are limited
+            if self._turned_away < _MAX_TURNED_AWAY:  # they cost descriptors and memory too
                 self._turned_away += 1
                 try:
                     HttpStream(green, self.config).linger()
@@ -421,10 +449,12 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         """Serves a connection."""
         session = self._open(sock, address)
         del sock
-        if session is not None:  # what led to it is no longer on the stack
+        if session is not None:  # the stack frames that opened it have been left
             if self._keeps_no_sockets:
                 session.socket._transport.drop_socket()
-            self._run_session(session, address)
+            client = DirectClient(self, address)
+            client.begin(session.socket)
+            self._run_session(session, client)
 
     def _open(self, sock: Any, address: Any) -> OpenSession | None:
         """Opens a session without an HTTP handler; or serves HTTP to the end, and returns None."""
@@ -438,25 +468,24 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             opening.transport.close()
             raise
         if session is None:
-            sock = _green(opening.transport.detach())
-            stream = HttpStream(sock, self.config, opening.rest)
-            try:
-                self.handler_class(sock, address, self, stream)._handle_from(opening)
-            finally:
-                sock.close()
+            self._serve_http(opening)
         return session
 
-    def _run_session(self, session: OpenSession, address: Any) -> None:
+    def _serve_http(self, opening: Opening) -> None:
+        """Serves a connection, whose first request opens no session, to the end."""
+        sock = _green(opening.transport.detach())
+        stream = HttpStream(sock, self.config, opening.rest)
+        try:
+            self.handler_class(sock, opening.address, self, stream)._handle_from(opening)
+        finally:
+            sock.close()
+
+    def _run_session(self, session: OpenSession, client: DirectClient) -> None:
         """Runs the handler, then ``end_session``; an error is logged."""
-        client = DirectClient(self, address, session.socket)
-        key = address or id(client)
-        admission, clients = self.admission, self.clients
-        clients[key] = client
-        admission.begin_work()
         escaped: BaseException | None = None
         try:
-            # Not in a compiled module: CPython calls a Python function from another one without
-            # any C, and what C there is on a waiting session's stack is copied at every switch.
+            # Not in a compiled module: between Python functions there is no C frame, and the C
+            # stack of a waiting session is copied at every switch.
             try:
                 handler = session.handler
                 result: Any = handler.handle_session(session.request, session.socket)
@@ -467,15 +496,13 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             end_session(session.socket, escaped)
         finally:
             escaped = None  # its traceback refers to this frame: a cycle
-            admission.end_work()
-            if clients.get(key) is client:
-                del clients[key]
+            client.end()
 
     # -- in a forked child
 
     def _disown(self) -> None:
         """In a child: leaves the listener and the connections to the parent. They do not count
-        here, and whoever waits for the server there does not go on here."""
+        here, and greenlets that wait for the server in the parent do not continue here."""
         self._process = current_process()
         self._may_accept = False
         self._share = None  # the parent's
@@ -495,14 +522,14 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         super().close()
 
     def start_accepting(self) -> None:
-        """Accepts connections. In a forked child, which has the listener of its parent, none are
-        accepted before this is called there, or :meth:`serve_forever`."""
+        """Begins to accept connections. A forked child, which shares its parent's listener, accepts
+        none before it calls this or :meth:`serve_forever`."""
         if self._process != current_process():
             self._disown()
         self._may_accept = True
         if self._share is not None:
             self._share.begin()
-        no_delay(self.socket)  # on Linux, those that are accepted have it, too
+        no_delay(self.socket)  # on Linux, accepted sockets inherit it
         super().start_accepting()
 
     def _start_accepting_if_started(self, _event: Any = None) -> None:
@@ -515,8 +542,8 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
 
     @property
     def is_stopping(self) -> bool:
-        """Whether ``stop()`` is running: nothing is upgraded, no connection kept alive."""
-        return self._ends_connections
+        """Whether ``stop()`` is running: no request is upgraded, no connection is kept alive."""
+        return self._stopping is not None
 
     @property
     def _ends_connections(self) -> bool:
@@ -536,6 +563,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             return
         if grace is None:
             grace = self.config.shutdown_grace if timeout is None else timeout
+        check_number("grace", grace)
         stopping = self._stopping = Event()
         draining = None
         try:
@@ -574,7 +602,7 @@ _servers: WeakSet[WebSocketServer] = WeakSet()
 
 
 def _after_fork() -> None:
-    """In the child. Keeps a server that an earlier hook has told to accept there."""
+    """In the child: disowns all servers, except those that an earlier hook started here."""
     for server in list(_servers):
         if server._process != current_process():
             server._disown()
@@ -588,7 +616,7 @@ def _make_proxy_fix(hops: int) -> ProxyFix | None:
     """Rewrites an environ by the headers of ``hops`` proxies; None for no proxies."""
     if isinstance(hops, bool) or not isinstance(hops, int) or hops < 0:
         raise ValueError(
-            f"trusted_proxies is the number of proxies in front of the server, not {hops!r}"
+            f"trusted_proxies must be the number of proxies in front of the server, not {hops!r}"
         )
     if hops == 0:
         return None

@@ -20,13 +20,13 @@ _logger = logging.getLogger("greenws.server")
 def stop_at_signals(stop: Callable[[], object]) -> Iterator[None]:
     """Calls ``stop`` at the first SIGTERM or SIGINT; the second has its default effect.
 
-    A signal that the program handles itself is left to it, and so are all outside the main thread.
+    Signals that the program handles itself are left alone, and all signals outside the main thread.
     """
     before: dict[int, Any] = {}
     watchers: list[Any] = []
 
     def on_signal(number: int) -> None:
-        cancel()  # first, or a second signal that comes before it would be lost
+        cancel()  # first, so that a second signal has its default effect at once
         _logger.info("%s: stopping", signal.Signals(number).name)
         stop()
 
@@ -58,7 +58,8 @@ _restorers: set[Callable[[], None]] = set()
 
 
 def _after_fork() -> None:
-    """In the child, which no signal asks to stop the parent's server: it ends by them."""
+    """In the child: restores the default effect of the signals; it must not stop the parent's
+    server."""
     for restore in list(_restorers):
         with contextlib.suppress(ValueError):  # this is not the main thread
             restore()

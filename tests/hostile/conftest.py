@@ -42,7 +42,7 @@ def attack(request: Any, certificates: Any) -> Iterator[Callable[..., Any]]:
             yield target
             target.check_health()
             wait_until(lambda: len(os.listdir("/proc/self/fd")) <= target.descriptors)
-            assert not server.clients
+            wait_until(lambda: not server.clients)
             assert "Traceback" not in errors.getvalue()
             assert errors.getvalue().isascii() and "\x1b" not in errors.getvalue()
         finally:

@@ -14,7 +14,7 @@ from gevent import socket
 
 import greenws
 
-from ..support.limits import limit, stays, wait_until
+from ..support.limits import again_after_standstill, pace, stays, wait_until
 from ..support.wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame, request
 
 CODES: list[int | None] = []
@@ -132,10 +132,13 @@ def test_a_flood_of_pings_does_not_starve_the_others(attack, routes):
 def test_a_flood_of_messages_ends_with_1008_where_it_is_limited(attack, routes):
     with attack(routes=routes, max_message_rate=50) as target:
         with open_at(target) as peer:
+            began, came = time.monotonic(), 0
             peer.send(frame(TEXT, b"x") * 1000)
-            for _ in range(50):
-                assert peer.read_frame() == (True, TEXT, b"x")
-            assert peer.read_frame()[:2] == (True, CLOSE)
+            while (got := peer.read_frame()) == (True, TEXT, b"x"):
+                came += 1
+            # Those of a second at once, and more only while the flood is being read.
+            assert 50 <= came <= 50 + 50 * (time.monotonic() - began)
+            assert got[:2] == (True, CLOSE)
         assert ended() == 1008
 
 
@@ -173,6 +176,7 @@ def test_unread_messages_are_bounded(attack, routes):
 
 
 @pytest.mark.parametrize("path", ["/closing", "/ws"])
+@again_after_standstill(0.2)
 def test_a_peer_that_ignores_close_is_dropped(attack, routes, path):
     with attack(routes=routes, close_timeout=0.2, ping_interval=None) as target:
         began = time.monotonic()
@@ -185,17 +189,18 @@ def test_a_peer_that_ignores_close_is_dropped(attack, routes, path):
                 while True:  # goes on sending
                     peer.send(frame(TEXT, b"deaf"))
                     gevent.sleep(0.01)
-            assert time.monotonic() - began < limit(1)
+            assert time.monotonic() - began < pace(1)
         ended()
 
 
+@again_after_standstill(0.2)
 def test_a_peer_that_vanished_is_detected(attack, routes):
     """A half-open connection: nothing arrives, not even the end of the stream."""
     with attack(routes=routes, ping_interval=0.1, ping_timeout=0.1) as target:
         began = time.monotonic()
         with open_at(target):
             assert ended() == 1006
-            assert time.monotonic() - began < limit(1)
+            assert time.monotonic() - began < pace(1)
         assert target.server.stats.pings_timed_out == 1
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import gevent
 import pytest
 
 from ..support.heads import REFUSED
-from ..support.limits import limit
+from ..support.limits import again_after_standstill, pace
 from ..support.target import BODIES
 from ..support.wire import Peer, frame, request
 
@@ -128,12 +129,13 @@ def test_an_upgrade_that_announces_a_body_is_not_answered_twice(attack, header):
         assert BODIES == []
 
 
+@again_after_standstill(0.2)
 def test_a_refused_upgrade_does_not_wait_for_the_body_it_announced(attack):
     with attack() as target, target.connect() as peer:
         begin = time.monotonic()
         peer.send(request("/ws", Content_Length="1000000"))
         assert peer.read_response().status == 400
-        assert time.monotonic() - begin < limit(1)
+        assert time.monotonic() - begin < pace(1)
         assert peer.at_end()
 
 
@@ -147,12 +149,15 @@ SLOW = {
 
 
 @pytest.mark.parametrize("name", SLOW)
+@again_after_standstill(0.1)
 def test_a_head_that_trickles_is_cut_off(attack, name):
-    with attack(handshake_timeout=limit(0.5)) as target, target.connect() as peer:  # TLS included
-        dripping = gevent.spawn(_drip, peer, SLOW[name])
+    with attack(handshake_timeout=pace(0.5)) as target, target.connect() as peer:  # TLS included
+        data = SLOW[name]
+        peer.send(data[:1])  # before the server runs: who sends nothing gets no answer
+        dripping = gevent.spawn(_drip, peer, data[1:] or data)
         begin = time.monotonic()
         check_one_refusal(read_all(peer), 408)
-        assert time.monotonic() - begin < limit(3)
+        assert time.monotonic() - begin < pace(3)
         dripping.kill()
         assert len(target.lines()) == 1
 
@@ -168,6 +173,7 @@ def _drip(peer: Peer, data: bytes) -> None:
         pass
 
 
+@again_after_standstill(0.03)
 def test_a_client_that_says_nothing_is_dropped_without_an_answer(attack):
     # Browsers open connections that they may never use; an answer would confuse them.
     with attack(handshake_timeout=0.1) as target, target.connect() as peer:
@@ -183,33 +189,61 @@ def test_a_connection_without_another_request_is_closed(attack):
         assert target.lines() == []
 
 
+def first_response(target, data):
+    """A connection whose first request came within ``handshake_timeout``, and the response: the
+    next try, if the process stood still meanwhile."""
+    for _ in range(5):
+        peer = target.connect()
+        with contextlib.suppress(OSError, EOFError):
+            peer.send(data)
+            response = peer.read_response()
+            if response.status != 408:
+                return peer, response
+        peer.close()
+    raise AssertionError("each request was cut off")
+
+
 def test_a_slow_second_request_is_cut_off(attack):
-    timeout = limit(0.1)
-    with attack(handshake_timeout=timeout) as target, target.connect() as peer:
-        peer.send(GET)
-        assert peer.read_response().status == 200
-        gevent.sleep(1.5 * timeout)  # which is allowed: the next request has not begun
-        peer.send(GET + GET[:20])
-        assert peer.read_response().status == 200
-        check_one_refusal(read_all(peer), 408)
+    timeout = pace(0.1)
+    with attack(handshake_timeout=timeout) as target:
+        peer, response = first_response(target, GET)
+        with peer:
+            assert response.status == 200
+            gevent.sleep(1.5 * timeout)  # which is allowed: the next request has not begun
+            peer.send(GET + GET[:20])
+            assert peer.read_response().status == 200
+            check_one_refusal(read_all(peer), 408)
 
 
 def test_many_slow_clients_do_not_delay_others(attack):
-    with attack(handshake_timeout=0.5) as target:
-        peers = [target.connect() for _ in range(50)]
-        for peer in peers:
-            peer.send(b"GET / HTTP/1.1\r\n")
+    # If the process stands still, some are cut off before another is served: then with more time.
+    assert any(is_served_beside_slow_clients(attack, pace(seconds)) for seconds in (0.5, 5, 20))
+
+
+def is_served_beside_slow_clients(attack, timeout):
+    with attack(handshake_timeout=timeout) as target, contextlib.ExitStack() as stack:
+        began = time.monotonic()
+        peers = []
+        try:
+            for _ in range(50):
+                peers.append(stack.enter_context(target.connect()))
+                peers[-1].send(b"GET / HTTP/1.1\r\n")
+        except OSError:
+            assert time.monotonic() - began > timeout
         target.check_health()
+        if time.monotonic() - began > timeout:
+            return False
         for peer in peers:
             check_one_refusal(read_all(peer), 408)
-            peer.close()
+        return True
 
 
 def test_a_session_outlives_the_deadline_of_its_handshake(attack):
-    timeout = limit(0.2)
+    timeout = pace(0.2)
     with attack(handshake_timeout=timeout, keep_alive_timeout=timeout) as target:
-        with target.connect() as peer:
-            assert peer.shake("/ws").status == 101
+        peer, response = first_response(target, request("/ws"))
+        with peer:
+            assert response.status == 101
             gevent.sleep(1.5 * timeout)
             peer.send(frame(1, b"still here"))
             assert peer.read_frame()[2] == b"still here"

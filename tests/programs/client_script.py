@@ -53,6 +53,24 @@ def threads(url: str) -> None:
                 thread.join()
             before = before or figures()
         print(f"leaked {leaked_since(before)}")
+    outlived(url)
+
+
+def outlived(url: str) -> None:
+    """A socket that is kept for longer than its thread; a child that is forked then."""
+    kept: list[greenws.WebSocket] = []
+    before = figures()
+    thread = threading.Thread(target=lambda: kept.append(greenws.connect(url)))
+    thread.start()
+    thread.join()
+    leaked = leaked_since(before)
+    kept[0].close()
+    warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    print(f"leaked {leaked}, closed {kept[0].close_code:d}, {kept[0].close_reason}")
 
 
 def interrupted(url: str) -> None:

@@ -4,6 +4,7 @@ django_tests.py [patched]. The database is that of GREENWS_TEST_DATABASE."""
 import json
 import os
 import sys
+from unittest import mock
 
 if "patched" in sys.argv:
     from gevent import monkey
@@ -40,8 +41,9 @@ if not settings.configured:
 from django.contrib.auth.models import User
 from django.core.wsgi import get_wsgi_application
 from django.db import connection
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.http import HttpResponse
-from django.test import TestCase, TransactionTestCase
+from django.test import Client, TestCase, TransactionTestCase
 from django.test.runner import DiscoverRunner
 from django.urls import path
 
@@ -72,11 +74,21 @@ def greet(request, socket, name):
         raise LookupError(message)
 
 
+@websocket
+def where(request, socket):
+    socket.send(request.build_absolute_uri())
+
+
 def users(request):
     return HttpResponse(User.objects.count())
 
 
-urlpatterns = [path("chat/", chat), path("greet/<name>/", greet), path("users/", users)]
+urlpatterns = [
+    path("chat/", chat),
+    path("greet/<name>/", greet),
+    path("where/", where),
+    path("users/", users),
+]
 app = get_wsgi_application()
 
 # What leaves something in a connection, so that it is not closed in a wait.
@@ -84,6 +96,11 @@ UNUSUAL = {
     "postgresql": "SET TIME ZONE 'UTC'",
     "sqlite": "PRAGMA foreign_keys = OFF",
 }
+
+
+def forbidden(wrapper):
+    """What pytest-django puts in place of ``ensure_connection()``."""
+    raise RuntimeError("Database access not allowed")
 
 
 class Tests(TestCase):
@@ -129,6 +146,25 @@ class Tests(TestCase):
                 socket.receive()
                 socket.send("in the session")
 
+    def test_the_host_and_the_scheme_of_the_client(self):
+        for defaults, url in [
+            ({}, "http://testserver/where/"),
+            ({"SERVER_NAME": "example.com", "SERVER_PORT": "81"}, "http://example.com:81/where/"),
+            ({"headers": {"host": "example.com"}}, "http://example.com/where/"),
+            ({"wsgi.url_scheme": "https"}, "https://testserver/where/"),
+            ({"SCRIPT_NAME": "/root"}, "http://testserver/root/where/"),
+        ]:
+            with self.subTest(defaults=defaults):
+                client = Client(**defaults)
+                self.assertEqual(client.get("/users/").status_code, 200)
+                with testing.connect(app, "/where/", client=client) as socket:
+                    self.assertEqual(socket.receive(), url)
+
+    def test_a_whole_url(self):
+        for client in (None, self.client):
+            with testing.connect(app, "wss://example.com/where/", client=client) as socket:
+                self.assertEqual(socket.receive(), "https://example.com/where/")
+
     def test_what_a_view_raises(self):
         self.client.force_login(User.objects.create_user("ada"))
         with self.assertRaisesRegex(LookupError, "in the view"):
@@ -137,6 +173,12 @@ class Tests(TestCase):
 
 
 class WithoutTransaction(TransactionTestCase):
+    def test_the_test_may_be_one_that_must_not_use_a_database(self):
+        connection.ensure_connection()  # left by an earlier test
+        with mock.patch.object(BaseDatabaseWrapper, "ensure_connection", forbidden):
+            with testing.connect(app, "/where/") as socket:
+                self.assertEqual(socket.receive(), "http://testserver/where/")
+
     def test_the_test_itself_may_hold_a_connection(self):
         connection.close()  # on which the tables were made
         with self.assertLogs("greenws") as logs:
@@ -150,6 +192,7 @@ class WithoutTransaction(TransactionTestCase):
 
 if __name__ == "__main__":
     runner = DiscoverRunner(verbosity=0)
+    runner.setup_test_environment()
     databases = runner.setup_databases()
     loader = runner.test_loader
     suites = [loader.loadTestsFromTestCase(each) for each in (Tests, WithoutTransaction)]

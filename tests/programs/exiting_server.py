@@ -89,4 +89,5 @@ port = start(serve)
 if KIND in ("client", "blocked"):
     start(talk, port)
 print(f"ws://127.0.0.1:{port}/echo", flush=True)
-signal.pause()
+while True:
+    time.sleep(0.1)  # not signal.pause(), which a signal just before it would not end

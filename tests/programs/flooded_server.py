@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 
 import gevent
 
@@ -60,7 +61,8 @@ def lines(environ, start_response):
 for handler in (small, generated, download, read, lines):
     for method in ("GET", "POST"):
         routes.add(method=method, uri=f"/{handler.__name__}", handler=handler)
-server = WebSocketServer(("127.0.0.1", 0), routes, log=None, config=Config(shutdown_grace=1))
+config = Config(shutdown_grace=float(sys.argv[1]))
+server = WebSocketServer(("127.0.0.1", 0), routes, log=None, config=config)
 server.start()
 gevent.spawn(print, f"http://127.0.0.1:{server.server_port}/", flush=True)
 server.serve_forever()

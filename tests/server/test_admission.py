@@ -277,7 +277,25 @@ def test_connections_that_wait_together_are_accepted_together(serve, monkeypatch
     wait_until(lambda: server.admission.open == 0)
 
 
-@pytest.mark.parametrize("name", ["do_read", "do_handle"])
+@pytest.mark.parametrize("name", ["do_read", "do_handle", "handle"])
+def test_a_method_that_is_replaced_on_the_server_is_called_for_each_connection(serve, name):
+    asked = []
+    server = serve(Routes())
+    original = getattr(server, name)
+
+    def ask(*args: Any) -> Any:
+        asked.append(args)
+        return original(*args)
+
+    setattr(server, name, ask)
+    for number in (1, 2):
+        with Peer.connect(server.address) as peer:
+            peer.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert peer.read_response().status == 404
+        assert len(asked) >= number
+
+
+@pytest.mark.parametrize("name", ["do_read", "do_handle", "handle"])
 def test_a_subclass_is_asked_for_each_connection(serve, name):
     asked = []
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from collections import OrderedDict
+
 from greenws import WebSocketHandler, WebSocketSessionHandler
 
 from ..support.limits import wait_until
@@ -26,4 +29,21 @@ def test_a_registered_client_has_gevent_websockets_attributes(serve):
         assert client.ws.handler.active_client is client
         assert client.ws.handler.server is server
         assert client.ws.current_app is not None
+    wait_until(lambda: not server.clients)
+
+
+def test_the_register_may_be_any_mapping(serve, hub_errors):
+    server = serve(WebSocketHandler(lambda request, protocols: Echo()))
+    server.clients = OrderedDict()
+    with Peer.open(server.address):
+        wait_until(lambda: server.clients)
+    wait_until(lambda: not server.clients)
+    assert not hub_errors.take()
+
+
+def test_a_registered_client_can_be_referred_to_weakly(serve):
+    server = serve(WebSocketHandler(lambda request, protocols: Echo()))
+    with Peer.open(server.address):
+        references = wait_until(lambda: [weakref.ref(one) for one in server.clients.values()])
+        assert references[0]() in server.clients.values()
     wait_until(lambda: not server.clients)

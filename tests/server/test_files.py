@@ -266,9 +266,7 @@ def test_a_file_that_sendfile_does_not_take_is_read(serve, tmp_path, monkeypatch
         assert peer.read_response().body == content(LARGE)
 
 
-def test_an_error_of_the_disk_is_told_and_ends_the_connection(
-    serve, tmp_path, monkeypatch, hub_errors
-):
+def test_a_disk_error_is_logged_and_ends_the_connection(serve, tmp_path, monkeypatch, hub_errors):
     def sendfile(*args):
         raise OSError(5, "Input/output error")
 

@@ -13,16 +13,24 @@ import gevent
 import geventwebsocket
 import pytest
 from gevent import pywsgi
+from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 from geventwebsocket import Resource, WebSocketApplication, WebSocketError
 from geventwebsocket.exceptions import ProtocolError
 from geventwebsocket.protocols.base import BaseProtocol
 from geventwebsocket.websocket import WebSocket as Original
 
-from greenws import Config, UpgradeHandler, WebSocketServer
+from greenws import (
+    Config,
+    UpgradeHandler,
+    WebSocketHandler,
+    WebSocketServer,
+    WebSocketSessionHandler,
+    keepalive,
+)
 from greenws.websocket import WebSocket
 
-from ..support.limits import limit, stays, wait_until
+from ..support.limits import again_after_standstill, limit, pace, stays, wait_until
 from ..support.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Peer, close_frame, frame
 
 
@@ -218,6 +226,7 @@ def test_a_frame_at_a_time(serve):
     assert got == [(False, BINARY, 3, b"one"), (True, CONTINUATION, 4, b"two!")]
 
 
+@again_after_standstill(0.2)
 def test_closing_does_not_wait(world):
     seconds = []
 
@@ -231,7 +240,7 @@ def test_closing_does_not_wait(world):
         assert peer.read_frame()[1] == CLOSE
         wait_until(lambda: seconds)
         peer.send(close_frame())
-    assert seconds[0] < limit(1)
+    assert seconds[0] < pace(1)
 
 
 def test_a_close_code_of_the_program_is_sent(serve):
@@ -291,6 +300,195 @@ def test_describing_the_request_does_not_accept_it(serve):
         response = peer.shake()
         assert (response.status, response.body) == (401, b"no")
     assert accepted == [None]
+
+
+def test_a_loop_that_only_looks_whether_it_is_closed_accepts(serve):
+    """The receiving half of Heroku's chat, to which another greenlet sends."""
+    sockets = []
+
+    def app(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        sockets.append(ws)
+        while not ws.closed:
+            gevent.sleep(0.01)
+        sockets.remove(ws)
+        return []
+
+    with Peer.open(serve(app).address) as peer:
+        sockets[0].send("from elsewhere")
+        assert peer.read_frame() == (True, TEXT, b"from elsewhere")
+        sockets[0].close()
+        assert peer.read_close(answer=True) == (1000, b"")
+        wait_until(lambda: not sockets)
+
+
+def test_a_loop_that_looks_whether_it_is_closed_is_refused_by_origin(serve):
+    def app(environ, start_response):
+        while not environ["wsgi.websocket"].closed:
+            gevent.sleep(0)
+        return []
+
+    server = serve(app, config=Config(allowed_origins=["https://here.example"]))
+    with Peer.connect(server.address) as peer:
+        assert peer.shake(Origin="https://elsewhere.example").status == 403
+
+
+def refuse_after(read):
+    """An application that reads ``closed``, and refuses."""
+
+    def app(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        read(ws)
+        assert ws.accepted is None
+        start_response("401 Unauthorized", [("Content-Length", "2")])
+        return [b"no"]
+
+    return app
+
+
+def test_reading_closed_where_the_program_goes_by_accepts_nothing(serve):
+    def read(ws):
+        assert not ws.closed  # a middleware
+        gevent.sleep(0.01)  # asks a database
+        assert not ws.closed
+        gevent.sleep(0.01)
+        assert not ws.closed
+        gevent.sleep(0.01)
+        assert not ws.closed
+
+    with Peer.connect(serve(refuse_after(read)).address) as peer:
+        assert peer.shake().status == 401
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_the_third_reading_of_closed_in_a_loop_accepts(serve, times):
+    accepted = []
+
+    def app(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        for _ in range(times):
+            assert not ws.closed
+            accepted.append(ws.accepted is not None)
+            gevent.sleep(0.01)
+        start_response("401 Unauthorized", [("Content-Length", "2")])
+        return [b"no"]
+
+    with Peer.connect(serve(app).address) as peer:
+        assert peer.shake().status == (401 if times == 2 else 101)
+    assert accepted == [False, False, True][:times]
+
+
+def test_a_loop_that_reads_closed_in_several_lines_accepts(serve, monkeypatch):
+    monkeypatch.setattr(keepalive, "_POLL_INPUT_INTERVAL", 0.05)  # such a loop reads no input
+
+    def talk(ws):
+        while not ws.closed:
+            gevent.sleep(0.01)
+            if ws.closed:
+                break
+
+    with Peer.open(serve(bare(talk)).address) as peer:
+        peer.send(close_frame())
+        assert peer.read_close()[0] == 1000
+
+
+def test_reading_closed_in_a_loop_that_does_not_wait_accepts_nothing(serve):
+    def read(ws):
+        for _ in range(5):
+            assert not ws.closed
+            with gevent.Timeout(5):  # moves the loop's time
+                time.sleep(0.002)
+
+    with Peer.connect(serve(refuse_after(read)).address) as peer:
+        assert peer.shake().status == 401
+
+
+def test_reading_closed_in_a_loop_of_another_greenlet_accepts_nothing(serve):
+    def read(ws):
+        def watch():
+            for _ in range(5):
+                assert not ws.closed
+                gevent.sleep(0.001)
+
+        gevent.spawn(watch).get()
+
+    with Peer.connect(serve(refuse_after(read)).address) as peer:
+        assert peer.shake().status == 401
+
+
+def test_reading_closed_in_a_loop_after_start_response_accepts_nothing(serve):
+    def app(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        start_response("401 Unauthorized", [("Content-Length", "2")])
+        for _ in range(5):
+            assert not ws.closed
+            gevent.sleep(0.001)
+        return [b"no"]
+
+    with Peer.connect(serve(app).address) as peer:
+        response = peer.shake()
+        assert (response.status, response.body) == (401, b"no")
+
+
+def test_the_socket_of_a_registered_client_makes_no_hub_in_a_thread(serve):
+    looks = []
+
+    def look(client):
+        looks.append((client.ws.closed, get_hub_if_exists()))
+
+    @WebSocketHandler
+    def handler(request, protocols):
+        return Waiting()
+
+    class Waiting(WebSocketSessionHandler):
+        def handle_session(self, request, socket):
+            socket.receive()
+
+    server = serve(handler)
+    with Peer.open(server.address):
+        (client,) = wait_until(lambda: list(server.clients.values()))
+        gevent.get_hub().threadpool.spawn(look, client).get()
+    assert looks == [(False, None)]
+
+
+def test_looking_from_another_thread_accepts_nothing(serve):
+    looks = []
+
+    def look(ws):
+        for _ in range(3):
+            looks.append((ws.closed, get_hub_if_exists()))
+            time.sleep(0.005)
+
+    def app(environ, start_response):
+        gevent.get_hub().threadpool.spawn(look, environ["wsgi.websocket"]).get()
+        start_response("401 Unauthorized", [("Content-Length", "2")])
+        return [b"no"]
+
+    with Peer.connect(serve(app).address) as peer:
+        assert peer.shake().status == 401
+    assert looks == [(False, None)] * 3
+
+
+def test_a_client_that_has_gone_ends_a_loop_that_only_looks(serve):
+    has_begun, has_gone, ends = Event(), Event(), Event()
+
+    def app(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        assert not ws.closed
+        has_begun.set()
+        has_gone.wait(limit())
+        while not ws.closed:
+            gevent.sleep(0.01)
+        ends.set()
+        return []
+
+    with Peer.connect(serve(app).address) as peer:
+        shaking = gevent.spawn(peer.shake)
+        assert has_begun.wait(limit())
+        shaking.kill()
+        peer.reset()
+    has_gone.set()
+    assert ends.wait(limit())
 
 
 @pytest.mark.parametrize("result", [[], [b"ignored"], None])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
+import os
+import sys
 import tracemalloc
 
 import gevent
@@ -20,8 +23,11 @@ from greenws import (
 )
 from greenws.hub.polling import poller_of
 from greenws.hub.sockets import _Input
+from greenws.rate_limit import RateLimit
+from greenws.server import handler as handler_module
 
 from ..support.limits import limit, wait_until
+from ..support.require import require
 from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
 
 GET = b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -152,6 +158,26 @@ def test_nothing_behind_a_refused_handshake_is_a_request(serve, changes, status)
     assert sum(server.stats.refused.values()) == 1
 
 
+def test_a_client_that_vanishes_from_the_answer_to_its_handshake_is_no_error(serve, caplog):
+    """A browser may reset the connection as soon as it has the status of a long error page."""
+
+    def app(environ, start_response):
+        start_response("404 NOT FOUND", [])
+        while True:
+            yield b"x" * 65536
+
+    server = serve(app)
+    with Peer.connect(server.address) as peer:
+        peer.send(request("/socket"))
+        assert peer._fill()
+        peer.reset()
+    wait_until(lambda: server.stats.refused.total())
+    wait_until(lambda: server.admission.open == 0)
+    assert server.stats.refused == {"application": 1}
+    (refusal,) = [each for each in caplog.messages if "refused the handshake" in each]
+    assert "404 Not Found" in refusal
+
+
 @pytest.mark.parametrize("holder", [lambda body: body, lambda body: body.rfile])
 def test_a_program_that_takes_the_raw_socket_has_the_connection(serve, holder):
     def app(environ, start_response):
@@ -192,6 +218,78 @@ def test_an_error_after_a_session_has_ended_is_logged_and_not_sent(serve, error_
     wait_until(lambda: server.admission.open == 0)
     (record,) = error_log.take()
     assert str(record.exc_info[1]) == "after the session"
+
+
+def failing(environ, start_response):
+    if environ["PATH_INFO"] == "/error":
+        raise RuntimeError("of the application")
+    return page(environ, start_response)
+
+
+@pytest.mark.parametrize("kind", ["full", "closed", "none"])
+def test_requests_are_served_where_logs_cannot_be_written(serve, monkeypatch, kind):
+    require(kind != "full" or os.path.exists("/dev/full"), "/dev/full")
+    log = open("/dev/full" if kind == "full" else os.devnull, "w", buffering=1)
+    if kind == "closed":
+        log.close()
+    with monkeypatch.context() as patch:
+        stream = None if kind == "none" else log
+        patch.setattr(sys, "stderr", stream)  # what pywsgi logs to
+        patch.setattr(gevent.get_hub(), "exception_stream", stream)
+        server = serve(failing, log="default", error_log="default")
+        with Peer.connect(server.address) as peer:
+            for _ in range(3):
+                peer.send(GET)
+                assert peer.read_response().body == b"page"
+            peer.send(b"GET /error HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert peer.read_response().status == 500
+        with Peer.connect(server.address) as peer:
+            peer.send(b"GE(T / HTTP/1.1\r\n\r\n")
+            assert peer.read_response().status == 400
+    with contextlib.suppress(OSError):  # what it could not write
+        log.close()
+
+
+def test_an_access_log_that_cannot_be_written_is_told_of_once(serve, monkeypatch):
+    lines = []
+
+    class Errors:
+        write = staticmethod(lines.append)
+
+    monkeypatch.setattr(handler_module, "_unwritable", RateLimit(1 / 60, burst=1))
+    with open(os.devnull, "w") as log:
+        log.close()
+        server = serve(page, log=log, error_log=Errors)
+        with Peer.connect(server.address) as peer:
+            for _ in range(2):
+                peer.send(GET)
+                assert peer.read_response().body == b"page"
+    (line,) = lines
+    assert "cannot write the access log: I/O operation on closed file" in line
+
+
+def test_a_subclass_may_go_past_it_to_pywsgi_for_plain_requests(serve):
+    """As Ajenti's does, which was written for gevent-websocket's handler."""
+
+    class Handler(UpgradeHandler):
+        def run_application(self):
+            if self.environ.get("HTTP_UPGRADE") == "websocket":
+                super().run_application()
+            else:
+                super(UpgradeHandler, self).run_application()
+
+    def app(environ, start_response):
+        return (late if "wsgi.websocket" in environ else page)(environ, start_response)
+
+    server = serve(app, handler_class=Handler)
+    with Peer.connect(server.address) as peer:
+        for _ in range(2):
+            peer.send(GET)
+            assert peer.read_response().body == b"page"
+    with Peer.open(server.address) as peer:
+        peer.send(frame(TEXT, b"hello"))
+        assert peer.read_frame() == (True, TEXT, b"hello")
+        assert peer.read_close(answer=True) == (1000, b"")
 
 
 def test_a_subclass_sees_the_headers_as_pywsgi_has_them(serve):

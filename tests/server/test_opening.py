@@ -318,3 +318,79 @@ def test_what_routes_raise_is_for_http_to_answer():
             {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "HTTP_HOST": "a"}
             | {"wsgi.url_scheme": "http", "SERVER_NAME": "a", "SERVER_PORT": "80"}
         )
+
+
+FORMS = {
+    "plain": request(),
+    "lower": request().replace(b"Sec-WebSocket-Key", b"sec-websocket-key"),
+    "query": request("/?a=%20b"),
+    "browser": request(
+        Host="a", Origin="http://a", Cookie="a=b", Connection="keep-alive, Upgrade", User_Agent="b"
+    ),
+    "offers": request(Sec_WebSocket_Protocol="a, b", Sec_WebSocket_Extensions="permessage-deflate"),
+    "escaped": request("/%2F/.."),
+    "repeated": request(Sec_WebSocket_Protocol="a\r\nSec-WebSocket-Protocol: b"),
+    "url": request("http://a/", Host="a"),
+    "tokens": request(Connection="foo,upgrade", Upgrade="h2c, websocket"),
+    "padded": request(Sec_WebSocket_Version=" 13 "),
+    "length": request(Content_Length="0"),
+}
+
+
+class Subclass(WebSocketHandler):
+    """Not opened by the server itself."""
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_producer_and_the_session_see_the_environ_of_any_server(serve, form):
+    seen = []
+
+    class Session(WebSocketSessionHandler):
+        def handle_session(self, request, socket):
+            seen.append(request.environ)
+
+    def produce(request, protocols):
+        assert request.environ["greenws.upgrade"].socket is None
+        seen.append(request.environ)
+        seen.append((protocols, request.path, request.environ.copy()))
+        return Session()
+
+    def open_session(application):
+        routes = Routes()
+        routes.add(uri="*", handler=application)
+        for path in ("/", "//.."):
+            routes.add(uri=path, handler=application)
+        with Peer.connect(serve(routes).address) as peer:
+            peer.send(FORMS[form])
+            assert peer.read_response().status == 101
+            assert peer.read_close(answer=True)[0] == 1000
+        first, (protocols, path, copy), last = seen
+        seen.clear()
+        assert first is last
+        # The session of the other is inside the request.
+        assert ("greenws.upgrade" in last) is isinstance(application, Subclass)
+        ours = {"greenws.upgrade", "wsgi.input", "wsgi.websocket", "REMOTE_PORT", "SERVER_PORT"}
+        return protocols, path, {key: copy[key] for key in copy.keys() - ours}, copy.keys()
+
+    assert open_session(WebSocketHandler(produce)) == open_session(Subclass(produce))
+
+
+@pytest.mark.parametrize(
+    "data, hosts, status",
+    [
+        (request(Content_Length="5"), None, 400),
+        (request(Transfer_Encoding="chunked"), None, 400),
+        (request(version="1.0"), None, 400),
+        (request(Host="a", Origin="http://b"), None, 403),
+        (request(Host="b"), ["a"], 421),
+    ],
+)
+def test_a_handshake_that_is_refused_does_not_ask_the_producer(serve, data, hosts, status):
+    asked = []
+    routes = Routes()
+    routes.add(uri="/", handler=WebSocketHandler(lambda *args: asked.append(args)))
+    with Peer.connect(serve(routes, config=Config(allowed_hosts=hosts)).address) as peer:
+        peer.send(data)
+        assert peer.read_response().status == status
+        assert peer.at_end()
+    assert not asked

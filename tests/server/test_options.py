@@ -55,14 +55,31 @@ SESSIONS = WebSocketHandler(lambda request, protocols: None)
             {"handler_class": geventwebsocket.handler.WebSocketHandler},
             "Leave it out, or derive yours",
         ),
-        ({"handler_class": pywsgi.WSGIHandler}, "open no sessions of greenws"),
+        ({"handler_class": pywsgi.WSGIHandler}, "cannot open sessions"),
         ({"log": "access.log"}, "log must be a logger or an open file, not 'access.log'"),
         ({"error_log": 3}, "error_log must be a logger"),
+        ({"pre_start_hook": "hook"}, "pre_start_hook must be a function"),
+        ({"environ": "SCRIPT_NAME=/x"}, "environ must be a dict"),
+        ({"environ": 5}, "environ must be a dict.*not 5"),
     ],
 )
 def test_a_wrong_option_is_a_type_error_at_once(wrong, match):
     with pytest.raises(TypeError, match=match):
         WebSocketServer(ADDRESS, Routes(), **wrong)
+
+
+@pytest.mark.parametrize("backlog", [-1, 1 << 31])
+def test_a_backlog_that_no_system_has_is_an_error_at_once(backlog):
+    with pytest.raises(ValueError, match=f"0 or more, not {backlog}"):
+        WebSocketServer(ADDRESS, Routes(), backlog=backlog)
+
+
+def test_the_time_to_stop_is_a_number(serve):
+    server = serve(Routes())
+    for wrong in ("5", [], True):
+        with pytest.raises(TypeError, match="grace must be a number of seconds or None"):
+            server.stop(wrong)
+    assert server.started
 
 
 @pytest.mark.parametrize(
@@ -79,11 +96,11 @@ def test_a_wrong_option_is_a_type_error_at_once(wrong, match):
         (-1, ValueError, "up to 65535"),
         ("localhost", ValueError, "'host:port', not 'localhost'"),
         ("http://localhost:8181", ValueError, "'host:port'"),
-        ("/run/greenws.sock", ValueError, "for a Unix socket give one that listens"),
+        ("/run/greenws.sock", ValueError, "for a Unix socket, give a gevent.socket"),
         ("unix:/run/greenws.sock", ValueError, "for a Unix socket"),
     ],
 )
-def test_what_is_no_address_is_told_at_once(address, error, match):
+def test_what_is_no_address_is_reported_at_once(address, error, match):
     with pytest.raises(error, match=match):
         WebSocketServer(address, Routes())
 
@@ -93,7 +110,7 @@ def test_addresses_of_every_kind_are_taken(address):
     assert WebSocketServer(address, Routes())
 
 
-def test_an_address_and_a_port_apart_are_told():
+def test_an_address_and_a_port_apart_are_reported():
     with pytest.raises(TypeError, match="the address comes first, as one argument"):
         WebSocketServer(":80", 8181)
     with pytest.raises(TypeError, match="the first argument"):
@@ -206,18 +223,18 @@ def test_a_file_that_is_not_there_is_named(files):
         ({"ssl_version": "TLSv1_2"}, TypeError, "ssl_version must be a constant"),
     ],
 )
-def test_options_of_tls_that_are_wrong_are_told(files, wrong, error, match):
+def test_options_of_tls_that_are_wrong_are_reported(files, wrong, error, match):
     with pytest.raises(error, match=match):
         WebSocketServer(ADDRESS, Routes(), **{**files, **wrong})
 
 
-def test_contexts_as_flask_takes_them_are_told():
+def test_contexts_as_flask_takes_them_are_reported():
     for context in ("adhoc", ("cert.pem", "key.pem")):
         with pytest.raises(TypeError, match="write certfile='cert.pem', keyfile='key.pem'"):
             WebSocketServer(ADDRESS, Routes(), ssl_context=context)
 
 
-def test_a_key_of_another_certificate_is_told(files):
+def test_a_key_of_another_certificate_is_reported(files):
     other = files["keyfile"].with_name("other.pem")
     with pytest.raises(ssl.SSLError, match="cert.pem and .*other.pem"):
         WebSocketServer(ADDRESS, Routes(), **{**files, "keyfile": other})

@@ -19,7 +19,7 @@ from greenws import Config, StaticFiles
 from greenws.hub.polling import poller_of
 from greenws.server.response import ResponseHandler
 
-from ..support.limits import limit, wait_until
+from ..support.limits import again_after_standstill, limit, wait_until
 from ..support.wire import Peer
 
 over_tls_too = pytest.mark.usefixtures("over_tls_too")
@@ -472,13 +472,14 @@ def test_a_response_that_nobody_reads_is_given_up(serve, body):
     server = serve(app, config=Config(write_timeout=0.2), error_log=log)
     with Peer.connect(server.address) as peer:
         peer.send(ask())
-        wait_until(lambda: "gave up a response" in log.text)
+        wait_until(lambda: "abandoned a response" in log.text)
         assert "write_timeout" in log.text
         wait_until(lambda: server.admission.open == 0)
         with pytest.raises((ConnectionResetError, EOFError, ssl.SSLError)):
             peer.read(20_000_000)
 
 
+@again_after_standstill(0.1)
 def test_a_response_that_is_read_slowly_arrives_whole(serve):
     data = b"x" * 3_000_000
     server = serve(answering("200 OK", [], [data]), config=Config(write_timeout=0.5))

@@ -24,7 +24,7 @@ from greenws import (
 )
 from greenws.protocol.handshake import is_upgrade
 
-from ..support.limits import limit, wait_until
+from ..support.limits import again_after_standstill, limit, wait_until
 from ..support.wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame, request
 
 over_tls_too = pytest.mark.usefixtures("over_tls_too")
@@ -269,6 +269,7 @@ def test_wsgi_input_of_an_upgrade_is_empty(serve):
 
 
 @over_tls_too
+@again_after_standstill(0.1)
 def test_the_close_arrives_although_the_client_goes_on_sending(serve):
     def refuse(request, socket):
         socket.receive()
@@ -733,7 +734,7 @@ def test_stop_does_not_accept_what_was_pending(serve):
     with Peer.connect(server.address) as peer:
         peer.send(request())
         wait_until(lambda: server.clients)
-        stopping = gevent.spawn(server.stop, 2)
+        stopping = gevent.spawn(server.stop, 10)
         wait_until(lambda: server.is_stopping)
         waiting.set()
         assert peer.read_response().status == 401
