@@ -1,7 +1,7 @@
 """Flask: ``Sock``, and views that return a ``WebSocketHandler`` under an ordinary rule.
 
 Flask routes with werkzeug, which answers an upgrade request with 400, without calling the view, if
-the rule is not marked ``websocket=True``. ``@app.get("/echo")`` must be enough: the view decides
+the rule is not marked ``websocket=True``. Here ``@app.get("/echo")`` is enough: the view decides
 what to answer, and a server may ignore ``Upgrade`` anyway (RFC 9110, section 7.8).
 """
 
@@ -12,6 +12,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable
+from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
@@ -40,27 +41,28 @@ class Sock:
             for message in socket:
                 socket.send(message)
 
-    Flask's ``request``, ``session``, ``current_app`` and ``g`` are there until the function
-    returns, and an error that leaves it is that of a request: teardown functions get it. What is to
-    happen before the upgrade belongs into ``before_request``, where ``abort(401)`` is a real
-    response; or into a view that returns a :class:`greenws.WebSocketHandler`.
+    Flask's ``request``, ``session``, ``current_app`` and ``g`` work until the function returns, and
+    an error that escapes it counts as the request's: teardown functions get it. Code that must run
+    before the upgrade belongs in ``before_request``, where ``abort(401)`` is a real response, or in
+    a view that returns a :class:`greenws.WebSocketHandler`.
 
-    What differs from Flask-Sock: the function gets a :class:`greenws.WebSocket`, so
+    Differences from Flask-Sock: the function gets a :class:`greenws.WebSocket`, so
     ``receive(timeout=5)`` raises TimeoutError where Flask-Sock returns None, ``close()`` takes
     ``code`` and ``reason`` (there: ``reason`` and ``message``), ``connected`` is ``is_connected``,
     and ConnectionClosed is that of greenws. Pages of other origins are refused unless
-    ``allowed_origins`` names them. Options are those of ``route()`` and of the server's Config, in
-    place of ``SOCK_SERVER_OPTIONS``.
+    ``allowed_origins`` names them. Set options in ``route()`` and in the server's Config, instead
+    of ``SOCK_SERVER_OPTIONS``.
     """
 
     def __init__(self, app: flask.Flask | flask.Blueprint | None = None) -> None:
         self._targets: WeakSet[Any] = WeakSet()
         self._routes: list[tuple[str, Callable[..., Any], dict[str, Any]]] = []
+        self._views: list[tuple[Callable[..., Any], Any, Callable[..., Any]]] = []
         if app is not None:
             self.init_app(app)
 
     def init_app(self, app: flask.Flask | flask.Blueprint) -> None:
-        """Adds all routes to ``app``, those to come included."""
+        """Adds all routes to ``app``, including those that are added later."""
         if not callable(getattr(app, "add_url_rule", None)):
             raise TypeError(f"Sock takes a Flask application or a blueprint, not {app!r}")
         self._targets.add(app)
@@ -76,22 +78,24 @@ class Sock:
         **options: Any,
     ) -> Callable[[SessionFunction], SessionFunction]:
         """Makes ``function(socket, **variables)`` the session of ``path``, a rule as in
-        ``app.route()``, in the blueprint ``bp`` if that is given.
+        ``app.route()``; with ``bp``, in that blueprint.
 
         ``protocols`` and ``options`` are those of :meth:`greenws.Routes.websocket`
-        (``allowed_origins``, ``response_headers``, ``max_message_size``...); or options of a rule
-        (``endpoint``, ``defaults``, ``host``, ``subdomain``...).
+        (``allowed_origins``, ``response_headers``, ``max_message_size``...), or
+        options of a rule (``endpoint``, ``defaults``, ``host``, ``subdomain``...).
 
         Raises:
-            TypeError: the function is ``async def``, a generator, or does not take the socket and
+            TypeError: the function is ``async def``, a generator, or does not accept the socket and
                 the variables of ``path``; an option does not exist.
         """
-        from ..checks import check_result, unknown_option
+        from ..checks import Registration, check_result, unknown_option
         from ..config import SERVER_ONLY, Config
         from ..routes import check_literal, check_protocols, function_handler
 
         if callable(path):
             raise TypeError("sock.route takes the path first: @sock.route('/chat'), in parentheses")
+        if bp is not None and not callable(getattr(bp, "add_url_rule", None)):
+            raise TypeError(f"the second argument of sock.route is a blueprint, not {bp!r}")
         check_literal(path)
         accepted = check_protocols(protocols)
         known = {*Config.__dataclass_fields__, "response_headers"}
@@ -105,13 +109,27 @@ class Sock:
 
         def decorate(function: SessionFunction) -> SessionFunction:
             self._check(function, path, rule, bp)
+            view = self._view_of(function, (accepted, options))
+            if view is None:
+                registration = Registration.of(function, f"@sock.route({path!r})")
+                view = make_view(function, registration)
+            if bp is not None:
+                bp.add_url_rule(path, view_func=view, **rule)
+            else:
+                self._routes.append((path, view, rule))
+                for target in self._targets:
+                    target.add_url_rule(path, view_func=view, **rule)
+            return function
 
+        def make_view(
+            function: SessionFunction, registration: Registration | None
+        ) -> Callable[..., Any]:
             def session(request: Any, socket: Any, **variables: Any) -> None:
                 result = function(socket, **variables)
                 if result is not None:
                     check_result(function, result)
 
-            handler = function_handler(session, accepted, **options)
+            handler = function_handler(session, accepted, registration, **options)
 
             @functools.wraps(function)
             def view(**variables: Any) -> Any:
@@ -121,15 +139,18 @@ class Sock:
                 return handler
 
             view._is_greenws_session = True  # type: ignore[attr-defined]
-            if bp is not None:
-                bp.add_url_rule(path, view_func=view, **rule)
-            else:
-                self._routes.append((path, view, rule))
-                for target in self._targets:
-                    target.add_url_rule(path, view_func=view, **rule)
-            return function
+            self._views.append((function, (accepted, options), view))
+            return view
 
         return decorate
+
+    def _view_of(self, function: Any, options: Any) -> Callable[..., Any] | None:
+        """The view of a function that has a route with the same options already: Flask takes two
+        routes with one endpoint only if their view is the same."""
+        for other, its_options, view in self._views:
+            if _is_same(other, function) and its_options == options:
+                return view
+        return None
 
     def _check(self, function: Any, path: str, rule: dict[str, Any], bp: Any) -> None:
         from ..checks import check_function, describe
@@ -137,8 +158,8 @@ class Sock:
         first = next(iter(getattr(_signature(function), "parameters", ())), None)
         if first in ("request", "req"):
             raise TypeError(
-                f"the session of {path!r} is called with the socket first, without the request, "
-                f"and {describe(function)} does not fit: leave out {first!r} (flask.request is it)"
+                f"the session of {path!r} is called with the socket first, without a request, and "
+                f"{describe(function)} does not fit: leave out {first!r}, and use flask.request"
             )
         places = (path, rule.get("subdomain") or "", rule.get("host") or "")
         names = [name for place in places for name in _VARIABLE.findall(place)]
@@ -149,7 +170,7 @@ class Sock:
             or any(hasattr(target, "record") for target in self._targets)
             or any(getattr(target, "url_value_preprocessors", ()) for target in self._targets)
         ):
-            # The prefix of a blueprint may have variables, too, and a preprocessor may take some.
+            # A blueprint's prefix may add variables, and a preprocessor may remove some.
             names = list(getattr(_signature(function), "parameters", ()))[1:]
         check_function(
             function,
@@ -159,21 +180,26 @@ class Sock:
         )
 
 
+def _is_same(one: Any, other: Any) -> bool:
+    # Each look-up of a method makes another object.
+    return one is other or (isinstance(one, MethodType) and one == other)
+
+
 _VARIABLE = re.compile(r"<(?:[^<>]*:)?([a-zA-Z_][a-zA-Z0-9_]*)>")
 
 
 def _signature(function: Any) -> inspect.Signature | None:
     try:
-        # A decorator may add arguments, so what it wraps does not count.
+        # A decorator may add arguments, so the wrapped function does not count.
         return inspect.signature(function, follow_wrapped=False)
     except (TypeError, ValueError):
         return None
 
 
 def install() -> None:
-    """Lets upgrade requests reach rules without ``websocket=True`` if no rule with it matches.
+    """Makes upgrade requests match rules without ``websocket=True``, if no rule with it matches.
 
-    ``import greenws`` does it, once in a process.
+    ``import greenws`` calls it, once in a process.
     """
     original: Any = MapAdapter.match
     if getattr(original, "_by_greenws", False):
@@ -204,10 +230,10 @@ def install() -> None:
 
 
 def _match_session(original: Any, adapter: MapAdapter, *args: Any) -> Any:
-    """A plain request for a route of a :class:`Sock` reaches it: its 426 says what is missing.
+    """Makes a plain request match a route of a :class:`Sock`, whose 426 says what is missing.
 
     Raises:
-        WebsocketMismatch: the route is another one's.
+        WebsocketMismatch: the route does not belong to a ``Sock``.
     """
     path_info, method, return_rule, query_args = args
     flask = sys.modules.get("flask")
@@ -220,8 +246,8 @@ def _match_session(original: Any, adapter: MapAdapter, *args: Any) -> Any:
 
 
 def _keep_type_errors() -> None:
-    """Flask takes any TypeError of a WSGI application that a view returns for a wrong return value
-    of that view, and says so in place of the error's own text. Not with a session's error."""
+    """Keeps the text of a session's TypeError. Flask would replace it: it takes a TypeError of a
+    WSGI application that a view returns for a wrong return value of the view."""
     flask = sys.modules.get("flask")
     if flask is None or getattr(flask.Flask.make_response, "_by_greenws", False):
         return

@@ -1,4 +1,4 @@
-"""gevent-websocket's programs that import its handler themselves, served by greenws."""
+"""Makes greenws serve programs that import gevent-websocket's handler themselves."""
 
 from __future__ import annotations
 

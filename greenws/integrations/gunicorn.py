@@ -1,8 +1,8 @@
 """gunicorn's worker processes, each with a ``WebSocketServer``.
 
-gunicorn starts, reloads and restarts the processes. A worker that is told to stop closes its
-sessions with 1001 at once, instead of letting them run until ``--graceful-timeout``. Shortly before
-that it kills what is left, because gunicorn would kill the process.
+gunicorn starts, reloads and restarts the processes. A worker that must stop closes its sessions
+with 1001 at once, instead of letting them run until ``--graceful-timeout``. Shortly before that
+timeout it kills the rest, because gunicorn would kill the process.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ except ImportError as error:
     hint = "pip install 'gunicorn[gevent]' (or 'greenws-wsgi[gunicorn]')"
     raise ImportError(f"greenws.gunicorn needs gunicorn: {hint}; {error}") from error
 
+from ..checks import check_application, check_registrations
 from ..config import Config
 from ..rate_limit import RateLimit
 from ..server.balance import Balance
 from ..server.closing import close_sessions, drain_sessions
 from ..server.handler import UpgradeHandler
+from ..server.opening import DirectClient
 from ..server.server import ConnectionGreenlet, WebSocketServer
 from ..session import OpenSession
 from ..surroundings import processes
@@ -65,12 +67,12 @@ class _Server(WebSocketServer):
     _own_handler_class = _Handler
     running: weakref.WeakSet[_Server] = weakref.WeakSet()
     grace = 30.0
-    """gunicorn's ``graceful_timeout``, in seconds, less what it takes to kill what is left."""
+    """gunicorn's ``graceful_timeout``, in seconds, less the time for killing the rest."""
     worker: Worker | None = None
     proxy_protocol = "off"
     trusts_proxy: Any = None
     _ending: gevent.Greenlet[[], None] | None = None
-    _dropped = 0  # lines of the log
+    _dropped = 0  # lines that were not logged
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -83,7 +85,7 @@ class _Server(WebSocketServer):
             self.full = self._is_full
 
     def _is_full(self) -> bool:
-        """Whether all of ``--worker-connections`` are taken, which the log says once a minute."""
+        """Whether all of ``--worker-connections`` are taken; logs it once a minute."""
         is_full = bool(self.pool.full())
         if is_full and self._taken.take():
             _logger.warning(
@@ -94,7 +96,8 @@ class _Server(WebSocketServer):
         return is_full
 
     def count_request(self) -> None:
-        """``--max-requests``: the worker ends, and gunicorn starts another."""
+        """Counts for ``--max-requests``: at that number the worker ends, and gunicorn starts
+        another."""
         worker = self.worker
         if worker is None:
             return
@@ -122,7 +125,7 @@ class _Server(WebSocketServer):
         return None
 
     def _log_malformed(self, error: ValueError) -> None:
-        """Ten lines at once, then one every six seconds: anybody can cause them."""
+        """Logs ten lines at once, then one every six seconds: any client can cause them."""
         if not self._malformed.take():
             self._dropped += 1
             return
@@ -130,9 +133,9 @@ class _Server(WebSocketServer):
         more = f" (and {dropped} more since the last such line)" if dropped else ""
         _logger.warning("closed a connection: %s%s", error, more)
 
-    def _run_session(self, session: OpenSession, address: Any) -> None:
+    def _run_session(self, session: OpenSession, client: DirectClient) -> None:
         self.count_request()
-        super()._run_session(session, address)
+        super()._run_session(session, client)
 
     def start(self) -> None:
         super().start()
@@ -146,8 +149,8 @@ class _Server(WebSocketServer):
             self._ending = gevent.spawn(self._end_connections)
 
     def _end_connections(self) -> None:
-        """Ends idle connections when all requests and sessions have ended; gunicorn would wait for
-        them until ``--graceful-timeout``."""
+        """Ends idle connections when all requests and sessions have ended. gunicorn would wait for
+        idle ones until ``--graceful-timeout``."""
         while True:
             self.admission.wait_until_quiet(None)
             gevent.sleep(_CLOSE_DELAY)  # a request may be on its way
@@ -175,52 +178,53 @@ class _Server(WebSocketServer):
 
 
 class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
-    """``gunicorn -k greenws.gunicorn.Worker -w 4 app:app``. As gunicorn's gevent workers, it
+    """``gunicorn -k greenws.gunicorn.Worker -w 4 app:app``. Like gunicorn's gevent workers, it
     monkey-patches the process before the application is imported; ``--worker-connections`` bounds
     the connections of one worker.
 
     ``gunicorn.conf.py`` may have ``greenws_config``, a :class:`greenws.Config`, and
-    ``trusted_proxies``, as :class:`greenws.WebSocketServer` takes them; a subclass may have them as
-    attributes. What ``greenws_config`` leaves at its default is set by gunicorn's ``keepalive``,
-    ``limit_request_line``, ``-fields`` and ``-field_size``. ``forwarded_allow_ips``,
-    ``secure_scheme_headers``, ``forwarder_headers``, ``proxy_protocol``, ``proxy_allow_ips``,
-    ``max_requests`` and the settings for TLS count as under gunicorn's own workers. A setting that
-    cannot be honoured, or a certificate that cannot be used, ends gunicorn at its start, with its
-    name in the log; after a SIGHUP the workers keep what they had.
+    ``trusted_proxies``, as for :class:`greenws.WebSocketServer`; a subclass may have them as
+    attributes. gunicorn's ``keepalive``, ``limit_request_line``, ``-fields``, ``-field_size`` and
+    ``websocket_max_message_size`` set the options that ``greenws_config`` leaves at their
+    defaults. ``forwarded_allow_ips``, ``secure_scheme_headers``, ``forwarder_headers``,
+    ``proxy_protocol``, ``proxy_allow_ips``, ``max_requests`` and the settings for TLS have the same
+    effect as under gunicorn's own workers.
+    A setting that cannot be honoured, or a certificate that cannot be used, ends gunicorn at its
+    start, and is named in the log; after a SIGHUP the workers keep the previous one.
     """
 
     wsgi_handler = _Handler
     config = Config()
     """The limits of the sessions."""
     trusted_proxies = 0
-    """As for :class:`greenws.WebSocketServer`."""
+    """The number of trusted proxies, as for :class:`greenws.WebSocketServer`."""
 
-    # Of the master, which makes a Worker before it forks its process.
+    # The master's: it makes a Worker before it forks the worker's process.
     _balance: Balance | None = None
     _made: weakref.WeakSet[Worker] = weakref.WeakSet()
-    _kept: dict[str, Any] = {}  # settings and the TLS context: the last that were right
-    _told: tuple[Any, list[str]] = (None, [])  # what was wrong with which configuration
+    _kept: dict[str, Any] = {}  # the last valid settings and TLS context
+    _told: tuple[Any, list[str]] = (None, [])  # a configuration, and its problems
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         if Worker._balance is None:
             Worker._balance = Balance()
-        # Who waits for a listener of this worker's own can't be accepted by another one.
+        # With its own listener, no other worker can accept the clients that wait there.
         self._share = None if self.cfg.reuse_port else Worker._balance.share(self)
         Worker._made.add(self)
         if sum(worker.cfg is self.cfg for worker in Worker._made) > 1:
             Worker._balance.has_several = True
         self._settings = self._read("settings", self._read_settings)
         if not self.cfg.is_ssl:
-            self._kept["certificate"] = None  # what there is if the next reload asks for TLS
+            self._kept["certificate"] = None  # used if the next reload asks for TLS
         self._tls = self._read("certificate", self._read_tls) if self.cfg.is_ssl else None
 
     def _read(self, what: str, read: Callable[[], tuple[Any, list[str]]]) -> Any:
-        """What ``read`` returns. After a reload (SIGHUP), and for a worker that replaces another,
-        what was right before is used if this is wrong, and the error is logged.
+        """Returns what ``read`` returns. If that fails after a reload (SIGHUP), or in a worker that
+        replaces another, the error is logged and the previous value is used.
 
         Raises:
-            HaltServer: gunicorn starts, so nothing was right before.
+            HaltServer: gunicorn is starting, so there is no previous value.
         """
         value, problems = read()
         if not problems:
@@ -230,7 +234,7 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         if Worker._told[0] is not self.cfg:
             Worker._told = (self.cfg, [])
         for problem in problems:
-            if problem in Worker._told[1]:  # by the worker before
+            if problem in Worker._told[1]:  # logged by the previous worker
                 continue
             Worker._told[1].append(problem)
             if halts:
@@ -261,7 +265,7 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     def _read_tls(self) -> tuple[Any, list[str]]:
         try:
             return tls_context_of(self.cfg), []
-        except Exception as error:  # of a function in gunicorn.conf.py, too
+        except Exception as error:  # a function in gunicorn.conf.py may raise anything
             return None, [str(error) or repr(error)]
 
     def server_class(self, listener: Any, **options: Any) -> WebSocketServer:
@@ -282,10 +286,17 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         return server
 
     def init_process(self) -> None:
-        # gunicorn asks a worker once to end. Until the worker has handlers of its own, those of its
-        # master would take a SIGTERM, and the worker would live on until --graceful-timeout.
+        # gunicorn asks a worker to end only once. A SIGTERM that arrives before the worker has its
+        # own signal handlers would go to the master's, and the worker would run until
+        # --graceful-timeout.
         signal.signal(signal.SIGTERM, self._end_early)
         super().init_process()
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        # Later, gunicorn would replace the worker again and again.
+        check_application(self.wsgi, "gunicorn's application")
+        check_registrations(self.wsgi)
 
     def _end_early(self, sig: int, frame: Any) -> None:
         self.alive = False
@@ -334,7 +345,7 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
 
 
 class _AccessHandler(logging.Handler):
-    """Writes the access log of sessions into that of requests, with the time as there."""
+    """Writes the access log of sessions into that of requests, in its format of time."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logging.getLogger("gunicorn.access").info(
@@ -343,7 +354,7 @@ class _AccessHandler(logging.Handler):
 
 
 def _join_logs() -> None:
-    """Has greenws log where gunicorn does, unless the application configured its loggers."""
+    """Makes greenws log where gunicorn does, unless the application has configured its loggers."""
     ours, access = logging.getLogger("greenws"), logging.getLogger("greenws.access")
     errors, requests = logging.getLogger("gunicorn.error"), logging.getLogger("gunicorn.access")
     is_configured = ours.hasHandlers()

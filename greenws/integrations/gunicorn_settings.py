@@ -1,8 +1,8 @@
-"""gunicorn's settings for HTTP, as they count under ``greenws.gunicorn.Worker``.
+"""gunicorn's settings for HTTP under ``greenws.gunicorn.Worker``.
 
-The worker reads requests with greenws's parser and not with gunicorn's. So each setting of that
+The worker reads requests with greenws's parser, not gunicorn's. So each setting of gunicorn's
 parser is translated to an option of greenws's Config, applied to the environ of a request, or
-refused by its name when a worker starts.
+refused by name when a worker starts.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ _REFUSED = {  # unless they have their default
     "http_protocols": _HTTP_1,
     "http2_cleartext": _HTTP_1,
 }
-_HOOKS = ("pre_request", "post_request")  # they get a request of gunicorn's parser, which is none
+_HOOKS = ("pre_request", "post_request")  # they expect a request of gunicorn's parser
 
 _V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
-_MAX_V1 = 107  # bytes, the two of its end included
-_POLL = 0.002  # seconds between two looks at a header that arrives in pieces
+_MAX_V1 = 107  # bytes, including CR LF
+_POLL = 0.002  # seconds between two reads of a header that arrives in pieces
 
 
 def refused(cfg: Any) -> list[str]:
-    """What to say of each setting that cannot be honoured; empty if there is none."""
+    """An error text for each setting that cannot be honoured."""
     problems = []
     for name, why in _REFUSED.items():
         setting = cfg.settings.get(name)  # not every version has them all
@@ -97,7 +97,7 @@ def conf_of(cfg: Any) -> tuple[Config | None, int | None]:
 
 
 def config_of(cfg: Any, config: Config) -> Config:
-    """``config`` with gunicorn's settings for the options that it leaves at their defaults."""
+    """``config`` with gunicorn's settings in place of options that have their defaults."""
     limits: dict[str, Any] = {
         "keep_alive_timeout": max(cfg.keepalive, 0.001),
         "max_request_line": cfg.limit_request_line or None,
@@ -110,6 +110,9 @@ def config_of(cfg: Any, config: Config) -> Config:
         limits["max_header_size"] = None
     elif size > (Config.max_header_size or 0):
         limits["max_header_size"] = 2 * size
+    largest = cfg.settings.get("websocket_max_message_size")  # since gunicorn 26.3
+    if largest is not None and largest.get() != type(largest).default:  # 16 MiB, for its own worker
+        limits["max_message_size"] = largest.get() or None
     default = Config()
     return dataclasses.replace(
         config,
@@ -122,11 +125,11 @@ def config_of(cfg: Any, config: Config) -> Config:
 
 
 def tls_context_of(cfg: Any) -> Any:
-    """The context that gunicorn makes by its settings, with gevent's class: it is made in the
-    master, which nobody has monkey-patched.
+    """The context that gunicorn makes from its settings, with gevent's class: gunicorn makes it in
+    the master, which is not monkey-patched.
 
     Raises:
-        OSError: ``certfile``, ``keyfile`` or ``ca_certs`` cannot be read, or they do not fit
+        OSError: ``certfile``, ``keyfile`` or ``ca_certs`` cannot be read, or they do not match
             (``ssl.SSLError``).
         TypeError: the context is of a class that gevent cannot use.
     """
@@ -152,7 +155,7 @@ def _has_hook(cfg: Any) -> bool:
 def _explain_files(cfg: Any) -> None:
     """
     Raises:
-        OSError: one of gunicorn's files for TLS cannot be read, or they do not fit.
+        OSError: one of gunicorn's files for TLS cannot be read, or they do not match.
         TypeError: one of them is missing.
     """
     if cfg.keyfile and not cfg.certfile:
@@ -165,7 +168,7 @@ def _explain_files(cfg: Any) -> None:
 
 
 class ProxiedAddress(tuple[str, int]):
-    """The address of a client as a PROXY header has it."""
+    """The address of a client from a PROXY header."""
 
     peer: Any
     """The address of the proxy."""
@@ -179,15 +182,18 @@ class ProxiedAddress(tuple[str, int]):
 
 
 class Forwarding:
-    """Applies to an environ what gunicorn's parser would: ``forwarded_allow_ips``,
+    """Applies the settings of gunicorn's parser to an environ: ``forwarded_allow_ips``,
     ``secure_scheme_headers``, ``forwarder_headers``, ``header_map``, ``limit_request_field_size``
-    and ``SCRIPT_NAME``. ``RAW_URI`` is there, as in all of its workers."""
+    and ``SCRIPT_NAME``. Sets ``RAW_URI``, as all of gunicorn's workers do."""
 
     def __init__(self, cfg: Any) -> None:
         self._trusts = trust_of(cfg.forwarded_allow_ips)
         self._scheme_headers = [
             (f"HTTP_{name.upper().replace('-', '_')}", secure)
             for name, secure in cfg.secure_scheme_headers.items()
+        ]
+        self._scheme_names = [
+            name.lower().replace("_", "-").encode() for name in cfg.secure_scheme_headers
         ]
         forwarders = {name.upper() for name in getattr(cfg, "forwarder_headers", ())}
         self._takes_script_name = bool(forwarders & {"SCRIPT_NAME", "*"})
@@ -228,6 +234,16 @@ class Forwarding:
                 raise RequestError("The path does not begin with SCRIPT_NAME.", 500)
             environ["SCRIPT_NAME"], environ["PATH_INFO"] = script_name, path[len(script_name) :]
 
+    def leaves(self, raw_head: bytes, address: Any) -> bool:
+        """Whether it certainly refuses nothing of a request, and changes nothing of its environ but
+        ``RAW_URI``."""
+        if self._script_name or isinstance(address, ProxiedAddress) or b"_" in raw_head:
+            return False
+        if 0 < self._max_field < len(raw_head):
+            return False
+        head = raw_head.lower()
+        return not any(name in head for name in self._scheme_names)
+
     def _set_scheme(self, environ: dict[str, Any]) -> None:
         schemes = {
             "https" if environ[key] == secure else "http"
@@ -241,7 +257,7 @@ class Forwarding:
 
 
 def trust_of(allowed: list[str]) -> Any:
-    """A function that tells whether an address is one of those ``allowed`` (``*``: all)."""
+    """A function that returns whether an address is ``allowed`` (``*``: all are)."""
     if "*" in allowed:
         return lambda address: True
     networks = [ipaddress.ip_network(each.strip(), strict=False) for each in allowed]
@@ -278,10 +294,10 @@ def read_proxy_header(sock: Any, address: Any, mode: str, trusts: Any, timeout: 
         if size >= 2:
             break
         if isinstance(address, tuple) and not trusts(str(address[0])):
-            return address  # no HTTP begins like that, and the parser says so
+            return address  # not HTTP either: the parser will refuse it
         if time.monotonic() > deadline:
             raise TimeoutError(f"no whole PROXY header within {timeout:g} s")
-        gevent.sleep(_POLL)  # the rest of a header that came in pieces
+        gevent.sleep(_POLL)  # for the rest of a header that arrives in pieces
     if isinstance(address, tuple) and not trusts(str(address[0])):
         raise ValueError(f"a PROXY header from {address[0]}, which proxy_allow_ips does not name")
     header = b""
@@ -336,7 +352,7 @@ def _parse_v2(header: bytes) -> tuple[str, str, int, str, int] | None:
     family, transport = header[13] >> 4, header[13] & 15
     if version != 2 or command not in (0, 1):
         raise ValueError("malformed PROXY header: unknown version or command")
-    if command == 0 or family == 0:  # LOCAL: the proxy's own; UNSPEC: it does not know
+    if command == 0 or family == 0:  # LOCAL: the proxy itself; UNSPEC: unknown
         return None
     size = {1: 4, 2: 16}.get(family)
     body = header[16:]

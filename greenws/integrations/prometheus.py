@@ -25,6 +25,7 @@ except ImportError as error:
     hint = "pip install prometheus-client (or 'greenws-wsgi[metrics]')"
     raise ImportError(f"{error}; {hint}") from None
 
+from ..opcodes import CloseCode
 from ..rooms.room import Rooms
 from ..stats import ServerStats, of_this_process, start_no_more, start_with_servers
 
@@ -61,8 +62,16 @@ _LABELLED = {
         "Sessions that ended, by the code of the first Close (1006: lost; 3000, 4000: the range)",
     ),
 }
-# There from the beginning, so that the first of them is an increase, too, which an alert sees.
-_FROM_ZERO = (1000, 1001, 1006, 1008, 1009, 1011, 1013)
+# These labels exist from the beginning, so that the first event is an increase that alerts notice.
+_FROM_ZERO = (
+    CloseCode.NORMAL,
+    CloseCode.GOING_AWAY,
+    CloseCode.ABNORMAL,
+    CloseCode.POLICY_VIOLATION,
+    CloseCode.MESSAGE_TOO_BIG,
+    CloseCode.INTERNAL_ERROR,
+    CloseCode.TRY_AGAIN_LATER,
+)
 
 
 class Metrics:
@@ -71,13 +80,12 @@ class Metrics:
 
     Several workers need ``PROMETHEUS_MULTIPROC_DIR``, an empty directory that they share, in the
     environment before this module is imported (see prometheus_client's documentation). A worker
-    with a ``WebSocketServer`` is counted from its start, as all are of ``greenws.gunicorn.Worker``;
-    others when they are first asked, or from :meth:`start` on. To be made once, when the program
-    is loaded: a second one would add what the first has counted for all workers, which the log
-    says.
+    with a ``WebSocketServer``, as under ``greenws.gunicorn.Worker``, counts from its start; other
+    workers from their first scrape, or from :meth:`start` on. Make ``Metrics`` once, when the
+    program is loaded: with a directory, a second one would count everything twice, and logs that.
     """
 
-    _made_by = 0  # the process that has made one with a folder that workers share
+    _made_by = 0  # the process that has made one with a shared folder
 
     def __init__(
         self, rooms: Rooms | None = None, stats: Iterable[ServerStats] | None = None
@@ -105,7 +113,7 @@ class Metrics:
         self._has_warned = False
         if self._folder and Metrics._made_by == os.getpid():
             _logger.warning(
-                "Metrics() was made before in this process, so that figures are counted twice: "
+                "this process has made Metrics() more than once, so figures are counted twice: "
                 "make it once, when the module is loaded"
             )
         if self._folder:
@@ -113,10 +121,10 @@ class Metrics:
         start_with_servers(self)
 
     def start(self) -> None:
-        """Lets this worker be counted before it is asked. Not before a fork."""
+        """Makes this worker count before its first scrape. Call it after forks."""
         if self._folder and self._copier is None:
             self._copier = gevent.spawn(self._keep_copying)
-            # What a stop ends is counted in the last moment.
+            # Sessions that a stop ends are counted at exit.
             atexit.register(_copy_at_exit, weakref.ref(self), os.getpid())
 
     def stop(self) -> None:
@@ -132,7 +140,8 @@ class Metrics:
         if environ.get("wsgi.multiprocess") and not (self._folder or self._has_warned):
             self._has_warned = True
             _logger.warning(
-                "metrics of one worker alone: set PROMETHEUS_MULTIPROC_DIR to an empty directory"
+                "these metrics are those of one worker: set PROMETHEUS_MULTIPROC_DIR to an empty "
+                "directory to get those of all"
             )
         registry = self._registry
         if self._folder:
@@ -159,14 +168,14 @@ class Metrics:
                 self._gauges[name].set(value)
                 continue
             counter = self._labelled[name].labels(label) if label else self._counters[name]
-            # A server that is gone takes its figures with it, and a counter never goes down.
+            # The sums get smaller when a server is gone, but a counter must never go down.
             counter.inc(max(0, value - self._copied.get((name, label), 0)))
             self._copied[name, label] = value
 
     def _read(self) -> Iterator[tuple[str, str, int]]:
         """Each figure's name, label (empty where it has none) and value."""
-        for code in _FROM_ZERO:
-            yield "closes", str(code), 0
+        for known in _FROM_ZERO:
+            yield "closes", str(int(known)), 0
         if self._rooms is not None:
             for name, value in dataclasses.asdict(self._rooms.stats).items():
                 yield f"rooms_{name}", "", value

@@ -1,15 +1,15 @@
-"""The pytest plugin: the fixture ``websocket``, and the watch over what a test leaves behind.
+"""The pytest plugin: the fixture ``websocket``, and a check for sessions that a test leaves open.
 
-``websocket`` is :func:`greenws.testing.connect`; what it opens ends with the test, and what escapes
-a handler fails it::
+``websocket`` is :func:`greenws.testing.connect`. Its connections end with the test, and an
+exception that escapes a handler fails the test::
 
     def test_echo(websocket):
         socket = websocket(app, "/echo")
         socket.send("hello")
         assert socket.receive() == "hello"
 
-A test that leaves a session open, or a greenlet that a handler started in one, is reported as an
-error; what fixtures of a wider scope have opened is theirs. Where that is meant, mark the test
+It is an error if a test leaves a session open, or a greenlet that a handler started in a session.
+Sessions of fixtures with a wider scope do not count. If a test does it on purpose, mark it with
 ``greenws_leftovers``.
 
 pytest loads this module in every run, so it imports nothing but pytest before it is used.
@@ -40,8 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def websocket() -> Iterator[Opener]:
     """``greenws.testing.connect``: ``websocket(app, "/path", ...)`` opens a session of a WSGI
-    application without a network. It ends with the test, where what escaped the handler is raised.
-    """
+    application without a network. At the end of the test it is closed, and an exception that
+    escaped the handler is raised."""
     from ..testing.leftovers import Opener
 
     opener = Opener()
@@ -51,7 +51,7 @@ def websocket() -> Iterator[Opener]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Ends what the fixture has opened as a part of the test, so that it is the test that fails."""
+    """Ends the fixture's connections within the test, so that an error fails the test itself."""
     __tracebackhide__ = True
     opener: Any = pyfuncitem.funcargs.get("websocket")
     if not hasattr(opener, "end"):
@@ -66,7 +66,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 
 def _is_used() -> bool:
-    """Whether somebody has imported greenws's sockets, so that one may be open."""
+    """Whether greenws's sockets have been imported, so that one may be open."""
     return "greenws.websocket" in sys.modules
 
 
@@ -84,7 +84,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
-    """What a fixture of a wider scope opens is not the test's."""
+    """Excludes what fixtures of a wider scope open."""
     item = request.config.stash.get(_current, None)
     if fixturedef.scope == "function" or item is None:
         return (yield)

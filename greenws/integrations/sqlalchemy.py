@@ -1,9 +1,9 @@
 """SQLAlchemy 2: sessions that wait for a message give their database connection back.
 
-``release(db.session)``, said once, does it before each wait, where nothing can be lost. Listeners
-of SQLAlchemy's events see every statement. If all of a transaction were plain SELECTs, nothing is
-to be flushed and no result is being read, the transaction is rolled back, which returns its
-connection to the pool. Whatever cannot be proven harmless keeps its connection, with a warning.
+After ``release(db.session)``, called once, this happens before each wait in which nothing can be
+lost. Listeners of SQLAlchemy's events see every statement. If a transaction ran only plain SELECTs,
+nothing must be flushed and no result is being read, the transaction is rolled back, which returns
+its connection to the pool. In all other cases the connection is kept, with a warning.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from ..waiting import before_wait
 
 __all__ = ["release"]
 
-# What neither changes data nor outlives the rollback.
+# Statements that neither change data nor have an effect after the rollback.
 _HARMLESS = re.compile(r"(SAVEPOINT|RELEASE SAVEPOINT|ROLLBACK TO SAVEPOINT) \w+|BEGIN( DEFERRED)?")
 
-# On PostgreSQL, a transaction has an id from its first write on, whoever made it (a function, a
-# trigger, the driver). Another isolation level than the usual was chosen for its snapshot.
+# On PostgreSQL, a transaction has an id from its first write on, even one by a function, a trigger
+# or the driver. An unusual isolation level was probably chosen for its snapshot.
 _POSTGRESQL = (
     "SELECT {}() IS NULL, current_setting('transaction_isolation') IN ('read committed', "
     "'read uncommitted')"
 )
 
-# Whoever listens to these takes part in transactions, and a rollback would be news to them.
+# A listener for one of these takes part in transactions, and may not expect our rollback.
 _TRANSACTION_EVENTS = (
     "after_begin",
     "after_rollback",
@@ -53,10 +53,10 @@ _TRANSACTION_EVENTS = (
 
 
 class _Work:
-    """What a transaction of a connection has done."""
+    """The work of one transaction on a connection."""
 
     def __init__(self, changes: int) -> None:
-        self.changes = changes  # rows that the connection had changed before; SQLite
+        self.changes = changes  # rows that the connection had changed before, in SQLite
         self.doubt = ""  # the first statement that may leave something to lose
         self.greenlet: weakref.ref[Any] | None = None  # that ran the last statement
         # For each statement whose result may be alive: its context, which the result keeps alive,
@@ -64,7 +64,7 @@ class _Work:
         self.results: list[tuple[weakref.ref[Any], dict[str, Any]]] = []
 
     def forget_ended(self) -> None:
-        """Drops results that have been read to their end, or that nobody has any more."""
+        """Drops results that have been read to their end, or freed."""
         self.results = [
             (context, attributes)
             for context, attributes in self.results
@@ -73,12 +73,12 @@ class _Work:
 
 
 _work: weakref.WeakKeyDictionary[Connection, _Work] = weakref.WeakKeyDictionary()
-"""That of the latest transaction of each connection."""
+"""The work of the latest transaction of each connection."""
 _connections: weakref.WeakKeyDictionary[SessionTransaction, list[Connection]] = (
     weakref.WeakKeyDictionary()
 )
 _begun: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Session]] = weakref.WeakKeyDictionary()
-"""The sessions that have begun a transaction in a greenlet."""
+"""By greenlet: the sessions that have begun a transaction in it."""
 
 
 def _on_begin(connection: Connection) -> None:
@@ -137,24 +137,24 @@ _hooks: weakref.WeakKeyDictionary[Any, Callable[[], None]] = weakref.WeakKeyDict
 
 
 def release(session: Any) -> Callable[[], None]:
-    """From now on, has a greenlet that waits for a message give the connections of ``session`` back
-    to their pool, where nothing can be lost by that. To be said once, where the program starts::
+    """Makes greenlets that wait for a message give the connections of ``session`` back to their
+    pool, if nothing can be lost by that. Call it once, where the program starts::
 
         release(db.session)  # Flask-SQLAlchemy
 
-    ``session`` is a ``scoped_session`` (of which the current session counts, if there is one), a
-    ``sessionmaker`` (all of its sessions with which the greenlet has worked), a ``Session`` or a
-    subclass of it. Outside an application context nothing happens. Returns the function that
-    :func:`greenws.before_wait` has got.
+    ``session`` is a ``scoped_session`` (its current session, if there is one), a ``sessionmaker``
+    (all of its sessions that the greenlet has used), a ``Session`` or a subclass of it. Outside an
+    application context nothing happens. Returns the function that it registers with
+    :func:`greenws.before_wait`.
 
-    The transaction is rolled back: objects stay attached, and are reloaded when they are used. The
-    connection is kept, and a warning logged once for each line of code, if the transaction ran
-    anything but plain SELECTs (FOR UPDATE, a writing CTE or a function that is not known to only
-    compute is none); if objects are new, dirty or deleted; if a result has not been read to its
-    end; if the transaction was begun explicitly, is nested, or has another isolation level than
-    the usual; if the session belongs to an external transaction, another greenlet works with it, or
-    somebody listens to its transactions. On PostgreSQL the server is also asked whether it wrote
-    anything, and in SQLite the driver; elsewhere what is written past SQLAlchemy is not seen.
+    The transaction is rolled back: objects stay attached, and are reloaded at their next use. The
+    connection is kept, with a warning once for each line of code, if the transaction ran anything
+    but plain SELECTs (FOR UPDATE, a writing CTE, or a function that is not known to only compute,
+    is not plain); if objects are new, dirty or deleted; if a result has not been read to its end;
+    if the transaction was begun explicitly, is nested, or has an unusual isolation level; if the
+    session belongs to an external transaction, is used by another greenlet, or has listeners for
+    its transactions. On PostgreSQL the server is also asked whether it wrote anything, and with
+    SQLite the driver; with other databases, writes that bypass SQLAlchemy are not noticed.
 
     Raises:
         TypeError: ``session`` is none of these.
@@ -212,7 +212,7 @@ def _is_same_as(wanted: Session) -> Callable[[Session], bool]:
 
 
 def _release(session: Session) -> None:
-    """Rolls back, unless there is doubt."""
+    """Rolls back, unless something might be lost."""
     transaction = session.get_transaction()
     connections = [] if transaction is None else _connections.get(transaction, [])
     if transaction is None or not connections or not session.is_active:
@@ -248,12 +248,12 @@ def _doubt_of_session(session: Session, transaction: SessionTransaction) -> str:
         return "the session works in a transaction that is not its own"
     for name in _TRANSACTION_EVENTS:
         if set(getattr(session.dispatch, name)) - {_on_session_begin}:
-            return f"somebody listens to {name} of the session"
+            return f"the session has a listener for {name}"
     return ""
 
 
 def _doubt_of_connection(connection: Connection) -> str:
-    """The same for what was done on a connection."""
+    """The same for the work on a connection."""
     if connection.closed or connection.invalidated:
         return "its connection was closed"
     work = _work.get(connection)
@@ -285,7 +285,7 @@ def _count_changes(connection: Connection) -> int:
 
 
 def _doubt_of_server(session: Session, connection: Connection) -> str:
-    """The same for what PostgreSQL knows."""
+    """The same, from a question to PostgreSQL."""
     dialect = connection.dialect
     if dialect.name != "postgresql":
         return ""
@@ -301,7 +301,7 @@ def _doubt_of_server(session: Session, connection: Connection) -> str:
             cursor.close()
     except Exception as error:
         return f"its state is unknown ({type(error).__name__})"
-    except BaseException:  # a kill in the middle of an answer; nothing else can be on its way
+    except BaseException:  # for example, killed in the middle of an answer
         session.invalidate()
         raise
     if not has_not_written:

@@ -1,6 +1,6 @@
 """Sentry and OpenTelemetry: the span of a request ends with the 101, and a session has its own.
 
-Without this the span of a request under a framework lasts as long as its session: for hours.
+Without this, the span of a request under a framework lasts as long as its session, often hours.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ __all__ = ["install"]
 
 
 def install(*, session_spans: bool = True) -> None:
-    """Ends the current transaction of Sentry and span of OpenTelemetry (whichever the program has
+    """Ends the current transaction of Sentry and span of OpenTelemetry (those that the program has
     imported) when a handshake is accepted inside a framework.
 
-    ``session_spans``: whether each session then has a transaction or span of its own, linked to
-    that of its request, in which its error is recorded.
+    ``session_spans``: whether each session then has its own transaction or span, linked to that of
+    its request, in which its error is recorded.
     """
 
     @contextlib.contextmanager
@@ -41,7 +41,7 @@ def _sentry(request: Any, stack: contextlib.ExitStack, session_spans: bool) -> N
     if transaction is None:
         return
     transaction.set_http_status(101)
-    transaction.finish()  # a second call, by the framework's integration, does nothing
+    transaction.finish()  # the framework's integration calls it again, which does nothing
     if session_spans:
         options = {"op": "websocket.session", "name": transaction.name or request.path}
         options["trace_id"] = transaction.trace_id
@@ -56,7 +56,7 @@ def _opentelemetry(request: Any, stack: contextlib.ExitStack, session_spans: boo
         return
     span.set_attribute("http.response.status_code", 101)
     span.end()
-    span.end = _nothing  # the instrumentation ends it again, of which the SDK would warn
+    span.end = _nothing  # the instrumentation calls it again, and the SDK would warn
     if session_spans:
         link = trace.Link(span.get_span_context())
         name = f"{span.name} session"

@@ -57,7 +57,7 @@ def test_tasks_of_forked_workers_send(server):
     assert all(numbers == sorted(numbers) for numbers in of_process.values())
 
 
-def test_a_worker_that_imports_rooms_is_told_of_the_sender(tmp_path):
+def test_a_worker_that_imports_rooms_is_pointed_to_the_sender(tmp_path):
     require(importlib.util.find_spec("celery"), "Celery")
     (tmp_path / "of_rooms.py").write_text(
         "from celery import Celery\nfrom greenws import Rooms\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import logging
+import sys
 from collections.abc import Iterator
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -105,7 +106,7 @@ def test_a_session_that_is_an_application_too_may_be_returned():
         ((Quiet(), 101), r"protocols: Quiet\(\)\)"),
     ],
 )
-def test_a_view_that_returns_no_handler_but_a_session_or_a_class_is_told(app, returned, match):
+def test_a_view_that_returns_no_handler_but_a_session_or_a_class_is_reported(app, returned, match):
     app.add_url_rule("/", view_func=lambda: returned, endpoint="wrong")
     app.testing = True
     with pytest.raises(TypeError, match=match):
@@ -853,10 +854,12 @@ class TestFlaskRun:
 
     def test_descriptors_and_threads_come_back(self, flask_run):
         pid = flask_run.popen.pid
+        # CPython 3.12 starts no threads at exit, so hub/parking.py has one waiting.
+        idle = 2 if sys.version_info[:2] == (3, 12) else 1
         with Peer.open(flask_run.address, "/echo") as peer:
             finish(peer)
         http_get(flask_run, "/hello")
-        eventually(lambda: threads(pid), 1)
+        eventually(lambda: threads(pid), idle)
         before = descriptors(pid)
         for _ in range(2):
             peers = [Peer.open(flask_run.address, "/echo") for _ in range(10)]
@@ -867,7 +870,7 @@ class TestFlaskRun:
                 finish(peer)
             for peer in peers:
                 peer.close()
-        eventually(lambda: threads(pid), 1)
+        eventually(lambda: threads(pid), idle)
         eventually(lambda: descriptors(pid), before)
 
 

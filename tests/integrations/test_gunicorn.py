@@ -16,18 +16,18 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
+import websocket
 import websockets
 
 import greenws
 
-from ..support.limits import eventually, limit
+from ..support.limits import again_after_standstill, eventually, limit
 from ..support.paths import ROOT
 from ..support.processes import TROUBLE, Process, children, connect, descriptors
-from ..support.wire import BINARY, TEXT, Peer, close_frame, frame, request
+from ..support.wire import BINARY, CLOSE, TEXT, Peer, close_frame, frame, request
 
 WORKERS = {
     "gevent": ["-k", "gevent"],
@@ -312,7 +312,7 @@ def app(environ, start_response):
 """
 
 
-def test_a_worker_that_is_told_to_end_before_it_has_begun_ends(tmp_path):
+def test_a_worker_that_must_end_before_it_has_begun_ends(tmp_path):
     (tmp_path / "early.py").write_text(EARLY)
     options = ["-k", "early.Early", "--graceful-timeout", "30"]
     with gunicorn(*options, app="early:app", cwd=tmp_path) as process:
@@ -388,6 +388,7 @@ def test_connections_without_a_request_do_not_hold_up_its_end():
         process.assert_no_trouble()
 
 
+@again_after_standstill(0.2)
 def test_a_worker_that_ends_answers_what_follows_on_a_connection_at_work():
     """Also a request that is not answered yet when those before it have been for a while."""
     post = b"POST /length HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n"
@@ -442,47 +443,54 @@ def certificate(tmp_path: Path) -> Certificate:
 def test_tls(kind: str, certificate: Certificate):
     files = ["--certfile", str(certificate.certfile), "--keyfile", str(certificate.keyfile)]
     with gunicorn(*WORKERS[kind], *files) as process:
-        with connect_tls(process.url("/echo", "wss"), certificate.context) as client:
+        with TlsClient(process.url("/echo", "wss"), certificate.context) as client:
             for message in ["hello", "x" * 200_000, b"y" * (1 << 20)]:
                 client.send(message)
-                assert client.recv(10) == message
+                assert client.recv() == message
             pipeline = [f"message {number}" for number in range(200)]
             for message in pipeline:
                 client.send(message)
-            assert [client.recv(10) for _ in pipeline] == pipeline
-            client.close(4000)
-        assert client.close_code == 4000
-        with connect_tls(process.url("/ping", "wss"), certificate.context) as client:
-            assert client.recv(10) == "INVALID True"
-            assert client.recv(10) == "answered: True"
+            assert [client.recv() for _ in pipeline] == pipeline
+            assert client.close(4000) == 4000
+        with TlsClient(process.url("/ping", "wss"), certificate.context) as client:
+            assert client.recv() == "INVALID True"
+            assert client.recv() == "answered: True"
         with pytest.raises(greenws.HandshakeError) as caught:
             greenws.connect(process.url("/secret", "wss"), ssl_context=certificate.context)
         assert caught.value.status == 401
     process.assert_no_trouble()
 
 
-class OwnClient:
-    """greenws's client with the methods of websockets'."""
+class TlsClient:
+    """websocket-client: websockets' client reads in one thread and writes in another, and some of
+    its connections over TLS are lost by that, with any server."""
 
-    def __init__(self, socket: greenws.WebSocket) -> None:
-        self._socket = socket
-        self.send, self.recv, self.close = socket.send, socket.receive, socket.close
+    def __init__(self, url: str, context: ssl.SSLContext) -> None:
+        options = {"context": context}
+        self._socket = websocket.create_connection(url, timeout=limit(20), sslopt=options)
 
-    @property
-    def close_code(self) -> int | None:
-        return self._socket.close_code
+    def send(self, message: str | bytes) -> None:
+        if isinstance(message, str):
+            self._socket.send(message)
+        else:
+            self._socket.send_binary(message)
 
+    def recv(self) -> str | bytes:
+        opcode, data = self._socket.recv_data()
+        return data.decode() if opcode == TEXT else data
 
-@contextlib.contextmanager
-def connect_tls(url: str, context: ssl.SSLContext) -> Iterator[Any]:
-    """websockets' client reads in one thread and writes in another, and on Python 3.10 about one in
-    eight of its connections is lost by that, with any server."""
-    if sys.version_info < (3, 11):
-        with greenws.connect(url, ssl_context=context) as socket:
-            yield OwnClient(socket)
-    else:
-        with connect(url, ssl=context) as client:
-            yield client
+    def close(self, code: int) -> int:
+        """The code of the server's Close."""
+        self._socket.send_close(code)
+        opcode, data = self._socket.recv_data()
+        assert opcode == CLOSE
+        return int.from_bytes(data[:2], "big")
+
+    def __enter__(self) -> TlsClient:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._socket.shutdown()
 
 
 def served_by(process: Process, name: str | None = None) -> bytes | None:
@@ -543,8 +551,8 @@ def test_after_a_reload_with_a_wrong_certificate_the_last_good_one_is_served(tmp
         process.wait_for(r"No such file.*used/cert.pem.*; the workers keep the previous cert")
         eventually(lambda: process.output.count("Booting worker"), 3, 20)
         assert served_by(process) == first
-        with connect_tls(process.url("/ping", "wss"), used.context) as client:
-            assert client.recv(limit(20)) == "INVALID True"
+        with TlsClient(process.url("/ping", "wss"), used.context) as client:
+            assert client.recv() == "INVALID True"
         write_over(used, other)
         process.popen.send_signal(signal.SIGHUP)
         eventually(lambda: process.output.count("Worker exiting"), 2, 20)

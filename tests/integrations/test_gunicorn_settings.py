@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gevent.socket
@@ -26,8 +27,9 @@ from greenws.integrations.gunicorn_settings import (
     refused,
     trust_of,
 )
+from greenws.server import opening
 
-from ..support.limits import limit, wait_until
+from ..support.limits import again_after_standstill, limit, pace, wait_until
 from ..support.processes import Process
 from ..support.wire import TEXT, Peer, frame
 
@@ -60,6 +62,16 @@ class TestConfig:
         assert config_of(many, Config()).max_connections == 20_000
         assert config_of(many, Config(max_connections=5)).max_connections == 5
 
+    def test_the_largest_message(self):
+        assert config_of(settings(), Config()).max_message_size == Config.max_message_size
+        cfg = settings()
+        if "websocket_max_message_size" not in cfg.settings:
+            return  # gunicorn before 26.3
+        for size, expected in ((5000, 5000), (0, None)):
+            cfg.set("websocket_max_message_size", size)
+            assert config_of(cfg, Config()).max_message_size == expected
+            assert config_of(cfg, Config(max_message_size=70)).max_message_size == 70
+
     def test_zero_is_no_limit(self):
         cfg = settings(limit_request_line=0, limit_request_field_size=0, keepalive=0)
         config = config_of(cfg, Config())
@@ -79,8 +91,50 @@ class TestForwarding:
         head = parse_head(raw, Config())
         environ: dict[str, Any] = {"wsgi.url_scheme": "http"}
         head.add_to(environ)
-        Forwarding(settings(**values))(environ, address, head)
+        forwarding = Forwarding(settings(**values))
+        leaves, before = forwarding.leaves(raw, address), environ.copy()
+        try:
+            forwarding(environ, address, head)
+        except RequestError:
+            assert not leaves
+            raise
+        if leaves:
+            assert environ == {**before, "RAW_URI": head.target}
         return environ
+
+    @pytest.mark.parametrize(
+        "headers, leaves",
+        [
+            ("Upgrade: websocket\r\nOrigin: http://x\r\n", True),
+            ("x-forwarded-proto: http\r\n", False),
+            ("Script_Name: /a\r\n", False),
+            (f"Cookie: {'a' * 9000}\r\n", False),
+        ],
+    )
+    def test_a_request_that_it_leaves_alone_is_known_by_its_head(self, headers, leaves):
+        raw = f"GET /a/b HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode("latin-1")
+        assert Forwarding(settings()).leaves(raw, ("10.1.2.3", 5)) is leaves
+
+    def test_a_scheme_header_is_set_with_an_underscore_or_a_hyphen(self):
+        names = settings(secure_scheme_headers={"X_FORWARDED_PROTO": "https"})
+        raw = b"GET / HTTP/1.1\r\nX-Forwarded-Proto: https\r\n\r\n"
+        assert not Forwarding(names).leaves(raw, ("10.1.2.3", 5))
+
+    def test_a_handshake_that_it_leaves_alone_needs_no_environ(self, serve, monkeypatch):
+        made = []
+        monkeypatch.setattr(opening, "make_environ", lambda *args: made.append(args))
+        routes = Routes()
+
+        @routes.websocket("/")
+        def session(request, socket):
+            socket.send("a")
+
+        server = serve(routes)
+        server._adapt = Forwarding(settings())
+        with Peer.open(server.address) as peer:
+            assert peer.read_frame() == (True, TEXT, b"a")
+            assert peer.read_close(answer=True)[0] == 1000
+        assert not made
 
     @pytest.mark.parametrize(
         "allowed, address, scheme",
@@ -316,13 +370,14 @@ class TestTheServer:
         assert self.ask(server, get.format("/", f"a: {'b' * 300}\r\n").encode())[0] == 431
         assert self.ask(server, get.format("/", "a: b\r\n" * 5).encode())[0] == 200
 
+    @again_after_standstill(0.5)
     def test_keepalive(self, server):
         with Peer.connect(server.address) as peer:
             peer.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             assert peer.read_response().status == 200
             began = time.monotonic()
             assert peer.at_end()
-            assert 0.9 < time.monotonic() - began < limit(3)
+            assert 0.9 < time.monotonic() - began < pace(3)
 
     def test_proxy_protocol(self, server):
         get = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -378,6 +433,40 @@ def test_a_setting_that_cannot_be_honoured_ends_gunicorn_at_its_start(tmp_path):
         assert process.popen.wait(limit(20)) != 0
         process.wait_for(r"\[ERROR\] greenws.gunicorn.Worker: pre_request cannot be honoured")
     assert "Traceback" not in process.output
+
+
+UNPROTECTED = """
+import functools
+from greenws import Routes
+app = Routes()
+def login_required(function):
+    return functools.wraps(function)(lambda *args: function(*args))
+@login_required
+@app.websocket("/")
+def session(request, socket):
+    pass
+"""
+
+
+def test_a_decorator_that_no_session_would_meet_ends_gunicorn_at_its_start(tmp_path):
+    (tmp_path / "unprotected.py").write_text(UNPROTECTED)
+    arguments = ("-k", "greenws.gunicorn.Worker", "-b", "127.0.0.1:0", "unprotected:app")
+    with Process("-m", "gunicorn", *arguments, cwd=tmp_path) as process:
+        assert process.popen.wait(limit(20)) == 3  # the worker failed to boot
+        process.wait_for(r"TypeError: @login_required is above @routes.websocket\('/'\)")
+
+
+def test_a_factory_in_place_of_an_application_is_reported_when_it_is_loaded():
+    """Later, gunicorn would replace the worker again and again."""
+
+    def create_app():
+        return Routes()
+
+    worker = Worker.__new__(Worker)
+    worker.app = SimpleNamespace(wsgi=lambda: create_app)
+    worker.cfg = settings()
+    with pytest.raises(TypeError, match=r"give what it returns: create_app\(\)"):
+        worker.load_wsgi()
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def test_idle_sessions_of_sqlalchemy_hold_no_connection(flask_program):
         with connect(flask_program.url("/ws")) as ws:
             ws.send("count")
             assert ws.recv(limit(20)) == "0"
-    assert "waits with a connection" not in flask_program.output
+    assert "keeps its database connection" not in flask_program.output
 
 
 def test_uncommitted_work_of_sqlalchemy_is_kept(flask_program, mariadb):
@@ -63,7 +63,7 @@ def test_uncommitted_work_of_sqlalchemy_is_kept(flask_program, mariadb):
 def test_idle_sessions_of_django_hold_no_connection(django_program, mariadb):
     with idle_sessions(django_program.address, "/notes/", 20, b"count", b"0"):
         eventually(lambda: mariadb.connections("django"), 0, 20)
-    assert "waits with a connection" not in django_program.output
+    assert "keeps its database connection" not in django_program.output
 
 
 def test_what_sessions_of_django_write_or_lock_is_kept(django_program, mariadb):

@@ -183,7 +183,7 @@ def test_a_worker_that_answers_for_itself_alone_says_so_once():
         with contextlib.closing(http.client.HTTPConnection(*process.address)) as connection:
             for _ in range(2):
                 assert "greenws_connections_total 0.0" in ask(connection)
-        process.wait_for("metrics of one worker alone: set PROMETHEUS_MULTIPROC_DIR")
+        process.wait_for("metrics are those of one worker: set PROMETHEUS_MULTIPROC_DIR")
     assert process.output.count("PROMETHEUS_MULTIPROC_DIR") == 1
 
 
@@ -205,7 +205,7 @@ def test_all_servers_of_the_process_are_counted_without_being_named(serve):
     assert scrape(metrics)["connections_total"] == before + 1000
 
 
-def test_a_second_one_where_workers_share_a_folder_is_told(monkeypatch, tmp_path, caplog):
+def test_a_second_one_where_workers_share_a_folder_is_reported(monkeypatch, tmp_path, caplog):
     """It would add to the shared figures what the first has added already."""
     monkeypatch.setattr(Metrics, "_made_by", 0)
     for _ in range(2):

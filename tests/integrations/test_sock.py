@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,45 @@ def test_a_route_of_a_blueprint_with_a_prefix(serve, app, way):
         assert peer.read_frame()[2] == b"red one live"
 
 
+def test_a_session_of_two_routes(app):
+    sock = Sock(app)
+    blueprint = flask.Blueprint("rooms", __name__)
+
+    @sock.route("/chat/<room>")
+    @sock.route("/chat", defaults={"room": "lobby"})
+    @sock.route("/rooms/<room>", blueprint)
+    def chat(socket, room):
+        socket.send(room)
+
+    with pytest.raises(AssertionError, match="existing endpoint function: chat"):
+        sock.route("/other/<room>", protocols=["chat"])(chat)
+    sock.route("/other/<room>", protocols=["chat"], endpoint="other")(chat)
+    app.register_blueprint(blueprint)
+    for path, room in (("/chat", "lobby"), ("/chat/garden", "garden"), ("/rooms/attic", "attic")):
+        with testing.connect(app, path) as socket:
+            assert socket.receive() == room
+
+
+def test_a_method_as_the_session_of_two_routes(app):
+    class Greeter:
+        def __init__(self, text):
+            self.text = text
+
+        def greet(self, socket):
+            socket.send(self.text)
+
+    sock = Sock(app)
+    hello, bye = Greeter("hello"), Greeter("bye")
+    sock.route("/hello")(hello.greet)
+    sock.route("/hi")(hello.greet)
+    with pytest.raises(AssertionError, match="existing endpoint function: greet"):
+        sock.route("/other")(bye.greet)
+    sock.route("/bye", endpoint="bye")(bye.greet)
+    for path, text in (("/hello", "hello"), ("/hi", "hello"), ("/bye", "bye")):
+        with testing.connect(app, path) as socket:
+            assert socket.receive() == text
+
+
 def test_init_app_of_several_applications(serve):
     sock = Sock()
     sock.route("/before/<room>")(chat)
@@ -101,7 +141,7 @@ def test_a_page_may_have_the_same_path(serve, app):
         assert peer.read_frame()[2] == b"socket"
 
 
-def test_a_plain_request_is_told_what_is_missing(serve, app):
+def test_the_answer_to_a_plain_request_says_what_is_missing(serve, app):
     Sock(app).route("/chat", endpoint="socket")(lambda socket: socket.send("socket"))
     app.add_url_rule("/other", "other", lambda: "other", websocket=True)
     response = app.test_client().get("/chat")
@@ -228,7 +268,7 @@ def test_an_error_is_a_failed_request(serve, app, caplog, kind):
 
 
 @pytest.mark.parametrize("ends", ["abort", "return"])
-def test_a_refusal_in_a_session_is_told_to_come_too_late(serve, app, caplog, ends):
+def test_a_refusal_in_a_session_is_logged_as_too_late(serve, app, caplog, ends):
     """As of flask-login's ``login_required`` below ``sock.route``: it aborts, or it returns a
     redirect."""
 
@@ -247,10 +287,13 @@ def test_a_refusal_in_a_session_is_told_to_come_too_late(serve, app, caplog, end
     assert all("before_request" in text for text in texts)
     if ends == "abort":
         assert len(texts) == 2
-        assert texts[0].startswith("401 Unauthorized: ") and "left a session, too late" in texts[0]
+        assert (
+            texts[0].startswith("401 Unauthorized: ")
+            and "raised in a session, too late" in texts[0]
+        )
     else:
         (text,) = texts  # once for each function
-        assert "late(socket) returned <Response" in text and "goes nowhere" in text
+        assert "late(socket) returned <Response" in text and "is ignored" in text
 
 
 def test_what_differs_from_flask_sock(serve, app):
@@ -333,8 +376,51 @@ class TestMistakes:
         with testing.connect(app, "/lobby") as socket:
             assert socket.receive() == "/lobby lobby"
 
+    def test_a_decorator_above_has_no_effect(self, app, serve):
+        def login_required(function):
+            @functools.wraps(function)
+            def session(*args, **variables):
+                return function(*args, **variables)
+
+            return session
+
+        source = """
+@login_required
+@sock.route("/chat")
+def chat(socket):
+    socket.send("without login")
+
+@sock.route("/right")
+@sock.route("/right-too", endpoint="too")
+@login_required
+def right(socket):
+    socket.send("right")
+"""
+        exec(source, {"login_required": login_required, "sock": Sock(app)})
+        text = "a decorator is above @sock.route('/chat') (<string>, line 2)"
+        for _ in range(2):
+            with pytest.raises(TypeError, match=re.escape(text)):
+                serve(app)
+            with pytest.raises(TypeError, match=re.escape(text)):
+                testing.connect(app, "/chat")
+        for path in ("/right", "/right-too"):
+            with testing.connect(app, path) as socket:
+                assert socket.receive() == "right"
+
+    def test_a_star_is_an_ordinary_character_for_flask(self, app, caplog):
+        @Sock(app).route("/chat/*")
+        def chat(socket):
+            socket.send("star")
+
+        (record,) = caplog.records
+        assert "matches only a path with this '*' in it" in record.getMessage()
+        with testing.connect(app, "/chat/*") as socket:
+            assert socket.receive() == "star"
+
     def test_of_the_options(self, app):
         sock = Sock(app)
+        with pytest.raises(TypeError, match="is a blueprint, not 'chat'"):
+            sock.route("/", "chat")
         with pytest.raises(TypeError, match="unknown option 'max_size'"):
             sock.route("/", max_size=5)
         with pytest.raises(TypeError, match="always a GET"):
@@ -349,7 +435,7 @@ class TestMistakes:
             sock.route(chat)
         with pytest.raises(ValueError, match="is written <room>"):
             sock.route("/chat/{room}")
-        with pytest.raises(TypeError, match="is a str"):
+        with pytest.raises(TypeError, match="must be a str"):
             sock.route(b"/chat")
         with pytest.raises(TypeError, match="Flask application or a blueprint"):
             Sock("app")

@@ -147,7 +147,7 @@ def test_plain_selects_of_many_kinds(engine, session, wait, statement):
     assert held(engine) == 0
 
 
-def test_after_a_commit_or_a_rollback_a_transaction_begins_anew(engine, session, wait):
+def test_after_a_commit_or_a_rollback_a_new_transaction_begins(engine, session, wait):
     for end in (session.commit, session.rollback):
         session.add(User(name="bob"))
         session.flush()
@@ -256,7 +256,7 @@ def test_uncommitted_work_is_kept(engine, factory, session, wait, caplog, do):
         assert other.execute(counts).one() == after
     assert after != (2, "ada", 2)
     assert caplog.records and caplog.records[0].name == "greenws.session"
-    assert "waits with a connection of the database" in caplog.text
+    assert "keeps its database connection while it waits" in caplog.text
 
 
 def test_objects_that_wait_for_a_flush_without_a_connection(engine, session, wait, caplog):
@@ -599,7 +599,7 @@ def test_idle_sessions_of_flask_sqlalchemy_hold_no_connection(program):
     with idle_sessions(program.address, "/ws", count, b"count", b"0"):
         eventually(lambda: get(program, "/held"), "0")
         assert get(program, "/page") == "0"
-    assert "waits with a connection" not in program.output
+    assert "keeps its database connection" not in program.output
 
 
 def test_uncommitted_work_of_flask_sqlalchemy_is_kept(program):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.apps import AppConfig
 from django.core import checks
 
-from ...surroundings import tell_patched_late
+from ...surroundings import log_patched_late
 from . import server, waits
 from .checks import check_views
 
@@ -20,5 +20,5 @@ class GreenwsConfig(AppConfig):  # type: ignore[misc]
     def ready(self) -> None:
         server.install()
         waits.install()
-        tell_patched_late()
+        log_patched_late()
         checks.register(check_views, "greenws")

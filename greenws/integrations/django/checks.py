@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
+from django.core.management import get_commands
 from django.db import connections
 from django.urls import URLPattern, URLResolver, get_resolver
 
@@ -23,8 +25,8 @@ __all__ = ["check_views"]
 
 
 def check_views(app_configs: Any = None, **options: Any) -> list[CheckMessage]:
-    """Views that were meant to be one of ``websocket()``; and all that concerns a project with at
-    least one that is."""
+    """Warns of views that look as if ``websocket()`` was forgotten, and, if the project has views
+    of ``websocket()``, of settings that do not suit them."""
     patterns = list(_walk()) if getattr(settings, "ROOT_URLCONF", None) else []
     unmade = [each for pattern in patterns for each in _check_unmade(*pattern)]
     views = list(_find_views(patterns))
@@ -62,14 +64,14 @@ def _find_views(patterns: Any) -> Iterator[tuple[str, Any, Any, list[str], list[
         found = _function_of(callback)
         if found is not None:
             function, given = found
-            # As Django does: the unnamed groups count if nothing has a name.
+            # As in Django, the unnamed groups count only if no group has a name.
             places = [] if known else [f"group {n}" for n in range(1, count + 1)]
             yield route, callback, function, [*given, *places], known
 
 
 def _function_of(callback: Any) -> Any:
-    """The function behind a view, or behind get() of a class-based one, with its first arguments;
-    None if it is no session. Decorators hand on the attributes of what they wrap."""
+    """The session's function of a view, or of get() of a class-based one, with its first arguments;
+    None if it is not a session. Decorators copy the attributes of the functions that they wrap."""
     method = getattr(getattr(callback, "view_class", None), "get", None)
     return getattr(callback, "websocket_function", getattr(method, "websocket_function", None))
 
@@ -91,7 +93,7 @@ def _check_arguments(
 def _check_unmade(
     route: str, callback: Any, names: list[str], unnamed: int
 ) -> Iterator[CheckMessage]:
-    """What looks like a view of ``websocket()`` and is none."""
+    """Views that look as if ``websocket()`` was forgotten."""
     if isinstance(callback, functools.partial) and callback.func is websocket:
         yield Error(
             f"The view {route!r} is websocket() without a function.",
@@ -103,7 +105,7 @@ def _check_unmade(
         return
     function = getattr(getattr(callback, "view_class", None), "get", callback)
     try:
-        # What a decorator gives is not seen in the function that it wraps.
+        # A decorator may supply arguments of the function that it wraps.
         signature = inspect.signature(function, follow_wrapped=False)
         parameters = list(signature.parameters.values())[:3]
     except (TypeError, ValueError):
@@ -117,11 +119,16 @@ def _check_unmade(
 
 
 def _check_asgi() -> Iterator[CheckMessage]:
-    if "daphne" in settings.INSTALLED_APPS:
+    name, remedy = None, "Remove it"
+    if apps.is_installed("daphne"):
+        name = "daphne"
+    elif get_commands().get("runserver") == "channels":
+        name, remedy = "channels", "Update channels to 4, which leaves runserver to Django"
+    if name is not None:
         yield Error(
-            "daphne is in INSTALLED_APPS, so runserver is an ASGI server, which hands over no "
-            "socket: the views of greenws answer 501 there.",
-            hint="Remove daphne; serve the ASGI part by a server of its own.",
+            f"{name} is in INSTALLED_APPS, so runserver is an ASGI server, which hands over no "
+            "socket: the views of greenws do not work there.",
+            hint=f"{remedy}; serve the ASGI part by a server of its own.",
             id="greenws.E002",
         )
     if getattr(settings, "ASGI_APPLICATION", None) and not settings.WSGI_APPLICATION:
@@ -159,7 +166,7 @@ def _check_sessions() -> Iterator[CheckMessage]:
 def _check_drivers() -> Iterator[CheckMessage]:
     drivers = set()
     for alias in connections:
-        with contextlib.suppress(ImproperlyConfigured):  # which Django tells itself
+        with contextlib.suppress(ImproperlyConfigured):  # Django reports it
             driver = getattr(connections[alias], "Database", None)
             drivers.add(getattr(driver, "__name__", ""))
     if "psycopg2" in drivers and not _has_psycogreen():
@@ -185,7 +192,7 @@ def _has_psycogreen() -> bool:
 
 
 def _check_gunicorn() -> Iterator[CheckMessage]:
-    """What gunicorn.conf.py, in the current folder, says of the workers."""
+    """Warns of the workers in gunicorn.conf.py, in the current folder."""
     path = Path("gunicorn.conf.py")
     if not path.is_file():
         return
@@ -198,9 +205,9 @@ def _check_gunicorn() -> Iterator[CheckMessage]:
     if worker == "gthread":
         problem = f"gthread workers take a thread for each session: {threads} in a worker"
     elif worker == "sync":
-        problem = "sync workers serve one session, and nothing else meanwhile"
+        problem = "a sync worker that serves a session serves nothing else"
     else:
-        problem = f"worker_class {worker!r} hands over no socket"
+        problem = f"worker_class {worker!r} does not hand over the socket"
     yield Warning(
         f"gunicorn.conf.py: {problem}.",
         hint='worker_class = "greenws.gunicorn.Worker"',
@@ -209,7 +216,7 @@ def _check_gunicorn() -> Iterator[CheckMessage]:
 
 
 def _constant(path: Path, name: str, default: Any) -> Any:
-    """What a settings file assigns to ``name``; None if that is not a constant."""
+    """The value that a settings file assigns to ``name``; None if that is not a constant."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):

@@ -1,9 +1,9 @@
-"""Sessions that wait give their database connections back.
+"""Sessions give their database connections back before they wait.
 
-Outside of ``atomic()`` Django commits each statement, so closing a connection loses no data. What
-it would lose is the state of the connection: ``SET``, a temporary table, an advisory lock, a cursor
-that is being read. So every statement is watched, and a connection that has run anything but
-ordinary ones is kept, with a warning.
+Outside of ``atomic()`` Django commits each statement, so closing a connection loses no data. But it
+loses the state of the connection: ``SET``, a temporary table, an advisory lock, a cursor that is
+being read. So every statement is watched, and a connection that has run an unusual one is kept,
+with a warning.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from ...databases import leaves_nothing, warn_kept
 
 __all__ = ["release", "watch"]
 
-# What Django itself sends around transactions, and what only reads of SQLite.
+# Statements that Django sends around transactions, and those of SQLite that only read.
 _TRANSACTION = re.compile(
     r"(RELEASE |ROLLBACK TO )?SAVEPOINT \S+|BEGIN( [A-Z]+)?"
     r"|PRAGMA (foreign_keys|((foreign_key_(check|list)|(table|index)_x?info|index_list)\([^()]*\)))"
     r"|PRAGMA foreign_key_check"
 )
-# disable_constraint_checking() and its opposite. A new connection of Django begins with ON.
+# From disable_constraint_checking() and its opposite. Django's new connections have ON.
 _FOREIGN_KEYS = re.compile(r"PRAGMA foreign_keys = (?:ON|(OFF))")
 
 _connect: Any = inspect.unwrap(BaseDatabaseWrapper.connect)
 
 
 class _Work:
-    """What was done on a connection since it was made."""
+    """The statements of a connection since it was made."""
 
     def __init__(self) -> None:
         self.doubt = ""  # the first statement that may have left something
-        self.unchecked = ""  # the statement that switched the check of foreign keys off
+        self.unchecked = ""  # the statement that switched foreign key checks off
         self.cursors: list[weakref.ref[Any]] = []
 
     def __call__(
@@ -76,8 +76,8 @@ def _is_ordinary(sql: Any) -> bool:
 
 
 def _is_connecting() -> bool:
-    """Whether a connection is being made: what a receiver of ``connection_created`` sets is set
-    again for the next one."""
+    """Whether a connection is being made: receivers of ``connection_created`` will repeat their
+    settings on the next one."""
     frame: Any = sys._getframe(1)
     while frame is not None:
         if frame.f_code is _connect.__code__:
@@ -101,8 +101,8 @@ def watch() -> None:
 
 
 def release() -> None:
-    """Closes the connections of this greenlet, or gives them back to their pool, where nothing can
-    be lost by that."""
+    """Closes the connections of this greenlet, or gives them back to their pool, if nothing can be
+    lost by that."""
     for connection in connections.all(initialized_only=True):
         if connection.connection is None or connection.allow_thread_sharing:
             continue

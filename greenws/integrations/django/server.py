@@ -1,7 +1,7 @@
-"""Django's development server hands over the sockets of its requests.
+"""Makes Django's development server hand over the sockets of its requests.
 
-``runserver`` and ``LiveServerTestCase`` have a thread for each connection, so a session there has a
-thread, as under ``flask run``. Everything else stays Django's own: reloading, static files.
+``runserver`` and ``LiveServerTestCase`` have a thread for each connection, so each session has a
+thread, as under ``flask run``. All else is Django's: reloading, static files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["install"]
 
 
 def install() -> None:
-    """Puts the socket into the environ of each request. Once in a process."""
+    """Puts the socket into the environ of each request. Idempotent."""
     original = WSGIRequestHandler.get_environ
     if getattr(original, "_by_greenws", False):
         return
@@ -25,7 +25,7 @@ def install() -> None:
     @functools.wraps(original)
     def get_environ(self: Any) -> dict[str, Any]:
         environ: dict[str, Any] = original(self)
-        environ["werkzeug.socket"] = self.connection  # the name under which libraries look for it
+        environ["werkzeug.socket"] = self.connection  # where libraries look for it
         environ[INPUT_KEY] = self.rfile  # Django's wsgi.input does not show what it has read ahead
         return environ
 

@@ -1,8 +1,8 @@
 """``request.session`` in a view that goes on for hours.
 
-Django saves it when a view returns, which overwrites what other requests have written meanwhile. So
-it is saved before the handshake is answered and before each wait, and forgotten then: what is read
-after a wait is loaded again.
+Django saves it when a view returns, which would overwrite what other requests have written since
+the view began. So it is saved before the handshake is answered and before each wait, and loaded
+again when it is next used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _request: ContextVar[Any] = ContextVar("greenws_django_request", default=None)
 
 @contextlib.contextmanager
 def current(request: HttpRequest) -> Iterator[None]:
-    """``request`` is that of the session in this greenlet."""
+    """Makes ``request`` that of the session in this greenlet."""
     token = _request.set(request)
     try:
         yield
@@ -39,7 +39,7 @@ def current(request: HttpRequest) -> Iterator[None]:
 
 @functools.lru_cache(maxsize=1)
 def _middleware() -> type[SessionMiddleware]:
-    """The project's own, if it has one."""
+    """The project's subclass, if it has one."""
     for name in settings.MIDDLEWARE:
         found = import_string(name)
         if isinstance(found, type) and issubclass(found, SessionMiddleware):
@@ -65,28 +65,29 @@ def save() -> None:
     if session.modified and not session.is_empty():
         key = session.session_key
         if key is None:
-            _tell_unreachable()
-            session.modified = False  # nobody could ask for it again
+            _warn_unreachable()
+            session.modified = False  # no client could ask for it again
             return
         try:
             session.save()
         except UpdateError:
             _logger.warning(
-                "what was written to request.session is lost: the session was deleted meanwhile"
+                "changes of request.session are lost: the session was deleted in the meantime"
             )
         if session.session_key != key:
-            _tell_unreachable()
+            _warn_unreachable()
     _forget(session)
 
 
-def _tell_unreachable() -> None:
+def _warn_unreachable() -> None:
     _logger.warning(
-        "request.session has got a new key after the handshake, which cannot reach the browser: "
-        "write to it before (in a producer), or use another SESSION_ENGINE than signed_cookies"
+        "request.session got a new key after the handshake, which cannot reach the browser: write "
+        "to it before the handshake (in a producer), or use a SESSION_ENGINE other than "
+        "signed_cookies"
     )
 
 
 def _forget(session: Any) -> None:
-    """Has ``session`` load its data again when it is used."""
+    """Makes ``session`` load its data again at its next use."""
     vars(session).pop("_session_cache", None)
     session.accessed = session.modified = False

@@ -61,27 +61,27 @@ def websocket(
 
         urlpatterns = [path("chat/<slug:room>/", chat)]
 
-    ``function(request, socket, **variables)`` runs the session; ``producer(request, protocols,
-    **variables)``, whose second argument has that name, returns its ``WebSocketSessionHandler``, or
-    None, which refuses with 400. ``request`` is Django's. Before the session, middleware and
-    decorators such as ``login_required`` answer as they do for any view, and so does what a
-    producer raises (``PermissionDenied``, ``Http404``). It is also a decorator with options,
-    ``@websocket(protocols=["chat"])``, and for a method of a class-based view,
-    ``def get(self, request, socket, room)``.
+    ``function(request, socket, **variables)`` runs the session. Or give a ``producer(request,
+    protocols, **variables)``, recognised by the name of its second argument: it returns a
+    ``WebSocketSessionHandler``, or None, which refuses with 400. ``request`` is Django's. Before
+    the session, middleware and decorators such as ``login_required`` answer as for any view, and
+    exceptions of a producer (``PermissionDenied``, ``Http404``) become responses. ``websocket`` is
+    also a decorator with options, ``@websocket(protocols=["chat"])``, and one for a method of a
+    class-based view, ``def get(self, request, socket, room)``.
 
-    With ``protocols``, the session speaks the first that the client prefers among them, and a
-    client that offers none of them is refused with 400. ``response_headers`` and ``options`` are
-    those of :class:`greenws.WebSocketHandler`; ``allowed_origins`` has the origins of
-    ``CSRF_TRUSTED_ORIGINS`` beside the request's own, if it is not given.
+    With ``protocols``, the session speaks the one of them that the client prefers, and a client
+    that offers none of them is refused with 400. ``response_headers`` and ``options`` are those of
+    :class:`greenws.WebSocketHandler`. By default, ``allowed_origins`` are the request's own and
+    those in ``CSRF_TRUSTED_ORIGINS``.
 
-    What is written to ``request.session`` is saved before the handshake is answered (with the
-    cookie of a new session), before each wait, and when the session ends. After a wait it is loaded
-    again when it is used. An exception that leaves the function is Django's: ``ATOMIC_REQUESTS``
-    rolls back, ``got_request_exception`` is sent, ``django.request`` logs it.
+    Changes to ``request.session`` are saved before the handshake is answered (with the cookie of a
+    new session), before each wait, and when the session ends. After a wait it is loaded again at
+    its next use. Django handles an exception that escapes the function: ``ATOMIC_REQUESTS`` rolls
+    back, ``got_request_exception`` is sent, ``django.request`` logs it.
 
     Raises:
-        TypeError: the function cannot be called so, is ``async def`` or a generator, or an option
-            does not exist.
+        TypeError: the function does not accept these arguments, is ``async def`` or a generator, or
+            an option does not exist.
         ValueError: the value of an option is not allowed.
     """
     if isinstance(protocols, str):
@@ -125,10 +125,10 @@ def _make_view(function: Any, protocols: list[str], headers: Any, options: Any) 
 
 
 def _check(function: Any) -> list[str]:
-    """The arguments that ``function`` is called with, but for the variables of its URL.
+    """The arguments of ``function``, except the variables of its URL.
 
     Raises:
-        TypeError: it cannot be a session, nor a producer of handlers.
+        TypeError: it cannot be a session or a producer of handlers.
     """
     if isinstance(function, type):
         name = function.__qualname__
@@ -160,7 +160,7 @@ def _check(function: Any) -> list[str]:
 
 
 def _answer(request: HttpRequest, produce: Any, headers: Any, options: Any) -> HttpResponse:
-    """Runs a session, and returns what Django wants of a view."""
+    """Runs a session, and returns a response for Django."""
     environ = getattr(request, "environ", None)
     if environ is None:
         message = (
@@ -194,7 +194,7 @@ def _answer(request: HttpRequest, produce: Any, headers: Any, options: Any) -> H
             session.run_inside(lambda error: False)  # Django logs it
         except _ANSWERS as error:
             _logger.warning(
-                "%s left a session, too late for a response: %s",
+                "%s raised in a session, too late for a response: %s",
                 type(error).__name__,
                 _REFUSE_EARLIER,
             )
@@ -226,14 +226,14 @@ class _FunctionHandler(WebSocketSessionHandler):
         result = self._function(request, socket, *self._args, **self._variables)
         if isinstance(result, HttpResponseBase):
             raise TypeError(
-                f"{describe(self._function)} returned {result!r}, too late: put decorators such as "
-                "login_required above @websocket, or refuse in a producer"
+                f"{describe(self._function)} returned {result!r}, too late for a response: put "
+                "decorators such as login_required above @websocket, or refuse in a producer"
             )
         check_result(self._function, result)
 
 
 class _SavedHandler(WebSocketSessionHandler):
-    """A handler before whose handshake Django's session was saved, with the cookies of that."""
+    """Adds the cookies to a handler that Django set when it saved its session."""
 
     def __init__(
         self, handler: WebSocketSessionHandler, cookies: Sequence[tuple[str, str]]

@@ -1,4 +1,4 @@
-"""What a session of Django does before it waits: it saves its session and frees its connections."""
+"""Before a session of Django waits, it saves ``request.session`` and frees its connections."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["install"]
 
 
 def install() -> None:
-    """For all sessions of the process."""
+    """Registers that for all sessions of the process."""
     connections.watch()
     before_wait(_prepare)
 

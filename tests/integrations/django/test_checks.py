@@ -106,13 +106,32 @@ def test_asgi(check, view):
     assert check(urls, WSGI_APPLICATION=None, ASGI_APPLICATION="x.asgi.application")[0] == ["W001"]
 
 
-def test_daphne(check, view, settings, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "command", "expected"),
+    [
+        ("daphne", "runserver", ["E002"]),
+        ("channels", "runserver", ["E002"]),  # before 4
+        ("channels", "runworker", []),
+    ],
+)
+def test_a_runserver_of_asgi(check, view, settings, monkeypatch, tmp_path, name, command, expected):
+    from django.core.management import get_commands
     from django.urls import path
 
-    (tmp_path / "daphne").mkdir()
-    (tmp_path / "daphne" / "__init__.py").touch()
+    commands = tmp_path / name / "management" / "commands"
+    commands.mkdir(parents=True)
+    for folder in (tmp_path / name, commands.parent, commands):
+        (folder / "__init__.py").touch()
+    (commands / f"{command}.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    assert check(path("", view), INSTALLED_APPS=["daphne", *settings.INSTALLED_APPS])[0] == ["E002"]
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    get_commands.cache_clear()
+    try:
+        found = check(path("", view), INSTALLED_APPS=[name, *settings.INSTALLED_APPS])
+        assert found[0] == expected
+    finally:
+        sys.modules.pop(name, None)
+        get_commands.cache_clear()
 
 
 def test_sessions_in_cookies(check, view):
@@ -151,9 +170,9 @@ def test_drivers_that_block(check, view, monkeypatch, driver, psycogreen, expect
         ('worker_class = "gevent"', []),
         ("import x\nworker_class = x.worker()", []),
         ("syntax error", []),
-        ("bind = ':80'", ["sync workers"]),
+        ("bind = ':80'", ["a sync worker"]),
         ("threads = 8", ["gthread workers", "8"]),
-        ('worker_class = "uvicorn.workers.UvicornWorker"', ["hands over no socket"]),
+        ('worker_class = "uvicorn.workers.UvicornWorker"', ["does not hand over the socket"]),
     ],
 )
 def test_gunicorn_s_settings(check, view, tmp_path, text, expected):

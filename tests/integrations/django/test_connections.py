@@ -237,7 +237,7 @@ def test_idle_sessions_of_django_hold_no_connection(program, postgres):
     with idle_sessions(program.address, "/notes/", count, b"count", b"0"):
         assert get(program, "/page/") == "0 notes"
         eventually(lambda: postgres.connections("django"), 0)
-    assert "waits with a connection" not in program.output
+    assert "keeps its database connection" not in program.output
 
 
 def test_what_sessions_of_django_write_is_kept(program, postgres):
@@ -270,4 +270,4 @@ def test_a_test_keeps_its_connection(postgres, patched):
         PROGRAMS / "django_tests.py", patched, GREENWS_TEST_DATABASE=json.dumps(database)
     ) as process:
         assert process.popen.wait(limit(30)) == 0, process.output
-        process.wait_for("Ran 7 tests")
+        process.wait_for("Ran 10 tests")

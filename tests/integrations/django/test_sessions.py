@@ -100,7 +100,7 @@ def test_what_was_written_before_the_handshake_is_saved_with_its_cookie(project)
         assert SessionStore(key)["visits"] == 1
 
 
-def test_a_session_that_begins_after_the_handshake_is_told(project, caplog):
+def test_a_session_that_begins_after_the_handshake_is_reported(project, caplog):
     from django.contrib.sessions.models import Session
 
     with testing.connect(project, "/session/") as socket:

@@ -142,7 +142,9 @@ def test_a_producer_that_fails_is_django_s_error(open_session):
     ("verdict", "advice"),
     [("class", r"return an instance of it, Handler\(\)"), ("function", "Echo")],
 )
-def test_a_producer_that_returns_no_handler_is_told_what_to_return(open_session, verdict, advice):
+def test_the_error_for_a_wrong_result_of_a_producer_says_what_to_return(
+    open_session, verdict, advice
+):
     with pytest.raises(testing.Refused) as caught:
         open_session(f"/producer/{verdict}/")
     assert re.search(advice, str(caught.value.__cause__))
@@ -191,7 +193,7 @@ def test_a_refusal_in_a_session_comes_too_late(open_session, caplog, name):
         socket.send(name)
         with pytest.raises(greenws.ConnectionClosed, match="1011"):
             socket.receive()
-    assert f"{name} left a session, too late for a response: refuse before" in caplog.text
+    assert f"{name} raised in a session, too late for a response: refuse before" in caplog.text
     assert "above @websocket" in caplog.text
     assert caplog.text.count("too late") == 1
 
@@ -237,7 +239,7 @@ def test_atomic_requests(open_session, end):
 # -- mistakes
 
 
-def test_login_required_below_websocket_is_told(open_session):
+def test_login_required_below_websocket_is_reported(open_session):
     with pytest.raises(TypeError, match="above @websocket"), open_session("/wrong/"):
         pass
 
@@ -273,7 +275,7 @@ class Handler(greenws.WebSocketSessionHandler):
         ("chat", "is a function"),
     ],
 )
-def test_mistakes_are_told_where_they_are_written(function, what):
+def test_mistakes_are_reported_where_they_are_made(function, what):
     with pytest.raises(TypeError, match=what):
         websocket(function)
 
