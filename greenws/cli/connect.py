@@ -1,4 +1,4 @@
-"""Talks to a WebSocket: sends each line of the input, and prints each message that comes.
+"""Talks to a WebSocket: sends each line of the input, and prints each message that arrives.
 
   python -m greenws connect wss://example.com/chat --subprotocol chat
   python -m greenws connect ws://localhost:8181/echo --header "Cookie: session=abc"
@@ -6,7 +6,7 @@
   python -m greenws connect --binary ws://localhost:8181/upload < picture.jpg
 
 In a terminal, Ctrl-D closes the connection. In a pipe, messages are written as they are, text with
-a line break behind it; whatever else there is to say goes to the standard error.
+a line break after it; everything else goes to the standard error.
 
 Exit codes: 0 if the connection was closed normally, 1 if it could not be opened, was lost or closed
 with an error, 2 for wrong arguments, 130 after Ctrl-C.
@@ -59,12 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="offer this subprotocol; may be repeated",
     )
-    parser.add_argument("--origin", metavar="ORIGIN", help="as a page of this origin would")
+    parser.add_argument(
+        "--origin", metavar="ORIGIN", help="send this Origin header, as a page would"
+    )
     parser.add_argument(
         "-b",
         "--binary",
         action="store_true",
-        help="send binary messages: each line in a terminal, else all of the input as one",
+        help="send binary messages: in a terminal one for each line, otherwise one for all input",
     )
     parser.add_argument(
         "--ping", action="store_true", help="send a ping every second, and print its round trip"
@@ -75,32 +77,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=0.0,
         metavar="SECONDS",
-        help="after the end of the input, wait for messages for so long, or 'inf'; then close "
-        "(default: 0: those that the server sends before it answers the Close)",
+        help="how long to receive messages after the end of the input, or 'inf' (default: 0; what "
+        "the server sends before it answers the Close is printed in any case)",
     )
     parser.add_argument(
         "--timeout",
         type=_seconds,
         default=10.0,
         metavar="SECONDS",
-        help="give up if the connection is not open after so long (default: 10)",
+        help="give up if the connection is not open after this time (default: 10)",
     )
     parser.add_argument(
         "--max-size",
         type=int,
         default=1 << 26,
         metavar="BYTES",
-        help="of a message that comes (default: 64 MiB)",
+        help="size of the largest message to receive (default: 64 MiB)",
     )
     parser.add_argument(
         "--proxy",
         metavar="URL",
-        help="http:// or socks5://, or 'none' (default: that of the environment)",
+        help="an http:// or socks5:// URL, or 'none' (default: the proxy in the environment)",
     )
     trust = parser.add_mutually_exclusive_group()
-    trust.add_argument("--ca", metavar="FILE", help="trust the certificates in it")
+    trust.add_argument("--ca", metavar="FILE", help="trust the certificates in FILE")
     trust.add_argument(
-        "-k", "--insecure", action="store_true", help="trust any certificate of any host"
+        "-k", "--insecure", action="store_true", help="trust any certificate for any host"
     )
     parser.set_defaults(error=parser.error)
 
@@ -130,7 +132,8 @@ def run(options: argparse.Namespace) -> int:
             ssl_context=_context(options),
             proxy=True if options.proxy is None else _proxy(options.proxy),
             open_timeout=None if options.timeout in (0.0, float("inf")) else options.timeout,
-            config=Config(max_message_size=options.max_size),
+            # Not all servers agree to do without takeover, which saves memory for many connections.
+            config=Config(max_message_size=options.max_size, deflate_peer_takeover=True),
         )
     except (TypeError, ValueError) as error:
         if isinstance(error, ssl.SSLCertVerificationError):  # is a ValueError too
@@ -143,7 +146,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         with socket:
             return _Conversation(socket, options).run()
-    except BrokenPipeError:  # what reads our output has ended
+    except BrokenPipeError:  # the reader of our output has ended
         _drop_output()
         return 1
     except OSError as error:
@@ -152,7 +155,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _drop_output() -> None:
-    """What is left in the buffer goes nowhere, without another error at exit."""
+    """Discards the rest of the output, so that there is no further error at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -201,7 +204,7 @@ class _Conversation:
             self._pinged.set()
 
     def run(self) -> int:
-        """Until the connection is closed; the exit code."""
+        """Runs until the connection is closed; returns the exit code."""
         socket = self._socket
         if self._in_terminal:
             chosen = f", subprotocol {socket.subprotocol}" if socket.subprotocol else ""
@@ -232,7 +235,7 @@ class _Conversation:
             self._pinged.wait()
             wait = self._options.wait
             gevent.sleep(wait) if wait != float("inf") else gevent.event.Event().wait()
-        except ConnectionClosed:  # the other greenlet says so
+        except ConnectionClosed:  # the other greenlet reports it
             return
         finally:
             socket.start_closing()
@@ -281,12 +284,12 @@ class _Conversation:
 
     def _prompt(self) -> None:
         if self._in_terminal:
-            sys.stdout.write("\r\x1b[K> ")  # in place of one that is there already
+            sys.stdout.write("\r\x1b[K> ")  # replaces a prompt that is already there
             sys.stdout.flush()
 
 
 def _readable(message: str | bytes) -> str:
-    """A message, for a terminal: nothing in it may control that."""
+    """A message for a terminal, without control characters."""
     if isinstance(message, str):
         return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", message)
     more = "..." if len(message) > _SHOWN else ""
@@ -294,13 +297,13 @@ def _readable(message: str | bytes) -> str:
 
 
 def _chunks() -> Iterator[bytes]:
-    """The standard input as it comes. Blocks only this greenlet, and changes nothing about the
-    descriptor, which the shell has too."""
+    """The standard input as it arrives. Blocks only this greenlet, and does not change the
+    descriptor, which the shell uses too."""
     if sys.stdin is None:
         return
     try:
         fileno = sys.stdin.fileno()
-    except (io.UnsupportedOperation, ValueError):  # it is no file
+    except (io.UnsupportedOperation, ValueError):  # it is not a file
         yield sys.stdin.buffer.read()
         return
     while True:

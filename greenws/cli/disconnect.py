@@ -4,10 +4,10 @@ or a changed password.
   python -m greenws disconnect redis://localhost "user ann" --code 4001 --reason "signed out"
   python -m greenws disconnect redis://localhost lobby --member ann
 
-Each of them gets first what was sent before. A process that has lost its connection to Redis does
-not hear of it.
+Members first receive what was sent before. Members in a process that has lost its connection to
+Redis stay connected.
 
-Exit codes: 0 if Redis has passed it on, 1 if not, 2 for wrong arguments.
+Exit codes: 0 if Redis has passed the request on, 1 if not, 2 for wrong arguments.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--member",
         metavar="ID",
-        help="only this one: the id of a presence, or the presence_key it has joined with "
-        "(default: all members)",
+        help="the presence id, or the presence_key, of the only member to disconnect (default: all "
+        "members)",
     )
     parser.add_argument(
         "--code",
         type=int,
         default=1008,
-        help="of the Close; a page gets it as event.code (default: 1008)",
+        help="close code; a page gets it as event.code (default: 1008)",
     )
-    parser.add_argument("--reason", default="", help="text of the Close, at most 123 bytes")
+    parser.add_argument("--reason", default="", help="close reason, at most 123 bytes")
     add_broker_options(parser)
 
 

@@ -1,7 +1,7 @@
 """Checks this installation, this machine and an application, and says what to do.
 
-Each line begins with "ok", "note" (worth knowing) or "PROBLEM"; what to do stands after "->". The
-exit code is 1 if there is a problem.
+Each line begins with "ok", "note" (worth knowing) or "PROBLEM"; "->" begins what to do about it.
+The exit code is 1 if there is a problem.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import inspect
 import logging
 import os
 import platform
 import re
 import resource
+import shlex
 import socket
 import sys
 import traceback
@@ -30,7 +32,7 @@ __all__ = ["Finding", "add_arguments", "check", "load", "run"]
 
 OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
 
-# Beside what greenws itself depends on.
+# Packages to report besides the dependencies of greenws.
 _OTHERS = ("greenlet", "gunicorn", "flask", "django", "flask-socketio", "redis")
 
 _TCP_ULP = 31  # of Linux
@@ -40,7 +42,7 @@ _PATCH = "begin the program with 'from gevent import monkey; monkey.patch_all()'
 
 @dataclass
 class Finding:
-    """One line: what was looked at, what was found, and what to do about it."""
+    """One line: the subject, what was found, and what to do about it."""
 
     level: str
     what: str
@@ -90,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check(name: str | None, redis_urls: list[str], folder: str = ".") -> Iterator[Finding]:
-    """All findings; those of an application only if it has a ``name``."""
+    """All findings; about an application only if ``name`` is given."""
     yield from check_form()
     yield from check_neighbours()
     yield from check_versions()
@@ -107,6 +109,7 @@ def check(name: str | None, redis_urls: list[str], folder: str = ".") -> Iterato
         for record in records:
             yield Finding(NOTE, record.name, record.getMessage())
     yield from check_patching(application)
+    yield from check_drivers()
     if application is not None:
         yield from check_application(name or "", application)
         yield from check_origins(application)
@@ -248,12 +251,12 @@ def check_tls() -> Iterator[Finding]:
 
 
 def _kernel_has_tls() -> bool:
-    """Whether the kernel takes TLS over; asking has it load its module, where it may."""
+    """Whether the kernel supports TLS. Asking makes it load its module, if it is allowed to."""
     with socket.socket() as sock:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, _TCP_ULP, b"tls")
         except OSError as error:
-            return error.errno == errno.ENOTCONN  # it would, once there is a connection
+            return error.errno == errno.ENOTCONN  # supported, but there is no connection
     return True
 
 
@@ -271,7 +274,7 @@ class _Notes(logging.Handler):
 
 @contextlib.contextmanager
 def _log_of_greenws() -> Iterator[list[logging.LogRecord]]:
-    """The warnings of greenws in a block, which are not printed."""
+    """Collects the warnings of greenws in a block, instead of printing them."""
     logger = logging.getLogger("greenws")
     handler = _Notes(logging.WARNING)
     propagates, logger.propagate = logger.propagate, False
@@ -284,23 +287,27 @@ def _log_of_greenws() -> Iterator[list[logging.LogRecord]]:
 
 
 class _Unfit(Exception):
-    """What was found is no WSGI application. Has the application, and why."""
+    """The object is not a WSGI application. The arguments: the object, and why."""
+
+
+class _NoApplication(ImportError):
+    """A module has no such name. The arguments: the text, and the names of its applications."""
 
 
 class _Serves(Exception):
-    """The program serves while it is imported."""
+    """The program starts a server while it is imported."""
 
 
 def load(name: str, folder: str = ".") -> Any:
     """The application that gunicorn would load under this name.
 
-    Raises whatever the program raises; ImportError if there is no such module or name; _Unfit if it
-    is no WSGI application.
+    Raises what the program raises; ImportError if there is no such module or name; _Unfit if it is
+    not a WSGI application.
     """
     import gevent.baseserver
     import werkzeug.serving
 
-    from ..checks import check_application
+    from ..checks import check_application, check_registrations
 
     def refuse(*args: Any, **options: Any) -> Any:
         raise _Serves
@@ -320,16 +327,37 @@ def load(name: str, folder: str = ".") -> Any:
             try:
                 application = getattr(application, part)
             except AttributeError:
-                raise ImportError(f"the module {module_name!r} has no {factory!r}") from None
+                text = f"the module {module_name!r} has no {factory!r}"
+                raise _NoApplication(text, _applications_in(module)) from None
         if call:
             application = eval(expression, vars(module))
     finally:
         server.serve_forever, werkzeug.serving.run_simple = saved
     try:
         check_application(application, name)
+        check_registrations(application)
     except TypeError as error:
         raise _Unfit(application, str(error)) from None
     return application
+
+
+def _applications_in(module: Any) -> list[str]:
+    """The names of applications, and calls of factories, at the top level of ``module``."""
+    from ..checks import fits
+    from ..routes import Routes
+    from ..surroundings import framework_of
+
+    found = []
+    for name, value in vars(module).items():
+        if name in ("create_app", "make_app") and callable(value) and fits(value) is None:
+            found.append(f"{name}()")
+        elif name.startswith("_") or not callable(value):
+            continue
+        elif isinstance(value, type) or inspect.ismethod(value):
+            continue
+        elif isinstance(value, Routes) or framework_of(value) is not None:
+            found.append(name)
+    return found
 
 
 def explain(name: str, error: Exception) -> Iterator[Finding]:
@@ -338,7 +366,7 @@ def explain(name: str, error: Exception) -> Iterator[Finding]:
 
     from ..surroundings import framework_of
 
-    module = name.partition(":")[0]
+    module, _, expression = name.partition(":")
     if isinstance(error, _Serves):
         yield Finding(
             PROBLEM,
@@ -357,6 +385,17 @@ def explain(name: str, error: Exception) -> Iterator[Finding]:
             )
         else:
             yield Finding(PROBLEM, name, f"cannot be loaded: TypeError: {reason}")
+    elif isinstance(error, _NoApplication):
+        text, found = error.args
+        advice = " or ".join(f"doctor '{module}:{each}'" for each in found)
+        yield Finding(PROBLEM, name, f"cannot be loaded: ImportError: {text}", advice)
+    elif module.endswith(".py") and isinstance(error, (ModuleNotFoundError, TypeError)):
+        path = os.path.normpath(module.removesuffix(".py"))
+        folder, base = os.path.split(path) if path.startswith(("/", "..")) else ("", path)
+        advice = f"doctor '{base.replace('/', '.')}:{expression or 'NAME'}'"
+        if folder:
+            advice += f" --chdir {shlex.quote(folder)}"
+        yield Finding(PROBLEM, name, "is a file, and not the name of a module", advice)
     elif isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
         advice = "run this in the folder of the program, or use --chdir"
         yield Finding(PROBLEM, name, f"there is no module {module!r} in {os.getcwd()}", advice)
@@ -400,6 +439,14 @@ def check_patching(application: Any) -> Iterator[Finding]:
         f"gunicorn's gevent workers patch by themselves; a program that makes a WebSocketServer "
         f"and uses {reason}: {_PATCH}",
     )
+
+
+def check_drivers() -> Iterator[Finding]:
+    from ..surroundings import blocking_drivers
+
+    for package, advice in blocking_drivers().items():
+        found = "blocks all sessions of a process while it waits for the database"
+        yield Finding(NOTE, package, found, advice)
 
 
 def check_application(name: str, application: Any) -> Iterator[Finding]:
@@ -456,7 +503,7 @@ def check_rooms() -> Iterator[Finding]:
 
 
 def _several_workers() -> str | None:
-    """Where gunicorn is told to run several workers; None if nowhere that can be seen."""
+    """The setting that makes gunicorn run several workers; None if there is none."""
     if os.environ.get("WEB_CONCURRENCY", "").isdigit() and int(os.environ["WEB_CONCURRENCY"]) > 1:
         return "WEB_CONCURRENCY"
     arguments = os.environ.get("GUNICORN_CMD_ARGS", "")
@@ -515,14 +562,14 @@ def _check_redis(url: str) -> Iterator[Finding]:
             yield Finding(
                 PROBLEM,
                 shown,
-                f"maxmemory-policy {policy} throws messages and presence away",
+                f"maxmemory-policy {policy} evicts messages and presence",
                 "CONFIG SET maxmemory-policy noeviction (or volatile-ttl)",
             )
         if not info.get("aof_enabled"):
             yield Finding(
                 NOTE,
                 shown,
-                "appendonly is off: a restart loses what came since the last snapshot",
+                "appendonly is off: a restart loses what was sent since the last snapshot",
                 "CONFIG SET appendonly yes, if messages must survive that",
             )
 
@@ -533,7 +580,8 @@ _URL = re.compile(
 
 
 def _servers(url: str) -> Iterator[tuple[str, Any]]:
-    """The Redis that a URL leads to, or all nodes of a cluster: its address, and a client."""
+    """The address of each Redis that a URL leads to, with a client: one, or all nodes of a
+    cluster."""
     import redis.sentinel
     from redis.backoff import NoBackoff
     from redis.retry import Retry

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MESSAGE",
         nargs="?",
         default="-",
-        help="what to send; without it, or for '-', each line of the standard input as it comes",
+        help="what to send; if omitted or '-', each line of the standard input as it arrives",
     )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument(
@@ -40,12 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="send one binary message: MESSAGE in UTF-8, or all of the input",
     )
-    kind.add_argument("--json", action="store_true", help="refuse what is not JSON")
+    kind.add_argument("--json", action="store_true", help="refuse messages that are not JSON")
     parser.add_argument(
         "--type",
         metavar="TYPE",
-        help='send JSON objects: {"type": TYPE, "text": MESSAGE}; with --json, the object with '
-        '"type" in it',
+        help='send JSON objects: {"type": TYPE, "text": MESSAGE}; with --json, add "type" to each '
+        "object",
     )
     group = add_broker_options(parser)
     group.add_argument("--history", type=int, default=10_000, metavar="MESSAGES")
@@ -59,7 +59,7 @@ class _BadInput(Exception):
 
 def run(options: argparse.Namespace) -> int:
     if options.binary and options.type is not None:
-        options.error("--type makes JSON objects, which are not --binary")
+        options.error("--type sends JSON objects; it cannot be combined with --binary")
     try:
         sender = Sender(
             options.url,
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
 def _messages(options: argparse.Namespace) -> Iterator[str | bytes]:
     source = sys.stdin.buffer
     if options.message != "-":
-        # What is not UTF-8 comes as surrogates.
+        # Python decodes invalid UTF-8 in arguments to surrogates.
         yield _message(options, options.message.encode("utf-8", "surrogateescape"), "MESSAGE")
     elif options.binary:
         yield source.read()
@@ -115,7 +115,7 @@ def _message(options: argparse.Namespace, data: bytes, where: str) -> str | byte
         if options.type is None:
             return text
         if not isinstance(found, dict):
-            raise _BadInput(f"{where} is no JSON object, which --type needs")
+            raise _BadInput(f"{where} is not a JSON object, as --type requires")
     elif options.type is None:
         return text
     typed = {"type": options.type} | found | {"type": options.type}
@@ -123,4 +123,4 @@ def _message(options: argparse.Namespace, data: bytes, where: str) -> str | byte
 
 
 def _refuse(name: str) -> None:
-    raise ValueError(f"no number is {name}")
+    raise ValueError(f"{name} is not a number in JSON")

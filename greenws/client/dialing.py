@@ -24,12 +24,12 @@ _STAGGER = 0.25  # seconds between two attempts (RFC 8305, section 5)
 
 
 def dial(host: str, port: int) -> Any:
-    """A TCP connection to ``host``, which may have several addresses: they are tried in turn,
-    IPv6 and IPv4 by turns, each 250 ms after the one before or when that has failed, and the first
-    that answers is taken (Happy Eyeballs, RFC 8305).
+    """A TCP connection to ``host``. If it has several addresses, they are tried one after the
+    other, IPv6 and IPv4 alternately, each 250 ms after the previous one or as soon as that has
+    failed; the first that answers is used (Happy Eyeballs, RFC 8305).
 
     Raises:
-        OSError: none of them answers, or there is none.
+        OSError: no address answers, or there is none.
     """
     addresses = _resolve(host, port)
     if len(addresses) == 1:
@@ -43,13 +43,13 @@ def dial_unix(path: str) -> Any:
 
 
 def _resolve(host: str, port: int) -> list[Any]:
-    """The addresses of ``host``, those of both families by turns."""
+    """The addresses of ``host``, IPv6 and IPv4 alternately."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         pass
     else:
-        if "%" not in host:  # nothing to ask the resolver, and its threads, for
+        if "%" not in host:  # an address needs no resolver and its threads
             is_4 = address.version == 4
             family = gevent_socket.AF_INET if is_4 else gevent_socket.AF_INET6
             sockaddr = (host, port) if is_4 else (host, port, 0, 0)
@@ -119,14 +119,14 @@ def _attempt(address: Any, host: str, outcomes: SimpleQueue[Any]) -> None:
 
 # -- TLS
 
-# What OpenSSL makes of an answer that is plain text; which one depends on its version.
+# OpenSSL's errors for an answer in plain text, by version.
 _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
 
 _contexts: dict[tuple[str | None, ...], ssl.SSLContext] = {}
 
 
 def trusting_context() -> ssl.SSLContext:
-    """A context that trusts what the system trusts. Made once, which takes 20 ms."""
+    """A context that trusts what the system trusts. Made once, since that takes 20 ms."""
     key = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
     context = _contexts.get(key)
     if context is None:
@@ -139,7 +139,7 @@ def start_tls(sock: Any, context: ssl.SSLContext, host: str) -> Any:
     """The TLS connection over ``sock``, which it replaces. ``context`` is gevent's or Python's.
 
     Raises:
-        ssl.SSLCertVerificationError: the certificate is not to be trusted, or not for ``host``.
+        ssl.SSLCertVerificationError: the certificate is not trusted, or not for ``host``.
         OSError: the handshake fails.
     """
     name = host.partition("%")[0].removesuffix(".")  # RFC 6066, section 3
@@ -164,7 +164,7 @@ def start_tls(sock: Any, context: ssl.SSLContext, host: str) -> Any:
         secured.close()
         hint = ""
         if error.reason in _NO_TLS:
-            hint = "; it speaks no TLS on this port (ws:// instead of wss://?)"
+            hint = "; it does not speak TLS on this port (ws:// instead of wss://?)"
         error.strerror = f"no TLS connection to {name}: {error.strerror or error}{hint}"
         raise
     except BaseException:

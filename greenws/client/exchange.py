@@ -1,4 +1,4 @@
-"""One request and its response over a ``Transport``: with the server, or with a proxy before it."""
+"""One request and its response over a ``Transport``, with the server or with a proxy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a message may be printed in a 
 
 
 class Response(NamedTuple):
-    """The server's response to a handshake. ``headers``: a name is found in any case."""
+    """The server's response to a handshake. The names in ``headers`` are case-insensitive."""
 
     status: int
     headers: Headers
@@ -30,11 +30,11 @@ class Response(NamedTuple):
 def exchange(
     transport: Transport, request: bytes, config: Config, is_tunnel: bool = False
 ) -> ResponseReader:
-    """Sends ``request``, and blocks until the head of the response has been read, and of its body
-    what comes within two seconds.
+    """Sends ``request``, and blocks until the head of the response has been read, and the part of
+    its body that arrives within two seconds.
 
     Raises:
-        HandshakeError: the response is no valid one.
+        HandshakeError: the response is invalid.
         OSError: the connection is lost.
     """
     transport.send(request)
@@ -56,20 +56,20 @@ def exchange(
 
 
 def _is_for_people(text: str, headers: Headers) -> bool:
-    """Whether ``text``, the beginning of a body, is a sentence: no page, no compressed bytes."""
+    """Whether ``text``, the beginning of a body, is plain text, not a page or compressed bytes."""
     if text.startswith("<") or "html" in headers.get("Content-Type", ""):
         return False
     return headers.get("Content-Encoding", "identity").lower() in ("", "identity")
 
 
 def text_for_people(body: bytes, headers: Headers) -> str:
-    """What a response says in words, on one line; empty where it does not."""
+    """The plain text of a response, on one line; empty if it has none."""
     text = " ".join(body.decode("utf-8", "replace").split())
     return _CONTROL.sub("?", text) if _is_for_people(text, headers) else ""
 
 
 def whole_text(error: HandshakeError) -> str:
-    """``str(error)``, where the response's words are not cut."""
+    """``str(error)`` with the whole text of the response, not cut."""
     text = str(error)
     shown = text_for_people(error.body[:_SHOWN], error.headers) if error.body else ""
     if not shown or not text.endswith(shown):
@@ -78,7 +78,7 @@ def whole_text(error: HandshakeError) -> str:
 
 
 def explain(error: HandshakeError, reader: ResponseReader, subject: str) -> HandshakeError:
-    """``error`` with all that is known of the response."""
+    """``error`` with the status, headers and body of the response."""
     headers = Headers(reader.headers)
     message = str(error)
     if reader.status != 101:

@@ -30,19 +30,19 @@ from .proxy import dial_through, find_proxy
 from .threads import close_if_forgotten, hub_of_thread
 from .url import Target, is_same_host, parse_url, redirect
 
-__all__ = ["Request", "connect", "open_socket", "shake_hands"]
+__all__ = ["HINTS", "Request", "connect", "open_socket", "shake_hands"]
 
 _MAX_REDIRECTS = 10
 _SHOWN_PATH = 200  # characters
 _REDIRECTS = (301, 302, 303, 307, 308)
 _USER_AGENT = f"Python/{sys.version_info[0]}.{sys.version_info[1]} greenws"
 
-# To another host go only these of the caller's headers: any other may be a credential.
+# The only headers of the caller that are sent to another host: any other may be a credential.
 _HARMLESS = frozenset({"accept-language", "origin", "user-agent"})
 
 
 class Request:
-    """What a client asks for, whatever its connection."""
+    """What a client asks for, on any connection."""
 
     def __init__(
         self,
@@ -81,21 +81,22 @@ class Request:
         return [*self.headers, ("Authorization", target.credentials)]
 
 
-@explains(
-    "greenws.connect('ws://host/path')",
-    {
-        **dict.fromkeys(("timeout", "close_timeout"), "write open_timeout=, or config=Config(...)"),
-        **dict.fromkeys(
-            ("extra_headers", "additional_headers", "header", "cookie"), "write headers={...}"
-        ),
-        **dict.fromkeys(("ssl", "sslopt", "ssl_options"), "write ssl_context="),
-        "protocols": "write subprotocols=",
-        **dict.fromkeys(
-            ("ping_interval", "ping_timeout", "max_size", "max_message_size", "compression"),
-            "write config=Config(...), with ping_interval, ping_timeout, max_message_size, deflate",
-        ),
-    },
-)
+HINTS = {
+    **dict.fromkeys(("timeout", "close_timeout"), "write open_timeout=, or config=Config(...)"),
+    **dict.fromkeys(
+        ("extra_headers", "additional_headers", "header", "cookie"), "write headers={...}"
+    ),
+    **dict.fromkeys(("ssl", "sslopt", "ssl_options"), "write ssl_context="),
+    "protocols": "write subprotocols=",
+    **dict.fromkeys(
+        ("ping_interval", "ping_timeout", "max_size", "max_message_size", "compression"),
+        "write config=Config(...), with ping_interval, ping_timeout, max_message_size, deflate",
+    ),
+}
+"""Arguments of other libraries' clients, and what to write here."""
+
+
+@explains("greenws.connect('ws://host/path')", HINTS)
 def connect(
     url: str,
     *,
@@ -116,26 +117,27 @@ def connect(
                 print(message)
 
     Blocks only the calling greenlet, in programs that are monkey-patched and in those that are not.
-    A plain thread gets a hub of its own, which ends with it.
+    A plain thread gets its own hub, which ends with the thread.
 
     ``url``: ``ws://``, ``wss://``, or ``ws+unix:///run/app.sock:/path`` for a Unix socket. A user
     and password in it become an Authorization header (RFC 7617). ``headers``: a mapping, or pairs
-    if a name repeats. ``origin``: for servers that ask for one, as of a browser. ``ssl_context``:
-    Python's or gevent's; without it, what the system trusts is trusted. ``proxy``: True for that of
-    the environment (``https_proxy``, ``http_proxy``, ``all_proxy``, but for the hosts in
-    ``no_proxy``); ``"http://user:password@host:port"`` or ``"socks5://host:port"`` (needs
-    ``greenws-wsgi[socks]``); None for none. ``open_timeout``: seconds for everything until the
-    socket is open; None for no limit. ``config``: limits, keepalive and compression, as of a
-    server.
+    if a name repeats. ``origin``: for servers that expect one, as from a browser. ``ssl_context``:
+    Python's or gevent's; by default, the certificates that the system trusts are trusted.
+    ``proxy``: True for the proxy in the environment (the first of ``wss_proxy``, ``https_proxy``,
+    ``all_proxy`` and ``socks_proxy``, without TLS ``ws_proxy`` and ``http_proxy`` in place of the
+    first two; none for hosts in ``no_proxy``); ``"http://user:password@host:port"`` or
+    ``"socks5://host:port"`` (needs ``greenws-wsgi[socks]``); None for no proxy. ``open_timeout``:
+    seconds until the socket must be open; None for no limit. ``config``: limits, keepalive and
+    compression, as for a server.
 
-    Up to 10 redirects are followed, never from TLS to a connection without. To another host go no
-    credentials: of ``headers`` only User-Agent, Accept-Language and Origin.
+    Up to 10 redirects are followed, but not from TLS to a connection without it. Credentials are
+    not sent to another host: it gets only User-Agent, Accept-Language and Origin of ``headers``.
 
     Raises:
         HandshakeError: the server or the proxy refuses, or its response is invalid; with
             ``status``, ``headers`` and ``body``.
         TimeoutError: the socket is not open within ``open_timeout``.
-        OSError: nobody is there: ConnectionRefusedError, socket.gaierror,
+        OSError: the connection fails: ConnectionRefusedError, socket.gaierror,
             ssl.SSLCertVerificationError, ...
         ValueError: the URL, a header, a subprotocol or the proxy is invalid.
         TypeError: an argument has the wrong type.
@@ -151,7 +153,7 @@ def open_socket(
     proxy: bool | str | None,
     open_timeout: float | None,
 ) -> WebSocket:
-    """:func:`connect`, for a request that is known."""
+    """:func:`connect` with a prepared request."""
     if context is not None and not hasattr(context, "wrap_socket"):
         raise TypeError(f"ssl_context must be an ssl.SSLContext, not {context!r}")
     target = parse_url(url)
@@ -191,7 +193,7 @@ def _open(
             return shake_hands(transport, target, request, address)
         except HandshakeError as error:
             if error.status not in _REDIRECTS or "Location" not in error.headers:
-                if redirects:  # often to a page that asks for a login
+                if redirects:  # often to a login page
                     path = target.target.partition("?")[0][:_SHOWN_PATH]
                     error.args = (f"{first.place} redirected to {target.place}{path}: {error}",)
                 raise
@@ -252,7 +254,7 @@ def shake_hands(
         reader = exchange(transport, head, config)
         try:
             if reader.status == 101 and reader.version != "1.1":  # RFC 6455, section 4.2.2
-                raise HandshakeError(f"The response is of HTTP/{reader.version}, not 1.1.", 101)
+                raise HandshakeError(f"The response is HTTP/{reader.version}, not HTTP/1.1.", 101)
             subprotocol, agreed = check_response(
                 reader.status,
                 _joined(reader.headers),

@@ -1,7 +1,7 @@
-"""Proxies: which one stands between here and a host, and the way through it.
+"""Proxies: which one to use for a host, and how to connect through it.
 
-HTTP CONNECT (RFC 9110, section 9.3.6) is ours, since the response is read as the server's is; SOCKS
-is python-socks's.
+HTTP CONNECT (RFC 9110, section 9.3.6) is our own, since the response is read like a server's; for
+SOCKS it uses python-socks.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Proxy(NamedTuple):
     password: str | None
 
     def __str__(self) -> str:
-        """No password."""
+        """The URL without user and password."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"
 
@@ -58,8 +58,8 @@ def find_proxy(target: Target, proxy: bool | str | None) -> Proxy | None:
     """The proxy for ``target``: True stands for the environment's, None for none.
 
     Raises:
-        TypeError: ``proxy`` is nothing of that.
-        ValueError: it is no URL of a proxy, or cannot be used for ``target``.
+        TypeError: ``proxy`` is none of these.
+        ValueError: it is not the URL of a proxy, or cannot be used for ``target``.
     """
     if isinstance(proxy, str):
         return _parse(proxy, "proxy", target)
@@ -121,7 +121,7 @@ def dial_through(proxy: Proxy, target: Target, config: Config) -> Any:
 
     Raises:
         HandshakeError: the proxy refuses.
-        OSError: nobody is there, or the proxy cannot reach ``target``.
+        OSError: the proxy cannot be reached, or cannot reach ``target``.
     """
     try:
         sock = dial(proxy.host, proxy.port)
@@ -159,7 +159,7 @@ def _open_tunnel(proxy: Proxy, target: Target, config: Config, sock: Any) -> Any
             raise refused
         if reader.rest:
             raise HandshakeError(
-                f"Proxy {proxy} sent {reader.rest[:40]!r} behind its response.", 0, reason="proxy"
+                f"Proxy {proxy} sent {reader.rest[:40]!r} after its response.", 0, reason="proxy"
             )
     except BaseException:
         transport.close()
@@ -168,7 +168,7 @@ def _open_tunnel(proxy: Proxy, target: Target, config: Config, sock: Any) -> Any
 
 
 class _Connected:
-    """What python-socks takes for the proxy before this one: its connection is there already."""
+    """Acts as a previous proxy for python-socks, so that it uses a connection that exists."""
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock

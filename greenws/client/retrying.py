@@ -1,4 +1,4 @@
-"""``reconnect()``: a socket again and again, with a pause that grows while nobody is there."""
+"""``reconnect()``: connects again and again, with pauses that grow while attempts fail."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from typing import Any
 
 import gevent
 
+from ..checks import check_function, explains
 from ..config import Config, check_seconds
 from ..exceptions import ConnectionClosed, HandshakeError
+from ..opcodes import CloseCode
 from ..websocket import WebSocket
-from .opening import Request, open_socket
+from .opening import HINTS, Request, open_socket
 
 __all__ = ["is_permanent", "reconnect"]
 
@@ -23,15 +25,15 @@ _logger = logging.getLogger("greenws.client")
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]] | None
 
-# Refusals that another attempt may not meet: timeouts, rate limits, servers that restart; from 520
-# on those of a proxy (Cloudflare's) that does not reach the server.
+# Refusals that may pass: timeouts, rate limits, servers that restart; from 520 on, those of a proxy
+# (Cloudflare's) that does not reach the server.
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 531)})
 _MAX_RETRY_AFTER = 86_400.0  # seconds; a server that asks for more gets this
 _MAX_DOUBLINGS = 30
 
 
 class _Reconnected(WebSocket):
-    """A socket whose ``with`` block ends where the connection does."""
+    """A socket whose ``with`` block ends, without an error, when the connection does."""
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
         is_ours = isinstance(error, ConnectionClosed) and not self.is_connected
@@ -40,17 +42,29 @@ class _Reconnected(WebSocket):
 
 
 def is_permanent(error: Exception) -> bool:
-    """Whether :func:`reconnect` gives up: another attempt would meet the same.
+    """Whether :func:`reconnect` gives up, because another attempt would fail in the same way.
 
     True for a certificate that is not trusted, for a refusal with a status other than 408, 425,
-    429, 500, 502, 503, 504 and 520 to 530, and for a server or a proxy that does not take the
-    handshake. False for whatever may be the network or a restart.
+    429, 500, 502, 503, 504 and 520 to 530, and for an acceptance (101) that is invalid. False for
+    errors that a network failure or a restart may have caused, and for an answer without a
+    usable status, of a server or a proxy.
     """
     if isinstance(error, HandshakeError):
         return error.status not in _TEMPORARY and error.status != 0
     return isinstance(error, (ssl.SSLCertVerificationError, ValueError, TypeError))
 
 
+@explains(
+    "greenws.reconnect('ws://host/path')",
+    {
+        **HINTS,
+        **dict.fromkeys(("delay", "backoff"), "write min_delay= and max_delay="),
+        **dict.fromkeys(
+            ("retries", "max_retries", "attempts", "max_attempts"),
+            "write give_up=, a function that says whether to raise an error and stop",
+        ),
+    },
+)
 def reconnect(
     url: str | Callable[[], str],
     *,
@@ -74,33 +88,38 @@ def reconnect(
                 for message in socket:
                     print(message)
 
-    The ``with`` block of such a socket ends quietly where the connection does, however it was
-    closed. Any other exception leaves the loop.
+    The ``with`` block of such a socket ends without an error when the connection does, however it
+    was closed. Any other exception leaves the loop.
 
-    Before another attempt there is a pause: ``min_delay`` seconds, doubled with each attempt that
-    fails up to ``max_delay``, of which between half and all is waited for, at random, so that the
-    clients of a server that restarts do not come back together. A connection that has lasted for
-    longer than its pause makes the next one the shortest again. A server that asks for a longer
-    pause (``Retry-After``, for up to a day) gets it.
+    There is a pause before each further attempt: ``min_delay`` seconds, doubled after each failed
+    attempt, up to ``max_delay``. A random part of it, up to half, is left out, so that the clients
+    of a server that restarts do not come back together. After a connection that lasted longer than
+    its pause, the next pause is the shortest again. If a server asks for a longer pause
+    (``Retry-After``, up to a day), it gets that.
 
-    ``give_up(error)``: whether to raise ``error`` instead; :func:`greenws.client.is_permanent`
-    unless told otherwise (``lambda error: False`` never gives up). ``on_error(error, delay)`` is
-    called before a pause of ``delay`` seconds, with what went wrong: an OSError or HandshakeError,
-    or the ConnectionClosed of a connection that has ended. What it raises leaves the loop. Without
-    it, the logger ``greenws.client`` is told: a warning of each attempt that fails, an information
-    of each connection that has ended.
+    ``give_up(error)`` returns whether to raise ``error`` and stop; the default is
+    :func:`greenws.client.is_permanent`, and ``lambda error: False`` never gives up.
+    ``on_error(error, delay)`` is called before each pause, of ``delay`` seconds, with an OSError or
+    HandshakeError, or with the ConnectionClosed of a connection that has ended. An exception that
+    it raises leaves the loop. By default these are logged to ``greenws.client``: a warning for a
+    failed attempt, an info for a connection that has ended.
 
     ``url`` and ``headers`` may be functions, which are called before each attempt: a token may have
-    changed, or the position in a room's history. All others: see :func:`greenws.connect`.
+    changed, or the position in a room's history. For the other arguments see
+    :func:`greenws.connect`.
 
     Raises:
-        OSError, HandshakeError: that of the attempt after which it gives up.
-        ValueError, TypeError: as :func:`greenws.connect`, at the first attempt.
+        OSError, HandshakeError: the attempt failed, and ``give_up`` says to stop.
+        ValueError, TypeError: as :func:`greenws.connect`, at the first attempt. A ``give_up`` or
+            ``on_error`` that cannot be called so is a TypeError at once.
     """
     check_seconds("min_delay", min_delay)
     check_seconds("max_delay", max_delay)
     if min_delay > max_delay:
         raise ValueError(f"min_delay ({min_delay}) must not be above max_delay ({max_delay})")
+    check_function(give_up, "give_up", "error")
+    if on_error is not None:
+        check_function(on_error, "on_error", "error", "delay")
     return _reconnect(
         url,
         headers,
@@ -151,7 +170,9 @@ def _reconnect(
             finally:
                 socket.close()  # if there was no ``with``
             backoff.end()
-            error = ConnectionClosed(socket.close_code or 1006, socket.close_reason or "")
+            error = ConnectionClosed(
+                socket.close_code or int(CloseCode.ABNORMAL), socket.close_reason or ""
+            )
         delay = backoff.delay()
         if on_error is not None:
             on_error(error, delay)
@@ -163,7 +184,7 @@ def _reconnect(
 
 
 class _Backoff:
-    """How long to wait before the next attempt."""
+    """Computes the pause before the next attempt."""
 
     def __init__(self, least: float, most: float) -> None:
         self._least = least
@@ -173,7 +194,7 @@ class _Backoff:
         self._asked_for = 0.0
 
     def fail(self, asked_for: float) -> None:
-        """An attempt has failed, with a server that asks for a pause."""
+        """Counts a failed attempt. ``asked_for``: seconds of a pause that the server asks for."""
         self._asked_for = asked_for
         self._failures += 1
 
@@ -193,7 +214,7 @@ class _Backoff:
         return min(self._most, self._least * 2.0**doublings)
 
     def delay(self) -> float:
-        """Seconds. Where a server asks for them, at least as many, and a little more at random."""
+        """Seconds to wait; if a server asks for a pause, that and a random bit more."""
         pause = self._pause() * random.uniform(0.5, 1.0)
         if self._asked_for:
             return max(self._asked_for + random.uniform(0.0, self._least), pause)

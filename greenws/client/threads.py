@@ -1,9 +1,8 @@
-"""A hub for each thread that has a client, which ends with the thread; and sockets that somebody
-forgot to close.
+"""Ends the hub of a thread that has a client with the thread, and closes forgotten sockets.
 
-gevent leaves the hub of a thread, its descriptors and its resolver's threads behind unless somebody
-destroys it, and a thread of a script, unlike one of a server's, has no last line of ours. But what
-is in a thread-local goes with the thread, in the thread.
+gevent keeps the hub of a thread, its descriptors and its resolver's threads unless the hub is
+destroyed. In a thread of a user's script, no code of ours runs at the end. But Python drops the
+objects in a thread-local when the thread ends, in that thread.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from gevent.monkey import get_original, is_module_patched
 from ..hub import forks, switching
 from ..hub.polling import drop_poller
 from ..hub.transport import Transport
+from ..keepalive import drop_heartbeat
 from ..websocket import WebSocket
 
 __all__ = ["close_if_forgotten", "hub_of_thread"]
@@ -40,18 +40,19 @@ class _End:
         if (
             self._process != forks.process()
             or sys.is_finalizing()
-            or self._hub.loop is None  # somebody has destroyed it
+            or self._hub.loop is None  # the program has destroyed it
         ):
             return
-        if get_hub_if_exists() is not self._hub:  # gevent's own thread-local may have gone first
+        if get_hub_if_exists() is not self._hub:  # gevent's thread-local may be dropped first
             set_hub(self._hub)
+        drop_heartbeat(self._hub)
         drop_poller(self._hub)
         self._hub.destroy()
 
 
 def _correct_main_thread() -> None:
-    """gevent takes the thread in which it was imported for the main one. That may be a thread whose
-    first use of greenws has imported it."""
+    """Corrects gevent's main thread: gevent takes the one that imported it, which may be another
+    thread whose first use of greenws did that."""
     if not is_module_patched("threading"):
         hubs: Any = gevent.hub
         hubs.MAIN_THREAD_IDENT = threading.main_thread().ident
@@ -63,8 +64,8 @@ _of_thread: Any = get_original("_thread", "_local")()
 
 
 def hub_of_thread() -> Hub:
-    """The hub of this thread. One that is made here ends with the thread, unless that is the main
-    one."""
+    """The hub of this thread. If it is made here, it ends with the thread, except in the main
+    thread."""
     hub: Any = get_hub_if_exists()
     if hub is None:
         hub = gevent.get_hub()
@@ -74,8 +75,7 @@ def hub_of_thread() -> Hub:
 
 
 def close_if_forgotten(socket: WebSocket, transport: Transport) -> None:
-    """Has ``transport`` closed when nobody has a reference to ``socket``, as Python closes its
-    sockets."""
+    """Closes ``transport`` when ``socket`` is no longer referenced, as Python does with sockets."""
     end = finalize(socket, _close, transport, repr(socket), switching.thread_id())
     end.atexit = False
 

@@ -30,8 +30,8 @@ _HOST = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", re.IGNORECASE)
 class Target(NamedTuple):
     """Where to connect, and what to ask for.
 
-    ``target``: the path and query. ``socket_path``: that of a Unix socket, then ``host`` is
-    ``localhost``. ``credentials``: the value of an Authorization header, from the URL.
+    ``target``: the path and query. ``socket_path``: the path of a Unix socket; ``host`` is
+    ``localhost`` then. ``credentials``: the value of an Authorization header, from the URL.
     """
 
     secure: bool
@@ -57,7 +57,7 @@ class Target(NamedTuple):
 
     @property
     def place(self) -> str:
-        """What to call it in a message: no path, query or password."""
+        """The name for messages: without path, query and password."""
         if self.socket_path is not None:
             return self.socket_path
         return f"{self.scheme}://{self.authority}"
@@ -68,7 +68,7 @@ def parse_url(url: str) -> Target:
 
     Raises:
         TypeError: ``url`` is not a str.
-        ValueError: it is not such a URL.
+        ValueError: ``url`` is not a valid URL of these schemes.
     """
     if not isinstance(url, str):
         raise TypeError(f"a URL must be a str, not {url!r}")
@@ -92,7 +92,7 @@ def parse_url(url: str) -> Target:
 
 
 def split_host(parts: SplitResult, default_port: int) -> tuple[str, int]:
-    """The host, as the resolver takes it, and the port.
+    """The host, as the resolver accepts it, and the port.
 
     Raises:
         ValueError: one of them is invalid, or there is no host.
@@ -158,7 +158,7 @@ def _unix_target(parts: SplitResult) -> Target:
             "ws+unix://%2Frun%2Fapp.sock/path"
         )
     if target and not target.startswith("/"):
-        raise ValueError(f"the path behind the socket must begin with '/', not {target!r}")
+        raise ValueError(f"the path after the socket must begin with '/', not {target!r}")
     if parts.fragment:
         raise ValueError("the URL of a WebSocket has no fragment (#); percent-encode it as %23")
     request_target = _request_target(parts._replace(path=target))
@@ -166,14 +166,14 @@ def _unix_target(parts: SplitResult) -> Target:
 
 
 def redirect(current: Target, location: str) -> Target:
-    """Where ``location`` leads from ``current``. Its own credentials count, those of ``current``
-    do not.
+    """The target that ``location`` means, relative to ``current``. It has the credentials in
+    ``location``, never those of ``current``.
 
     Raises:
         HandshakeError: it is invalid, or leads from TLS to a connection without.
     """
     base = f"http{'s' * current.secure}://{current.authority}{current.target}"
-    # Servers send UTF-8 and spaces as they are; the bytes are meant (browsers do the same).
+    # Some servers send UTF-8 and spaces unescaped; as in browsers, their bytes are escaped here.
     escaped = quote(location.strip(" \t").encode("latin-1", "replace"), _SAFE)
     try:
         parts = urlsplit(urljoin(base, escaped))._replace(fragment="")
@@ -198,8 +198,8 @@ def redirect(current: Target, location: str) -> Target:
 
 
 def is_same_host(one: Target, other: Target) -> bool:
-    """Whether what ``one`` may know, ``other`` may know: they have the same origin, or ``other`` is
-    the same host with TLS, both at their schemes' ports."""
+    """Whether ``other`` may get the credentials for ``one``: they have the same origin, or
+    ``other`` is the same host with TLS, both at their schemes' default ports."""
     if (one.host.lower(), one.socket_path) != (other.host.lower(), other.socket_path):
         return False
     if (one.port, one.secure) == (other.port, other.secure):

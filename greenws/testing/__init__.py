@@ -9,13 +9,15 @@
             socket.send("hello")
             assert socket.receive() == "hello"
 
-A refused handshake raises :class:`Refused`. What escapes the handler is raised in the test, where
-the ``with`` ends. No wait is longer than ``timeout``; its error shows where the handler stands.
-``pair()`` gives the two ends of a connection, for a handler that the test calls itself.
-``socket.stall()`` and ``socket.cut()`` are a client that stops reading and one that vanishes,
-``clock()`` makes time move when the test says so, and ``outage(rooms)`` takes a broker away.
+A refused handshake raises :class:`Refused`. An exception that escapes the handler is raised in the
+test, at the end of the ``with``. No wait is longer than ``timeout``; its error shows the line at
+which the handler is. ``pair()`` returns the two ends of a connection, for a handler that the test
+calls itself. ``socket.stall()`` and ``socket.cut()`` simulate a client that stops reading and one
+that vanishes, ``clock()`` lets the test control time, and ``outage(rooms)`` makes a broker
+unreachable.
 
-The pytest plugin has the fixture ``websocket``: ``connect``, ended with the test.
+The pytest plugin has the fixture ``websocket``: ``connect``, with connections that end with the
+test.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the tests of Flask's and Django's users expect beyond WSGI, where these are imported."""
+"""What tests of Flask and Django applications expect beyond WSGI, if these are imported."""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-__all__ = ["client_of", "databases_of_test", "default_host", "watch"]
+__all__ = [
+    "client_of",
+    "databases_of_test",
+    "default_host",
+    "is_flasks",
+    "origin_of",
+    "watch",
+]
 
 _watched: set[str] = set()
 _kept: Counter[Any] = Counter()  # how many sessions have a connection of a test
 
 
 def watch(take: Callable[[BaseException], None]) -> None:
-    """Has ``take`` called with the errors that Flask and Django answer themselves."""
+    """Calls ``take`` with the errors that Flask and Django answer themselves."""
     for name in ("flask", "django.core.signals"):
         module = sys.modules.get(name)
         if module is not None and name not in _watched:
@@ -35,16 +42,35 @@ class _Receiver:
 
 
 def client_of(application: Any) -> Any:
-    """A client of Flask's, without cookies, for an application of Flask's: it knows the host and
-    the scheme that are configured. None for any other."""
+    """A test client of Flask's, without cookies, for a Flask application: it uses the host and the
+    scheme that are configured. None for any other application."""
     flask = sys.modules.get("flask")
     if flask is not None and isinstance(application, flask.Flask):
         return application.test_client(use_cookies=False)
     return None
 
 
+def is_flasks(client: Any) -> bool:
+    """Whether ``client`` is a test client of Flask's."""
+    flask = sys.modules.get("flask.testing")
+    return flask is not None and isinstance(client, flask.FlaskClient)
+
+
+def origin_of(defaults: dict[str, Any]) -> str:
+    """The URL of the application in requests of a test client of Django's, from its ``defaults``,
+    which are keys of an environ."""
+    scheme = defaults.get("wsgi.url_scheme", "http")
+    host = defaults.get("HTTP_HOST")
+    if host is None:
+        host = defaults.get("SERVER_NAME", "testserver")
+        port = str(defaults.get("SERVER_PORT", ""))
+        if port not in ("", "443" if scheme == "https" else "80"):
+            host = f"{host}:{port}"
+    return f"{scheme}://{host}{defaults.get('SCRIPT_NAME', '')}"
+
+
 def default_host() -> str:
-    """The host in requests without a client. Django's test runner allows that of its clients."""
+    """The host in requests without a client: Django's, whose test runner allows only that."""
     django = sys.modules.get("django.conf")
     if django is not None and django.settings.configured:
         if "testserver" in django.settings.ALLOWED_HOSTS:
@@ -53,24 +79,26 @@ def default_host() -> str:
 
 
 def databases_of_test() -> AbstractContextManager[None]:
-    """A context for a greenlet in which Django uses the database connections of the caller that are
-    in a transaction: those of a ``TestCase``, whose data nobody else sees. Where gevent has patched
-    ``threading``, each greenlet has its own otherwise. The beginning and the end of a request leave
-    them open, as with Django's own test client."""
+    """A context for a greenlet in which Django uses those database connections of the caller that
+    are in a transaction: the connections of a ``TestCase``, since no others see its data. Otherwise
+    each greenlet would have its own, if gevent has patched ``threading``. The beginning and the end
+    of a request leave all connections of the caller alone, as with Django's own test client: a test
+    may be one that must not use a database."""
     django = sys.modules.get("django.db")
     if django is None or not sys.modules["django.conf"].settings.configured:
         return nullcontext()
     connections = django.connections
-    return _shared(
-        connections,
-        [each for each in connections.all(initialized_only=True) if each.in_atomic_block],
-    )
+    return _shared(connections, connections.all(initialized_only=True))
 
 
 @contextlib.contextmanager
 def _shared(connections: Any, opened: list[Any]) -> Iterator[None]:
     known = connections.all(initialized_only=True)
-    added = [each for each in opened if not any(each is other for other in known)]
+    added = [
+        each
+        for each in opened
+        if each.in_atomic_block and not any(each is other for other in known)
+    ]
     with contextlib.ExitStack() as stack:
         for each in added:
             each.inc_thread_sharing()
@@ -84,8 +112,9 @@ def _shared(connections: Any, opened: list[Any]) -> Iterator[None]:
 
 
 def _keep(connection: Any) -> None:
-    """Has ``close_old_connections`` pass ``connection`` over. To disconnect that from its signals,
-    as Django's client does, would not do: the client connects it again while a session is open."""
+    """Makes ``close_old_connections`` skip ``connection``. Disconnecting that function from its
+    signals, as Django's client does, is not enough: the client connects it again while a session is
+    open."""
     if connection not in _kept:
         connection.close_if_unusable_or_obsolete = _do_nothing
     _kept[connection] += 1

@@ -1,5 +1,5 @@
-"""The server of test connections, which listens nowhere: what an application gets is what it would
-get from ``WebSocketServer``, but for errors, which the test gets.
+"""The server of test connections, which does not listen. An application gets what it would get from
+``WebSocketServer``, but its errors go to the test.
 """
 
 from __future__ import annotations
@@ -7,10 +7,13 @@ from __future__ import annotations
 import sys
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import gevent
+from geventwebsocket.exceptions import WebSocketError
 
 from ..config import Config
+from ..exceptions import ConnectionClosed
 from ..hub import forks
 from ..server.handler import UpgradeHandler
 from ..server.server import WebSocketServer
@@ -21,14 +24,16 @@ from .sockets import Run
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-__all__ = ["TestServer", "is_of_a_session"]
+__all__ = ["TestServer", "is_of_a_session", "module_of"]
 
 _ports = iter(range(1 << 62))
 _runs: dict[Any, Run] = {}  # by greenlet
+_helpers: WeakKeyDictionary[Any, Run] = WeakKeyDictionary()
+"""The greenlets that handlers have started, and these."""
 
 
 class _Stats(ServerStats):
-    """Tells the runs of their sessions, and hands them what escapes these."""
+    """Reports sessions to their runs, and the exceptions that escape them."""
 
     def begin(self, session: SessionRecord) -> None:
         super().begin(session)
@@ -61,7 +66,7 @@ class _Handler(UpgradeHandler):
         if exc_info:
             run.take(exc_info[1], exc_info[2])
         elif self.is_upgraded and status[:1] == "5" and not run.errors:
-            # The framework has swallowed what the handler raised.
+            # The framework has swallowed the handler's exception.
             run.take(
                 RuntimeError(
                     f"the application answered {status!r} after it had accepted the WebSocket; its "
@@ -72,8 +77,8 @@ class _Handler(UpgradeHandler):
 
 
 class TestServer(WebSocketServer):
-    """Serves ``application`` on the connections of tests. Those that are open at the same time have
-    one server, as in production: its ``clients``, its ``stats``, its limits."""
+    """Serves ``application`` on the connections of tests. Connections that are open at the same
+    time share one server, as in production: its ``clients``, its ``stats``, its limits."""
 
     __test__ = False
     handler_class = _Handler
@@ -108,7 +113,7 @@ class TestServer(WebSocketServer):
         greenlet.start()
 
     def leave(self) -> None:
-        """A run has ended."""
+        """Called when a run has ended."""
         self._runs_open -= 1
         if self._runs_open == 0:
             _servers.remove(self)
@@ -131,6 +136,38 @@ _servers: list[TestServer] = []
 def is_of_a_session(greenlet: Any) -> bool:
     """Whether ``greenlet`` runs an application under test."""
     return greenlet in _runs
+
+
+def module_of(greenlet: Any) -> str:
+    """The module of the function that ``greenlet`` runs; empty if unknown."""
+    function: Any = getattr(greenlet, "_run", None)
+    while hasattr(function, "func"):  # functools.partial
+        function = function.func
+    return getattr(function, "__module__", None) or ""
+
+
+def _on_spawn(greenlet: Any) -> None:
+    spawner = gevent.getcurrent()
+    run = _runs.get(spawner) or _helpers.get(spawner)
+    if run is not None and not module_of(greenlet).startswith("greenws."):
+        _helpers[greenlet] = run
+        run.helpers.add(greenlet)
+        greenlet.rawlink(_on_end)
+
+
+def _on_end(greenlet: Any) -> None:
+    """A greenlet whose peer is gone has ended as its handler does."""
+    error = greenlet.exception
+    run = _helpers.pop(greenlet, None)
+    if run is not None and isinstance(error, Exception) and not _is_normal(error):
+        run.take_of_helper(error)
+
+
+def _is_normal(error: Exception) -> bool:
+    return isinstance(error, (ConnectionClosed, WebSocketError))
+
+
+gevent.Greenlet.add_spawn_callback(_on_spawn)
 
 
 def _on_exception(error: BaseException) -> None:

@@ -1,8 +1,8 @@
-"""What a test leaves open behind it: connections, sessions, greenlets, a stopped clock.
+"""Finds what a test leaves open: connections, sessions, greenlets, a stopped clock.
 
-Greenlets are those that handlers have started in the sessions of tests, and greenws itself; not
-those of a broker, which runs as long as its ``Rooms``, nor those of a server's connections, of
-which the sessions count.
+Greenlets count if handlers started them in the sessions of tests, or greenws did. Those of a broker
+do not count, since it runs as long as its ``Rooms``; neither do those of a server's connections,
+since their sessions count, and those of Engine.IO (Flask-SocketIO), whose server has them for good.
 """
 
 from __future__ import annotations
@@ -15,42 +15,42 @@ from weakref import WeakSet
 import gevent
 
 from ..keepalive import open_sockets
+from ..opcodes import CloseCode
 from ..websocket import WebSocket
 from . import timers
-from .hosting import is_of_a_session
+from .hosting import is_of_a_session, module_of
 from .sockets import Run, open_runs
 from .standing import standing_of
 from .timers import Clock, RealTimeout
 
 __all__ = ["Leftovers", "Opener"]
 
-_GRACE = 1.0  # seconds in which what is about to end may do so
-_NOT_COUNTED = ("greenws.rooms", "greenws.server", "greenws.integrations", "greenws.testing")
+_GRACE = 1.0  # seconds to wait for things that are about to end
+_NOT_COUNTED = (
+    "greenws.rooms",
+    "greenws.server",
+    "greenws.integrations",
+    "greenws.testing",
+    "engineio.",
+)
 
 _greenlets: WeakSet[Any] = WeakSet()
 
 
 def _on_spawn(greenlet: Any) -> None:
     spawner = gevent.getcurrent()
-    module = _module_of(greenlet)
+    module = module_of(greenlet)
     is_counted = is_of_a_session(spawner) or spawner in _greenlets or module.startswith("greenws.")
     if is_counted and not module.startswith(_NOT_COUNTED):
         _greenlets.add(greenlet)
-
-
-def _module_of(greenlet: Any) -> str:
-    function: Any = getattr(greenlet, "_run", None)
-    while hasattr(function, "func"):  # functools.partial
-        function = function.func
-    return getattr(function, "__module__", None) or ""
 
 
 gevent.Greenlet.add_spawn_callback(_on_spawn)
 
 
 class Leftovers:
-    """What is open now that was not when this was made; ``excuse()`` takes what is open at that
-    time off it."""
+    """Things that were opened after this was made and are still open; ``excuse()`` removes those
+    that are open when it is called."""
 
     def __init__(self, *, knows_all: bool = True) -> None:
         self._known: WeakSet[Any] = WeakSet(_open() if knows_all else ())
@@ -62,8 +62,8 @@ class Leftovers:
         return [thing for thing in _open() if thing not in self._known]
 
     def end(self) -> str:
-        """Ends all that is left, after it had a little time to end by itself; says what it was,
-        in a few lines, or nothing."""
+        """Ends all that is left, after a short time to end by itself; describes it in a few lines,
+        or returns an empty string."""
         began = time.perf_counter()
         while self._other_than_clocks() and time.perf_counter() - began < _GRACE:
             _sleep(0.01)
@@ -75,7 +75,7 @@ class Leftovers:
         return text
 
     def _other_than_clocks(self) -> list[Any]:
-        # What waits for a stopped clock, or for the test, does not end.
+        # Greenlets that wait for a stopped clock, or for the test, would not end.
         if timers.running:
             return []
         return [
@@ -109,7 +109,7 @@ def _end(thing: Any) -> None:
     elif isinstance(thing, Run):
         thing.abort()
     elif isinstance(thing, WebSocket):
-        thing.start_closing(1001)
+        thing.start_closing(CloseCode.GOING_AWAY)
         thing._mark_lost("the test is over")
     else:
         thing.kill(block=False)
@@ -117,7 +117,7 @@ def _end(thing: Any) -> None:
 
 
 def _sleep(seconds: float) -> None:
-    """In real time."""
+    """Sleeps in real time."""
     limit = RealTimeout(seconds)
     try:
         gevent.get_hub().switch()
@@ -147,7 +147,7 @@ class Opener:
         """Ends all connections, the last one first. ``error``: what the test raises.
 
         Raises:
-            What escaped a handler; of several, what escaped the last opened.
+            The exception that escaped a handler; of several, that of the connection opened last.
         """
         __tracebackhide__ = True
         problems = []

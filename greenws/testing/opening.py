@@ -1,7 +1,7 @@
 """``connect()``: an opening handshake with an application, through a test client.
 
-The handshake is made inside a request of a test client of werkzeug's: that builds the environ as
-for any other request, with the cookies that it has, and keeps those of the response.
+The handshake runs inside a request of a werkzeug test client, which builds the environ as for any
+other request, with its cookies, and keeps the cookies of the response.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import socket as native
 from collections.abc import Iterable, Mapping, Sequence
 from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import gevent
 from werkzeug.datastructures import Headers
@@ -39,6 +39,7 @@ __all__ = ["Refused", "connect"]
 _SHOWN = 500  # characters of a response in the message of an error
 _NOT_EXTRA = ("HTTP_", "CONTENT_", "REQUEST_", "RAW_", "wsgi.", "werkzeug.", "flask.")
 _OF_THE_HEAD = {"PATH_INFO", "QUERY_STRING", "SERVER_PROTOCOL"}
+_SCHEMES = {"http://": "http", "https://": "https", "ws://": "http", "wss://": "https"}
 _SAFE = "/:@!$&'()*+,;=~-._"  # in a path (RFC 3986, section 3.3)
 
 
@@ -82,20 +83,21 @@ def connect(
     No server, no port and no thread: the application runs in a greenlet, whenever the test waits.
     It gets what ``WebSocketServer(address, app, config=config)`` would give it.
 
-    ``path`` may have a query. ``client``: a test client of Flask's, werkzeug's or Django's, whose
-    cookies are sent, and which keeps those that the response sets. ``headers`` are added to the
-    handshake's own, or replace them. ``subprotocols``: what the client offers. ``timeout``: seconds
-    of any single wait; None for no limit, while one debugs.
+    ``path`` may have a query. A whole URL, such as ``wss://example.com/chat``, gives the scheme and
+    the host of the request, too. ``client``: a test client of Flask's, werkzeug's or Django's; its
+    cookies are sent, and it keeps those that the response sets. ``headers`` are added to the
+    handshake's own, or replace them. ``subprotocols``: those that the client offers. ``timeout``:
+    seconds for any single wait; None for no limit, for debugging.
 
-    To be used in a ``with``, at whose end the connection is closed and the session waited for; or
-    closed by ``close()``.
+    Use it in a ``with``, which closes the connection at its end and waits for the session; or call
+    ``close()``.
 
     Raises:
-        Refused: the application answered with HTTP. If it failed (5xx), the error is its cause
-            where that is known.
+        Refused: the application answered with HTTP. If it failed (5xx), its error is the
+            ``__cause__``, if known.
         TimeoutError: it has not answered within ``timeout``.
         TypeError, ValueError: an argument is not allowed.
-        Exception: what escaped the application.
+        Exception: an exception that escaped the application.
     """
     __tracebackhide__ = True
     known = ("client", "headers", "subprotocols", "timeout", "config")
@@ -104,11 +106,16 @@ def connect(
         raise TypeError(f"connect() takes a WSGI application, not {app!r}")
     if isinstance(subprotocols, str):
         raise TypeError(f"subprotocols is a list of names, such as [{subprotocols!r}]")
-    if not isinstance(path, str) or not path.startswith(("/", "?", "http://", "https://")):
+    if subprotocols is not None and not isinstance(subprotocols, Iterable):
+        raise TypeError(f"subprotocols is a list of names, such as ['chat'], not {subprotocols!r}")
+    offered = list(subprotocols or ())
+    if not all(isinstance(name, str) for name in offered):
+        raise TypeError(f"subprotocols is a list of names, such as ['chat'], not {offered!r}")
+    if not isinstance(path, str) or not path.startswith(("/", "?", *_SCHEMES)):
         raise ValueError(f"path begins with '/', as in '/chat?room=1', not {path!r}")
     config = check_options(timeout, config)
     given = Headers(header_pairs(headers))
-    handshake = _Handshake(app, path, given, list(subprotocols or ()), timeout, config)
+    handshake = _Handshake(app, path, given, offered, timeout, config)
     is_open = False
     try:
         response = handshake.through(client)
@@ -128,7 +135,7 @@ def connect(
 
 
 class _Handshake:
-    """A WSGI application in place of the one under test, for a test client to call."""
+    """A WSGI application for a test client to call, in place of the one under test."""
 
     def __init__(
         self,
@@ -144,13 +151,19 @@ class _Handshake:
         self._app = app
         self._face: Any = app
         self._path = path
+        self._origin = ""
+        for prefix, scheme in _SCHEMES.items():
+            if path.startswith(prefix):
+                target = urlsplit(path)
+                self._origin = f"{scheme}://{target.netloc}"
+                self._path = urlunsplit(("", "", target.path or "/", target.query, ""))
         self._headers = headers
         self._subprotocols = subprotocols
         self._config = config
         self._limits = client_config(config)
 
     def __getattr__(self, name: str) -> Any:
-        # A client of Flask's looks for its settings.
+        # Flask's client reads the application's settings.
         return getattr(self.__dict__["_face"], name)
 
     def through(self, client: Any) -> TestResponse:
@@ -159,14 +172,16 @@ class _Handshake:
             client = frameworks.client_of(self._app)
         if client is None:
             own = Client(self, use_cookies=False)
-            return own.get(
-                self._path, headers=self._headers, base_url=f"http://{frameworks.default_host()}"
-            )
+            origin = self._origin or f"http://{frameworks.default_host()}"
+            return own.get(self._path, headers=self._headers, base_url=origin)
         if isinstance(client, Client):
             self._face = client.application
             client.application = self
             try:
-                return client.get(self._path, headers=self._headers)
+                if self._origin and not frameworks.is_flasks(client):
+                    return client.get(self._path, headers=self._headers, base_url=self._origin)
+                # Flask's takes the root of the application from its settings.
+                return client.get(self._origin + self._path, headers=self._headers)
             finally:
                 client.application = self._face
         if isinstance(getattr(client, "cookies", None), SimpleCookie):
@@ -182,11 +197,12 @@ class _Handshake:
         if cookies:
             self._headers["Cookie"] = "; ".join([*self._headers.getlist("Cookie"), cookies])
         own = Client(self, use_cookies=False)
+        defaults = dict(getattr(client, "defaults", {}))
         response = own.get(
             self._path,
             headers=self._headers,
-            base_url="http://testserver",
-            environ_base=dict(getattr(client, "defaults", {})),
+            base_url=self._origin or frameworks.origin_of(defaults),
+            environ_base=defaults,
         )
         for cookie in response.headers.getlist("Set-Cookie"):
             client.cookies.load(cookie)
@@ -195,7 +211,7 @@ class _Handshake:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         try:
             status, headers, body = self._perform(environ)
-        except Exception as error:  # not through the frames of the client
+        except Exception as error:  # must not pass through the client's frames
             self.error = error
             status, headers, body = "500 Internal Server Error", [], b""
         start_response(status, headers)
@@ -301,7 +317,7 @@ class _Handshake:
 
 
 def _parse(data: bytes, is_all: bool) -> tuple[str, list[tuple[str, str]], bytes] | None:
-    """The response in ``data``; None if more is to come."""
+    """The response in ``data``; None if it is incomplete."""
     response = http.client.HTTPResponse(_Bytes(data))  # type: ignore[arg-type]
     response.begin()
     if not is_all and response.length is None and not response.chunked:
@@ -317,7 +333,7 @@ def _parse(data: bytes, is_all: bool) -> tuple[str, list[tuple[str, str]], bytes
 
 
 class _Bytes:
-    """What http.client takes for a socket."""
+    """Acts as a socket for http.client."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

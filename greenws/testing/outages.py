@@ -1,8 +1,8 @@
-"""``outage()``: a broker that is out of reach, for a test of what an application does then.
+"""``outage()``: puts a broker out of reach, to test how an application behaves then.
 
-A broker over Redis loses its connections for real. Any other broker gets a stand-in that behaves as
-one over Redis does: members of the process hear each other, and whatever must ask the broker finds
-nothing, waits or raises ``BrokerUnavailable``.
+A broker over Redis loses its connections for real. Any other broker gets a stand-in that behaves
+like one over Redis: members of the process still receive each other's messages, and calls that must
+ask the broker find nothing, wait, or raise ``BrokerUnavailable``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import gc
 import socket as native
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gevent.event import Event
@@ -31,16 +31,17 @@ def outage(rooms: Rooms, *, max_pending: int | None = None) -> Iterator[None]:
             assert socket.receive() == "still here?"     # in this process
         assert other.receive() == "still here?"          # after the outage
 
-    Members in this process hear each other. ``history()`` is empty, ``members`` of a room that
-    nobody here is in too; a member that comes back gets its gap; ``position`` and ``disconnect()``
-    raise BrokerUnavailable; ``send(wait=True)`` and ``flush()`` wait. ``max_pending``: messages
-    that may wait for the broker until ``send()`` raises BrokerUnavailable; None for no limit.
+    Members in this process receive each other's messages. ``history()`` is empty, and so are the
+    ``members`` of a room without members here; a member that comes back gets its gap; ``position``
+    and ``disconnect()`` raise BrokerUnavailable; ``send(wait=True)`` and ``flush()`` wait.
+    ``max_pending``: messages that may wait for the broker; beyond it, ``send()`` raises
+    BrokerUnavailable. None for no limit.
 
-    With a broker over Redis, no connection of this process to any Redis works meanwhile, and
-    ``max_pending`` is the broker's own option.
+    With a broker over Redis, no connection of this process to any Redis works during the outage,
+    and ``max_pending`` is the broker's own option.
 
     Raises:
-        TypeError: ``rooms`` are none; ``max_pending`` is given for a broker over Redis.
+        TypeError: ``rooms`` is not ``Rooms``; ``max_pending`` is given for a broker over Redis.
     """
     if not isinstance(rooms, Rooms):
         raise TypeError(f"outage() takes Rooms, not {rooms!r}")
@@ -61,7 +62,7 @@ def outage(rooms: Rooms, *, max_pending: int | None = None) -> Iterator[None]:
 
 
 class _Away:
-    """A broker out of reach: what needs no more than this process is the broker's own."""
+    """A broker out of reach. Calls that concern only this process are passed to the real one."""
 
     def __init__(self, broker: Any, max_pending: int | None) -> None:
         self.over = Event()
@@ -77,6 +78,9 @@ class _Away:
             raise BrokerUnavailable(f"{self._pending} messages wait for the broker (test outage)")
         self._pending += 1
         self._broker.publish(room, data, exclude)
+
+    def receipt(self, room: str) -> Callable[[], bool]:
+        return self.flush
 
     def resume(self, room: str, since: str) -> Replay:
         return _Unknown(self._broker.resume(room, since))
@@ -98,7 +102,7 @@ class _Away:
 
 
 class _Unknown(Replay):
-    """What a member has missed, where nobody can be asked."""
+    """The replay of a member during an outage: a gap."""
 
     def __init__(self, replay: Replay) -> None:
         self._replay = replay

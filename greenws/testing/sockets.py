@@ -1,7 +1,7 @@
-"""``TestSocket``: a WebSocket in the hands of a test, whose waits are bounded and can explain
-themselves. ``Run`` is what there is at its other end.
+"""``TestSocket``: the end of a connection that a test uses. Its waits are bounded, and their errors
+explain what both sides do. ``Run`` has the other end.
 
-The hub runs while the test waits: nobody else runs it.
+The hub runs only while the test waits.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import socket as native
 import sys
+import warnings
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
+from weakref import WeakSet
 
 import gevent
 
@@ -23,7 +25,7 @@ from ..opcodes import OpcodeType
 from ..waiting import no_sessions
 from ..websocket import NO_TIMEOUT, Message, WebSocket
 from . import timers
-from .standing import caller, standing_of, without_machinery
+from .standing import caller, place_of, standing_of, without_machinery
 from .timers import ClockLoop, RealTimeout
 
 __all__ = [
@@ -39,8 +41,9 @@ __all__ = [
 
 _EXPIRED = object()
 _UNSET: Any = object()
-_SMALLEST = 1  # byte that a send buffer is set to hold; the kernel takes a few KiB at least
-_MAX_UNREAD = 16 << 20  # bytes that are taken before the test reads again
+_SMALLEST = 1  # bytes of a send buffer; the kernel makes it a few KiB
+_MAX_SHOWN = 5  # greenlets of a handler
+_MAX_UNREAD = 16 << 20  # bytes to receive before the test reads again
 
 open_runs: dict[int, Run] = {}
 """The runs that have not ended, by their number, in the order in which they began."""
@@ -49,10 +52,10 @@ _numbers = iter(range(1, 1 << 62))
 
 
 class Run:
-    """What a test has opened: its own end, and whatever is at the other.
+    """A connection of a test: its own end, and what runs at the other.
 
-    ``greenlet`` runs the application; None for a :func:`pair`. ``errors``: what escaped it, each
-    with the traceback that it had then. ``peer``: the WebSocket at the other end, once it is open.
+    ``greenlet`` runs the application; None for a :func:`pair`. ``errors``: exceptions that escaped
+    it, each with its traceback at that time. ``peer``: the WebSocket at the other end, once open.
     """
 
     def __init__(self, what: str, timeout: float | None) -> None:
@@ -63,11 +66,15 @@ class Run:
         self.socket: TestSocket | None = None
         self.peer: WebSocket | None = None
         self.errors: list[tuple[BaseException, TracebackType | None]] = []
+        self.helpers: WeakSet[Any] = WeakSet()
+        """The greenlets that the handler has started, and these."""
+        self.helper_errors: list[tuple[Exception, Any]] = []
+        """The exceptions that escaped greenlets of the handler, each with its traceback then."""
         self.server: Any = None
         self.extra: dict[str, Any] = {}
-        """What the test client has put into the environ."""
+        """The keys that the test client added to the environ."""
         self.in_vain_wait = ""
-        """What a read that returned nothing in time has to say, until the next one."""
+        """The explanation of a read that timed out, until the next read."""
         self.is_propagated = False
         """Whether an error was answered by nobody but greenws."""
         self.is_over = False
@@ -84,24 +91,40 @@ class Run:
 
     @property
     def is_left_open(self) -> bool:
-        """Whether a test that ends now leaves something behind: not with a pair, which hurts
-        nobody, nor where both ends are over, as after ``cut()``, and no error waits to be seen."""
+        """Whether a test that ends now leaves something open. A pair does not count, as it does no
+        harm; neither does a connection whose ends are both closed, as after ``cut()``, unless it
+        has an error."""
         if self.greenlet is None:
             return False
         return not (self.is_ending and self.greenlet.dead) or bool(
             self.errors and not self._is_raised
         )
 
-    # -- what escapes the application
+    # -- exceptions of the application
 
     def take(self, error: BaseException, traceback: TracebackType | None = None) -> None:
-        """Keeps an error for the test. Nobody misses a greenlet that was killed."""
+        """Keeps an error for the test; a GreenletExit does not count."""
         is_known = any(known is error for known, _ in self.errors)
         if not is_known and not isinstance(error, gevent.GreenletExit):
             self.errors.append((error, without_machinery(traceback or error.__traceback__)))
 
+    def take_of_helper(self, error: Exception) -> None:
+        """Keeps what escaped a greenlet that the handler has started, for a warning."""
+        if not any(known is error for known, _ in self.helper_errors):
+            self.helper_errors.append((error, error.__traceback__))
+
+    def warn(self) -> None:
+        """Warns of errors of greenlets, except those that get() raised again in the handler, which
+        gave them another traceback."""
+        for error, traceback in self.helper_errors:
+            if error.__traceback__ is traceback:
+                raised = _describe_error(error, traceback)
+                text = f"a greenlet of the handler of {self.what} raised {raised}"
+                warnings.warn(text, RuntimeWarning, stacklevel=2)
+        self.helper_errors.clear()
+
     def raise_error(self) -> None:
-        """Raises what escaped the application, once."""
+        """Raises the exception that escaped the application, once."""
         __tracebackhide__ = True
         if self.errors and not self._is_raised:
             self._is_raised = True
@@ -114,11 +137,20 @@ class Run:
     # -- explaining
 
     def describe(self) -> str:
-        """Where each side stands, in a few lines."""
+        """Describes what each side does, in a few lines."""
         lines = []
         if self.greenlet is not None:
             raised = f", having raised {self.errors[0][0]!r}" if self.errors else ""
             lines.append(f"  handler: {standing_of(self.greenlet)}{raised}")
+            waiting = [helper for helper in list(self.helpers) if not helper.dead]
+            waiting.sort(key=lambda helper: helper.minimal_ident)
+            for helper in waiting[:_MAX_SHOWN]:
+                lines.append(f"  a greenlet of the handler: {standing_of(helper)}")
+            if len(waiting) > _MAX_SHOWN:
+                lines.append(f"  {len(waiting) - _MAX_SHOWN} more greenlets of the handler")
+            for error, traceback in self.helper_errors:
+                raised = _describe_error(error, traceback)
+                lines.append(f"  a greenlet of the handler: raised {raised}")
         elif self.peer is not None:
             lines.append(f"  {self.what}: {standing_of(self.peer._transport.greenlet)}")
         for name, socket in (("handler", self.peer), ("test", self.socket)):
@@ -131,6 +163,8 @@ class Run:
         loop = self._hub.loop
         if isinstance(loop, ClockLoop) and loop.clock is not None:
             lines.append("  time stands still: testing.clock() moves it by advance(seconds)")
+        elif timers.is_frozen():
+            lines.append("  time.monotonic() was replaced (by freezegun?), so timeouts may not end")
         return "\n".join(lines)
 
     def in_vain(self, what: str) -> TimeoutError:
@@ -139,8 +173,8 @@ class Run:
     # -- the end
 
     def end(self, error: BaseException | None = None) -> None:
-        """Ends the connection, waits for the application, and raises what escaped it. ``error``:
-        what the test itself raises.
+        """Ends the connection, waits for the application, and raises an exception that escaped it.
+        ``error``: what the test itself raises.
 
         Raises:
             TimeoutError: the application does not end within ``timeout``.
@@ -160,14 +194,17 @@ class Run:
             if self.in_vain_wait:
                 _add_note(error, self.in_vain_wait)
             if problem is not None:
-                _add_note(error, f"the session {self.what} did not end well either: {problem!r}")
+                is_raised = any(problem is raised for raised, _ in self.errors)
+                text = f"the session {self.what} raised {problem!r}" if is_raised else str(problem)
+                _add_note(error, text)
             return
         self.raise_error()
         if problem is not None:
             raise problem
+        self.warn()
 
     def _end(self) -> BaseException | None:
-        """Ends both sides; returns what went wrong with that."""
+        """Ends both sides; returns an error if that failed."""
         limit = RealTimeout(self.timeout)
         try:
             if self.socket is not None:
@@ -189,7 +226,7 @@ class Run:
         return self.errors[0][0] if self.errors else None
 
     def abort(self) -> None:
-        """Ends everything without asking anybody."""
+        """Ends both sides without a closing handshake."""
         self._finish()
 
     def _finish(self) -> None:
@@ -220,15 +257,20 @@ class Run:
         return self.peer if socket is self.socket else self.socket
 
 
+def _describe_error(error: Exception, traceback: Any) -> str:
+    place = place_of(traceback)
+    return f"{error!r} at {place}" if place else repr(error)
+
+
 def _add_note(error: BaseException, note: str) -> None:
     if sys.version_info >= (3, 11):
         error.add_note(note)
-    elif isinstance(error, AssertionError):  # whose text is all that pytest shows of it
+    elif isinstance(error, AssertionError):  # pytest shows only its text
         error.args = ("\n".join([*map(str, error.args), note]),)
 
 
 class WatchedTransport(Transport):
-    """A transport whose socket is read even while nobody waits for its input: pings and Close are
+    """A transport whose socket is read even while the test does not read: pings and Close are
     answered at once, as by a browser. Messages are kept for the next read."""
 
     def __init__(self, sock: Any, hub: Any, high_water: int | None) -> None:
@@ -250,7 +292,7 @@ class WatchedTransport(Transport):
     def _on_input(self) -> None:
         assert self.owner is not None
         before = self.received
-        if self.owner._poll_unread():  # it has taken its time, and there is more
+        if self.owner._poll_unread():  # it took its time, and there is more
             self.hub.loop.run_callback(self._on_input)
         # At the end of the stream the socket stays readable.
         elif self.received == before or before - self._unread > _MAX_UNREAD:
@@ -262,11 +304,11 @@ class WatchedTransport(Transport):
 
 
 class TestSocket(WebSocket):
-    """A :class:`greenws.WebSocket` in the hands of a test, from ``connect()`` or ``pair()``.
+    """A :class:`greenws.WebSocket` for tests, from ``connect()`` or ``pair()``.
 
-    All its calls are there, with the same meaning, but for time: none waits longer than the
+    It has the same methods, with the same meaning, except for time: none waits longer than the
     ``timeout`` of the connection (in real time, whatever a :func:`greenws.testing.clock` says), and
-    what runs out of it has both sides in its message. ``receive(timeout=0)`` lets everybody run
+    the error of a timeout describes both sides. ``receive(timeout=0)`` lets all greenlets run
     first, so that it raises TimeoutError only if nothing was sent.
     """
 
@@ -280,13 +322,13 @@ class TestSocket(WebSocket):
     def _open(
         cls, run: Run, transport: WatchedTransport, limits: Config, **options: Any
     ) -> TestSocket:
-        """The end of ``run`` over ``transport``."""
+        """The test's end of ``run``, over ``transport``."""
         socket = cls(transport, limits, **options)
         socket._run = run
         socket._watched = transport
         start_pulse(socket, transport.hub, limits)
         transport.start(socket)
-        socket._poll_unread()  # what came with the handshake
+        socket._poll_unread()  # frames that arrived with the handshake
         return socket
 
     # -- reading
@@ -382,7 +424,7 @@ class TestSocket(WebSocket):
             raise RuntimeError("this socket is stalled: call resume() before it reads again")
         self._watched.pause()
         reader = gevent.getcurrent()
-        # A test that has an application waits for it, and holds what it likes meanwhile.
+        # A test that waits for its application may hold resources: before_wait() is not for it.
         if self._run.greenlet is not None:
             no_sessions.add(reader)
         try:
@@ -435,9 +477,9 @@ class TestSocket(WebSocket):
     # -- a client that behaves badly
 
     def stall(self) -> None:
-        """From now on nothing is read: what the other side sends piles up at its end as soon as
-        the kernel's buffer is full, which is made as small as it can be (a few KiB). Pings are not
-        answered. Until ``resume()``, reads raise RuntimeError."""
+        """Stops reading. What the other side sends stays in its outbox as soon as the kernel's
+        buffer is full, which is made as small as possible (a few KiB). Pings are not answered.
+        Until ``resume()``, reads raise RuntimeError."""
         if self._transport.closed:
             return
         self.is_stalled = True
@@ -456,7 +498,7 @@ class TestSocket(WebSocket):
             self._watched.start(self)
 
     def cut(self) -> None:
-        """Loses the connection: no Close, 1006 at both ends. Lets everybody run."""
+        """Loses the connection: no Close, 1006 at both ends. Lets all greenlets run."""
         self.is_stalled = False
         self._mark_lost("cut by the test")
         self._settle()
@@ -464,8 +506,8 @@ class TestSocket(WebSocket):
     # -- closing
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """As :meth:`greenws.WebSocket.close`. Then lets everybody run; if the handler has ended by
-        then, what escaped it is raised here.
+        """Like :meth:`greenws.WebSocket.close`. Then lets all greenlets run; if the handler has
+        ended by then, an exception that escaped it is raised here.
 
         Raises:
             TimeoutError: the other side does not close.
@@ -504,7 +546,7 @@ class TestSocket(WebSocket):
 
 
 class Pair(tuple[TestSocket, TestSocket]):
-    """``(server, client)``, from :func:`pair`. As a context manager it closes both at the end."""
+    """``(server, client)``, from :func:`pair`. As a context manager, it closes both at the end."""
 
     __slots__ = ()
 
@@ -516,7 +558,7 @@ class Pair(tuple[TestSocket, TestSocket]):
 
 
 def client_config(config: Config) -> Config:
-    """The limits of a test's end: only the test itself ends its connection."""
+    """The config of a test's end: no limit of its own ends the connection."""
     return config.replace(
         max_message_size=None,
         max_fragments=None,
@@ -557,7 +599,7 @@ def pair(*, timeout: float | None = 5.0, config: Config | None = None) -> Pair:
     Waits of either end are bounded by ``timeout``. ``config`` has the limits of the server's end.
 
     Raises:
-        TypeError: ``config`` is no :class:`greenws.Config`.
+        TypeError: ``config`` is not a :class:`greenws.Config`.
     """
     config = check_options(timeout, config)
     run = Run("the other end", timeout)

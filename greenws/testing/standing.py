@@ -1,4 +1,4 @@
-"""Where a greenlet stands: the line of the application that it executes or waits in."""
+"""Finds where a greenlet is: the line of the application that it executes or waits in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sysconfig
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["caller", "standing_of", "without_machinery"]
+__all__ = ["caller", "place_of", "standing_of", "without_machinery"]
 
 _MACHINERY = {"greenws", "gevent", "geventwebsocket"}
 _LIBRARIES = tuple(
@@ -18,7 +18,7 @@ _LIBRARIES = tuple(
 
 
 def standing_of(greenlet: Any) -> str:
-    """One line about what ``greenlet`` is at, with file, line number and function."""
+    """One line about where ``greenlet`` is, with file, line number and function."""
     if greenlet is None:
         return "nobody waits for it"
     if greenlet.dead:
@@ -27,14 +27,31 @@ def standing_of(greenlet: Any) -> str:
     if frame is None:
         return "waits in compiled code" if greenlet else "has not run yet"
     frame = _line_of_application(frame)
+    return f"waits at {_place(frame, frame.f_lineno)}"
+
+
+def place_of(traceback: TracebackType | None) -> str:
+    """The innermost line of the application in ``traceback``; empty if there is none."""
+    place = ""
+    entry = traceback
+    while entry is not None:
+        if not _is_machinery(entry.tb_frame) and not (
+            place and entry.tb_frame.f_code.co_filename.startswith(_LIBRARIES)
+        ):
+            place = _place(entry.tb_frame, entry.tb_lineno)
+        entry = entry.tb_next
+    return place
+
+
+def _place(frame: FrameType, line: int) -> str:
     code = frame.f_code
-    source = linecache.getline(code.co_filename, frame.f_lineno).strip()
-    place = f"{code.co_filename}:{frame.f_lineno} in {code.co_name}"
-    return f"waits at {place}: {source}" if source else f"waits at {place}"
+    source = linecache.getline(code.co_filename, line).strip()
+    place = f"{code.co_filename}:{line} in {code.co_name}"
+    return f"{place}: {source}" if source else place
 
 
 def without_machinery(traceback: TracebackType | None) -> TracebackType | None:
-    """``traceback`` from the first frame on that is not greenws's or gevent's."""
+    """``traceback`` from the first frame that is not greenws's or gevent's."""
     entry = traceback
     while entry is not None:
         if not _is_machinery(entry.tb_frame):
@@ -52,7 +69,7 @@ def caller() -> str:
 
 
 def _line_of_application(innermost: FrameType) -> FrameType:
-    """The innermost frame that is not a library's; else the innermost that is not ours."""
+    """The innermost frame that is not a library's; if there is none, the innermost not of ours."""
     fallback = None
     frame: FrameType | None = innermost
     while frame is not None:

@@ -1,11 +1,11 @@
 """Time under the control of a test.
 
-While a test has connections or a clock, its hub has a ``ClockLoop`` in place of the loop: the same
-loop, but for timers. These are the loop's own until a clock stops time. Then they are kept in order
-of their time, and fire when the clock is advanced: keepalive, timeouts, ``gevent.sleep`` and
-whatever else uses gevent's timers. ``time.time`` and ``time.monotonic`` follow the clock too.
+While a test has connections or a clock, its hub has a ``ClockLoop`` in place of its loop: the same
+loop, with other timers. These are the loop's own until a clock stops time. Then they are kept in
+the order of their time, and fire when the clock is advanced: keepalive, timeouts, ``gevent.sleep``
+and all other users of gevent's timers. ``time.time`` and ``time.monotonic`` follow the clock too.
 
-What bounds the waits of a test, ``RealTimeout``, is of the loop itself, and of real time.
+``RealTimeout``, which bounds the waits of a test, uses the real loop, and real time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable
+from types import BuiltinFunctionType
 from typing import Any
 
 import gevent
@@ -26,6 +27,7 @@ __all__ = [
     "RealTimeout",
     "clock",
     "hold",
+    "is_frozen",
     "move_time",
     "release",
     "running",
@@ -33,7 +35,6 @@ __all__ = [
 ]
 
 _TIMES = ("time", "monotonic", "time_ns", "monotonic_ns")
-_REAL_TIMES = {name: getattr(time, name) for name in _TIMES}
 
 _EPSILON = 1e-6  # seconds; a time that was added up in several steps is a little more or less
 _LONGEST_ROUND = 0.5  # seconds
@@ -42,7 +43,7 @@ _LONGEST = 3600.0  # seconds for which a clock goes on by itself
 running: list[Clock] = []
 """The clock that stops time, if there is one."""
 
-_ROUNDS = 2  # what the first one leaves in the kernel is taken in the second
+_ROUNDS = 2  # the second receives what the first has sent through the kernel
 
 
 class ClockLoop:
@@ -55,7 +56,7 @@ class ClockLoop:
         values["had_clock"] = False
         values["active"] = set()  # timers
         values["holders"] = 0
-        # What is used all the time is found without a detour.
+        # Frequently used, so found without __getattr__.
         values["run_callback"] = real.run_callback
         values["io"] = real.io
 
@@ -72,7 +73,7 @@ class ClockLoop:
         self, after: float, repeat: float = 0.0, ref: bool = True, priority: int | None = None
     ) -> Any:
         shortest = 0.0 if self.real.iteration >= 0 else 0.001  # libuv; see hub/turns.py
-        if after <= shortest and not repeat:  # a turn, not a time
+        if after <= shortest and not repeat:  # the end of a turn, not a delay
             return self.real.timer(after, repeat, ref, priority)
         return _Timer(self, after, repeat, ref, priority)
 
@@ -135,12 +136,12 @@ class _Timer:
 
     @property
     def is_ticker(self) -> bool:
-        """Whether it only counts, so that nothing needs to run after it."""
+        """Whether it only counts ticks, so that nothing needs to run after it."""
         return bool(self._repeat) and not self.ref
 
     def is_of(self, greenlet: Any) -> bool:
-        """Whether ``greenlet`` waits for it. The test itself waits in real time: if it holds the
-        clock and sleeps, nobody moves the time."""
+        """Whether ``greenlet`` waits for it. The test itself waits in real time: while it sleeps,
+        it cannot advance its clock."""
         return self._waiting is not None and self._waiting is greenlet
 
     def _schedule(self, after: float) -> None:
@@ -156,13 +157,13 @@ class _Timer:
         self._watcher.start(self.fire)
 
     def freeze(self) -> None:
-        """The clock has stopped."""
+        """Called when the clock stops."""
         if self._watcher is not None:
             self._watcher.close()
             self._watcher = None
 
     def thaw(self, now: float) -> None:
-        """Time goes on; it was ``now`` by the clock."""
+        """Called when time goes on; the clock's time was ``now``."""
         after = self.due - now
         self.due = time.monotonic() + after
         self._watch(after)
@@ -182,10 +183,15 @@ class _Timer:
         callback(*args)
 
 
+def is_frozen() -> bool:
+    """Whether something else than a clock has replaced Python's time, such as freezegun."""
+    return not running and not isinstance(time.monotonic, BuiltinFunctionType)
+
+
 def hold(hub: Any) -> ClockLoop:
     """Gives ``hub`` a :class:`ClockLoop` until as many calls of :func:`release`."""
     if not isinstance(hub.loop, ClockLoop):
-        # polling.py goes by the module of the loop's type.
+        # polling.py looks at the module of the loop's type.
         kind = type("loop", (ClockLoop,), {"__module__": type(hub.loop).__module__})
         hub.loop = kind(hub.loop)
     loop: ClockLoop = hub.loop
@@ -203,13 +209,13 @@ def release(hub: Any) -> None:
 
 
 def settle() -> None:
-    """Lets everything run that can, in this thread, until all wait for time or for a peer."""
+    """Lets the greenlets of this thread run until all wait for time or for a peer."""
     for _ in range(_ROUNDS):
         _idle()
 
 
 def _idle() -> None:
-    """Waits until nothing is left to run; not for ever, if somebody never waits."""
+    """Waits until no greenlet can run; with a limit, since one may never wait."""
     hub = gevent.get_hub()
     loop: Any = hub.loop.real if isinstance(hub.loop, ClockLoop) else hub.loop
     waiter: Any = Waiter(hub)
@@ -223,8 +229,8 @@ class RealTimeout(BaseException):
     """Thrown into the greenlet that made it after ``seconds`` of real time, unless closed before.
     None means never.
 
-    Time alone is not enough, on a machine that is busy: there must be nothing left to run, too, or
-    as much time must have passed once more.
+    On a busy machine, time alone does not show a timeout: there must also be no greenlet that can
+    run, or the time must have passed once more.
     """
 
     def __init__(self, seconds: float | None) -> None:
@@ -265,6 +271,8 @@ class Clock:
         self._began = 0.0
         self._began_ns = 0
         self._elapsed = 0.0
+        self._replaced: dict[str, Any] = {}
+        """The functions of ``time``: another library's (freezegun's), if that came first."""
         self._queue: list[tuple[float, int, _Timer]] = []
         self._numbers = itertools.count()
 
@@ -274,8 +282,8 @@ class Clock:
         return round(self._elapsed, 6)  # see _EPSILON
 
     def advance(self, seconds: float) -> None:
-        """Moves time by ``seconds``. Whatever is due is done in its order, and whoever can run
-        runs, each time before the clock goes on, until all wait again. Clients that the test does
+        """Moves time by ``seconds``. Timers fire in the order of their time, and each time all
+        greenlets run until they wait again, before the clock goes on. Clients that the test does
         not stall answer pings.
 
         Raises:
@@ -292,7 +300,7 @@ class Clock:
         settle()
 
     def advance_until(self, is_done: Callable[[], bool]) -> None:
-        """Moves time as far as it takes, but no further than an hour."""
+        """Moves time until ``is_done()``, but no further than an hour."""
         self._run(self._elapsed + _LONGEST, is_done)
 
     def _run(self, end: float, is_done: Callable[[], bool]) -> None:
@@ -303,7 +311,7 @@ class Clock:
                 break
             self._elapsed = max(self._elapsed, due - self._began)
             timers = self._take(due)
-            if all(timer.is_ticker for timer in timers):  # many, and nobody waits for one
+            if all(timer.is_ticker for timer in timers):  # no greenlet waits for one of these
                 for timer in timers:
                     timer.fire()
                 continue
@@ -312,11 +320,11 @@ class Clock:
             settle()
 
     def _add(self, timer: _Timer) -> None:
-        timer.number = next(self._numbers)  # an earlier entry of it counts no more
+        timer.number = next(self._numbers)  # an earlier entry for it is void
         heapq.heappush(self._queue, (timer.due, timer.number, timer))
 
     def _next(self) -> float | None:
-        """When the first timer is due."""
+        """The time of the first timer."""
         queue = self._queue
         while queue and not self._is_current(queue[0]):
             heapq.heappop(queue)
@@ -335,7 +343,7 @@ class Clock:
         return timers
 
     def __enter__(self) -> Clock:
-        if time.monotonic is not _REAL_TIMES["monotonic"]:
+        if running:
             raise RuntimeError("time is under the control of another clock")
         running.append(self)
         self.owner = getcurrent()
@@ -350,6 +358,7 @@ class Clock:
             "time": lambda: wall + self._elapsed,
             "time_ns": lambda: wall_ns + int(self._elapsed * 1e9),
         }
+        self._replaced = {name: getattr(time, name) for name in _TIMES}
         for name, fake in fakes.items():
             setattr(time, name, fake)
         self._loop.clock = self
@@ -364,8 +373,8 @@ class Clock:
             return
         running.remove(self)
         now = time.monotonic()
-        for name, real in _REAL_TIMES.items():
-            setattr(time, name, real)
+        for name, function in self._replaced.items():
+            setattr(time, name, function)
         loop = self._loop
         loop.clock = None
         loop.had_clock = True
@@ -379,21 +388,21 @@ class Clock:
 
 
 def move_time(hub: Any, is_done: Callable[[], bool]) -> None:
-    """Moves time until ``is_done()``, if a test of ``hub`` has it under control, or had it while
-    what it has opened there was open: it would take as long as the clock was to be advanced."""
+    """Moves time until ``is_done()``, if a clock controls the time of ``hub``, or did while a
+    connection there was open: in real time, that would take too long."""
     loop = hub.loop
     if not isinstance(loop, ClockLoop) or is_done():
         return
     if loop.clock is not None:
         if getcurrent() is loop.clock.owner:
             loop.clock.advance_until(is_done)
-    elif loop.had_clock and time.monotonic is _REAL_TIMES["monotonic"]:
+    elif loop.had_clock and not running:
         with Clock() as clock:
             clock.advance_until(is_done)
 
 
 def clock() -> Clock:
-    """``with testing.clock() as clock:`` time stands still, but for ``clock.advance(seconds)``::
+    """In ``with testing.clock() as clock:``, time stands still except in ``clock.advance()``::
 
         with testing.clock() as clock, testing.connect(app, "/feed") as socket:
             clock.advance(30)                     # at once

@@ -90,7 +90,7 @@ def test_pings_are_timed(url, call):
     assert errors.startswith("ping: ") and errors.endswith(" ms\n")
 
 
-def test_it_waits_for_late_messages_and_tells_of_an_abnormal_close(url, call):
+def test_it_waits_for_late_messages_and_reports_an_abnormal_close(url, call):
     code, output, errors = call(f"{url}/late", "--wait", "inf", data=b"x")
     assert (code, output) == (1, b"x\n")
     assert errors == "greenws connect: connection closed: 4000 (application code) enough\n"
@@ -138,6 +138,18 @@ def closing(connection):
     connection.accept()
     connection.send(close_frame(1008, b"\x1b]0;owned", mask=None))
     connection.hold()
+
+
+def test_a_server_that_compresses_with_takeover_as_tornado(call):
+    def compressing(connection):
+        connection.accept("Sec-WebSocket-Extensions: permessage-deflate")
+        connection.send(frame(TEXT, b"\xf2\x48\xcd\xc9\xc9\x07\x00", rsv=4, mask=None))
+        connection.send(frame(TEXT, b"\xf2\x00\x11\x00\x00", rsv=4, mask=None))
+        connection.send(close_frame(1000, mask=None))
+        connection.hold()
+
+    with raw_server(compressing) as server:
+        assert call(server.url, "--wait", "inf") == (0, b"Hello\nHello\n", "")
 
 
 def test_a_server_of_tls(serve, certificates, call, tmp_path):

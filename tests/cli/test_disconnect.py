@@ -74,13 +74,13 @@ def test_members_are_closed_after_what_was_sent_before(worker, disconnect):
         ([], "ROOM"),
     ],
 )
-def test_wrong_arguments_are_told_with_the_usage(disconnect, capsys, arguments, error):
+def test_wrong_arguments_are_reported_with_the_usage(disconnect, capsys, arguments, error):
     assert disconnect(*arguments) == 2
     text = capsys.readouterr().err
     assert text.startswith("usage: python -m greenws disconnect") and error in text
 
 
-def test_a_redis_that_is_down_is_told_in_one_line(disconnect, capsys):
+def test_a_redis_that_is_down_is_reported_in_one_line(disconnect, capsys):
     assert disconnect("r", "--timeout", "0.2", url="redis://127.0.0.1:1") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("greenws disconnect: Redis is out of reach: ")

@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from gevent import monkey
@@ -208,6 +209,13 @@ def test_an_application_is_loaded_as_gunicorn_does(program, capsys, source, name
         ("1/0", "cannot be loaded: ZeroDivisionError: division by zero", ""),
         ("import nothing_of_the_kind", "ModuleNotFoundError: No module named 'nothing_of", ""),
         ("other = 1", "ImportError: the module 'patient", ""),
+        (
+            "import flask\nfrom flask import request\nsite = flask.Flask('x')\n"
+            "def create_app(config=None): return site",
+            "has no 'app'",
+            ":site' or doctor 'patient",
+        ),
+        ("from greenws import Routes\nclass app2(Routes): pass\nr = app2()", "no 'app'", ":r'"),
         ("app = 'x'", "TypeError", ""),
         ("class app:\n async def __call__(self, scope, receive, send): pass\napp = app()",
          "a2wsgi.ASGIMiddleware", ""),
@@ -218,6 +226,13 @@ def test_an_application_is_loaded_as_gunicorn_does(program, capsys, source, name
             "if __name__ == '__main__':",
         ),
         ("import flask\napp = flask.Flask('x')\napp.run()", "serves while", "__main__"),
+        (
+            "import functools\nfrom greenws import Routes\napp = Routes()\n"
+            "def login_required(f): return functools.wraps(f)(lambda *a, **k: f(*a, **k))\n"
+            "@login_required\n@app.websocket('/')\ndef chat(request, socket): pass",
+            "@login_required is above @routes.websocket",
+            "on top",
+        ),
     ],
 )  # fmt: skip
 def test_an_application_that_cannot_be_loaded_is_a_problem(program, capsys, source, shown, advice):
@@ -234,11 +249,35 @@ def test_a_module_that_is_not_there_says_where_it_was_looked_for(tmp_path, capsy
     assert f"there is no module 'nowhere_at_all' in {tmp_path}" in line(lines, "PROBLEM")
 
 
+def test_a_file_in_place_of_a_module_says_how_it_is_named(tmp_path, capsys):
+    (tmp_path / "patient_file.py").write_text("app = 1")
+    for name, advice in (
+        ("patient_file.py", "doctor 'patient_file:NAME'"),
+        ("./patient_file.py:app", "doctor 'patient_file:app'"),
+        ("web/patient_file.py:app", "doctor 'web.patient_file:app'"),
+        ("web/patient_file.py:make()", "doctor 'web.patient_file:make()'"),
+        ("../x/web/patient_file.py", "doctor 'patient_file:NAME' --chdir ../x/web"),
+        ("/my x/patient_file.py:app", "doctor 'patient_file:app' --chdir '/my x'"),
+    ):
+        code, lines = examine(["doctor", "--chdir", str(tmp_path), name], capsys)
+        assert code == 1
+        problem = line(lines, "PROBLEM")
+        assert "is a file, and not the name of a module" in problem
+        assert problem.endswith(f"-> {advice}")
+
+
 def test_an_unpatched_framework_says_what_to_do(program, capsys):
     assert not monkey.is_module_patched("socket")
     _, lines = examine(program("import flask; app = flask.Flask('x')"), capsys)
     found = line(lines, "monkey-patched")
     assert found.startswith("note") and "Flask" in found and "monkey.patch_all()" in found
+
+
+def test_a_driver_that_blocks_is_noted(program, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg2", ModuleType("psycopg2"))
+    code, lines = examine(program("import flask, psycopg2\napp = flask.Flask('x')"), capsys)
+    assert code == 0
+    assert "psycogreen" in line(lines, "psycopg2: blocks all sessions of a process")
 
 
 def test_rooms_over_redis_need_patching_and_it_patches_on_demand(tmp_path):

@@ -89,8 +89,8 @@ def test_a_type_makes_objects(server, send):
     ("arguments", "data", "error"),
     [
         (["--json"], b"1\nno\n", "line 2 is not JSON: 'no': .*; 1 sent before it"),
-        (["--json", "NaN"], b"", "MESSAGE is not JSON: 'NaN': no number is NaN"),
-        (["--json", "--type", "t", "[1]"], b"", "MESSAGE is no JSON object"),
+        (["--json", "NaN"], b"", "MESSAGE is not JSON: 'NaN': NaN is not a number in JSON"),
+        (["--json", "--type", "t", "[1]"], b"", "MESSAGE is not a JSON object"),
         ([], b"1\n2\n\xff\n", "line 3 is not UTF-8; --binary .*; 2 sent before it"),
     ],
 )
@@ -105,24 +105,24 @@ def test_bad_input_ends_it_with_one_line(send, capsys, arguments, data, error):
     ("arguments", "error"),
     [
         (["--binary", "--json", "x"], "not allowed with"),
-        (["--binary", "--type", "t", "x"], "not --binary"),
+        (["--binary", "--type", "t", "x"], "cannot be combined with --binary"),
         (["--timeout", "0", "x"], "timeout must be"),
         (["--timeout", "soon", "x"], "invalid float value"),
         (["--history", "0", "x"], "history must be"),
     ],
 )
-def test_wrong_arguments_are_told_with_the_usage(send, capsys, arguments, error):
+def test_wrong_arguments_are_reported_with_the_usage(send, capsys, arguments, error):
     assert send(*arguments) == 2
     text = capsys.readouterr().err
     assert text.startswith("usage: python -m greenws send") and error in text
 
 
-def test_a_url_that_is_none_is_told(send, capsys):
+def test_a_url_that_is_none_is_reported(send, capsys):
     assert send("x", url="http://localhost") == 2
     assert "redis://" in capsys.readouterr().err
 
 
-def test_a_redis_that_is_down_is_told_in_one_line(send, capsys):
+def test_a_redis_that_is_down_is_reported_in_one_line(send, capsys):
     assert send("--timeout", "0.2", "x", url="redis://127.0.0.1:1") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("greenws send: Redis is out of reach: ")

@@ -94,7 +94,7 @@ def test_nobody_at_any_address_is_one_error_that_names_them_all(names):
     assert "h (127.0.0.1)" in str(caught.value) and "h (127.0.0.2)" in str(caught.value)
 
 
-def test_a_name_that_nobody_knows_is_an_oserror():
+def test_an_unknown_name_is_an_oserror():
     with pytest.raises(socket.gaierror, match=r"cannot resolve nobody\.invalid"):
         connect("ws://nobody.invalid/")
 
@@ -235,7 +235,7 @@ def test_the_name_of_the_host_is_sent(certificates, names):
 def test_a_server_without_tls_is_an_oserror():
     with raw_server(lambda connection: connection.send(b"HTTP/1.1 400 Bad\r\n\r\n")) as server:
         with pytest.raises(
-            OSError, match="no TLS connection to 127.0.0.1: .*speaks no TLS on this port"
+            OSError, match="no TLS connection to 127.0.0.1: .*does not speak TLS on this port"
         ):
             connect(server.url.replace("ws://", "wss://"))
 

@@ -13,7 +13,7 @@ from greenws import Config, ConnectionClosed, HandshakeError, Routes
 from greenws.client.opening import Request
 from greenws.waiting import not_before_wait
 
-from ..support.limits import limit
+from ..support.limits import again_after_standstill, limit, pace
 from ..support.raw_server import accepted, raw_server
 from ..support.wire import CLOSE, PING, PONG, TEXT, close_frame, frame
 
@@ -57,6 +57,7 @@ def test_messages_of_every_size_come_back(url, size):
             assert socket.receive(limit()) == data
 
 
+@again_after_standstill(1.0)
 def test_a_socket_has_every_call_in_the_role_of_a_client(url):
     with connect(f"{url}/echo") as socket:
         socket.send_string_message("a", final=False)
@@ -65,7 +66,7 @@ def test_a_socket_has_every_call_in_the_role_of_a_client(url):
         socket.send_ping(b"p")
         assert socket.read_bytes_message() == (b"p", greenws.OpcodeType.PONG, True)
         socket.send_pong(b"unasked")
-        assert 0 < socket.ping(limit()) < limit()
+        assert 0 < socket.ping(limit()) < pace()
         with pytest.raises(TimeoutError):
             socket.receive(0)
         assert socket.is_connected and socket.close_code is None and socket.closed_by == ""
@@ -109,13 +110,14 @@ def test_what_is_none_is_left_out(url):
         assert socket.subprotocol is None
 
 
+@again_after_standstill(1.0)
 def test_a_client_answers_pings_and_measures_the_latency_by_itself(url):
     with connect(f"{url}/echo", config=Config(ping_interval=0.01)) as socket:
         with gevent.Timeout(limit()):
             while socket.latency is None:
                 with pytest.raises(TimeoutError):
                     socket.receive(0.01)
-        assert 0 < socket.latency < limit()
+        assert 0 < socket.latency < pace()
 
 
 def test_a_server_that_answers_no_ping_is_lost():
@@ -188,7 +190,7 @@ def test_a_subprotocol_is_chosen_of_those_that_are_offered(url):
         ({"headers": ["ab"]}, TypeError, "mapping or pairs"),
         ({"ssl_context": 3}, TypeError, "ssl_context must be.*not 3"),
         ({"subprotocols": ["a b"]}, ValueError, "'a b' is not a token"),
-        ({"subprotocols": ["a", "a"]}, ValueError, "twice"),
+        ({"subprotocols": ["a", "a"]}, ValueError, "duplicate subprotocol"),
         ({"headers": {"Upgrade": "h2c"}}, ValueError, "sets Upgrade itself"),
         ({"headers": {"sec-websocket-protocol": "a"}}, ValueError, "subprotocols="),
         ({"headers": {"X": "a\r\nY: b"}}, ValueError, "control character"),
@@ -295,7 +297,7 @@ def test_a_body_that_does_not_end_does_not_hold_the_error_up(monkeypatch):
         (b"HTTP/1.1 101 Ok\r\nUpgrade", 0, "middle"),
         (b"HTTP/1.1 101 Ok\r\n" + b"X: y\r\n" * 101 + b"\r\n", 0, "max_headers"),
         (b"HTTP/1.1 101 Ok\r\nX: " + b"y" * 40_000, 0, "max_header_size"),
-        (b"HTTP/1.1 100 Continue\r\n\r\n" * 17, 0, "16 responses"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 17, 0, "16 1xx responses"),
         (b"HTTP/1.1 200 Ok\r\nContent-Length: 2\r\n\r\nhi", 200, "status 200"),
     ],
 )
@@ -441,7 +443,7 @@ def test_a_redirect_to_another_host_takes_no_credentials_along():
     assert headers["host"] == f"127.0.0.1:{other.port}"
 
 
-def test_a_redirect_to_a_page_for_login_is_told():
+def test_a_redirect_to_a_page_for_login_is_reported():
     def serve(connection):
         connection.refuse("302 Found", "Location: /login?next=secret")
         server.handle = lambda page: page.refuse("200 OK")

@@ -6,6 +6,7 @@ import email.utils
 import re
 import ssl
 import time
+from unittest import mock
 
 import gevent
 import pytest
@@ -155,7 +156,7 @@ def test_a_refusal_that_cannot_get_better_is_raised(status):
         assert server.connections == 2
 
 
-def test_it_never_gives_up_if_told_so():
+def test_it_never_gives_up_if_give_up_says_so():
     with raw_server(Server(refuse("404 No"), refuse("404 No"), greet())) as server:
         for socket in greenws.reconnect(server.url, give_up=lambda error: False, **QUICK):
             with socket:
@@ -214,17 +215,34 @@ def test_the_url_and_the_headers_may_change():
         assert "X-Token: 4" in heads[2]
 
 
+async def in_asyncio(error, delay):
+    pass
+
+
 @pytest.mark.parametrize(
-    ("options", "error"),
+    ("options", "error", "says"),
     [
-        ({"min_delay": 0}, ValueError),
-        ({"min_delay": 2, "max_delay": 1}, ValueError),
-        ({"max_delay": "1"}, TypeError),
+        ({"min_delay": 0}, ValueError, "min_delay"),
+        ({"min_delay": 2, "max_delay": 1}, ValueError, "must not be above"),
+        ({"max_delay": "1"}, TypeError, "max_delay"),
+        ({"on_error": 3}, TypeError, r"on_error is a function \(error, delay\), not 3"),
+        ({"on_error": lambda error: 1}, TypeError, r"on_error is called with \(error, delay\)"),
+        ({"on_error": in_asyncio}, TypeError, "'async def'"),
+        ({"give_up": False}, TypeError, r"give_up is a function \(error\), not False"),
+        ({"give_up": lambda: True}, TypeError, r"give_up is called with \(error\)"),
+        ({"timeout": 3}, TypeError, "'timeout'; write open_timeout="),
+        ({"max_retries": 3}, TypeError, "'max_retries'; write give_up="),
+        ({"nothing": 3}, TypeError, r"write greenws.reconnect\('ws://host/path'\)"),
     ],
 )
-def test_an_invalid_argument_is_an_error_at_once(options, error):
-    with pytest.raises(error):
+def test_an_invalid_argument_is_an_error_at_once(options, error, says):
+    with pytest.raises(error, match=says):
         greenws.reconnect("ws://h/", **options)
+
+
+@pytest.mark.parametrize("function", [print, [].append, lambda *args: None, mock.Mock()])
+def test_any_function_that_takes_the_arguments_will_do(function):
+    greenws.reconnect("ws://h/", give_up=function).close()
 
 
 def test_an_invalid_url_is_not_tried_again():

@@ -98,7 +98,7 @@ def test_a_subprotocol_is_agreed_on(servers, name):
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_the_close_of_either_end_is_told_to_the_other(servers, name):
+def test_the_other_end_learns_of_a_close(servers, name):
     server = servers(name)
     with connect(server.url()) as socket:
         socket.send("close")

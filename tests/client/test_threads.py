@@ -6,6 +6,7 @@ import gc
 import signal
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import gevent
 import gevent.event
@@ -14,8 +15,9 @@ from gevent import subprocess
 
 import greenws
 from greenws import Routes
+from greenws.upgrade import hub_of_this_thread
 
-from ..support.limits import limit
+from ..support.limits import limit, wait_until
 from ..support.paths import PROGRAMS
 
 
@@ -36,10 +38,20 @@ def run(url, *args):
     return subprocess.run(command, capture_output=True, text=True, timeout=limit(20))
 
 
+def in_thread(function):
+    """What it returns in a thread that has no hub yet."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(function)
+        wait_until(future.done)
+        return future.result()
+
+
 def test_the_hub_of_a_thread_ends_with_it(url):
     done = run(url, "threads")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "leaked [0, 0]\nleaked [0, 0]\n"
+    *ended, outlived = done.stdout.splitlines()
+    assert ended == ["leaked [0, 0]", "leaked [0, 0]"]
+    assert outlived == "leaked [0, 0], closed 1006, the hub of its thread has ended"
 
 
 @pytest.mark.parametrize("form", ["plain", "patched"])
@@ -64,6 +76,38 @@ def test_a_thread_of_the_pool_has_a_client_of_its_own(url):
 
     answer, ident = gevent.get_hub().threadpool.apply(converse)
     assert answer == "x" and ident != threading.get_ident()
+
+
+def test_a_client_ends_with_the_session_of_a_servers_thread(url):
+    def converse():
+        with hub_of_this_thread({}):
+            socket = greenws.connect(url, proxy=None)
+        with pytest.raises(greenws.ConnectionClosed, match="the hub of its thread has ended"):
+            socket.receive(limit())
+        return socket
+
+    socket = in_thread(converse)
+    socket.close()
+    assert (socket.is_connected, socket.close_code) == (False, 1006)
+
+
+def test_a_client_that_a_greenlet_reads_ends_with_its_hub(url):
+    # Without the resolver, whose end would let the reader run.
+    url = url.replace("localhost", "127.0.0.1")
+
+    def converse():
+        with hub_of_this_thread({}):
+            socket = greenws.connect(url, proxy=None)
+            reading = gevent.spawn(socket.receive)
+            wait_until(lambda: socket._transport.greenlet is reading)
+        with pytest.raises(greenws.ConnectionClosed, match="the hub of its thread has ended"):
+            socket.receive(limit())
+        return socket, reading
+
+    socket, _ = in_thread(converse)
+    with pytest.raises(greenws.ConnectionClosed, match="the hub of its thread has ended"):
+        socket.send("x")
+    assert (socket.close_code, socket.close_reason) == (1006, "the hub of its thread has ended")
 
 
 def test_a_socket_that_was_forgotten_is_closed(serve):

@@ -25,4 +25,4 @@ def test_django(patched):
         timeout=limit(30),
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Ran 7 tests" in done.stderr
+    assert "Ran 10 tests" in done.stderr

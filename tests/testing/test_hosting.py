@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
+import gevent
 import pytest
+from gevent.event import Event
 
 from greenws import Config, ConnectionClosed, Routes, testing
 
@@ -18,7 +22,7 @@ def test_a_framework_that_swallows_what_came_after_the_upgrade():
             assert socket.receive() == "hi"
 
 
-def test_the_error_of_a_framework_that_tells_start_response():
+def test_the_error_that_a_framework_passes_to_start_response():
     def app(environ, start_response):
         environ["wsgi.websocket"].send("hi")
         try:
@@ -84,3 +88,107 @@ def test_limits_of_a_server_count_all_its_connections():
         with pytest.raises(testing.Refused) as caught:
             testing.connect(app, config=config)
     assert caught.value.status_code == 503
+
+
+def greenlet_that_raises(function, timeout=5.0):
+    """``function(socket)`` in a greenlet of the handler."""
+    routes = Routes()
+
+    @routes.websocket("/")
+    def handler(request, socket):
+        helper = gevent.spawn(function, socket)
+        for message in socket:
+            if message == "get":
+                helper.get()
+            socket.send(message)
+        helper.join()
+
+    return testing.connect(routes, "/", timeout=timeout)
+
+
+def fails(socket):
+    raise LookupError("in a greenlet")
+
+
+def test_an_error_of_a_handlers_greenlet_is_a_warning_where_the_session_ends(hub_errors):
+    with pytest.warns(RuntimeWarning, match="greenlet of the handler of /") as caught:
+        with greenlet_that_raises(fails) as socket:
+            socket.send("on")
+            assert socket.receive() == "on"
+    (warning,) = caught
+    assert "LookupError('in a greenlet')" in str(warning.message)
+    assert 'in fails: raise LookupError("in a greenlet")' in str(warning.message)
+    assert "LookupError" in hub_errors.take()  # gevent's own report
+
+
+def test_a_wait_in_vain_names_the_error_of_a_handlers_greenlet(hub_errors):
+    with pytest.warns(RuntimeWarning), greenlet_that_raises(fails, 0.05) as socket:
+        with pytest.raises(TimeoutError, match="a greenlet of the handler: raised LookupError"):
+            socket.receive()
+    assert "LookupError" in hub_errors.take()
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_a_wait_in_vain_shows_where_the_handlers_greenlets_wait(count):
+    routes = Routes()
+
+    def below():
+        release.wait()
+
+    @routes.websocket("/")
+    def app(request, socket):
+        gevent.joinall([gevent.spawn(below) for _ in range(count)])
+
+    release = Event()
+    with testing.connect(routes, "/", timeout=0.05) as socket:
+        with pytest.raises(TimeoutError) as caught:
+            socket.receive()
+        release.set()
+    text = str(caught.value)
+    assert "handler: waits at" in text and "in app: gevent.joinall" in text
+    line = "a greenlet of the handler: waits at"
+    assert text.count(line) == text.count("in below: release.wait()") == min(count, 5)
+    assert ("2 more greenlets of the handler" in text) == (count == 7)
+
+
+def test_an_error_of_a_greenlet_that_the_handler_lets_through_is_told_once(hub_errors):
+    with warnings.catch_warnings(record=True) as caught:
+        with pytest.raises(LookupError, match="in a greenlet"):
+            with greenlet_that_raises(fails) as socket:
+                socket.send("get")
+                with pytest.raises(ConnectionClosed):
+                    socket.receive()
+    assert caught == []
+    assert "LookupError" in hub_errors.take()
+
+
+@pytest.mark.parametrize("how", ["get", "joinall"])
+def test_an_error_of_a_greenlet_that_the_handler_catches_is_no_warning(hub_errors, how):
+    routes = Routes()
+
+    @routes.websocket("/")
+    def handler(request, socket):
+        greenlet = gevent.spawn(fails, socket)
+        try:
+            greenlet.get() if how == "get" else gevent.joinall([greenlet], raise_error=True)
+        except LookupError as error:
+            socket.send(repr(error))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with testing.connect(routes, "/") as socket:
+            assert socket.receive() == "LookupError('in a greenlet')"
+    assert "LookupError" in hub_errors.take()
+
+
+def test_a_greenlet_that_sends_to_the_end_is_none_that_fails(hub_errors):
+    def sends(socket):
+        while True:
+            socket.send("tick")
+            gevent.sleep(0)
+
+    with warnings.catch_warnings(record=True) as caught:
+        with greenlet_that_raises(sends) as socket:
+            assert socket.receive() == "tick"
+    assert caught == []
+    assert "ConnectionClosed" in hub_errors.take()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 
+import flask
+import flask_socketio
 import gevent
 import pytest
 
@@ -59,7 +61,7 @@ def test_a_session_is_named_and_ended():
     assert leftovers.end() == ""
 
 
-def test_a_pair_is_ended_and_not_told():
+def test_a_pair_is_ended_and_not_reported():
     leftovers = Leftovers()
     server, client = testing.pair()
     assert leftovers.end() == ""
@@ -73,7 +75,7 @@ def test_a_connection_that_is_lost_leaves_nothing_behind():
     assert leftovers.now() == []
 
 
-def test_an_error_that_nobody_has_seen_is_told_after_a_loss():
+def test_an_unseen_error_is_reported_after_a_loss():
     leftovers = Leftovers()
     socket = testing.connect(routes, "/fails")
     socket.send("why")
@@ -95,6 +97,21 @@ def test_greenlets_that_a_handler_started_and_those_that_these_started():
     text = leftovers.end()
     assert text.count("a greenlet: ") == 2 and "in pump: gevent.sleep(seconds)" in text
     assert leftovers.now() == []
+
+
+def test_greenlets_of_a_socketio_server_do_not_count():
+    leftovers = Leftovers()
+    app = flask.Flask("app")
+    server = flask_socketio.SocketIO(app, async_mode="gevent", ping_interval=0.2)
+    server.on_event("say", flask_socketio.send)
+    try:
+        with testing.connect(app, "/socket.io/?EIO=4&transport=websocket") as socket:
+            for message in ("40", '42["say", "hello"]'):
+                socket.send(message)
+            assert next(text for text in socket if text.startswith("42")) == '42["message","hello"]'
+        assert leftovers.end() == ""
+    finally:
+        server.server.eio.shutdown()
 
 
 def test_greenlets_of_the_test_are_its_own():
@@ -123,7 +140,7 @@ def test_what_is_excused():
     socket.close()
 
 
-def test_what_was_there_before_is_told_where_nothing_is_known():
+def test_earlier_leftovers_are_reported_where_nothing_is_known():
     with testing.connect(routes, "/echo") as socket:
         assert Leftovers().now() == []
         assert Leftovers(knows_all=False).now() == [socket._run]

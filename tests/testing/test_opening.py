@@ -25,7 +25,7 @@ from greenws import (
     testing,
 )
 
-from ..support.limits import limit
+from ..support.limits import again_after_standstill, limit, pace
 
 
 class Echo(WebSocketSessionHandler):
@@ -97,7 +97,7 @@ def test_routes():
         assert socket.receive() == b"bytes"
 
 
-def test_an_option_of_another_library_is_told_by_its_name_here():
+def test_an_option_of_another_library_is_reported_by_its_name_here():
     with pytest.raises(TypeError, match="'protocols'; did you mean 'subprotocols'"):
         testing.connect(echo, protocols=["chat"])
 
@@ -109,8 +109,9 @@ def test_without_a_with():
     assert socket.close_code == 1000
 
 
-def test_a_handler_and_its_subprotocol():
-    with testing.connect(echo, subprotocols=["chat", "echo"]) as socket:
+@pytest.mark.parametrize("kind", [list, tuple, iter])
+def test_a_handler_and_its_subprotocol(kind):
+    with testing.connect(echo, subprotocols=kind(["chat", "echo"])) as socket:
         assert socket.subprotocol == "echo"
 
 
@@ -248,6 +249,7 @@ def test_the_context_of_the_test_is_not_the_applications():
             assert socket.receive() == "nothing"
 
 
+@again_after_standstill(0.5)
 def test_a_thousand_a_minute():
     began = time.monotonic()
     for _ in range(50):
@@ -255,7 +257,7 @@ def test_a_thousand_a_minute():
             for number in range(10):
                 socket.send(str(number))
                 assert socket.receive() == str(number)
-    assert time.monotonic() - began < limit(3)
+    assert time.monotonic() - began < pace(3)
 
 
 # -- what is sent
@@ -336,6 +338,29 @@ def test_what_a_client_of_flasks_has_in_its_environ():
         "Ada",
         "/sub",
     )
+
+
+@pytest.mark.parametrize("kind", ["", "werkzeug", "flask"])
+@pytest.mark.parametrize(
+    ("url", "seen"),
+    [
+        ("wss://example.com/where?a=1", "https://example.com/where?a=1"),
+        ("http://example.com:81", "http://example.com:81/"),
+    ],
+)
+def test_a_whole_url_gives_the_scheme_and_the_host(kind, url, seen):
+    app = flask.Flask("app")
+
+    @app.get("/")
+    @app.get("/where")
+    def where():
+        return flask.request.url, 403
+
+    wrapped = app if kind == "flask" else (lambda environ, respond: app(environ, respond))
+    client = {"": None, "werkzeug": Client(wrapped), "flask": app.test_client()}[kind]
+    with pytest.raises(testing.Refused) as caught:
+        testing.connect(wrapped, url, client=client)
+    assert caught.value.response.text == seen
 
 
 def test_a_client_keeps_the_cookies_of_a_refusal():
@@ -554,6 +579,12 @@ def test_an_application_that_does_not_answer_fails_the_test():
         ((echo,), {"client": 42}, TypeError, "test client of Flask's, werkzeug's or Django's"),
     ],
 )
-def test_wrong_arguments_are_told(arguments, options, error, says):
+def test_wrong_arguments_are_reported(arguments, options, error, says):
     with pytest.raises(error, match=says):
         testing.connect(*arguments, **options)
+
+
+@pytest.mark.parametrize("wrong", ["chat", b"chat", 5, True, [5]])
+def test_subprotocols_are_a_list_of_names(wrong):
+    with pytest.raises(TypeError, match="subprotocols is a list of names, such as"):
+        testing.connect(Routes(), "/", subprotocols=wrong)

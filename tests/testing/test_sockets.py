@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 
 import gevent
@@ -23,7 +24,7 @@ from greenws import (
 )
 from greenws.testing.sockets import open_runs
 
-from ..support.limits import limit
+from ..support.limits import again_after_standstill, limit, pace
 
 routes = Routes()
 ended = []
@@ -68,12 +69,13 @@ def nothing_is_left_open():
 # -- bounded waits
 
 
+@again_after_standstill(0.5)
 def test_a_read_in_vain_fails_in_time_and_shows_where_the_handler_waits():
     began = time.monotonic()
     with testing.connect(routes, "/echo", timeout=0.05) as socket:
         with pytest.raises(TimeoutError) as caught:
             socket.receive()
-    assert 0.05 <= time.monotonic() - began < limit(2)
+    assert 0.05 <= time.monotonic() - began < pace(2)
     text = str(caught.value)
     assert text.startswith("no message within 0.05 s")
     assert "test_sockets.py:" in text and "in echo: for message in socket:" in text
@@ -146,6 +148,15 @@ def test_a_handler_that_does_not_end_fails_the_test():
         with testing.connect(routes, "/sleep", timeout=0.05):
             pass
     assert "sleep(60)" in str(caught.value)
+
+
+def test_a_failed_test_is_told_where_its_handler_still_waits():
+    with pytest.raises(AssertionError) as caught:
+        with testing.connect(routes, "/sleep", timeout=0.05):
+            raise AssertionError("of the test")
+    text = "\n".join([*caught.value.args, *getattr(caught.value, "__notes__", [])])
+    assert "of the test\nthe session /sleep has not ended within 0.05 s" in text
+    assert re.search(r"\n  handler: waits at .*gevent.sleep\(60\)", text)
 
 
 def test_close_fails_if_the_handler_does_not_answer():
