@@ -4,10 +4,8 @@ connection.
 
 Unlike CPU time, instructions hardly depend on what else the machine does. Valgrind counts those of
 a server whose clients are in the same process (peers.c), all with a message under way at once and a
-simulated clock, so that each run does the same: two of them differ by less than 0.3 %.
-
-Handshakes come from load.c, in two runs with different numbers of them; what both have in common
-(start, end) cancels out. Their rounds differ by a few percent.
+simulated clock, so that each run does the same: two of them differ by less than 0.3 %. So with
+handshakes, of which 32 are under way.
 
     python benchmarks/instructions.py
     python benchmarks/instructions.py --against ../before --against ../other
@@ -22,14 +20,12 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from run import HERE, LOAD, ROOT, build_load, is_current
 
@@ -128,14 +124,57 @@ print("compiled" if greenws.websocket.__file__.endswith(".so") else "pure", flus
 os._exit(0)
 """
 
+# The same, with clients that go through handshakes. With keepalive, as a server has it.
+HANDSHAKES = """
+import ctypes, os, sys
+checkout, patched, library, *numbers = sys.argv[1:]
+connections, first, last = map(int, numbers)
+if patched == "patched":
+    from gevent import monkey
+    monkey.patch_all()
+import gevent
+from gevent.event import Event
+import greenws, greenws.websocket
+from greenws import Routes, WebSocketServer
+
+assert greenws.__file__.startswith(checkout), greenws.__file__
+routes = Routes()
+
+@routes.websocket("/")
+def echo(request, socket):
+    for message in socket:
+        socket.send(message)
+
+server = WebSocketServer(("127.0.0.1", 0), routes, log=None)
+server.start()
+request = (
+    b"GET / HTTP/1.1\\r\\nHost: 127.0.0.1:%d\\r\\n"
+    b"Upgrade: websocket\\r\\nConnection: Upgrade\\r\\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\nSec-WebSocket-Version: 13\\r\\n\\r\\n"
+) % server.server_port
+handshakes = ctypes.CDLL(library).handshakes
+clients = (ctypes.c_int * connections)(*[-1] * connections)
+states = (ctypes.c_int * connections)()
+over = Event()
+watcher = gevent.get_hub().loop.idle()  # so the loop does not block
+
+def step():
+    arguments = (clients, states, connections, server.server_port, request, first, last)
+    if handshakes(*arguments) == last:
+        watcher.stop()
+        over.set()
+
+watcher.start(step)
+over.wait()
+assert server.stats.connections_total == last
+print("compiled" if greenws.websocket.__file__.endswith(".so") else "pure", flush=True)
+os._exit(0)
+"""
 
 _WARM = 20  # rounds of messages before those that count
-_HANDSHAKE_SECONDS = 8.0  # of the longer run
-
-
-class Run(NamedTuple):
-    instructions: int
-    done: int  # messages, or handshakes
+_WARM_HANDSHAKES = 500
+_HANDSHAKES = 3000  # that are counted; enough for a collection of the oldest generation
+_HANDSHAKE_CLIENTS = 32  # at a time
 
 
 def python_of(checkout: Path) -> str:
@@ -189,39 +228,13 @@ def instructions_in(out: Path) -> int:
     return int(summary[1])
 
 
-def count_handshakes(checkout: Path, options: argparse.Namespace, seconds: float) -> Run:
-    """One run of a server under callgrind, with handshakes for so long."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "callgrind.out"
-        wrapper = ["valgrind", "--quiet", "--tool=callgrind", f"--callgrind-out-file={out}"]
-        with server(checkout, options, *wrapper) as (process, port):
-            command = [str(LOAD), "--port", str(port), "--warmup", "0", "--timeout", "60"]
-            command += ["--mode", "handshake", "--connections", "16", "--duration", str(seconds)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            process.send_signal(signal.SIGTERM)
-            assert process.stdout is not None
-            sessions = int(process.stdout.read().split()[1])
-            process.wait()
-        return Run(instructions_in(out), sessions)
-
-
-def per_handshake(checkout: Path, options: argparse.Namespace) -> float:
-    """Instructions for each handshake and its close."""
-    short = count_handshakes(checkout, options, _HANDSHAKE_SECONDS / 8)
-    long = count_handshakes(checkout, options, _HANDSHAKE_SECONDS)
-    return (long.instructions - short.instructions) / (long.done - short.done)
-
-
-def per_message(checkout: Path, options: argparse.Namespace) -> float:
-    """Instructions for each message."""
-    a_round = options.connections * options.inflight
-    rounds = max(1, options.messages // a_round)
+def count(checkout: Path, options: argparse.Namespace, program: str, *numbers: int) -> int:
+    """The instructions of ``program``, a server with its clients, under callgrind."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "callgrind.out"
         command = ["valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no"]
-        command += [f"--callgrind-out-file={out}", python_of(checkout), "-c", ECHOES, str(checkout)]
-        command += ["patched" if options.patched else "", str(build_peers())]
-        numbers = (options.connections, options.size, options.inflight, _WARM + rounds, _WARM)
+        command += [f"--callgrind-out-file={out}", python_of(checkout), "-c", program]
+        command += [str(checkout), "patched" if options.patched else "", str(build_peers())]
         environ = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONHASHSEED": "0"}
         environ["LD_PRELOAD"] = str(build_peers())
         run = subprocess.run(
@@ -231,10 +244,26 @@ def per_message(checkout: Path, options: argparse.Namespace) -> float:
             env=environ,
             cwd=checkout,
             check=True,
+            timeout=1200,
         )
         if run.stdout.split() != ["compiled"] and not environ.get("GREENWS_PURE_PYTHON"):
             raise SystemExit(f"{checkout}: not compiled; run pip install -e . there")
-        return instructions_in(out) / (rounds * a_round)
+        return instructions_in(out)
+
+
+def per_handshake(checkout: Path, options: argparse.Namespace) -> float:
+    """Instructions for each handshake and its close."""
+    last = _WARM_HANDSHAKES + _HANDSHAKES
+    numbers = (_HANDSHAKE_CLIENTS, _WARM_HANDSHAKES, last)
+    return count(checkout, options, HANDSHAKES, *numbers) / _HANDSHAKES
+
+
+def per_message(checkout: Path, options: argparse.Namespace) -> float:
+    """Instructions for each message."""
+    a_round = options.connections * options.inflight
+    rounds = max(1, options.messages // a_round)
+    numbers = (options.connections, options.size, options.inflight, _WARM + rounds, _WARM)
+    return count(checkout, options, ECHOES, *numbers) / (rounds * a_round)
 
 
 def memory(checkout: Path, options: argparse.Namespace) -> float:
@@ -294,8 +323,8 @@ def main() -> None:
     resident: dict[Path, list[float]] = {path: [] for path in checkouts}
     for _ in range(options.rounds):  # in turns
         for path in checkouts:
-            count = per_handshake if options.handshakes else per_message
-            instructions[path].append(count(path, options))
+            per = per_handshake if options.handshakes else per_message
+            instructions[path].append(per(path, options))
             if options.idle:
                 resident[path].append(memory(path, options))
     what = "handshake" if options.handshakes else "message"

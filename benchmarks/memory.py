@@ -4,12 +4,15 @@ as ``wsgi.websocket``.
 
     python benchmarks/memory.py
     python benchmarks/memory.py --kinds plain,tls --connections 5000
+    python benchmarks/memory.py --kinds plain,flask --connections 5000 --collector
     python benchmarks/memory.py --against ../before --python ~/.pyenv/versions/3.13.0/bin/python
 
 For each kind a server is started. 50 connections are opened first, for what is allocated once, and
 then the others; each sends a message, and waits for its echo. The figure is the growth of the
 server's resident memory meanwhile, divided by the number of the others. A checkout to compare with
 is run by its own .venv, if it has one. ``--python``: a Python that has greenws's requirements.
+``--collector`` also prints how many objects the garbage collector visits, and how long a full
+collection takes, before and after the others are opened.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,7 +41,7 @@ KINDS = {
 }
 
 SERVER = """
-import ssl, sys
+import gc, signal, ssl, sys, time
 import gevent.ssl
 from greenws import Config, Rooms, Routes, WebSocketServer
 
@@ -90,6 +94,13 @@ server = WebSocketServer(
     ("127.0.0.1", 0), application, log=None, config=Config(**limits), backlog=8192, **options
 )
 server.start()
+def collect():
+    gc.collect()
+    started = time.perf_counter()
+    gc.collect()
+    print(len(gc.get_objects()), time.perf_counter() - started, flush=True)
+
+gevent.signal_handler(signal.SIGUSR1, collect)
 form = "compiled" if greenws.websocket.__file__.endswith(".so") else "pure"
 print(server.server_port, form, flush=True)
 server.serve_forever()
@@ -148,8 +159,17 @@ def line_of(output: IO[str] | None) -> str:
     return line
 
 
-def measure(python: str, checkout: Path, kind: str, number: int, certificate: Path) -> float:
-    """Bytes for each connection."""
+def collection(server: subprocess.Popen[str]) -> tuple[int, float]:
+    """The objects that a full collection visits, and its seconds."""
+    server.send_signal(signal.SIGUSR1)
+    objects, seconds = line_of(server.stdout).split()
+    return int(objects), float(seconds)
+
+
+def measure(
+    python: str, checkout: Path, kind: str, number: int, certificate: Path, collector: bool
+) -> float:
+    """Bytes for each connection. ``collector``: prints what the garbage collector takes."""
     environ = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONHASHSEED": "0"}
     server = subprocess.Popen(
         [python, "-c", SERVER, str(checkout), kind, str(certificate)],
@@ -173,10 +193,20 @@ def measure(python: str, checkout: Path, kind: str, number: int, certificate: Pa
         assert clients.stdin is not None
         line_of(clients.stdout)
         before = resident(server.pid)
+        collected = [collection(server)] if collector else []
         clients.stdin.write("\n")
         clients.stdin.flush()
         line_of(clients.stdout)
-        return (resident(server.pid) - before) / number
+        after = resident(server.pid)
+        if collector:
+            collected.append(collection(server))
+            (objects, first), (more, last) = collected
+            print(
+                f"{kind:18} {objects:,} objects and {(more - objects) / number:.0f} for each; "
+                f"a collection takes {first * 1000:.0f} ms, then {last * 1000:.0f} ms",
+                flush=True,
+            )
+        return (after - before) / number
     finally:
         for process in (clients, server):
             if process is not None:
@@ -204,6 +234,7 @@ def main() -> None:
     parser.add_argument(
         "--against", type=Path, metavar="DIRECTORY", help="another checkout of greenws, compiled"
     )
+    parser.add_argument("--collector", action="store_true", help="what a collection takes, too")
     parser.add_argument("--python", metavar="PATH", help="what runs the server")
     options = parser.parse_args()
     kinds = options.kinds.split(",")
@@ -217,7 +248,9 @@ def main() -> None:
             for checkout in checkouts:
                 python = options.python or python_of(checkout)
                 least = min(
-                    measure(python, checkout, kind, options.connections, certificate)
+                    measure(
+                        python, checkout, kind, options.connections, certificate, options.collector
+                    )
                     for _ in range(options.rounds)
                 )
                 where = f" ({checkout})" if len(checkouts) > 1 else ""

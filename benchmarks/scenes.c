@@ -873,6 +873,7 @@ static void run_measured(void)
     run(from, until, NULL);
     begin_measuring();
     run(until, until, NULL);
+    send_due(until); /* what was due, if this process had to wait for the processor */
 }
 
 static void drain(void)
