@@ -45,6 +45,7 @@ copybutton_prompt_is_regexp = True
 
 html_theme = "furo"
 html_title = "greenws"
+html_favicon = "../webroot/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["phone.css"]
 llms_txt_summary = (

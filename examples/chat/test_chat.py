@@ -31,7 +31,7 @@ def test_who_has_not_logged_in_is_refused(app, websocket):
     assert refused.value.status_code == 401
 
 
-def test_everybody_in_a_room_hears_everybody(join):
+def test_everybody_in_a_room_gets_all_messages(join):
     ada, grace = join("Ada"), join("Grace")
     assert ada.receive() == "* Grace has joined"
     grace.send("hello")
@@ -67,7 +67,7 @@ def test_one_who_does_not_read_is_closed_and_holds_nobody_up(app, join):
             grace.receive()
 
 
-def test_what_cannot_be_sent_is_told(app, join):
+def test_what_cannot_be_sent_is_reported(app, join):
     ada = join("Ada")
     with testing.outage(app.extensions["rooms"], max_pending=0):
         ada.send("hello?")

@@ -521,7 +521,7 @@ def test_a_page_shows_what_was_said_before_it_joined(demo: Demo, browse: Browse)
     ]
 
 
-def test_two_tabs_are_one_person_and_a_reload_is_not_told(demo: Demo, browse: Browse) -> None:
+def test_two_tabs_are_one_person_and_a_reload_is_not_reported(demo: Demo, browse: Browse) -> None:
     ada, grace = browse(demo.url), browse(demo.url)
     ada.join("Ada")
     grace.join("Grace")
@@ -559,7 +559,7 @@ def test_a_member_can_be_removed_and_may_join_again(demo: Demo, browse: Browse) 
     ada.wait_for_members("Ada", "Grace")
 
 
-def test_a_gap_is_told_in_words(browse: Browse) -> None:
+def test_a_gap_is_shown_in_words(browse: Browse) -> None:
     with running("--port", "0") as demo:
         page = browse(demo.url)
         page.expected_errors = "ERR_CONNECTION_REFUSED"

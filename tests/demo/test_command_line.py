@@ -80,7 +80,7 @@ def test_a_host_that_does_not_exist_is_one_line_and_exit_code_1(workers: tuple[s
 
 
 def test_redis_without_redis_py_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
-    (tmp_path / "redis.py").write_text("raise ImportError('no redis')")
+    (tmp_path / "redis.py").write_text("raise ImportError('no redis', name='redis')")
     result = run("--port", "0", "--redis", "redis://localhost", PYTHONPATH=str(tmp_path))
     assert result.returncode == 2
     assert "no redis; pip install redis" in result.stderr

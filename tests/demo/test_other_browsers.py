@@ -352,7 +352,7 @@ def test_a_page_that_is_not_there(demo: Demo, page: Page) -> None:
     page.wait_for_state("echo", "connected")
 
 
-def test_the_chat_comes_back_and_misses_nothing_or_tells_of_the_gap(
+def test_the_chat_comes_back_and_misses_nothing_or_shows_the_gap(
     page: Page, redis: RedisServer
 ) -> None:
     redis.call("FLUSHALL")  # of another browser's visit

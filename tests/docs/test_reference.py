@@ -102,12 +102,62 @@ def test_what_is_in_the_reference_exists():
             ), f"{name}.{member}"
 
 
+@pytest.mark.parametrize("name", ["WebSocket", "Member", "testing.TestSocket"])
+def test_every_member_of_a_class_is_in_the_reference(name):
+    """Where members are listed by hand, since internal ones must not show."""
+    page = read(DOCS / "reference" / "api.md")
+    block = re.search(rf"autoclass:: greenws\.{name}\(\)\n((?:   .*\n|\n)+)", page)
+    listed = set(re.findall(r":: (\w+)$", block[1], re.M))
+    module, _, last = f"greenws.{name}".rpartition(".")
+    own = vars(getattr(import_module(module), last))
+    public = {member for member in own if not member.startswith("_")}
+    assert public <= listed
+
+
+def test_the_browsers_script_is_listed():
+    """What it exports, its members, and the events and states that it dispatches."""
+    page = read(DOCS / "reference" / "reconnecting.md")
+    script = read(ROOT / "webroot" / "reconnecting.js")
+    names = {*re.findall(r"^export \w+ (\w+)", script, re.M)}
+    names |= {*re.findall(r"^  (?:get )?(\w+)\(.*\) \{$", script, re.M)} - {"constructor"}
+    names |= {*re.findall(r'new \w*Event\("(\w+)"', script), *re.findall(r'#tell\("(\w+)"', script)}
+    assert {"ReconnectingSocket", "open", "lastId", "message", "waiting"} <= names
+    assert {name for name in names if not re.search(rf"`(?:new )?{name}\b", page)} == set()
+
+
+def test_every_level_of_a_logger_is_listed():
+    page = read(DOCS / "reference" / "logs.md")
+    listed = dict(re.findall(r"^\| `(greenws\.[\w.]+)` .*\| (.+) \|$", page, re.M))
+    for path in (ROOT / "greenws").rglob("*.py"):
+        source = read(path)
+        for variable, logger in re.findall(
+            r'(\w+) = logging\.getLogger\("(greenws\.\S+)"\)', source
+        ):
+            for call in re.findall(
+                rf"\b{variable}\.(debug|info|warning|error|exception)\(", source
+            ):
+                level = "error" if call == "exception" else call
+                assert re.search(rf"\b{level}\b", listed[logger]), (
+                    f"{logger}: {level} ({path.name})"
+                )
+
+
 def test_every_logger_and_field_of_the_access_log_is_listed():
     page = read(DOCS / "reference" / "logs.md")
     sources = "".join(map(read, (ROOT / "greenws").rglob("*.py")))
     loggers = set(re.findall(r'getLogger\("(greenws\.[\w.]+)"\)', sources))
     assert set(re.findall(r"^\| `(greenws\.[\w.]+)`", page, re.M)) == loggers
     assert set(re.findall(r"%\((\w+)\)", page)) == set(ACCESS_FIELDS)
+
+
+def test_every_environment_variable_is_listed():
+    page = read(DOCS / "reference" / "config.md")
+    sources = "".join(map(read, (ROOT / "greenws").rglob("*.py"))) + read(ROOT / "setup.py")
+    used = set(re.findall(r'os\.environ(?:\.get)?[\[(]"([A-Z_]+)"', sources))
+    assert {"GREENWS_PURE_PYTHON", "SSL_CERT_FILE"} < used
+    # These concern those who build greenws.
+    used -= {"CFLAGS", "GREENWS_CFLAGS"}
+    assert used <= set(re.findall(r"`([A-Z_]+)`", page))
 
 
 def test_every_close_code_is_explained():
