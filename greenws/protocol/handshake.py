@@ -153,13 +153,13 @@ def parse_offer(environ: Mapping[str, Any]) -> Offer:
     if found.get("CONTENT_LENGTH") not in (None, "", "0") or "HTTP_TRANSFER_ENCODING" in found:
         raise HandshakeError("A WebSocket handshake must not have a body.")
     version = found.get("HTTP_SEC_WEBSOCKET_VERSION", "")
-    if version != _VERSION and version.strip() != _VERSION:
+    if version != _VERSION and version.strip(" \t") != _VERSION:
         raise _upgrade_required(
             f"Sec-WebSocket-Version must be {_VERSION}, not {version!r}."
             if version
             else f"Missing Sec-WebSocket-Version header; it must be {_VERSION}."
         )
-    key = found.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()
+    key = found.get("HTTP_SEC_WEBSOCKET_KEY", "").strip(" \t")
     if not _KEY.fullmatch(key):
         raise HandshakeError(
             "Sec-WebSocket-Key must be exactly one value of 16 bytes in base64."

@@ -297,9 +297,17 @@ def test_the_error_says_that_the_key_is_missing(key):
     refused(Sec_WebSocket_Key=key, status=400, match="Missing Sec-WebSocket-Key")
 
 
-def test_a_key_followed_by_a_line_feed_is_not_echoed():
-    offer = parse_request({**environ(), "HTTP_SEC_WEBSOCKET_KEY": KEY + "\n"})
-    assert offer.key == KEY
+@pytest.mark.parametrize("space", ["\n", "\x85", "\xa0"])
+def test_only_spaces_of_http_may_be_beside_the_key_and_the_version(space):
+    for name, value, status in (
+        ("HTTP_SEC_WEBSOCKET_KEY", KEY, 400),
+        ("HTTP_SEC_WEBSOCKET_VERSION", "13", 426),
+    ):
+        assert parse_request({**environ(), name: f" {value}\t"}).key == KEY
+        for wrong in (value + space, space + value):
+            with pytest.raises(HandshakeError) as caught:
+                parse_request({**environ(), name: wrong})
+            assert caught.value.status == status
 
 
 @pytest.mark.parametrize(
