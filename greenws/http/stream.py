@@ -74,7 +74,7 @@ class HttpStream:
 
     __slots__ = (
         "_body_bytes",
-        "_body_limit",
+        "_body_deadline",
         "_buffer",
         "_sock",
         "_waited",
@@ -91,7 +91,7 @@ class HttpStream:
         self._buffer = data
         self._waited = 0.0  # seconds, for the body of the current request
         self._body_bytes = 0  # received for that body
-        self._body_limit = inf  # seconds that the wait for it may take in all
+        self._body_deadline = inf
 
     @property
     def raw(self) -> _Raw:
@@ -182,11 +182,11 @@ class HttpStream:
         """Called before the body of a request is read."""
         self._waited = 0.0
         self._body_bytes = 0
-        self._body_limit = inf
+        self._body_deadline = inf
 
     def hurry(self, seconds: float) -> None:
-        """Bounds the time for the rest of the body."""
-        self._body_limit = self._waited + seconds
+        """Bounds the time for the rest of the body, whether it is waited for or not."""
+        self._body_deadline = time.monotonic() + seconds
 
     def _fill(self) -> bool:
         """Receives more of a body; False at the end of the stream."""
@@ -201,8 +201,10 @@ class HttpStream:
                 timeout = max(0.0, left)
                 reason = f"the body arrives at less than {config.min_body_rate} bytes a second"
                 reason += " (min_body_rate)"
-        timeout = min(timeout, max(0.0, self._body_limit - self._waited))
         began = time.monotonic()
+        if began >= self._body_deadline:
+            raise _InvalidBody("the rest of the body takes too long")
+        timeout = min(timeout, self._body_deadline - began)
         try:
             data = self._receive(None if timeout == inf else began + timeout)
         except TimeoutError:

@@ -326,6 +326,17 @@ def test_the_rest_of_an_answered_body_is_not_waited_for_long(serve, monkeypatch)
     wait_until(lambda: server.admission.open == 0)
 
 
+def test_the_rest_of_an_answered_body_is_not_read_for_long_either(serve, monkeypatch):
+    # It is all there, so nothing is waited for; but a hub that is busy reads it slowly.
+    monkeypatch.setattr("greenws.http.stream._DISCARD_TIMEOUT", 0.0)
+    server = serve(unread)
+    with Peer.connect(server.address) as peer:
+        peer.send(chunked(b"/", b"1\r\nx\r\n" * 10_000 + b"0\r\n\r\n") + GET)
+        assert peer.read_response().body == b"ok"
+        assert peer.at_end()
+    wait_until(lambda: server.admission.open == 0)
+
+
 @again_after_standstill(0.03)
 def test_a_body_must_keep_a_minimal_rate(streams):
     stream, peer = streams(body_timeout=0.1, min_body_rate=1000)
