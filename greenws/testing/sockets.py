@@ -161,10 +161,10 @@ class Run:
                 )
                 lines.append(f"  {name}: received {messages_in}, sent {messages_out}{state}")
         loop = self._hub.loop
-        if isinstance(loop, ClockLoop) and loop.clock is not None:
-            lines.append("  time stands still: testing.clock() moves it by advance(seconds)")
-        elif timers.is_frozen():
+        if timers.is_frozen():
             lines.append("  time.monotonic() was replaced (by freezegun?), so timeouts may not end")
+        elif isinstance(loop, ClockLoop) and loop.clock is not None:
+            lines.append("  time stands still: testing.clock() moves it by advance(seconds)")
         return "\n".join(lines)
 
     def in_vain(self, what: str) -> TimeoutError:
