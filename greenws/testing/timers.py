@@ -76,7 +76,7 @@ class ClockLoop:
             setattr(self.real, name, value)
 
     def now(self) -> float:
-        """The time in which timers are due: a clock's, or real time, which freezegun leaves alone."""
+        """The time in which timers are due: a clock's, or real time, freezegun or not."""
         return _real_time() if self.clock is None else self.clock._now()
 
     def timer(
