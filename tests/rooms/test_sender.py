@@ -239,7 +239,7 @@ def test_what_is_not_published_is_logged(server, make, error_log):
 
 def test_a_sender_to_no_cluster_or_to_one_that_is_down_says_so(server):
     with Sender(f"redis+cluster://127.0.0.1:{server.port}", timeout=limit(2)) as sender:
-        with pytest.raises(BrokerUnavailable, match="is no node of a cluster: write redis://"):
+        with pytest.raises(BrokerUnavailable, match="is not a node of a cluster: write redis://"):
             sender["r"].send("x")
     with Sender(f"redis+cluster://127.0.0.1:{free_port()}", timeout=0.1) as sender:
         with pytest.raises(BrokerUnavailable, match="Redis is out of reach"):
