@@ -109,7 +109,7 @@ class Threaded(ThreadedWSGIServer):
 
 
 @pytest.mark.parametrize(("kind", "has_threads"), [(Threaded, True), (WSGIServer, False)])
-def test_the_environ_says_whether_runserver_has_threads(kind, has_threads):
+def test_the_environ_says_whether_runserver_has_threads(project, kind, has_threads):
     """``--nothreading`` is the second one; wsgiref would say that both have."""
 
     def application(environ, start_response):
