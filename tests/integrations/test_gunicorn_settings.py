@@ -92,7 +92,7 @@ class TestForwarding:
         environ: dict[str, Any] = {"wsgi.url_scheme": "http"}
         head.add_to(environ)
         forwarding = Forwarding(settings(**values))
-        leaves, before = forwarding.leaves(raw, address), environ.copy()
+        leaves, before = forwarding.leaves_unchanged(raw, address), environ.copy()
         try:
             forwarding(environ, address, head)
         except RequestError:
@@ -113,12 +113,12 @@ class TestForwarding:
     )
     def test_a_request_that_it_leaves_alone_is_known_by_its_head(self, headers, leaves):
         raw = f"GET /a/b HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode("latin-1")
-        assert Forwarding(settings()).leaves(raw, ("10.1.2.3", 5)) is leaves
+        assert Forwarding(settings()).leaves_unchanged(raw, ("10.1.2.3", 5)) is leaves
 
     def test_a_scheme_header_is_set_with_an_underscore_or_a_hyphen(self):
         names = settings(secure_scheme_headers={"X_FORWARDED_PROTO": "https"})
         raw = b"GET / HTTP/1.1\r\nX-Forwarded-Proto: https\r\n\r\n"
-        assert not Forwarding(names).leaves(raw, ("10.1.2.3", 5))
+        assert not Forwarding(names).leaves_unchanged(raw, ("10.1.2.3", 5))
 
     def test_a_handshake_that_it_leaves_alone_needs_no_environ(self, serve, monkeypatch):
         made = []

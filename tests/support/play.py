@@ -273,7 +273,7 @@ class Play:
         return [f"{name}: {sorted(each.values())}, {each}" for name, each in there.items()]
 
     def _wrongly_told(self) -> list[str]:
-        """What a member was told of the others is who is there, as long as it is there itself."""
+        """While a member is connected, the changes that it was sent add up to who is present."""
         faults = []
         for client in self.clients:
             for key in list(client.inside):

@@ -29,7 +29,7 @@ TROUBLE = re.compile(r"Traceback|\b(ERROR|CRITICAL|Exception|Error)\b")
 
 
 class Process:
-    """``python *arguments``, or another program. Its output, stdout and stderr together, stands in
+    """``python *arguments``, or another program. Its output, stdout and stderr together, is in
     ``lines``."""
 
     def __init__(

@@ -71,7 +71,7 @@ class Worker:
 
     @property
     def is_idle(self) -> bool:
-        """All is told and known."""
+        """Nothing waits to be sent or read."""
         return not self.is_lost and not any(
             each._writer.unsent or each._leases.pending or each._leases.stale for each in self.nodes
         )

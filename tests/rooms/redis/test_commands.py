@@ -46,7 +46,7 @@ def test_one_command_at_a_time_and_urgent_ones_first(commands):
 
 
 @again_after_standstill(0.1)
-def test_whoever_waits_for_a_redis_that_hangs_waits_for_the_timeout_in_all(server, commands):
+def test_waits_for_a_redis_that_hangs_take_the_timeout_in_all(server, commands):
     assert commands.run(lambda client: client.ping())
     server.send_signal(signal.SIGSTOP)
     try:

@@ -135,7 +135,7 @@ def test_a_room_that_nobody_comes_back_to_is_not_subscribed_to(server, worker, p
 
 
 def test_a_connection_that_redis_closes_is_no_outage(server, worker):
-    """As it does to one who is too slow to read: nobody is told anything ahead of the log."""
+    """As it does to a slow reader: nothing is delivered unlogged."""
     a, b = worker(), worker()
     ann, bob = a.join(), b.join()
     wait_until(lambda: a.is_idle and b.is_idle)
@@ -309,7 +309,7 @@ def test_a_room_in_which_nobody_speaks_outlives_the_age_of_its_messages(server, 
     assert not error_log.records  # which of a trimmed message would be logged
 
 
-def test_members_that_stay_get_the_gap_when_their_process_was_too_far_behind(
+def test_members_that_stay_get_the_gap_if_their_process_was_too_far_behind(
     server, worker, error_log, monkeypatch
 ):
     monkeypatch.setattr("greenws.rooms.redis.listener._BATCH", 50)

@@ -1,4 +1,4 @@
-"""Redis is lost and comes back: nothing is lost, and members of a process hear each other."""
+"""Redis is lost and comes back: no message is lost, and members of one process get theirs."""
 
 from __future__ import annotations
 
