@@ -548,7 +548,7 @@ SIZES += [(131072, size) for size in (1024, 4096, 32768)]
 
 @functools.cache
 def samples() -> dict[str, tuple[int, bytes]]:
-    """Of the kinds that the original has: JSON, a bitmap, prose, HTML, a PDF."""
+    """The same kinds of data as in the original: JSON, a bitmap, prose, HTML, a PDF."""
     source = random.Random(12)
     pool = ["".join(source.choices("aeiounrstlmd", k=source.randrange(2, 10))) for _ in range(900)]
 

@@ -207,7 +207,7 @@ def test_a_reader_that_stops_is_dropped_by_ping_timeout_and_the_reason_says_so(s
 
 @again_after_standstill(0.1)
 def test_an_acknowledged_ping_that_nobody_answers_counts_as_ever(session):
-    """What is sent later is acknowledged, too, and does not put the end off."""
+    """Bytes that are sent later are acknowledged too, and do not put off the end."""
 
     def go_on(socket):
         while True:

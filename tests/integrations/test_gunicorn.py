@@ -125,7 +125,7 @@ def test_timeouts_and_pings_of_the_session(worker):
 
 
 def test_sessions_at_once(worker):
-    """As many as there are threads, but for one; under gevent, as many as one likes."""
+    """One less than there are threads; any number under gevent."""
     count = 7 if worker.kind == "gthread" else 100
     peers = [Peer.open(worker.address, "/echo") for _ in range(count)]
     for round_ in range(3):

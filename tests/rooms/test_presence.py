@@ -1,4 +1,4 @@
-"""Who is in a room: a change that makes no difference is none."""
+"""Who is in a room: a change that makes no difference is not reported."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def children(pid: int) -> list[int]:
 
 
 def descriptors(pid: int) -> list[str]:
-    """What the open descriptors of a process lead to, but for their numbers."""
+    """What the open descriptors of a process lead to, without their numbers."""
     found = []
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         try:

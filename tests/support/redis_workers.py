@@ -1,4 +1,4 @@
-"""What is as good as several processes over one Redis: brokers in this process, each with rooms and
+"""A substitute for several processes over one Redis: brokers in this process, each with rooms and
 members of its own."""
 
 from __future__ import annotations

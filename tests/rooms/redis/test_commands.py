@@ -135,7 +135,7 @@ def test_a_master_that_became_a_replica_is_left_and_nothing_is_lost(server, work
 
 
 def clients(server: Any) -> list[str]:
-    """Connections for commands, but for the one that asks."""
+    """Connections for commands, except the one that asks."""
     found = server.call("CLIENT", "LIST", "TYPE", "normal")
     if not isinstance(found, bytes):  # as redis-py parses it
         return [f"{each['id']}" for each in found if each["cmd"] != "client|list"]

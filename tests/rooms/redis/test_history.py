@@ -322,7 +322,7 @@ def test_a_history_that_is_asked_for_as_redis_goes_is_empty(server, worker):
 
 
 def test_one_that_comes_back_gets_the_gap_where_a_key_is_no_log(server, worker, error_log):
-    """What is said in each process meanwhile nobody keeps."""
+    """Messages that are sent in a process during that time are not kept."""
     a, b = worker(), worker()
     ann, bob = a.join(), b.join()
     a.send("first")

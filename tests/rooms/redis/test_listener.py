@@ -1,4 +1,4 @@
-"""What is published, reading on in logs, and connections that break."""
+"""Pub/Sub messages, reading on in logs, and connections that break."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_connection_that_is_lost_costs_no_message(server, worker, monkeypatch)
 
 
 def test_a_message_costs_the_same_however_many_rooms_are_open(server, worker):
-    """No command names all rooms, but for those that look for what was missed."""
+    """No command names all rooms, except those that look for missed messages."""
     a = worker()
     hear, subscribed, has_read_on = a.node._subscriber.on_answer, set(), gevent.event.Event()
 

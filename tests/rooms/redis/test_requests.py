@@ -1,4 +1,4 @@
-"""What is asked of a Redis, without a broker around it."""
+"""The requests to a Redis, without a broker."""
 
 from __future__ import annotations
 
