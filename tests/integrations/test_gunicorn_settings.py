@@ -19,7 +19,7 @@ from greenws import Config, Routes
 from greenws.exceptions import RequestError
 from greenws.http.head import parse_head
 from greenws.integrations import gunicorn_settings
-from greenws.integrations.gunicorn import Worker, _Server
+from greenws.integrations.gunicorn import Worker, _WorkerServer
 from greenws.integrations.gunicorn_settings import (
     Forwarding,
     config_of,
@@ -420,7 +420,7 @@ def test_a_session_of_routes_needs_no_http_handler(tmp_path):
         pass
 
     for kind, is_direct in ((Worker.wsgi_handler, True), (Handler, False)):
-        server = _Server(("127.0.0.1", 0), Routes(), handler_class=kind)
+        server = _WorkerServer(("127.0.0.1", 0), Routes(), handler_class=kind)
         assert server._is_direct is is_direct
     with gunicorn(tmp_path, "") as process:
         process.wait_for_port()
@@ -472,7 +472,9 @@ def test_a_factory_in_place_of_an_application_is_reported_when_it_is_loaded():
 @pytest.fixture
 def behind_haproxy(serve: Any) -> Any:
     def start(**options: Any) -> Any:
-        server = serve(lambda environ, start_response: [], cls=_Server, config=Config(**options))
+        server = serve(
+            lambda environ, start_response: [], cls=_WorkerServer, config=Config(**options)
+        )
         server.proxy_protocol, server.trusts_proxy = "v1", lambda address: True
         return server
 
