@@ -167,7 +167,7 @@ def test_pymysql_in_the_place_of_mysqlclient_is_right(monkeypatch):
     assert surroundings.blocking_drivers()["mysqlclient"].startswith("use PyMySQL")
 
 
-def test_what_stands_in_for_a_driver_is_none(serve, caplog, monkeypatch):
+def test_a_stand_in_for_a_driver_is_not_a_driver(serve, caplog, monkeypatch):
     for name in ("pyodbc", "psycopg2"):
         monkeypatch.setitem(sys.modules, name, MagicMock())
     serve(Routes())

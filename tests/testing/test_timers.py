@@ -46,7 +46,7 @@ def time_is_real_again():
     assert time.monotonic.__name__ == "monotonic" and time.time.__name__ == "time"
 
 
-def test_time_stands_still_until_it_is_advanced():
+def test_time_is_stopped_until_it_is_advanced():
     with testing.clock() as clock:
         before = time.monotonic(), time.time(), time.monotonic_ns(), time.time_ns()
         assert (time.monotonic(), time.time(), time.monotonic_ns(), time.time_ns()) == before
