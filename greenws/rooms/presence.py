@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Change", "Presence", "Roster", "Watch", "id_of", "pack", "unpack_all"]
 
-PresenceFormat = Callable[..., "str | bytes | None"]
+PresenceFormat = Callable[..., "str | bytes | dict[str, Any] | None"]
 
 
 class Presence(NamedTuple):
@@ -60,7 +60,7 @@ class Watch(NamedTuple):
             )
         raise TypeError(f"presence must be a function (kind, id, info), not {function!r}")
 
-    def __call__(self, change: Change) -> str | bytes | None:
+    def __call__(self, change: Change) -> str | bytes | dict[str, Any] | None:
         kind, (key, info) = change
         return self.function(kind, key, info) if self.takes_id else self.function(kind, info)
 
