@@ -154,7 +154,7 @@ class Member:
         self._audience.settle(self)
 
     def _learn(self, changes: list[Change]) -> None:
-        """It is sent these during its replay, before the handler can send ``present``."""
+        """It is sent these changes during its replay, before the handler can send ``present``."""
         if self._learned is None or self.present is None:
             return
         self._learned += changes

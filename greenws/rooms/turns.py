@@ -16,9 +16,9 @@ from typing import Any
 from gevent import getcurrent
 from gevent._hub_local import get_hub_if_exists
 
-__all__ = ["SECONDS", "end", "end_if_over", "is_over"]
+from ..hub.turns import SECONDS
 
-SECONDS = 0.005
+__all__ = ["SECONDS", "end", "end_if_over", "is_over"]
 
 
 class _Turn:

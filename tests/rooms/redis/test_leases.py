@@ -109,6 +109,7 @@ def test_a_process_that_was_taken_for_dead_comes_back(server, worker):
     ann = a.join(name="ann", presence=tell)
     b.join(name="bob")
     assert ann.hear(1) == ["join bob"]
+    wait_until(lambda: a.is_idle)  # no beat is under way, which would set the time of the next
     server.call("DEL", f"greenws:alive:{b.node.origin}")
     a.node._leases.next_beat = 0
     a.node._wake_leases.set()
@@ -242,7 +243,7 @@ def test_nobody_is_buried_who_is_back(server, worker):
     ann = a.join(name="Ann")
     bob = b.join(name="Bob")
     wait_until(lambda: a.is_idle and b.is_idle and server.call("KEYS", "greenws:alive:*"))
-    b.node._leases._bury({a.node.origin})
+    b.node._leases._reap({a.node.origin})
     b.send("hello")
     assert ann.hear(1) == bob.hear(1) == ["hello"]
     assert b.names() == a.names() == ["Ann", "Bob"]
