@@ -503,3 +503,25 @@ def test_a_lagging_watcher_gets_a_batch_of_changes_in_its_queue(join):
     room.send("after")
     texts(peer, count)
     assert texts(peer, 4) == ["join new 0", "join new 1", "join new 2", "after"]
+
+
+def test_watchers_that_are_sent_nothing_are_visited_in_slices(join, monkeypatch):
+    """Each joined at another time, so each is sent other changes."""
+    monkeypatch.setattr(fanout, "_GROUP", 8)
+    room = Rooms()["r"]
+    for _ in range(20):
+        join(room, presence=lambda *change: None)
+    wait_until(lambda: room._fan_out._finished == room._fan_out._last)
+    asked = 0
+
+    def is_over() -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    for _ in range(60):
+        join(room, presence=lambda *change: None)
+    monkeypatch.setattr(turns, "is_over", is_over)
+    room.send("all at once")
+    assert room._fan_out._finished == room._fan_out._last
+    assert asked > 80
