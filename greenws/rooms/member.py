@@ -102,7 +102,8 @@ class Member:
     def present(self) -> list[Presence] | None:
         """Who was in the room when the block began, itself included; None if it joined without
         ``presence``. The list is made when it is read."""
-        return None if self._present is None else self._present.everybody()
+        with self._audience.lock:  # of the room, whose members share what this reads
+            return None if self._present is None else self._present.everybody()
 
     @property
     def waiting(self) -> int:
