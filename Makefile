@@ -147,10 +147,11 @@ $(VENV)/fuzz: setup.py pyproject.toml | $(BIN)/python
 	touch $@
 
 # For tests, lint, documentation and fuzzing at once. greenws is built, once, while the rest comes from
-# the network; Python compiles of it what is imported.
+# the network; Python compiles of it what is imported. It is built with the flags of the wheel, so that
+# with CC="ccache gcc" each module is compiled once for both.
 $(VENV)/all: setup.py pyproject.toml $(COMPILED) | $(BIN)/python
 	$(BIN)/python .ci/dependencies.py test lint docs fuzz >$(VENV)/dependencies
-	$(BIN)/pip install --quiet --no-deps --editable . & built=$$!; \
+	GREENWS_CFLAGS="$(STRICT)" $(BIN)/pip install --quiet --no-deps --editable . & built=$$!; \
 		$(BIN)/pip install --quiet --no-compile -r $(VENV)/dependencies; code=$$?; \
 		wait $$built && exit $$code
 	touch $@ $(VENV)/test $(VENV)/lint $(VENV)/docs $(VENV)/fuzz

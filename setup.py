@@ -8,6 +8,7 @@ a C compiler, or without Cython), the pure form is installed: all of them are bu
 import contextlib
 import glob
 import os
+import shutil
 import sys
 
 from setuptools import Extension, setup
@@ -125,8 +126,12 @@ def translate(modules):
         raise NotHere(f"{error}; building needs Cython>=3.1 and greenlet") from None
     if tuple(map(int, Cython.__version__.split(".")[:2])) < (3, 1):
         raise NotHere(f"Cython {Cython.__version__} is too old; building needs Cython>=3.1")
+    # A copy, since pip puts greenlet into another folder each time, which ccache would see.
+    os.makedirs("build/include", exist_ok=True)
+    header = os.path.join(os.path.dirname(greenlet.__file__), "greenlet.h")
+    shutil.copyfile(header, "build/include/greenlet.h")
     for module in modules:
-        module.include_dirs.append(os.path.dirname(greenlet.__file__))
+        module.include_dirs.append("build/include")
     # Annotations are for people and mypy: `str` must not refuse a subclass of it.
     # None of their objects is to be pickled; the methods for it are a tenth of the files.
     directives = {"language_level": 3, "annotation_typing": False, "auto_pickle": False}

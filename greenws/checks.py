@@ -18,6 +18,8 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any, TypeVar
 from weakref import WeakSet, WeakValueDictionary, ref
 
+from .opcodes import MAX_REASON, is_sendable
+
 __all__ = [
     "REFUSE_EARLIER",
     "Registration",
@@ -27,6 +29,7 @@ __all__ = [
     "check_number",
     "check_options",
     "check_registrations",
+    "check_sendable",
     "check_result",
     "describe",
     "explains",
@@ -485,6 +488,19 @@ def check_close(code: Any, reason: Any) -> None:
         raise TypeError(f"the close code must be an int such as 1000, not {code!r}")
     if not isinstance(reason, str):
         raise TypeError(f"the close reason must be a str, not {reason!r}")
+
+
+def check_sendable(code: int, reason: str, client: bool = False) -> None:
+    """Checks a code and a reason that have passed :func:`check_close`.
+
+    Raises:
+        ValueError: ``code`` may not be sent, or ``reason`` is longer than 123 bytes.
+    """
+    if not is_sendable(code, client):
+        raise ValueError(f"close code {code} may not be sent; use 1000, 1001, 1011 or 3000 to 4999")
+    size = len(reason.encode())
+    if size > MAX_REASON:
+        raise ValueError(f"close reason must be at most {MAX_REASON} bytes, not {size}")
 
 
 def wrong_message(data: Any) -> TypeError:

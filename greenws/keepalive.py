@@ -25,7 +25,7 @@ from .config import Config
 from .hub import forks
 from .hub.delivery import Delivery
 from .hub.transport import Transport
-from .hub.turns import after_poll
+from .hub.turns import SECONDS, after_poll
 from .opcodes import CloseCode
 from .protocol.connection import Ping
 from .websocket import WebSocket
@@ -37,7 +37,7 @@ _MORE_INPUT_INTERVAL = 0.1  # seconds, where there was more input than time
 _CLOSING_INTERVAL = 0.5  # seconds between two polls while a Close waits for the peer's
 _LIFETIME_WIDTH = 1 / 16  # seconds that a session may last longer than its lifetime
 _LIFETIME_SPREAD = 0.1  # the part of max_lifetime that may be taken off, at random
-_TURN = 0.005  # seconds of beats, before the loop polls the kernel
+_TURN = SECONDS  # of beats, before the loop polls the kernel
 _FOREVER = float("inf")
 _random_bits = random.Random().getrandbits  # no system calls, and independent of random.seed()
 _NO_BUCKET: set[Any] = set()

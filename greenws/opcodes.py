@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["CloseCode", "OpcodeType", "is_receivable", "is_sendable"]
+__all__ = ["MAX_REASON", "NORMAL_ENDS", "CloseCode", "OpcodeType", "is_receivable", "is_sendable"]
 
 
 class OpcodeType(IntEnum):
@@ -41,6 +41,15 @@ class CloseCode(IntEnum):
 
 _NEVER_SENT = {CloseCode.NO_STATUS_RECEIVED, CloseCode.ABNORMAL, CloseCode.TLS_HANDSHAKE}
 _REGISTERED = frozenset(int(code) for code in CloseCode if code not in _NEVER_SENT)
+
+
+NORMAL_ENDS = frozenset(
+    int(code) for code in (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED)
+)
+"""Codes after which iteration ends without an error."""
+
+MAX_REASON = 123
+"""Bytes of a close reason: a control frame holds 125, and the code takes 2 (section 5.5)."""
 
 
 def is_receivable(code: int) -> bool:

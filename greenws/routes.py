@@ -309,7 +309,9 @@ def _methods(method: Any) -> list[str] | None:
                 f"a route's method must be a name such as 'GET', or None for any, not {name!r}"
             )
     if not names:
-        raise ValueError("a route without a method matches no request; None stands for any method")
+        raise ValueError(
+            "a route without a method matches no request; method=None means any method"
+        )
     return names
 
 

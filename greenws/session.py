@@ -50,7 +50,7 @@ __all__ = [
     "WebSocketSessionHandler",
     "end_session",
     "lazy_request",
-    "let_environ_go",
+    "drop_environ",
     "is_normal_end",
     "log_failure",
     "routing_variables",
@@ -374,7 +374,7 @@ class _LazyRequest(Request):
     def environ(self, environ: WSGIEnvironment) -> None:
         self._environ = environ
 
-    def let_go(self, make: Callable[[], WSGIEnvironment]) -> None:
+    def drop_environ(self, make: Callable[[], WSGIEnvironment]) -> None:
         """Drops the environ, unless it has been read. At the next access, ``make()`` makes a new
         one."""
         if self._is_read:
@@ -405,11 +405,11 @@ def routing_variables(request: Request) -> dict[str, Any]:
     return variables
 
 
-def let_environ_go(request: Any, make: Callable[[], WSGIEnvironment]) -> None:
+def drop_environ(request: Any, make: Callable[[], WSGIEnvironment]) -> None:
     """Makes the request of a session drop its environ, unless it has been read; ``make()`` makes
     a new one if it is read later."""
     if type(request) is _LazyRequest:
-        request.let_go(make)
+        request.drop_environ(make)
 
 
 def end_session(socket: WebSocket, escaped: BaseException | None, log: bool = True) -> None:

@@ -24,7 +24,7 @@ __all__ = [
     "ServerStats",
     "escape",
     "of_this_process",
-    "start_no_more",
+    "stop_starting",
     "start_with_servers",
     "total",
 ]
@@ -49,7 +49,7 @@ def of_this_process() -> list[ServerStats]:
     return list(_all)
 
 
-def start_no_more(exporter: Exporter) -> None:
+def stop_starting(exporter: Exporter) -> None:
     """Undoes :func:`start_with_servers`."""
     _exporters.discard(exporter)
 

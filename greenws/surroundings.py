@@ -58,14 +58,14 @@ _MAX_PARTS = 30
 # The modules in which frameworks, database drivers and HTTP clients block.
 _NEEDED = ("socket", "ssl", "select", "time", "threading")
 
-_told: set[str] = set()
+_logged: set[str] = set()
 
 
 def _once(what: str) -> bool:
     """Whether this is the first time in this process."""
-    if what in _told:
+    if what in _logged:
         return False
-    _told.add(what)
+    _logged.add(what)
     return True
 
 
@@ -123,7 +123,7 @@ def unpatched_modules() -> list[str]:
 def warn_unpatched(application: Any) -> None:
     """Warns, once, if a framework's application is served in a process that is not patched."""
     missing = unpatched_modules()
-    if not missing or "unpatched" in _told:
+    if not missing or "unpatched" in _logged:
         return
     framework = framework_of(application)
     if framework is None or not _once("unpatched"):

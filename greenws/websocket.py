@@ -27,7 +27,8 @@ from .cross_thread import CrossThreadCalls
 from .exceptions import ConcurrentReadError, ConnectionClosed
 from .hub import forks, switching
 from .hub.transport import FOREVER, POLL, Transport
-from .opcodes import CloseCode, OpcodeType
+from .hub.turns import SECONDS
+from .opcodes import NORMAL_ENDS, CloseCode, OpcodeType
 from .protocol.connection import CLOSED, MAX_HEADER, OPEN, Connection, Ping
 from .protocol.deflate import Deflate
 from .protocol.shared import SharedMessage
@@ -64,13 +65,11 @@ _STEP_BITS = 13  # in a large message, so many bytes count as a step, as a power
 _before_wait = functions  # of before_wait()
 
 _NO_ANSWER = "the peer did not answer Close (close_timeout)"
-_MAX_FILL = 0.005  # seconds for input that no greenlet reads, before others run
 
 _FIRST_TIME = 1e9  # for close_at(): in 2001; smaller numbers must be delays
 _LAST_TIME = 1e11  # seconds since 1970: in year 5138; larger numbers must be milliseconds
 
 _OPCODES = {int(opcode): opcode for opcode in OpcodeType}
-_QUIET = frozenset(map(int, (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED)))
 
 # Names of other libraries, and what to use here.
 _INSTEAD = {
@@ -282,7 +281,7 @@ class WebSocket:
         """What a read raises. (A method of its own, so that a waiting session keeps less stack.)"""
         if event == _NOTHING:
             return TimeoutError(f"no message within {seconds} s")
-        if iterating and self._connection.close_code in _QUIET:
+        if iterating and self._connection.close_code in NORMAL_ENDS:
             return StopIteration()
         return self._connection.closed_error()
 
@@ -725,7 +724,7 @@ class WebSocket:
         if transport.failure:
             raise self._lost_error()
         if transport.poller.ticks - self._polled_at > _POLL_INPUT_TICKS and not self._leading:
-            self._poll_input(time.monotonic() + _MAX_FILL)
+            self._poll_input(time.monotonic() + SECONDS)
 
     def _send_or_hold(self, frame: bytes) -> None:
         """Sends a frame; holds it back if another whole frame has already been received, so that
@@ -803,7 +802,7 @@ class WebSocket:
         for all of it."""
         if self._leading or self._transport.closed:
             return False
-        self._poll_input(time.monotonic() + _MAX_FILL)
+        self._poll_input(time.monotonic() + SECONDS)
         return self._inbox_size <= self._max_inbox and self._connection.has_frame()
 
     def _pursue_close(self, now: float, margin: float) -> bool:
@@ -816,7 +815,7 @@ class WebSocket:
         if self._connection.state == _CLOSED and self._close_deadline == _FOREVER:
             return False
         if not self._leading and self._connection.state != _CLOSED:
-            self._poll_input(time.monotonic() + _MAX_FILL)
+            self._poll_input(time.monotonic() + SECONDS)
         if now < self._close_deadline + margin:
             return True
         if self._connection.state != _CLOSED and self._extend_close():
@@ -846,7 +845,7 @@ class WebSocket:
         self._transport.close(reason)
         if not self._leading:
             self._connection.feed_eof(reason)
-            self._fill_inbox(time.monotonic() + _MAX_FILL)
+            self._fill_inbox(time.monotonic() + SECONDS)
 
     def _lost_error(self) -> ConnectionClosed:
         """The error of a send that could not write. Polls the input first: the peer's Close may

@@ -23,7 +23,7 @@ from .support.limits import limit
 from .support.wire import Peer
 
 load_profile()
-surroundings._told.add("psycopg2")  # which tests of databases import into this process
+surroundings._logged.add("psycopg2")  # which tests of databases import into this process
 
 
 def pytest_collection_finish() -> None:

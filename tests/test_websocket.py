@@ -1025,7 +1025,7 @@ def test_a_close_that_came_in_time_counts_for_a_late_reader(pair):
 
 
 def test_a_flood_of_pings_does_not_fill_the_outbox(pair):
-    socket, peer = pair(write_high_water=100_000)
+    socket, peer = pair(write_high_water=100_000, write_timeout=None)
     reader = gevent.spawn(socket.read_string_message)
     flooding = gevent.spawn(_flood_of_pings, peer)
     most = 0

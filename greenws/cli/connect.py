@@ -176,7 +176,7 @@ def _context(options: argparse.Namespace) -> ssl.SSLContext | None:
             return ssl.create_default_context(cafile=options.ca)
         except OSError as error:  # ssl.SSLError is one
             is_no_pem = isinstance(error, ssl.SSLError)
-            reason = "not a file of certificates in PEM" if is_no_pem else error.strerror
+            reason = "not a PEM file with certificates" if is_no_pem else error.strerror
             raise ValueError(f"--ca {options.ca}: {reason}") from None
     if options.insecure:
         context = ssl.create_default_context()

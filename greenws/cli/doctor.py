@@ -127,8 +127,8 @@ def check_form() -> Iterator[Finding]:
         advice = "unset GREENWS_PURE_PYTHON for the compiled form, which is a few times faster"
     elif form.PURE and (installed := distribution.shadowed()) is not None:
         advice = (
-            f"these are the sources in {distribution.FOLDER}, which Python finds first there; what "
-            f"is installed is in {installed}: call this in another folder"
+            f"Python finds the sources in {distribution.FOLDER} first; the installed greenws is in "
+            f"{installed}: run this in another folder"
         )
     elif form.PURE:
         advice = (
@@ -371,7 +371,7 @@ def explain(name: str, error: Exception) -> Iterator[Finding]:
         yield Finding(
             PROBLEM,
             name,
-            "serves while it is imported, so that gunicorn and 'flask run' would hang",
+            "starts a server while it is imported, so that gunicorn and 'flask run' would hang",
             "put the lines that start the server under: if __name__ == '__main__':",
         )
     elif isinstance(error, _Unfit):
@@ -395,7 +395,7 @@ def explain(name: str, error: Exception) -> Iterator[Finding]:
         advice = f"doctor '{base.replace('/', '.')}:{expression or 'NAME'}'"
         if folder:
             advice += f" --chdir {shlex.quote(folder)}"
-        yield Finding(PROBLEM, name, "is a file, and not the name of a module", advice)
+        yield Finding(PROBLEM, name, "is a file, not a module name", advice)
     elif isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
         advice = "run this in the folder of the program, or use --chdir"
         yield Finding(PROBLEM, name, f"there is no module {module!r} in {os.getcwd()}", advice)
@@ -404,7 +404,8 @@ def explain(name: str, error: Exception) -> Iterator[Finding]:
             NOTE,
             name,
             f"needs a process that is monkey-patched: {error}",
-            "gunicorn's gevent workers patch by themselves (see it with --patch); else " + _PATCH,
+            "gunicorn's gevent workers patch by themselves (try it with --patch); otherwise "
+            + _PATCH,
         )
     else:
         traceback.print_exception(error)

@@ -110,8 +110,8 @@ def reconnect(
 
     Raises:
         OSError, HandshakeError: the attempt failed, and ``give_up`` says to stop.
-        ValueError, TypeError: as :func:`greenws.connect`, at the first attempt. A ``give_up`` or
-            ``on_error`` that cannot be called so is a TypeError at once.
+        ValueError, TypeError: as :func:`greenws.connect`, at the first attempt. TypeError is raised
+            at once if ``give_up`` or ``on_error`` does not accept these arguments.
     """
     check_seconds("min_delay", min_delay)
     check_seconds("max_delay", max_delay)

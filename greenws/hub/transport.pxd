@@ -86,6 +86,7 @@ cdef class Transport(Waiter):
     cdef Py_ssize_t _poll_engine(self) except -2
     @cython.locals(memory=TlsMemory, out=bytearray, encrypted=Py_ssize_t, sent=Py_ssize_t)
     cdef void _encrypt_and_send(self, data, Py_ssize_t size) except *
+    cdef int _drop_first(self, Py_ssize_t size) except -1
     @cython.locals(place=Py_ssize_t)
     cdef void _keep_encrypted(self, bytes records) except *
     @cython.locals(size=Py_ssize_t, encrypted=Py_ssize_t, out=bytearray)

@@ -29,6 +29,7 @@ from . import forks, syscalls, tls
 from .delivery import Delivery
 from .polling import READABLE, TlsMemory, Waiter
 from .sockets import OwnedSSLSocket
+from .turns import SECONDS
 
 __all__ = [
     "Accepted",
@@ -53,7 +54,6 @@ _CORK_LIMIT = 1 << 16  # bytes to hold back at most
 _COPY_LIMIT = 1 << 14  # bytes; larger pieces enter the outbox without a copy
 _MAX_ANSWERS = 1 << 14  # bytes of OpenSSL's own answers that a peer may leave unread
 _TLS_RECORD = 1 << 14  # bytes
-_MAX_FLUSH = 0.005  # seconds in the hub, before it polls again
 _STALL_CHECKS = 4  # in one write_timeout
 
 _READABLE = READABLE
@@ -583,13 +583,7 @@ class Transport(Waiter):
                 self._keep_encrypted(records)
                 return True
             return False
-        self.backlog -= size
-        if size == len(head):
-            del outbox[0]
-        elif isinstance(head, bytearray):
-            del head[:size]
-        else:
-            outbox[0] = head[size:]
+        self._drop_first(size)
         self._keep_encrypted(bytes(out[:encrypted]))
         return True
 
@@ -655,6 +649,19 @@ class Transport(Waiter):
                 return
         self._outbox.append(bytearray(data))
 
+    def _drop_first(self, size: int) -> None:
+        """Removes ``size`` bytes of the first piece from the outbox."""
+        outbox = self._outbox
+        assert outbox is not None
+        head = outbox[0]
+        self.backlog -= size
+        if size == len(head):
+            del outbox[0]
+        elif isinstance(head, bytearray):
+            del head[:size]
+        else:
+            outbox[0] = head[size:]
+
     def _flush_unless_writing(self) -> None:
         if not self._writing:
             self._flush()
@@ -682,14 +689,8 @@ class Transport(Waiter):
                 break
             self._progress = time.monotonic()
             begin = begin or self._progress
-            self.backlog -= sent
-            if sent == len(head):
-                del outbox[0]
-            elif isinstance(head, bytearray):
-                del head[:sent]
-            else:
-                outbox[0] = head[sent:]
-            if self._progress - begin > _MAX_FLUSH:  # the hub goes on after the next poll
+            self._drop_first(sent)
+            if self._progress - begin > SECONDS:  # the hub goes on after the next poll
                 break
         if not outbox:
             self._outbox = None

@@ -23,10 +23,13 @@ from greenlet import GreenletExit
 
 from . import forks, switching, syscalls
 
-__all__ = ["Turns", "after_poll", "end_turn_if_due", "turns_of"]
+__all__ = ["SECONDS", "Turns", "after_poll", "end_turn_if_due", "turns_of"]
+
+SECONDS = 0.005
+"""The length of a turn."""
 
 # C numbers where this is compiled
-_TURN = 5_000_000  # nanoseconds
+_TURN = int(SECONDS * 1e9)  # nanoseconds
 _SHORT = 500_000  # nanoseconds between two readings of the clock; if less, they become rarer
 _LONG = 1_000_000  # nanoseconds; if more, the next step reads the clock
 _MAX_STEPS = 32  # from one reading to the next

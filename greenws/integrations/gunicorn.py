@@ -53,7 +53,7 @@ _KILL_MARGIN = 1.5  # seconds between our kill and gunicorn's; a worker takes up
 _logger = logging.getLogger("greenws.server")
 
 
-class _Handler(UpgradeHandler, PyWSGIHandler):  # type: ignore[misc]
+class _WorkerHandler(UpgradeHandler, PyWSGIHandler):  # type: ignore[misc]
     def handle_one_response(self) -> None:
         self.server.count_request()
         super().handle_one_response()
@@ -63,9 +63,9 @@ class _Handler(UpgradeHandler, PyWSGIHandler):  # type: ignore[misc]
             PyWSGIHandler.log_request(self)
 
 
-class _Server(WebSocketServer):
-    _own_handler_class = _Handler
-    running: weakref.WeakSet[_Server] = weakref.WeakSet()
+class _WorkerServer(WebSocketServer):
+    _own_handler_class = _WorkerHandler
+    running: weakref.WeakSet[_WorkerServer] = weakref.WeakSet()
     grace = 30.0
     """gunicorn's ``graceful_timeout``, in seconds, less the time for killing the rest."""
     worker: Worker | None = None
@@ -193,7 +193,7 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     start, and is named in the log; after a SIGHUP the workers keep the previous one.
     """
 
-    wsgi_handler = _Handler
+    wsgi_handler = _WorkerHandler
     config = Config()
     """The limits of the sessions."""
     trusted_proxies = 0
@@ -203,7 +203,7 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     _balance: Balance | None = None
     _made: weakref.WeakSet[Worker] = weakref.WeakSet()
     _kept: dict[str, Any] = {}  # the last valid settings and TLS context
-    _told: tuple[Any, list[str]] = (None, [])  # a configuration, and its problems
+    _reported: tuple[Any, list[str]] = (None, [])  # a configuration, and its problems
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -231,12 +231,12 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
             self._kept[what] = value
             return value
         halts = what not in self._kept
-        if Worker._told[0] is not self.cfg:
-            Worker._told = (self.cfg, [])
+        if Worker._reported[0] is not self.cfg:
+            Worker._reported = (self.cfg, [])
         for problem in problems:
-            if problem in Worker._told[1]:  # logged by the previous worker
+            if problem in Worker._reported[1]:  # logged by the previous worker
                 continue
-            Worker._told[1].append(problem)
+            Worker._reported[1].append(problem)
             if halts:
                 self.log.error("greenws.gunicorn.Worker: %s", problem)
             elif self._kept[what] is None:
@@ -274,7 +274,7 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         pool = options.get("spawn")
         if isinstance(pool, Pool):
             pool.greenlet_class = ConnectionGreenlet
-        server = _Server(listener, **options)
+        server = _WorkerServer(listener, **options)
         server._share = self._share
         server.grace = self._grace
         server.worker = self
@@ -326,7 +326,7 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         return max(timeout - _KILL_MARGIN, timeout / 2)
 
     def _kill_all(self) -> None:
-        for server in list(_Server.running):
+        for server in list(_WorkerServer.running):
             server.kill_all()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
@@ -334,7 +334,7 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
 
     def _quit(self, sig: int, frame: Any) -> None:
         self.alive = False
-        servers = list(_Server.running)
+        servers = list(_WorkerServer.running)
         for server in servers:
             server.close()
             close_sessions(server.stats.open_sockets, 0)  # there is no time to drain

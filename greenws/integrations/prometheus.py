@@ -27,7 +27,7 @@ except ImportError as error:
 
 from ..opcodes import CloseCode
 from ..rooms.room import Rooms
-from ..stats import ServerStats, of_this_process, start_no_more, start_with_servers
+from ..stats import ServerStats, of_this_process, start_with_servers, stop_starting
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -129,7 +129,7 @@ class Metrics:
 
     def stop(self) -> None:
         """Undoes :meth:`start`."""
-        start_no_more(self)
+        stop_starting(self)
         if self._copier is not None:
             self._copier.kill()
             self._copier = None

@@ -260,7 +260,7 @@ def _doubt_of_connection(connection: Connection) -> str:
     if work is None:
         return "its transaction was not watched from the beginning"
     if work.doubt:
-        return f"its transaction ran {_shorten(work.doubt)!r}, which is no plain SELECT"
+        return f"its transaction ran {_shorten(work.doubt)!r}, which is not a plain SELECT"
     if work.greenlet is not None and work.greenlet() is not getcurrent():
         return "another greenlet works with the same session"
     work.forget_ended()

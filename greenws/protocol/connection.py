@@ -14,10 +14,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..checks import check_close
+from ..checks import check_close, check_sendable
 from ..config import Config
 from ..exceptions import ConnectionClosed, InvalidPayload, PolicyViolation, ProtocolError
-from ..opcodes import CloseCode, is_receivable, is_sendable
+from ..opcodes import MAX_REASON, CloseCode, is_receivable
 from .deflate import Deflate
 from .frames import (
     MAX_HEADER,
@@ -47,7 +47,6 @@ _NOTHING = -1
 
 _RSV1 = 0x40  # combined with an opcode: the message is compressed
 
-_MAX_REASON = 123  # bytes: a control frame holds 125, the code takes 2
 _MAX_CONTROL_FRAMES = 64  # handled by one next_event(), so that others can run in between
 _MAX_PINGS = 256  # unanswered; older ones are forgotten
 
@@ -389,13 +388,7 @@ class Connection:
             if reason:
                 raise ValueError("a Close without a code (1005) cannot have a reason")
             return
-        if not is_sendable(code, self.client):
-            raise ValueError(
-                f"close code {code} may not be sent; use 1000, 1001, 1011 or 3000 to 4999"
-            )
-        size = len(reason.encode())
-        if size > _MAX_REASON:
-            raise ValueError(f"close reason must be at most {_MAX_REASON} bytes, not {size}")
+        check_sendable(code, reason, self.client)
 
     def closed_error(self) -> ConnectionClosed:
         """What a send or ``receive()`` raises on a closed connection."""
@@ -425,6 +418,6 @@ class Connection:
 
 
 def _close_body(code: int, reason: str) -> bytes:
-    body = reason.encode()[:_MAX_REASON]
+    body = reason.encode()[:MAX_REASON]
     # A cut inside a code point would not be UTF-8.
     return code.to_bytes(2, "big") + body.decode("utf-8", "ignore").encode()

@@ -387,7 +387,8 @@ def check_response(
     if subprotocol is not None and subprotocol not in protocols:
         offered = ", ".join(map(repr, protocols)) or "none"
         raise HandshakeError(
-            f"The server chose a subprotocol not offered: {subprotocol!r} (offered: {offered}).",
+            f"The server chose a subprotocol that was not offered: {subprotocol!r} "
+            f"(offered: {offered}).",
             101,
             reason="subprotocol",
         )

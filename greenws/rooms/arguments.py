@@ -8,12 +8,9 @@ from typing import Any
 
 from .. import checks
 from ..checks import wrong_message
-from ..opcodes import is_sendable
 from .presence import Presence
 
 __all__ = ["check_close", "check_count", "check_name", "check_redis", "member_id", "message"]
-
-_MAX_REASON = 123  # bytes of a Close (RFC 6455, section 5.5)
 
 
 def check_name(name: Any) -> None:
@@ -73,11 +70,7 @@ def check_close(code: int, reason: str) -> None:
         ValueError: ``code`` may not be sent, or ``reason`` is longer than 123 bytes.
     """
     checks.check_close(code, reason)
-    if not is_sendable(code):
-        raise ValueError(f"close code {code} may not be sent; use 1000, 1001, 1011 or 3000 to 4999")
-    if len(reason.encode()) > _MAX_REASON:
-        size = len(reason.encode())
-        raise ValueError(f"close reason must be at most {_MAX_REASON} bytes, not {size}")
+    checks.check_sendable(code, reason)
 
 
 def member_id(member: Any) -> str | None:

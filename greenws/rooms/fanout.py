@@ -64,7 +64,7 @@ class Disconnect(NamedTuple):
     member: str | None
 
 
-class _Joining(NamedTuple):
+class _Newcomer(NamedTuple):
     after: int  # the number of the last item that it does not get
     position: str
 
@@ -101,7 +101,7 @@ class FanOut:
         self._groups: list[dict[Member, WebSocket]] = []
         self._group_of: dict[Member, dict[Member, WebSocket]] = {}  # of prompt members
         self._others: dict[Member, None] = {}  # those with a queue or a cursor
-        self._joining: dict[Member, _Joining] = {}
+        self._joining: dict[Member, _Newcomer] = {}
         self._becoming_prompt: dict[Member, None] = {}
         # For each member that joined while items waited: the number of the last of these. The
         # member knows of changes of presence up to that one already.
@@ -111,14 +111,14 @@ class FanOut:
         self._items: deque[_Item] = deque()
         self._last = 0  # number of the last item that was put
         self._finished = 0  # of the last one that everybody has
-        self._slices: Iterator[None] | None = None  # of what has begun
-        self._begun = 0  # items of which that is; several if they are changes
+        self._slices: Iterator[None] | None = None  # of the item that has begun
+        self._begun = 0  # how many items those are; several if they are changes of presence
         self._position = ""  # after that one
         self._position_before = ""
         self._unvisited_groups: list[dict[Member, WebSocket]] = []
         self._unvisited: deque[Member] = deque()
         self._is_advancing = False
-        self._pump = 0  # the thread whose greenlet goes on with what is left
+        self._pump = 0  # the thread whose greenlet delivers the rest
         self._waiting: deque[tuple[int, Any, Event]] = deque()
 
     # -- the members
@@ -144,10 +144,10 @@ class FanOut:
         if self._finished == self._last:
             self._place(member)
         else:
-            self._joining[member] = _Joining(after, position)
+            self._joining[member] = _Newcomer(after, position)
 
     def remove(self, member: Member) -> None:
-        self.roster.stop_telling(member)
+        self.roster.stop_watching(member)
         self._joining.pop(member, None)
         self._informed.pop(member, None)
         self._becoming_prompt.pop(member, None)
@@ -195,7 +195,7 @@ class FanOut:
         if group is not None:
             del group[member]
 
-    def _place_those_who_came(self, number: int) -> None:
+    def _place_new_members(self, number: int) -> None:
         """Called before the items up to that number begin."""
         if self._becoming_prompt:
             for member in self._becoming_prompt:
@@ -214,7 +214,7 @@ class FanOut:
     def _is_placed(self, member: Member) -> bool:
         return member in self._group_of or member in self._others or member in self._becoming_prompt
 
-    # -- handing out
+    # -- delivery
 
     def put(self, item: _Item) -> None:
         """Delivers as much as fits into this turn; a greenlet does the rest in later turns.
@@ -275,9 +275,9 @@ class FanOut:
             while len(changes) < _CHANGES and self._items and isinstance(self._items[0], Change):
                 changes.append(self._items.popleft())  # type: ignore[arg-type]
             self._begun = len(changes)
-            self._place_those_who_came(self._finished + self._begun)
+            self._place_new_members(self._finished + self._begun)
             return self._report(changes)
-        self._place_those_who_came(self._finished + 1)
+        self._place_new_members(self._finished + 1)
         if isinstance(item, Gap):
             return self._send_gap()
         if isinstance(item, Disconnect):
@@ -296,7 +296,7 @@ class FanOut:
         while self._informed and next(iter(self._informed.values())) <= self._finished:
             del self._informed[next(iter(self._informed))]
         if not self._items:  # or the next one does it
-            self._place_those_who_came(self._finished + 1)
+            self._place_new_members(self._finished + 1)
         while self._waiting and self._waiting[0][0] <= self._finished:
             _, loop, event = self._waiting.popleft()
             loop.run_callback_threadsafe(event.set)
@@ -331,7 +331,7 @@ class FanOut:
         yield
 
     def _disconnect(self, item: Disconnect) -> Iterator[None]:
-        meant = self._without_the_informed([*self._group_of, *self._others])
+        meant = self._joined_before_this([*self._group_of, *self._others])
         for number, member in enumerate(meant):
             if self._is_placed(member) and item.member in (None, member.id, member.token):
                 member._disconnect(item.code, item.reason)
@@ -386,7 +386,7 @@ class FanOut:
         stamped = None if data is None else self.stamped_or_skipped(self._position, data)
         return None if data is None or stamped is None else _Notice(SharedMessage(stamped), data)
 
-    def _without_the_informed(self, members: list[Member]) -> list[Member]:
+    def _joined_before_this(self, members: list[Member]) -> list[Member]:
         """The members that joined before the current item was put."""
         if not self._informed:
             return members

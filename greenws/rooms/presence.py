@@ -209,10 +209,10 @@ class Roster:
         return self._add(who)
 
     def leave(self, member: Member) -> Change | None:
-        self.stop_telling(member)
+        self.stop_watching(member)
         return self._remove(self._here.pop(member.token))
 
-    def stop_telling(self, member: Member) -> None:
+    def stop_watching(self, member: Member) -> None:
         watch = self._watch_of.pop(member, None)
         if watch is None:
             return

@@ -49,7 +49,7 @@ _ALL_TAILS_BYTES = 64 * 2**20  # the same, of all rooms
 _logger = logging.getLogger("greenws.rooms")
 
 
-class _Joining(contextlib.AbstractContextManager[Member]):
+class _JoinBlock(contextlib.AbstractContextManager[Member]):
     """A future member: an error says what is missing if it is used without ``with``."""
 
     def __init__(self, manager: contextlib.AbstractContextManager[Member]) -> None:
@@ -91,7 +91,7 @@ def _for_a_block(
     def call(
         *args: _Arguments.args, **kwargs: _Arguments.kwargs
     ) -> contextlib.AbstractContextManager[Member]:
-        return _Joining(make(*args, **kwargs))
+        return _JoinBlock(make(*args, **kwargs))
 
     return call
 
@@ -196,7 +196,7 @@ class Room:
         watch = None if presence is None else Watch.of(presence)
         json.dumps(info)
         if "" in info:
-            raise TypeError("an info has no name")
+            raise TypeError("a keyword of info must not be empty")
         key = None if presence_key is None else id_of(presence_key)
         if presence_linger != 0:
             check_seconds("presence_linger", presence_linger)
@@ -290,7 +290,7 @@ class Room:
         a client that joins for the first time. May block; empty if the broker is out of reach.
 
         Raises:
-            TypeError: ``count`` is no int.
+            TypeError: ``count`` is not an int.
         """
         arguments.check_count(count)
         found = self._rooms.broker.newest(self.name, count) if count > 0 else []
@@ -354,7 +354,7 @@ class Room:
     def __repr__(self) -> str:
         return f"<Room {self.name!r}>"
 
-    # -- coming and going
+    # -- joining and leaving
 
     def _open(self) -> None:
         broker = self._rooms.broker
@@ -513,8 +513,8 @@ class Rooms:
     def __getitem__(self, name: str) -> Room:
         """
         Raises:
-            TypeError: ``name`` is no str.
-            UnicodeEncodeError: it is none that UTF-8 knows.
+            TypeError: ``name`` is not a str.
+            UnicodeEncodeError: UTF-8 cannot encode it.
         """
         arguments.check_name(name)
         with self.lock:

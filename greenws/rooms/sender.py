@@ -1,4 +1,4 @@
-"""``Sender``: sends to the rooms of servers from any other Python process. Knows no gevent.
+"""``Sender``: sends to the rooms of servers from any other Python process. Imports no gevent.
 
 It is the sending half of ``Rooms`` over Redis: what it sends is appended to the same logs by the
 same script, and each process that has members of the room delivers it.
@@ -102,8 +102,8 @@ class Sender:
     def __getitem__(self, name: str) -> RemoteRoom:
         """
         Raises:
-            TypeError: ``name`` is no str.
-            UnicodeEncodeError: it is none that UTF-8 knows.
+            TypeError: ``name`` is not a str.
+            UnicodeEncodeError: UTF-8 cannot encode it.
         """
         arguments.check_name(name)
         return RemoteRoom(self, name)
@@ -125,7 +125,7 @@ class Sender:
     def __repr__(self) -> str:
         return f"<Sender {self._origin}>"
 
-    # -- what rooms ask for
+    # -- called by RemoteRoom
 
     def _append(self, room: str, data: str | bytes) -> None:
         entry: Any = None
@@ -145,13 +145,13 @@ class Sender:
             raise BrokerUnavailable(f"Redis does not accept messages of the room {room!r}: {why}")
         appended.log(_logger)
 
-    def _look(self, room: str, begin_log: bool = False) -> Any:
+    def _snapshot(self, room: str, begin_log: bool = False) -> Any:
         caller, requests = self._caller(room), self._requests
         age = self._options.expiry if begin_log else 0
 
         def request(client: redis.Redis) -> Any:
             found = requests.take_snapshot(client, caller.keys, self._origin, room, age)
-            return requests.without_the_dead(client, caller.keys, found)
+            return requests.mark_dead(client, caller.keys, found)
 
         return caller.call(request)
 
@@ -188,7 +188,7 @@ class RemoteRoom:
         has the ``stamp`` of their ``Rooms``, otherwise as they were sent.
 
         Raises:
-            TypeError: ``count`` is no int.
+            TypeError: ``count`` is not an int.
             BrokerUnavailable: Redis is out of reach.
         """
         arguments.check_count(count)
@@ -213,7 +213,7 @@ class RemoteRoom:
         Raises:
             BrokerUnavailable: Redis is out of reach.
         """
-        end: str = self._sender._look(self.name, begin_log=True).end
+        end: str = self._sender._snapshot(self.name, begin_log=True).end
         return end
 
     @property
@@ -223,7 +223,7 @@ class RemoteRoom:
         Raises:
             BrokerUnavailable: Redis is out of reach.
         """
-        return unpack_all(self._sender._look(self.name).alive)
+        return unpack_all(self._sender._snapshot(self.name).alive)
 
     def __len__(self) -> int:
         return len(self.members)

@@ -15,11 +15,9 @@ from typing import Any
 
 from gevent._hub_local import get_hub_if_exists
 
-from ..hub.turns import turns_of
+from ..hub.turns import SECONDS, turns_of
 
 __all__ = ["SECONDS", "end", "end_if_over", "is_over"]
-
-SECONDS = 0.005
 
 
 class _Turn:

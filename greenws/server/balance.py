@@ -18,7 +18,7 @@ from typing import Any
 
 __all__ = ["Balance", "Share"]
 
-_MOST = 1024  # processes
+_MAX_PROCESSES = 1024  # processes
 # A process may have this many connections more than the one with the fewest: a number, and one more
 # for each _LEAD connections of that one.
 _LEAST_LEAD = 2
@@ -34,11 +34,11 @@ class Balance:
     """The shared memory. Make it before the processes are forked."""
 
     def __init__(self) -> None:
-        memory: Any = memoryview(mmap.mmap(-1, 4 * (2 * _MOST + 2))).cast("i")
+        memory: Any = memoryview(mmap.mmap(-1, 4 * (2 * _MAX_PROCESSES + 2))).cast("i")
         self._end = memory[:1]  # how many places were ever taken
         self._several = memory[1:2]
-        self.states = memory[2 : _MOST + 2]
-        self.counts = memory[_MOST + 2 :]
+        self.states = memory[2 : _MAX_PROCESSES + 2]
+        self.counts = memory[_MAX_PROCESSES + 2 :]
         self._process = os.getpid()
 
     @property

@@ -24,7 +24,7 @@ from geventwebsocket.websocket import WebSocket as _Original
 from werkzeug.exceptions import HTTPException
 
 from ..exceptions import ConnectionClosed, HandshakeError
-from ..opcodes import CloseCode, is_sendable
+from ..opcodes import NORMAL_ENDS, CloseCode, is_sendable
 from ..protocol.origin import check_origin
 from ..session import REQUEST_ATTRIBUTE
 from ..upgrade import Upgrade, refusal_response
@@ -32,7 +32,6 @@ from ..websocket import WebSocket
 
 __all__ = ["GeventWebSocket"]
 
-_QUIET = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED)
 _READS_OF_A_LOOP = 3  # of ``closed``, by one line of code
 
 
@@ -162,7 +161,7 @@ class GeventWebSocket(_Original):  # type: ignore[misc]
             message = self.accept().receive(timeout=None)
         except ConnectionClosed as error:
             self._closed = True
-            if error.code not in _QUIET:
+            if error.code not in NORMAL_ENDS:
                 self.current_app.on_close(MSG_CLOSED)
             return None
         return bytearray(message) if isinstance(message, bytes) else message

@@ -56,8 +56,9 @@ cdef class Opening:
     cdef public double deadline
     cdef public _DirectUpgrade upgrade
 
-    @cython.locals(head=RequestHead)
     cpdef OpenSession open(self)
+    @cython.locals(head=RequestHead)
+    cdef OpenSession _open_session(self)
     cdef _answer(self, response, str reason)
     @cython.locals(target=str)
     cdef _find_handler(self, RequestHead head, dict fields)

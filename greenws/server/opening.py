@@ -23,7 +23,7 @@ from ..hub import forks
 from ..hub.transport import FOREVER, TIMED_OUT, Transport
 from ..protocol.handshake import Offer, is_upgrade, offer_in, parse_offer
 from ..routes import Routes
-from ..session import OpenSession, WebSocketHandler, lazy_request, let_environ_go
+from ..session import OpenSession, WebSocketHandler, drop_environ, lazy_request
 from ..stats import SessionRecord
 from ..upgrade import ENVIRON_KEY, Upgrade, refusal_response
 from ..websocket import WebSocket
@@ -201,7 +201,15 @@ class Opening:
         self.deadline = _FOREVER if timeout is None else time.monotonic() + timeout
 
     def open(self) -> OpenSession | None:
-        """Blocks until a session is open, and returns it; None if the HTTP handler must go on."""
+        """Blocks until a session is open, and returns it; None if the HTTP handler must go on. What
+        it raises ends the connection."""
+        try:
+            return self._open_session()
+        except BaseException:
+            self.transport.close()
+            raise
+
+    def _open_session(self) -> OpenSession | None:
         try:
             head = self.head = self._read_head()
             if head is None or not head.upgrade:
@@ -297,7 +305,7 @@ class Opening:
         admission.begin_work()
         try:
             session = handler._open(environ, request, None if request is None else upgrade, fields)
-            let_environ_go(session.socket.request, _EnvironSource(self, environ))
+            drop_environ(session.socket.request, _EnvironSource(self, environ))
             return session
         except HandshakeError as error:
             self._answer(refusal_response(error), error.reason)
@@ -395,11 +403,7 @@ class DirectClient:
             server._full = False
         admission.greenlets.add(getcurrent())
         opening = Opening(server, self._sock, self.address)
-        try:
-            session = opening.open()
-        except BaseException:
-            opening.transport.close()
-            raise
+        session = opening.open()
         if session is None:
             self.opening = opening
         else:

@@ -129,7 +129,7 @@ def _check_values(options: dict[str, Any]) -> None:
             dict(environ)
         except (TypeError, ValueError):
             raise TypeError(
-                f"environ must be a dict, of what each request's environ has, not {environ!r}"
+                f"environ must be a dict, which is added to each request's environ, not {environ!r}"
             ) from None
     hook = options.get("pre_start_hook")
     if hook is not None and not callable(hook):
@@ -228,7 +228,7 @@ def load_authorities(context: ssl.SSLContext, ca_certs: str) -> None:
         context.load_verify_locations(ca_certs)
     except ssl.SSLError as error:
         raise ssl.SSLError(
-            error.errno, f"cannot use ca_certs {ca_certs}, a file of PEM: {error.strerror}"
+            error.errno, f"cannot use ca_certs {ca_certs} as a PEM file: {error.strerror}"
         ) from None
 
 

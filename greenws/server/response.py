@@ -52,7 +52,7 @@ _SLOW_PIECE = 1 << 14  # bytes of a file that are read when the kernel takes no 
 _READ_INSTEAD = (errno.EAGAIN, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOVERFLOW)
 _MORE = getattr(native, "MSG_MORE", 0)
 _READ_AHEAD = 1 << 16  # bytes that are read ahead while a response is being generated
-_LOOK_INTERVAL = 0.1  # seconds between two checks of the client while nothing is sent
+_CHECK_INTERVAL = 0.1  # seconds between two checks of the client while nothing is sent
 _FIRST_CHECK, _LAST_CHECK = 0.05, 5.0  # seconds between two checks of a half-closed connection
 _KEEPALIVE = 5  # seconds between TCP's probes of a half-closed connection
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
@@ -360,7 +360,7 @@ class ResponseHandler(_OriginalHandler):  # type: ignore[misc]
             OSError: the client has ended its stream, or the connection is lost.
         """
         now = time.monotonic()
-        if now < self._looked_at + _LOOK_INTERVAL:
+        if now < self._looked_at + _CHECK_INTERVAL:
             return
         self._looked_at = now
         if not self._may_watch() or self.rfile.read_ahead(_READ_AHEAD) is not False:

@@ -462,11 +462,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             self.handler_class(_green(sock), address, self).handle()
             return None
         opening = Opening(self, sock, address)
-        try:
-            session = opening.open()
-        except BaseException:
-            opening.transport.close()
-            raise
+        session = opening.open()
         if session is None:
             self._serve_http(opening)
         return session

@@ -32,7 +32,7 @@ _helpers: WeakKeyDictionary[Any, Run] = WeakKeyDictionary()
 """The greenlets that handlers have started, and these."""
 
 
-class _Stats(ServerStats):
+class _TestStats(ServerStats):
     """Reports sessions to their runs, and the exceptions that escape them."""
 
     def begin(self, session: SessionRecord) -> None:
@@ -50,7 +50,7 @@ class _Stats(ServerStats):
         return True
 
 
-class _Handler(UpgradeHandler):
+class _TestHandler(UpgradeHandler):
     def get_environ(self) -> dict[str, Any]:
         environ = super().get_environ()
         environ.update(_runs[gevent.getcurrent()].extra)
@@ -81,13 +81,13 @@ class TestServer(WebSocketServer):
     time share one server, as in production: its ``clients``, its ``stats``, its limits."""
 
     __test__ = False
-    handler_class = _Handler
+    handler_class = _TestHandler
 
     def __init__(self, application: WSGIApplication, config: Config) -> None:
         super().__init__(
             ("127.0.0.1", 0), application, log=None, error_log=sys.stderr, config=config
         )
-        self.stats = _Stats()
+        self.stats = _TestStats()
         self._runs_open = 0
 
     @staticmethod

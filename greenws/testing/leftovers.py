@@ -19,8 +19,8 @@ from ..opcodes import CloseCode
 from ..websocket import WebSocket
 from . import timers
 from .hosting import is_of_a_session, module_of
+from .locations import location_of
 from .sockets import Run, open_runs
-from .standing import standing_of
 from .timers import Clock, RealTimeout
 
 __all__ = ["Leftovers", "Opener"]
@@ -100,7 +100,7 @@ def _describe(thing: Any) -> str:
         return f"the session {thing.what}, opened at {thing.opened_at}\n{thing.describe()}"
     if isinstance(thing, WebSocket):
         return f"an open connection: {thing!r}"
-    return f"a greenlet: {thing!r}\n  {standing_of(thing)}"
+    return f"a greenlet: {thing!r}\n  {location_of(thing)}"
 
 
 def _end(thing: Any) -> None:

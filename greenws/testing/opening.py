@@ -236,7 +236,7 @@ class _Handshake:
         except RealTimeout as expired:
             if expired is not limit:
                 raise
-            raise run.in_vain(
+            raise run.timed_out(
                 f"no answer to the handshake of {run.what} within {run.timeout:g} s"
             ) from None
         finally:

@@ -52,16 +52,16 @@ def outage(rooms: Rooms, *, max_pending: int | None = None) -> Iterator[None]:
         with _no_redis():
             yield
         return
-    away = _Away(broker, max_pending)
-    rooms.broker = away  # type: ignore[assignment]
+    unreachable = _Unreachable(broker, max_pending)
+    rooms.broker = unreachable  # type: ignore[assignment]
     try:
         yield
     finally:
         rooms.broker = broker
-        away.over.set()
+        unreachable.over.set()
 
 
-class _Away:
+class _Unreachable:
     """A broker out of reach. Calls that concern only this process are passed to the real one."""
 
     def __init__(self, broker: Any, max_pending: int | None) -> None:

@@ -25,7 +25,7 @@ from ..opcodes import OpcodeType
 from ..waiting import no_sessions
 from ..websocket import NO_TIMEOUT, Message, WebSocket
 from . import timers
-from .standing import caller, place_of, standing_of, without_machinery
+from .locations import caller, location_of, place_of, without_machinery
 from .timers import ClockLoop, RealTimeout
 
 __all__ = [
@@ -73,7 +73,7 @@ class Run:
         self.server: Any = None
         self.extra: dict[str, Any] = {}
         """The keys that the test client added to the environ."""
-        self.in_vain_wait = ""
+        self.timed_out_read = ""
         """The explanation of a read that timed out, until the next read."""
         self.is_propagated = False
         """Whether an error was answered by nobody but greenws."""
@@ -141,18 +141,18 @@ class Run:
         lines = []
         if self.greenlet is not None:
             raised = f", having raised {self.errors[0][0]!r}" if self.errors else ""
-            lines.append(f"  handler: {standing_of(self.greenlet)}{raised}")
+            lines.append(f"  handler: {location_of(self.greenlet)}{raised}")
             waiting = [helper for helper in list(self.helpers) if not helper.dead]
             waiting.sort(key=lambda helper: helper.minimal_ident)
             for helper in waiting[:_MAX_SHOWN]:
-                lines.append(f"  a greenlet of the handler: {standing_of(helper)}")
+                lines.append(f"  a greenlet of the handler: {location_of(helper)}")
             if len(waiting) > _MAX_SHOWN:
                 lines.append(f"  {len(waiting) - _MAX_SHOWN} more greenlets of the handler")
             for error, traceback in self.helper_errors:
                 raised = _describe_error(error, traceback)
                 lines.append(f"  a greenlet of the handler: raised {raised}")
         elif self.peer is not None:
-            lines.append(f"  {self.what}: {standing_of(self.peer._transport.greenlet)}")
+            lines.append(f"  {self.what}: {location_of(self.peer._transport.greenlet)}")
         for name, socket in (("handler", self.peer), ("test", self.socket)):
             if socket is not None:
                 messages_in, _, messages_out, _ = socket.traffic
@@ -162,12 +162,12 @@ class Run:
                 lines.append(f"  {name}: received {messages_in}, sent {messages_out}{state}")
         loop = self._hub.loop
         if isinstance(loop, ClockLoop) and loop.clock is not None:
-            lines.append("  time stands still: testing.clock() moves it by advance(seconds)")
+            lines.append("  time is stopped by testing.clock(): advance(seconds) moves it")
         elif timers.is_frozen():
             lines.append("  time.monotonic() was replaced (by freezegun?), so timeouts may not end")
         return "\n".join(lines)
 
-    def in_vain(self, what: str) -> TimeoutError:
+    def timed_out(self, what: str) -> TimeoutError:
         return TimeoutError(f"{what}\n{self.describe()}")
 
     # -- the end
@@ -191,8 +191,8 @@ class Run:
         finally:
             self._finish()
         if error is not None and not (had_failed and isinstance(error, Exception)):
-            if self.in_vain_wait:
-                _add_note(error, self.in_vain_wait)
+            if self.timed_out_read:
+                _add_note(error, self.timed_out_read)
             if problem is not None:
                 is_raised = any(problem is raised for raised, _ in self.errors)
                 text = f"the session {self.what} raised {problem!r}" if is_raised else str(problem)
@@ -217,7 +217,7 @@ class Run:
         except RealTimeout as expired:
             if expired is not limit:
                 raise
-            return self.in_vain(
+            return self.timed_out(
                 f"the session {self.what} has not ended within {self.timeout:g} s after its client "
                 "had closed"
             )
@@ -346,7 +346,7 @@ class TestSocket(WebSocket):
         try:
             return read(0)
         except TimeoutError:
-            raise self._run.in_vain(f"no message within {seconds:g} s") from None
+            raise self._run.timed_out(f"no message within {seconds:g} s") from None
 
     def _prepare_wait(self) -> None:
         if self._run.greenlet is None:
@@ -356,7 +356,7 @@ class TestSocket(WebSocket):
         __tracebackhide__ = True
         message = self._read(super().__next__)
         if message is _EXPIRED:
-            raise self._run.in_vain(
+            raise self._run.timed_out(
                 f"no message within {self._limit(self.read_timeout_seconds):g} s"
             )
         return message  # type: ignore[no-any-return]
@@ -369,11 +369,11 @@ class TestSocket(WebSocket):
 
     def _read_message(self, read: Callable[[], Message]) -> Message:
         __tracebackhide__ = True
-        self._run.in_vain_wait = ""
+        self._run.timed_out_read = ""
         message: Message = self._read(read)
         if message.opcode == OpcodeType.INVALID and self.is_connected:
             seconds = self._limit(self.read_timeout_seconds)
-            self._run.in_vain_wait = str(self._run.in_vain(f"no message within {seconds:g} s"))
+            self._run.timed_out_read = str(self._run.timed_out(f"no message within {seconds:g} s"))
         return message
 
     def ping(self, timeout: float | None = None) -> float:
@@ -381,7 +381,7 @@ class TestSocket(WebSocket):
         seconds = self._limit(timeout)
         trip = self._bounded(seconds, super().ping)
         if trip is _EXPIRED:
-            raise self._run.in_vain(f"no pong within {seconds:g} s")
+            raise self._run.timed_out(f"no pong within {seconds:g} s")
         return trip  # type: ignore[no-any-return]
 
     def _read(self, read: Callable[[], Any]) -> Any:
@@ -470,7 +470,7 @@ class TestSocket(WebSocket):
     def _send(self, send: Callable[..., None], *args: Any, **options: Any) -> None:
         __tracebackhide__ = True
         if self._within(self._run.timeout, lambda: send(*args, **options)) is _EXPIRED:
-            raise self._run.in_vain(
+            raise self._run.timed_out(
                 f"a send was blocked for {self._run.timeout:g} s: the other side does not read"
             )
 
@@ -518,7 +518,7 @@ class TestSocket(WebSocket):
             self.start_closing(code, reason)
             timers.move_time(self._transport.hub, lambda: self.close_code is not None)
         if self._within(self._run.timeout, super().close, code, reason) is _EXPIRED:
-            problem = self._run.in_vain(
+            problem = self._run.timed_out(
                 f"the other side did not answer Close within {self._run.timeout:g} s"
             )
             self._mark_lost("the other side did not answer Close")

@@ -402,7 +402,7 @@ def move_time(hub: Any, is_done: Callable[[], bool]) -> None:
 
 
 def clock() -> Clock:
-    """In ``with testing.clock() as clock:``, time stands still except in ``clock.advance()``::
+    """In ``with testing.clock() as clock:``, time stops, except in ``clock.advance()``::
 
         with testing.clock() as clock, testing.connect(app, "/feed") as socket:
             clock.advance(30)                     # at once

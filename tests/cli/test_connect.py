@@ -106,7 +106,11 @@ def test_it_waits_for_late_messages_and_reports_an_abnormal_close(url, call):
         (["ws://h/", "--timeout", "x"], 2, "--timeout: must be 0 or more seconds, or inf, not 'x'"),
         (["ws://h/", "--timeout", "nan"], 2, "must be 0 or more seconds, or inf, not 'nan'"),
         (["wss://h/", "--ca", "/nothing"], 2, "--ca /nothing: No such file"),
-        (["wss://h/", "--ca", os.devnull], 2, f"--ca {os.devnull}: not a file of certificates"),
+        (
+            ["wss://h/", "--ca", os.devnull],
+            2,
+            f"--ca {os.devnull}: not a PEM file with certificates",
+        ),
         (["ws://h/", "--proxy", "ftp://p"], 2, "proxy must be"),
         (["ws+unix:///nothing"], 1, "cannot connect to /nothing: No such file"),
     ],

@@ -135,7 +135,7 @@ def test_sources_that_hide_what_is_installed_are_named(monkeypatch, tmp_path):
     assert "install a C compiler" in finding.advice
     (tmp_path / "greenws").mkdir()
     (finding,) = doctor.check_form()
-    assert f"what is installed is in {tmp_path}: call this in another folder" in finding.advice
+    assert f"the installed greenws is in {tmp_path}: run this in another folder" in finding.advice
 
 
 def test_the_unrelated_distribution_is_a_problem(monkeypatch, capsys):
@@ -222,10 +222,10 @@ def test_an_application_is_loaded_as_gunicorn_does(program, capsys, source, name
         (
             "from greenws import Routes, WebSocketServer\napp = Routes()\n"
             "WebSocketServer(('127.0.0.1', 0), app).serve_forever()",
-            "serves while it is imported",
+            "starts a server while it is imported",
             "if __name__ == '__main__':",
         ),
-        ("import flask\napp = flask.Flask('x')\napp.run()", "serves while", "__main__"),
+        ("import flask\napp = flask.Flask('x')\napp.run()", "starts a server while", "__main__"),
         (
             "import functools\nfrom greenws import Routes\napp = Routes()\n"
             "def login_required(f): return functools.wraps(f)(lambda *a, **k: f(*a, **k))\n"
@@ -262,7 +262,7 @@ def test_a_file_in_place_of_a_module_says_how_it_is_named(tmp_path, capsys):
         code, lines = examine(["doctor", "--chdir", str(tmp_path), name], capsys)
         assert code == 1
         problem = line(lines, "PROBLEM")
-        assert "is a file, and not the name of a module" in problem
+        assert "is a file, not a module name" in problem
         assert problem.endswith(f"-> {advice}")
 
 

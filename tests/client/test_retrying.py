@@ -100,7 +100,7 @@ def test_a_socket_without_a_with_is_closed_before_the_next_one():
         assert not any(each.is_connected for each in sockets)
 
 
-def test_a_server_that_is_away_is_tried_again():
+def test_a_server_that_cannot_be_reached_is_tried_again():
     unused = gevent_socket.socket()
     unused.bind(("127.0.0.1", 0))
     port = unused.getsockname()[1]

@@ -53,7 +53,7 @@ def test_uncommitted_work_of_sqlalchemy_is_kept(flask_program, mariadb):
 
     with connect(flask_program.url("/ws")) as ws:
         assert ask("add one") == "1"  # flushed by the query
-        flask_program.wait_for("INSERT INTO note .* which is no plain SELECT")
+        flask_program.wait_for("INSERT INTO note .* which is not a plain SELECT")
         assert ask("count one") == "1"
         assert mariadb.call("SELECT text FROM note", "flask") == ()
         assert ask("commit one") == "1"

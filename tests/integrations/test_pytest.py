@@ -76,7 +76,7 @@ def test_fails_alone(websocket):
     websocket(routes, "/echo")
     assert 1 == 2
 
-def test_waits_in_vain(websocket):
+def test_waits_too_long(websocket):
     assert websocket(routes, "/echo", timeout=0.02).read_string_message().data == "hi"
 
 def test_leaves_a_session():
@@ -162,7 +162,7 @@ FAIL = {
     "test_handler_fails",
     "test_handler_fails_first",
     "test_fails_alone",
-    "test_waits_in_vain",
+    "test_waits_too_long",
 }
 LEAVE = {
     "test_leaves_a_session",
@@ -212,7 +212,7 @@ def test_a_failure_of_the_handler_shows_its_line_and_none_of_greenws(output):
     assert "greenws/" not in shown, shown
 
 
-def test_a_wait_in_vain_shows_both_sides(output):
+def test_a_wait_that_times_out_shows_both_sides(output):
     assert re.search(r"E +no message within 0.02 s\nE +handler: waits at \S+program.py:9", output)
 
 

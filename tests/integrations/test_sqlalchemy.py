@@ -272,14 +272,14 @@ def test_objects_that_wait_for_a_flush_without_a_connection(engine, session, wai
 @pytest.mark.parametrize(
     ("statement", "reason"),
     [
-        ("SELECT * FROM users FOR UPDATE", "no plain SELECT"),
-        ("SELECT * FROM users FOR SHARE", "no plain SELECT"),
-        ("SELECT pg_advisory_xact_lock(1)", "no plain SELECT"),
-        ("SELECT pg_notify('a', 'b')", "no plain SELECT"),
-        ("SELECT set_config('a.b', 'c', true)", "no plain SELECT"),
-        ("SET LOCAL statement_timeout = 5000", "no plain SELECT"),
-        ("SELECT * INTO TEMPORARY copied FROM users", "no plain SELECT"),
-        ("WITH gone AS (DELETE FROM posts RETURNING *) SELECT * FROM gone", "no plain SELECT"),
+        ("SELECT * FROM users FOR UPDATE", "not a plain SELECT"),
+        ("SELECT * FROM users FOR SHARE", "not a plain SELECT"),
+        ("SELECT pg_advisory_xact_lock(1)", "not a plain SELECT"),
+        ("SELECT pg_notify('a', 'b')", "not a plain SELECT"),
+        ("SELECT set_config('a.b', 'c', true)", "not a plain SELECT"),
+        ("SET LOCAL statement_timeout = 5000", "not a plain SELECT"),
+        ("SELECT * INTO TEMPORARY copied FROM users", "not a plain SELECT"),
+        ("WITH gone AS (DELETE FROM posts RETURNING *) SELECT * FROM gone", "not a plain SELECT"),
         ("SELECT * FROM a_view_that_writes", "wrote something"),
     ],
 )
@@ -397,7 +397,7 @@ def test_the_default_of_a_column_that_is_executed_beside(engine, session, wait):
         sequence.create(connection)
     assert session.scalar(sequence) == 1
     wait()
-    assert held(engine) == 1  # nextval() is no plain SELECT
+    assert held(engine) == 1  # nextval() is not a plain SELECT
     session.rollback()
     with engine.begin() as connection:
         sequence.drop(connection)
@@ -618,7 +618,7 @@ def test_uncommitted_work_of_flask_sqlalchemy_is_kept(program):
         assert ask("add two") == "1"
     eventually(lambda: get(program, "/held"), "0")
     assert get(program, "/page") == "1"  # what nobody committed
-    program.wait_for("INSERT INTO note .* which is no plain SELECT")
+    program.wait_for("INSERT INTO note .* which is not a plain SELECT")
 
 
 def test_sqlalchemy_1_is_refused_with_what_to_do(tmp_path):

@@ -154,7 +154,7 @@ def test_a_forked_child_leaves_the_lingering_members_of_its_parent_alone(rooms, 
         ({"presence_key": b"a"}, TypeError, "presence_key"),
         ({"presence_key": ""}, ValueError, "presence_key"),
         ({"presence_key": "a\nb"}, ValueError, "presence_key"),
-        ({"": "x"}, TypeError, "no name"),
+        ({"": "x"}, TypeError, "must not be empty"),
     ],
 )
 def test_what_join_does_not_take(rooms, pair, options, error, match):

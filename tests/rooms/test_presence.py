@@ -122,7 +122,7 @@ def test_watchers_are_known_by_their_function():
     roster.join(dan, None)
     assert roster.watchers() == {watch: [ann, cid], other: [bob]}
     assert roster.watching == 3
-    roster.stop_telling(ann)
+    roster.stop_watching(ann)
     roster.leave(bob)
     assert roster.watchers() == {watch: [cid]}
     assert roster.watching == 1

@@ -196,10 +196,10 @@ def test_a_cut_connection_neither_loses_nor_repeats_a_message(server, make, part
     assert texts(server) == [f"marked {number}" for number in range(10)]
 
 
-@again_after_standstill(0.1)
+@again_after_standstill(0.05)
 def test_a_send_that_was_given_up_never_comes_after_later_ones(server, make):
     server.call("FLUSHALL")
-    room = make(timeout=0.3)["r"]
+    room = make(timeout=1.0)["r"]  # a connection that took a tenth of it is made again
     room.send("one")
     server.send_signal(signal.SIGSTOP)
     try:
@@ -239,7 +239,7 @@ def test_what_is_not_published_is_logged(server, make, error_log):
 
 def test_a_sender_to_no_cluster_or_to_one_that_is_down_says_so(server):
     with Sender(f"redis+cluster://127.0.0.1:{server.port}", timeout=limit(2)) as sender:
-        with pytest.raises(BrokerUnavailable, match="is no node of a cluster: write redis://"):
+        with pytest.raises(BrokerUnavailable, match="is not a node of a cluster: write redis://"):
             sender["r"].send("x")
     with Sender(f"redis+cluster://127.0.0.1:{free_port()}", timeout=0.1) as sender:
         with pytest.raises(BrokerUnavailable, match="Redis is out of reach"):

@@ -230,7 +230,7 @@ def test_many_connections_at_once(serve, polls):
 
 @pytest.mark.parametrize("opcode", [BINARY, PING])
 def test_input_that_nobody_reads_is_taken_in_pieces(pair, monkeypatch, opcode):
-    monkeypatch.setattr("greenws.websocket._MAX_FILL", 0.0)
+    monkeypatch.setattr("greenws.websocket.SECONDS", 0.0)
     socket, peer = pair()
     sent = [b"%05d" % number for number in range(3000)]
     peer.send(b"".join(frame(opcode, data) for data in sent))

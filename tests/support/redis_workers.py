@@ -66,13 +66,13 @@ class Worker:
         return [each for part in parts for each in getattr(part, "nodes", {"": part}).values()]
 
     @property
-    def is_away(self) -> bool:
-        return any(each.process.outage.is_away for each in self.nodes)
+    def is_lost(self) -> bool:
+        return any(each.process.outage.is_lost for each in self.nodes)
 
     @property
     def is_idle(self) -> bool:
         """All is told and known."""
-        return not self.is_away and not any(
+        return not self.is_lost and not any(
             each._writer.unsent or each._leases.pending or each._leases.stale for each in self.nodes
         )
 
@@ -101,7 +101,7 @@ def away(server: RedisServer, *workers: Worker) -> None:
     for each in workers:
         wait_until(
             lambda each=each: all(
-                node.process.outage.is_away
+                node.process.outage.is_lost
                 and not (node._streams and node.process.outage.is_readable)
                 for node in each.nodes
             )

@@ -121,7 +121,7 @@ def test_an_error_of_a_handlers_greenlet_is_a_warning_where_the_session_ends(hub
     assert "LookupError" in hub_errors.take()  # gevent's own report
 
 
-def test_a_wait_in_vain_names_the_error_of_a_handlers_greenlet(hub_errors):
+def test_a_wait_that_times_out_names_the_error_of_a_handlers_greenlet(hub_errors):
     with pytest.warns(RuntimeWarning), greenlet_that_raises(fails, 0.05) as socket:
         with pytest.raises(TimeoutError, match="a greenlet of the handler: raised LookupError"):
             socket.receive()
@@ -129,7 +129,7 @@ def test_a_wait_in_vain_names_the_error_of_a_handlers_greenlet(hub_errors):
 
 
 @pytest.mark.parametrize("count", [2, 7])
-def test_a_wait_in_vain_shows_where_the_handlers_greenlets_wait(count):
+def test_a_wait_that_times_out_shows_where_the_handlers_greenlets_wait(count):
     routes = Routes()
 
     def below():

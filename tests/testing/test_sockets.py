@@ -70,7 +70,7 @@ def nothing_is_left_open():
 
 
 @again_after_standstill(0.5)
-def test_a_read_in_vain_fails_in_time_and_shows_where_the_handler_waits():
+def test_a_read_that_times_out_fails_in_time_and_shows_where_the_handler_waits():
     began = time.monotonic()
     with testing.connect(routes, "/echo", timeout=0.05) as socket:
         with pytest.raises(TimeoutError) as caught:

@@ -35,7 +35,7 @@ _FOREIGN_KEYS = re.compile(r"PRAGMA foreign_keys = (?:ON|(OFF))")
 _connect: Any = inspect.unwrap(BaseDatabaseWrapper.connect)
 
 
-class _Work:
+class _Statements:
     """The statements of a connection since it was made."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class _Work:
         ]
 
 
-_work: weakref.WeakKeyDictionary[BaseDatabaseWrapper, _Work] = weakref.WeakKeyDictionary()
+_work: weakref.WeakKeyDictionary[BaseDatabaseWrapper, _Statements] = weakref.WeakKeyDictionary()
 
 
 def _is_ordinary(sql: Any) -> bool:
@@ -90,7 +90,7 @@ def _on_created(connection: BaseDatabaseWrapper, **_: Any) -> None:
     work = _work.get(connection)
     if work in connection.execute_wrappers:
         connection.execute_wrappers.remove(work)
-    work = _work[connection] = _Work()
+    work = _work[connection] = _Statements()
     # First, because execute_wrapper() removes the last one when its block ends.
     connection.execute_wrappers.insert(0, work)
 

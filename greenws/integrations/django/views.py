@@ -107,7 +107,7 @@ def _make_view(function: Any, protocols: list[str], headers: Any, options: Any) 
             subprotocol = next((name for name in offered if name in protocols), None)
             if protocols and subprotocol is None:
                 return None
-            return _FunctionHandler(call, subprotocol, args, variables)
+            return _ViewHandler(call, subprotocol, args, variables)
 
         return _answer(request, produce, headers, options)
 
@@ -211,7 +211,7 @@ def _to_django(response: Any, environ: Any) -> HttpResponse:
     return made
 
 
-class _FunctionHandler(WebSocketSessionHandler):
+class _ViewHandler(WebSocketSessionHandler):
     """A function as a session, with the variables of the URL."""
 
     def __init__(

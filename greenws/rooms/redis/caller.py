@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 import redis
 
 from ..broker import BrokerUnavailable
 from . import url
+from .delays import delays
 from .errors import ERRORS, NODE_OF_A_CLUSTER, is_from_a_cluster, must_be_left
 from .keys import Keys
 
@@ -18,7 +19,7 @@ __all__ = ["Caller"]
 
 _T = TypeVar("_T")
 
-_FIRST_DELAY, _LONGEST_DELAY = 0.02, 0.25  # seconds between two attempts
+_LONGEST_DELAY = 0.25  # seconds between two attempts
 # The errors of Redis that may pass. All others are final.
 _PASSING = ("CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS")
 
@@ -39,7 +40,7 @@ class Caller:
         """Called in each process, after a fork too: the parent's connection is left alone."""
         self._lock = threading.Lock()
         self._client: redis.Redis | None = None
-        self._is_hasty = False  # connected with a short timeout, as little of ours was left
+        self._has_short_timeout = False  # less than ours, of which little was left
 
     def call(self, request: Callable[[redis.Redis], _T], doubt: str = "") -> _T:
         """Returns what ``request`` returns. If the connection fails, it is called again, until the
@@ -68,7 +69,7 @@ class Caller:
     def _insist(self, request: Callable[[redis.Redis], _T], deadline: float, doubt: str) -> _T:
         failure: BaseException | None = None
         is_in_doubt = False
-        for delay in _delays():
+        for delay in delays(_LONGEST_DELAY, at_once=2):  # a cut connection is made again at once
             left = deadline - time.monotonic()
             if failure is not None and left <= delay:
                 break
@@ -94,12 +95,12 @@ class Caller:
         if self._is_closed:
             raise BrokerUnavailable("this sender was closed")
         left = max(0.001, deadline - time.monotonic())
-        is_hasty = left < 0.9 * self._timeout
-        if self._client is not None and self._is_hasty and not is_hasty:
+        is_short = left < 0.9 * self._timeout
+        if self._client is not None and self._has_short_timeout and not is_short:
             self._drop()
         if self._client is None:
             self._client = url.connect(self._address, left, left)
-            self._is_hasty = is_hasty
+            self._has_short_timeout = is_short
             if not self._is_cluster:
                 self._client.ping()  # so that an error of what follows says that it was sent
         return self._client
@@ -116,12 +117,3 @@ def _is_final(error: BaseException) -> bool:
         return True
     is_passing = must_be_left(error) or str(error).startswith(_PASSING)
     return isinstance(error, redis.ResponseError) and not is_passing
-
-
-def _delays() -> Iterator[float]:
-    yield 0.0
-    yield 0.0  # a connection that was cut is made again at once
-    delay = _FIRST_DELAY
-    while True:
-        yield delay
-        delay = min(2 * delay, _LONGEST_DELAY)

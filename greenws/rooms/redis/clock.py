@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 
-__all__ = ["Clock"]
+__all__ = ["RedisClock"]
 
 
-class Clock:
+class RedisClock:
     def __init__(self) -> None:
         self.is_known = False
         """Whether Redis has ever answered with its time."""

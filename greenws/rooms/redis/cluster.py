@@ -30,7 +30,7 @@ from ..broker import Broker, BrokerUnavailable, Listener, Message, Replay
 from . import url
 from .errors import ERRORS, is_redirect
 from .keys import Keys, slot_of
-from .leases import BEAT, say_alive
+from .leases import BEAT, renew_alive_key
 from .node import Node
 from .options import Options
 from .process import Identity, Process
@@ -45,7 +45,7 @@ __all__ = ["Cluster"]
 _SLOTS = 16384
 _INTERVAL = 10.0  # seconds between two reads of the map of the cluster
 _TROUBLED_INTERVAL = 0.25  # the same, while a node is lost, or a slot moves
-_LOOK_TIMEOUT = 1.0  # seconds that a node may take to answer with the map
+_MAP_TIMEOUT = 1.0  # seconds that a node may take to answer with the map
 
 _logger = logging.getLogger("greenws.brokers.redis")
 
@@ -183,10 +183,10 @@ class Cluster(Broker):
                 with self._lock:
                     self._owners[slot] = host
                     self._move_rooms()
-        self.look_again()
+        self.read_map_soon()
         return True
 
-    def look_again(self) -> None:
+    def read_map_soon(self) -> None:
         if thread_id() == self._thread:
             self._wake.set()
         else:
@@ -197,21 +197,21 @@ class Cluster(Broker):
             while self._refused is None:
                 self._wake.clear()
                 try:
-                    if self._look():
+                    if self._read_map():
                         self._retire()
                 except Exception:
                     _logger.exception("looking at the map of the cluster failed")
                 self._has_looked.set()
                 gevent.sleep(_TROUBLED_INTERVAL / 5)
                 is_troubled = len(self._owners) < _SLOTS or time.monotonic() < self._moves_until
-                is_troubled |= any(each.process.outage.is_away for each in self.nodes.values())
+                is_troubled |= any(each.process.outage.is_lost for each in self.nodes.values())
                 self._wake.wait(_TROUBLED_INTERVAL if is_troubled else _INTERVAL)
 
-    def _look(self) -> bool:
+    def _read_map(self) -> bool:
         """Reads the map of the cluster; returns whether a node answered."""
         nodes = list(self.nodes.items())
         random.shuffle(nodes)
-        nodes.sort(key=lambda each: each[1].process.outage.is_away)
+        nodes.sort(key=lambda each: each[1].process.outage.is_lost)
         for host in dict.fromkeys([*(host for host, _ in nodes), *self._address.hosts]):
             try:
                 slots, is_sure = self._ask(host)
@@ -231,7 +231,7 @@ class Cluster(Broker):
 
     def _ask(self, host: Host) -> tuple[dict[int, Host], bool]:
         """The map of the cluster as one node knows it, and whether that node is part of it."""
-        timeout = min(_LOOK_TIMEOUT, self._options.timeout)
+        timeout = min(_MAP_TIMEOUT, self._options.timeout)
         client: Any = url.connect(self._address.url(host), timeout, timeout, own_socket)
         try:
             listed: Any = client.execute_command("CLUSTER SLOTS")
@@ -246,7 +246,7 @@ class Cluster(Broker):
         return slots, "cluster_state:ok" in text or "'cluster_state': 'ok'" in text
 
     def _refuse(self, host: Host) -> None:
-        reason = f"the Redis at {host[0]}:{host[1]} is no node of a cluster: write redis://"
+        reason = f"the Redis at {host[0]}:{host[1]} is not a node of a cluster: write redis://"
         _logger.error("%s", reason)
         self._refused = url.WrongScheme(reason)
         self._identity.wake_senders()
@@ -290,7 +290,7 @@ class Cluster(Broker):
         key = self._keys.alive(self._identity.origin)
         process = self._node_of_slot(slot_of(key)).process
         try:
-            was_known = say_alive(process, key)
+            was_known = renew_alive_key(process, key)
         except ERRORS as error:
             process.fail(error, now)
             self._next_proof = now + min(1.0, interval)

@@ -15,8 +15,8 @@ NODE_OF_A_CLUSTER = (
     "write redis+cluster://host:port instead of redis://host:port"
 )
 
-# Answers of a Redis that will not serve this connection for some time: it became a replica, lost
-# its master, or loads its data.
+# Answers of a Redis that will not serve this connection for some time, because it became a replica,
+# lost its master, or is loading its data.
 _LEFT: tuple[str, ...] = ("READONLY", "MASTERDOWN", "LOADING", "UNBLOCKED")
 _LEFT += ("read only replica", "Link with MASTER", "loading the dataset")  # in redis-py's words
 

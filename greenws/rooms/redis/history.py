@@ -61,7 +61,7 @@ class History:
             self._origin,
             start,
             is_known and not stream.is_broken and self._find_ours(stream, start),
-            stream.snapshot,
+            stream.progress,
             partial(self._read, room),
             partial(self._find_start, stream),
             self.gone.watch,
@@ -90,7 +90,7 @@ class History:
     def _find_start(self, stream: Stream) -> str | None:
         process = self._process_of(stream.room)
         outage = process.outage
-        began = outage.began if outage.is_away else time.monotonic()
+        began = outage.began if outage.is_lost else time.monotonic()
         while stream.is_estimated:
             if time.monotonic() - began >= process.options.timeout or process.is_stopped:
                 return None
@@ -116,16 +116,16 @@ class History:
         received = start.unlogged.get(origin, 0)  # almost always all of them
         # Otherwise this process has found all entries up to the client's position.
         is_behind = order(stream.id) < order(start.id)
-        if is_behind or (stream.may_be_logged and stream.snapshot().unlogged):
+        if is_behind or (stream.may_be_logged and stream.progress().unlogged):
             timeout = 0.0 if received else stream.process.options.timeout
-            number = self._insist(stream.room, partial(self._look_back, stream, start.id), timeout)
+            number = self._insist(stream.room, partial(self._find_last, stream, start.id), timeout)
             if number is None:
                 return received > 0
             if number > received:
                 start.unlogged[origin] = number
         return True
 
-    def _look_back(self, stream: Stream, until: str) -> int:
+    def _find_last(self, stream: Stream, until: str) -> int:
         """The number of our last entry up to ``until``; 0 if that entry was read before."""
         process = self._process_of(stream.room)
         key, end = process.keys.log(stream.room), until

@@ -26,9 +26,9 @@ from .origins import Gone
 from .process import Process
 from .requests import Other, Snapshot, take_snapshot
 
-__all__ = ["BEAT", "Leases", "MovedLeases", "say_alive"]
+__all__ = ["BEAT", "Leases", "MovedLeases", "renew_alive_key"]
 
-_BURY = "bury"  # the leave of a member whose process died, published by another process
+_REAP = "bury"  # the leave of a member whose process died, published by another process
 # Parts of presence_timeout: how long the key of life lasts, and how often it is renewed and the
 # others' are checked. Together, dead members are removed within presence_timeout.
 _LEASE, BEAT = 0.75, 0.25
@@ -73,7 +73,7 @@ class MovedLeases(NamedTuple):
     pending: dict[str, str | None] | None
 
 
-def say_alive(process: Process, key: str) -> bool:
+def renew_alive_key(process: Process, key: str) -> bool:
     """Renews this process's key of life; returns whether the key was still there.
 
     Raises:
@@ -158,7 +158,7 @@ class Leases:
             self.pending.setdefault(room, {})[member] = value
         self._wake()
 
-    # -- what is done in a greenlet
+    # -- the work of a greenlet
 
     def work(self) -> None:
         """Writes changes of this process's members to Redis, and reads rooms that are stale.
@@ -178,8 +178,8 @@ class Leases:
         no writes."""
         process, link = self._process, self._process.link
         if link is None:
-            return say_alive(process, process.keys.alive(process.origin))
-        say_alive(process, process.keys.probe(link.probe(process)))
+            return renew_alive_key(process, process.keys.alive(process.origin))
+        renew_alive_key(process, process.keys.probe(link.probe(process)))
         forgotten = link.prove_alive()
         was_alive = forgotten == self._forgotten
         self._forgotten = forgotten
@@ -204,7 +204,7 @@ class Leases:
         dead = self._dead_of(origins)
         self._revive(dead)
         if now >= self._grace_until:
-            self._bury(dead)
+            self._reap(dead)
         self._gone.check(self._dead_of)
         if now >= self._next_renewal:
             self._next_renewal = now + self._process.options.expiry / 3
@@ -253,8 +253,8 @@ class Leases:
             self._wake()
 
     def _command(self, room: str, changes: Any, kind: str = LEAVE) -> tuple[Any, ...]:
-        """``changes``: pairs of a member and its value, None if it left. ``kind``: LEAVE or BURY,
-        for members that left; with BURY, their origin stands in place of None."""
+        """``changes``: pairs of a member and its value, None if it left. ``kind``: LEAVE or _REAP,
+        for members that left; with _REAP, their origin is in place of None."""
         process = self._process
         keys = process.keys
         values: list[Any] = [keys.publish, keys.channel(room), self._key_age]
@@ -289,7 +289,7 @@ class Leases:
             age = self._process.options.expiry
             self._run_all([("EVAL", _RENEW, 1, keys.log(room), age) for room in some])
 
-    # -- those that died
+    # -- dead processes
 
     def _dead_of(self, origins: set[str]) -> set[str]:
         dead = set()
@@ -308,7 +308,7 @@ class Leases:
                 if not other.is_alive and other.origin not in dead:
                     self._add(name, room, member, other._replace(is_alive=True))
 
-    def _bury(self, dead: set[str]) -> None:
+    def _reap(self, dead: set[str]) -> None:
         if not dead:
             return
         commands = []
@@ -319,7 +319,7 @@ class Leases:
                 if other.origin in dead
             ]
             if gone:
-                commands.append(self._command(name, gone, _BURY))
+                commands.append(self._command(name, gone, _REAP))
         self._run_all(commands)
 
     # -- in a cluster: a room that another node has now
@@ -339,7 +339,7 @@ class Leases:
             self.pending[name] = {**pending, **self.pending.get(name, {})}
         self._wake()
 
-    # -- what others change
+    # -- changes by other processes
 
     def take(self, name: str, data: bytes) -> None:
         """Takes changes that were published. Does not block."""
@@ -407,7 +407,7 @@ class Leases:
             room.version = version
             room.published.clear()
             self.stale.discard(name)
-            self._put_right(name, room, snapshot, is_loss)
+            self._correct(name, room, snapshot, is_loss)
 
     def _fold(self, snapshot: Snapshot, published: _Published) -> None:
         for kind, member, origin, info in published.changes:
@@ -419,7 +419,7 @@ class Leases:
             else:
                 snapshot.others[member] = Other(origin, info, True)
 
-    def _put_right(self, name: str, room: _Room, snapshot: Snapshot, is_loss: bool) -> None:
+    def _correct(self, name: str, room: _Room, snapshot: Snapshot, is_loss: bool) -> None:
         for member, value in room.mine.items():
             if snapshot.mine.get(member) != value:
                 self._change(name, member, value)

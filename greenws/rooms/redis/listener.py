@@ -19,11 +19,12 @@ import gevent
 import gevent.event
 import redis
 
-from ...opcodes import is_sendable
+from ...opcodes import MAX_REASON, is_sendable
 from .. import turns
 from ..broker import BEGINNING
 from . import url
 from .commands import closed_by_another
+from .delays import delays
 from .errors import ERRORS
 from .leases import Leases
 from .outage import Event
@@ -42,8 +43,6 @@ _ROOMS = 100  # whose logs are read with one command
 _MARGIN = 10_000  # milliseconds by which the estimate of Redis's clock may be wrong
 _PING_INTERVAL = 1.0  # seconds between two checks whether the connection works
 _LONGEST_LENGTH = 12  # digits, and a newline
-_MAX_REASON = 123  # bytes of a Close
-_FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
 
 _logger = logging.getLogger("greenws.brokers.redis")
 
@@ -61,7 +60,6 @@ class Subscriber:
         self._leases = leases
         self._rooms_changed = gevent.event.Event()
         self._last_pong = time.monotonic()  # all that was published before that has arrived
-        self._is_old = False  # the last pong is so old that entries may have expired since
 
     def change(self, room: str, in_hub: Callable[[Callable[[], None]], None]) -> None:
         """A room was opened or closed."""
@@ -72,7 +70,7 @@ class Subscriber:
 
     def read(self) -> None:
         """Connects and listens, for ever."""
-        delay = _FIRST_DELAY
+        pauses = delays()
         while True:
             self.has_caught_up = False
             began = time.monotonic()
@@ -82,9 +80,8 @@ class Subscriber:
                 self._process.fail(error, began, Event.READ_FAILED)
             self.disconnect()
             if self.has_caught_up:
-                delay = _FIRST_DELAY
-            gevent.sleep(delay)
-            delay = min(2 * delay, _LONGEST_DELAY)
+                pauses = delays()
+            gevent.sleep(next(pauses))
 
     def connect(self) -> Any:
         """Waits until it is needed."""
@@ -120,7 +117,6 @@ class Subscriber:
         """Listens. Returns when a connection that has worked is closed: Redis closes slow ones, so
         that alone is not an outage."""
         fresh: set[str] = set()  # rooms whose subscription has just begun
-        self._is_old = time.monotonic() - self._last_pong > self._process.options.expiry
         while self.connection is connection:
             try:
                 with closed_by_another():
@@ -163,7 +159,7 @@ class Subscriber:
             with closed_by_another():
                 self.connection.send_command(*command, check_health=False)
 
-    # -- what comes
+    # -- answers and Pub/Sub messages
 
     def on_answer(self, answer: Any, fresh: set[str]) -> None:
         kind, *rest = answer if isinstance(answer, list) else [answer]
@@ -184,7 +180,6 @@ class Subscriber:
             self._leases.check(rooms)
             self.has_caught_up = True
             self._last_pong = time.monotonic()
-            self._is_old = False
             self._process.outage.succeed(Event.READ)
 
     def _on_unsubscribed(self, room: str) -> None:
@@ -192,7 +187,7 @@ class Subscriber:
         link = self._process.link
         if room in self._streams and link is not None:
             self.changed.add(room)  # or it was closed and has been opened again
-            link.look_again()
+            link.read_map_soon()
 
     def on_message(self, room: str, data: bytes) -> None:
         stream = self._streams.get(room)
@@ -216,7 +211,7 @@ class Subscriber:
             _logger.warning("ignoring malformed Pub/Sub message for room %r: %r", room, error)
             return
         if is_sendable(number):
-            self._process.disconnect(room, number, reason[:_MAX_REASON], member or None)
+            self._process.disconnect(room, number, reason[:MAX_REASON], member or None)
 
     def _on_entries(self, stream: Stream, data: bytes, start: int) -> None:
         while start < len(data):
@@ -347,7 +342,7 @@ class Subscriber:
             raise error
         stream.break_off()
 
-    # -- a log that does not go on where it was left
+    # -- a log without the entry that was delivered last
 
     def _find_place(self, stream: Stream) -> None:
         """The entry that was delivered last is not in the log. So messages are missing, unless it

@@ -27,6 +27,7 @@ from gevent.resolver.thread import Resolver as ThreadResolver
 from ...hub.switching import thread_id
 from ..broker import Broker, BrokerUnavailable, Message, Replay
 from . import outage, url
+from .delays import FIRST_DELAY, delays
 from .entries import LogEntry
 from .errors import ERRORS, is_redirect, must_be_left
 from .history import History
@@ -49,7 +50,6 @@ _T = TypeVar("_T")
 
 _FLUSH_POLL_INTERVAL = 0.005  # seconds between two checks whether all is in the log
 _FOLLOW_INTERVAL = 0.5  # seconds between two questions to the sentinels
-_FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two attempts to reach Redis
 
 _logger = logging.getLogger("greenws.brokers.redis")
 
@@ -147,8 +147,8 @@ class Node(Broker):
 
         def is_done() -> bool:
             pending = self._leases.pending
-            is_told = not any(member in pending.get(room, ()) for room, member in joined)
-            return is_told and not self._writer.holds(last)
+            is_withdrawn = not any(member in pending.get(room, ()) for room, member in joined)
+            return is_withdrawn and not self._writer.holds(last)
 
         commands = self.process.commands
         while not is_done() and not self._is_stopped and commands.refused is None:
@@ -174,13 +174,13 @@ class Node(Broker):
         """Called when the program ends, which has waited for other brokers since ``since``."""
         if not self._is_started or self._is_stopped:
             return
-        waiting, is_away = len(self._writer.unsent), self.process.outage.is_away
-        if waiting and is_away:  # logged now, since the wait may be interrupted
+        waiting, is_lost = len(self._writer.unsent), self.process.outage.is_lost
+        if waiting and is_lost:  # logged now, since the wait may be interrupted
             _logger.warning(
                 "%d messages wait for Redis; the program ends when they are sent, or in %.3g s",
                 *(waiting, self._options.timeout),
             )
-        if waiting or not is_away:
+        if waiting or not is_lost:
             self.flush(since + self._options.timeout - time.monotonic())
         self._report_lost()
 
@@ -214,7 +214,7 @@ class Node(Broker):
         if stream is not None:
             stream.process = self.process
             self._streams[room] = stream
-            if self.process.outage.is_away:
+            if self.process.outage.is_lost:
                 stream.deliver_all_unlogged()
             self._subscriber.change(room, self._in_hub)
         self._leases.adopt(room, moved.leases)
@@ -263,7 +263,7 @@ class Node(Broker):
     def _open(self, stream: Stream) -> None:
         process = self.process
         snapshot: Snapshot | None = None
-        if not process.outage.is_away:
+        if not process.outage.is_lost:
             began = time.monotonic()
             try:
                 snapshot = self._leases.snapshot(stream.room, begin_log=True)
@@ -282,7 +282,7 @@ class Node(Broker):
                 stream.begin(empty, is_estimated=True)
             if snapshot is not None:
                 stream.forget_found(snapshot.ours)
-            if process.outage.is_away and stream.sent:
+            if process.outage.is_lost and stream.sent:
                 stream.unlogged = stream.sent[-1].number
 
     def close(self, room: str) -> bool:
@@ -377,7 +377,7 @@ class Node(Broker):
 
     def _write(self) -> None:
         state = self.process.outage
-        delay = _FIRST_DELAY
+        pauses = delays()
         while True:
             if self._writer.unsent:
                 self._writer.give_way()
@@ -396,21 +396,20 @@ class Node(Broker):
                 if must_be_left(error):
                     self._subscriber.disconnect()
                 if is_redirect(error):
-                    gevent.sleep(_FIRST_DELAY)
+                    gevent.sleep(FIRST_DELAY)
                     continue
-                gevent.sleep(delay)
-                delay = min(2 * delay, _LONGEST_DELAY)
+                gevent.sleep(next(pauses))
             else:
-                delay = _FIRST_DELAY
+                pauses = delays()
                 state.succeed(outage.Event.WRITTEN)
 
     def _lease(self) -> None:
-        delay = _FIRST_DELAY
+        pauses = delays()
         while True:
             self._wake_leases.wait(max(0.0, self._leases.next_beat - time.monotonic()))
             self._wake_leases.clear()
             if not self.process.outage.is_writable:
-                gevent.sleep(_FIRST_DELAY)  # until the writer has reconnected
+                gevent.sleep(FIRST_DELAY)  # until the writer has reconnected
                 self._wake_leases.set()
                 continue
             began = time.monotonic()
@@ -418,11 +417,10 @@ class Node(Broker):
                 self._leases.work()
             except Exception as error:
                 self.process.fail(error, began)
-                gevent.sleep(delay)
-                delay = min(2 * delay, _LONGEST_DELAY)
+                gevent.sleep(next(pauses))
                 self._wake_leases.set()
             else:
-                delay = _FIRST_DELAY
+                pauses = delays()
 
     def _follow(self) -> None:
         """Leaves a master when the sentinels name another one. The old one may not know yet, and

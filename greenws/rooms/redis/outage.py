@@ -66,7 +66,7 @@ class Outage:
         self._is_refused = False  # the last outage began with an answer
 
     @property
-    def is_away(self) -> bool:
+    def is_lost(self) -> bool:
         return self.state is not State.UP
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeVar
 
@@ -16,8 +16,9 @@ import redis
 from ...hub.switching import thread_id
 from ..broker import BrokerUnavailable, Entry, Listener
 from . import url
-from .clock import Clock
+from .clock import RedisClock
 from .commands import Commands
+from .delays import delays
 from .errors import ERRORS
 from .keys import Keys
 from .options import Options
@@ -29,7 +30,6 @@ _T = TypeVar("_T")
 
 # Seconds after each attempt to reach a room whose slot is moving to another node.
 _REDIRECT_DELAYS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
-_FIRST_DELAY, _LONGEST_DELAY = 0.02, 1.0  # seconds between two checks whether Redis is back
 _FIRST_POLL, _LONGEST_POLL = 0.002, 0.05  # seconds between two checks whether a log has an entry
 
 
@@ -135,7 +135,7 @@ class Link(Protocol):
         """Whether an error says that a room has moved or is moving to another node, which is then
         noted. Does not block."""
 
-    def look_again(self) -> None:
+    def read_map_soon(self) -> None:
         """Reads the map soon: a node has failed, and others may have its rooms. Does not block."""
 
     def process_of(self, room: str) -> Process:
@@ -172,7 +172,7 @@ class Process:
         self.link = link
         self.identity = Identity() if link is None else link.identity
         self.origin = self.identity.origin
-        self.clock = Clock()
+        self.clock = RedisClock()
         self.commands = Commands(options.url, options.timeout, options.is_cluster)
         database = url.database(self.commands.client)
         self.keys = Keys(options.prefix, database, options.is_cluster)
@@ -219,7 +219,7 @@ class Process:
         if listener is not None:
             listener.wait(room)
 
-    # -- what Redis is asked
+    # -- commands
 
     def run_for(self, room: str, call: Callable[[redis.Redis], _T], urgent: bool = False) -> _T:
         """Runs commands for the keys of one room, in the node that has it.
@@ -251,7 +251,7 @@ class Process:
         if self.link is not None:
             if self.link.redirect(error):
                 return
-            self.link.look_again()
+            self.link.read_map_soon()
         self.outage.fail(event, error, began)
 
     def insist(
@@ -264,27 +264,19 @@ class Process:
         ``timeout`` seconds. These count from when Redis was lost, so that all waits for one outage
         end together. ``current``: returns the ``Process`` to ask, before each attempt."""
         first = time.monotonic()
-        for delay in _delays():
+        for delay in delays(at_once=1):
             began = time.monotonic()
             process = self if current is None else current()
             outage = process.outage
-            deadline = (outage.began if outage.is_away else first) + timeout
-            if not (outage.is_away and process.commands.is_hanging):
+            deadline = (outage.began if outage.is_lost else first) + timeout
+            if not (outage.is_lost and process.commands.is_hanging):
                 try:
                     return call()
                 except ERRORS as error:
                     process.fail(error, began)
-                    if outage.is_away:
+                    if outage.is_lost:
                         deadline = min(deadline, outage.began + timeout)
             if process.is_stopped or time.monotonic() + delay >= deadline:
                 return None
             gevent.sleep(delay)
         raise AssertionError
-
-
-def _delays() -> Iterator[float]:
-    yield 0.0
-    delay = _FIRST_DELAY
-    while True:
-        yield delay
-        delay = min(2 * delay, _LONGEST_DELAY)

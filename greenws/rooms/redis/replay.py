@@ -15,10 +15,10 @@ from .positions import Position, order
 if TYPE_CHECKING:
     from .entries import LogEntry
 
-__all__ = ["LogCursor", "LogReplay", "Snapshot"]
+__all__ = ["LogCursor", "LogReplay", "Progress"]
 
 
-class Snapshot(NamedTuple):
+class Progress(NamedTuple):
     """How far a process has delivered a room: the stream id of the last entry, and the messages
     that it delivered unlogged and has not found in the log yet. ``is_estimated``: the log is out
     of reach, and the id is a time."""
@@ -90,8 +90,8 @@ class LogCursor(Cursor):
 
 class LogReplay(Replay):
     """``is_known``: whether it is known which of this process's own entries the client has
-    received. ``look``: returns how far this process has delivered the room. ``read``: returns the
-    entries between two stream ids in pages, each with whether some before it are missing.
+    received. ``progress``: returns how far this process has delivered the room. ``read``: returns
+    the entries between two stream ids in pages, each with whether some before it are missing.
     ``find_start``: returns where this process began to deliver a log that was out of reach; None
     if it still is. ``on_end``: called when all pages have been read."""
 
@@ -100,7 +100,7 @@ class LogReplay(Replay):
         origin: str,
         since: Position,
         is_known: bool,
-        snapshot: Callable[[], Snapshot],
+        progress: Callable[[], Progress],
         read: ReadLog,
         find_start: Callable[[], str | None] = lambda: None,
         on_end: Callable[[LogCursor], None] = lambda cursor: None,
@@ -108,15 +108,15 @@ class LogReplay(Replay):
         self._origin = origin
         self._since = since
         self._is_known = is_known
-        self._snapshot = snapshot
+        self._progress = progress
         self._read = read
         self._find_start = find_start
         self._on_end = on_end
-        self._until = Snapshot("", [])
+        self._until = Progress("", [])
         self._cursor: LogCursor | None = None
 
     def begin(self) -> LogCursor:
-        self._until = self._snapshot()
+        self._until = self._progress()
         is_ahead = self._until.is_estimated or order(self._until.id) < order(self._since.id)
         self._cursor = LogCursor(
             self._origin, self._since.id if is_ahead else "", self._since.unlogged

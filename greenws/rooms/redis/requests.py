@@ -37,13 +37,13 @@ __all__ = [
     "newest",
     "parse_appended",
     "parse_info",
-    "without_the_dead",
+    "mark_dead",
 ]
 
 # The second part of a stream id that is a time, not an entry: of a room opened without Redis.
 AFTER_ALL = 2**64 - 1  # after all entries of that millisecond
 PERHAPS_AFTER_ALL = AFTER_ALL - 1  # the same, by a clock that may be wrong
-_MOST = 500  # messages to ask for at once, which the script holds in memory
+_MAX_AT_ONCE = 500  # messages to ask for at once, which the script holds in memory
 _MEMORY = 86400  # seconds for which Redis recognises entries that are appended again
 DISCONNECT = b"disconnect "  # prefix of a Pub/Sub message that closes members
 SEVERAL = b" several"  # ends the first line of a Pub/Sub message with several entries
@@ -187,7 +187,7 @@ def take_snapshot(
     return Snapshot(id_.decode(), floor, *time, ours, version.decode(), others, mine)
 
 
-def without_the_dead(client: redis.Redis, keys: Keys, found: Snapshot) -> Snapshot:
+def mark_dead(client: redis.Redis, keys: Keys, found: Snapshot) -> Snapshot:
     """Marks members of dead processes. In a cluster that takes a request; elsewhere it is known."""
     if keys.is_cluster:
         origins = {other.origin for other in found.others.values()}
@@ -225,7 +225,7 @@ def newest(
     other greenlets may run between two messages."""
     key, left, end = keys.log(room), count, "+"
     while left > 0:
-        size = min(left, _MOST)
+        size = min(left, _MAX_AT_ONCE)
         page = fetch(partial(_newest_page, key, end, size))
         read = 0
         parts = iter(page)

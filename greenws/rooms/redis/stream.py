@@ -18,7 +18,7 @@ from ..broker import Entry
 from .entries import LogEntry, parse
 from .positions import Position
 from .process import Process
-from .replay import Snapshot
+from .replay import Progress
 
 __all__ = ["Stream"]
 
@@ -76,9 +76,9 @@ class Stream:
             return self.id
         return str(Position(self.id, {self.process.origin: self.unlogged}))
 
-    def snapshot(self) -> Snapshot:
+    def progress(self) -> Progress:
         unlogged = [each for each in self.sent if each.number <= self.unlogged]
-        return Snapshot(self.id, unlogged, self.is_estimated)
+        return Progress(self.id, unlogged, self.is_estimated)
 
     def expect(self, entry: LogEntry) -> None:
         """Notes an entry that this process has sent."""

@@ -222,7 +222,7 @@ def _connect_to_cluster(address: Address, options: dict[str, Any]) -> Any:
         if isinstance(refusal, redis.exceptions.NoPermissionError):  # the same for redis-py
             raise refusal from None
         raise redis.ResponseError(
-            f"the Redis at {hosts} is no node of a cluster: write redis://"
+            f"the Redis at {hosts} is not a node of a cluster: write redis://"
         ) from error
 
 

@@ -76,7 +76,7 @@ class Writer:
             self._unsent_bytes += _cost(entry)
             if stream is not None:
                 stream.expect(entry)
-                if process.outage.is_away and stream.id:
+                if process.outage.is_lost and stream.id:
                     stream.deliver_unlogged(entry)
         self._wake()
 

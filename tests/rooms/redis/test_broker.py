@@ -183,7 +183,7 @@ def send(each: Worker) -> None:
         gevent.sleep(0.001)
 
 
-def test_a_client_moves_while_redis_is_away(server, worker):
+def test_a_client_moves_while_redis_is_lost(server, worker):
     """It has heard what its old process has not told Redis yet, and must not hear it again."""
     a, b = worker(), worker()
     ann, bob = a.join(), b.join()
@@ -526,7 +526,7 @@ def test_a_send_waits_until_the_log_has_the_message(server, worker):
     server.stop()
     a.send("two")
     sending = gevent.spawn(a.rooms["r"].send, "three", wait=True)
-    wait_until(lambda: a.is_away)
+    wait_until(lambda: a.is_lost)
     stays(lambda: not sending.dead)
     server.start()
     sending.get(timeout=limit())
@@ -545,7 +545,7 @@ def test_a_send_that_waits_when_the_rooms_are_closed_says_what_is_unknown(
             a.rooms["r"].send("two", wait=True)
 
     sending = gevent.spawn(send)
-    wait_until(lambda: a.is_away)
+    wait_until(lambda: a.is_lost)
     a.rooms.close(0)
     sending.get(timeout=limit())
     error_log.take()

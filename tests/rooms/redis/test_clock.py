@@ -6,7 +6,7 @@ import time
 
 import gevent
 
-from greenws.rooms.redis.clock import Clock as RedisClock
+from greenws.rooms.redis.clock import RedisClock
 
 from ...support.limits import limit, wait_until
 from ...support.redis_workers import Clock, away, back
@@ -41,7 +41,7 @@ def test_what_redis_has_of_ours_is_not_behind_a_room_that_is_opened_without_it(
     wait_until(lambda: a.is_idle)
     server.stop()
     a.send("x", room="another")
-    wait_until(lambda: a.is_away)
+    wait_until(lambda: a.is_lost)
     joining = gevent.spawn(a.join, since=since)
     wait_until(lambda: "r" in a.node._streams)
     back(server, a, b)

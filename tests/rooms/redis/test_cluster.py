@@ -259,7 +259,7 @@ def test_a_slot_moves_while_its_room_talks(cluster, worker):
     assert carl.member.is_complete
     assert carl.hear(len(talk.said)) == talk.said
     assert ann.hear(1) == ["join carl"]
-    assert not (a.is_away or b.is_away)
+    assert not (a.is_lost or b.is_lost)
 
 
 def test_a_room_is_opened_and_talks_while_its_slot_is_between_two_nodes(cluster, worker):
@@ -308,7 +308,7 @@ def test_a_slot_moves_while_two_members_open_its_room(cluster, worker):
     wait_until(lambda: broker._opening.get(room, (None, 0))[1] == 2)
     cluster.move(cluster.slot(room), source, target)
     wait_until(lambda: source.port not in cluster.owners(room) and cluster.is_agreed(room))
-    wait_until(lambda: broker.look_again() or broker._owner(room) is not node)
+    wait_until(lambda: broker.read_map_soon() or broker._owner(room) is not node)
     assert broker._node(room) is node
     del node._leases.snapshot
     may_go_on.set()
@@ -355,7 +355,7 @@ def test_a_master_that_is_killed_is_lost_to_its_rooms_alone(cluster, worker):
     a.send("unlogged", room=lost)
     assert ann.hear(1) == ["unlogged"]
     assert "+" in ann.last
-    assert node.process.outage.is_away
+    assert node.process.outage.is_lost
     a.send("logged", room=kept)
     assert bob.hear(1) == ["logged"]
     assert "+" not in bob.last

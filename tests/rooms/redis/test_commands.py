@@ -121,7 +121,7 @@ def test_a_master_that_became_a_replica_is_left_and_nothing_is_lost(server, work
     try:
         a.send("one")
         assert ann.hear(1) == ["one"]
-        wait_until(lambda: a.is_away)
+        wait_until(lambda: a.is_lost)
         connections = {line.split()[0] for line in clients(server)}
         gevent.sleep(0.2)
         assert not connections & {line.split()[0] for line in clients(server)}

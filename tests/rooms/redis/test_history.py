@@ -63,7 +63,7 @@ def test_what_was_appended_before_a_room_was_opened_again_is_not_repeated(server
         a.node._writer._take = lose
         a.send("once")
         assert bob.hear(1) == ["once"]
-        wait_until(lambda: a.is_away)
+        wait_until(lambda: a.is_lost)
     stayed = a.join()
     line.mend()
     wait_until(lambda: a.is_idle)
@@ -291,7 +291,7 @@ def test_a_position_may_tell_of_less_than_its_place(server, worker):
     a.send("heard")
     assert bob.hear(1) == ["heard"]
     server.stop()
-    wait_until(lambda: a.is_away)  # by a command; it does not read
+    wait_until(lambda: a.is_lost)  # by a command; it does not read
     assert ann.hear(1) == ["heard"]
     server.start()
     moved = a.join(since=f"{bob.last}+{a.node.origin}.1", gap="gap")
@@ -308,7 +308,7 @@ def test_without_redis_a_room_has_neither_history_nor_members(server, worker):
     wait_until(lambda: b.rooms["r"].history() != [])
     server.stop()
     assert b.rooms["r"].members == []  # the first to learn it
-    assert b.is_away
+    assert b.is_lost
     assert b.rooms["r"].members == b.rooms["r"].history() == []
     back(server, a, b)
     wait_until(lambda: [member.info for member in b.rooms["r"].members] == [{"name": "ann"}])
@@ -320,7 +320,7 @@ def test_a_history_that_is_asked_for_as_redis_goes_is_empty(server, worker):
     wait_until(lambda: a.is_idle)
     server.stop()
     assert a.rooms["unread"].history() == []  # the first to learn it
-    assert a.is_away
+    assert a.is_lost
 
 
 def test_one_that_comes_back_gets_the_gap_where_a_key_is_no_log(server, worker, error_log):
@@ -347,4 +347,4 @@ def test_the_history_of_a_key_that_is_no_log_is_empty_and_an_error(server, worke
     assert a.rooms["r"].history() == []
     (record,) = error_log.take()
     assert "'r' has no history" in record.getMessage() and "WRONGTYPE" in record.getMessage()
-    assert not a.is_away
+    assert not a.is_lost

@@ -242,7 +242,7 @@ def test_nobody_is_buried_who_is_back(server, worker):
     ann = a.join(name="Ann")
     bob = b.join(name="Bob")
     wait_until(lambda: a.is_idle and b.is_idle and server.call("KEYS", "greenws:alive:*"))
-    b.node._leases._bury({a.node.origin})
+    b.node._leases._reap({a.node.origin})
     b.send("hello")
     assert ann.hear(1) == bob.hear(1) == ["hello"]
     assert b.names() == a.names() == ["Ann", "Bob"]

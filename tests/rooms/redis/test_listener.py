@@ -146,7 +146,7 @@ def test_a_connection_that_redis_closes_is_no_outage(server, worker):
             b.send(text)
         assert ann.hear(4) == bob.hear(4)
         assert ann.last == bob.last
-        assert not a.is_away and not b.is_away
+        assert not a.is_lost and not b.is_lost
 
 
 def test_a_redis_that_hangs_is_noticed_where_nothing_is_sent(server, worker, monkeypatch):
@@ -156,7 +156,7 @@ def test_a_redis_that_hangs_is_noticed_where_nothing_is_sent(server, worker, mon
     wait_until(lambda: a.is_idle)
     server.send_signal(signal.SIGSTOP)
     try:
-        wait_until(lambda: a.is_away)
+        wait_until(lambda: a.is_lost)
     finally:
         server.send_signal(signal.SIGCONT)
     wait_until(lambda: a.is_idle)
@@ -170,7 +170,7 @@ def test_a_user_who_may_not_read_logs_is_logged_once(server, worker, caplog):
     a = worker()
     server.url = url
     ann = a.join()
-    wait_until(lambda: a.is_away)
+    wait_until(lambda: a.is_lost)
     for number in range(20):
         a.send(str(number))
         assert ann.hear(1) == [str(number)]

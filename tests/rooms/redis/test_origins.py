@@ -110,7 +110,7 @@ def test_a_position_stays_short_however_many_processes_came_and_went(
         dying = worker(url=line.url)
         visitor = dying.join(since=last, gap="0-0 gap")
         line.cut()
-        wait_until(lambda dying=dying: dying.is_away)
+        wait_until(lambda dying=dying: dying.is_lost)
         dying.send(f"lost {number}")
         assert visitor.hear(1) == [f"lost {number}"]
         assert dying.node.origin in visitor.last
@@ -140,7 +140,7 @@ def test_messages_of_a_process_cut_off_beyond_max_age_arrive_once(server, worker
     cut_off = worker(url=line.url, presence_timeout=0.2, max_age=60)
     visitor = cut_off.join()
     line.cut()
-    wait_until(lambda: cut_off.is_away)
+    wait_until(lambda: cut_off.is_lost)
     cut_off.send("unlogged")
     assert visitor.hear(1) == ["unlogged"]
     moved = staying.join(since=visitor.last, gap="0-0 gap")

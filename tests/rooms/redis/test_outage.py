@@ -44,7 +44,7 @@ def test_nothing_is_lost_while_redis_restarts(server, worker):
     assert clients[0].last == clients[1].last
 
 
-def test_local_members_get_messages_while_redis_is_away(server, worker):
+def test_local_members_get_messages_while_redis_is_lost(server, worker):
     a, b = worker(), worker()
     (ann, abe), bob = (a.join(), a.join()), b.join()
     a.send("before")
@@ -120,7 +120,7 @@ def test_who_moves_in_a_long_outage_misses_nothing(server, worker):
     assert moved.hear(1) == again.hear(1) == ["last"]
 
 
-def test_a_redis_that_hangs_is_away(server, worker):
+def test_a_redis_that_hangs_is_lost(server, worker):
     a = worker(timeout=0.2)
     ann = a.join()
     wait_until(lambda: a.is_idle)
@@ -219,7 +219,7 @@ def test_no_error_silences_a_process(worker, caplog, part, where):
     assert "RuntimeError: a bug" in caplog.text
 
 
-def test_a_room_that_is_opened_while_redis_is_away(server, worker):
+def test_a_room_that_is_opened_while_redis_is_lost(server, worker):
     a, b = worker(), worker()
     b.join("r", name="bob")
     wait_until(lambda: b.is_idle)
@@ -236,7 +236,7 @@ def test_a_room_that_is_opened_while_redis_is_away(server, worker):
     wait_until(lambda: a.names() == b.names() == ["ann", "bob"])
 
 
-def test_a_room_that_is_left_and_opened_again_while_redis_is_away(server, worker, pair):
+def test_a_room_that_is_left_and_opened_again_while_redis_is_lost(server, worker, pair):
     """Who comes now has not heard what was said before, and is not to hear it late; who comes back
     has missed it."""
     a, b = worker(), worker()
@@ -274,7 +274,7 @@ def test_a_broker_that_starts_before_its_redis(server, worker):
     assert bob.hear(2) == ["hello", "again"]
 
 
-def test_nothing_gets_ahead_of_what_is_handed_out_when_redis_is_away(server, worker):
+def test_nothing_gets_ahead_of_what_is_handed_out_when_redis_is_lost(server, worker):
     """As where a log is written to something that lets others run."""
     a = worker(timeout=0.2)
     ann = a.join()
@@ -315,14 +315,14 @@ def test_it_is_lost_once_and_back_once_when_both_ways_work_again():
     error = redis.ConnectionError("refused")
     outage.succeed(Event.READ)
     outage.fail(Event.WRITE_FAILED, error, 17.0)
-    assert (outage.is_away, outage.is_writable, outage.is_readable) == (True, False, True)
+    assert (outage.is_lost, outage.is_writable, outage.is_readable) == (True, False, True)
     assert outage.began == 17.0
     outage.fail(Event.WRITE_FAILED, error, 18.0)
     outage.fail(Event.READ_FAILED, error, 19.0)
     outage.succeed(Event.WRITTEN)
-    assert (outage.is_away, outage.is_writable, outage.is_readable) == (True, True, False)
+    assert (outage.is_lost, outage.is_writable, outage.is_readable) == (True, True, False)
     outage.succeed(Event.READ)
-    assert not outage.is_away
+    assert not outage.is_lost
     assert outage.began == 17.0
     assert told == ["failed", "lost", "failed", "failed", "back"]
 

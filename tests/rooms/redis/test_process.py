@@ -39,7 +39,7 @@ def test_each_process_has_an_origin_and_numbers_that_grow(process):
 
 def test_insisting_gives_what_is_found(process):
     assert process.insist(lambda: 7, 0.3) == 7
-    assert not process.outage.is_away
+    assert not process.outage.is_lost
 
 
 def test_insisting_waits_until_redis_is_back(process):
@@ -51,7 +51,7 @@ def test_insisting_waits_until_redis_is_back(process):
         return found[0]
 
     insisting = gevent.spawn(process.insist, call, 5.0)
-    wait_until(lambda: process.outage.is_away)
+    wait_until(lambda: process.outage.is_lost)
     found.append(7)
     assert insisting.get(timeout=limit(2)) == 7
 

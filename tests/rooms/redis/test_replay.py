@@ -10,7 +10,7 @@ import pytest
 from greenws.rooms.broker import Entry
 from greenws.rooms.redis.entries import LogEntry
 from greenws.rooms.redis.positions import Position
-from greenws.rooms.redis.replay import LogCursor, LogReplay, Snapshot
+from greenws.rooms.redis.replay import LogCursor, LogReplay, Progress
 
 pytestmark = pytest.mark.no_io
 
@@ -60,7 +60,7 @@ def test_what_was_delivered_unlogged_before_is_not_new_when_it_is_found_in_the_l
     assert not cursor.is_level
 
 
-def replay(since: str, until: Snapshot, *pages: Any, is_known: bool = True) -> LogReplay:
+def replay(since: str, until: Progress, *pages: Any, is_known: bool = True) -> LogReplay:
     def read(after: str, end: str) -> Iterator[tuple[list[LogEntry], bool]]:
         assert (after, end) == (since.partition("+")[0], until.id)
         yield from pages
@@ -79,7 +79,7 @@ def texts(each: LogReplay) -> list[Any]:
 
 def test_0_0_may_stand_for_a_place_that_is_unknown():
     """So the log is asked, though the process is as far."""
-    each = replay("0-0", Snapshot("0-0", []), ([], True))
+    each = replay("0-0", Progress("0-0", []), ([], True))
     each.begin()
     assert texts(each) == ["gap"]
 
@@ -87,7 +87,7 @@ def test_0_0_may_stand_for_a_place_that_is_unknown():
 def test_pages_of_the_log_come_first_and_then_what_is_unlogged():
     unlogged = [logged(None, OURS, 8), logged(None, OURS, 9)]
     first = ([logged("5-0", THEIRS, 1)], False), ([logged("6-0", THEIRS, 2)], True)
-    each = replay("4-0", Snapshot("6-0", unlogged), *first)
+    each = replay("4-0", Progress("6-0", unlogged), *first)
     cursor = each.begin()
     assert texts(each) == [
         ("5-0", "f1"),
@@ -101,7 +101,7 @@ def test_pages_of_the_log_come_first_and_then_what_is_unlogged():
 
 def test_the_log_is_not_read_for_a_client_that_is_where_its_process_is():
     """Redis may be out of reach: that would be a gap where nothing is missing."""
-    each = replay(f"4-0+{THEIRS}.2", Snapshot("4-0", [logged(None, OURS, 8)]), ([], True))
+    each = replay(f"4-0+{THEIRS}.2", Progress("4-0", [logged(None, OURS, 8)]), ([], True))
     cursor = each.begin()
     assert texts(each) == [(f"4-0+{THEIRS}.2+{OURS}.8", "08")]
     assert not cursor.is_level
@@ -109,21 +109,21 @@ def test_the_log_is_not_read_for_a_client_that_is_where_its_process_is():
 
 def test_what_is_found_in_the_log_is_not_sent_unlogged_again():
     page = ([logged("5-0", OURS, 8)], False)
-    each = replay("4-0", Snapshot("5-0", [logged(None, OURS, 8), logged(None, OURS, 9)]), page)
+    each = replay("4-0", Progress("5-0", [logged(None, OURS, 8), logged(None, OURS, 9)]), page)
     each.begin()
     assert texts(each) == [("5-0", "08"), (f"5-0+{OURS}.9", "09")]
 
 
 def test_what_was_received_unlogged_is_skipped_in_the_log():
     page = [logged("5-0", THEIRS, 1), logged("6-0", THEIRS, 2), logged("7-0", THEIRS, 3)]
-    each = replay(f"4-0+{THEIRS}.2", Snapshot("7-0", []), (page, False))
+    each = replay(f"4-0+{THEIRS}.2", Progress("7-0", []), (page, False))
     cursor = each.begin()
     assert texts(each) == [("7-0", "f3")]
     assert cursor.is_level
 
 
 def test_a_client_that_is_further_waits_for_its_process():
-    each = replay("7-0", Snapshot("5-0", []))
+    each = replay("7-0", Progress("5-0", []))
     cursor = each.begin()
     assert texts(each) == []
     assert (cursor.is_level, cursor.position("5-0")) == (False, "7-0")
@@ -132,7 +132,7 @@ def test_a_client_that_is_further_waits_for_its_process():
 @pytest.mark.parametrize("since", ["7-0", "3-0"])
 def test_rather_a_gap_than_anything_twice_where_it_is_not_known(since):
     """A client may have heard from another process what this one has not found in the log yet."""
-    each = replay(since, Snapshot("5-0", [logged(None, OURS, 8)]), is_known=False)
+    each = replay(since, Progress("5-0", [logged(None, OURS, 8)]), is_known=False)
     each.begin()
     assert texts(each) == ["gap"]
 
@@ -152,7 +152,7 @@ def test_a_log_that_was_out_of_reach_is_read_to_where_its_delivery_begins(
         assert (after, end) == (since, max(start, since))
         yield ([logged("6-0", THEIRS, 2)], True) if start > since else ([], False)
 
-    until = Snapshot("9-0", [], is_estimated=True)
+    until = Progress("9-0", [], is_estimated=True)
     each = LogReplay(OURS, Position.parse(since), True, lambda: until, read, lambda: start)
     cursor = each.begin()
     assert texts(each) == expected
@@ -162,7 +162,7 @@ def test_a_log_that_was_out_of_reach_is_read_to_where_its_delivery_begins(
 def test_what_is_found_in_the_log_during_a_replay_is_no_longer_called_unlogged():
     """Else a position would tell of less than its stream id, and messages would come twice."""
     page = ([logged("5-0", THEIRS, 1), logged("6-0", THEIRS, 2)], False)
-    each = replay(f"4-0+{THEIRS}.2", Snapshot("6-0", []), page)
+    each = replay(f"4-0+{THEIRS}.2", Progress("6-0", []), page)
     cursor = each.begin()
     assert cursor.advance(delivered(logged("7-0", THEIRS, 3)))
     assert cursor.position("7-0") == "7-0"

@@ -112,7 +112,7 @@ def test_one_that_is_lost_is_lost_to_its_rooms_alone(servers, worker, caplog):
     ann, bob = a.join(names[0]), a.join(names[1])
     wait_until(lambda: a.is_idle)
     servers[0].stop()
-    wait_until(lambda: a.is_away)
+    wait_until(lambda: a.is_lost)
     a.send("unlogged", room=names[0])
     a.send("logged", room=names[1])
     assert ann.hear(1) == ["unlogged"]

@@ -67,7 +67,7 @@ def test_a_message_logged_unknown_to_the_new_process_arrives_once(
     a.node.process.commands.client.eval = lose_the_answer
     a.send("sent")
     assert bob.hear(1) == ["sent"]
-    wait_until(lambda: a.is_away)
+    wait_until(lambda: a.is_lost)
     moved = a.join(since=bob.last if has_heard else since)
     a.node.process.commands.client.eval = eval_
     a.send("new")
@@ -107,7 +107,7 @@ def test_what_was_perhaps_received_elsewhere_is_a_gap_if_redis_does_not_know(ser
     server.stop()
     a.node._leases.next_beat = 0  # it reads nothing, and notices only when it writes
     a.node._wake_leases.set()
-    wait_until(lambda: a.is_away)
+    wait_until(lambda: a.is_lost)
     assert ann.hear(1) == ["mine"]  # ahead of the log
     moved = a.join(since=bob.last, gap="0-0 gap")
     assert not moved.member.is_complete

@@ -45,7 +45,7 @@ def test_options_in_the_url_that_would_do_harm_do_none(server, worker, options):
     gevent.sleep(0.05)
     a.send("hello")
     assert ann.hear(1) == ["hello"]
-    assert not a.is_away
+    assert not a.is_lost
 
 
 def test_an_option_that_redis_py_does_not_know_is_refused(server):

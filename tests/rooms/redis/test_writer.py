@@ -86,7 +86,7 @@ def test_undelivered_messages_are_bounded_where_commands_work(server, worker, er
     a = worker(max_pending=20)
     server.url = url
     ann = a.join()
-    wait_until(lambda: a.is_away)
+    wait_until(lambda: a.is_lost)
     with pytest.raises(BrokerUnavailable):
         for number in range(50):
             a.send(str(number))
@@ -125,7 +125,7 @@ def test_old_entries_are_trimmed_by_age(server, worker, error_log):
     assert not error_log.records  # a message that was trimmed too early
 
 
-def test_a_redis_that_is_full_is_away_and_takes_all_later(server, worker):
+def test_a_redis_that_is_full_is_lost_and_takes_all_later(server, worker):
     a, b = worker(), worker()
     ann, bob = a.join(name="Ann"), b.join(name="Bob")
     wait_until(lambda: a.is_idle and b.is_idle)
@@ -134,7 +134,7 @@ def test_a_redis_that_is_full_is_away_and_takes_all_later(server, worker):
         a.send("one")
         a.join(name="Cid")
         a.send("two")
-        wait_until(lambda: a.is_away)
+        wait_until(lambda: a.is_lost)
     finally:
         server.call("CONFIG", "SET", "maxmemory", "0")
     assert ann.hear(2) == bob.hear(2) == ["one", "two"]
@@ -197,7 +197,7 @@ def test_entries_that_redis_refuses_are_delivered_in_their_own_process(server, w
     assert ann.hear(1) == ["four"]
     assert other.hear(1) == ["taken"]
     assert bob.hears_no_more() and ann.hears_no_more()
-    assert not a.is_away and a.is_idle
+    assert not a.is_lost and a.is_idle
     errors = {record.getMessage() for record in error_log.take()}
     (error,) = errors
     assert error.startswith("Redis does not accept messages of the room 'r': ")

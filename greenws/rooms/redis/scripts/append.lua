@@ -1,18 +1,18 @@
--- Appends messages to the logs of rooms, but for those that were appended before and whose answer
--- was lost, and publishes each with the id of the entry before it; those of one room together, as
--- "several", each after its length. To a process that knows only single messages, that is one which
--- it cannot place, so that it reads the log.
+-- Appends messages to the logs of rooms, except those that an earlier call, whose answer was lost, has
+-- appended, and publishes each with the id of the entry before it. Several messages of one room are
+-- published together, as "several", each after its length. A process of an earlier version cannot place
+-- such a Pub/Sub message, so it reads the log.
 -- KEYS: the number of the last entry of this process; then the log of each room
--- ARGV: the process (its origin), length and seconds and bytes that a log keeps, what ends a
+-- ARGV: the process (its origin), length and seconds and bytes that a log keeps, the end of a
 --       channel's name, PUBLISH or SPUBLISH, seconds for which the number is kept, the highest
 --       number of these messages; then for each log how many messages it gets, and for each of them
 --       its number, kind and data
 -- Returns the id of the last entry, numbers and errors of those that failed, why nothing is published,
--- why logs are not kept small
--- The floor of a log (snapshot.lua) is where its first entry goes on. When entries are trimmed, that is
--- known only if all before those of this call are. What Redis does for a call beside adding entries
--- is most of what a single message costs. So a log is trimmed by length once a call, and by age once
--- in each second in which something is said.
+-- why logs are not trimmed
+-- The floor of a log (snapshot.lua) is the id that its first entry follows. After a trim it is known only
+-- if all entries older than those of this call were trimmed. Adding entries is the smaller part of what
+-- Redis does for a single message. So a log is trimmed by length once a call, and by age once in each
+-- second in which messages are sent.
 local call, pcall = redis.call, redis.pcall
 local origin, length, seconds, bytes, suffix, publish, memory, highest = unpack(ARGV, 1, 8)
 local history, limit = tonumber(length), tonumber(bytes)
@@ -20,8 +20,8 @@ local failed, newest, unpublished, untrimmed = {}, '', false, false
 local most = 65536  -- bytes that are published together
 local middle, kinds = ' ' .. origin .. ' ', {text = ' text\n', bytes = ' bytes\n'}
 
--- What keeps a log small. Its error is returned at the end: raised, it would leave rooms out that the
--- number of the last entry says were appended.
+-- Trims a log. Its error is returned at the end: if it were raised, some rooms would not get their
+-- entries, although the number of the last entry says that they were appended.
 local function try(...)
   local result = pcall(...)
   if type(result) == 'table' and result.err then
@@ -126,7 +126,7 @@ local function append(log, at, count, known)
   if large then trim_bytes(log) end
 end
 
--- A Redis that takes no writes says so here, where nothing is written yet. After this nothing may raise.
+-- A Redis that accepts no writes raises here, before anything was written. After this nothing may raise.
 local before = call('SET', KEYS[1], highest, 'EX', memory, 'GET') or '0'
 local known = tonumber(before) or 0
 if known > tonumber(highest) then call('SET', KEYS[1], before, 'EX', memory) end

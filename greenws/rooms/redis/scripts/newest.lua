@@ -1,5 +1,5 @@
--- Returns the newest entries of a log, the newest first, without the fields that only processes need:
--- redis-py takes longest to read an answer with many parts.
+-- Returns the newest entries of a log, the newest first, without the fields that only processes need,
+-- because redis-py is slow at reading an answer with many parts.
 -- KEYS: the log
 -- ARGV: the id to begin at, or '(' and the id before which to begin; how many at most
 -- Returns id, kind and data of each entry that a process has appended; id and fields, together, of

@@ -1,8 +1,8 @@
 -- Changes who is in a room, and publishes what has changed with the versions that it makes.
 -- KEYS: the members: by id the process (its origin) and the info; under '' the version
--- ARGV: PUBLISH or SPUBLISH, the channel, seconds until the key expires, what begins the key of a
---       process that lives (empty in a cluster, where the script must not ask); then for each change its kind, the member, its value, and the change as JSON
--- A "bury" is a leave by another process, if that of the member does not live.
+-- ARGV: PUBLISH or SPUBLISH, the channel, seconds until the key expires, the prefix of the keys that say
+--       that a process is alive (empty in a cluster, where the script must not ask); then for each change its kind, the member, its value, and the change as JSON
+-- A "bury" is a leave by another process; it counts only if the process of the member is dead.
 local here, publish, channel, seconds, alive = KEYS[1], unpack(ARGV, 1, 4)
 local changes = {}
 for i = 5, #ARGV, 4 do
@@ -24,7 +24,7 @@ for i = 5, #ARGV, 4 do
   if changed == 1 then table.insert(changes, change) end
 end
 if #changes > 0 then
-  -- Versions only grow, also when the key was lost: they begin with the time.
+  -- Versions only grow, even if the key was lost, because they begin with the time.
   local now = redis.call('TIME')
   local new = redis.call('HSETNX', here, '', string.format('%.0f', now[1] * 1000000 + now[2]))
   local last = redis.call('HINCRBY', here, '', #changes)

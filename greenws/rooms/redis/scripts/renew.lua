@@ -1,5 +1,5 @@
--- Keeps the log of an open room from expiring, though nobody says anything: old messages go all the
--- same, and the last one becomes its floor (snapshot.lua), which its members have reached.
+-- Keeps the log of an open room from expiring while nothing is sent. Old messages are trimmed all the
+-- same, and the last one becomes the floor (snapshot.lua), which the members have reached.
 -- KEYS: the log
 -- ARGV: seconds that a log keeps
 local log, seconds = KEYS[1], tonumber(ARGV[1])

@@ -8,7 +8,7 @@ import gevent
 from gevent.event import Event
 from gevent.queue import Queue
 
-from greenws.testing.standing import caller, standing_of, without_machinery
+from greenws.testing.locations import caller, location_of, without_machinery
 
 
 def test_the_line_of_the_application_and_not_the_librarys():
@@ -18,30 +18,30 @@ def test_the_line_of_the_application_and_not_the_librarys():
         return queue.get()  # here
 
     greenlet = gevent.Greenlet(application)
-    assert standing_of(greenlet) == "has not run yet"
+    assert location_of(greenlet) == "has not run yet"
     greenlet.start()
     gevent.sleep(0)
-    text = standing_of(greenlet)
-    assert text.startswith("waits at ") and "test_standing.py:" in text
+    text = location_of(greenlet)
+    assert text.startswith("waits at ") and "test_locations.py:" in text
     assert text.endswith("in application: return queue.get()  # here")
     queue.put(None)
     greenlet.join()
-    assert standing_of(greenlet) == "has ended"
-    assert standing_of(None) == "nobody waits for it"
+    assert location_of(greenlet) == "has ended"
+    assert location_of(None) == "nobody waits for it"
 
 
 def test_a_greenlet_that_runs_nothing_but_a_library():
     event = Event()
     greenlet = gevent.spawn(event.wait)
     gevent.sleep(0)
-    assert standing_of(greenlet).startswith("waits ")
+    assert location_of(greenlet).startswith("waits ")
     event.set()
     greenlet.join()
 
 
 def test_the_line_that_called():
     file, _, line = caller().rpartition(":")
-    assert file.endswith("test_standing.py") and int(line) > 0
+    assert file.endswith("test_locations.py") and int(line) > 0
 
 
 def test_a_traceback_begins_with_the_application(hub_errors):

@@ -9,7 +9,7 @@ import sysconfig
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["caller", "place_of", "standing_of", "without_machinery"]
+__all__ = ["caller", "place_of", "location_of", "without_machinery"]
 
 _MACHINERY = {"greenws", "gevent", "geventwebsocket"}
 _LIBRARIES = tuple(
@@ -17,7 +17,7 @@ _LIBRARIES = tuple(
 )
 
 
-def standing_of(greenlet: Any) -> str:
+def location_of(greenlet: Any) -> str:
     """One line about where ``greenlet`` is, with file, line number and function."""
     if greenlet is None:
         return "nobody waits for it"
