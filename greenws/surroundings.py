@@ -231,8 +231,6 @@ def warn_without_threads(environ: Mapping[str, Any]) -> None:
         return
     if "gunicorn.socket" in environ:
         who, instead = "gunicorn's sync worker", "gunicorn -k greenws.gunicorn.Worker, or -k gevent"
-    elif str(environ.get("SERVER_SOFTWARE")).startswith("WSGIServer/"):
-        who, instead = "Django's server (--nothreading)", "'manage.py runserver' with threads"
     elif "werkzeug.socket" in environ:
         who, instead = "this server (--without-threads)", "'flask run' with threads"
     else:
