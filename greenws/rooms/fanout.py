@@ -349,6 +349,7 @@ class FanOut:
     def _report(self, changes: list[Change]) -> Iterator[None]:
         """Sends each watcher the changes since it joined, without its own."""
         ids = {change.who.id for change in changes}
+        groups = 0
         for watch, members in self.roster.watchers().items():
             alike: dict[tuple[int, str], list[Member]] = {}
             for number, member in enumerate(members):
@@ -360,6 +361,9 @@ class FanOut:
                     alike.setdefault((start, own), []).append(member)
             made: dict[int, _Notice | None] = {}
             for (start, own), some in alike.items():
+                groups += 1
+                if not groups % 16:
+                    yield
                 notices = []
                 for number, change in enumerate(changes[start:], start):
                     if change.who.id != own:
@@ -399,7 +403,6 @@ class FanOut:
             for member in members:
                 if member in self._others:
                     member._learn(now)
-            yield
             return
         messages = [each.message for each in notices]
         batch = messages[0] if len(messages) == 1 else SharedBatch(messages)

@@ -524,4 +524,4 @@ def test_watchers_that_are_sent_nothing_are_visited_in_slices(join, monkeypatch)
     monkeypatch.setattr(turns, "is_over", is_over)
     room.send("all at once")
     assert room._fan_out._finished == room._fan_out._last
-    assert asked > 80
+    assert asked > 10
