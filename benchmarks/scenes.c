@@ -1021,6 +1021,7 @@ static void scene_drops(void)
     cut_at = begin;
     cut_until = until;
     run(until, until, NULL);
+    send_due(until); /* as in run_measured */
     if (!run(now() + (uint64_t)(opt.timeout * SECOND), 0, all_back))
         fail("only %d of %d clients are back %g s after the last cut", joined_count, client_count,
              opt.timeout);

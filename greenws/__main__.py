@@ -75,6 +75,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command that ``arguments`` (or the process's) call; the exit code."""
+    if sys.stderr is None:  # type: ignore[unreachable,unused-ignore]
+        sys.stderr = open(os.devnull, "w")  # print() to None would write to the standard output
     options = make_parser().parse_args(arguments)
     try:
         code: int = options.run(options)

@@ -961,7 +961,7 @@ class WebSocket:
         ``time.time()`` or in the ``exp`` of a JWT; at once if that time has passed. It is late by
         at most a tenth of a second, or 5 s if the clock jumps. The call does not block. Another
         call replaces it, for example when a client renews its token; None cancels it. If
-        ``max_lifetime`` ends earlier, that counts.
+        ``max_lifetime`` ends earlier, that counts. ``code`` 1005 sends a Close without a code.
 
         A read continues until the peer's Close, as after :meth:`start_closing`. A peer that does
         not answer is cut off after ``close_timeout``, with or without a reader. May be called from

@@ -498,6 +498,8 @@ def test_echoes_and_requests_and_a_ticker_are_timed_at_once(scenes: str, served:
     def is_timed(seconds: float) -> bool:
         code, result = play(scenes, served.port, "beside", *groups, "--duration", seconds)
         results.append(result)
+        if "requests were answered" in result.get("error", ""):  # less than nine tenths
+            return False
         assert (code, result["errors"]) == (0, 0), result
         due = 200 * seconds
         assert result["echo_count"] <= due
@@ -523,12 +525,20 @@ DROPS += ["--duration", 0.6, "--jitter", 0.1]
 def test_a_feed_with_positions_delivers_everything_despite_cuts(
     scenes: str, served: Served
 ) -> None:
-    code, result = play(scenes, served.port, "drops", *DROPS)
-    assert (code, result["errors"]) == (0, 0), result
-    assert result["published"] == 60
-    assert result["cuts"] >= 10
-    assert result["delivered_percent"] == result["least_percent"] == 100
-    assert result["duplicates"] == result["disordered"] == result["gaps"] == 0
+    results = []
+
+    def is_cut_enough(seconds: float) -> bool:
+        arguments = [*DROPS, "--duration", seconds]
+        code, result = play(scenes, served.port, "drops", *arguments)
+        results.append(result)
+        assert (code, result["errors"]) == (0, 0), result
+        assert result["published"] == 100 * seconds
+        assert result["delivered_percent"] == result["least_percent"] == 100
+        assert result["duplicates"] == result["disordered"] == result["gaps"] == 0
+        return bool(result["cuts"] >= 10)
+
+    # A process that stands still cuts less often.
+    assert any(map(is_cut_enough, (0.6, 3))), results
 
 
 @again_after_standstill(0.1)

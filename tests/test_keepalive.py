@@ -415,6 +415,7 @@ def test_a_time_that_is_set_while_a_beat_is_due_leaves_one_beat(living):
 # -- the heartbeat of a server
 
 
+@again_after_standstill(0.05)
 def test_every_kind_of_session_is_kept_alive(serve):
     """Also ``wsgi.websocket``."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import os
 import re
@@ -95,13 +96,14 @@ def find_modules() -> list[str]:
 MODULES = find_modules()
 
 
-def imports(module: str) -> Iterator[tuple[str, str | None]]:
+@functools.cache
+def imports(module: str) -> list[tuple[str, str | None]]:
     """(absolute name, function around it) of all imports that happen when the program runs."""
     path = path_of(module)
     package = ["greenws", *module.split(".")]
     if path.name != "__init__.py":
         package = package[:-1]
-    yield from _imports(ast.parse(path.read_text(encoding="utf-8")), package, None)
+    return list(_imports(ast.parse(path.read_text(encoding="utf-8")), package, None))
 
 
 def _imports(node: ast.AST, package: list[str], function: str | None) -> Iterator[tuple]:
@@ -143,23 +145,27 @@ def layer_of(module: str) -> int:
     raise LookupError(f"{module} is in none of LAYERS")
 
 
+@pytest.mark.one_form
 def test_every_module_is_in_a_layer():
     assert [module for module in MODULES if layer_of(module) < 0] == []
     names = {module.split(".")[0] for module in MODULES}
     assert {name for layer in LAYERS for name in layer} == names
 
 
+@pytest.mark.one_form
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_imports_only_from_its_own_layer_and_those_above(module):
     wrong = {target for target, _ in siblings(module) if layer_of(target) > layer_of(module)}
     assert wrong == set()
 
 
+@pytest.mark.one_form
 def test_no_modules_import_each_other_in_a_circle():
     graph = {module: {target for target, _ in siblings(module)} for module in MODULES}
     TopologicalSorter(graph).prepare()  # raises CycleError, with the circle
 
 
+@pytest.mark.one_form
 @pytest.mark.parametrize(
     "module", [m for m in MODULES if m.startswith("protocol.")] + ["protocol", "http.head"]
 )
@@ -167,28 +173,33 @@ def test_the_protocol_knows_no_io(module):
     assert {name.split(".")[0] for name, _ in imports(module)} & IO == set()
 
 
+@pytest.mark.one_form
 @pytest.mark.parametrize("module", [m for m in MODULES if not m.startswith("protocol")])
 def test_nothing_outside_the_protocol_knows_a_frame(module):
     assert {target for target, _ in siblings(module)} & INSIDE_PROTOCOL == set()
 
 
+@pytest.mark.one_form
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("hub.")])
 def test_the_hub_knows_nothing_of_websockets(module):
     assert {target.split(".")[0] for target, _ in siblings(module)} <= {"hub", "form"}
 
 
+@pytest.mark.one_form
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("http.")])
 def test_http_knows_nothing_of_websockets(module):
     allowed = {"http", "hub", "config", "exceptions", "grammar"}
     assert {target.split(".")[0] for target, _ in siblings(module)} <= allowed
 
 
+@pytest.mark.one_form
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("rooms")])
 def test_only_the_broker_for_redis_imports_redis(module):
     uses = {name.split(".")[0] for name, _ in imports(module)}
     assert ("redis" in uses) <= module.startswith("rooms.redis.")
 
 
+@pytest.mark.one_form
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("integrations.")])
 def test_an_integration_imports_no_other_integration(module):
     own = ".".join(module.split(".")[:2])  # Django's is a package
@@ -197,11 +208,13 @@ def test_an_integration_imports_no_other_integration(module):
     assert [target for target in others if f"{target}.".startswith(mine)] == others
 
 
+@pytest.mark.one_form
 @pytest.mark.parametrize("module", [m for m in MODULES if path_of(m).name == "__init__.py"])
 def test_a_package_imports_nothing_eagerly(module):
     assert {target for target, _ in siblings(module)} <= {"lazy"}
 
 
+@pytest.mark.one_form
 def test_the_architecture_page_lists_the_layers_in_their_order():
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     table = text[text.index("| layer |") :].split("\n\n")[0]
@@ -225,6 +238,7 @@ assert not found, found
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.one_form
 @pytest.mark.parametrize("module", MODULES)
 def test_nothing_is_imported_past_the_import_statement(module):
     tree = ast.parse(path_of(module).read_text(encoding="utf-8"))
@@ -236,6 +250,7 @@ def test_nothing_is_imported_past_the_import_statement(module):
     assert "importlib" not in {name.split(".")[0] for name, _ in imports(module)}
 
 
+@pytest.mark.one_form
 def test_the_finder_sees_imports_wherever_they_stand():
     # The tests above pass with a finder that finds nothing: so it is tested too.
     source = """
@@ -313,6 +328,7 @@ def test_a_module_defines_what_it_exports(module):
     assert foreign == []
 
 
+@pytest.mark.one_form
 @pytest.mark.parametrize("module", MODULES)
 def test_what_others_import_from_a_module_is_public(module):
     private = [
@@ -328,6 +344,7 @@ def test_what_others_import_from_a_module_is_public(module):
 # -- what is tested
 
 
+@pytest.mark.one_form
 @pytest.mark.parametrize(
     "module",
     [m for m in MODULES if path_of(m).name != "__init__.py" and m not in SHORT_IMPORTS],
@@ -337,6 +354,7 @@ def test_every_module_has_its_tests_in_the_same_folder(module):
     assert TESTS.joinpath(*folders, f"test_{name.strip('_')}.py").is_file()
 
 
+@pytest.mark.one_form
 @pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.stem)
 def test_tests_share_code_through_support_alone(path):
     names = [

@@ -49,6 +49,16 @@ def test_help_lists_the_commands_without_importing_them(capsys):
         assert name in done.stdout
 
 
+def test_errors_do_not_go_to_the_output_if_the_standard_error_is_closed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["connect", "ws+unix:///nowhere:/"]) == 1
+    with pytest.raises(SystemExit) as caught:
+        main(["connect", "--nonsense"])
+    sys.stderr.close()
+    assert caught.value.code == 2
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_a_help(command, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -68,6 +78,8 @@ def test_every_command_has_a_help(command, capsys):
             "doctor: error: unrecognized arguments: --nothing",
         ),
         (["connect", "ws://h/", "x"], "connect [-h]", "unrecognized arguments: x"),
+        (["connect", "--max-size", "0", "ws://h/"], "connect [-h]", "--max-size: must be a number"),
+        (["connect", "--max-size", "1k", "ws://h/"], "connect [-h]", "above 0, not '1k'"),
         (["send", "--nothing=1", "u", "r"], "send [-h]", "unrecognized arguments: --nothing=1"),
     ],
 )

@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-size",
-        type=int,
+        type=_size,
         default=1 << 26,
         metavar="BYTES",
         help="size of the largest message to receive (default: 64 MiB)",
@@ -115,6 +115,12 @@ def _seconds(text: str) -> float:
     if not seconds >= 0:
         raise argparse.ArgumentTypeError(f"must be 0 or more seconds, or inf, not {text!r}")
     return seconds
+
+
+def _size(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"must be a number of bytes above 0, not {text!r}")
+    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:

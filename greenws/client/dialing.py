@@ -167,6 +167,8 @@ def start_tls(sock: Any, context: ssl.SSLContext, host: str) -> Any:
             hint = "; it does not speak TLS on this port (ws:// instead of wss://?)"
         error.strerror = f"no TLS connection to {name}: {error.strerror or error}{hint}"
         raise
-    except BaseException:
+    except BaseException as error:
         secured.close()
+        if isinstance(error, OSError):  # usually a reset
+            error.strerror = f"no TLS connection to {name}: {error.strerror or error}"
         raise

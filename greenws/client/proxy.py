@@ -27,6 +27,8 @@ _PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 # The variables of the environment, without "_proxy", in their order.
 _VARIABLES = {False: ("ws", "http", "all", "socks"), True: ("wss", "https", "all", "socks")}
 
+_MAX_CREDENTIAL = 255  # bytes of a user or password for SOCKS5 (RFC 1929)
+
 # Replies of SOCKS5 (RFC 1928, section 6).
 _ERRNOS = {
     2: errno.EACCES,
@@ -113,6 +115,9 @@ def _parse(url: str, name: str, target: Target) -> Proxy:
     credentials = None if parts.username is None else basic_credentials(parts)
     user = None if parts.username is None else unquote(parts.username)
     password = None if user is None else unquote(parts.password or "")
+    for what, text in (("user", user), ("password", password)):
+        if scheme == "socks5" and len((text or "").encode()) > _MAX_CREDENTIAL:
+            raise ValueError(f"{name}: its {what} is longer than {_MAX_CREDENTIAL} bytes")
     return Proxy(scheme, host, port, credentials, user, password)
 
 

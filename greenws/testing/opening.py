@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import http.client
 import io
-import socket as native
 from collections.abc import Iterable, Mapping, Sequence
 from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import gevent
+from gevent import socket as gevent_socket
 from werkzeug.datastructures import Headers
 from werkzeug.test import Client, TestResponse
 
@@ -219,7 +219,7 @@ class _Handshake:
 
     def _perform(self, environ: WSGIEnvironment) -> tuple[str, list[tuple[str, str]], bytes]:
         run = self.run
-        ours, theirs = native.socketpair()
+        ours, theirs = gevent_socket.socketpair()
         transport = WatchedTransport(ours, gevent.get_hub(), self._limits.write_high_water)
         run.extra = {
             key: value

@@ -7,7 +7,6 @@ The hub runs only while the test waits.
 from __future__ import annotations
 
 import os
-import socket as native
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 from weakref import WeakSet
 
 import gevent
+from gevent import socket as gevent_socket
 
 from ..checks import check_number
 from ..config import Config, check_seconds
@@ -161,10 +161,10 @@ class Run:
                 )
                 lines.append(f"  {name}: received {messages_in}, sent {messages_out}{state}")
         loop = self._hub.loop
-        if isinstance(loop, ClockLoop) and loop.clock is not None:
-            lines.append("  time is stopped by testing.clock(): advance(seconds) moves it")
-        elif timers.is_frozen():
+        if timers.is_frozen():
             lines.append("  time.monotonic() was replaced (by freezegun?), so timeouts may not end")
+        elif isinstance(loop, ClockLoop) and loop.clock is not None:
+            lines.append("  time is stopped by testing.clock(): advance(seconds) moves it")
         return "\n".join(lines)
 
     def timed_out(self, what: str) -> TimeoutError:
@@ -488,8 +488,8 @@ class TestSocket(WebSocket):
             self._pulse.stop()
         opposite = self._run.opposite(self)
         if opposite is not None and not opposite._transport.closed:
-            with native.socket(fileno=os.dup(opposite._transport.fileno)) as sock:
-                sock.setsockopt(native.SOL_SOCKET, native.SO_SNDBUF, _SMALLEST)
+            with gevent_socket.socket(fileno=os.dup(opposite._transport.fileno)) as sock:
+                sock.setsockopt(gevent_socket.SOL_SOCKET, gevent_socket.SO_SNDBUF, _SMALLEST)
 
     def resume(self) -> None:
         """Ends ``stall()``."""
@@ -606,7 +606,7 @@ def pair(*, timeout: float | None = 5.0, config: Config | None = None) -> Pair:
     hub = gevent.get_hub()
     ends = []
     for sock, is_client, limits in zip(
-        native.socketpair(), (False, True), (config, client_config(config)), strict=True
+        gevent_socket.socketpair(), (False, True), (config, client_config(config)), strict=True
     ):
         transport = WatchedTransport(sock, hub, limits.write_high_water)
         address = ("127.0.0.1", 0)

@@ -36,6 +36,8 @@ __all__ = [
 
 _TIMES = ("time", "monotonic", "time_ns", "monotonic_ns")
 
+_HAS_CLOCKS = hasattr(time, "clock_gettime")  # not on Windows
+
 _EPSILON = 1e-6  # seconds; a time that was added up in several steps is a little more or less
 _LONGEST_ROUND = 0.5  # seconds
 _LONGEST = 3600.0  # seconds for which a clock goes on by itself
@@ -44,6 +46,10 @@ running: list[Clock] = []
 """The clock that stops time, if there is one."""
 
 _ROUNDS = 2  # the second receives what the first has sent through the kernel
+
+
+def _real_time() -> float:
+    return time.clock_gettime(time.CLOCK_MONOTONIC) if _HAS_CLOCKS else time.monotonic()
 
 
 class ClockLoop:
@@ -69,6 +75,10 @@ class ClockLoop:
         else:
             setattr(self.real, name, value)
 
+    def now(self) -> float:
+        """The time in which timers are due: a clock's, or real time, freezegun or not."""
+        return _real_time() if self.clock is None else self.clock._now()
+
     def timer(
         self, after: float, repeat: float = 0.0, ref: bool = True, priority: int | None = None
     ) -> Any:
@@ -89,7 +99,7 @@ class _Timer:
         self.priority = priority
         self.callback: Callable[..., object] | None = None
         self.args: tuple[Any, ...] = ()
-        self.due = 0.0  # of time.monotonic()
+        self.due = 0.0  # in the time of the loop
         self.number = 0  # in the queue of a clock
         self._waiting: Any = None  # the greenlet that waits for nothing but this
         self._after = after
@@ -145,7 +155,7 @@ class _Timer:
         return self._waiting is not None and self._waiting is greenlet
 
     def _schedule(self, after: float) -> None:
-        self.due = time.monotonic() + after
+        self.due = self.loop.now() + after
         self.loop.active.add(self)
         if self.loop.clock is not None and not self.is_of(self.loop.clock.owner):
             self.loop.clock._add(self)
@@ -165,7 +175,7 @@ class _Timer:
     def thaw(self, now: float) -> None:
         """Called when time goes on; the clock's time was ``now``."""
         after = self.due - now
-        self.due = time.monotonic() + after
+        self.due = self.loop.now() + after
         self._watch(after)
 
     def fire(self) -> None:
@@ -185,7 +195,9 @@ class _Timer:
 
 def is_frozen() -> bool:
     """Whether something else than a clock has replaced Python's time, such as freezegun."""
-    return not running and not isinstance(time.monotonic, BuiltinFunctionType)
+    if running:
+        return running[0].is_replaced
+    return not isinstance(time.monotonic, BuiltinFunctionType)
 
 
 def hold(hub: Any) -> ClockLoop:
@@ -268,11 +280,12 @@ class Clock:
         """The greenlet of the test."""
         self._hub: Any = None
         self._loop: Any = None
-        self._began = 0.0
-        self._began_ns = 0
+        self._began = 0.0  # in real time
         self._elapsed = 0.0
         self._replaced: dict[str, Any] = {}
         """The functions of ``time``: another library's (freezegun's), if that came first."""
+        self._fakes: dict[str, Callable[[], float]] = {}
+        """What replaces them."""
         self._queue: list[tuple[float, int, _Timer]] = []
         self._numbers = itertools.count()
 
@@ -281,6 +294,11 @@ class Clock:
         """Seconds by which the clock was advanced."""
         return round(self._elapsed, 6)  # see _EPSILON
 
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another library (freezegun) has replaced ``time.monotonic()`` since."""
+        return time.monotonic is not self._fakes.get("monotonic")
+
     def advance(self, seconds: float) -> None:
         """Moves time by ``seconds``. Timers fire in the order of their time, and each time all
         greenlets run until they wait again, before the clock goes on. Clients that the test does
@@ -288,12 +306,19 @@ class Clock:
 
         Raises:
             ValueError: ``seconds`` is negative.
-            RuntimeError: outside of the ``with``.
+            RuntimeError: outside of the ``with``; or another library has replaced
+                ``time.monotonic()`` in there.
         """
         if not seconds >= 0:
             raise ValueError(f"a clock goes forward by 0 or more seconds, not {seconds!r}")
         if self._hub is None:
             raise RuntimeError("the clock runs by itself: use it in 'with testing.clock() as ...'")
+        if self.is_replaced:
+            raise RuntimeError(
+                "time.monotonic() was replaced since testing.clock() began, as by freezegun's "
+                "freeze_time: write 'with freeze_time(...), testing.clock() as clock', with the "
+                "clock inside"
+            )
         end = self._elapsed + seconds
         self._run(end, lambda: False)
         self._elapsed = max(end, self._elapsed)
@@ -318,6 +343,9 @@ class Clock:
             for timer in timers:
                 self._loop.run_callback(timer.fire)
             settle()
+
+    def _now(self) -> float:
+        return self._began + self._elapsed
 
     def _add(self, timer: _Timer) -> None:
         timer.number = next(self._numbers)  # an earlier entry for it is void
@@ -349,17 +377,18 @@ class Clock:
         self.owner = getcurrent()
         self._hub = gevent.get_hub()
         self._loop = hold(self._hub)
-        self._began, self._began_ns = time.monotonic(), time.monotonic_ns()
-        wall, wall_ns = time.time(), time.time_ns()
+        self._began = _real_time()
         self._elapsed = 0.0
-        fakes: dict[str, Callable[[], float]] = {
-            "monotonic": lambda: self._began + self._elapsed,
-            "monotonic_ns": lambda: self._began_ns + int(self._elapsed * 1e9),
+        began, began_ns = time.monotonic(), time.monotonic_ns()
+        wall, wall_ns = time.time(), time.time_ns()
+        self._fakes = {
+            "monotonic": lambda: began + self._elapsed,
+            "monotonic_ns": lambda: began_ns + int(self._elapsed * 1e9),
             "time": lambda: wall + self._elapsed,
             "time_ns": lambda: wall_ns + int(self._elapsed * 1e9),
         }
         self._replaced = {name: getattr(time, name) for name in _TIMES}
-        for name, fake in fakes.items():
+        for name, fake in self._fakes.items():
             setattr(time, name, fake)
         self._loop.clock = self
         for timer in self._loop.active:
@@ -372,7 +401,7 @@ class Clock:
         if self._hub is None:
             return
         running.remove(self)
-        now = time.monotonic()
+        now = self._now()
         for name, function in self._replaced.items():
             setattr(time, name, function)
         loop = self._loop

@@ -240,6 +240,12 @@ def test_a_server_without_tls_is_an_oserror():
             connect(server.url.replace("ws://", "wss://"))
 
 
+def test_a_server_that_resets_the_connection_in_tls_is_named():
+    with raw_server(lambda connection: connection.sock.recv(1)) as server:
+        with pytest.raises(ConnectionResetError, match="no TLS connection to 127.0.0.1: .* reset"):
+            connect(server.url.replace("ws://", "wss://"))
+
+
 def test_a_server_that_is_silent_in_tls_is_a_timeout():
     with raw_server(lambda connection: connection.hold()) as server:
         with pytest.raises(TimeoutError, match="open_timeout"):

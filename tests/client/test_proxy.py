@@ -87,6 +87,7 @@ def test_user_and_password_of_a_proxy(environment):
         ("http://", "ws://h/", ValueError, "proxy: the URL has no host"),
         ("http://p:x", "ws://h/", ValueError, "port"),
         ("https://p", "wss://h/", ValueError, "TLS within TLS"),
+        (f"socks5://u:{'x' * 256}@p", "ws://h/", ValueError, "its password is longer than 255"),
         (3128, "ws://h/", TypeError, "3128"),
     ],
 )

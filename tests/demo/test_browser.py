@@ -32,7 +32,7 @@ from websockets.sync.client import connect as websockets_connect
 
 from ..support.demo import Demo, connect, narrow_socket, running
 from ..support.limits import limit
-from ..support.processes import children
+from ..support.processes import children, free_port
 from ..support.redis_server import RedisServer
 from ..support.require import require_program
 
@@ -300,7 +300,8 @@ Browse = Callable[..., Page]
 
 @pytest.fixture
 def demo() -> Iterator[Demo]:
-    with running("--port", "0") as demo:
+    """On a port that nobody else is given while a test restarts it."""
+    with running("--port", str(free_port())) as demo:
         yield demo
 
 
@@ -415,8 +416,8 @@ def test_two_browsers_chat_with_each_other(demo: Demo, browse: Browse) -> None:
     grace.wait_for_message("Ada", "Hello, Grace.")
     grace("chat-input").send_keys("Hello, Ada.")
     grace("chat-send").click()
-    ada.wait_for_message("Grace", "Hello, Ada.")
     for each in (ada, grace):
+        each.wait_for_message("Grace", "Hello, Ada.")
         assert each.messages() == [("Ada", "Hello, Grace."), ("Grace", "Hello, Ada.")]
         assert each("chat-input").get_attribute("value") == ""
         times = "return [...document.querySelectorAll('#chat-log time')].map((t) => t.dateTime)"
@@ -560,13 +561,13 @@ def test_a_member_can_be_removed_and_may_join_again(demo: Demo, browse: Browse) 
 
 
 def test_a_gap_is_shown_in_words(browse: Browse) -> None:
-    with running("--port", "0") as demo:
+    port = str(free_port())
+    with running("--port", port) as demo:
         page = browse(demo.url)
         page.expected_errors = "ERR_CONNECTION_REFUSED"
         page.join("Ada")
         page.say("kept in the memory of that server")
         page.wait_for_message("Ada", "kept in the memory of that server")
-        port = str(demo.port)
     page.wait_for_reconnecting()
     with running("--port", port):  # which knows nothing of it
         page.run("dispatchEvent(new Event('online'))")
@@ -636,7 +637,8 @@ def test_nothing_is_missed_when_one_of_two_servers_is_killed(
 ) -> None:
     with contextlib.ExitStack() as stack:
         options = ("--redis", redis.url, "--port")
-        one = stack.enter_context(running(*options, "0"))
+        port = str(free_port())
+        one = stack.enter_context(running(*options, port))
         other = stack.enter_context(running(*options, "0"))
         ada, grace = browse(one.url + "/?room=garden"), browse(other.url + "/?room=garden")
         ada.expected_errors = "WebSocket connection to .* failed"
@@ -647,7 +649,6 @@ def test_nothing_is_missed_when_one_of_two_servers_is_killed(
         for each in (ada, grace):
             each.wait_for_members("Ada", "Grace")
             each.wait_for_message("Ada", "is anybody here?")
-        port = str(one.port)
         one.kill()
         ada.wait_for_reconnecting()
         said = [f"number {number}" for number in range(5)]
@@ -680,13 +681,14 @@ def test_nothing_is_missed_when_workers_are_killed(browse: Browse, redis: RedisS
         for number, worker in enumerate(children(demo.process.pid)):
             grace.wait_for_message("Ada", "before")
             os.kill(worker, signal.SIGKILL)
+            name = f"Bob {number}"  # the worker of the last one may have been killed with him in it
             with connect(demo.ws_url + "/chat/garden", "chat", max_queue=None) as bob:
-                bob.send(json.dumps({"type": "join", "name": "Bob"}))
+                bob.send(json.dumps({"type": "join", "name": name}))
                 for text in (f"meanwhile {number}", f"and more {number}"):
                     bob.send(json.dumps({"type": "message", "text": text}))
                     texts.append(text)
                 for each in (ada, grace):
-                    each.wait_for_message("Bob", texts[-1])
+                    each.wait_for_message(name, texts[-1])
                     each.wait_for_state("chat", "connected")
         grace.say("after")
         for each in (ada, grace):

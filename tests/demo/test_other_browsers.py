@@ -358,16 +358,16 @@ def test_the_chat_comes_back_and_misses_nothing_or_shows_the_gap(
     redis.call("FLUSHALL")  # of another browser's visit
     arguments = ("--redis", redis.url)
     reconnecting = "document.getElementById('chat-state').textContent.startsWith('reconnecting in')"
+    port = str(free_port())
     with running("--port", "0", *arguments) as other, contextlib.ExitStack() as stack:
         grace = Member(stack.enter_context(connect(other.ws_url + "/chat", "chat")))
         grace.join("Grace")
-        with running("--port", "0", *arguments) as demo:
+        with running("--port", port, *arguments) as demo:
             page.open(demo.url + "/")
             page.submit("chat-name", "Ada")
             page.wait_for_state("chat", "connected")
             grace.say("before")
             page.wait_for_text(MESSAGES, "before")
-            port = str(demo.port)
             assert demo.stop() == 0
         page.wait(reconnecting)
         grace.say("meanwhile")

@@ -51,9 +51,12 @@ def test_the_chat_of_channels(tmp_path: Path, redis: RedisServer) -> None:
         process.wait_for("System check identified no issues")
         url = process.wait_for_port().url("/ws/chat/tea/")
         with connect(url, origin=process.url("", "http")) as one, connect(url) as two:
+            one.send(json.dumps({"message": "I am here"}))
+            assert json.loads(one.recv(limit())) == {"message": "I am here"}
             two.send(json.dumps({"message": "hello"}))
-            for member in (one, two):
-                assert json.loads(member.recv(limit())) == {"message": "hello"}
+            assert json.loads(one.recv(limit())) == {"message": "hello"}
+            while json.loads(two.recv(limit())) != {"message": "hello"}:
+                pass
         with pytest.raises(InvalidStatus, match="403"), connect(url, origin="http://else.where"):
             pass
     assert "Traceback" not in process.output, process.output

@@ -78,6 +78,11 @@ def test_the_chat(app: Path, command: str) -> None:
     with run(with_port(command, port), app) as process:
         wait_for_server(process, port)
         with connect(process.url("/chat/lobby")) as ann, connect(process.url("/chat/lobby")) as bob:
+            for client, text in ((ann, "ann"), (bob, "bob")):
+                client.send(text)
+                while client.recv(timeout=limit()) != text:  # until it is in the room
+                    pass
+            assert ann.recv(timeout=limit()) == "bob"
             ann.send("hello")
             assert ann.recv(timeout=limit()) == bob.recv(timeout=limit()) == "hello"
 

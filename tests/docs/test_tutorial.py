@@ -100,13 +100,13 @@ def test_3_workers(start: Callable[..., Process]) -> None:
         with connect(process.url("/chat"), additional_headers=bob) as socket:
             socket.send("first")
             last = text_of(socket)["id"]
+            started = len(process.lines)
             for worker in children(process.popen.pid):
                 os.kill(worker, signal.SIGKILL)
             with pytest.raises(ConnectionClosed):
                 while True:
                     socket.recv(timeout=limit(20))
-        started = len(process.lines)
-        process.wait_for("Booting worker", start=started - 1)
+        process.wait_for("Booting worker", start=started)
         with connect(process.url("/chat"), additional_headers=ann) as socket:
             socket.send("while bob was away")
             text_of(socket)

@@ -23,6 +23,7 @@ from ..support.wire import TEXT, Peer, frame
 
 ROUNDS = 40
 LATE = 0.025  # seconds; what Nagle holds back comes after 40 ms
+TRIES = 5  # Nagle delays every round of each, a busy machine some
 
 
 class GreenConversation(Conversation):
@@ -49,14 +50,21 @@ def count_late(address: Any) -> int:
     return late
 
 
+def assert_most_are_prompt(address: Any) -> None:
+    late: list[int] = []
+    while not late or late[-1] >= ROUNDS / 2:
+        assert len(late) < TRIES, f"of {ROUNDS} each time: {late}"
+        late.append(count_late(address))
+
+
 @pytest.mark.parametrize("application", [app, middleware], ids=["direct", "middleware"])
 def test_no_third_message_is_late(serve, application):
-    assert count_late(serve(application).address) < ROUNDS / 2
+    assert_most_are_prompt(serve(application).address)
 
 
 def test_no_third_message_is_late_on_pywsgi(serve):
     server = serve(app, cls=WSGIServer, handler_class=UpgradeHandler)
-    assert count_late(server.address) < ROUNDS / 2
+    assert_most_are_prompt(server.address)
 
 
 SERVERS = {
@@ -81,4 +89,4 @@ def running(name: str) -> Iterator[Process]:
 @pytest.mark.parametrize("name", SERVERS)
 def test_no_third_message_is_late_elsewhere(name):
     with running(name) as process:
-        assert count_late(process.address) < ROUNDS / 2
+        assert_most_are_prompt(process.address)

@@ -763,7 +763,7 @@ class TestFlaskRun:
             assert client.subprotocol == "echo"
             for message in ["hello", b"\x00\xff", "", "x" * 200_000, b"y" * (1 << 20)]:
                 client.send(message)
-                assert client.recv(10) == message
+                assert client.recv(limit(10)) == message
             client.ping(b"ping").wait(limit(10))
             client.close(4000, "bye")
         assert client.protocol.close_rcvd.code == 4000
@@ -773,12 +773,12 @@ class TestFlaskRun:
             messages = [f"message {number}" for number in range(500)]
             for message in messages:
                 client.send(message)
-            assert [client.recv(10) for _ in messages] == messages
+            assert [client.recv(limit(10)) for _ in messages] == messages
 
     def test_timeouts_and_pings_of_the_session(self, flask_run):
         with connect(flask_run.url("/ping")) as client:
-            assert client.recv(10) == "INVALID True"
-            assert client.recv(10) == "answered: True"
+            assert client.recv(limit(10)) == "INVALID True"
+            assert client.recv(limit(10)) == "answered: True"
 
     def test_several_sessions_at_once(self, flask_run):
         peers = [Peer.open(flask_run.address, "/echo") for _ in range(20)]
@@ -923,7 +923,7 @@ def test_flask_run_from_a_module_that_is_not_installed(tmp_path: Path):
     with Process(*arguments, cwd=tmp_path) as process:
         process.wait_for_port()
         with connect(process.url("/")) as client:
-            assert client.recv(10) == "hello"
+            assert client.recv(limit(10)) == "hello"
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_echo(worker):
         assert client.subprotocol == "echo"
         for message in ["hello", b"\x00\xff", "", "x" * 200_000, b"y" * (1 << 20)]:
             client.send(message)
-            assert client.recv(10) == message
+            assert client.recv(limit(10)) == message
         assert client.ping(b"ping").wait(limit(10))
         client.close(4000, "bye")
     assert client.protocol.close_rcvd.code == 4000
@@ -105,9 +105,9 @@ def test_echo(worker):
 
 def test_the_close_handshake_is_clean(worker):
     with connect(worker.url("/goodbye")) as client:
-        assert client.recv(10) == "goodbye"
+        assert client.recv(limit(10)) == "goodbye"
         with pytest.raises(websockets.ConnectionClosed) as caught:
-            client.recv(10)
+            client.recv(limit(10))
         assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (4000, "enough")
     with Peer.open(worker.address, "/goodbye") as peer:
         assert peer.read_frame() == (True, TEXT, b"goodbye")
@@ -120,8 +120,8 @@ def test_the_close_handshake_is_clean(worker):
 
 def test_timeouts_and_pings_of_the_session(worker):
     with connect(worker.url("/ping")) as client:
-        assert client.recv(10) == "INVALID True"
-        assert client.recv(10) == "answered: True"
+        assert client.recv(limit(10)) == "INVALID True"
+        assert client.recv(limit(10)) == "answered: True"
 
 
 def test_sessions_at_once(worker):
@@ -143,7 +143,7 @@ def test_many_sessions_one_after_the_other(worker):
     def visit(number: int) -> None:
         with connect(worker.url("/echo")) as client:
             client.send(f"visitor {number}")
-            assert client.recv(10) == f"visitor {number}"
+            assert client.recv(limit(10)) == f"visitor {number}"
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(visit, range(60)))

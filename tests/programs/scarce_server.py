@@ -19,7 +19,9 @@ def echo(request, socket):
 server = WebSocketServer(
     ("127.0.0.1", 0),
     routes,
-    config=Config(max_message_size=1 << 26, max_fragments=None, max_connections=None),
+    config=Config(
+        max_message_size=1 << 26, max_fragments=None, max_connections=None, handshake_timeout=300
+    ),
     log=None,
     backlog=4096,
 )

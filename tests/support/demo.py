@@ -134,6 +134,7 @@ def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 def connect(url: str, protocol: str, **options: Any) -> ClientConnection:
     """A client of the ``websockets`` package, which is to be entered as a context manager."""
+    options = {"open_timeout": limit(20), **options}
     connection: ClientConnection = websockets_connect(
         url, subprotocols=[Subprotocol(protocol)], proxy=None, **options
     )

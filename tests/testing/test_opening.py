@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket as native
 import subprocess
 import sys
 import time
@@ -223,6 +224,21 @@ with testing.connect(routes, "/") as socket:
         [sys.executable, "-c", source], capture_output=True, text=True, timeout=limit(20)
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_test_that_may_not_make_sockets_as_by_pytest_socket(monkeypatch):
+    class Guarded(native.socket):
+        def __new__(cls, *args, **options):
+            raise AssertionError("a socket was made")
+
+    monkeypatch.setattr(native, "socket", Guarded)
+    with testing.connect(make_routes(), "/greet/Ada") as client:
+        client.send("hello")
+        assert client.receive()
+        client.stall()
+    with testing.pair() as (server, client):
+        server.send("hello")
+        assert client.receive() == "hello"
 
 
 def test_many_at_once_in_one_greenlet():

@@ -294,6 +294,36 @@ def test_a_clock_inside_of_what_another_library_made_of_time(monkeypatch):
         assert time.monotonic is frozen
 
 
+def test_a_clock_after_another_library_has_replaced_time_in_a_session(monkeypatch):
+    with testing.connect(routes, "/ticks") as socket:
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "monotonic", lambda: 1e9)
+            with testing.clock() as clock:
+                clock.advance(9)
+                with pytest.raises(TimeoutError):
+                    socket.receive(timeout=0)
+                clock.advance(21)
+                assert [bool(socket.receive(timeout=0)) for _ in range(3)] == [True] * 3
+        socket.send("end")
+
+
+def test_a_clock_does_not_move_time_that_another_library_has_replaced_since(monkeypatch):
+    with testing.clock() as clock:
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "monotonic", lambda: 1e9)
+            with testing.connect(routes, "/waits", timeout=0.05) as socket:
+                with pytest.raises(RuntimeError, match="'with freeze_time.*, testing.clock"):
+                    clock.advance(10)
+                with pytest.raises(TimeoutError, match=r"time.monotonic\(\) was replaced"):
+                    socket.receive()
+            greenlet = gevent.spawn(gevent.sleep, 10)
+            gevent.sleep(0)
+        clock.advance(9)
+        assert not greenlet.dead
+        clock.advance(1)
+        assert greenlet.dead
+
+
 def test_a_wait_that_times_out_says_that_another_library_has_stopped_time(monkeypatch):
     with testing.connect(routes, "/waits", timeout=0.05) as socket:
         with monkeypatch.context() as patch:

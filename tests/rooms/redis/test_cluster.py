@@ -128,8 +128,7 @@ def test_a_program_starts_while_the_cluster_is_down(cluster, worker):
         a.send("unlogged", room=room)
         assert client.hear(1) == ["unlogged"]
     cluster.revive()
-    wait_until(lambda: a.is_idle)
-    assert len(a.nodes) == 3
+    wait_until(lambda: a.is_idle and len(a.nodes) == 3)
     for client, room in zip(clients, cluster.rooms(), strict=True):
         a.send("logged", room=room)
         assert client.hear(1) == ["logged"]

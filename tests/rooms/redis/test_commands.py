@@ -18,7 +18,7 @@ from ...support.redis_workers import Worker
 
 @pytest.fixture
 def commands(server: Any) -> Any:
-    commands = Commands(server.url, 0.3)
+    commands = Commands(server.url, limit())
     yield commands
     commands.close()
 
@@ -46,7 +46,8 @@ def test_one_command_at_a_time_and_urgent_ones_first(commands):
 
 
 @again_after_standstill(0.1)
-def test_whoever_waits_for_a_redis_that_hangs_waits_for_the_timeout_in_all(server, commands):
+def test_whoever_waits_for_a_redis_that_hangs_waits_for_the_timeout_in_all(server):
+    commands = Commands(server.url, 0.3)
     assert commands.run(lambda client: client.ping())
     server.send_signal(signal.SIGSTOP)
     try:
@@ -60,6 +61,7 @@ def test_whoever_waits_for_a_redis_that_hangs_waits_for_the_timeout_in_all(serve
         server.send_signal(signal.SIGCONT)
     assert commands.run(lambda client: client.ping())
     assert not commands.is_hanging
+    commands.close()
 
 
 def fail(commands: Commands, urgent: bool) -> BaseException:

@@ -109,6 +109,7 @@ def test_a_process_that_was_taken_for_dead_comes_back(server, worker):
     ann = a.join(name="ann", presence=tell)
     b.join(name="bob")
     assert ann.hear(1) == ["join bob"]
+    wait_until(lambda: a.is_idle)  # no beat is under way, which would set the time of the next
     server.call("DEL", f"greenws:alive:{b.node.origin}")
     a.node._leases.next_beat = 0
     a.node._wake_leases.set()

@@ -14,6 +14,8 @@ from greenws.rooms.redis.keys import Keys
 from greenws.rooms.redis.options import Options
 from greenws.rooms.redis.positions import order
 
+from ...support.limits import limit
+
 KEYS = Keys("p:", 0)
 ORIGIN, OTHER = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
 
@@ -137,10 +139,10 @@ def test_a_snapshot_has_the_end_and_the_members(client):
 def test_a_disconnect_is_published(client):
     with client.pubsub() as listening:
         listening.subscribe(KEYS.channel("r"))
-        assert listening.get_message(timeout=5)["type"] == "subscribe"
+        assert listening.get_message(timeout=limit())["type"] == "subscribe"
         requests.disconnect(client, KEYS, "r", 4001, "gone, é", "m1")
         requests.disconnect(client, KEYS, "r", 1008, "", None)
-        heard = [listening.get_message(timeout=5)["data"] for _ in range(2)]
+        heard = [listening.get_message(timeout=limit())["data"] for _ in range(2)]
     assert heard == ["disconnect 4001 m1\ngone, é".encode(), b"disconnect 1008 \n"]
 
 
@@ -193,14 +195,14 @@ def test_messages_of_several_rooms_are_appended_by_one_call(client):
     with client.pubsub() as listening:
         listening.subscribe(KEYS.channel("r"), KEYS.channel("s"))
         for _ in range(2):
-            assert listening.get_message(timeout=5)["type"] == "subscribe"
+            assert listening.get_message(timeout=limit())["type"] == "subscribe"
         rooms = ["r", "s", "r", "s"]
         entries = [LogEntry(None, ORIGIN, number, f"m{number}") for number in range(1, 5)]
         batch = list(zip(rooms, entries, strict=True))
         options = Options("redis://localhost", prefix="p:")
         for _ in range(2):  # of which the answer was lost
             requests.append(client, KEYS, options, ORIGIN, batch)
-        heard = [listening.get_message(timeout=5) for _ in range(2)]
+        heard = [listening.get_message(timeout=limit()) for _ in range(2)]
         assert listening.get_message() is None
     assert [newest(client, 10, room) for room in "rs"] == [["m3", "m1"], ["m4", "m2"]]
     ids = {room: [id_.decode() for id_, _ in client.xrange(KEYS.log(room))] for room in "rs"}
