@@ -373,7 +373,8 @@ class Subscriber:
             )
             self._process.send_gap(stream.room)
         with self._process.lock:
-            stream.begin(start or snapshot.floor or BEGINNING, is_floor=not start)
+            at = start or snapshot.floor or BEGINNING
+            stream.begin(at, is_floor=not start, keeps_recent=is_missing)
         if not start and not snapshot.floor:
             self._deliver(stream, self._ask(stream, lambda client: client.xrange(key, count=1)))
 

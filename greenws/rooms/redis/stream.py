@@ -53,13 +53,22 @@ class Stream:
         self.is_broken = False  # the key does not hold a log
         self.process = process
 
-    def begin(self, id_: str, *, is_estimated: bool = False, is_floor: bool = False) -> None:
-        """Continues after ``id_``."""
+    def begin(
+        self,
+        id_: str,
+        *,
+        is_estimated: bool = False,
+        is_floor: bool = False,
+        keeps_recent: bool = False,
+    ) -> None:
+        """Continues after ``id_``. ``keeps_recent``: what was delivered before may be in the log
+        again, after a Redis that does not have it was taken for its master."""
         self.id = self.start = id_
         self.is_estimated = is_estimated
         self.is_floor = is_floor
         self.may_be_logged = bool(self.sent)
-        self.recent.clear()
+        if not keeps_recent:
+            self.recent.clear()
         self.recent.append(id_)
         self._last = None
 

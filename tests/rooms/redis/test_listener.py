@@ -294,6 +294,27 @@ def test_a_log_that_has_lost_its_last_entries_goes_on_and_repeats_nothing(
 
 
 @again_after_standstill(0.3)
+def test_a_log_that_is_another_for_a_while_repeats_nothing(server, worker, error_log):
+    """Two Redis servers took themselves for the master."""
+    a = worker()
+    ann = a.join(gap="0-0 gap")
+    a.send("one", "two")
+    assert ann.hear(2) == ["one", "two"]
+    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    server.call("RENAME", "greenws:room:r", "first")
+    server.call("CLIENT", "KILL", "TYPE", "pubsub")
+    assert ann.hear(1) == ["gap"]
+    a.send("three")
+    assert ann.hear(1) == ["three"]
+    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    server.call("RENAME", "first", "greenws:room:r")
+    server.call("CLIENT", "KILL", "TYPE", "pubsub")
+    assert ann.hear(1) == ["gap"]
+    a.send("four")
+    assert ann.hear(1) == ["four"]
+    error_log.take()
+
+
 def test_a_room_in_which_nobody_speaks_outlives_the_age_of_its_messages(server, worker, error_log):
     a = worker()
     ann = join_with_an_old_log(server, a)
