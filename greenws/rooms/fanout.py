@@ -57,7 +57,7 @@ class Gap:
 
 
 class Disconnect(NamedTuple):
-    """All members are to be closed, or those whose id, or the one whose token, is ``member``."""
+    """Close all members, or those whose id, or the one whose token, is ``member``."""
 
     code: int
     reason: str
