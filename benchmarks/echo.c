@@ -39,7 +39,7 @@ static bool write_all(int fd, const uint8_t *data, size_t length)
     return true;
 }
 
-/* Answers a handshake whose head is complete; false if it is none. */
+/* Answers a handshake whose head is complete; false if it is not one. */
 static bool shake_hands(int fd, Connection *c)
 {
     c->data[c->length] = 0;

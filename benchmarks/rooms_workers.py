@@ -154,8 +154,8 @@ def drain(client: greenws.WebSocket) -> None:
 
 
 def come_back(url: str, count: int) -> float:
-    """ms a member, when so many connect at once to another worker, where nobody spoke; each is told
-    of the others."""
+    """ms a member, when so many connect at once to another worker, where nothing was sent; each
+    is told of the others."""
     with workers(2, url) as (old, new):
         first = old.join("r")
         first.send(ITEM)

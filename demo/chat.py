@@ -37,8 +37,8 @@ class Chat:
     welcome, with "gap" where some of them are no longer known.
 
     A client may add "person", a secret that all pages of one person share: they are one member,
-    with one name, and stay it while a page is reloaded. {"type": "remove", "name"} removes a member
-    (it is a demo: whoever is there may do that). All get "removed", with "name" and "by"; the pages
+    with one name, also while a page is reloaded. {"type": "remove", "name"} removes a member
+    (any member may do that: it is a demo). All get "removed", with "name" and "by"; the pages
     of that person are closed with 4001.
     """
 

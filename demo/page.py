@@ -21,8 +21,8 @@ _EMPTY = '<script type="application/json" id="chat-page">{}</script>'
 
 class ChatPage:
     """A WSGI application: ``file`` with the messages of the room that ``?room=`` names, and the
-    position after them. A socket that gives it as "since" gets what is said between the rendering
-    and its join; nothing is asked of the server twice, and nothing is missed.
+    position after them. A socket that gives it as "since" gets what is sent between the rendering
+    and its join: nothing is requested twice, and nothing is missed.
     """
 
     def __init__(self, file: Path, rooms: Rooms) -> None:
@@ -42,7 +42,7 @@ class ChatPage:
         found: dict[str, Any] = {}
         try:
             room = self._rooms[name]
-            # First the position: what is said between the two stands in both, not in neither.
+            # First the position: a message sent between the two is in both, not in neither.
             position = room.position
             history = [json.loads(message) for message in room.history(MAX_HISTORY)]
             found = {"room": name, "position": position, "history": history}

@@ -74,7 +74,7 @@ def render_sources(app: Any, error: Exception | None) -> None:
 
 
 def hide_colon(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Napoleon would take what stands before a colon in the first line for an attribute's type."""
+    """Napoleon would take the text before a colon in the first line for an attribute's type."""
     if what in ("attribute", "data", "property") and lines:
         lines[0] = lines[0].replace(": ", f"{HIDDEN} ")
         if lines[0].endswith(":"):

@@ -74,7 +74,7 @@ class Routes:
         # By method and path: finds these routes in a twentieth of the map's time.
         self._literal: dict[tuple[str, str], WSGIApplication] = {}
         self._known: dict[tuple[str | None, str], str] = {}  # by method, and uri without names
-        # Handlers for many paths whose route is for one, until that was told.
+        # Handlers for many paths whose route is for one, until the warning was logged.
         self._of_one_path: list[tuple[str, WSGIApplication]] = []
 
     @explains(
@@ -245,7 +245,7 @@ class Routes:
                 continue
             try:
                 self._of_one_path.remove((uri, handler))
-            except ValueError:  # another thread has told it
+            except ValueError:  # another thread has logged it
                 continue
             _logger.warning(
                 "no route for %.200r: the route %r matches only that path; to match all paths "

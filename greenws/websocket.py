@@ -66,7 +66,7 @@ _before_wait = functions  # of before_wait()
 
 _NO_ANSWER = "the peer did not answer Close (close_timeout)"
 
-_FIRST_TIME = 1e9  # for close_at(): in 2001; smaller numbers must be delays
+_FIRST_TIME = 1e9  # for close_at(): a time in 2001; smaller numbers must be delays
 _LAST_TIME = 1e11  # seconds since 1970: in year 5138; larger numbers must be milliseconds
 
 _OPCODES = {int(opcode): opcode for opcode in OpcodeType}
@@ -1082,7 +1082,7 @@ class WebSocket:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Only called for what is not there."""
+            """Only called for missing attributes."""
             if name in _INSTEAD:
                 kind = type(self).__name__
                 text = f"{kind!r} object has no attribute {name!r}; use {_INSTEAD[name]}"

@@ -1,4 +1,4 @@
-"""The 517 cases of the Autobahn testsuite (its fuzzing client against a server that echoes), anew.
+"""The 517 cases of the Autobahn testsuite (its fuzzing client, an echo server), written again.
 
 Each is listed by its number there, and passes only with what is OK there, never with what is
 NON-STRICT: the first invalid byte fails, what came before an error in the same segment is
@@ -95,7 +95,7 @@ def test_the_quick_frame_is_the_frame(size):
 
 
 class Fuzzer:
-    """Sends what it is told, segment by segment, and reads what comes."""
+    """Sends given bytes, segment by segment, and reads the answers."""
 
     def __init__(self, address: Any, **headers: Any) -> None:
         self.peer = Peer.connect(address, limit(20))
@@ -151,12 +151,12 @@ class Fuzzer:
         return not self.buffer
 
     def finish(self) -> int | None:
-        """Reads the Close, and the end of the stream behind it; its code."""
+        """Reads the Close, and the end of the stream after it; returns its code."""
         opcode, payload = self.read_whole()
         assert opcode == CLOSE, (opcode, payload[:100])
         while data := self.sock.recv(65536):
             self.buffer += data
-        assert not self.buffer, "something behind the Close"
+        assert not self.buffer, "something after the Close"
         return struct.unpack("!H", payload[:2])[0] if payload else None
 
 
@@ -277,7 +277,7 @@ _PARTS = [b"fragment%d" % i for i in range(1, 6)]
 
 
 def fragments(*parts: bytes, opcode: int = TEXT, between: bytes = b"") -> list[bytes]:
-    """The frames of a message; ``between``: what comes behind each but the last."""
+    """The frames of a message; ``between``: what follows each but the last."""
     last = len(parts) - 1
     return [
         frame(CONTINUATION if i else opcode, part, fin=i == last) + (b"" if i == last else between)
@@ -548,7 +548,7 @@ SIZES += [(131072, size) for size in (1024, 4096, 32768)]
 
 @functools.cache
 def samples() -> dict[str, tuple[int, bytes]]:
-    """Of the kinds that the original has: JSON, a bitmap, prose, HTML, a PDF."""
+    """The same kinds of data as in the original: JSON, a bitmap, prose, HTML, a PDF."""
     source = random.Random(12)
     pool = ["".join(source.choices("aeiounrstlmd", k=source.randrange(2, 10))) for _ in range(900)]
 

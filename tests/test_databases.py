@@ -1,4 +1,4 @@
-"""Which SQL leaves nothing behind, and the warning of a connection that is kept."""
+"""Which SQL leaves no state in a connection, and the warning about a connection that is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layers of the design: who may import whom, what the package exports, what is tested."""
+"""The layers of the design: which folder may import which, what is exported, what is tested."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ def test_nothing_is_imported_past_the_import_statement(module):
 
 
 @pytest.mark.one_form
-def test_the_finder_sees_imports_wherever_they_stand():
+def test_the_finder_sees_imports_anywhere_in_a_module():
     # The tests above pass with a finder that finds nothing: so it is tested too.
     source = """
 import gevent.socket, os as system

@@ -44,7 +44,7 @@ def test_limits_grow_with_what_else_runs(busy):
     assert limit(2.0) > pace(2.0) >= 4.0
 
 
-def test_a_limit_outlasts_a_machine_that_stands_still_for_three_seconds():
+def test_a_limit_outlasts_a_machine_that_stops_for_three_seconds():
     assert limit(0.0) >= 3.0
     assert limit(0.1) > 3.1
 
@@ -53,7 +53,7 @@ stand_still = ctypes.PyDLL(None).usleep  # microseconds in which no thread of Py
 
 
 @pytest.mark.parametrize(("stands", "tries"), [(True, 3), (False, 1)])
-def test_a_test_is_repeated_only_if_its_process_stood_still(stands, tries):
+def test_a_test_is_repeated_only_if_its_process_was_stopped(stands, tries):
     seen = []
 
     @again_after_standstill(1000.0 if not stands else 0.02, tries=3)

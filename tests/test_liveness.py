@@ -103,7 +103,7 @@ def test_a_slow_reader_is_not_dropped_by_write_timeout(session):
 
 @again_after_standstill(0.1)
 def test_a_slow_reader_is_not_dropped_by_ping_timeout(session):
-    size = KERNEL  # the kernel takes it all, and every ping stands behind it
+    size = KERNEL  # the kernel takes it all, and every ping waits after it
     served = session(
         size, lambda socket: socket.receive(), ping_interval=0.1, ping_timeout=0.4, close_timeout=2
     )
@@ -148,7 +148,7 @@ def test_a_slow_reader_that_has_answered_a_ping_before_is_not_dropped(session):
 
 
 @again_after_standstill(0.1)
-def test_a_late_answer_to_an_earlier_ping_says_nothing_of_what_followed_it(session):
+def test_a_late_answer_to_an_earlier_ping_proves_nothing_about_later_bytes(session):
     go_on = Event()
 
     def send_later(socket):
@@ -162,7 +162,7 @@ def test_a_late_answer_to_an_earlier_ping_says_nothing_of_what_followed_it(sessi
         _, opcode, first = peer.read_frame()
         assert opcode == PING
         go_on.set()
-        gevent.sleep(0.15)  # another ping is sent, behind the message
+        gevent.sleep(0.15)  # another ping is sent, after the message
         peer.send(frame(PONG, first))
         sizes = []
         while not sizes:
@@ -207,7 +207,7 @@ def test_a_reader_that_stops_is_dropped_by_ping_timeout_and_the_reason_says_so(s
 
 @again_after_standstill(0.1)
 def test_an_acknowledged_ping_that_nobody_answers_counts_as_ever(session):
-    """What is sent later is acknowledged, too, and does not put the end off."""
+    """Bytes that are sent later are acknowledged too, and do not put off the end."""
 
     def go_on(socket):
         while True:

@@ -72,7 +72,7 @@ def run(address, index, is_calm, is_over):
 
 
 def read_message(peer):
-    """The next frame but for the pings that keep a connection alive, which are answered."""
+    """The next frame; keepalive pings are answered and skipped."""
     while (received := peer.read_frame())[1] == PING:
         peer.send(frame(PONG, received[2]))
     return received

@@ -56,7 +56,7 @@ def test_connections_messages_and_bytes_are_counted_while_they_are_open_and_afte
     server = serve(make_routes())
     stats = server.stats
     data = frame(TEXT, b"x" * 10) * 3 + frame(BINARY, b"a", fin=False) + frame(0, b"b")
-    with Peer.open(server.address, "/echo", behind=frame(PING, b"p")) as one:
+    with Peer.open(server.address, "/echo", early=frame(PING, b"p")) as one:
         assert one.read_frame() == (True, PONG, b"p")
         with Peer.open(server.address, "/echo") as two:
             one.send(data)

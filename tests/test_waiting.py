@@ -64,7 +64,7 @@ def test_a_read_that_waits_calls_it_in_its_own_greenlet(pair, calls, read):
     assert calls == [reader]
 
 
-def test_a_read_that_finds_something_does_not(pair, calls):
+def test_a_read_that_finds_something_does_not_call_it(pair, calls):
     socket, peer = pair()
     peer.send(frame(TEXT, b"one") + frame(TEXT, b"two"))
     wait_until(socket._has_unread_input)

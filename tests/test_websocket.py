@@ -74,7 +74,7 @@ def test_bytes_and_strings_may_be_read_either_way(pair):
     assert socket.read_bytes_message() == Message(b"\xff", OpcodeType.BINARY, True)
 
 
-def test_a_binary_frame_that_is_not_utf8_is_none_as_a_string(pair):
+def test_a_binary_frame_that_is_not_utf8_is_read_as_none_by_a_string_read(pair):
     socket, peer = pair()
     peer.send(frame(BINARY, b"\xff\xfe") + frame(TEXT, b"next"))
     assert socket.read_string_message() == Message(None, OpcodeType.BINARY, True)

@@ -290,7 +290,7 @@ class _Conversation:
 
     def _prompt(self) -> None:
         if self._in_terminal:
-            sys.stdout.write("\r\x1b[K> ")  # replaces a prompt that is already there
+            sys.stdout.write("\r\x1b[K> ")  # replaces the previous prompt
             sys.stdout.flush()
 
 

@@ -136,7 +136,7 @@ greenws_bio_write(BIO *bio, const char *data, int size)
         return -1;
     }
     if (size > greenws_memory.out_left)
-        return -1; /* a flood of what OpenSSL itself answers */
+        return -1; /* a flood of records that OpenSSL itself answers */
     memcpy(greenws_memory.out + greenws_memory.out_size, data, size);
     greenws_memory.out_size += size;
     greenws_memory.out_left -= size;
@@ -150,7 +150,7 @@ greenws_bio_ctrl(BIO *bio, int command, long number, void *pointer)
     return command == GREENWS_BIO_FLUSH;
 }
 
-/* The one that was made last, while we ask, by this thread: others may open TLS at that time. */
+/* The SSL that this thread made last while we look for it: other threads may open TLS meanwhile. */
 static __thread SSL *greenws_new_ssl;
 
 static void
@@ -163,7 +163,7 @@ greenws_on_new_ssl(void *ssl, void *ptr, CRYPTO_EX_DATA *data, int index, long n
 static int
 greenws_find_functions(const char *path)
 {
-    /* What is loaded already; with what it depends on. */
+    /* Only what is loaded already, with its dependencies. */
     void *library = path == NULL ? dlopen(NULL, RTLD_LAZY) : dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
     if (library == NULL)
         return 0;
@@ -191,7 +191,7 @@ greenws_find_ssl(PyObject *make)
         return -1;
     int found = 0;
     SSL *ssl = greenws_new_ssl;
-    /* Where it is another OpenSSL than Python's, nothing was told. */
+    /* If this is not Python's OpenSSL, it has called nothing. */
     if (ssl != NULL && greenws_ssl.SSL_get_ex_data(ssl, GREENWS_APP_DATA) == object) {
         Py_ssize_t end = Py_TYPE(object)->tp_basicsize - (Py_ssize_t)sizeof ssl;
         for (Py_ssize_t at = sizeof(PyObject); at <= end; at += sizeof ssl) {

@@ -27,9 +27,7 @@ __all__ = ["park", "prepare"]
 _MAX_WAIT = 1.0  # seconds for threads that are in their hub, and only need the processor
 _MAX_BUSY = 0.05  # seconds for threads that run a handler; most end their turn in 5 ms
 _INTERVAL = 0.001  # seconds
-_CHECK_INTERVAL = (
-    0.05  # seconds between two looks whether the thread that exits waits for a parked one
-)
+_CHECK_INTERVAL = 0.05  # seconds between two checks for a parked thread that is waited for
 
 _sleep = get_original("time", "sleep")
 _start_new_thread = get_original("_thread", "start_new_thread")
@@ -104,7 +102,7 @@ def _release_awaited(exiting: int, locks: dict[int, Any]) -> None:
     while locks:
         _sleep(_CHECK_INTERVAL)
         now = _awaited(sys._current_frames().get(exiting), set(locks))
-        for thread in now & before:  # twice, since one look may catch a short wait
+        for thread in now & before:  # twice, since one check may catch a short wait
             locks.pop(thread).release()
         before = now
 

@@ -1,4 +1,4 @@
-# slots.py as C, for the compiled modules. The compiler takes what these return for what they say, without a look at
+# slots.py as C, for the compiled modules. The compiler relies on the types that these return, without checking
 # the type of each object.
 from .polling cimport Waiter
 

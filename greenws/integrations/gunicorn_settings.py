@@ -234,9 +234,9 @@ class Forwarding:
                 raise RequestError("The path does not begin with SCRIPT_NAME.", 500)
             environ["SCRIPT_NAME"], environ["PATH_INFO"] = script_name, path[len(script_name) :]
 
-    def leaves(self, raw_head: bytes, address: Any) -> bool:
-        """Whether it certainly refuses nothing of a request, and changes nothing of its environ but
-        ``RAW_URI``."""
+    def leaves_unchanged(self, raw_head: bytes, address: Any) -> bool:
+        """Whether it certainly refuses nothing in a request, and changes nothing in its environ
+        except ``RAW_URI``."""
         if self._script_name or isinstance(address, ProxiedAddress) or b"_" in raw_head:
             return False
         if 0 < self._max_field < len(raw_head):

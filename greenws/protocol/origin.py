@@ -50,7 +50,7 @@ def _explain(origin: str, host: str, secure: bool) -> str:
     """The probable cause, if it can be guessed."""
     if origin == "null":
         return (
-            "It is that of a page from a file (file://) or in a sandboxed frame: open the page "
+            "A page from a file (file://) or in a sandboxed frame has this origin: open the page "
             "over HTTP, for instance from this server (greenws.StaticFiles). "
         )
     name, port = _split(origin.partition("://")[2])

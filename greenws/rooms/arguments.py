@@ -74,7 +74,7 @@ def check_close(code: int, reason: str) -> None:
 
 
 def member_id(member: Any) -> str | None:
-    """The id of the member that is to be disconnected; None for all.
+    """The id of the member to disconnect; None for all.
 
     Raises:
         TypeError: it is not a presence, str or int.

@@ -57,7 +57,7 @@ class Gap:
 
 
 class Disconnect(NamedTuple):
-    """All members are to be closed, or those whose id, or the one whose token, is ``member``."""
+    """Close all members, or those whose id, or the one whose token, is ``member``."""
 
     code: int
     reason: str
@@ -357,15 +357,15 @@ class FanOut:
                 alike.setdefault((start, own), []).append(member)
             made: dict[int, _Notice | None] = {}
             for (start, own), some in alike.items():
-                news, notices = [], []
+                relevant, notices = [], []
                 for number, change in enumerate(changes[start:], start):
                     if change.who.id != own:
                         if number not in made:
                             made[number] = self._notice_of(watch, change)
-                        news.append(change)
+                        relevant.append(change)
                         notices.append(made[number])
                 yield from self._send_all(
-                    some, news, [each for each in notices if each is not None]
+                    some, relevant, [each for each in notices if each is not None]
                 )
 
     def _notice_of(self, watch: Watch, change: Change) -> _Notice | None:

@@ -35,7 +35,7 @@ class Balance:
 
     def __init__(self) -> None:
         memory: Any = memoryview(mmap.mmap(-1, 4 * (2 * _MAX_PROCESSES + 2))).cast("i")
-        self._end = memory[:1]  # how many places were ever taken
+        self._end = memory[:1]  # how many places have ever been taken
         self._several = memory[1:2]
         self.states = memory[2 : _MAX_PROCESSES + 2]
         self.counts = memory[_MAX_PROCESSES + 2 :]

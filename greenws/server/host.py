@@ -26,7 +26,8 @@ class Host(Protocol):
     """Rewrites an environ by the headers of trusted proxies; None if there are none."""
     _adapt: Any
     """Called with each environ, the address and the head of its request; may raise RequestError.
-    Its ``leaves(raw_head, address)`` says that it does nothing that concerns a handshake."""
+    Its ``leaves_unchanged(raw_head, address)`` returns whether it changes and refuses nothing in
+    a handshake."""
     clients: dict[Any, Any]
     """gevent-websocket's register: its ``Client`` of each open socket, by address."""
     pre_start_hook: Any

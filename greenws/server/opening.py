@@ -259,7 +259,10 @@ class Opening:
             or head.chunked
             or head.content_length is not None
             or "%" in target
-            or (host._adapt is not None and not host._adapt.leaves(self.raw_head, self.address))
+            or (
+                host._adapt is not None
+                and not host._adapt.leaves_unchanged(self.raw_head, self.address)
+            )
         ):
             return None
         self.offer = offer_in(head.headers, fields)
@@ -383,8 +386,8 @@ class DirectClient:
 
     def open(self, process: int) -> OpenSession | None:
         """Counts the connection, which ``process`` has accepted, and opens its session. Blocks.
-        None if there is none: the connection is turned away, or ``opening`` goes on. To be followed
-        by :meth:`leave`."""
+        None if the connection is turned away, or if ``opening`` is left to the HTTP handler. To be
+        followed by :meth:`leave`."""
         server = self.server
         if process != forks.process():
             # A child was forked before this greenlet ran, and runs it too. The parent serves the
@@ -411,7 +414,7 @@ class DirectClient:
         return session
 
     def begin(self, socket: WebSocket) -> None:
-        """Takes note of the session; to be followed by :meth:`end`."""
+        """Registers the session; to be followed by :meth:`end`."""
         self._socket = socket
         self.server.clients[self.address or id(self)] = self
         self.server.admission.begin_work()

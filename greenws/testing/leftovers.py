@@ -68,8 +68,8 @@ class Leftovers:
         while self._other_than_clocks() and time.perf_counter() - began < _GRACE:
             _sleep(0.01)
         left = self.now()
-        told = [thing for thing in left if not isinstance(thing, Run) or thing.is_left_open]
-        text = "\n".join(_describe(thing) for thing in told)
+        reported = [thing for thing in left if not isinstance(thing, Run) or thing.is_left_open]
+        text = "\n".join(_describe(thing) for thing in reported)
         for thing in left:
             _end(thing)
         return text

@@ -57,7 +57,7 @@ def test_one_case_that_is_not_ok_is_printed_and_fails_the_run(
 
 
 @pytest.mark.no_io
-def test_a_named_python_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_python_that_is_missing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHON27", "/nowhere/python2.7")
     with pytest.raises(run.Unavailable, match="/nowhere/python2.7"):
         run.find_python27()

@@ -117,7 +117,7 @@ def test_wrong_arguments_are_reported_with_the_usage(send, capsys, arguments, er
     assert text.startswith("usage: python -m greenws send") and error in text
 
 
-def test_a_url_that_is_none_is_reported(send, capsys):
+def test_a_malformed_url_is_reported(send, capsys):
     assert send("x", url="http://localhost") == 2
     assert "redis://" in capsys.readouterr().err
 

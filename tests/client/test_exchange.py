@@ -1,4 +1,4 @@
-"""What is said of a response that refuses. Reading it is tested in ``test_opening.py``."""
+"""The error for a response that refuses. Reading it is tested in ``test_opening.py``."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_a_violation_is_answered_with_its_code(data, code, match):
     seen = []
 
     def serve(connection):
-        connection.accept("Sec-WebSocket-Extensions: ", behind=data)
+        connection.accept("Sec-WebSocket-Extensions: ", early=data)
         seen.append(closed(connection))
 
     with raw_server(serve) as server:
@@ -82,7 +82,7 @@ def test_a_bomb_is_not_inflated():
     def serve(connection):
         connection.accept(
             "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover",
-            behind=server_frame(BINARY, bomb[:-4], rsv=4),
+            early=server_frame(BINARY, bomb[:-4], rsv=4),
         )
         seen.append(closed(connection))
 
@@ -136,7 +136,7 @@ def test_a_flood_of_pings_is_answered_and_lets_others_run():
 
 def test_tcp_that_is_half_closed_is_a_lost_connection():
     def serve(connection):
-        connection.accept(behind=server_frame(TEXT, b"last"))
+        connection.accept(early=server_frame(TEXT, b"last"))
         connection.sock.shutdown(1)
         connection.hold()
 
@@ -152,7 +152,7 @@ def test_tcp_that_is_half_closed_is_a_lost_connection():
 @pytest.mark.parametrize("piece", [b"\x81", b"\x81\x05hel", b"\x81\x7e\x00"])
 def test_a_stream_that_ends_in_a_frame_is_a_lost_connection(piece):
     def serve(connection):
-        connection.accept(behind=piece)
+        connection.accept(early=piece)
 
     with raw_server(serve) as server, connect(server) as socket:
         with pytest.raises(ConnectionClosed) as caught:
@@ -189,9 +189,9 @@ def test_a_server_that_reads_nothing_does_not_hold_a_sender_for_ever():
         is_over.set()
 
 
-def test_what_a_server_sends_behind_its_close_is_ignored():
+def test_what_a_server_sends_after_its_close_is_ignored():
     def serve(connection):
-        connection.accept(behind=close_frame(mask=None) + server_frame(TEXT, b"late") * 1000)
+        connection.accept(early=close_frame(mask=None) + server_frame(TEXT, b"late") * 1000)
         connection.hold()
 
     with raw_server(serve) as server, connect(server) as socket:

@@ -105,7 +105,7 @@ def test_the_block_closes_with_the_code_of_what_leaves_it(serve):
     assert codes == [1000, 1011, 1001, 3000]
 
 
-def test_what_is_none_is_left_out(url):
+def test_arguments_that_are_none_are_left_out(url):
     with connect(f"{url}/echo", subprotocols=None, headers=None, origin=None) as socket:
         assert socket.subprotocol is None
 
@@ -301,7 +301,7 @@ def test_a_body_that_does_not_end_does_not_hold_the_error_up(monkeypatch):
         (b"HTTP/1.1 200 Ok\r\nContent-Length: 2\r\n\r\nhi", 200, "status 200"),
     ],
 )
-def test_a_response_that_is_none_is_refused(response, status, match):
+def test_a_malformed_response_is_refused(response, status, match):
     def serve(connection):
         connection.read_request()
         connection.send(response)

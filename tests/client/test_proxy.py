@@ -303,7 +303,7 @@ def test_a_proxy_that_closes_without_a_response_is_named():
             greenws.connect("ws://h.example/", proxy=f"http://127.0.0.1:{proxy.port}")
 
 
-def test_nobody_at_the_proxy_is_an_oserror_that_says_so():
+def test_a_proxy_that_does_not_listen_is_an_oserror_that_says_so():
     unused = socket.socket()
     unused.bind(("127.0.0.1", 0))
     port = unused.getsockname()[1]

@@ -38,14 +38,14 @@ class Server:
 
 def greet(code=1000):
     def step(connection):
-        connection.accept(behind=frame(TEXT, b"hi", mask=None) + close_frame(code, mask=None))
+        connection.accept(early=frame(TEXT, b"hi", mask=None) + close_frame(code, mask=None))
         connection.hold()
 
     return step
 
 
 def cut(connection):
-    connection.accept(behind=frame(TEXT, b"hi", mask=None))
+    connection.accept(early=frame(TEXT, b"hi", mask=None))
     connection.reset()
 
 

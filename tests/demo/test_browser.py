@@ -368,7 +368,7 @@ def test_the_browser_exchanges_compressed_messages(demo: Demo, page: Page) -> No
 
 
 @pytest.mark.one_form
-def test_messages_of_one_name_stand_together(page: Page, demo: Demo) -> None:
+def test_messages_of_one_name_are_shown_together(page: Page, demo: Demo) -> None:
     page.join("Ada")
     with connect(demo.ws_url + "/chat", "chat") as bob:
         bob.send(json.dumps({"type": "join", "name": "Bob"}))
@@ -506,7 +506,7 @@ def test_coming_back_shows_what_was_missed_and_repeats_nothing(demo: Demo, page:
 
 
 @pytest.mark.one_form
-def test_a_page_shows_what_was_said_before_it_joined(demo: Demo, browse: Browse) -> None:
+def test_a_page_shows_messages_from_before_it_joined(demo: Demo, browse: Browse) -> None:
     ada = browse(demo.url)
     ada.join("Ada")
     ada.say("before the page was rendered")

@@ -26,7 +26,7 @@ TALKS = 40  # the kernel may buffer something for a client that does not read
 
 
 class Demo:
-    """The demo without a server, and a clock that stands still unless somebody waits for a
+    """The demo without a server, and a clock that stops unless somebody waits for a
     snapshot."""
 
     def __init__(self, clock: testing.Clock, websocket: Callable[..., testing.TestSocket]) -> None:

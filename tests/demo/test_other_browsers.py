@@ -102,7 +102,7 @@ class Page:
         raise NotImplementedError
 
     def errors(self) -> list[str]:
-        """What the console was told since the last call, and what could not be loaded."""
+        """What was written to the console since the last call, and what could not be loaded."""
         raise NotImplementedError
 
     def quit(self) -> None:

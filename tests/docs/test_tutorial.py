@@ -81,7 +81,7 @@ def test_2_chat(start: Callable[..., Process]) -> None:
 
 
 def test_3_workers(start: Callable[..., Process]) -> None:
-    """A worker is killed, and who was at it misses nothing."""
+    """A worker is killed, and its clients miss nothing."""
     require_program("redis-server")
     redis = RedisServer()
     try:

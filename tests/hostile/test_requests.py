@@ -174,7 +174,7 @@ def _drip(peer: Peer, data: bytes) -> None:
 
 
 @again_after_standstill(0.03)
-def test_a_client_that_says_nothing_is_dropped_without_an_answer(attack):
+def test_a_client_that_sends_nothing_is_dropped_without_an_answer(attack):
     # Browsers open connections that they may never use; an answer would confuse them.
     with attack(handshake_timeout=0.1) as target, target.connect() as peer:
         assert read_all(peer) == b""

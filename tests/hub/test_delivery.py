@@ -1,4 +1,4 @@
-"""What the peer's TCP has acknowledged: over TCP, a Unix socket, and where nobody tells."""
+"""What the peer's TCP has acknowledged: over TCP, a Unix socket, and where that is unknown."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def test_a_timer_that_fires_early_ends_nothing(plain_pair):
     assert time.monotonic() >= began + 0.03
 
 
-def test_the_end_of_the_stream_behind_input_is_noticed(plain_pair):
+def test_the_end_of_the_stream_after_input_is_noticed(plain_pair):
     ours, theirs = plain_pair
     reading = receive_later(ours)
     theirs.send(b"last")

@@ -125,7 +125,7 @@ def test_many_records_that_came_at_once_cost_one_read_and_their_answers_one_reco
     assert len(records) < 400 and outside.incoming.pending == 0
 
 
-def test_what_a_record_holds_behind_what_was_read_before_is_received(ends):
+def test_the_rest_of_a_record_that_was_partly_read_is_received(ends):
     transport, outside = ends
     sock = detach(transport)
     outside.sock.sendall(outside.records(b"requestframe"))
@@ -279,7 +279,7 @@ def test_keys_are_changed_while_the_outbox_is_full(both):
         change()
         peer.send(b"in")
         assert received(transport) == b"in"
-    assert transport.backlog > backlog  # its answers wait behind the records that exist
+    assert transport.backlog > backlog  # its answers wait after the records that exist
     transport.send(b"end")
     assert collected(peer, len(payload) + 3) == payload + b"end"
 

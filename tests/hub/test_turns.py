@@ -1,4 +1,4 @@
-"""Turns: who never waits lets the kernel be polled, timers fire and signals arrive."""
+"""Turns: while a greenlet never waits, the kernel is polled, timers fire and signals arrive."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_quick_steps_end_a_turn_too():
         greenlet.kill()
 
 
-def test_a_slow_step_behind_quick_ones_reads_the_clock():
+def test_a_slow_step_after_quick_ones_reads_the_clock():
     """Quick steps make the readings rare; slow ones do not wait for the next."""
     with Polls() as polls:
 

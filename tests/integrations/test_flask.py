@@ -36,7 +36,7 @@ def converse(peer: Peer, text: bytes) -> bytes:
 
 
 def finish(peer: Peer) -> None:
-    """The closing handshake, and the end of the stream with nothing behind it."""
+    """The closing handshake, and the end of the stream with nothing after it."""
     peer.send(close_frame(1000))
     assert peer.read_close() == (1000, b"")
 
@@ -305,7 +305,7 @@ class TestTheView:
             assert peer.shake("/abort").status == status
 
     def test_a_plain_answer_to_a_handshake_ends_the_connection(self, serve, app):
-        """What a client sends behind its handshake is never read as HTTP."""
+        """What a client sends after its handshake is never read as HTTP."""
 
         @app.get("/secret")
         def secret():
@@ -572,7 +572,7 @@ class TestErrors:
         assert "too late" in ours.getMessage()
         assert flasks.name == app.name
 
-    def test_an_error_behind_the_socket_of_gevent_websocket_closes_with_1011(
+    def test_an_error_after_using_the_gevent_websocket_socket_closes_with_1011(
         self, serve, app, caplog
     ):
         @app.get("/late")
@@ -836,7 +836,7 @@ class TestFlaskRun:
         with Peer.open(
             flask_run.address,
             "/changed",
-            behind=frame(TEXT, b"early"),
+            early=frame(TEXT, b"early"),
             Sec_WebSocket_Protocol="chat, c2VjcmV0Cg==",
             Sec_WebSocket_Extensions="permessage-deflate",
         ) as peer:

@@ -125,7 +125,7 @@ def test_timeouts_and_pings_of_the_session(worker):
 
 
 def test_sessions_at_once(worker):
-    """As many as there are threads, but for one; under gevent, as many as one likes."""
+    """One less than there are threads; any number under gevent."""
     count = 7 if worker.kind == "gthread" else 100
     peers = [Peer.open(worker.address, "/echo") for _ in range(count)]
     for round_ in range(3):
@@ -258,7 +258,7 @@ def test_what_middleware_changed_counts(worker):
     with Peer.open(
         worker.address,
         "/changed",
-        behind=frame(TEXT, b"early"),
+        early=frame(TEXT, b"early"),
         Sec_WebSocket_Protocol="chat, c2VjcmV0Cg==",
         Sec_WebSocket_Extensions="permessage-deflate",
     ) as peer:
@@ -675,7 +675,7 @@ def test_sessions_are_spread_evenly_over_workers(tmp_path):
 
 
 def test_who_waits_to_be_accepted_outlives_a_worker(tmp_path):
-    """Of clients that come while a worker is told to stop none is reset."""
+    """No client that connects while a worker is stopping is reset."""
     (tmp_path / "balanced.py").write_text(BALANCED)
     options = [*WORKERS["greenws"], "--workers", "2"]
     with gunicorn(*options, app="balanced:app", cwd=tmp_path) as process:

@@ -19,7 +19,7 @@ from greenws import Config, Routes
 from greenws.exceptions import RequestError
 from greenws.http.head import parse_head
 from greenws.integrations import gunicorn_settings
-from greenws.integrations.gunicorn import Worker, _Server
+from greenws.integrations.gunicorn import Worker, _WorkerServer
 from greenws.integrations.gunicorn_settings import (
     Forwarding,
     config_of,
@@ -92,7 +92,7 @@ class TestForwarding:
         environ: dict[str, Any] = {"wsgi.url_scheme": "http"}
         head.add_to(environ)
         forwarding = Forwarding(settings(**values))
-        leaves, before = forwarding.leaves(raw, address), environ.copy()
+        leaves, before = forwarding.leaves_unchanged(raw, address), environ.copy()
         try:
             forwarding(environ, address, head)
         except RequestError:
@@ -113,12 +113,12 @@ class TestForwarding:
     )
     def test_a_request_that_it_leaves_alone_is_known_by_its_head(self, headers, leaves):
         raw = f"GET /a/b HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode("latin-1")
-        assert Forwarding(settings()).leaves(raw, ("10.1.2.3", 5)) is leaves
+        assert Forwarding(settings()).leaves_unchanged(raw, ("10.1.2.3", 5)) is leaves
 
     def test_a_scheme_header_is_set_with_an_underscore_or_a_hyphen(self):
         names = settings(secure_scheme_headers={"X_FORWARDED_PROTO": "https"})
         raw = b"GET / HTTP/1.1\r\nX-Forwarded-Proto: https\r\n\r\n"
-        assert not Forwarding(names).leaves(raw, ("10.1.2.3", 5))
+        assert not Forwarding(names).leaves_unchanged(raw, ("10.1.2.3", 5))
 
     def test_a_handshake_that_it_leaves_alone_needs_no_environ(self, serve, monkeypatch):
         made = []
@@ -420,7 +420,7 @@ def test_a_session_of_routes_needs_no_http_handler(tmp_path):
         pass
 
     for kind, is_direct in ((Worker.wsgi_handler, True), (Handler, False)):
-        server = _Server(("127.0.0.1", 0), Routes(), handler_class=kind)
+        server = _WorkerServer(("127.0.0.1", 0), Routes(), handler_class=kind)
         assert server._is_direct is is_direct
     with gunicorn(tmp_path, "") as process:
         process.wait_for_port()
@@ -472,7 +472,9 @@ def test_a_factory_in_place_of_an_application_is_reported_when_it_is_loaded():
 @pytest.fixture
 def behind_haproxy(serve: Any) -> Any:
     def start(**options: Any) -> Any:
-        server = serve(lambda environ, start_response: [], cls=_Server, config=Config(**options))
+        server = serve(
+            lambda environ, start_response: [], cls=_WorkerServer, config=Config(**options)
+        )
         server.proxy_protocol, server.trusts_proxy = "v1", lambda address: True
         return server
 

@@ -100,7 +100,7 @@ class TestWhatMiddlewareChanges:
 
     @pytest.fixture(params=["a handler", "wsgi.websocket"])
     def told(self, request) -> Any:
-        """An application that tells its client what it knows of it."""
+        """An application that sends its client what it knows about it."""
 
         def describe(socket: Any) -> str:
             return f"{socket.subprotocol} {socket.remote_address}"
@@ -158,7 +158,7 @@ class TestWhatMiddlewareChanges:
         assert response.headers["sec-websocket-protocol"] == "chat"
         assert text.startswith("chat ")
 
-    def test_subprotocols_that_are_taken_away(self, host, told):
+    def test_subprotocols_that_are_removed(self, host, told):
         app = self.changing(told, HTTP_SEC_WEBSOCKET_PROTOCOL=None)
         response, text = self.shake(host(app), Sec_WebSocket_Protocol="chat")
         assert "sec-websocket-protocol" not in response.headers

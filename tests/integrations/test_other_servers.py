@@ -1,4 +1,4 @@
-"""Servers that hand over no socket are told so; pywsgi with our handler class, and middleware."""
+"""Servers that hand over no socket: a clear error; pywsgi with our handler class, middleware."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_middleware(serve, order):
 
 
 def test_middleware_that_copies_the_environ_and_wraps_start_response(serve):
-    """Two layers that do both, and a client that sends its Close behind its message."""
+    """Two layers that do both, and a client that sends its Close right after its message."""
     statuses = []
 
     def middleware(wrapped):
@@ -194,7 +194,7 @@ def test_middleware_that_copies_the_environ_and_wraps_start_response(serve):
 
 
 def test_middleware_that_answers_itself(serve):
-    """The upgrade is lazy: whoever stands before the application may still say no."""
+    """The upgrade is lazy: middleware may still refuse."""
 
     def guard(environ, start_response):
         if environ.get("HTTP_AUTHORIZATION") != "Bearer secret":

@@ -83,7 +83,7 @@ def test_the_counters_of_a_server(serve):
     assert found["closes_total 4000"] == 1
 
 
-def test_the_codes_that_alerts_ask_for_begin_with_zero():
+def test_the_codes_that_alerts_use_begin_with_zero():
     """Prometheus takes the first value that it sees for where a counter begins, so a counter that
     appears with 1 has not increased."""
     found = scrape(Metrics(stats=[]))

@@ -198,7 +198,7 @@ def outcomes(output, word):
     return {name.rpartition("::")[2] for name in re.findall(rf"^{word} (\S+)", output, re.M)}
 
 
-def test_what_passes_what_fails_and_what_leaves_something_behind(output):
+def test_what_passes_what_fails_and_what_leaves_something_open(output):
     assert outcomes(output, "FAILED") == FAIL, output
     assert outcomes(output, "ERROR") == LEAVE, output
     assert outcomes(output, "PASSED") >= PASS, output

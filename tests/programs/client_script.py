@@ -24,7 +24,7 @@ def figures() -> tuple[int, int]:
 
 
 def leaked_since(before: tuple[int, int]) -> list[int]:
-    """What there is more of than before. Threads that have been told to end may take a moment."""
+    """What there is more of than before. Threads that must end may take a moment."""
     for _ in range(500):
         leaked = [max(0, now - then) for now, then in zip(figures(), before, strict=True)]
         if not any(leaked):

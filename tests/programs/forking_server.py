@@ -147,7 +147,7 @@ def misuse():
 
 
 def accept():
-    """A child that is told to accept."""
+    """A child that begins to accept."""
     print("accepting", flush=True)
     if KIND == "foreign":
         server.serve_forever()

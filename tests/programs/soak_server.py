@@ -1,4 +1,4 @@
-"""An echo server that tells how many descriptors and greenlets it has, at /state."""
+"""An echo server that reports how many descriptors and greenlets it has, at /state."""
 
 import gc
 import json

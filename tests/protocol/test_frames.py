@@ -1,6 +1,6 @@
 """Frames: the parser against frames built by hand, the encoder against bytes written by hand.
 
-Every vector is fed whole, byte by byte, and with data behind it.
+Every vector is fed whole, byte by byte, and with trailing data.
 """
 
 from __future__ import annotations

@@ -439,8 +439,8 @@ def test_the_accept_of_another_key_is_refused():
 
 
 @pytest.mark.parametrize("space", ["\xa0", "\x85", "\x0b"])
-def test_only_spaces_and_tabs_stand_around_a_value(space):
-    """``str.strip()`` takes more away."""
+def test_only_spaces_and_tabs_are_allowed_around_a_value(space):
+    """``str.strip()`` removes more."""
     key = "dGhlIHNhbXBsZSBub25jZQ=="
     accept = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
     headers = {"upgrade": "websocket", "connection": "Upgrade"}

@@ -363,7 +363,7 @@ def test_fragments_are_the_same_frame_by_frame(client):
 
 
 def verdict(events: list[tuple]) -> int | None:
-    """The code with which the connection was closed, by whomever; None: it is open."""
+    """The code with which either side closed the connection; None: it is open."""
     return next((event[1] for event in events if event[0] == "close"), None)
 
 

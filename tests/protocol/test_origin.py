@@ -359,5 +359,5 @@ def test_the_session_behind_a_proxy_has_the_clients_address_and_origin(serve):
 
 def test_frames_of_a_session_behind_a_proxy(serve):
     server = serve(routes_with(), trusted_proxies=1)
-    with Peer.open(server.address, "/ws", behind=frame(TEXT, b"x")) as peer:
+    with Peer.open(server.address, "/ws", early=frame(TEXT, b"x")) as peer:
         assert peer.read_frame() == (True, TEXT, b"x")

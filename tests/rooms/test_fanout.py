@@ -1,4 +1,4 @@
-"""Handing out in slices: the order, who gets what, and that others run in between."""
+"""Delivery in slices: the order, who gets what, and that others run in between."""
 
 from __future__ import annotations
 
@@ -341,7 +341,7 @@ def test_a_batch_to_a_large_room_holds_up_nobody_for_long(serve):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_each_gets_all_once_and_in_order_whatever_happens_between_slices(sliced, pair, seed):
-    """Members come, leave, come back, lag and are told of others, while several send."""
+    """Members join, leave, come back, lag and watch presence, while several send."""
     random = Random(seed)
     room = Rooms(stamp=stamp)["r"]
     ids: dict[str, str] = {}  # of the messages, by their text
@@ -430,7 +430,7 @@ def tell(kind: str, id_: str, info: dict[str, Any]) -> str:
 
 
 def test_one_that_comes_back_gets_no_joins_of_those_that_it_found(gate, join, pair):
-    """A change waits in the queue, and whoever comes now knows of it."""
+    """A change waits in the queue, and a member that joins now knows of it."""
     room = Rooms()["r"]
     members = [join(room) for _ in range(20)]
     since = members[0][0].position

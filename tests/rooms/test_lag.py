@@ -84,7 +84,7 @@ def test_block_lets_more_wait_until_its_time_is_up():
 
 
 def size(queue: Queue) -> int:
-    """As a queue should know it, counted anew."""
+    """What a queue should know, counted again."""
     return sum(sys.getsizeof(message.data) + 250 for message in queue.values())
 
 

@@ -1,4 +1,4 @@
-"""Members with a ``presence_key``: a person with three tabs is one, and a reload is not told."""
+"""Members with a ``presence_key``: a person with three tabs is one; a reload is not reported."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_room_stays_open_while_somebody_lingers(rooms, join):
     assert rooms["r"].members == []
 
 
-def test_whoever_is_disconnected_does_not_linger(rooms, join):
+def test_a_disconnected_member_does_not_linger(rooms, join):
     bob = join(presence=tell)
     away = join(presence_key="ann", presence_linger=30)
     away.leave()

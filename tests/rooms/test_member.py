@@ -1,4 +1,4 @@
-"""A member's queue and cursor, without a room: what it tells of itself, and what waits."""
+"""A member's queue and cursor, without a room: what it reports, and what waits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..support.wire import CLOSE
 
 
 class Audience:
-    """Writes down what a member tells of itself."""
+    """Records what a member reports."""
 
     name = "r"
 

@@ -1,4 +1,4 @@
-"""Who is in a room: a change that makes no difference is none."""
+"""Who is in a room: a change that makes no difference is not reported."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_members_of_other_processes_come_and_go_once():
     assert ids(roster) == ["cid"]
 
 
-def test_nobody_elsewhere_says_who_is_here():
+def test_other_processes_cannot_change_who_is_here():
     roster = Roster()
     roster.join(member("ann"), None)
     assert roster.change(LEAVE, "ann", {}) is None

@@ -614,7 +614,7 @@ def test_a_client_that_comes_back_gets_what_it_missed_then_goes_on(join):
     assert read(live, 4)[-1].split()[0] == member.position
 
 
-def test_history_for_whoever_comes_for_the_first_time(join):
+def test_history_for_a_client_that_joins_for_the_first_time(join):
     rooms = Rooms(stamp=stamp)
     room = rooms["lobby"]
     assert room.history() == []
@@ -1005,9 +1005,7 @@ TOLD = [lambda kind, id, info: f"{kind} {id}", lambda *change: None]
 
 
 @pytest.mark.parametrize("told", TOLD)
-def test_present_includes_what_is_told_while_a_client_is_sent_what_it_missed(
-    join, pair, told, monkeypatch
-):
+def test_present_includes_changes_during_a_replay(join, pair, told, monkeypatch):
     """The handler can only send it after that, and a page takes its list from it."""
     monkeypatch.setattr("greenws.rooms.member.LEARNED_LIMIT", 0)
     broker = HeldUpBroker()
@@ -1092,7 +1090,7 @@ def test_a_room_has_its_position_for_a_page_that_is_rendered(join):
     assert [json.loads(text)["n"] for text in read(peer, 1)] == [2]
 
 
-def test_disconnect_closes_all_members_after_what_was_said_before(rooms, join):
+def test_disconnect_closes_all_members_after_earlier_messages(rooms, join):
     room = rooms["lobby"]
     peers = [join(room)[1] for _ in range(3)]
     _, other = join(rooms["elsewhere"])
@@ -1124,7 +1122,7 @@ def test_disconnect_of_an_empty_id_disconnects_nobody(rooms, join, member):
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1005, ""), (999, ""), (1000, "x" * 124)])
-def test_disconnect_refuses_what_no_close_can_say(rooms, code, reason):
+def test_disconnect_refuses_what_no_close_can_hold(rooms, code, reason):
     with pytest.raises(ValueError, match=r"may not be sent|at most 123 bytes"):
         rooms["lobby"].disconnect(code, reason)
 

@@ -238,9 +238,7 @@ def test_a_connection_that_cannot_be_served_is_closed_and_not_counted(
     assert "expected" in hub_errors.take()
 
 
-def test_a_batch_of_connections_that_cannot_be_served_is_closed_and_the_next_one_served(
-    serve, hub_errors, monkeypatch
-):
+def test_a_batch_of_connections_that_cannot_be_served_is_closed(serve, hub_errors, monkeypatch):
     server = serve(Routes())
     balance, owner = Balance(), Owner()
     server._share = balance.share(owner)

@@ -185,7 +185,7 @@ def test_messages_that_inflate_are_no_small_steps(serve, polls):
     assert polls.most <= MOST_READ
 
 
-def test_slow_requests_behind_quick_ones(serve, polls):
+def test_slow_requests_after_quick_ones(serve, polls):
     data = http("/") * 300 + http("/page") * 60 + http("/end", Connection="close")
     with Peer.connect(serve(application(polls)).address) as peer:
         gevent.spawn(peer.send, data).join(limit())

@@ -248,7 +248,7 @@ def test_a_close_code_of_the_program_is_sent(serve):
         assert peer.read_frame() == (True, CLOSE, b"\x0f\xa1reason")
 
 
-def test_a_lost_peer_is_none_and_calls_on_close(world):
+def test_a_lost_peer_makes_receive_return_none_and_calls_on_close(world):
     events = []
 
     class App:

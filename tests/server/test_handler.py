@@ -1,4 +1,4 @@
-"""``UpgradeHandler``: which requests it upgrades, and what it does behind them."""
+"""``UpgradeHandler``: which requests it upgrades, and what it does after them."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_another_upgrade_is_an_ordinary_request(serve):
     ("changes", "status"),
     [({"Sec_WebSocket_Version": "8"}, 426), ({"Sec_WebSocket_Key": "short"}, 400), ({}, 200)],
 )
-def test_nothing_behind_a_refused_handshake_is_a_request(serve, changes, status):
+def test_nothing_after_a_refused_handshake_is_a_request(serve, changes, status):
     asked = []
 
     def app(environ, start_response):
@@ -250,7 +250,7 @@ def test_requests_are_served_where_logs_cannot_be_written(serve, monkeypatch, ki
         log.close()
 
 
-def test_an_access_log_that_cannot_be_written_is_told_of_once(serve, monkeypatch):
+def test_an_access_log_that_cannot_be_written_is_reported_once(serve, monkeypatch):
     lines = []
 
     class Errors:

@@ -134,7 +134,7 @@ def test_an_idle_session_keeps_no_environ(serve):
 
 @over_tls_too
 @pytest.mark.parametrize("step", [1000, 100, 7])
-def test_a_head_in_pieces_opens_a_session_and_what_is_behind_it_is_the_sessions(serve, step):
+def test_a_head_in_pieces_opens_a_session_that_gets_the_bytes_after_it(serve, step):
     server = serve(WebSocketHandler(produce))
     data = request() + frame(TEXT, b"early")
     with Peer.connect(server.address) as peer:
@@ -218,7 +218,7 @@ def test_an_upgrade_that_is_answered_as_http_ends_the_connection(serve, path, st
     assert server.stats.refused == {"application": 1}
 
 
-def test_routes_may_stand_in_routes(serve):
+def test_routes_may_contain_routes(serve):
     seen = []
 
     def produce(request, protocols):
@@ -282,7 +282,7 @@ def test_the_handlers_options_hold_for_the_transport_too(serve):
         wait_until(lambda: ended)
 
 
-def test_behind_a_proxy_the_client_is_whom_it_names(serve):
+def test_behind_a_proxy_the_client_is_the_one_that_it_names(serve):
     addresses = []
 
     class Session(WebSocketSessionHandler):

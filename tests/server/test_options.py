@@ -1,4 +1,4 @@
-"""The options of ``WebSocketServer``: what is wrong is told when the server is made."""
+"""The options of ``WebSocketServer``: wrong ones are refused when the server is made."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def files(tmp_path_factory):
     return {"certfile": folder / "cert.pem", "keyfile": folder / "key.pem"}
 
 
-def test_what_is_none_is_not_given():
+def test_options_that_are_none_count_as_not_given():
     server = WebSocketServer(ADDRESS, Routes(), certfile=None, keyfile=None, ssl_context=None)
     assert not server.ssl_enabled
 

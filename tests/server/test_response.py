@@ -102,7 +102,7 @@ def test_nothing_is_generated_for_head_when_its_client_is_gone(serve):
     assert ended.wait(limit())
 
 
-def test_who_ends_a_stream_gets_what_was_asked_for_behind_head(serve):
+def test_a_client_that_ends_its_stream_gets_the_answer_to_a_request_after_head(serve):
     """Half-closed clients still read."""
 
     def app(environ, start_response):
@@ -572,7 +572,7 @@ def test_a_client_that_has_ended_only_its_own_half_goes_on_reading(serve, versio
     wait_until(lambda: stream.ended == 1)
 
 
-def test_the_end_of_a_chunked_body_is_read_behind_the_early_zero(serve):
+def test_the_end_of_a_chunked_body_is_read_after_the_early_zero(serve):
     go_on = Event()
 
     def generate():
@@ -618,7 +618,7 @@ def test_the_call_of_the_application_is_never_interrupted(serve):
     wait_until(lambda: server.admission.open == 0)
 
 
-def test_what_a_client_pipelines_behind_a_stream_is_answered(serve):
+def test_what_a_client_pipelines_after_a_stream_is_answered(serve):
     stream = Stream()
     server = serve(stream)
     with begin(server) as peer:
@@ -659,7 +659,7 @@ def test_a_file_arrives_whole(serve, tmp_path):
 @over_tls_too
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_generator_may_read_the_body_while_it_answers(serve, chunked):
-    """Its input is not read ahead by whoever watches for the client's end."""
+    """Its input is not read ahead by the watch for the client's end."""
 
     def app(environ, start_response):
         start_response("200 OK", [])

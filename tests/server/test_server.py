@@ -1,4 +1,4 @@
-"""The upgrade, over real connections: what is answered, what is not, and what is left behind."""
+"""The upgrade, over real connections: what is answered, what is not, and what is left open."""
 
 from __future__ import annotations
 
@@ -184,9 +184,9 @@ def test_an_error_before_the_upgrade_is_a_500(serve, hub_errors):
 
 
 @over_tls_too
-def test_frames_behind_the_handshake_in_one_segment(serve):
+def test_frames_after_the_handshake_in_one_segment(serve):
     behind = frame(TEXT, b"one") + frame(TEXT, b"two") + frame(BINARY, b"x" * 3000)
-    with Peer.open(serve(handler(echo)).address, behind=behind + frame(TEXT, b"cut")[:4]) as peer:
+    with Peer.open(serve(handler(echo)).address, early=behind + frame(TEXT, b"cut")[:4]) as peer:
         assert peer.read_frame() == (True, TEXT, b"one")
         assert peer.read_frame() == (True, TEXT, b"two")
         assert peer.read_frame() == (True, BINARY, b"x" * 3000)
@@ -195,7 +195,7 @@ def test_frames_behind_the_handshake_in_one_segment(serve):
 
 
 @over_tls_too
-def test_more_behind_the_handshake_than_the_server_reads_ahead(serve):
+def test_more_after_the_handshake_than_the_server_reads_ahead(serve):
     behind = frame(BINARY, b"y" * 200_000) + frame(TEXT, b"end")
     with Peer.connect(serve(handler(echo)).address) as peer:
         sending = gevent.spawn(peer.send, request() + behind)
@@ -264,7 +264,7 @@ def test_wsgi_input_of_an_upgrade_is_empty(serve):
         assert environ["wsgi.input"].read() == b""
         return handler(echo)(environ, start_response)
 
-    with Peer.open(serve(app).address, behind=frame(TEXT, b"not a body")) as peer:
+    with Peer.open(serve(app).address, early=frame(TEXT, b"not a body")) as peer:
         assert peer.read_frame() == (True, TEXT, b"not a body")
 
 
@@ -361,7 +361,7 @@ def test_a_gevent_timeout_that_escapes_is_an_error(serve, error_log):
 
 
 @over_tls_too
-def test_a_killed_session_says_that_it_goes_away(serve):
+def test_a_killed_session_closes_with_going_away(serve):
     greenlets = []
 
     def session(request, socket):
@@ -387,7 +387,7 @@ def test_an_http_response_that_was_begun_is_not_upgraded(serve, hub_errors):
 
 
 @over_tls_too
-def test_a_session_leaves_no_cycle_behind(serve):
+def test_a_session_leaves_no_reference_cycle(serve):
     sockets = []
 
     def session(request, socket):
@@ -666,17 +666,17 @@ def test_a_unix_socket(serve, tmp_path):
 # -- TLS
 
 
-def tls_peer(server, trusting, path="/", behind=b""):
+def tls_peer(server, trusting, path="/", early=b""):
     peer = Peer.connect(server.address)
     peer.sock = trusting.wrap_socket(peer.sock, server_hostname="127.0.0.1")
-    assert peer.shake(path, behind).status == 101
+    assert peer.shake(path, early).status == 101
     return peer
 
 
 def test_the_data_path_over_tls(serve, certificates):
     served, trusting = certificates
     server = serve(handler(echo), ssl_context=served)
-    with tls_peer(server, trusting, behind=frame(TEXT, b"behind")) as peer:
+    with tls_peer(server, trusting, early=frame(TEXT, b"behind")) as peer:
         assert peer.read_frame() == (True, TEXT, b"behind")
         peer.send(frame(PING, b"p"))
         assert peer.read_frame() == (True, PONG, b"p")

@@ -1,4 +1,4 @@
-"""Stopping: what is told to whom, what is waited for, and for how long; signals."""
+"""Stopping: which sessions get a Close, what is waited for, and for how long; signals."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_a_request_that_is_being_answered_is_answered_and_the_last(serve, work):
         assert peer.at_end()
 
 
-def test_what_was_sent_behind_a_request_that_is_being_answered_is_answered_too(serve, work):
+def test_a_request_sent_while_another_is_being_answered_is_answered_too(serve, work):
     server = serve(work.routes)
     with Peer.connect(server.address) as peer:
         peer.send(get() + get())

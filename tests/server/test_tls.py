@@ -195,7 +195,7 @@ def test_a_client_that_comes_back_resumes_its_session(serve, routes, trusting, v
     trusting.maximum_version = getattr(native_ssl.TLSVersion, version)
     with connect(server, trusting) as first:
         assert not first.sock.session_reused
-        assert echoes(first)  # in TLS 1.3 tickets come behind the handshake
+        assert echoes(first)  # in TLS 1.3 tickets come after the handshake
         ticket = first.sock.session
         assert ticket.has_ticket
     peer = Peer.connect(server.address)

@@ -39,7 +39,7 @@ REFUSED = {
     "no coding": (400, head(b"POST / HTTP/1.1", b"Transfer-Encoding:")),
     "two codings": (501, head(b"POST / HTTP/1.1", b"Transfer-Encoding: gzip, chunked")),
     "chunked not last": (400, head(b"POST / HTTP/1.1", b"Transfer-Encoding: chunked, gzip")),
-    "a coding behind a tabulator": (
+    "a coding after a tab": (
         400,
         head(b"POST / HTTP/1.1", b"Transfer-Encoding: \x0bchunked"),
     ),
@@ -67,7 +67,7 @@ REFUSED = {
     "a version in lower case": (400, head(b"GET / http/1.1")),
     "two spaces": (400, head(b"GET  / HTTP/1.1")),
     "a tab": (400, head(b"GET\t/ HTTP/1.1")),
-    "a space behind": (400, head(b"GET / HTTP/1.1 ")),
+    "a trailing space": (400, head(b"GET / HTTP/1.1 ")),
     "a space within the target": (400, head(b"GET /a b HTTP/1.1")),
     "a control character in the target": (400, head(b"GET /\x1b HTTP/1.1")),
     "a target beyond ASCII and UTF-8": (400, head(b"GET /\xc3 HTTP/1.1")),

@@ -49,7 +49,7 @@ def limit(seconds: float = _SECONDS) -> float:
 def again_after_standstill(
     seconds: float, tries: int = 5
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Runs a test again if it failed and its process stood still for ``seconds``: for timeouts of
+    """Runs a test again if it failed and its process was stopped for ``seconds``: for timeouts of
     what is tested that must not expire, and for measurements. pytest's summary tells of it."""
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
@@ -115,7 +115,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = _SECONDS) -> Any:
 
 
 def stays(condition: Callable[[], Any], seconds: float = 0.03) -> None:
-    """Asserts that ``condition()`` holds all the while. Short, since nothing tells that nothing
+    """Asserts that ``condition()`` holds all the while. Short, since nothing shows that nothing
     will happen: a test that should fail may pass on a busy machine, never the other way round."""
     began = time.monotonic()
     assert condition()

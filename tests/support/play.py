@@ -222,7 +222,7 @@ class Play:
         self.workers[name] = worker
 
     def settle(self) -> dict[Traveller | None, list[str]]:
-        """What is wrong when all is quiet again, with a client or with no certain one."""
+        """What is wrong when all is quiet again, with a client or in general."""
         self.is_over.set()
         gevent.joinall(self.greenlets)
         faults: dict[Traveller | None, list[str]] = defaultdict(list)
@@ -273,7 +273,7 @@ class Play:
         return [f"{name}: {sorted(each.values())}, {each}" for name, each in there.items()]
 
     def _wrongly_told(self) -> list[str]:
-        """What a member was told of the others is who is there, as long as it is there itself."""
+        """While a member is connected, the changes that it was sent add up to who is present."""
         faults = []
         for client in self.clients:
             for key in list(client.inside):
@@ -489,7 +489,7 @@ class Traveller:
 
     @property
     def stays(self) -> bool:
-        """All its handlers have ended but for the one where it is in."""
+        """All its handlers have ended, except the one that it is connected to."""
         going = [each for each in self.handlers if not each.dead]
         return self.life.dead and len(going) == 1 and len(self.inside) == 1
 

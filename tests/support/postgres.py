@@ -99,7 +99,7 @@ class PostgresServer:
             return cursor.fetchall() if cursor.description else []
 
     def connections(self, database: str = "postgres") -> int:
-        """How many clients are connected to ``database``, but for this call's own."""
+        """How many clients are connected to ``database``, without this call's own."""
         ((count,),) = self.call(
             "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
             f"AND backend_type = 'client backend' AND datname = '{database}'"

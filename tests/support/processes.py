@@ -29,7 +29,7 @@ TROUBLE = re.compile(r"Traceback|\b(ERROR|CRITICAL|Exception|Error)\b")
 
 
 class Process:
-    """``python *arguments``, or another program. Its output, stdout and stderr together, stands in
+    """``python *arguments``, or another program. Its output, stdout and stderr together, is in
     ``lines``."""
 
     def __init__(
@@ -150,7 +150,7 @@ def children(pid: int) -> list[int]:
 
 
 def descriptors(pid: int) -> list[str]:
-    """What the open descriptors of a process lead to, but for their numbers."""
+    """What the open descriptors of a process lead to, without their numbers."""
     found = []
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         try:

@@ -33,10 +33,10 @@ class Connection(Peer):
         pairs = (line.split(": ", 1) for line in self.head[1:])
         return {name.lower(): value for name, value in pairs}
 
-    def accept(self, *lines: str, behind: bytes = b"") -> dict[str, str]:
+    def accept(self, *lines: str, early: bytes = b"") -> dict[str, str]:
         """Reads the handshake and accepts it, with additional headers."""
         headers = self.read_request()
-        self.send(accepted(headers["sec-websocket-key"], *lines) + behind)
+        self.send(accepted(headers["sec-websocket-key"], *lines) + early)
         return headers
 
     def refuse(self, status: str, *lines: str, body: str = "") -> dict[str, str]:

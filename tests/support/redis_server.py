@@ -16,8 +16,8 @@ from .processes import free_port
 
 
 class RedisServer:
-    """``redis-server`` with its data in a folder that goes with it; what it was told it keeps, also
-    when it is killed."""
+    """``redis-server`` with its data in a folder that is removed with it; it keeps what it has
+    acknowledged, also when it is killed."""
 
     def __init__(self, *options: str) -> None:
         self._options = options

@@ -1,4 +1,4 @@
-"""What is as good as several processes over one Redis: brokers in this process, each with rooms and
+"""A substitute for several processes over one Redis: brokers in this process, each with rooms and
 members of its own."""
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Worker:
 
     @property
     def is_idle(self) -> bool:
-        """All is told and known."""
+        """Nothing waits to be sent or read."""
         return not self.is_lost and not any(
             each._writer.unsent or each._leases.pending or each._leases.stale for each in self.nodes
         )

@@ -97,15 +97,15 @@ class Peer:
         return cls(socket.create_connection(address), timeout)
 
     @classmethod
-    def open(cls, address: Any, path: str = "/", behind: bytes = b"", **headers: Any) -> Peer:
-        """Connects and shakes hands; ``behind`` is sent in the same segment as the request."""
+    def open(cls, address: Any, path: str = "/", early: bytes = b"", **headers: Any) -> Peer:
+        """Connects and shakes hands; ``early`` is sent after the request, in the same segment."""
         peer = cls.connect(address)
-        response = peer.shake(path, behind, **headers)
+        response = peer.shake(path, early, **headers)
         assert response.status == 101, (response.status, response.body)
         return peer
 
-    def shake(self, path: str = "/", behind: bytes = b"", **headers: Any) -> Response:
-        self.send(request(path, **headers) + behind)
+    def shake(self, path: str = "/", early: bytes = b"", **headers: Any) -> Response:
+        self.send(request(path, **headers) + early)
         return self.read_response()
 
     def send(self, data: bytes) -> None:

@@ -151,7 +151,7 @@ def test_a_wait_that_times_out_shows_where_the_handlers_greenlets_wait(count):
     assert ("2 more greenlets of the handler" in text) == (count == 7)
 
 
-def test_an_error_of_a_greenlet_that_the_handler_lets_through_is_told_once(hub_errors):
+def test_an_error_of_a_greenlet_that_the_handler_lets_through_is_reported_once(hub_errors):
     with warnings.catch_warnings(record=True) as caught:
         with pytest.raises(LookupError, match="in a greenlet"):
             with greenlet_that_raises(fails) as socket:
@@ -181,7 +181,7 @@ def test_an_error_of_a_greenlet_that_the_handler_catches_is_no_warning(hub_error
     assert "LookupError" in hub_errors.take()
 
 
-def test_a_greenlet_that_sends_to_the_end_is_none_that_fails(hub_errors):
+def test_a_greenlet_that_sends_until_the_end_has_not_failed(hub_errors):
     def sends(socket):
         while True:
             socket.send("tick")

@@ -150,7 +150,7 @@ def test_a_handler_that_does_not_end_fails_the_test():
     assert "sleep(60)" in str(caught.value)
 
 
-def test_a_failed_test_is_told_where_its_handler_still_waits():
+def test_a_failed_test_shows_where_its_handler_still_waits():
     with pytest.raises(AssertionError) as caught:
         with testing.connect(routes, "/sleep", timeout=0.05):
             raise AssertionError("of the test")

@@ -88,8 +88,8 @@ class Caller:
                     break
         if failure is not None and is_from_a_cluster(failure) and not self._is_cluster:
             raise BrokerUnavailable(NODE_OF_A_CLUSTER) from failure
-        said = "Redis refuses" if failure and _is_final(failure) else "Redis is out of reach"
-        raise BrokerUnavailable(f"{said}: {failure}{doubt if is_in_doubt else ''}") from failure
+        summary = "Redis refuses" if failure and _is_final(failure) else "Redis is out of reach"
+        raise BrokerUnavailable(f"{summary}: {failure}{doubt if is_in_doubt else ''}") from failure
 
     def _connect(self, deadline: float) -> redis.Redis:
         if self._is_closed:
@@ -102,7 +102,7 @@ class Caller:
             self._client = url.connect(self._address, left, left)
             self._has_short_timeout = is_short
             if not self._is_cluster:
-                self._client.ping()  # so that an error of what follows says that it was sent
+                self._client.ping()  # so that an error of the request means that it was sent
         return self._client
 
     def _drop(self) -> None:

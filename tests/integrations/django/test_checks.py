@@ -1,4 +1,4 @@
-"""manage.py check: what stands in the way of views that are WebSockets."""
+"""manage.py check: what keeps views that are WebSockets."""
 
 from __future__ import annotations
 

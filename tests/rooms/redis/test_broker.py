@@ -184,7 +184,7 @@ def send(each: Worker) -> None:
 
 
 def test_a_client_moves_while_redis_is_lost(server, worker):
-    """It has heard what its old process has not told Redis yet, and must not hear it again."""
+    """It has received what its old process has not appended yet, and must not receive it again."""
     a, b = worker(), worker()
     ann, bob = a.join(), b.join()
     a.send("0")
@@ -292,7 +292,7 @@ def run_program(server: Any, text: str) -> str:
     ).stdout
 
 
-def test_a_program_that_ends_has_sent_what_it_said(server):
+def test_a_program_that_ends_has_sent_its_messages(server):
     assert run_program(server, "for n in range(5): rooms['r'].send(str(n))") == ""
     assert server.call("XLEN", "greenws:room:r") == 5
 
@@ -551,9 +551,7 @@ def test_a_send_that_waits_when_the_rooms_are_closed_says_what_is_unknown(
     error_log.take()
 
 
-def test_members_that_come_back_to_a_quiet_room_cost_redis_nothing_but_their_presence(
-    server, worker
-):
+def test_members_that_return_to_a_quiet_room_cost_redis_only_their_presence(server, worker):
     a, b = worker(), worker()
     ann = a.join()
     a.send("heard")

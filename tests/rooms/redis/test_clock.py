@@ -26,10 +26,8 @@ def test_one_that_joins_during_an_outage_gets_all_whatever_the_clock_says(
     assert bob.hear(2) == ["one", "two"]
 
 
-def test_what_redis_has_of_ours_is_not_behind_a_room_that_is_opened_without_it(
-    server, worker, monkeypatch
-):
-    """Though the clock of this machine is behind, and nobody has noticed."""
+def test_our_entries_in_redis_are_not_after_a_room_opened_without_it(server, worker, monkeypatch):
+    """Even if the clock of this machine is slow, and nobody has noticed."""
     a, b = worker(), worker()
     bob = b.join()
     b.send("heard")

@@ -208,7 +208,7 @@ def test_braces_in_the_prefix_are_refused(cluster):
 
 
 class Talk:
-    """Somebody who says numbers in a room, through one process after the other."""
+    """Sends numbers to a room, through one process after the other."""
 
     def __init__(self, room: str, *workers: Worker) -> None:
         self.said: list[str] = []

@@ -46,7 +46,7 @@ def test_one_command_at_a_time_and_urgent_ones_first(commands):
 
 
 @again_after_standstill(0.1)
-def test_whoever_waits_for_a_redis_that_hangs_waits_for_the_timeout_in_all(server):
+def test_waits_for_a_redis_that_hangs_take_the_timeout_in_all(server):
     commands = Commands(server.url, 0.3)
     assert commands.run(lambda client: client.ping())
     server.send_signal(signal.SIGSTOP)
@@ -137,7 +137,7 @@ def test_a_master_that_became_a_replica_is_left_and_nothing_is_lost(server, work
 
 
 def clients(server: Any) -> list[str]:
-    """Connections for commands, but for the one that asks."""
+    """Connections for commands, except the one that asks."""
     found = server.call("CLIENT", "LIST", "TYPE", "normal")
     if not isinstance(found, bytes):  # as redis-py parses it
         return [f"{each['id']}" for each in found if each["cmd"] != "client|list"]

@@ -1,4 +1,4 @@
-"""Entries of a log as they stand in Redis, and what is no entry of ours."""
+"""Entries of a log as they are stored in Redis, and entries that are not ours."""
 
 from __future__ import annotations
 

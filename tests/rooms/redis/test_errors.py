@@ -21,5 +21,5 @@ from greenws.rooms.redis.errors import must_be_left
         (ValueError("READONLY"), False),
     ],
 )
-def test_some_answers_say_that_another_connection_is_to_be_made(error, is_left):
+def test_some_answers_mean_that_another_connection_must_be_made(error, is_left):
     assert must_be_left(error) == is_left

@@ -112,9 +112,7 @@ def test_one_that_has_received_nothing_gets_the_gap_if_redis_lost_messages(
     error_log.take()  # as who had stayed was told
 
 
-def test_a_position_of_a_log_that_is_lost_is_no_position_of_a_new_one_by_a_clock_that_is_behind(
-    server, worker
-):
+def test_a_position_in_a_lost_log_is_a_gap_in_a_new_log_by_a_slow_clock(server, worker):
     a = worker()
     with contextlib.ExitStack() as stack:
         socket, _ = a._pair()
@@ -128,7 +126,7 @@ def test_a_position_of_a_log_that_is_lost_is_no_position_of_a_new_one_by_a_clock
     assert ann.hear(1) == ["live"]
 
 
-def test_a_position_of_an_empty_room_is_none_once_what_came_first_was_trimmed(server, worker):
+def test_a_position_of_an_empty_room_is_a_gap_once_the_first_message_was_trimmed(server, worker):
     a = worker(history=100)
     ann = a.join()
     since = ann.last
@@ -273,7 +271,7 @@ def test_an_unknown_id_is_a_gap(worker, since):
     assert not a.join(since=since).member.is_complete
 
 
-def test_a_room_in_which_nothing_was_said_has_no_gap(worker):
+def test_a_room_without_messages_has_no_gap(worker):
     a, b = worker(), worker()
     ann = a.join()
     b.send("missed", room="r")
@@ -324,7 +322,7 @@ def test_a_history_that_is_asked_for_as_redis_goes_is_empty(server, worker):
 
 
 def test_one_that_comes_back_gets_the_gap_where_a_key_is_no_log(server, worker, error_log):
-    """What is said in each process meanwhile nobody keeps."""
+    """Messages that are sent in a process during that time are not kept."""
     a, b = worker(), worker()
     ann, bob = a.join(), b.join()
     a.send("first")

@@ -1,4 +1,4 @@
-"""Presence: who is in a room, told to all processes and put right after faults."""
+"""Presence: who is in a room, reported to all processes and corrected after faults."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_members_of_a_process_that_died_are_gone_after_a_while(server, worker):
     del carl
 
 
-def test_the_dead_whom_nobody_has_met_are_buried_too(server, worker):
+def test_dead_processes_that_nobody_has_met_are_reaped_too(server, worker):
     b = worker()
     b.join(name="bob")
     wait_until(lambda: b.is_idle)
@@ -165,7 +165,7 @@ def test_the_first_heartbeat_after_an_outage_removes_nobody(server, worker):
 
 
 def hold_back(each: Worker) -> Callable[[], None]:
-    """Redis stays away for a process, as far as it writes, until that is called."""
+    """A process cannot write to Redis until the returned function is called."""
     commands = each.node.process.commands.client
 
     def set_(*args: Any, **options: Any) -> None:
@@ -238,7 +238,7 @@ def test_garbage_among_the_members_is_skipped(server, worker, caplog):
     assert "ignoring a malformed member of room 'r'" in caplog.text
 
 
-def test_nobody_is_buried_who_is_back(server, worker):
+def test_a_process_that_is_back_is_not_reaped(server, worker):
     a, b = worker(), worker()
     ann = a.join(name="Ann")
     bob = b.join(name="Bob")
@@ -256,7 +256,7 @@ def test_presence_outlives_a_short_history(server, worker):
     assert server.call("TTL", "greenws:here:r") > 30
 
 
-def test_a_member_that_is_none_is_skipped(server, worker, caplog):
+def test_a_malformed_member_is_skipped(server, worker, caplog):
     server.call("HSET", "greenws:here:r", "m", "origin " + "[" * 100_000)
     a = worker()
     a.join(name="Ann")

@@ -1,4 +1,4 @@
-"""What is published, reading on in logs, and connections that break."""
+"""Pub/Sub messages, reading on in logs, and connections that break."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_connection_that_is_lost_costs_no_message(server, worker, monkeypatch)
 
 
 def test_a_message_costs_the_same_however_many_rooms_are_open(server, worker):
-    """No command names all rooms, but for those that look for what was missed."""
+    """No command names all rooms, except those that look for missed messages."""
     a = worker()
     hear, subscribed, has_read_on = a.node._subscriber.on_answer, set(), gevent.event.Event()
 
@@ -135,7 +135,7 @@ def test_a_room_that_nobody_comes_back_to_is_not_subscribed_to(server, worker, p
 
 
 def test_a_connection_that_redis_closes_is_no_outage(server, worker):
-    """As it does to one who is too slow to read: nobody is told anything ahead of the log."""
+    """As it does to a slow reader: nothing is delivered unlogged."""
     a, b = worker(), worker()
     ann, bob = a.join(), b.join()
     wait_until(lambda: a.is_idle and b.is_idle)
@@ -309,7 +309,7 @@ def test_a_room_in_which_nobody_speaks_outlives_the_age_of_its_messages(server, 
     assert not error_log.records  # which of a trimmed message would be logged
 
 
-def test_members_that_stay_get_the_gap_when_their_process_was_too_far_behind(
+def test_members_that_stay_get_the_gap_if_their_process_was_too_far_behind(
     server, worker, error_log, monkeypatch
 ):
     monkeypatch.setattr("greenws.rooms.redis.listener._BATCH", 50)

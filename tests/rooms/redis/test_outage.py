@@ -1,4 +1,4 @@
-"""Redis is lost and comes back: nothing is lost, and members of a process hear each other."""
+"""Redis is lost and comes back: no message is lost, and members of one process get theirs."""
 
 from __future__ import annotations
 
@@ -237,8 +237,8 @@ def test_a_room_that_is_opened_while_redis_is_lost(server, worker):
 
 
 def test_a_room_that_is_left_and_opened_again_while_redis_is_lost(server, worker, pair):
-    """Who comes now has not heard what was said before, and is not to hear it late; who comes back
-    has missed it."""
+    """A member that joins now must not get earlier messages late; one that comes back has missed
+    them."""
     a, b = worker(), worker()
     bob = b.join()
     a.join("other")

@@ -77,7 +77,7 @@ def texts(each: LogReplay) -> list[Any]:
     return found
 
 
-def test_0_0_may_stand_for_a_place_that_is_unknown():
+def test_0_0_may_mean_an_unknown_position():
     """So the log is asked, though the process is as far."""
     each = replay("0-0", Progress("0-0", []), ([], True))
     each.begin()

@@ -1,4 +1,4 @@
-"""What is asked of a Redis, without a broker around it."""
+"""The requests to a Redis, without a broker."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_redis_that_does_not_trim_appends_to_every_room_of_a_batch(server, cli
         assert requests.append(limited, KEYS, options, ORIGIN, batch).last_id == ""  # not again
 
 
-def test_a_number_that_is_none_counts_as_nothing_appended(client):
+def test_a_malformed_number_counts_as_nothing_appended(client):
     client.set(KEYS.last_number(ORIGIN, "r"), "x")
     assert append(client, "one").last_id
     assert newest(client, 10) == ["one"]

@@ -55,7 +55,7 @@ def workers(server: RedisServer) -> Iterator[Process]:
 
 
 class Client:
-    """Says numbers, keeps what it hears, and comes back when its connection is lost."""
+    """Sends numbers, keeps what it receives, and comes back when its connection is lost."""
 
     def __init__(self, name: str, address: Any, room: str = "r") -> None:
         self.name = name

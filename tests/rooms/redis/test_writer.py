@@ -45,7 +45,7 @@ def test_a_constant_sender_holds_up_neither_rooms_nor_heartbeats(worker):
 
 
 def test_much_is_appended_in_pieces(server, worker):
-    """Redis gives up a subscriber behind whose back more than 32 MiB wait."""
+    """Redis drops a subscriber for which more than 32 MiB wait."""
     a, b = worker(), worker()
     a.join()
     bob = b.join(policy=policies.block(5))
@@ -248,7 +248,7 @@ def test_what_waits_is_read_with_the_lock_held(worker):
     assert owned and all(owned)
 
 
-def test_a_sender_that_waits_while_its_key_is_no_log_is_told(server, worker, error_log):
+def test_a_sender_that_waits_gets_an_error_if_its_key_is_not_a_log(server, worker, error_log):
     a = worker()
     ann = a.join()
     a.rooms["r"].send("one", wait=True)
