@@ -262,11 +262,9 @@ class Registration:
         self, function: Any, code: CodeType, decorator: str, owner: Any, namespace: dict[str, Any]
     ) -> None:
         line = linecache.getline(code.co_filename, code.co_firstlineno).strip()
-        above = line if line.startswith("@") else "a decorator"
-        self._text = (
-            f"{above} is above {decorator} ({code.co_filename}, line {code.co_firstlineno}), so "
-            f"the session {code.co_name} runs without it: put {decorator} on top"
-        )
+        self._above = line if line.startswith("@") else "a decorator"
+        self._decorators = [decorator]
+        self._place = f"({code.co_filename}, line {code.co_firstlineno})"
         self._name = code.co_name
         self._owner = None if owner is None else ref(owner)
         self._is_wrong = False
@@ -286,7 +284,16 @@ class Registration:
         namespace = frame.f_globals
         if frame.f_locals is not namespace or not _is_below_a_decorator(code, frame):
             return None
+        for other in list(_registrations.values()):
+            if other._is_below(function, owner):
+                other._decorators.insert(0, decorator)
+                return other
         return cls(function, code, decorator, owner, namespace)
+
+    def _is_below(self, function: Any, owner: Any) -> bool:
+        """Whether it is of a route directly below another one, whose decorator has ``owner``."""
+        has_owner = owner is (None if self._owner is None else self._owner())
+        return has_owner and self._open is not None and self._open[0] is function
 
     def check(self) -> None:
         """
@@ -294,7 +301,11 @@ class Registration:
             TypeError: a decorator above ours has no effect.
         """
         if self.is_wrong():
-            raise TypeError(self._text)  # a new one: an error keeps the frames that it went through
+            ours = " and ".join(self._decorators)
+            raise TypeError(  # a new one: an error keeps the frames that it went through
+                f"{self._above} is above {ours} {self._place}, so the session {self._name} runs "
+                f"without it: put {ours} on top"
+            )
 
     def is_wrong(self) -> bool:
         definition = self._open

@@ -12,12 +12,16 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gevent import monkey
 
 from . import form
 from .distribution import version
+from .opcodes import CloseCode
+
+if TYPE_CHECKING:
+    from .websocket import WebSocket
 
 __all__ = [
     "Processes",
@@ -231,6 +235,8 @@ def warn_without_threads(environ: Mapping[str, Any]) -> None:
         return
     if "gunicorn.socket" in environ:
         who, instead = "gunicorn's sync worker", "gunicorn -k greenws.gunicorn.Worker, or -k gevent"
+    elif str(environ.get("SERVER_SOFTWARE")).startswith("WSGIServer/"):
+        who, instead = "Django's server (--nothreading)", "'manage.py runserver' with threads"
     elif "werkzeug.socket" in environ:
         who, instead = "this server (--without-threads)", "'flask run' with threads"
     else:
@@ -244,22 +250,36 @@ def warn_without_threads(environ: Mapping[str, Any]) -> None:
 
 
 class Threads:
-    """Counts the sessions in a gthread worker of gunicorn's: each takes one of its threads."""
+    """The sessions in a gthread worker of gunicorn's: each takes one of its threads.
+
+    Gunicorn waits for these threads when it stops a worker, and kills it when they do not end. So
+    the sessions are closed when the worker begins to stop.
+    """
 
     _INTERVAL = 60.0  # seconds between two warnings
+    _POLL_INTERVAL = 0.5  # seconds between two looks at whether the worker stops
 
     def __init__(self) -> None:
-        self._open = 0
+        self._sockets: set[WebSocket] = set()
         self._lock = threading.Lock()
         self._told_at = -self._INTERVAL
+        self._watched: Any = None
 
-    def enter(self) -> None:
-        """Counts a session of the current thread."""
+    def enter(self, socket: WebSocket) -> None:
+        """Adds a session of the current thread."""
+        worker = _gthread_worker()
         with self._lock:
-            self._open += 1
-            taken = self._open
-        size = _threads_of_gunicorn()
-        if size is None or taken < size:
+            self._sockets.add(socket)
+            taken = len(self._sockets)
+            is_new = worker is not None and self._watched is not worker
+            if is_new:
+                self._watched = worker
+        if is_new:
+            threading.Thread(
+                target=self._close_at_stop, args=(worker,), name="greenws-stop", daemon=True
+            ).start()
+        size = getattr(getattr(worker, "cfg", None), "threads", None)
+        if not isinstance(size, int) or taken < size:
             return
         now = time.monotonic()
         if now - self._told_at >= self._INTERVAL:
@@ -271,15 +291,24 @@ class Threads:
                 size,
             )
 
-    def leave(self) -> None:
+    def leave(self, socket: WebSocket) -> None:
         with self._lock:
-            self._open -= 1
+            self._sockets.discard(socket)
 
-
-def _threads_of_gunicorn() -> int | None:
-    """The number of threads of the gthread worker that runs this thread; None elsewhere."""
-    threads = getattr(getattr(_gthread_worker(), "cfg", None), "threads", None)
-    return threads if isinstance(threads, int) else None
+    def _close_at_stop(self, worker: Any) -> None:
+        """Closes all sessions with 1001 when gunicorn stops the worker, or loads it again. Ends
+        when none is left after that."""
+        while getattr(worker, "alive", True):
+            time.sleep(self._POLL_INTERVAL)
+        while True:
+            with self._lock:
+                sockets = list(self._sockets)
+                if not sockets:
+                    self._watched = None
+                    return
+            for socket in sockets:
+                socket.start_closing(CloseCode.GOING_AWAY)
+            time.sleep(self._POLL_INTERVAL)
 
 
 def _gthread_worker() -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gevent import get_hub
@@ -159,8 +160,8 @@ class _SocketUpgrade(Upgrade):
     def _record(self, socket: WebSocket, config: Config) -> SessionRecord:
         path = self._environ.get("SCRIPT_NAME", "") + self._environ.get("PATH_INFO", "")
         warn_without_threads(self._environ)
-        threads.enter()
-        return SessionRecord(socket, path, config, on_end=threads.leave)
+        threads.enter(socket)
+        return SessionRecord(socket, path, config, on_end=partial(threads.leave, socket))
 
     def _remote_address(self) -> Any:
         peer = None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from contextvars import ContextVar
 from types import ModuleType
 from unittest.mock import MagicMock, Mock
 
 import bottle
 import flask
+import gevent
 import pytest
 from gevent import monkey
 from gevent.pywsgi import WSGIServer
+from websockets.exceptions import ConnectionClosed
 from werkzeug.local import LocalProxy
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -224,26 +228,59 @@ def test_a_gthread_pool_that_sessions_have_filled_is_reported(tmp_path):
         process.wait_for("closed 1000")  # so the session no longer counts
         with connect(process.url()) as one:
             one.send("a")
-            assert one.recv(timeout=limit()) == "a"
+            assert [one.recv(timeout=limit()) for _ in range(3)] == ["a"] * 3
             assert "are taken" not in process.output
-            with connect(process.url()):
+            with connect(process.url()) as two:
                 process.wait_for("all 2 threads of this gunicorn worker are taken .*--threads")
+                # Gunicorn waits for the threads when it stops.
+                process.popen.send_signal(signal.SIGTERM)
+                for ws in (one, two):
+                    with pytest.raises(ConnectionClosed, match="1001"):
+                        ws.recv(timeout=limit(20))
+        process.popen.wait(limit(20))
     process.assert_no_trouble()
 
 
-def test_a_server_without_threads_is_reported_by_its_name(caplog):
-    surroundings.warn_without_threads({"wsgi.multithread": True})
+def test_sessions_are_closed_when_a_gthread_worker_stops(monkeypatch):
+    """Those of before, and one that begins while it stops."""
+    threads = surroundings.Threads()
+    worker = Mock(alive=True, cfg=Mock(threads=9))
+    monkeypatch.setattr(surroundings, "_gthread_worker", lambda: worker)
+    monkeypatch.setattr(threads, "_POLL_INTERVAL", 0.01)
+    with testing.pair() as (server, client), testing.pair() as (late_server, late_client):
+        threads.enter(server)
+        worker.alive = False
+        with pytest.raises(greenws.ConnectionClosed, match="1001"):
+            client.receive()
+        threads.enter(late_server)
+        with pytest.raises(greenws.ConnectionClosed, match="1001"):
+            late_client.receive()
+        threads.leave(server)
+        threads.leave(late_server)
+        while any(thread.name == "greenws-stop" for thread in threading.enumerate()):
+            gevent.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("software", "name"),
+    [("Werkzeug/3.1", "(--without-threads)"), ("WSGIServer/0.2", "(--nothreading)")],
+)
+def test_a_server_without_threads_is_reported_by_its_name(caplog, software, name):
+    environ = {"SERVER_SOFTWARE": software, "werkzeug.socket": 1}
+    surroundings.warn_without_threads(environ | {"wsgi.multithread": True})
     assert lines(caplog) == []
-    surroundings.warn_without_threads({"wsgi.multithread": False, "werkzeug.socket": 1})
+    surroundings.warn_without_threads(environ | {"wsgi.multithread": False})
     surroundings.warn_without_threads({"wsgi.multithread": False})
-    assert len(lines(caplog)) == 1 and "(--without-threads)" in lines(caplog)[0]
+    assert len(lines(caplog)) == 1 and name in lines(caplog)[0]
 
 
 def test_outside_of_gunicorn_sessions_are_only_counted(caplog):
     threads = surroundings.Threads()
-    for _ in range(100):
-        threads.enter()
-    threads.leave()
+    sockets = [Mock() for _ in range(100)]
+    for socket in sockets:
+        threads.enter(socket)
+    for socket in sockets:
+        threads.leave(socket)
     assert lines(caplog) == []
 
 

@@ -110,8 +110,8 @@ class Sock:
         def decorate(function: SessionFunction) -> SessionFunction:
             self._check(function, path, rule, bp)
             view = self._view_of(function, (accepted, options))
+            registration = Registration.of(function, f"@sock.route({path!r})")
             if view is None:
-                registration = Registration.of(function, f"@sock.route({path!r})")
                 view = make_view(function, registration)
             if bp is not None:
                 bp.add_url_rule(path, view_func=view, **rule)

@@ -252,6 +252,9 @@ class RealTimeout(BaseException):
             loop = gevent.get_hub().loop
             self._loop = loop.real if isinstance(loop, ClockLoop) else loop
             self._greenlet = getcurrent()
+            # libev counts from the loop's last iteration, which may be longer ago than the timeout
+            # if the test has blocked since.
+            self._loop.update_now()
             self._watch(self._loop.timer(seconds), self._on_time)
 
     def _watch(self, watcher: Any, callback: Callable[[], None]) -> None:

@@ -387,6 +387,7 @@ class TestMistakes:
         source = """
 @login_required
 @sock.route("/chat")
+@sock.route("/talk")
 def chat(socket):
     socket.send("without login")
 
@@ -397,7 +398,11 @@ def right(socket):
     socket.send("right")
 """
         exec(source, {"login_required": login_required, "sock": Sock(app)})
-        text = "a decorator is above @sock.route('/chat') (<string>, line 2)"
+        routes = "@sock.route('/chat') and @sock.route('/talk')"
+        text = (
+            f"a decorator is above {routes} (<string>, line 2), so the session chat runs without "
+            f"it: put {routes} on top"
+        )
         for _ in range(2):
             with pytest.raises(TypeError, match=re.escape(text)):
                 serve(app)

@@ -11,7 +11,7 @@ from gevent.lock import Semaphore
 from gevent.queue import Empty, Queue
 
 from greenws import Config, ConnectionClosed, Routes, testing
-from greenws.testing.timers import ClockLoop
+from greenws.testing.timers import ClockLoop, RealTimeout
 
 from ..support.limits import limit, pace
 
@@ -365,3 +365,13 @@ def test_timers_can_be_stopped_and_closed_as_gevents_can():
         repeating.close()
         clock.advance(10)
     assert called == [2, 3, 3, 3, 4]
+
+
+def test_a_limit_begins_when_it_is_set_though_the_test_has_blocked_before():
+    gevent.sleep(0.001)
+    time.sleep(0.2)  # as a slow fixture would; gevent's loop does not run
+    began = time.monotonic()
+    with pytest.raises(RealTimeout):
+        RealTimeout(0.2)
+        Event().wait()
+    assert time.monotonic() - began > 0.19

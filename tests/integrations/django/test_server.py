@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import urllib.request
 
 import pytest
+from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler, WSGIServer
 from websockets.exceptions import ConnectionClosed
+
+from greenws.integrations.django import server as integration
 
 from ...support.limits import eventually, limit
 from ...support.processes import PROGRAMS, Process, connect
@@ -98,3 +102,27 @@ def test_gunicorn(folder, worker):
     with Process(*command, "project.wsgi", cwd=folder, **env) as process:
         process.wait_for_port(r"Listening at: http://127\.0\.0\.1:(\d+)")
         converse(process)
+
+
+class Threaded(ThreadedWSGIServer):
+    daemon_threads = False  # the end of the server waits for them
+
+
+@pytest.mark.parametrize(("kind", "has_threads"), [(Threaded, True), (WSGIServer, False)])
+def test_the_environ_says_whether_runserver_has_threads(project, kind, has_threads):
+    """``--nothreading`` is the second one; wsgiref would say that both have."""
+
+    def application(environ, start_response):
+        body = repr(environ["wsgi.multithread"]).encode()
+        start_response("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
+
+    integration.install()
+    with kind(("127.0.0.1", 0), WSGIRequestHandler) as server:
+        server.set_app(application)
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        with urllib.request.urlopen(url, timeout=limit(20)) as response:
+            assert response.read() == repr(has_threads).encode()
+        thread.join(limit(20))
