@@ -31,7 +31,7 @@ from .support.wire import Peer
 
 @pytest.fixture(autouse=True)
 def nothing_told(monkeypatch):
-    monkeypatch.setattr(surroundings, "_told", set())
+    monkeypatch.setattr(surroundings, "_logged", set())
     for name in surroundings._DRIVERS:  # of other tests
         monkeypatch.delitem(sys.modules, name, raising=False)
 

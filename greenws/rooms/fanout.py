@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ from ..websocket import WebSocket, offer_to_all
 from . import turns
 from .broker import Entry
 from .member import Member
-from .presence import Change, Roster, Watch
+from .presence import Change, Moment, Roster, Watch
 from .stamp import Stamp
 from .tail import Tail
 
@@ -349,23 +349,29 @@ class FanOut:
     def _report(self, changes: list[Change]) -> Iterator[None]:
         """Sends each watcher the changes since it joined, without its own."""
         ids = {change.who.id for change in changes}
+        groups = 0
         for watch, members in self.roster.watchers().items():
             alike: dict[tuple[int, str], list[Member]] = {}
-            for member in members:
+            for number, member in enumerate(members):
+                if number % _GROUP == _GROUP - 1:
+                    yield
                 start = max(0, self._informed.get(member, 0) - self._finished)
-                own = member.id if member.id in ids else ""
-                alike.setdefault((start, own), []).append(member)
+                if start < len(changes):
+                    own = member.id if member.id in ids else ""
+                    alike.setdefault((start, own), []).append(member)
             made: dict[int, _Notice | None] = {}
             for (start, own), some in alike.items():
-                relevant, notices = [], []
+                groups += 1
+                if not groups % 16:
+                    yield
+                notices = []
                 for number, change in enumerate(changes[start:], start):
                     if change.who.id != own:
                         if number not in made:
                             made[number] = self._notice_of(watch, change)
-                        relevant.append(change)
                         notices.append(made[number])
                 yield from self._send_all(
-                    some, relevant, [each for each in notices if each is not None]
+                    some, changes[-1].after, [each for each in notices if each is not None]
                 )
 
     def _notice_of(self, watch: Watch, change: Change) -> _Notice | None:
@@ -391,14 +397,12 @@ class FanOut:
         return [each for each in members if self._informed.get(each, 0) <= self._finished]
 
     def _send_all(
-        self, members: Iterable[Member], changes: list[Change], notices: list[_Notice]
+        self, members: list[Member], now: Moment | None, notices: list[_Notice]
     ) -> Iterator[None]:
         if not notices:
-            for number, member in enumerate(members):
+            for member in members:
                 if member in self._others:
-                    member._learn(changes)
-                if number % _GROUP == _GROUP - 1:
-                    yield
+                    member._learn(now)
             return
         messages = [each.message for each in notices]
         batch = messages[0] if len(messages) == 1 else SharedBatch(messages)
@@ -407,17 +411,17 @@ class FanOut:
             prompt = {member: member.socket for member in some if member in self._group_of}
             for member in some:
                 if member not in prompt:
-                    self._take_all(member, changes, notices)
+                    self._take_all(member, now, notices)
             taken, refused = offer_to_all(prompt, batch, None)
             self.stats.delivered += taken * len(notices)
             for member in refused:
                 self._put_all(member, notices)
             yield
 
-    def _take_all(self, member: Member, changes: list[Change], notices: list[_Notice]) -> None:
+    def _take_all(self, member: Member, now: Moment | None, notices: list[_Notice]) -> None:
         """The member may be ahead of the others; its position must not go back."""
         if self._is_placed(member):
-            member._learn(changes)
+            member._learn(now)
         for each in notices:
             if self._is_placed(member):
                 member._take(SharedMessage(self.stamped(member.position, each.data)), each.data)

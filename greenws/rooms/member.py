@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..opcodes import CloseCode
 from ..protocol.shared import SharedMessage
 from ..websocket import WebSocket
-from .broker import JOIN, Cursor, Entry
+from .broker import Cursor, Entry
 from .lag import Policy, Queue, TooSlow
 
 if TYPE_CHECKING:
-    from .presence import Change, Presence
+    from .presence import Moment, Presence
     from .room import Room
 
 __all__ = ["Audience", "Member"]
@@ -28,7 +28,6 @@ __all__ = ["Audience", "Member"]
 UNFLUSHED_TIMEOUT = 5.0  # seconds for which a sender waits for the hub of another thread
 REPLAY_LIMIT = 1000  # messages that may wait for a replaying member, whatever its policy
 REPLAY_LIMIT_BYTES = 16 * 2**20  # the same, in bytes
-LEARNED_LIMIT = 1000  # changes that wait to be in present, if the room is no larger
 
 _logger = logging.getLogger("greenws.rooms")
 
@@ -81,9 +80,6 @@ class Member:
         """The info that it joined with; others see it in ``room.members``."""
         self.gap = gap
         """The message that it is sent where messages are missing."""
-        self.present: list[Presence] | None = None
-        """Who was in the room when the block began, itself included; None if it joined without
-        ``presence``."""
         self.is_complete = True
         """False after a gap: it has missed messages that it cannot get."""
         self._policy = policy
@@ -91,7 +87,7 @@ class Member:
         self._cursor: Cursor | None = None
         self._queue: Queue | None = None
         self._is_replaying = False
-        self._learned: list[Change] | None = None  # during its replay: what present lacks
+        self._present: Moment | None = None
         self._is_unflushed = False
 
     @property
@@ -101,6 +97,13 @@ class Member:
         with self._audience.lock:
             position = self._audience.position_of(self)
             return position if self._cursor is None else self._cursor.position(position)
+
+    @property
+    def present(self) -> list[Presence] | None:
+        """Who was in the room when the block began, itself included; None if it joined without
+        ``presence``. The list is made when it is read."""
+        with self._audience.lock:  # of the room, whose members share what this reads
+            return None if self._present is None else self._present.everybody()
 
     @property
     def waiting(self) -> int:
@@ -122,7 +125,6 @@ class Member:
 
     def _begin_replay(self, cursor: Cursor | None) -> None:
         self._is_replaying = True
-        self._learned = []
         self._queue = Queue()
         self._cursor = cursor
 
@@ -137,8 +139,6 @@ class Member:
     def _end_replay(self) -> None:
         with self._audience.lock:
             self._is_replaying = False
-            self._fold()
-            self._learned = None
             if self._queue is None:  # closed while the lock was free
                 return
             if not self._queue:
@@ -153,25 +153,11 @@ class Member:
             self._cursor = None
         self._audience.settle(self)
 
-    def _learn(self, changes: list[Change]) -> None:
-        """It is sent these changes during its replay, before the handler can send ``present``."""
-        if self._learned is None or self.present is None:
-            return
-        self._learned += changes
-        # A fold costs as much as the room is large.
-        if len(self._learned) > max(LEARNED_LIMIT, len(self.present)):
-            self._fold()
-
-    def _fold(self) -> None:
-        """Brings ``present`` up to date with what it has learned."""
-        if self._learned and self.present is not None:
-            there = {who.id: who for who in self.present}
-            for kind, who in self._learned:
-                there.pop(who.id, None)
-                if kind == JOIN:
-                    there[who.id] = who
-            self.present = list(there.values())
-            self._learned = []
+    def _learn(self, now: Moment | None) -> None:
+        """It is sent changes up to now. If that is during its replay, the handler has not sent
+        ``present`` yet, which must include them."""
+        if self._is_replaying and self._present is not None:
+            self._present = now
 
     # -- what is delivered
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..checks import describe
@@ -12,7 +14,7 @@ from .broker import JOIN, LEAVE
 if TYPE_CHECKING:
     from .member import Member
 
-__all__ = ["Change", "Presence", "Roster", "Watch", "id_of", "pack", "unpack_all"]
+__all__ = ["Change", "Moment", "Presence", "Roster", "Watch", "id_of", "pack", "unpack_all"]
 
 PresenceFormat = Callable[..., "str | bytes | None"]
 
@@ -26,10 +28,12 @@ class Presence(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A member joins (JOIN) or leaves (LEAVE)."""
+    """A member joins (JOIN) or leaves (LEAVE). ``after``: who is there then; None if nobody
+    watches."""
 
     kind: str
     who: Presence
+    after: Moment | None = None
 
 
 class Watch(NamedTuple):
@@ -45,6 +49,8 @@ class Watch(NamedTuple):
         Raises:
             TypeError: it takes neither three arguments nor two.
         """
+        if _takes(function, 3) or _takes(function, 2):
+            return cls(function, _takes(function, 3))
         if callable(function):
             for count in (3, 2):
                 try:
@@ -53,7 +59,7 @@ class Watch(NamedTuple):
                     continue
                 except ValueError:  # as of some that are written in C
                     pass
-                return cls(function, count == 3)
+                return cls(_hashable(function), count == 3)
             raise TypeError(
                 "presence is called with three arguments, (kind, id, info), and "
                 f"{describe(function)} does not take them"
@@ -61,8 +67,28 @@ class Watch(NamedTuple):
         raise TypeError(f"presence must be a function (kind, id, info), not {function!r}")
 
     def __call__(self, change: Change) -> str | bytes | None:
-        kind, (key, info) = change
+        kind, (key, info), _ = change
         return self.function(kind, key, info) if self.takes_id else self.function(kind, info)
+
+
+def _takes(function: Any, count: int) -> bool:
+    """Whether it is a plain function of so many arguments. :mod:`inspect` needs 0.1 ms for that,
+    which is a third of what it costs to join."""
+    if type(function) is not FunctionType or function.__defaults__ or vars(function):
+        return False
+    code = function.__code__
+    return (code.co_argcount, code.co_kwonlyargcount, code.co_flags & inspect.CO_VARARGS) == (
+        *(count, 0, 0),
+    )
+
+
+def _hashable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Watchers with the same function are grouped by it."""
+    try:
+        hash(function)
+    except TypeError:
+        return functools.partial(function)
+    return function
 
 
 _KEY = ""  # the name of the presence_key among those of an info, for the broker
@@ -108,6 +134,46 @@ def unpack_all(packed: dict[str, dict[str, Any]]) -> list[Presence]:
     return list(found.values())
 
 
+class _Era:
+    """Who was in a room when it began, and the changes since then. Members that join one after the
+    other share it: a list for each of 3,000 watchers would hold 9 million references, which the
+    garbage collector visits."""
+
+    def __init__(self, everybody: dict[str, Presence]) -> None:
+        self.beginning = list(everybody.values())
+        self.changes: list[tuple[str, Presence]] = []
+        self._found: dict[str, Presence] | None = None  # who was there after the first changes
+        self._count = 0  # so many of them
+
+    @property
+    def is_long(self) -> bool:
+        return len(self.changes) > 64 + len(self.beginning) // 4
+
+    def everybody(self, count: int) -> list[Presence]:
+        """Who was there after that many changes."""
+        found = self._found
+        if found is None or self._count > count:
+            found, self._count = {who.id: who for who in self.beginning}, 0
+        for kind, who in self.changes[self._count : count]:
+            if kind == JOIN:
+                found[who.id] = who
+            else:
+                del found[who.id]
+        # Members that join one after the other mostly ask one after the other, too.
+        self._found, self._count = (None, 0) if self.is_long else (found, count)
+        return list(found.values())
+
+
+class Moment(NamedTuple):
+    """A moment in the life of a room."""
+
+    era: _Era
+    changes: int  # of those in the era
+
+    def everybody(self) -> list[Presence]:
+        return self.era.everybody(self.changes)
+
+
 class Roster:
     """Who is in one room: the members of this process, and those of others as the broker reports
     them. A change of members that does not change who is there returns None.
@@ -121,7 +187,9 @@ class Roster:
         self._elsewhere: dict[str, Presence] = {}
         self._everybody: dict[str, Presence] = {}  # by id
         self._counts: dict[str, int] = {}  # members, of those ids that have several
-        self._watchers: dict[Member, Watch] = {}
+        self._watchers: dict[Watch, dict[Member, None]] = {}
+        self._watch_of: dict[Member, Watch] = {}
+        self._era: _Era | None = None  # the current one, if somebody watches
 
     def open(self, others: dict[str, dict[str, Any]]) -> None:
         for token, packed in others.items():
@@ -136,7 +204,8 @@ class Roster:
     def join(self, member: Member, watch: Watch | None) -> Change | None:
         who = self._here[member.token] = Presence(member.id, member.info)
         if watch is not None:
-            self._watchers[member] = watch
+            self._watch_of[member] = watch
+            self._watchers.setdefault(watch, {})[member] = None
         return self._add(who)
 
     def leave(self, member: Member) -> Change | None:
@@ -144,7 +213,13 @@ class Roster:
         return self._remove(self._here.pop(member.token))
 
     def stop_watching(self, member: Member) -> None:
-        self._watchers.pop(member, None)
+        watch = self._watch_of.pop(member, None)
+        if watch is None:
+            return
+        members = self._watchers[watch]
+        del members[member]
+        if not members:
+            del self._watchers[watch]
 
     def change(self, kind: str, token: str, packed: dict[str, Any]) -> Change | None:
         """A member of another process joins or leaves."""
@@ -162,25 +237,36 @@ class Roster:
             self._counts[who.id] = self._counts.get(who.id, 1) + 1
             return None
         self._everybody[who.id] = who
-        return Change(JOIN, who)
+        return self._changed(JOIN, who)
 
     def _remove(self, who: Presence) -> Change | None:
         count = self._counts.pop(who.id, 1) - 1
         if count > 1:
             self._counts[who.id] = count
-        return None if count else Change(LEAVE, self._everybody.pop(who.id))
+        return None if count else self._changed(LEAVE, self._everybody.pop(who.id))
+
+    def _changed(self, kind: str, who: Presence) -> Change:
+        if not self._watchers:
+            self._era = None
+            return Change(kind, who)
+        if self._era is not None:
+            self._era.changes.append((kind, who))
+        return Change(kind, who, self.now())
 
     def everybody(self) -> list[Presence]:
         return list(self._everybody.values())
 
+    def now(self) -> Moment:
+        """For a watcher: who is there now, and what was told before."""
+        if self._era is None or self._era.is_long:
+            self._era = _Era(self._everybody)
+        return Moment(self._era, len(self._era.changes))
+
     @property
     def watching(self) -> int:
         """The number of watchers: members that are sent changes of presence."""
-        return len(self._watchers)
+        return len(self._watch_of)
 
     def watchers(self) -> dict[Watch, list[Member]]:
         """The watchers, by the function that makes their messages."""
-        found: dict[Watch, list[Member]] = {}
-        for member, watch in self._watchers.items():
-            found.setdefault(watch, []).append(member)
-        return found
+        return {watch: list(members) for watch, members in self._watchers.items()}

@@ -394,7 +394,7 @@ class Room:
         self._stats.members += 1
         change = self._roster.join(member, watch)
         if watch is not None:
-            member.present = self._roster.everybody()
+            member._present = self._roster.now()
         self._report(change)
         self._rooms.broker.join(self.name, member.token, pack(member))
 

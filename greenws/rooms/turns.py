@@ -5,7 +5,7 @@ and sockets, timers and signals wait for all of them. A timer fires after the ne
 
 ``hub/turns.py`` counts steps of microseconds. A slice takes long enough to read the clock each
 time. Besides, this module is used where a lock is held, so that no turn may end, and in threads
-without a hub.
+without a hub. Greenlets that have ended their turns wait in one queue, that of ``hub/turns.py``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from gevent import getcurrent
 from gevent._hub_local import get_hub_if_exists
 
-from ..hub.turns import SECONDS
+from ..hub.turns import SECONDS, turns_of
 
 __all__ = ["SECONDS", "end", "end_if_over", "is_over"]
 
@@ -55,10 +54,8 @@ def end() -> None:
     """Lets the kernel be polled and everybody else run. Does nothing in a hub, which cannot wait,
     and in a thread without one."""
     hub: Any = get_hub_if_exists()
-    if hub is None or getcurrent() is hub:
-        return
-    with hub.loop.timer(0.0) as timer:
-        hub.wait(timer)
+    if hub is not None:
+        turns_of(hub).end(hub)
 
 
 def end_if_over() -> None:

@@ -71,7 +71,7 @@ def echo_messages(request: Any, socket: greenws.WebSocket) -> None:
 @pytest.fixture(autouse=True)
 def told_unpatched(monkeypatch):
     """The warning that comes once in a process, for whichever test is the first there."""
-    monkeypatch.setattr(surroundings, "_told", {*surroundings._logged, "unpatched"})
+    monkeypatch.setattr(surroundings, "_logged", {*surroundings._logged, "unpatched"})
 
 
 @pytest.fixture

@@ -503,3 +503,22 @@ def test_a_lagging_watcher_gets_a_batch_of_changes_in_its_queue(join):
     room.send("after")
     texts(peer, count)
     assert texts(peer, 4) == ["join new 0", "join new 1", "join new 2", "after"]
+
+
+def test_watchers_that_are_sent_nothing_are_visited_in_slices(join, monkeypatch):
+    """Each joined at another time, so each is sent other changes."""
+    monkeypatch.setattr(fanout, "_GROUP", 8)
+    room = Rooms()["r"]
+
+    def quiet(kind: str, id: str, info: dict[str, Any]) -> None:
+        return None
+
+    for _ in range(20):
+        join(room, presence=quiet)
+    wait_until(lambda: room._fan_out._finished == room._fan_out._last)
+    for _ in range(60):
+        join(room, presence=quiet)
+    changes = list(room._fan_out._items)
+    assert len(changes) == 60
+    slices = sum(1 for _ in room._fan_out._report(changes))
+    assert slices >= 80 // 8 + 60 // 16

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -147,3 +149,75 @@ def test_what_is_no_watch(function):
     told = r"must be a function \(kind, id, info\)|three arguments, \(kind, id, info\)"
     with pytest.raises(TypeError, match=told):
         Watch.of(function)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_moment_is_who_was_there_then_whenever_it_is_read(seed):
+    random = Random(seed)
+    roster, watching = Roster(), Watch.of(watch)
+    here: list[Any] = []
+    moments = []
+    for number in range(600):
+        if here and random.random() < 0.4:
+            roster.leave(here.pop(random.randrange(len(here))))
+        else:
+            here.append(member(f"user {number % 50}", str(number)))
+            change = roster.join(here[-1], watching if random.random() < 0.5 else None)
+            assert change is None or not roster.watching or change.after == roster.now()
+        moments.append((roster.now(), ids(roster)))
+        then, expected = random.choice(moments)
+        assert sorted(each.id for each in then.everybody()) == expected
+    for then, expected in moments:
+        assert sorted(each.id for each in then.everybody()) == expected
+
+
+def test_watchers_that_join_one_after_the_other_share_the_list_of_who_is_there():
+    roster, watching = Roster(), Watch.of(watch)
+    moments = []
+    for number in range(1000):
+        roster.join(member(str(number)), watching)
+        moments.append(roster.now())
+    eras = {id(each.era): each.era for each in moments}.values()
+    assert sum(len(era.beginning) + len(era.changes) for era in eras) < 10 * 1000
+    assert all(era._found is None for era in eras if era is not roster.now().era)
+
+
+def test_nothing_is_kept_for_watchers_that_have_left():
+    roster = Roster()
+    ann = member("ann")
+    roster.join(ann, Watch.of(watch))
+    assert roster.join(member("bob"), None).after is not None
+    roster.leave(ann)
+    assert roster._era is None
+    assert roster.join(member("cid"), None).after is None
+    assert roster.watchers() == {}
+
+
+class Unhashable:
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self, kind: str, id: str, info: dict[str, Any]) -> str:
+        return f"{kind} {id}"
+
+
+def test_a_function_that_cannot_be_hashed_makes_messages_too():
+    roster = Roster()
+    roster.join(member("ann"), Watch.of(Unhashable()))
+    (found,) = roster.watchers()
+    assert found(Change(JOIN, Presence("bob", {}))) == "join bob"
+
+
+@functools.wraps(watch)
+def wrapping(*args: Any) -> str:
+    return watch(*args)
+
+
+def test_a_plain_function_needs_no_inspection(monkeypatch):
+    def inspect(function: Any) -> Any:
+        raise AssertionError
+
+    assert Watch.of(wrapping).takes_id is False  # as what it wraps
+    assert Watch.of(lambda kind, info, *more: "").takes_id is True
+    monkeypatch.setattr("inspect.signature", inspect)
+    assert Watch.of(watch).takes_id is False
+    assert Watch.of(lambda kind, id, info: "").takes_id is True

@@ -1005,9 +1005,8 @@ TOLD = [lambda kind, id, info: f"{kind} {id}", lambda *change: None]
 
 
 @pytest.mark.parametrize("told", TOLD)
-def test_present_includes_changes_during_a_replay(join, pair, told, monkeypatch):
+def test_present_includes_changes_during_a_replay(join, pair, told):
     """The handler can only send it after that, and a page takes its list from it."""
-    monkeypatch.setattr("greenws.rooms.member.LEARNED_LIMIT", 0)
     broker = HeldUpBroker()
     room = Rooms(broker)["lobby"]
     ann, _ = join(room)
@@ -1022,6 +1021,7 @@ def test_present_includes_changes_during_a_replay(join, pair, told, monkeypatch)
     socket, _ = pair()
     with room.join(socket):
         pass
+    wait_until(lambda: room._fan_out._finished == room._fan_out._last)
     broker.may_go_on.set()
     member, peer = joining.get(timeout=limit())
     assert [each.id for each in member.present] == [ann.id, slow.id, member.id, cid.id]
@@ -1054,6 +1054,7 @@ def test_a_change_costs_those_who_come_back_no_list_of_all_others(join, told, mo
         for _ in range(40):
             new.append(join(room)[0])
             room.send("delivered after that change alone")
+        wait_until(lambda: room._fan_out._finished == room._fan_out._last)
         broker.may_go_on.set()
         old = [each.get(timeout=limit())[0] for each in joining]
     there = {each.id for each in [*old, *new]}
@@ -1061,21 +1062,20 @@ def test_a_change_costs_those_who_come_back_no_list_of_all_others(join, told, mo
     assert reads < 4 * len(old) * len(there)
 
 
-def test_what_a_client_learns_while_it_comes_back_takes_bounded_memory(join, pair, monkeypatch):
-    monkeypatch.setattr("greenws.rooms.member.LEARNED_LIMIT", 10)
+def test_what_a_client_learns_while_it_comes_back_takes_bounded_memory(join, pair):
     broker = HeldUpBroker()
     room = Rooms(broker)["lobby"]
     joining = gevent.spawn(join, room, since="0-0", presence=lambda *change: None)
     wait_until(lambda: broker.held_up)
     (member,) = room._fan_out._others
-    for _ in range(30):
+    for _ in range(200):
         with room.join(pair()[0]):
             pass
-        assert len(member._learned) <= 10
+        assert len(member._present.era.changes) < 70
+    wait_until(lambda: room._fan_out._finished == room._fan_out._last)
     broker.may_go_on.set()
     assert joining.get(timeout=limit())[0] is member
     assert [each.id for each in member.present] == [member.id]
-    assert member._learned is None
 
 
 def test_a_room_has_its_position_for_a_page_that_is_rendered(join):

@@ -140,3 +140,18 @@ def test_many_that_end_their_turns_all_come_back(number):
 
     gevent.joinall([gevent.spawn(run, each) for each in range(number)])
     assert sorted(done) == list(range(number))
+
+
+def test_greenlets_that_have_ended_their_turns_share_one():
+    """3,000 timers that all fire at once would be no turns at all."""
+    loop = gevent.get_hub().loop
+    ran: list[int] = []
+
+    def run() -> None:
+        turns.end()
+        ran.append(loop.iteration)
+        spin(0.6 * turns.SECONDS)
+
+    gevent.joinall([gevent.spawn(run) for _ in range(10)])
+    if loop.iteration >= 0:  # libuv does not count
+        assert max(ran.count(each) for each in ran) <= 2

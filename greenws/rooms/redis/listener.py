@@ -291,7 +291,8 @@ class Subscriber:
             size = sum(len(fields.get(b"d", b"")) for _, fields in page)
             share = _BATCH_BYTES // len(streams)
             counts[stream.room] = max(2, min(most, share * len(page) // max(size, 1)))
-            if page and page[0][0].decode() == position:
+            is_there = bool(page) and page[0][0].decode() == position
+            if is_there and (position != stream.id or stream.is_last(page[0][1])):
                 self._deliver(stream, page[1:])
                 if len(page) == count:
                     more.append(stream.room)
@@ -372,7 +373,8 @@ class Subscriber:
             )
             self._process.send_gap(stream.room)
         with self._process.lock:
-            stream.begin(start or snapshot.floor or BEGINNING, is_floor=not start)
+            at = start or snapshot.floor or BEGINNING
+            stream.begin(at, is_floor=not start, keeps_recent=is_missing)
         if not start and not snapshot.floor:
             self._deliver(stream, self._ask(stream, lambda client: client.xrange(key, count=1)))
 
@@ -389,8 +391,9 @@ class Subscriber:
         return "", not is_whole or age > self._process.options.expiry * 1000
 
     def _find_last_known(self, stream: Stream, key: str) -> str:
-        """The last entry in the log that was delivered here; empty if there is none."""
-        known = list(stream.recent)[::-1]
+        """The last entry in the log that was delivered here, before the one that is not there;
+        empty if there is none."""
+        known = list(stream.recent)[-2::-1]
 
         def find(client: redis.Redis) -> Any:
             pipeline = client.pipeline(transaction=False)

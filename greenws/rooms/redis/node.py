@@ -25,6 +25,7 @@ from gevent.resolver.blocking import Resolver as BlockingResolver
 from gevent.resolver.thread import Resolver as ThreadResolver
 
 from ...hub.switching import thread_id
+from .. import turns
 from ..broker import Broker, BrokerUnavailable, Message, Replay
 from . import outage, url
 from .delays import FIRST_DELAY, delays
@@ -240,8 +241,11 @@ class Node(Broker):
                 self._subscriber.change(room, self._in_hub)
             return
         stream.openers += 1
+        is_waiting = not stream.opened.is_set()
         try:
             stream.opened.wait()
+            if is_waiting:  # all who wait wake in one turn
+                turns.end_if_over()
         except BaseException:
             if self._streams.get(room) is stream:
                 self.close(room)

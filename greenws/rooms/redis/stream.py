@@ -45,6 +45,7 @@ class Stream:
         self.is_estimated = self.is_floor = False
         self.opened_at = time.monotonic()
         self.recent: deque[str] = deque(maxlen=_RECENT)
+        self._last: dict[bytes, bytes] | None = None  # what the last delivered entry had
         self.sent: deque[LogEntry] = deque()
         self.may_be_logged = False
         self.unread_since = 0.0  # when the oldest of these was sent, or a time before that
@@ -52,14 +53,31 @@ class Stream:
         self.is_broken = False  # the key does not hold a log
         self.process = process
 
-    def begin(self, id_: str, *, is_estimated: bool = False, is_floor: bool = False) -> None:
-        """Continues after ``id_``."""
+    def begin(
+        self,
+        id_: str,
+        *,
+        is_estimated: bool = False,
+        is_floor: bool = False,
+        keeps_recent: bool = False,
+    ) -> None:
+        """Continues after ``id_``. ``keeps_recent``: what was delivered before may be in the log
+        again, after a Redis that does not have it was taken for its master."""
         self.id = self.start = id_
         self.is_estimated = is_estimated
         self.is_floor = is_floor
         self.may_be_logged = bool(self.sent)
-        self.recent.clear()
+        if not keeps_recent:
+            self.recent.clear()
         self.recent.append(id_)
+        self._last = None
+
+    def is_last(self, fields: dict[bytes, bytes]) -> bool:
+        """Whether the entry with our id is the one that was delivered last. If Redis has lost that
+        one, such as a replica that was behind, one that came later may have its id: it is a time,
+        and the clock of another machine may be behind."""
+        last = self._last
+        return last is None or all(fields.get(name) == last.get(name) for name in (b"o", b"n"))
 
     @property
     def position(self) -> str:
@@ -89,6 +107,7 @@ class Stream:
         self.id = id_.decode()
         self.is_estimated = self.is_floor = False
         self.recent.append(self.id)
+        self._last = {name: fields[name] for name in (b"o", b"n") if name in fields}
         entry = parse(self.room, id_, fields)
         if entry is None:
             self.process.deliver(self.room, Entry(self.position, None))

@@ -18,6 +18,7 @@ from typing import Any
 import gevent
 import redis.exceptions
 
+from ...rate_limit import RateLimit
 from .. import turns
 from ..broker import BrokerUnavailable
 from .entries import LogEntry
@@ -53,6 +54,8 @@ class Writer:
         self._wake = wake
         self._unsent_bytes = 0
         self._missing = (False, False)  # Redis does not publish, does not trim
+        self._refusals = RateLimit(1 / 6, burst=10)  # lines in the log
+        self._unreported = 0  # those that were left out
 
     def publish(self, room: str, data: str | bytes, exclude: Any) -> None:
         """
@@ -226,9 +229,20 @@ class Writer:
                 continue
             if room not in reported:
                 reported.add(room)
-                _logger.error("Redis does not accept messages of the room %r: %s", room, why)
+                self._log_refused(room, why)
             if stream is not None:
                 stream.deliver_failed(entry)
+
+    def _log_refused(self, room: str, why: str) -> None:
+        if not self._refusals.take():
+            self._unreported += 1
+            return
+        also = f" (and {self._unreported} times since the last such line)"
+        _logger.error(
+            "Redis does not accept messages of the room %r: %s%s",
+            *(room, why, also if self._unreported else ""),
+        )
+        self._unreported = 0
 
     def give_way(self) -> None:
         """Lets other greenlets run between two batches."""

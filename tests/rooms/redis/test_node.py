@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gevent
 import pytest
 
 from greenws.rooms.broker import BrokerUnavailable
@@ -57,3 +58,14 @@ def test_a_stopped_one_opens_nothing(worker):
     for call in (lambda: a.node.open("r"), lambda: a.node.publish("r", "x")):
         with pytest.raises(BrokerUnavailable, match="closed"):
             call()
+
+
+def test_those_who_wait_until_a_room_is_open_come_in_by_turns(worker, monkeypatch):
+    """All of them wake at the same moment."""
+    ended: list[Any] = []
+    end_if_over = "greenws.rooms.turns.end_if_over"
+    monkeypatch.setattr(end_if_over, lambda: ended.append(gevent.getcurrent()))
+    a = worker()
+    joining = [gevent.spawn(a.join) for _ in range(5)]
+    gevent.joinall(joining, raise_error=True)
+    assert len(set(ended) & set(joining)) == 4

@@ -13,6 +13,7 @@ import redis
 
 from greenws import policies
 from greenws.brokers import BrokerUnavailable
+from greenws.rate_limit import RateLimit
 
 from ...support.limits import again_after_standstill, limit, wait_until
 from ...support.redis_workers import away, back
@@ -200,6 +201,15 @@ def test_entries_that_redis_refuses_are_delivered_in_their_own_process(server, w
     errors = {record.getMessage() for record in error_log.take()}
     (error,) = errors
     assert error.startswith("Redis does not accept messages of the room 'r': ")
+    for _ in range(30):  # ten lines at once, then one in six seconds
+        with pytest.raises(BrokerUnavailable):
+            a.rooms["r"].send("again", wait=True)
+    assert 1 < len(error_log.take()) < 25
+    a.node._writer._refusals = RateLimit(1.0)
+    with pytest.raises(BrokerUnavailable):
+        a.rooms["r"].send("later", wait=True)
+    (record,) = error_log.take()
+    assert record.getMessage().endswith(" times since the last such line)")
     server.call("DEL", "greenws:room:r")
 
 
