@@ -52,6 +52,8 @@ llms_txt_summary = (
     "WebSockets for any WSGI application (Flask, Django, bare WSGI), in plain blocking Python, on "
     "gevent."
 )
+# Relative, so that they lead to the pages wherever the site is.
+llms_txt_uri_template = "_sources/{docname}{suffix}{sourcelink_suffix}"
 
 
 def render_sources(app: Any, error: Exception | None) -> None:

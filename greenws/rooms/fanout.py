@@ -31,7 +31,7 @@ from gevent.monkey import get_original
 from ..hub import switching
 from ..protocol.shared import SharedBatch, SharedMessage
 from ..websocket import WebSocket, offer_to_all
-from . import turns
+from . import arguments, turns
 from .broker import Entry
 from .member import Member
 from .presence import Change, Moment, Roster, Watch
@@ -377,12 +377,14 @@ class FanOut:
     def _notice_of(self, watch: Watch, change: Change) -> _Notice | None:
         try:
             data = watch(change)
+            if isinstance(data, dict):
+                data = arguments.message(data)
         except Exception:
             _logger.exception("presence= of a member of the room %r failed", self.name)
             return None
         if data is not None and not isinstance(data, (str, bytes)):
             _logger.error(
-                "presence= of a member of the room %r returned neither str, bytes nor None: %r",
+                "presence= of a member of the room %r returned no message: %r",
                 self.name,
                 data,
             )

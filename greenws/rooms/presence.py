@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Change", "Moment", "Presence", "Roster", "Watch", "id_of", "pack", "unpack_all"]
 
-PresenceFormat = Callable[..., "str | bytes | None"]
+PresenceFormat = Callable[..., "str | bytes | dict[str, Any] | None"]
 
 
 class Presence(NamedTuple):
@@ -66,7 +66,7 @@ class Watch(NamedTuple):
             )
         raise TypeError(f"presence must be a function (kind, id, info), not {function!r}")
 
-    def __call__(self, change: Change) -> str | bytes | None:
+    def __call__(self, change: Change) -> str | bytes | dict[str, Any] | None:
         kind, (key, info), _ = change
         return self.function(kind, key, info) if self.takes_id else self.function(kind, info)
 

@@ -143,7 +143,7 @@ class Room:
         socket: WebSocket,
         *,
         since: str | None = None,
-        gap: str | bytes | None = None,
+        gap: str | bytes | dict[str, Any] | None = None,
         policy: Policy | None = None,
         presence: PresenceFormat | None = None,
         presence_key: str | int | None = None,
@@ -156,9 +156,9 @@ class Room:
         ``policy``: what happens when it lags (:mod:`greenws.policies`; the default is that of the
         ``Rooms``). ``presence(kind, id, info)`` is called when somebody else joins or leaves, with
         "join" or "leave" and that member's id and info, and returns the message to send to this
-        member; None for no message. ``member.present`` then lists who was there when the block
-        began, itself included: together with the messages since then it tells who is there now. (An
-        older form, ``presence(kind, info)``, is accepted too.)
+        member (str, bytes, or a dict as JSON); None for no message. ``member.present`` then lists
+        who was there when the block began, itself included: together with the messages since then
+        it tells who is there now. (An older form, ``presence(kind, info)``, is accepted too.)
 
         ``presence_key``: members with the same key, in all processes, count as one, such as the
         tabs of a user: give the user's id. Others see it as the id, with the info of the first of
@@ -173,14 +173,15 @@ class Room:
         begins. Messages sent during that time wait, up to ten times the ``limit`` of its policy or
         1,000 messages; beyond that it is closed with 1013. If messages are missing (the history
         does not go back far enough, or ``since`` is not an id that a message of the room can have
-        had), the member is sent ``gap`` and then what there is, and ``member.is_complete`` is
-        False. (A message that it was excluded from counts as missed.) A member that stays is also
-        sent ``gap`` when its process fell so far behind that it lost messages.
+        had), the member is sent ``gap`` (str, bytes, or a dict as JSON) and then what there is, and
+        ``member.is_complete`` is False. (A message that it was excluded from counts as missed.) A
+        member that stays is also sent ``gap`` when its process fell so far behind that it lost
+        messages.
 
         Raises:
             ConnectionClosed: the client left while it was sent what it missed.
-            TypeError: JSON cannot hold ``info``; ``policy`` is not a policy; ``presence`` is not
-                such a function; ``presence_key`` is neither str nor int.
+            TypeError: JSON cannot hold ``info`` or ``gap``; ``policy`` is not a policy;
+                ``presence`` is not such a function; ``presence_key`` is neither str nor int.
             ValueError: ``presence_key`` is empty; ``presence_linger`` is below 0, or given without
                 a key.
         """
@@ -190,8 +191,10 @@ class Room:
                 f"room.join() takes the session's socket, not {socket!r}; in a test, take one from "
                 "greenws.testing.connect() or pair()"
             )
-        if gap is not None and not isinstance(gap, (str, bytes)):
-            raise TypeError(f"gap must be a message, a str or bytes, not {gap!r}")
+        if isinstance(gap, dict):
+            gap = arguments.message(gap)
+        elif gap is not None and not isinstance(gap, (str, bytes)):
+            raise TypeError(f"gap must be a message: a str, bytes or a dict, not {gap!r}")
         lag.check(policy)
         watch = None if presence is None else Watch.of(presence)
         json.dumps(info)

@@ -13,7 +13,7 @@ Stamp = Callable[[str, "str | bytes"], "str | bytes"]
 
 def json_id(position: str, data: str | bytes) -> str | bytes:
     """A ``stamp`` for :class:`Rooms` whose messages are JSON objects: puts ``"id"`` before their
-    other keys.
+    other keys, so that they cannot have an ``"id"`` of their own.
 
     Raises:
         ValueError: ``data`` is not the text of a JSON object.

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import pkgutil
+import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from gunicorn.config import Config
+from gunicorn.workers import SUPPORTED_WORKERS
+
+from greenws.__main__ import make_parser
 
 from ..support.limits import limit
 from ..support.pages import PAGES, Block, blocks_in, hidden_of, name_of
@@ -72,6 +79,27 @@ def test_python_is_valid(block: Block) -> None:
 @pytest.mark.parametrize("block", of("console", "sh"), ids=str)
 def test_a_command_is_run_by_a_test_or_says_why_not(block: Block) -> None:
     assert block.note, "say '<!-- run by TEST -->' or '<!-- not run: REASON -->' before it"
+
+
+def commands_in(text: str, program: str) -> list[list[str]]:
+    """The arguments with which ``program`` is called, up to a comment or a redirection."""
+    lines = re.findall(rf"(?:^|[ /]){program} (.+)", text, re.M)
+    found = [shlex.split(re.split(r" [|<>] ", line)[0], comments=True) for line in lines]
+    return found + [
+        json.loads(line)[1:] for line in re.findall(rf'^CMD (\["{program}".+)', text, re.M)
+    ]
+
+
+@pytest.mark.parametrize("block", of("console", "sh", "systemd", "docker", "text"), ids=str)
+def test_the_options_of_a_command_exist(block: Block) -> None:
+    if block.text.startswith("usage: "):
+        return
+    for arguments in commands_in(block.text, "gunicorn"):
+        options = Config().parser().parse_args(arguments)
+        if options.worker_class not in (None, *SUPPORTED_WORKERS):
+            assert pkgutil.resolve_name(options.worker_class)
+    for arguments in commands_in(block.text, "python -m greenws"):
+        make_parser().parse_args(arguments)
 
 
 def test_the_tests_of_blocks_exist() -> None:

@@ -1230,7 +1230,21 @@ def test_a_wrong_argument_is_reported(call, match):
 
 def test_a_wrong_gap_is_reported_when_a_member_joins(pair):
     with pytest.raises(TypeError, match="gap must be a message"):
-        Rooms()["a"].join(pair()[0], gap={}).__enter__()
+        Rooms()["a"].join(pair()[0], gap=["away"]).__enter__()
+
+
+def test_the_gap_and_messages_of_presence_may_be_dicts(join):
+    room = Rooms(stamp=json_id)["a"]
+    _, peer = join(
+        room,
+        since="1-1",
+        gap={"gap": True},
+        presence=lambda kind, id, info: {kind: info["name"]},
+    )
+    assert read(peer, 1) == ['{"gap":true}']
+    join(room, name="Bob")
+    [message] = [json.loads(text) for text in read(peer, 1)]
+    assert message.pop("id") and message == {"join": "Bob"}
 
 
 @pytest.mark.parametrize("name", ["broadcast", "emit", "publish"])

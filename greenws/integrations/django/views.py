@@ -13,6 +13,7 @@ from django.conf import settings
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from gevent import getcurrent
 from werkzeug import Response
 from werkzeug.exceptions import HTTPException
 
@@ -20,7 +21,7 @@ from ...checks import check_function, check_result, describe
 from ...exceptions import HandshakeError
 from ...protocol.handshake import check_headers
 from ...refusals import ORIGIN_HINT_KEY
-from ...session import WebSocketHandler, WebSocketSessionHandler
+from ...session import REQUEST_ATTRIBUTE, WebSocketHandler, WebSocketSessionHandler
 from ...upgrade import ENVIRON_KEY, hub_of_this_thread, refusal_response
 from . import sessions, waits
 
@@ -118,6 +119,9 @@ def _make_view(function: Any, protocols: list[str], headers: Any, options: Any) 
         return answer(functools.partial(function, self), request, args, variables)
 
     WebSocketHandler(lambda request, protocols: None, response_headers=headers, **options)
+    upgrade = getattr(getcurrent(), REQUEST_ATTRIBUTE, None)
+    if upgrade is not None:  # Django imports its views in its first request: that is no reply to it
+        upgrade.unused_handler = False
     waits.install()
     made: Any = functools.update_wrapper(method if is_method else view, function)
     made.websocket_function = (function, given)

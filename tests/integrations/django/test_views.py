@@ -183,6 +183,15 @@ def test_a_page_in_place_of_a_websocket_names_the_decorator(open_session, caplog
     assert "put @websocket of greenws.integrations.django above it" in caplog.text
 
 
+def test_views_that_the_first_request_imports_are_no_reply_to_it(project):
+    def application(environ, start_response):
+        websocket(lambda request, socket: None)
+        return project(environ, start_response)
+
+    with pytest.raises(testing.Refused, match="200 OK"):
+        testing.connect(application, "/login/")
+
+
 @pytest.mark.parametrize("name", ["PermissionDenied", "Http404"])
 def test_a_refusal_in_a_session_comes_too_late(open_session, caplog, name):
     from django.core.exceptions import PermissionDenied
