@@ -72,6 +72,9 @@ def test_what_sessions_of_django_write_or_lock_is_kept(django_program, mariadb):
         assert ws.recv(limit(20)) == "1"
         eventually(lambda: mariadb.connections("django"), 0, 20)
         assert mariadb.call("SELECT text FROM project_note", "django") == (("one",),)
+        ws.send("run SELECT 1")  # its cursor is closed, and a variable still refers to it
+        assert ws.recv(limit(20)) == "1"
+        eventually(lambda: mariadb.connections("django"), 0, 20)
         ws.send("run SELECT GET_LOCK('mine', 0)")
         assert ws.recv(limit(20)) == "1"
         django_program.wait_for("it ran .SELECT GET_LOCK")

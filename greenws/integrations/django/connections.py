@@ -64,8 +64,15 @@ class _Statements:
         self.cursors = [
             reference
             for reference in self.cursors
-            if (cursor := reference()) is not None and not getattr(cursor, "closed", False)
+            if (cursor := reference()) is not None and not _is_closed(cursor)
         ]
+
+
+def _is_closed(cursor: Any) -> bool:
+    closed = getattr(cursor, "closed", None)
+    if closed is None:  # the drivers of MySQL take the connection away instead
+        return getattr(cursor, "connection", cursor) is None
+    return bool(closed)
 
 
 _work: weakref.WeakKeyDictionary[BaseDatabaseWrapper, _Statements] = weakref.WeakKeyDictionary()
