@@ -7,7 +7,7 @@ import string
 
 import pytest
 
-from greenws.grammar import TOKEN
+from greenws.grammar import TOKEN, changing_all_but
 
 pytestmark = pytest.mark.no_io
 
@@ -21,3 +21,10 @@ def test_a_token_has_the_characters_of_the_rfc_and_no_others():
 def test_a_token_is_not_empty():
     assert not re.fullmatch(TOKEN, "")
     assert re.fullmatch(TOKEN.encode(), b"Sec-WebSocket-Key")
+
+
+def test_a_table_changes_all_bytes_but_the_allowed_ones():
+    every = bytes(range(256))
+    table = changing_all_but(b"az09")
+    kept = bytes(byte for byte in every if every.translate(table)[byte] == byte)
+    assert kept == b"09az"

@@ -3,7 +3,7 @@ import cython
 
 
 cdef dict _KEYS, _VALUES
-cdef bytes _PLAIN_TARGET, _PLAIN_HOST, _DIGITS
+cdef bytes _PLAIN_TARGET, _PLAIN_HOST
 
 
 cdef class RequestHead:

@@ -10,6 +10,7 @@ smuggled where a server and its proxy understand the same head differently.
 from __future__ import annotations
 
 import re
+import string
 import sys
 from http import HTTPStatus
 from typing import Any
@@ -24,7 +25,7 @@ from httptools import (
 
 from ..config import Config
 from ..exceptions import RequestError
-from ..grammar import TOKEN
+from ..grammar import TOKEN, changing_all_but
 
 __all__ = [
     "RequestHead",
@@ -48,10 +49,9 @@ _HOST = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]+\]|\[v[0-9A-Fa-f]+\.[-._~!$&'()*+,;=:0-9A-Za-z]+\]"
     rb"|[-._~!$&'()*+,;=0-9A-Za-z]*(?:%[0-9A-Fa-f]{2}[-._~!$&'()*+,;=0-9A-Za-z]*)*)(?::[0-9]{0,5})?"
 )
-# What nearly all targets and hosts consist of, to be taken away: what is left goes to the patterns.
-_PLAIN_TARGET = bytes(b for b in range(0x21, 0x7F) if b != ord("#"))
-_PLAIN_HOST = b"-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_DIGITS = b"0123456789"
+# These leave nearly all targets and hosts as they are; any other goes to the patterns.
+_PLAIN_TARGET = changing_all_but(bytes(b for b in range(0x21, 0x7F) if b != ord("#")))
+_PLAIN_HOST = changing_all_but(b"-." + string.digits.encode() + string.ascii_letters.encode())
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _TLS_HANDSHAKE = b"\x16\x03"  # the type of a record, and the first byte of its version
 
@@ -261,7 +261,7 @@ def _parse_request_line(data: bytes | bytearray) -> tuple[RequestHead, bytes]:
         end = data.find(b" HTTP/1.1\r\n", 5)
         if end > 0:
             target = bytes(data[4:end])
-            if not target.translate(None, _PLAIN_TARGET):
+            if target.translate(_PLAIN_TARGET) == target:
                 return RequestHead("GET", target.decode("ascii"), "HTTP/1.1"), target
     match = _PLAIN_LINE.match(data)
     if match is not None:
@@ -341,7 +341,7 @@ def _check_host(head: RequestHead, target: bytes, hosts: list[bytes]) -> None:
 
 def _is_host(value: bytes) -> bool:
     name, _, port = value.partition(b":")
-    if not name.translate(None, _PLAIN_HOST) and not port.translate(None, _DIGITS):
+    if name.translate(_PLAIN_HOST) == name and (not port or port.isdigit()):
         return len(port) <= 5
     return _HOST.fullmatch(value) is not None
 

@@ -45,6 +45,7 @@ _PING = 9
 _PONG = 10
 _NOTHING = -1
 
+_NO_STATUS_RECEIVED = int(CloseCode.NO_STATUS_RECEIVED)  # the enumeration's look-up is slow
 _RSV1 = 0x40  # combined with an opcode: the message is compressed
 
 _MAX_CONTROL_FRAMES = 64  # handled by one next_event(), so that others can run in between
@@ -230,12 +231,11 @@ class Connection:
             raise PolicyViolation(str(self.limiter))
 
     def _receive_close(self, payload: bytes) -> None:
-        code: int = CloseCode.NO_STATUS_RECEIVED
-        reason = ""
+        code, reason = _NO_STATUS_RECEIVED, ""
         if len(payload) == 1:
             raise ProtocolError("a Close body must be empty or at least 2 bytes long")
         if payload:
-            code = int.from_bytes(payload[:2], "big")
+            code = payload[0] << 8 | payload[1]
             if not is_receivable(code):
                 raise ProtocolError(f"close code {code} is not allowed")
             try:
@@ -372,7 +372,7 @@ class Connection:
         if self.state != _OPEN:
             return b""
         reason = str.__str__(reason)  # a plain str, even for a member of a StrEnum
-        body = b"" if code == CloseCode.NO_STATUS_RECEIVED else _close_body(code, reason)
+        body = b"" if code == _NO_STATUS_RECEIVED else _close_body(code, reason)
         self.state = _CLOSING
         self.closed_here = True
         self._sent_code = int(code)
@@ -384,7 +384,7 @@ class Connection:
         if type(code) is int and code == 1000 and reason == "":  # how most sessions end
             return
         check_close(code, reason)
-        if code == CloseCode.NO_STATUS_RECEIVED:
+        if code == _NO_STATUS_RECEIVED:
             if reason:
                 raise ValueError("a Close without a code (1005) cannot have a reason")
             return

@@ -15,7 +15,7 @@ cdef class Offer:
 @cython.locals(found=dict)
 cpdef parse_offer(environ)
 @cython.locals(name=bytes, value=bytes, key=bytes, host=bytes, origin=bytes, protocols=bytes,
-               extensions=bytes, size=Py_ssize_t, found=int, bit=int)
+               extensions=bytes, digits=bytes, size=Py_ssize_t, found=int, bit=int)
 cpdef Offer offer_in(list headers, dict fields)
 cdef int _check_method(environ) except -1
 cdef str _accept_value(key)

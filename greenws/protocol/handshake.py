@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import string
 from binascii import b2a_base64
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -24,7 +25,7 @@ except ImportError:  # Python was built without it
 
 from ..config import Config
 from ..exceptions import HandshakeError
-from ..grammar import TOKEN
+from ..grammar import TOKEN, changing_all_but
 from .deflate import Extensions, Parameters, accept_answer, parse_extensions
 
 __all__ = [
@@ -53,7 +54,7 @@ _SWITCHING = (
     "Sec-WebSocket-Accept: "
 )
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64
-_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_BASE64 = changing_all_but(string.ascii_letters.encode() + string.digits.encode() + b"+/")
 _REQUIRED = 1 | 4 | 8 | 16 | 32  # bits of headers in offer_in
 _CONNECTION = (b"upgrade", b"keep-alive, upgrade")  # as browsers and most libraries send it
 _TOKEN = re.compile(TOKEN)
@@ -213,7 +214,8 @@ def offer_in(headers: list[tuple[bytes, bytes]], fields: dict[str, Any]) -> Offe
             found |= bit
     if found & _REQUIRED != _REQUIRED or not host:
         return None
-    if len(key) != 24 or key[22:] != b"==" or key[:22].translate(None, _BASE64):
+    digits = key[:22]
+    if len(key) != 24 or key[22:] != b"==" or digits.translate(_BASE64) != digits:
         return None
     fields["HTTP_HOST"] = host.decode("latin-1")
     if found & 2:
