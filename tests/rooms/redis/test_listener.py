@@ -293,7 +293,6 @@ def test_a_log_that_has_lost_its_last_entries_goes_on_and_repeats_nothing(
     error_log.take()
 
 
-@again_after_standstill(0.3)
 def test_a_log_that_is_another_for_a_while_repeats_nothing(server, worker, error_log):
     """Two Redis servers took themselves for the master."""
     a = worker()
@@ -315,6 +314,7 @@ def test_a_log_that_is_another_for_a_while_repeats_nothing(server, worker, error
     error_log.take()
 
 
+@again_after_standstill(0.3)
 def test_a_room_in_which_nobody_speaks_outlives_the_age_of_its_messages(server, worker, error_log):
     a = worker()
     ann = join_with_an_old_log(server, a)
