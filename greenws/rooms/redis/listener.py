@@ -391,9 +391,9 @@ class Subscriber:
         return "", not is_whole or age > self._process.options.expiry * 1000
 
     def _find_last_known(self, stream: Stream, key: str) -> str:
-        """The last entry in the log that was delivered here, before the one that is not there;
-        empty if there is none."""
-        known = list(stream.recent)[-2::-1]
+        """The last entry in the log of those that were delivered here; empty if there is none."""
+        # In the order of their ids: a log that was another for a while had other entries.
+        known = sorted(set(stream.recent) - {stream.id}, key=order, reverse=True)
 
         def find(client: redis.Redis) -> Any:
             pipeline = client.pipeline(transaction=False)
