@@ -398,7 +398,7 @@ class Subscriber:
     def _find_last_known(self, stream: Stream, key: str, snapshot: Snapshot) -> str:
         """The entry of the log to go on after, where the one that was delivered last is not there;
         empty to deliver all, as of a new log."""
-        known = list(stream.recent)[:-1]
+        known = set(stream.recent) - {stream.id}
 
         def find(client: redis.Redis) -> Any:
             pipeline = client.pipeline(transaction=False)
@@ -409,7 +409,8 @@ class Subscriber:
         found = self._ask(stream, find)
         there = [id_ for id_, each in zip(known, found, strict=True) if each]
         if there:
-            return max(there, key=order)  # not the latest: it may have been another log for a while
+            # Not the one that came last: a log that was another for a while had other entries.
+            return max(there, key=order)
         oldest = min((id_ for id_ in stream.recent if id_ != BEGINNING), key=order, default="")
         if not oldest or snapshot.floor and snapshot.floor != stream.floor:
             return ""

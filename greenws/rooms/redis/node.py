@@ -245,7 +245,7 @@ class Node(Broker):
         try:
             stream.opened.wait()
             if is_waiting:  # all who wait wake in one turn
-                turns.end_if_over()
+                turns.end_if_over(in_queue=True)
         except BaseException:
             if self._streams.get(room) is stream:
                 self.close(room)

@@ -1,8 +1,8 @@
 """``Stream``: a room that is open in this process, and how far it has been delivered here.
 
 This process delivers its own messages to its own members when it reads them in the log, so that all
-processes have the same order. Only while Redis is lost, it delivers them *unlogged*, at once, and
-does not deliver them again when they appear in the log.
+processes have the same order. Only while Redis is out of reach, it delivers them *unlogged*, at
+once, and does not deliver them again when they appear in the log.
 """
 
 from __future__ import annotations
