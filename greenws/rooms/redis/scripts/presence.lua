@@ -24,12 +24,15 @@ for i = 5, #ARGV, 4 do
   if changed == 1 then table.insert(changes, change) end
 end
 if #changes > 0 then
-  -- Versions only grow, even if the key was lost, because they begin with the time.
+  -- Versions are times in microseconds, which only grow, even if the key was lost: two masters that had
+  -- the same members once must not give the same version to others.
   local now = redis.call('TIME')
-  local new = redis.call('HSETNX', here, '', string.format('%.0f', now[1] * 1000000 + now[2]))
-  local last = redis.call('HINCRBY', here, '', #changes)
+  local before = tonumber(redis.call('HGET', here, '') or '')
+  local last = math.max((before or 0) + #changes, now[1] * 1000000 + now[2])
+  redis.call('HSET', here, '', string.format('%.0f', last))
   redis.call('EXPIRE', here, seconds)
-  local head = string.format('presence %.0f %.0f %d', last - #changes + 1, last, new)
+  local first = before and before + 1 or last - #changes + 1
+  local head = string.format('presence %.0f %.0f %d', first, last, before and 0 or 1)
   redis.pcall(publish, channel, head .. '\n[' .. table.concat(changes, ',') .. ']')
 end
 return #changes
