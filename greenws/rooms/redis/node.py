@@ -282,6 +282,7 @@ class Node(Broker):
             self._leases.open(stream.room, snapshot)
             if snapshot is not None and snapshot.id:
                 stream.begin(snapshot.id, is_floor=snapshot.id == snapshot.floor)
+                stream.floor = snapshot.floor
             else:
                 stream.begin(empty, is_estimated=True)
             if snapshot is not None:
