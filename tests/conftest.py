@@ -67,7 +67,7 @@ def refusals_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def hub_errors(request: pytest.FixtureRequest) -> Iterator[HubErrors | None]:
-    """Fails a test that leaves a greenlet or a socket, or makes the hub print a traceback
+    """Fails a test that leaves a greenlet or an open socket, or makes the hub print a traceback
     which the test did not take with ``take()``. Tests marked ``no_io`` go without."""
     if request.node.get_closest_marker("no_io"):
         yield None
