@@ -1,7 +1,8 @@
 -- Changes who is in a room, and publishes what has changed with the versions that it makes.
 -- KEYS: the members: by id the process (its origin) and the info; under '' the version
--- ARGV: PUBLISH or SPUBLISH, the channel, seconds until the key expires, the prefix of the keys that say
---       that a process is alive (empty in a cluster, where the script must not ask); then for each change its kind, the member, its value, and the change as JSON
+-- ARGV: PUBLISH or SPUBLISH, the channel, seconds until the key expires, the prefix of the keys that
+--       say that a process is alive (empty in a cluster, where the script must not ask); then for each
+--       change its kind, the member, its value, and the change as JSON
 -- A "bury" is a leave by another process; it counts only if the process of the member is dead.
 local here, publish, channel, seconds, alive = KEYS[1], unpack(ARGV, 1, 4)
 local changes = {}
