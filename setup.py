@@ -6,6 +6,7 @@ a C compiler, or without Cython), the pure form is installed: all of them are bu
 """
 
 import contextlib
+import filecmp
 import glob
 import os
 import shutil
@@ -112,11 +113,21 @@ def check_platform():
         raise NotHere(f"the modules are for CPython, not for {sys.implementation.name}")
 
 
+def copy_if_new(source, target):
+    """Copies a file whole or not at all, since another build may read it at the same time."""
+    if os.path.exists(target) and filecmp.cmp(source, target, shallow=False):
+        return
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    temporary = f"{target}.{os.getpid()}"
+    shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+
+
 def translate(modules):
     """Makes C of the modules, by Cython.
 
     Raises:
-        NotHere: Cython or greenlet is missing, as it may be with --no-build-isolation.
+        NotHere: Cython, greenlet or its header is missing, as it may be with --no-build-isolation.
     """
     try:
         import Cython
@@ -127,9 +138,11 @@ def translate(modules):
     if tuple(map(int, Cython.__version__.split(".")[:2])) < (3, 1):
         raise NotHere(f"Cython {Cython.__version__} is too old; building needs Cython>=3.1")
     # A copy, since pip puts greenlet into another folder each time, which ccache would see.
-    os.makedirs("build/include", exist_ok=True)
     header = os.path.join(os.path.dirname(greenlet.__file__), "greenlet.h")
-    shutil.copyfile(header, "build/include/greenlet.h")
+    try:
+        copy_if_new(header, "build/include/greenlet.h")
+    except OSError as error:
+        raise NotHere(f"{error}; building needs the header of greenlet") from None
     for module in modules:
         module.include_dirs.append("build/include")
     # Annotations are for people and mypy: `str` must not refuse a subclass of it.

@@ -6,6 +6,7 @@ A problem is logged once, with what to do.
 from __future__ import annotations
 
 import logging
+import os
 import selectors
 import sys
 import threading
@@ -275,9 +276,7 @@ class Threads:
             if is_new:
                 self._watched = worker
         if is_new:
-            threading.Thread(
-                target=self._close_at_stop, args=(worker,), name="greenws-stop", daemon=True
-            ).start()
+            self._watch(worker)
         size = getattr(getattr(worker, "cfg", None), "threads", None)
         if not isinstance(size, int) or taken < size:
             return
@@ -295,19 +294,33 @@ class Threads:
         with self._lock:
             self._sockets.discard(socket)
 
+    def _watch(self, worker: Any) -> None:
+        try:
+            threading.Thread(
+                target=self._close_at_stop, args=(worker,), name="greenws-stop", daemon=True
+            ).start()
+        except RuntimeError as error:  # the next session tries again
+            self._watched = None
+            _logger.warning(
+                "the sessions of this gunicorn worker are not closed when it stops: %s", error
+            )
+
     def _close_at_stop(self, worker: Any) -> None:
-        """Closes all sessions with 1001 when gunicorn stops the worker, or loads it again. Ends
-        when none is left after that."""
-        while getattr(worker, "alive", True):
+        """Closes all sessions with 1001 when gunicorn stops the worker, or loads it again, or when
+        gunicorn itself has died. Ends when none is left after that."""
+        parent = getattr(worker, "ppid", os.getppid())
+        while getattr(worker, "alive", True) and parent == os.getppid():
             time.sleep(self._POLL_INTERVAL)
+        closed: set[WebSocket] = set()
         while True:
             with self._lock:
-                sockets = list(self._sockets)
+                sockets = set(self._sockets)
                 if not sockets:
                     self._watched = None
                     return
-            for socket in sockets:
+            for socket in sockets - closed:
                 socket.start_closing(CloseCode.GOING_AWAY)
+            closed = sockets
             time.sleep(self._POLL_INTERVAL)
 
 

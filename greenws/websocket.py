@@ -1097,7 +1097,8 @@ class WebSocket:
 
     def _call_in_hub(self, call: Callable[..., object], *args: Any) -> None:
         """From any thread: has the session's hub make ``call``, which must not block."""
-        with contextlib.suppress(AttributeError):  # the session and its hub have ended
+        # The session and its hub have ended.
+        with contextlib.suppress(AttributeError, ValueError):
             self._transport.hub.loop.run_callback_threadsafe(call, *args)
 
     def _in_other_thread(self) -> bool:

@@ -33,12 +33,19 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="module", autouse=True)
 def _what_was_before() -> None:
     """What earlier modules imported and made is not looked at again after every test."""
+    let_go()
     set_aside()
 
 
 def set_aside() -> None:
     gc.collect()
     gc.freeze()
+
+
+def let_go() -> None:
+    """Runs the hub, which refers to the last greenlet that ended, and so to what that one used: it
+    could be set aside for good, and found by a later test."""
+    gevent.sleep(0)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +67,7 @@ def refusals_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def hub_errors(request: pytest.FixtureRequest) -> Iterator[HubErrors | None]:
-    """Fails a test that leaves a greenlet or a socket, or makes the hub print a traceback
+    """Fails a test that leaves a greenlet or an open socket, or makes the hub print a traceback
     which the test did not take with ``take()``. Tests marked ``no_io`` go without."""
     if request.node.get_closest_marker("no_io"):
         yield None
@@ -83,6 +90,7 @@ def hub_errors(request: pytest.FixtureRequest) -> Iterator[HubErrors | None]:
         rounds += 1
         if rounds % 4 == 0:  # most end by themselves
             gc.collect()
+    let_go()
     remains = left()
     assert not remains, f"left over: {remains}"
     assert errors.take() == ""

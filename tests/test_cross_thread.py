@@ -6,6 +6,7 @@ import gc
 import threading
 
 import gevent
+import pytest
 from gevent.monkey import get_original
 
 from greenws import Message, OpcodeType
@@ -69,6 +70,29 @@ def test_a_call_for_a_hub_that_has_ended_is_not_taken(pair):
     thread.start()
     thread.join()
     assert taken == [False]
+
+
+def test_a_close_from_another_thread_is_quiet_if_the_hub_has_just_ended(pair, monkeypatch):
+    """The loop that the thread found is destroyed before it gets the call."""
+    socket, _ = pair()
+    loop = gevent.config.loop(default=False)
+    loop.destroy()
+    with pytest.raises(ValueError, match="destroyed loop"):
+        loop.run_callback_threadsafe(print)
+    with monkeypatch.context() as patches:
+        patches.setattr(gevent.get_hub(), "loop", loop)
+        errors = []
+
+        def close():
+            try:
+                socket.start_closing(1001)
+            except ValueError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=close)
+        thread.start()
+        get_original("threading", "Thread").join(thread)
+    assert errors == []
 
 
 def test_fragments_of_one_thread_and_messages_of_another(pair):

@@ -114,7 +114,7 @@ def test_under_gunicorn(env):
         assert "greenws.gunicorn.Worker" in process.wait_for("Using worker").string
         visitor = Visitor(process).sign_up("eve")
         assert "WebSocket" in visitor.get("/static/chat/room.js")
-        with visitor.connect("/rooms/lobby/socket/") as ws:
+        with visitor.connect("/rooms/hall/socket/") as ws:
             ws.send("Is anybody here?")
             assert receive(ws) == ("eve", "Is anybody here?")
 

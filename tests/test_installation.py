@@ -169,6 +169,47 @@ def test_without_cython_the_pure_form_is_installed(environment, checkout):
     check_pure(environment)
 
 
+TRANSLATE = """
+import os, runpy, sys, setuptools
+from types import ModuleType
+setuptools.setup = lambda **options: None
+cython, build, greenlet = map(ModuleType, ["Cython", "Cython.Build", "greenlet"])
+cython.__version__ = "3.2"
+build.cythonize = lambda modules, compiler_directives: modules
+greenlet.__file__ = os.path.abspath("greenlet/__init__.py")
+sys.modules.update({module.__name__: module for module in (cython, build, greenlet)})
+setup = runpy.run_path(sys.argv[1])
+for text in (None, "one", "one", "other"):
+    if text:
+        os.makedirs("greenlet", exist_ok=True)
+        with open("greenlet/greenlet.h", "w") as file:
+            file.write(text)
+    try:
+        setup["translate"]([])
+    except setup["NotHere"] as error:
+        print(error)
+    else:
+        (name,) = os.listdir("build/include")
+        with open(f"build/include/{name}") as file:
+            print(name, os.fstat(file.fileno()).st_ino, file.read())
+"""
+
+
+def test_the_header_of_greenlet_may_be_missing_and_is_replaced_only_by_another(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", TRANSLATE, str(ROOT / "setup.py")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    missing, *copies = done.stdout.splitlines()
+    assert "greenlet.h" in missing and missing.endswith("building needs the header of greenlet")
+    names, numbers, texts = zip(*(line.split() for line in copies), strict=True)
+    assert names == ("greenlet.h",) * 3 and texts == ("one", "one", "other")
+    assert numbers[0] == numbers[1] != numbers[2]  # another build may read it at the same time
+
+
 def test_an_editable_install_without_a_compiler_is_pure(environment, checkout):
     stale = (
         checkout / "greenws" / "protocol" / f"_masking{importlib.machinery.EXTENSION_SUFFIXES[0]}"

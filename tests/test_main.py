@@ -79,7 +79,9 @@ def test_every_command_has_a_help(command, capsys):
         ),
         (["connect", "ws://h/", "x"], "connect [-h]", "unrecognized arguments: x"),
         (["connect", "--max-size", "0", "ws://h/"], "connect [-h]", "--max-size: must be a number"),
-        (["connect", "--max-size", "1k", "ws://h/"], "connect [-h]", "above 0, not '1k'"),
+        (["connect", "--max-size", "1k", "ws://h/"], "connect [-h]", "below 2**63, not '1k'"),
+        (["connect", "--max-size", "9" * 19, "ws://h/"], "connect [-h]", "--max-size: must be"),
+        (["connect", "--max-size", "9" * 30, "ws://h/"], "connect [-h]", "--max-size: must be"),
         (["send", "--nothing=1", "u", "r"], "send [-h]", "unrecognized arguments: --nothing=1"),
     ],
 )

@@ -18,6 +18,7 @@ from .support.processes import PROGRAMS, Process
 from .support.wire import BINARY, CLOSE, PING, PONG, TEXT, Peer, close_frame, frame
 
 SESSIONS = 200
+PAUSE = 0.2  # seconds between two messages of a session, once it is calm
 SECONDS = float(
     os.environ.get("GREENWS_SOAK_SECONDS")
     or ("60" if os.environ.get("GREENWS_REQUIRE_ALL") == "1" else "3")
@@ -64,7 +65,7 @@ def run(address, index, is_calm, is_over):
             assert read_message(peer) == (True, opcode, payload)
             count += 1
             if is_calm.is_set():
-                is_over.wait(0.2)
+                is_over.wait(PAUSE)
         peer.send(close_frame())
         assert read_message(peer) == (True, CLOSE, (1000).to_bytes(2, "big"))
         assert peer.at_end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -11,7 +12,6 @@ from unittest.mock import MagicMock, Mock
 
 import bottle
 import flask
-import gevent
 import pytest
 from gevent import monkey
 from gevent.pywsgi import WSGIServer
@@ -23,7 +23,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 import greenws
 from greenws import Routes, UpgradeHandler, surroundings, testing
 
-from .support.limits import limit
+from .support.limits import limit, wait_until
 from .support.paths import PROGRAMS
 from .support.processes import Process, connect
 from .support.wire import Peer
@@ -241,24 +241,61 @@ def test_a_gthread_pool_that_sessions_have_filled_is_reported(tmp_path):
     process.assert_no_trouble()
 
 
-def test_sessions_are_closed_when_a_gthread_worker_stops(monkeypatch):
-    """Those of before, and one that begins while it stops."""
-    threads = surroundings.Threads()
-    worker = Mock(alive=True, cfg=Mock(threads=9))
+@pytest.fixture
+def worker(monkeypatch):
+    """Stands in for a gthread worker of gunicorn's, in which the test runs."""
+    worker = Mock(alive=True, ppid=os.getppid(), cfg=Mock(threads=9))
     monkeypatch.setattr(surroundings, "_gthread_worker", lambda: worker)
-    monkeypatch.setattr(threads, "_POLL_INTERVAL", 0.01)
+    monkeypatch.setattr(surroundings.Threads, "_POLL_INTERVAL", 0.01)
+    return worker
+
+
+@pytest.fixture
+def threads(worker):
+    threads = surroundings.Threads()
+    yield threads
+    worker.alive = False
+    for socket in list(threads._sockets):
+        threads.leave(socket)
+    wait_until(lambda: not any(each.name == "greenws-stop" for each in threading.enumerate()))
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["worker", "gunicorn"])
+def test_sessions_are_closed_when_a_gthread_worker_stops(monkeypatch, worker, threads, is_killed):
+    """Those of before, and one that begins while it stops."""
     with testing.pair() as (server, client), testing.pair() as (late_server, late_client):
         threads.enter(server)
-        worker.alive = False
+        if is_killed:  # the worker leaves its loop then, as if nothing were
+            monkeypatch.setattr(os, "getppid", lambda: 1)
+        else:
+            worker.alive = False
         with pytest.raises(greenws.ConnectionClosed, match="1001"):
             client.receive()
         threads.enter(late_server)
         with pytest.raises(greenws.ConnectionClosed, match="1001"):
             late_client.receive()
-        threads.leave(server)
-        threads.leave(late_server)
-        while any(thread.name == "greenws-stop" for thread in threading.enumerate()):
-            gevent.sleep(0.01)
+
+
+def test_each_session_is_closed_once_when_a_gthread_worker_stops(worker, threads):
+    worker.alive = False
+    sockets = [Mock() for _ in range(3)]
+    for socket in sockets:
+        threads.enter(socket)
+        wait_until(lambda socket=socket: socket.start_closing.called)
+    assert [socket.start_closing.call_count for socket in sockets] == [1, 1, 1]
+
+
+def test_a_session_tries_again_if_no_thread_could_be_started(monkeypatch, caplog, worker, threads):
+    with monkeypatch.context() as patches:
+        failure = Mock(side_effect=RuntimeError("can't start new thread"))
+        patches.setattr(threading.Thread, "start", failure)
+        threads.enter(Mock())
+    (line,) = lines(caplog)
+    assert "are not closed when it stops: can't start new thread" in line
+    socket = Mock()
+    threads.enter(socket)
+    worker.alive = False
+    wait_until(lambda: socket.start_closing.called)
 
 
 @pytest.mark.parametrize(

@@ -118,9 +118,12 @@ def _seconds(text: str) -> float:
 
 
 def _size(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"must be a number of bytes above 0, not {text!r}")
-    return int(text)
+    size = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
+    if not 0 < size < 1 << 63:
+        raise argparse.ArgumentTypeError(
+            f"must be a number of bytes above 0 and below 2**63, not {text!r}"
+        )
+    return size
 
 
 def run(options: argparse.Namespace) -> int:

@@ -145,7 +145,7 @@ class Poller:
         self.tls: Any = None  # a TlsMemory, from the first TLS connection on
         self.turns = turns or Turns()
         self.ticks = 0
-        """A coarse clock, in half seconds. It runs while any socket is open that is not lone."""
+        """A coarse clock, in half seconds. It runs while any socket is open."""
         self._watched = 0
         self._ticker: Any = None
 
@@ -346,9 +346,6 @@ class EpollPoller(Poller):
             self._lone_watcher = waiter.hub.loop.io(waiter.fileno, 1)
             self._lone_watcher.start(self._on_lone)
             self._watcher.stop()
-            # A timer that is due soon makes each wait set the processor's timer. Nothing needs the
-            # ticks: input that no greenlet waits for ends this.
-            self._ticker.stop()
 
     def _stop_lone(self) -> None:
         """Goes back to our epoll, which has noticed each event since."""
@@ -357,7 +354,6 @@ class EpollPoller(Poller):
             self._lone_watcher.close()
             self.lone = self._lone_watcher = None
             self._watcher.start(self._dispatch)
-            self._ticker.start(self._tick)
 
     def _on_lone(self) -> None:
         """In the hub: runs the greenlet of the only socket, which is readable."""

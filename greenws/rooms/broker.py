@@ -93,6 +93,11 @@ class Cursor(ABC):
     def advance(self, entry: Entry) -> bool:
         """Whether a delivered entry is new to the member."""
 
+    def has_gap(self) -> bool:
+        """Whether messages that the member received are not in the log any more, as the last
+        ``advance`` has shown. The member is sent the gap."""
+        return False
+
     @abstractmethod
     def position(self, position: str) -> str:
         """The member's position where that of its process is ``position``."""

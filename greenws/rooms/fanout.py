@@ -350,7 +350,7 @@ class FanOut:
         """Sends each watcher the changes since it joined, without its own."""
         ids = {change.who.id for change in changes}
         groups = 0
-        for watch, members in self.roster.watchers().items():
+        for watch, members in self.roster.watchers():
             alike: dict[tuple[int, str], list[Member]] = {}
             for number, member in enumerate(members):
                 if number % _GROUP == _GROUP - 1:

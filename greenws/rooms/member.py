@@ -168,6 +168,8 @@ class Member:
             self._level()  # the cursor no longer differs from the process
         if self._cursor is not None and not self._cursor.is_level:
             is_new = self._cursor.advance(entry)
+            if self._cursor.has_gap():
+                self._send_gap()
             if is_new and entry.data is not None and entry.exclude is not self.socket:
                 message = SharedMessage(stamp(self._cursor.position(entry.position), entry.data))
             if self._cursor.is_level:

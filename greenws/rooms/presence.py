@@ -151,16 +151,18 @@ class _Era:
 
     def everybody(self, count: int) -> list[Presence]:
         """Who was there after that many changes."""
-        found = self._found
-        if found is None or self._count > count:
-            found, self._count = {who.id: who for who in self.beginning}, 0
-        for kind, who in self.changes[self._count : count]:
+        found, start = self._found, self._count
+        self._found = None  # until all changes are made: a signal may interrupt this
+        if found is None or start > count:
+            found, start = {who.id: who for who in self.beginning}, 0
+        for kind, who in self.changes[start:count]:
             if kind == JOIN:
                 found[who.id] = who
             else:
                 del found[who.id]
         # Members that join one after the other mostly ask one after the other, too.
-        self._found, self._count = (None, 0) if self.is_long else (found, count)
+        if not self.is_long:
+            self._found, self._count = found, count
         return list(found.values())
 
 
@@ -172,6 +174,13 @@ class Moment(NamedTuple):
 
     def everybody(self) -> list[Presence]:
         return self.era.everybody(self.changes)
+
+
+class _Group(NamedTuple):
+    """Watchers with the same function."""
+
+    watch: Watch
+    members: dict[Member, None]
 
 
 class Roster:
@@ -187,8 +196,9 @@ class Roster:
         self._elsewhere: dict[str, Presence] = {}
         self._everybody: dict[str, Presence] = {}  # by id
         self._counts: dict[str, int] = {}  # members, of those ids that have several
-        self._watchers: dict[Watch, dict[Member, None]] = {}
-        self._watch_of: dict[Member, Watch] = {}
+        self._group_by_watch: dict[Watch, _Group] = {}  # only to join one
+        self._groups: dict[int, _Group] = {}  # of watchers, by their own numbers
+        self._group_of: dict[Member, _Group] = {}
         self._era: _Era | None = None  # the current one, if somebody watches
 
     def open(self, others: dict[str, dict[str, Any]]) -> None:
@@ -204,8 +214,11 @@ class Roster:
     def join(self, member: Member, watch: Watch | None) -> Change | None:
         who = self._here[member.token] = Presence(member.id, member.info)
         if watch is not None:
-            self._watch_of[member] = watch
-            self._watchers.setdefault(watch, {})[member] = None
+            group = self._group_by_watch.get(watch)
+            if group is None:
+                group = self._group_by_watch[watch] = _Group(watch, {})
+            self._groups[id(group)] = self._group_of[member] = group
+            group.members[member] = None
         return self._add(who)
 
     def leave(self, member: Member) -> Change | None:
@@ -213,13 +226,15 @@ class Roster:
         return self._remove(self._here.pop(member.token))
 
     def stop_watching(self, member: Member) -> None:
-        watch = self._watch_of.pop(member, None)
-        if watch is None:
+        group = self._group_of.pop(member, None)
+        if group is None:
             return
-        members = self._watchers[watch]
-        del members[member]
-        if not members:
-            del self._watchers[watch]
+        del group.members[member]
+        if not group.members:
+            del self._groups[id(group)]
+            # The hash of an object of the application may have changed.
+            if self._group_by_watch.get(group.watch) is group:
+                del self._group_by_watch[group.watch]
 
     def change(self, kind: str, token: str, packed: dict[str, Any]) -> Change | None:
         """A member of another process joins or leaves."""
@@ -246,7 +261,7 @@ class Roster:
         return None if count else self._changed(LEAVE, self._everybody.pop(who.id))
 
     def _changed(self, kind: str, who: Presence) -> Change:
-        if not self._watchers:
+        if not self._groups:
             self._era = None
             return Change(kind, who)
         if self._era is not None:
@@ -265,8 +280,8 @@ class Roster:
     @property
     def watching(self) -> int:
         """The number of watchers: members that are sent changes of presence."""
-        return len(self._watch_of)
+        return len(self._group_of)
 
-    def watchers(self) -> dict[Watch, list[Member]]:
+    def watchers(self) -> list[tuple[Watch, list[Member]]]:
         """The watchers, by the function that makes their messages."""
-        return {watch: list(members) for watch, members in self._watchers.items()}
+        return [(group.watch, list(group.members)) for group in self._groups.values()]

@@ -46,7 +46,7 @@ def send_missed(member: Member, replay: Replay, fan_out: FanOut) -> None:
                 pace.keep(size)
                 ready, size = [], 0
             if is_over:
-                turns.end()
+                turns.end(in_queue=True)
         if ready:
             _send_pages(socket, ready, fan_out)
             pace.keep(size)
@@ -86,7 +86,7 @@ def send_tail(member: Member, tail: list[tuple[str, SharedMessage]], fan_out: Fa
             for message in ready:
                 socket.send(message.data)
         pace.keep(size)
-        turns.end_if_over()
+        turns.end_if_over(in_queue=True)
     _end(member, pace)
 
 
@@ -96,7 +96,7 @@ def _end(member: Member, pace: _Pace) -> None:
     while (waiting := member._next_waiting()) is not None:
         send(waiting)
         pace.keep(len(waiting))
-        turns.end_if_over()
+        turns.end_if_over(in_queue=True)
     member._end_replay()
 
 

@@ -183,7 +183,7 @@ class Room:
             TypeError: JSON cannot hold ``info`` or ``gap``; ``policy`` is not a policy;
                 ``presence`` is not such a function; ``presence_key`` is neither str nor int.
             ValueError: ``presence_key`` is empty; ``presence_linger`` is below 0, or given without
-                a key.
+                a key; JSON cannot hold a number in ``gap``, or UTF-8 cannot encode it.
         """
         # A mock passes isinstance(), and a subclass may never have been opened.
         if not issubclass(type(socket), WebSocket) or getattr(socket, "_transport", None) is None:

@@ -5,7 +5,11 @@ and sockets, timers and signals wait for all of them. A timer fires after the ne
 
 ``hub/turns.py`` counts steps of microseconds. A slice takes long enough to read the clock each
 time. Besides, this module is used where a lock is held, so that no turn may end, and in threads
-without a hub. Greenlets that have ended their turns wait in one queue, that of ``hub/turns.py``.
+without a hub.
+
+The few greenlets that serve all others, such as the one that goes on with a fan-out, continue after
+each poll. Members that come back, thousands at once, wait in one queue with all handlers that have
+ended their turns, that of ``hub/turns.py``.
 """
 
 from __future__ import annotations
@@ -13,9 +17,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from gevent import getcurrent
 from gevent._hub_local import get_hub_if_exists
+from gevent.hub import Waiter
 
-from ..hub.turns import SECONDS, turns_of
+from ..hub.turns import SECONDS, after_poll, turns_of
 
 __all__ = ["SECONDS", "end", "end_if_over", "is_over"]
 
@@ -50,14 +56,23 @@ def is_over() -> bool:
     return bool(now - turn.began >= SECONDS)
 
 
-def end() -> None:
+def end(in_queue: bool = False) -> None:
     """Lets the kernel be polled and everybody else run. Does nothing in a hub, which cannot wait,
-    and in a thread without one."""
+    and in a thread without one. ``in_queue``: waits in the queue, as one of many."""
     hub: Any = get_hub_if_exists()
-    if hub is not None:
+    if hub is None or getcurrent() is hub or hub.loop is None:
+        return
+    if in_queue:
         turns_of(hub).end(hub)
+        return
+    waiter: Any = Waiter(hub)
+    timer = after_poll(hub.loop, lambda: waiter.switch(None))
+    try:
+        waiter.get()
+    finally:
+        timer.close()
 
 
-def end_if_over() -> None:
+def end_if_over(in_queue: bool = False) -> None:
     if is_over():
-        end()
+        end(in_queue)

@@ -75,7 +75,7 @@ class ClockLoop:
         else:
             setattr(self.real, name, value)
 
-    def now(self) -> float:
+    def timers_now(self) -> float:
         """The time in which timers are due: a clock's, or real time, freezegun or not."""
         return _real_time() if self.clock is None else self.clock._now()
 
@@ -155,7 +155,7 @@ class _Timer:
         return self._waiting is not None and self._waiting is greenlet
 
     def _schedule(self, after: float) -> None:
-        self.due = self.loop.now() + after
+        self.due = self.loop.timers_now() + after
         self.loop.active.add(self)
         if self.loop.clock is not None and not self.is_of(self.loop.clock.owner):
             self.loop.clock._add(self)
@@ -175,7 +175,7 @@ class _Timer:
     def thaw(self, now: float) -> None:
         """Called when time goes on; the clock's time was ``now``."""
         after = self.due - now
-        self.due = self.loop.now() + after
+        self.due = self.loop.timers_now() + after
         self._watch(after)
 
     def fire(self) -> None:
@@ -407,6 +407,7 @@ class Clock:
         now = self._now()
         for name, function in self._replaced.items():
             setattr(time, name, function)
+        self._fakes.clear()  # they refer to the clock
         loop = self._loop
         loop.clock = None
         loop.had_clock = True

@@ -361,6 +361,7 @@ def test_a_replica_is_a_problem(redis_server, capsys):
     redis_server.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
     redis_server.call("REPLICAOF", "127.0.0.1", "1")
     code, lines = examine(["doctor", "--redis", redis_server.url], capsys)
+    redis_server.call("REPLICAOF", "NO", "ONE")
     assert code == 1
     assert "is a slave, which refuses writes" in line(lines, "PROBLEM")
 

@@ -84,14 +84,13 @@ def test_an_address_that_does_not_answer_holds_the_next_one_up_for_a_moment(name
 
 
 def test_nobody_at_any_address_is_one_error_that_names_them_all(names):
-    unused = socket.socket()
-    unused.bind(("127.0.0.1", 0))
-    port = unused.getsockname()[1]
-    unused.close()
+    *unused, port = bind_twice()
     names["h"] = ["127.0.0.1", "127.0.0.2"]
     with pytest.raises(ConnectionRefusedError) as caught:
         dialing.dial("h", port)
     assert "h (127.0.0.1)" in str(caught.value) and "h (127.0.0.2)" in str(caught.value)
+    for sock in unused:
+        sock.close()
 
 
 def test_an_unknown_name_is_an_oserror():

@@ -304,11 +304,12 @@ def test_a_proxy_that_closes_without_a_response_is_named():
 
 
 def test_a_proxy_that_does_not_listen_is_an_oserror_that_says_so():
-    unused = socket.socket()
-    unused.bind(("127.0.0.1", 0))
-    port = unused.getsockname()[1]
-    unused.close()
-    with pytest.raises(ConnectionRefusedError, match="proxy: cannot connect"):
+    with (
+        socket.socket() as unused,
+        pytest.raises(ConnectionRefusedError, match="proxy: cannot connect"),
+    ):
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
         greenws.connect("ws://h.example/", proxy=f"http://127.0.0.1:{port}")
 
 

@@ -101,10 +101,6 @@ def test_a_socket_without_a_with_is_closed_before_the_next_one():
 
 
 def test_a_server_that_cannot_be_reached_is_tried_again():
-    unused = gevent_socket.socket()
-    unused.bind(("127.0.0.1", 0))
-    port = unused.getsockname()[1]
-    unused.close()
     errors = []
 
     def note(error, delay):
@@ -112,7 +108,9 @@ def test_a_server_that_cannot_be_reached_is_tried_again():
         if len(errors) == 3:
             raise RuntimeError("enough")
 
-    with pytest.raises(RuntimeError, match="enough"):
+    with gevent_socket.socket() as unused, pytest.raises(RuntimeError, match="enough"):
+        unused.bind(("127.0.0.1", 0))  # and does not listen
+        port = unused.getsockname()[1]
         for _ in greenws.reconnect(f"ws://127.0.0.1:{port}/", on_error=note, **QUICK):
             raise AssertionError
     assert [type(error) for error in errors] == [ConnectionRefusedError] * 3

@@ -10,13 +10,14 @@ import pytest
 
 from ..support.limits import limit, wait_until
 from ..support.paths import PROGRAMS
-from ..support.processes import Process, connect
+from ..support.processes import Process, connect, free_port
 
 
 @pytest.mark.parametrize("how", ["server", "install"])
 def test_flask_socketio(how):
-    with Process(PROGRAMS / "socketio_server.py", how) as server:
+    with Process(PROGRAMS / "socketio_server.py", how, str(free_port())) as server:
         server.wait_for_port()
+        wait_until(lambda: answers(server.port))  # it may say so before it listens
         with Process(PROGRAMS / "socketio_client.py", str(server.port), "websocket") as client:
             client.wait_for("^done$")
         server.wait_for("^disconnected")
@@ -32,7 +33,7 @@ def answers(port: int) -> bool:
 
 
 def test_bottle_websocket():
-    with Process(PROGRAMS / "bottle_server.py") as server:
+    with Process(PROGRAMS / "bottle_server.py", str(free_port())) as server:
         server.wait_for_port()
         wait_until(lambda: answers(server.port))  # bottle says so before it listens
         with connect(server.url("/echo/ada")) as ws:

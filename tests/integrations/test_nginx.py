@@ -191,7 +191,7 @@ def test_a_stop_reaches_the_clients_behind_the_proxy(behind_nginx, routes):
         stopping.get(timeout=limit(3))
 
 
-def test_a_slow_reader_after_it_gets_all_its_bytes(behind_nginx):
+def test_a_slow_reader_behind_nginx_gets_all_its_bytes(behind_nginx):
     """As far as nginx, which holds little here, shows what the client reads."""
     size = 2_500_000
     for _ in range(5):

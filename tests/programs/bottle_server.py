@@ -1,6 +1,6 @@
 """bottle-websocket, with greenws installed underneath."""
 
-import socket
+import sys
 
 import greenws.integrations.gevent_websocket
 
@@ -18,8 +18,5 @@ def echo(ws, name):
     print("left", flush=True)
 
 
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
 # bottle itself says "Listening on http://127.0.0.1:..." just before it does
-bottle.run(host="127.0.0.1", port=port, server=GeventWebSocketServer)
+bottle.run(host="127.0.0.1", port=int(sys.argv[1]), server=GeventWebSocketServer)

@@ -1,6 +1,6 @@
-"""Flask-SocketIO in gevent mode: under WebSocketServer ("server"), or socketio.run ("install")."""
+"""Flask-SocketIO in gevent mode: under WebSocketServer ("server"), or by socketio.run ("install"),
+which listens at the port of the second argument."""
 
-import socket
 import sys
 
 from flask import Flask, request
@@ -43,8 +43,6 @@ if how == "server":
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
     server.serve_forever()
 else:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = int(sys.argv[2])
     socketio.start_background_task(lambda: print(f"http://127.0.0.1:{port}", flush=True))
     socketio.run(app, host="127.0.0.1", port=port)

@@ -21,6 +21,7 @@ from greenws.hub.transport import Transport
 from greenws.rooms import fanout, turns
 from greenws.websocket import offer_to_all
 
+from ..support.forking import in_child
 from ..support.limits import limit, pace, wait_until
 from ..support.wire import TEXT, Peer
 
@@ -129,7 +130,7 @@ def gate(sliced: None, monkeypatch: pytest.MonkeyPatch) -> gevent.event.Event:
     """While it is cleared, no turn ends."""
     gate = gevent.event.Event()
     gate.set()
-    monkeypatch.setattr(turns, "end", gate.wait)
+    monkeypatch.setattr(turns, "end", lambda in_queue=False: gate.wait())
     return gate
 
 
@@ -203,6 +204,16 @@ def test_a_callback_of_the_hub_may_send(sliced, join):
     for text in "ab":
         gevent.get_hub().loop.run_callback(room.send, text)
     assert [texts(peer, 2) for peer in peers] == [["a", "b"]] * 6
+
+
+def test_a_child_that_is_forked_during_a_fan_out_may_send(sliced, join):
+    room = Rooms()["r"]
+    for _ in range(8):
+        join(room)
+    sending = begin(room.send, "one")
+    assert room._fan_out._pump
+    in_child(lambda: room.send("two"), hub_runs=False)
+    sending.get(timeout=limit())
 
 
 def test_threads_with_and_without_a_hub_may_send(sliced, join):

@@ -120,11 +120,11 @@ def test_watchers_are_known_by_their_function():
     roster.join(bob, other)
     roster.join(cid, watch)
     roster.join(dan, None)
-    assert roster.watchers() == {watch: [ann, cid], other: [bob]}
+    assert roster.watchers() == [(watch, [ann, cid]), (other, [bob])]
     assert roster.watching == 3
     roster.stop_watching(ann)
     roster.leave(bob)
-    assert roster.watchers() == {watch: [cid]}
+    assert roster.watchers() == [(watch, [cid])]
     assert roster.watching == 1
 
 
@@ -179,6 +179,8 @@ def test_watchers_that_join_one_after_the_other_share_the_list_of_who_is_there()
         moments.append(roster.now())
     eras = {id(each.era): each.era for each in moments}.values()
     assert sum(len(era.beginning) + len(era.changes) for era in eras) < 10 * 1000
+    for number, each in enumerate(moments):
+        assert len(each.everybody()) == number + 1
     assert all(era._found is None for era in eras if era is not roster.now().era)
 
 
@@ -190,7 +192,7 @@ def test_nothing_is_kept_for_watchers_that_have_left():
     roster.leave(ann)
     assert roster._era is None
     assert roster.join(member("cid"), None).after is None
-    assert roster.watchers() == {}
+    assert roster.watchers() == []
 
 
 class Unhashable:
@@ -203,8 +205,50 @@ class Unhashable:
 def test_a_function_that_cannot_be_hashed_makes_messages_too():
     roster = Roster()
     roster.join(member("ann"), Watch.of(Unhashable()))
-    (found,) = roster.watchers()
+    ((found, _),) = roster.watchers()
     assert found(Change(JOIN, Presence("bob", {}))) == "join bob"
+
+
+class Changeable(Unhashable):
+    number = 0
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+def test_a_watcher_leaves_even_if_the_hash_of_its_function_has_changed():
+    roster, function = Roster(), Changeable()
+    ann, bob = member("ann"), member("bob")
+    roster.join(ann, Watch.of(function))
+    function.number = 1
+    roster.join(bob, Watch.of(function))
+    roster.leave(ann)
+    assert [members for _, members in roster.watchers()] == [[bob]]
+    roster.leave(bob)
+    assert roster.watchers() == []
+    assert roster.watching == 0
+
+
+def test_a_list_of_who_is_there_that_is_interrupted_is_made_again():
+    roster = Roster()
+    bob = member("bob")
+    roster.join(member("ann"), Watch.of(watch))
+    roster.join(bob, None)
+    first = roster.now()
+    roster.leave(bob)
+    first.everybody()
+    era, changes = first.era, first.era.changes
+
+    class Interrupted(list[Any]):
+        def __getitem__(self, key: Any) -> Any:
+            yield from changes[key]
+            raise KeyboardInterrupt
+
+    era.changes = Interrupted(changes)
+    with pytest.raises(KeyboardInterrupt):
+        era.everybody(len(changes))
+    era.changes = changes
+    assert {who.id for who in era.everybody(len(changes))} == {"ann"}
 
 
 @functools.wraps(watch)

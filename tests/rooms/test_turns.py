@@ -129,13 +129,14 @@ def test_a_thread_without_a_hub_has_no_turns():
     assert found == [False, False, None]
 
 
+@pytest.mark.parametrize("in_queue", [True, False])
 @pytest.mark.parametrize("number", [1, 100])
-def test_many_that_end_their_turns_all_come_back(number):
+def test_many_that_end_their_turns_all_come_back(number, in_queue):
     done: list[int] = []
 
     def run(each: int) -> None:
         for _ in range(20):
-            turns.end()
+            turns.end(in_queue)
         done.append(each)
 
     gevent.joinall([gevent.spawn(run, each) for each in range(number)])
@@ -148,10 +149,29 @@ def test_greenlets_that_have_ended_their_turns_share_one():
     ran: list[int] = []
 
     def run() -> None:
-        turns.end()
+        turns.end(in_queue=True)
         ran.append(loop.iteration)
         spin(0.6 * turns.SECONDS)
 
     gevent.joinall([gevent.spawn(run) for _ in range(10)])
     if loop.iteration >= 0:  # libuv does not count
         assert max(ran.count(each) for each in ran) <= 2
+
+
+def test_one_that_serves_all_others_does_not_wait_for_each_of_them():
+    ran: list[int] = []
+
+    def run() -> None:
+        while True:
+            turns.end(in_queue=True)
+            ran.append(1)
+            spin(0.6 * turns.SECONDS)
+
+    busy = [gevent.spawn(run) for _ in range(50)]
+    gevent.sleep(0)
+    try:
+        for _ in range(5):
+            turns.end()
+        assert len(ran) < 50
+    finally:
+        gevent.killall(busy)

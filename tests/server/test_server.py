@@ -421,6 +421,7 @@ def in_routes(application):
 
 @pytest.mark.parametrize("wrap", [lambda app: app, in_routes])
 def test_an_idle_session_keeps_nothing_of_http(serve, wrap):
+    gc.collect()  # the handlers of other tests
     server = serve(wrap(handler(echo)))
     with Peer.open(server.address, "/a?b=c") as peer:
         wait_until(lambda: not handlers_alive())
@@ -432,6 +433,7 @@ def test_an_idle_session_keeps_nothing_of_http(serve, wrap):
 
 @pytest.mark.parametrize("wrap", [lambda app: lambda e, s: app(e, s), lambda app: Middleware(app)])
 def test_under_a_middleware_the_session_runs_in_the_request(serve, wrap):
+    gc.collect()  # the handlers of other tests
     contexts = []
 
     def session(request, socket):

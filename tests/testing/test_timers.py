@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 
 import gevent
 import pytest
@@ -343,6 +345,28 @@ def test_there_is_one_clock_at_a_time_and_it_goes_forward():
             clock.advance(-1)
     with pytest.raises(RuntimeError, match="with testing.clock"):
         clock.advance(1)
+
+
+def test_the_time_of_the_loop_is_gevents():
+    """greenws compares it under libuv, where it tells one iteration from the next."""
+    with testing.pair():
+        loop = gevent.get_hub().loop
+        assert isinstance(loop, ClockLoop) and loop.now() == loop.real.now()
+        with testing.clock() as clock:
+            clock.advance(10)
+            assert loop.now() == loop.real.now()
+
+
+def test_a_clock_is_freed_without_the_garbage_collector():
+    gc.disable()
+    try:
+        with testing.clock() as clock:
+            clock.advance(1)
+        reference = weakref.ref(clock)
+        del clock
+        assert reference() is None
+    finally:
+        gc.enable()
 
 
 def test_timers_can_be_stopped_and_closed_as_gevents_can():

@@ -118,10 +118,11 @@ def _make_view(function: Any, protocols: list[str], headers: Any, options: Any) 
     def method(self: Any, request: HttpRequest, *args: Any, **variables: Any) -> HttpResponse:
         return answer(functools.partial(function, self), request, args, variables)
 
-    WebSocketHandler(lambda request, protocols: None, response_headers=headers, **options)
     upgrade = getattr(getcurrent(), REQUEST_ATTRIBUTE, None)
+    had_handler = upgrade is not None and upgrade.unused_handler
+    WebSocketHandler(lambda request, protocols: None, response_headers=headers, **options)
     if upgrade is not None:  # Django imports its views in its first request: that is no reply to it
-        upgrade.unused_handler = False
+        upgrade.unused_handler = had_handler
     waits.install()
     made: Any = functools.update_wrapper(method if is_method else view, function)
     made.websocket_function = (function, given)

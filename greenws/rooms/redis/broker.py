@@ -39,10 +39,10 @@ class RedisBroker(Broker):
     A room's log keeps ``history`` messages or a few more, but no more than ``history_bytes`` in the
     memory of Redis, and none for much longer than ``max_age`` seconds; a log that is idle for that
     long expires. A process that falls further behind loses messages, and its members are sent the
-    gap. ``max_pending``, ``max_pending_bytes``: how much is kept while Redis is lost. ``timeout``:
-    seconds after which a Redis that does not answer counts as lost, and for which a member that
-    comes back waits for it. ``presence_timeout``: seconds after which the members of a process that
-    died are removed.
+    gap. ``max_pending``, ``max_pending_bytes``: how much is kept while Redis is out of reach.
+    ``timeout``: seconds after which a Redis that does not answer counts as out of reach, and for
+    which a member that comes back waits for it. ``presence_timeout``: seconds after which the
+    members of a process that died are removed.
 
     It connects at first use, and waits for a Redis that is not there yet. If that is a node of a
     cluster, and the URL does not begin with ``redis+cluster://``, each later call raises a

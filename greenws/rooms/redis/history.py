@@ -207,7 +207,7 @@ class History:
         try:
             for message in newest(partial(self._run, room), process.keys, room, count):
                 found.append(message)
-                turns.end_if_over()
+                turns.end_if_over(in_queue=True)
         except ERRORS as error:
             if isinstance(error, redis.ResponseError) and not must_be_left(error):
                 _logger.error("the room %r has no history: %s", room, error)

@@ -58,6 +58,8 @@ class Subscriber:
         self._process = process
         self._streams = streams
         self._leases = leases
+        # Rooms whose subscription has begun, and whose logs were not read since.
+        self._fresh: set[str] = set()
         self._rooms_changed = gevent.event.Event()
         self._last_pong = time.monotonic()  # all that was published before that has arrived
 
@@ -116,7 +118,7 @@ class Subscriber:
     def _listen(self, connection: Any) -> None:
         """Listens. Returns when a connection that has worked is closed: Redis closes slow ones, so
         that alone is not an outage."""
-        fresh: set[str] = set()  # rooms whose subscription has just begun
+        self._fresh.clear()
         while self.connection is connection:
             try:
                 with closed_by_another():
@@ -126,7 +128,7 @@ class Subscriber:
                     raise
                 _logger.info("subscribing again: %s", error)
                 return
-            self.on_answer(answer, fresh)
+            self.on_answer(answer)
             turns.end_if_over()
 
     def subscribe(self) -> None:
@@ -161,7 +163,7 @@ class Subscriber:
 
     # -- answers and Pub/Sub messages
 
-    def on_answer(self, answer: Any, fresh: set[str]) -> None:
+    def on_answer(self, answer: Any) -> None:
         kind, *rest = answer if isinstance(answer, list) else [answer]
         if isinstance(kind, Exception):
             link = self._process.link
@@ -170,12 +172,12 @@ class Subscriber:
         elif kind in (b"message", b"smessage"):
             self.on_message(self._process.keys.room_of(rest[0]), rest[1])
         elif kind in (b"subscribe", b"ssubscribe"):
-            fresh.add(self._process.keys.room_of(rest[0]))
+            self._fresh.add(self._process.keys.room_of(rest[0]))
         elif kind == b"sunsubscribe":
             self._on_unsubscribed(self._process.keys.room_of(rest[0]))
         elif kind.lower() == b"pong":  # a status without subscriptions, a message with some
-            rooms = list(fresh)
-            fresh.clear()
+            rooms = list(self._fresh)
+            self._fresh.clear()
             self.read_on(rooms)
             self._leases.check(rooms)
             self.has_caught_up = True
@@ -240,6 +242,8 @@ class Subscriber:
             )
             return
         is_next = at > order(stream.id) and before.decode() == stream.id
+        # By the log of another master, in which another entry may have our id: reading shows it.
+        is_next = is_next and stream.room not in self._fresh
         is_known = not is_next and self._is_known(stream, id_.decode())
         is_in_future = at[0] > self._process.clock.now() + _MARGIN
         if is_in_future or not (is_next or is_known):
@@ -361,7 +365,7 @@ class Subscriber:
         if stream.is_estimated:
             start, is_missing = self._find_start(stream, key, snapshot)
         else:
-            start, is_missing = self._find_last_known(stream, key), True
+            start, is_missing = self._find_last_known(stream, key, snapshot), True
         if self._streams.get(stream.room) is not stream:
             return
         if is_missing:
@@ -375,6 +379,7 @@ class Subscriber:
         with self._process.lock:
             at = start or snapshot.floor or BEGINNING
             stream.begin(at, is_floor=not start, keeps_recent=is_missing)
+            stream.floor = snapshot.floor
         if not start and not snapshot.floor:
             self._deliver(stream, self._ask(stream, lambda client: client.xrange(key, count=1)))
 
@@ -390,10 +395,10 @@ class Subscriber:
         is_whole = snapshot.floor != ""
         return "", not is_whole or age > self._process.options.expiry * 1000
 
-    def _find_last_known(self, stream: Stream, key: str) -> str:
-        """The last entry in the log that was delivered here, before the one that is not there;
-        empty if there is none."""
-        known = list(stream.recent)[-2::-1]
+    def _find_last_known(self, stream: Stream, key: str, snapshot: Snapshot) -> str:
+        """The entry of the log to go on after, where the one that was delivered last is not there;
+        empty to deliver all, as of a new log."""
+        known = set(stream.recent) - {stream.id}
 
         def find(client: redis.Redis) -> Any:
             pipeline = client.pipeline(transaction=False)
@@ -402,7 +407,20 @@ class Subscriber:
             return pipeline.execute()
 
         found = self._ask(stream, find)
-        return next((id_ for id_, each in zip(known, found, strict=True) if each), "")
+        there = [id_ for id_, each in zip(known, found, strict=True) if each]
+        if there:
+            # Not the one that came last: a log that was another for a while had other entries.
+            return max(there, key=order)
+        oldest = min((id_ for id_ in stream.recent if id_ != BEGINNING), key=order, default="")
+        if not oldest or snapshot.floor and snapshot.floor != stream.floor:
+            return ""
+        # More is lost than we remember. What is older was delivered, or was there when the room was
+        # opened: it must not be repeated.
+        first: Any = self._ask(stream, lambda client: client.xrange(key, "-", oldest, count=1))
+        if not first or order(first[0][0]) < order(stream.floor or BEGINNING):
+            return ""
+        last: Any = self._ask(stream, lambda client: client.xrevrange(key, oldest, "-", count=1))
+        return last[0][0].decode() if last else ""
 
     def _ask(self, stream: Stream, call: Callable[[redis.Redis], Any]) -> Any:
         return self._process.run_for(stream.room, call, urgent=True)

@@ -245,7 +245,7 @@ class Node(Broker):
         try:
             stream.opened.wait()
             if is_waiting:  # all who wait wake in one turn
-                turns.end_if_over()
+                turns.end_if_over(in_queue=True)
         except BaseException:
             if self._streams.get(room) is stream:
                 self.close(room)
@@ -282,6 +282,7 @@ class Node(Broker):
             self._leases.open(stream.room, snapshot)
             if snapshot is not None and snapshot.id:
                 stream.begin(snapshot.id, is_floor=snapshot.id == snapshot.floor)
+                stream.floor = snapshot.floor
             else:
                 stream.begin(empty, is_estimated=True)
             if snapshot is not None:

@@ -47,8 +47,8 @@ TRANSITIONS = {
 
 
 class Outage:
-    """``lost`` is called when Redis is lost, ``back`` when it is back, and ``failed`` after each
-    failure, so that a greenlet tries whether Redis is back."""
+    """``lost`` is called when Redis is out of reach, ``back`` when it can be reached again, and
+    ``failed`` after each failure, so that a greenlet tries whether it can."""
 
     def __init__(
         self,

@@ -261,7 +261,7 @@ class Process:
         current: Callable[[], Process] | None = None,
     ) -> _T | None:
         """Returns what ``call`` returns; None if Redis does not answer, or come back, within
-        ``timeout`` seconds. These count from when Redis was lost, so that all waits for one outage
+        ``timeout`` seconds. These count from the beginning of an outage, so that all waits for it
         end together. ``current``: returns the ``Process`` to ask, before each attempt."""
         first = time.monotonic()
         for delay in delays(at_once=1):

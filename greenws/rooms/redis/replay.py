@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..broker import Cursor, Entry, Message, Page, Replay
 from .positions import Position, order
+from .requests import PERHAPS_AFTER_ALL
 
 if TYPE_CHECKING:
     from .entries import LogEntry
@@ -37,6 +38,9 @@ class LogCursor(Cursor):
 
     def __init__(self, origin: str, ahead: str, unlogged: dict[str, int]) -> None:
         self.ahead = ahead
+        # Whether the log has that entry. A time is not one.
+        self._is_there = not ahead or order(ahead)[1] >= PERHAPS_AFTER_ALL
+        self._has_gap = False
         self.unlogged = unlogged
         self._is_replaying = True
         self._origin = origin
@@ -49,11 +53,16 @@ class LogCursor(Cursor):
 
     def advance(self, entry: Entry) -> bool:
         logged: LogEntry | None = entry.log
+        self._has_gap = False
         if logged is None:  # it was delivered unlogged before
+            if not self._is_there:
+                self._is_there = Position.parse(entry.position).id == self.ahead
             return False
         if self.ahead and logged.id is not None:
             if order(logged.id) <= order(self.ahead):
+                self._is_there = self._is_there or logged.id == self.ahead
                 return False
+            self._has_gap = not self._is_there
             self.ahead = ""
             if not self._is_replaying:
                 self.unlogged.pop(self._origin, None)  # all of that is in the log by now
@@ -64,6 +73,9 @@ class LogCursor(Cursor):
             else:
                 self.unlogged.pop(logged.origin, None)
         return logged.number > last
+
+    def has_gap(self) -> bool:
+        return self._has_gap
 
     def end_replay(self) -> None:
         self._is_replaying = False

@@ -1,8 +1,8 @@
 """``Stream``: a room that is open in this process, and how far it has been delivered here.
 
 This process delivers its own messages to its own members when it reads them in the log, so that all
-processes have the same order. Only while Redis is lost, it delivers them *unlogged*, at once, and
-does not deliver them again when they appear in the log.
+processes have the same order. Only while Redis is out of reach, it delivers them *unlogged*, at
+once, and does not deliver them again when they appear in the log.
 """
 
 from __future__ import annotations
@@ -31,21 +31,24 @@ class Stream:
     """``id``: the stream id of the last delivered entry, empty until the room is open; ``start``:
     the id at which it was opened. ``is_estimated``: the log was out of reach then, so ``id`` is a
     time by this machine's clock, not an entry; ``is_floor``: it is the end of a log that had no
-    entries; ``opened_at``: when, by the monotonic clock. ``recent``: ids of the last delivered
-    entries. ``sent``: what this process sent and has not found in the log; ``may_be_logged``: some
-    of it may be in the log before ``id``, in a part that was not read. ``unlogged``: the number of
-    the last entry in ``sent`` that was delivered unlogged, or 0."""
+    entries; ``floor``: that of the log (snapshot.lua) when a snapshot was taken, if it was known;
+    ``opened_at``: when, by the monotonic clock. ``recent``: ids of the last delivered entries.
+    ``sent``: what this process sent and has not found in the log; ``may_be_logged``: some of it may
+    be in the log before ``id``, in a part that was not read. ``unlogged``: the number of the last
+    entry in ``sent`` that was delivered unlogged, or 0."""
 
     def __init__(self, room: str, process: Process) -> None:
         self.room = room
         self.openers = 1
         self.has_failed = False  # the greenlet that opened it was killed
         self.opened = Event()
-        self.id = self.start = ""
+        self.id = self.start = self.floor = ""
         self.is_estimated = self.is_floor = False
         self.opened_at = time.monotonic()
         self.recent: deque[str] = deque(maxlen=_RECENT)
-        self._last: dict[bytes, bytes] | None = None  # what the last delivered entry had
+        self._keys: deque[int] = deque(maxlen=_RECENT)  # of these entries
+        self._last: int | None = None  # that of the last delivered entry
+        self._delivered: frozenset[int] = frozenset()  # before the log was another one
         self.sent: deque[LogEntry] = deque()
         self.may_be_logged = False
         self.unread_since = 0.0  # when the oldest of these was sent, or a time before that
@@ -62,13 +65,16 @@ class Stream:
         keeps_recent: bool = False,
     ) -> None:
         """Continues after ``id_``. ``keeps_recent``: what was delivered before may be in the log
-        again, after a Redis that does not have it was taken for its master."""
+        again, after a Redis that does not have it was taken for its master. It may have another id
+        there: a process whose connection to the first one was cut has sent it to both."""
         self.id = self.start = id_
         self.is_estimated = is_estimated
         self.is_floor = is_floor
         self.may_be_logged = bool(self.sent)
         if not keeps_recent:
             self.recent.clear()
+            self._keys.clear()
+        self._delivered = frozenset(self._keys)
         self.recent.append(id_)
         self._last = None
 
@@ -76,8 +82,7 @@ class Stream:
         """Whether the entry with our id is the one that was delivered last. If Redis has lost that
         one, such as a replica that was behind, one that came later may have its id: it is a time,
         and the clock of another machine may be behind."""
-        last = self._last
-        return last is None or all(fields.get(name) == last.get(name) for name in (b"o", b"n"))
+        return self._last is None or _key(fields) == self._last
 
     @property
     def position(self) -> str:
@@ -107,14 +112,15 @@ class Stream:
         self.id = id_.decode()
         self.is_estimated = self.is_floor = False
         self.recent.append(self.id)
-        self._last = {name: fields[name] for name in (b"o", b"n") if name in fields}
+        self._last = key = _key(fields)
+        self._keys.append(key)
         entry = parse(self.room, id_, fields)
         if entry is None:
             self.process.deliver(self.room, Entry(self.position, None))
             return
-        is_repeated = False
+        is_repeated = key in self._delivered
         if entry.origin == self.process.origin:
-            is_repeated = entry.number <= self.unlogged
+            is_repeated = is_repeated or entry.number <= self.unlogged
             while self.sent and self.sent[0].number <= entry.number:
                 sent = self.sent.popleft()
                 if sent.number == entry.number:
@@ -161,3 +167,8 @@ class Stream:
         self.process.deliver(
             self.room, Entry(self.position, entry.data, entry.exclude, entry, is_read)
         )
+
+
+def _key(fields: dict[bytes, bytes]) -> int:
+    """The same for the same entry in two logs; a hash, since many are kept."""
+    return hash((fields.get(b"o"), fields.get(b"n")))

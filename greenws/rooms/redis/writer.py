@@ -30,6 +30,7 @@ __all__ = ["Writer"]
 
 _BATCH = 500  # entries that one command appends at most
 _BATCH_BYTES = 2**20  # bytes that one command appends, or a little more
+_REFUSED = 1000  # rooms whose first refusal is always logged
 _ENTRY_COST = 250  # bytes of an entry that waits, besides its data
 _DIGEST = hashlib.sha1(APPEND.encode(), usedforsecurity=False).hexdigest()
 
@@ -55,7 +56,8 @@ class Writer:
         self._unsent_bytes = 0
         self._missing = (False, False)  # Redis does not publish, does not trim
         self._refusals = RateLimit(1 / 6, burst=10)  # lines in the log
-        self._unreported = 0  # those that were left out
+        self._refused: set[str] = set()  # rooms that have had a line
+        self._unreported = 0  # lines that were left out
 
     def publish(self, room: str, data: str | bytes, exclude: Any) -> None:
         """
@@ -234,10 +236,13 @@ class Writer:
                 stream.deliver_failed(entry)
 
     def _log_refused(self, room: str, why: str) -> None:
-        if not self._refusals.take():
+        is_first = room not in self._refused and len(self._refused) < _REFUSED
+        if not self._refusals.take() and not is_first:
             self._unreported += 1
             return
-        also = f" (and {self._unreported} times since the last such line)"
+        if is_first:
+            self._refused.add(room)
+        also = f" ({self._unreported} such lines, of this room or others, were left out)"
         _logger.error(
             "Redis does not accept messages of the room %r: %s%s",
             *(room, why, also if self._unreported else ""),

@@ -1,4 +1,4 @@
-"""manage.py check: what keeps views that are WebSockets."""
+"""manage.py check: what prevents a view from being a WebSocket."""
 
 from __future__ import annotations
 

@@ -192,6 +192,16 @@ def test_views_that_the_first_request_imports_are_no_reply_to_it(project):
         testing.connect(application, "/login/")
 
 
+def test_views_that_are_imported_do_not_hide_an_unused_handler(project):
+    def application(environ, start_response):
+        greenws.WebSocketHandler(lambda request, protocols: None)
+        websocket(lambda request, socket: None)
+        return project(environ, start_response)
+
+    with pytest.raises(RuntimeError, match="its framework ignores what a view returns"):
+        testing.connect(application, "/login/")
+
+
 @pytest.mark.parametrize("name", ["PermissionDenied", "Http404"])
 def test_a_refusal_in_a_session_comes_too_late(open_session, caplog, name):
     from django.core.exceptions import PermissionDenied

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from typing import Any
@@ -47,21 +48,20 @@ def test_one_command_at_a_time_and_urgent_ones_first(commands):
 
 @again_after_standstill(0.1)
 def test_waits_for_a_redis_that_hangs_take_the_timeout_in_all(server):
-    commands = Commands(server.url, 0.3)
-    assert commands.run(lambda client: client.ping())
-    server.send_signal(signal.SIGSTOP)
-    try:
-        began = time.monotonic()
-        waiting = [gevent.spawn(fail, commands, number % 2 == 0) for number in range(8)]
-        gevent.joinall(waiting)
-        assert time.monotonic() - began < pace(0.3) + 0.3
-        assert all(isinstance(each.value, redis.TimeoutError) for each in waiting)
-        assert commands.is_hanging
-    finally:
-        server.send_signal(signal.SIGCONT)
-    assert commands.run(lambda client: client.ping())
-    assert not commands.is_hanging
-    commands.close()
+    with contextlib.closing(Commands(server.url, 0.3)) as commands:
+        assert commands.run(lambda client: client.ping())
+        server.send_signal(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            waiting = [gevent.spawn(fail, commands, number % 2 == 0) for number in range(8)]
+            gevent.joinall(waiting)
+            assert time.monotonic() - began < pace(0.3) + 0.3
+            assert all(isinstance(each.value, redis.TimeoutError) for each in waiting)
+            assert commands.is_hanging
+        finally:
+            server.send_signal(signal.SIGCONT)
+        assert commands.run(lambda client: client.ping())
+        assert not commands.is_hanging
 
 
 def fail(commands: Commands, urgent: bool) -> BaseException:

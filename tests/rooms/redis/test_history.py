@@ -12,7 +12,7 @@ import redis
 
 from ...support.limits import wait_until
 from ...support.play import Line
-from ...support.redis_workers import away, back, keep_from_reading
+from ...support.redis_workers import away, back, keep_from_reading, until_published_has_arrived
 
 
 def test_what_was_received_elsewhere_is_searched_far_back(server, worker):
@@ -346,3 +346,26 @@ def test_the_history_of_a_key_that_is_no_log_is_empty_and_an_error(server, worke
     (record,) = error_log.take()
     assert "'r' has no history" in record.getMessage() and "WRONGTYPE" in record.getMessage()
     assert not a.is_lost
+
+
+def test_what_a_client_received_is_lost_before_its_new_process_reads_it(server, worker, error_log):
+    a, b = worker(), worker()
+    ann, bob = a.join(), b.join(gap="0-0 gap")
+    a.send("one")
+    assert ann.hear(1) == bob.hear(1) == ["one"]
+    for each in (a, b):
+        wait_until(lambda each=each: each.is_idle and each.node._subscriber.has_caught_up)
+    b.node._subscriber._on_entry = lambda *args: None
+    a.send("two")
+    assert ann.hear(1) == ["two"]
+    wait_until(lambda: a.is_idle)
+    until_published_has_arrived(b)
+    cat = b.join(gap="0-0 gap", since=ann.last)
+    _, (id_, _) = server.call("XRANGE", "greenws:room:r", "-", "+")
+    server.call("XDEL", "greenws:room:r", id_)
+    del b.node._subscriber._on_entry
+    a.send("three")
+    assert bob.hear(1) == ["three"]
+    assert cat.hear(2) == ["gap", "three"]
+    assert not cat.member.is_complete
+    error_log.take()

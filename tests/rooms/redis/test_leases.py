@@ -332,3 +332,23 @@ def test_one_who_was_dead_when_the_room_was_opened_is_there_once_its_process_liv
     a.node._wake_leases.set()
     assert ann.hear(1) == ["join bob"]
     assert a.names() == ["ann", "bob"]
+
+
+def test_two_masters_with_as_many_changes_each_are_told_apart(server, worker):
+    """Both had the same members once. Processes go over from one to the other, which no error
+    tells them."""
+    a, b, c = worker(), worker(), worker()
+    key = "greenws:here:r"
+    a.join(name="ann")
+    wait_until(lambda: a.is_idle)
+    b.join(name="bob")
+    wait_until(lambda: b.is_idle and a.names() == ["ann", "bob"])
+    server.call("COPY", key, "second")
+    b.join(name="ben")
+    wait_until(lambda: b.is_idle and a.names() == ["ann", "ben", "bob"])
+    server.call("RENAME", "second", key)
+    c.join(name="carl")
+    wait_until(lambda: c.is_idle)
+    server.call("CLIENT", "KILL", "TYPE", "pubsub")
+    everybody = ["ann", "ben", "bob", "carl"]
+    wait_until(lambda: a.names() == b.names() == c.names() == everybody)

@@ -64,7 +64,7 @@ def test_those_who_wait_until_a_room_is_open_come_in_by_turns(worker, monkeypatc
     """All of them wake at the same moment."""
     ended: list[Any] = []
     end_if_over = "greenws.rooms.turns.end_if_over"
-    monkeypatch.setattr(end_if_over, lambda: ended.append(gevent.getcurrent()))
+    monkeypatch.setattr(end_if_over, lambda **_: ended.append(gevent.getcurrent()))
     a = worker()
     joining = [gevent.spawn(a.join) for _ in range(5)]
     gevent.joinall(joining, raise_error=True)

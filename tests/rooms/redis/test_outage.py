@@ -1,4 +1,4 @@
-"""Redis is lost and comes back: no message is lost, and members of one process get theirs."""
+"""Redis is out of reach for a while: no message is lost, and members of a process get theirs."""
 
 from __future__ import annotations
 

@@ -40,6 +40,27 @@ def test_a_member_that_is_further_in_the_log_gets_nothing_again():
     assert not cursor.advance(delivered(logged("7-0", THEIRS, 2)))
     assert cursor.advance(delivered(logged("8-0", THEIRS, 3)))
     assert cursor.is_level
+    assert not cursor.has_gap()
+
+
+@pytest.mark.parametrize("ahead", ["7-0", f"7-{2**64 - 1}"])
+def test_a_member_gets_the_gap_where_the_log_has_lost_the_entry_that_it_was_at(ahead):
+    """A time is not an entry."""
+    cursor = LogCursor(OURS, ahead, {})
+    cursor.end_replay()
+    assert not cursor.advance(delivered(logged("6-0", THEIRS, 1)))
+    assert cursor.advance(delivered(logged("8-0", THEIRS, 3)))
+    assert cursor.has_gap() == (ahead == "7-0")
+    assert cursor.advance(delivered(logged("9-0", THEIRS, 4)))
+    assert not cursor.has_gap()
+
+
+def test_an_entry_that_was_delivered_unlogged_before_is_in_the_log():
+    cursor = LogCursor(OURS, "7-0", {})
+    cursor.end_replay()
+    assert not cursor.advance(Entry("7-0", None))
+    assert cursor.advance(delivered(logged("8-0", THEIRS, 3)))
+    assert not cursor.has_gap()
 
 
 def test_what_a_member_received_unlogged_elsewhere_it_does_not_get_from_the_log():

@@ -205,12 +205,19 @@ def test_entries_that_redis_refuses_are_delivered_in_their_own_process(server, w
         with pytest.raises(BrokerUnavailable):
             a.rooms["r"].send("again", wait=True)
     assert 1 < len(error_log.take()) < 25
+    a.node._writer._refusals = RateLimit(0.001, burst=1)
+    a.node._writer._refusals.take()
+    server.call("XADD", "greenws:room:s", "18446744073709551615-18446744073709551615", "k", "v")
+    with pytest.raises(BrokerUnavailable):
+        a.rooms["s"].send("the first", wait=True)  # which other rooms do not hide
+    assert "'s'" in error_log.take()[-1].getMessage()
+    a.node._writer._unreported = 1
     a.node._writer._refusals = RateLimit(1.0)
     with pytest.raises(BrokerUnavailable):
         a.rooms["r"].send("later", wait=True)
     (record,) = error_log.take()
-    assert record.getMessage().endswith(" times since the last such line)")
-    server.call("DEL", "greenws:room:r")
+    assert record.getMessage().endswith(" such lines, of this room or others, were left out)")
+    server.call("DEL", "greenws:room:r", "greenws:room:s")
 
 
 def test_a_message_of_a_thread_may_be_in_the_log_before_the_thread_begins_to_wait(worker):

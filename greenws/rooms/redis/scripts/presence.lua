@@ -1,7 +1,8 @@
 -- Changes who is in a room, and publishes what has changed with the versions that it makes.
 -- KEYS: the members: by id the process (its origin) and the info; under '' the version
--- ARGV: PUBLISH or SPUBLISH, the channel, seconds until the key expires, the prefix of the keys that say
---       that a process is alive (empty in a cluster, where the script must not ask); then for each change its kind, the member, its value, and the change as JSON
+-- ARGV: PUBLISH or SPUBLISH, the channel, seconds until the key expires, the prefix of the keys that
+--       say that a process is alive (empty in a cluster, where the script must not ask); then for each
+--       change its kind, the member, its value, and the change as JSON
 -- A "bury" is a leave by another process; it counts only if the process of the member is dead.
 local here, publish, channel, seconds, alive = KEYS[1], unpack(ARGV, 1, 4)
 local changes = {}
@@ -24,12 +25,15 @@ for i = 5, #ARGV, 4 do
   if changed == 1 then table.insert(changes, change) end
 end
 if #changes > 0 then
-  -- Versions only grow, even if the key was lost, because they begin with the time.
+  -- Versions are times in microseconds, which only grow, even if the key was lost: two masters that had
+  -- the same members once must not give the same version to others.
   local now = redis.call('TIME')
-  local new = redis.call('HSETNX', here, '', string.format('%.0f', now[1] * 1000000 + now[2]))
-  local last = redis.call('HINCRBY', here, '', #changes)
+  local before = tonumber(redis.call('HGET', here, '') or '')
+  local last = math.max((before or 0) + #changes, now[1] * 1000000 + now[2])
+  redis.call('HSET', here, '', string.format('%.0f', last))
   redis.call('EXPIRE', here, seconds)
-  local head = string.format('presence %.0f %.0f %d', last - #changes + 1, last, new)
+  local first = before and before + 1 or last - #changes + 1
+  local head = string.format('presence %.0f %.0f %d', first, last, before and 0 or 1)
   redis.pcall(publish, channel, head .. '\n[' .. table.concat(changes, ',') .. ']')
 end
 return #changes
