@@ -18,6 +18,7 @@ from greenws import CloseCode
 from greenws.__main__ import COMMANDS
 from greenws.config import ACCESS_FIELDS
 from greenws.integrations import prometheus
+from greenws.opcodes import is_sendable
 
 from ..support.paths import ROOT
 
@@ -165,6 +166,17 @@ def test_every_close_code_is_explained():
     listed = dict(re.findall(r"^\| (\d{4}) \| (\w+) ", text, re.M))
     codes = {str(int(code)): code.name for code in CloseCode}
     assert listed == {code: name for code, name in codes.items() if code != "1015"}
+
+
+def test_the_codes_that_close_takes_are_listed():
+    text = (DOCS / "reference" / "close-codes.md").read_text()
+    sentence = re.search(r"^`close\(code\)` takes (.*?), in a client also (\d+);", text, re.M)
+    listed = set()
+    for first, last in re.findall(r"(\d+)(?: to (\d+))?", sentence[1]):
+        listed |= {*range(int(first), int(last or first) + 1)}
+    codes = range(900, 5100)
+    assert listed == {code for code in codes if is_sendable(code)}
+    assert listed | {int(sentence[2])} == {code for code in codes if is_sendable(code, client=True)}
 
 
 @pytest.mark.parametrize(
