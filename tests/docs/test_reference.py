@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -19,6 +20,7 @@ from greenws.__main__ import COMMANDS
 from greenws.config import ACCESS_FIELDS
 from greenws.integrations import prometheus
 from greenws.opcodes import is_sendable
+from greenws.server.admission import TOO_MANY
 
 from ..support.paths import ROOT
 
@@ -38,6 +40,22 @@ def read(path: Path) -> str:
 def test_every_metric_is_listed():
     text = (DOCS / "reference" / "metrics.md").read_text()
     assert set(re.findall(r"^\| `(greenws_\w+)", text, re.M)) == METRICS
+
+
+def test_every_reason_of_a_refusal_is_listed():
+    reasons = {"application", "malformed", *TOO_MANY}
+    for path in (ROOT / "greenws").rglob("*.py"):
+        if path.parent.name in ("client", "testing"):
+            continue
+        for node in ast.walk(ast.parse(read(path))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "HandshakeError":
+                named = [each.value for each in node.keywords if each.arg == "reason"]
+                reasons |= {ast.literal_eval(each) for each in (*node.args[3:4], *named)}
+    # One is a client's; the other is of servers that are not ours, which count nothing.
+    reasons -= {"extension", "server"}
+    page = read(DOCS / "reference" / "metrics.md").partition("| `reason` |")[2]
+    listed = re.findall(r"^\| (`.*`) \|", page, re.M)
+    assert {*re.findall(r"`(\w+)`", " ".join(listed))} == reasons
 
 
 @pytest.mark.parametrize("name", ["howto/metrics.md", "_static/grafana.json", "_static/alerts.yml"])
