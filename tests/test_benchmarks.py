@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from .support.limits import again_after_standstill, limit
+from .support.limits import again_after_standstill, limit, pace
 from .support.paths import ROOT
 from .support.processes import Process
 from .support.require import require, require_program
@@ -374,7 +374,7 @@ def test_idle_connections_are_held_until_stdin_ends(
 def test_a_server_that_does_not_echo_is_noticed(
     load: str, server: Process, path: str, what: str
 ) -> None:
-    code, result = run(load, server.port, "--path", path)
+    code, result = run(load, server.port, "--path", path, "--duration", pace(0.3))
     assert code == 1
     assert result["errors"] == 1
     assert what in result["error"]
@@ -583,7 +583,7 @@ def test_the_clients_of_a_killed_server_come_back_to_the_other(scenes: str, serv
 def test_a_server_that_fails_a_scene_is_noticed(
     scenes: str, server: Process, scene: str, prefix: str, what: str
 ) -> None:
-    few = ["--rooms", 2, "--members", 20, "--rate", 100, "--timeout", 0.3]
+    few = ["--rooms", 2, "--members", 20, "--rate", 100, "--timeout", pace(0.3)]
     code, result = play(scenes, server.port, scene, *few, "--prefix", prefix)
     assert (code, result["errors"]) == (1, 1)
     assert what in result["error"]
