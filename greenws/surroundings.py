@@ -301,9 +301,10 @@ class Threads:
             ).start()
         except RuntimeError as error:  # the next session tries again
             self._watched = None
-            _logger.warning(
-                "the sessions of this gunicorn worker are not closed when it stops: %s", error
-            )
+            if _once("no thread"):
+                _logger.warning(
+                    "the sessions of this gunicorn worker are not closed when it stops: %s", error
+                )
 
     def _close_at_stop(self, worker: Any) -> None:
         """Closes all sessions with 1001 when gunicorn stops the worker, or loads it again, or when

@@ -289,7 +289,8 @@ def test_a_session_tries_again_if_no_thread_could_be_started(monkeypatch, caplog
     with monkeypatch.context() as patches:
         failure = Mock(side_effect=RuntimeError("can't start new thread"))
         patches.setattr(threading.Thread, "start", failure)
-        threads.enter(Mock())
+        for _ in range(3):
+            threads.enter(Mock())
     (line,) = lines(caplog)
     assert "are not closed when it stops: can't start new thread" in line
     socket = Mock()
