@@ -331,6 +331,11 @@ def test_django_s_development_server_without_the_application(monkeypatch):
     assert "INSTALLED_APPS" not in surroundings.advice_without_socket("WSGIServer/0.2")
 
 
+def test_a_worker_of_gunicorn_that_keeps_the_socket_is_to_be_replaced():
+    advice = surroundings.advice_without_socket("gevent/26.9.0 gunicorn/27.0.1")
+    assert advice == "run gunicorn -k greenws.gunicorn.Worker in place of this worker"
+
+
 PATCH = "from gevent import monkey; monkey.patch_all()"
 LATE = f"""
 import os
