@@ -5,6 +5,11 @@ curl -c jar -d name=ada http://127.0.0.1:8000/login
 WebSocket client with that cookie: ws://127.0.0.1:8000/inbox (401 without the cookie)
 """
 
+from gevent import monkey
+
+if __name__ == "__main__":
+    monkey.patch_all()  # before the other imports: whatever blocks lets the others run
+
 import argparse
 
 from flask import Flask, request

@@ -33,5 +33,5 @@ if __name__ == "__main__":
         ("127.0.0.1", parser.parse_args().port), Resource(OrderedDict([("/", Broadcast)]))
     )
     server.start()
-    print(f"http://127.0.0.1:{server.server_port}/", flush=True)
+    print(f"ws://127.0.0.1:{server.server_port}/", flush=True)
     server.serve_forever()

@@ -43,5 +43,5 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=8000)
     server = WebSocketServer(("127.0.0.1", parser.parse_args().port), uploads)
     server.start()
-    print(f"http://127.0.0.1:{server.server_port}/", flush=True)
+    print(f"ws://127.0.0.1:{server.server_port}/", flush=True)
     server.serve_forever()

@@ -168,7 +168,7 @@ class Config:
     seconds of waiting for it: a byte now and then must not hold a connection."""
 
     max_request_line: int | None = 8192
-    """Bytes in a request line; 414 for more. No browser sends a longer one."""
+    """Bytes in a request line; 414 for more. nginx and Apache accept as many."""
 
     max_headers: int | None = 100
     """Headers in a request; 431 for more. Each becomes an object, so a limit in bytes is not

@@ -114,7 +114,7 @@ class Pulse:
         begin = (now + first) // width * width
         if self._lifetime_end < begin:
             begin = self._bucket_time(now, begin)
-        heartbeat.add(self, begin)
+        self._heartbeat.add(self, begin)
 
     @property
     def socket(self) -> WebSocket | None:

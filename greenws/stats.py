@@ -176,8 +176,8 @@ class SessionRecord:
         self._format = config.access_log
         self._stats = stats
         self._began = time.monotonic()
-        if stats is not None:
-            stats.begin(self)
+        if self._stats is not None:
+            self._stats.begin(self)
 
     def take_error(self, error: BaseException) -> bool:
         """:meth:`ServerStats.take_error`."""

@@ -13,6 +13,7 @@ cdef class Upgrade:
     cdef public object refusal_reason
     cdef public bint unused_handler
 
+    cdef int _begin(self, Offer offer, config) except -1
     cpdef follow(self, environ)
     @cython.locals(socket=WebSocket, transport=Transport)
     cpdef WebSocket accept(self, subprotocol=*, config=*, request=*, headers=*)

@@ -56,6 +56,10 @@ class Upgrade:
     """
 
     def __init__(self, offer: Offer, config: Config) -> None:
+        self._begin(offer, config)
+
+    def _begin(self, offer: Offer, config: Config) -> None:
+        """The constructor, for those of subclasses: ``super()`` takes longer than all this."""
         self.offer = offer
         self.config = config
         self.socket: WebSocket | None = None
@@ -144,7 +148,7 @@ class _SocketUpgrade(Upgrade):
     """An upgrade on a server that hands over its raw socket, and has a thread for each session."""
 
     def __init__(self, offer: Offer, config: Config, sock: Any, environ: WSGIEnvironment) -> None:
-        super().__init__(offer, config)
+        self._begin(offer, config)
         self._sock = sock
         self._environ = environ
 

@@ -89,6 +89,9 @@ cdef class WebSocket:
     cdef void _finish_message(self) except *
     @cython.locals(transport=Transport, size=Py_ssize_t)
     cdef void _poll_input(self, double end, bint may_switch=*) except *
+    cdef bint _extend_close(self) except -1
+    @cython.locals(connection=Connection, event=int)
+    cdef int _discard_input(self, bint may_switch) except -1
     cpdef bint _poll_unread(self) except -1
     cpdef void _send_heartbeat(self, ping) except *
     cpdef bint _is_inherited(self) except -1

@@ -210,7 +210,9 @@ class WebSocket:
         if early:
             self._connection.feed(bytearray(early), len(early))
             transport.received += len(early)
-        transport.set_prefetch(self, self._connection, *self._connection.parts)
+        self._transport.set_prefetch(
+            self, self._connection, self._connection._parser, self._connection._assembler
+        )
         if config.max_message_rate is not None:
             self._connection.limiter = RateLimit(config.max_message_rate)
 
@@ -638,7 +640,7 @@ class WebSocket:
     def _offer_now(self, message: SharedMessage, hold: bool) -> bool:
         connection = self._connection
         transport = self._transport
-        if connection.state != _OPEN or transport.failure or self._is_inherited():
+        if connection.state != _OPEN or transport.failure or transport.process != forks.process():
             return True
         if self._sender is not None or transport.backlog or self._in_other_thread():
             return False

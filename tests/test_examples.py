@@ -31,12 +31,13 @@ def run(monkeypatch, capsys):
     def start(name):
         path = str(EXAMPLES / name)
         monkeypatch.setattr(sys, "argv", [path, "--port", "0"])
+        monkeypatch.setattr("gevent.monkey.patch_all", lambda: None)  # this is the tests' process
         programs.append(gevent.spawn(runpy.run_path, path, run_name="__main__"))
         printed = []
 
         def find_port():
             printed.append(capsys.readouterr().out)
-            return re.search(r"http://127\.0\.0\.1:(\d+)/", "".join(printed))
+            return re.search(r"\w+://127\.0\.0\.1:(\d+)/", "".join(printed))
 
         return f"ws://127.0.0.1:{wait_until(find_port)[1]}"
 
@@ -84,6 +85,12 @@ def test_flask_login_app(run):
     with pytest.raises(greenws.HandshakeError) as caught:
         greenws.connect(f"{run('flask_login_app.py')}/inbox")
     assert caught.value.status == 401
+
+
+def test_an_example_with_a_framework_patches_first():
+    for path in (EXAMPLES / "flask_login_app.py", EXAMPLES / "chat" / "chat.py"):
+        head, _, _ = path.read_text().partition("\nfrom flask")
+        assert "    monkey.patch_all()" in head, path
 
 
 def test_subprotocols(run):

@@ -182,17 +182,22 @@ def find_head(data: bytes | bytearray, start: int, config: Config) -> int:
     """
     end = data.find(_END, max(0, start - len(_END)))
     size = len(data) if end < 0 else end + len(_END)
+    line_limit, headers_limit = config.max_request_line, config.max_header_size
+    if (
+        end >= 0
+        and (line_limit is None or size <= line_limit)
+        and (headers_limit is None or size <= headers_limit)
+    ):
+        return size  # nearly always; where the line ends does not matter then
     line = data.find(b"\r\n", 0, size)
     line_size = line if line >= 0 else size
-    if config.max_request_line is not None and line_size > config.max_request_line:
+    if line_limit is not None and line_size > line_limit:
         raise RequestError(
-            f"Request line longer than {config.max_request_line} bytes (max_request_line).",
+            f"Request line longer than {line_limit} bytes (max_request_line).",
             414,
         )
-    if config.max_header_size is not None and size - line_size > config.max_header_size + 2:
-        raise RequestError(
-            f"Headers longer than {config.max_header_size} bytes (max_header_size).", 431
-        )
+    if headers_limit is not None and size - line_size > headers_limit + 2:
+        raise RequestError(f"Headers longer than {headers_limit} bytes (max_header_size).", 431)
     if end < 0:
         if data.startswith(_TLS_HANDSHAKE):
             raise RequestError(
@@ -257,7 +262,7 @@ def parse_head(data: bytes, config: Config) -> RequestHead:
 
 def _parse_request_line(data: bytes | bytearray) -> tuple[RequestHead, bytes]:
     """A head with only its request line, and the target as sent, percent-encoded if need be."""
-    if data.startswith(b"GET /"):  # nearly always; the patterns take three times as long
+    if data[:5] == b"GET /":  # nearly always; the patterns take three times as long
         end = data.find(b" HTTP/1.1\r\n", 5)
         if end > 0:
             target = bytes(data[4:end])

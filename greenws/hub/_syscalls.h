@@ -139,6 +139,17 @@ greenws_close(int fd)
                : (PyErr_SetFromErrno(PyExc_OSError), -1);
 }
 
+static inline char *
+greenws_octet(char *to, unsigned char octet)
+{
+    if (octet > 99)
+        *to++ = '0' + octet / 100;
+    if (octet > 9)
+        *to++ = '0' + octet / 10 % 10;
+    *to++ = '0' + octet % 10;
+    return to;
+}
+
 /* The address as in Python's socket module: a scope that has a name is a part of the host. */
 static inline PyObject *
 greenws_address(struct sockaddr_storage *from, socklen_t size)
@@ -146,8 +157,13 @@ greenws_address(struct sockaddr_storage *from, socklen_t size)
     char host[NI_MAXHOST];
     if (from->ss_family == AF_INET) {
         struct sockaddr_in *in = (struct sockaddr_in *)from;
-        if (inet_ntop(AF_INET, &in->sin_addr, host, sizeof host) != NULL)
-            return Py_BuildValue("sH", host, ntohs(in->sin_port));
+        unsigned char *octets = (unsigned char *)&in->sin_addr;
+        char *end = host;
+        for (int i = 0; i < 4; i++) { /* inet_ntop() prints them by a format */
+            end = greenws_octet(end, octets[i]);
+            *end++ = i < 3 ? '.' : '\0';
+        }
+        return Py_BuildValue("sH", host, ntohs(in->sin_port));
     }
     else {
         struct sockaddr_in6 *in = (struct sockaddr_in6 *)from;

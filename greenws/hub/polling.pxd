@@ -107,6 +107,7 @@ cdef class Waiter:
     cdef size_t _prefetch3
     cdef size_t _prefetch4
 
+    cdef int _begin(self, hub, int fileno) except -1
     cpdef void set_prefetch(self, first, second, third, fourth) except *
     cpdef int wait(self) except -1
     @cython.locals(waiting=bint)

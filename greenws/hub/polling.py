@@ -442,6 +442,10 @@ class Waiter:
     """A socket on whose input one greenlet at a time can wait."""
 
     def __init__(self, hub: Hub, fileno: int) -> None:
+        self._begin(hub, fileno)
+
+    def _begin(self, hub: Hub, fileno: int) -> None:
+        """The constructor, for those of compiled classes: ``super()`` takes as long as all this."""
         self.process = forks.process()
         self.hub = hub
         self.fileno = fileno

@@ -15,6 +15,9 @@ cdef class Accepted:
     cdef int number
     cdef public int family
 
+    cpdef int detach(self) except? -1
+    cpdef void close(self) except *
+
 
 cdef class Transport(Waiter):
     cdef public long long received
@@ -94,3 +97,17 @@ cdef class Transport(Waiter):
     cdef void _answer(self, bytes records) except *
     cdef void _detach(self) except *
     cdef void _append(self, data) except *
+    cpdef int set_limits(self, high_water, write_timeout) except -1
+    cdef int _start_timer(self, double delay, double due) except -1
+    cdef int _flush_unless_writing(self) except -1
+    cdef void _start_writing(self) except *
+    cdef int _start_stall_timer(self, double delay) except -1
+    cpdef Py_ssize_t undelivered(self) except? -1
+    cdef int _stop_writing(self) except -1
+    cdef int _fail(self, str reason) except -1
+    cdef int _make_room(self) except -1
+    cpdef int finish_writing(self) except -1
+    cdef void _shut_down(self) except *
+    cpdef int finish(self, double deadline) except -1
+    cdef int _close_watchers(self) except -1
+    cpdef void close(self, str reason=*) except *

@@ -163,7 +163,7 @@ class Transport(Waiter):
         write_timeout: float | None = None,
         borrowed: bool = False,
     ) -> None:
-        super().__init__(hub, sock.fileno())
+        self._begin(hub, sock.fileno())
         self._borrowed = borrowed
         self._timeout: float | None = None
         is_bare = type(sock) is Accepted

@@ -19,8 +19,10 @@ import gevent
 
 try:
     from prometheus_client import CollectorRegistry, Counter, Gauge
+    from prometheus_client.core import Metric
     from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
     from prometheus_client.multiprocess import MultiProcessCollector
+    from prometheus_client.registry import Collector
 except ImportError as error:
     hint = "pip install prometheus-client (or 'greenws-wsgi[metrics]')"
     raise ImportError(f"{error}; {hint}") from None
@@ -146,7 +148,7 @@ class Metrics:
         registry = self._registry
         if self._folder:
             registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+            registry.register(_AllWorkers(self._folder))
         body = generate_latest(registry)
         headers = [("Content-Type", CONTENT_TYPE_LATEST), ("Content-Length", str(len(body)))]
         start_response("200 OK", headers)
@@ -190,6 +192,30 @@ class Metrics:
                 yield "refused", reason, value
             for code, value in stats.closes.items():
                 yield "closes", str(code), value
+
+
+class _AllWorkers(Collector):
+    """The figures in the files of all workers.
+
+    A file is empty for a moment when its worker has just made it, and stays so if the worker is
+    killed then. ``MultiProcessCollector.collect`` raises for it.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        with os.scandir(self._folder) as entries:
+            files = [entry.path for entry in entries if entry.name.endswith(".db")]
+        metrics: Iterable[Metric] = MultiProcessCollector.merge(filter(_size, files))  # type: ignore[no-untyped-call]
+        return metrics
+
+
+def _size(file: str) -> int:
+    try:
+        return os.path.getsize(file)
+    except FileNotFoundError:  # of a worker that has ended
+        return 0
 
 
 def _copy_at_exit(made: weakref.ref[Metrics], process: int) -> None:

@@ -69,6 +69,9 @@ cdef class Connection:
         self, bytearray buffer, Py_ssize_t position, int opcode, bint final, bytes payload
     ) except -1
     cpdef tuple divide(self, int opcode, bint final, payload)
+    cpdef bytes close(self, code, reason)
+    cpdef void check_close(self, code, reason) except *
     cpdef object closed_error(self)
+    cpdef tuple first_close(self)
     cdef bytes _control(self, int opcode, bytes payload)
     cdef bytes _frame(self, int opcode, bytes payload)

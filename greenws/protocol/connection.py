@@ -110,11 +110,6 @@ class Connection:
 
     # -- input
 
-    @property
-    def parts(self) -> tuple[FrameParser, FragmentAssembler]:
-        """The two objects that handle the input."""
-        return self._parser, self._assembler
-
     def feed(self, data: bytearray, size: int) -> None:
         """Lends the first ``size`` bytes of ``data``, until ``next_event()`` returns INVALID or
         CLOSE, or ``keep()`` is called."""

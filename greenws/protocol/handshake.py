@@ -497,8 +497,9 @@ def _upgrade_required(message: str) -> HandshakeError:
 
 
 def _accept_value(key: str) -> str:
-    digest = _sha1((key + _GUID).encode("latin-1")).digest()
-    return b2a_base64(digest, newline=False).decode()
+    text = key + _GUID
+    value: bytes = b2a_base64(_sha1(text.encode("latin-1")).digest(), newline=False)
+    return value.decode("ascii")
 
 
 def _tokens(header: str) -> list[str]:

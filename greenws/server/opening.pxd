@@ -20,6 +20,7 @@ cdef class ServerUpgrade(Upgrade):
     cdef object _path
     cdef object _claimed
 
+    cdef int _admit(self, Offer offer, host, environ, str target) except -1
     cpdef release(self)
 
 
@@ -42,6 +43,7 @@ cdef _make_environ(host, address, RequestHead head)
 
 cdef class Opening:
     cdef public object host
+    cdef public object config
     cdef public object address
     cdef public object error
     cdef public RequestHead head
@@ -82,7 +84,9 @@ cdef class DirectClient:
 
     @cython.locals(admission=Admission, opening=Opening, session=OpenSession, reason=str)
     cpdef OpenSession open(self, long process)
+    @cython.locals(admission=Admission)
     cpdef begin(self, WebSocket socket)
+    @cython.locals(admission=Admission)
     cpdef end(self)
     @cython.locals(admission=Admission)
     cpdef leave(self)

@@ -60,7 +60,11 @@ class ServerUpgrade(Upgrade):
     def __init__(
         self, offer: Offer, host: Host, environ: dict[str, Any] | None, target: str
     ) -> None:
-        super().__init__(offer, host.config)
+        self._admit(offer, host, environ, target)
+
+    def _admit(self, offer: Offer, host: Host, environ: dict[str, Any] | None, target: str) -> None:
+        """The constructor, also for that of a subclass."""
+        self._begin(offer, host.config)
         self._host = host
         # a query may be secret
         self._path = target if "?" not in target else target.partition("?")[0]
@@ -97,7 +101,7 @@ class _DirectUpgrade(ServerUpgrade):
     def __init__(
         self, offer: Offer, opening: Opening, environ: dict[str, Any] | None, head: RequestHead
     ) -> None:
-        super().__init__(offer, opening.host, environ, head.target)
+        self._admit(offer, opening.host, environ, head.target)
         self._transport = opening.transport
         self._early = opening.rest
         self._address = opening.address
@@ -106,7 +110,8 @@ class _DirectUpgrade(ServerUpgrade):
 
     def _take_transport(self, config: Config) -> tuple[Transport, bytes, bool]:
         self._transport.received = 0  # that was HTTP
-        self._transport.set_limits(config.write_high_water, config.write_timeout)
+        if config is not self.config:  # the transport has the limits of the server's
+            self._transport.set_limits(config.write_high_water, config.write_timeout)
         return self._transport, self._early, False
 
     def _remote_address(self) -> Any:
@@ -168,6 +173,7 @@ class Opening:
     __slots__ = (
         "address",
         "application",
+        "config",
         "deadline",
         "environ",
         "error",
@@ -183,7 +189,7 @@ class Opening:
     )
 
     def __init__(self, host: Host, sock: Any, address: Any) -> None:
-        config = host.config
+        config = self.config = host.config
         self.host = host
         self.address = address
         self.error: RequestError | None = None
@@ -252,7 +258,7 @@ class Opening:
         target = head.target
         if (
             host.proxy_fix is not None
-            or host.config.allowed_hosts is not None
+            or self.config.allowed_hosts is not None
             or head.method != "GET"
             or head.version != "HTTP/1.1"
             or head.host is not None  # the target is a URL
@@ -332,7 +338,7 @@ class Opening:
             RequestError: the head is refused.
         """
         transport = self.transport
-        config = self.host.config
+        config = self.config
         size = transport.poll()  # it often comes with the connection
         while True:
             if size == _TIMED_OUT:
@@ -416,12 +422,14 @@ class DirectClient:
     def begin(self, socket: WebSocket) -> None:
         """Registers the session; to be followed by :meth:`end`."""
         self._socket = socket
+        admission = self.server.admission
         self.server.clients[self.address or id(self)] = self
-        self.server.admission.begin_work()
+        admission.begin_work()
 
     def end(self) -> None:
         """The session has ended."""
-        self.server.admission.end_work()
+        admission = self.server.admission
+        admission.end_work()
         clients, key = self.server.clients, self.address or id(self)
         if clients.get(key) is self:
             del clients[key]

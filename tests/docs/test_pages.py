@@ -102,6 +102,13 @@ def test_the_options_of_a_command_exist(block: Block) -> None:
         make_parser().parse_args(arguments)
 
 
+def test_nothing_tells_to_install_what_is_not_in_the_public_index() -> None:
+    readmes = [ROOT / "README.md", *(ROOT / "examples").rglob("README.md")]
+    for page in (*PAGES, *readmes):
+        for block in blocks_in(page):
+            assert not re.search(r"pip install [^#\n]*\bgreenws", block.text), block
+
+
 def test_the_tests_of_blocks_exist() -> None:
     for block in BLOCKS:
         path, *parts = block.test.split("::")

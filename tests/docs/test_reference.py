@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -18,6 +19,9 @@ from greenws import CloseCode
 from greenws.__main__ import COMMANDS
 from greenws.config import ACCESS_FIELDS
 from greenws.integrations import prometheus
+from greenws.opcodes import is_sendable
+from greenws.server.admission import TOO_MANY
+from greenws.stats import ServerStats
 
 from ..support.paths import ROOT
 
@@ -37,6 +41,27 @@ def read(path: Path) -> str:
 def test_every_metric_is_listed():
     text = (DOCS / "reference" / "metrics.md").read_text()
     assert set(re.findall(r"^\| `(greenws_\w+)", text, re.M)) == METRICS
+
+
+def test_every_reason_of_a_refusal_is_listed():
+    reasons = {"application", "malformed", *TOO_MANY}
+    for path in (ROOT / "greenws").rglob("*.py"):
+        if path.parent.name in ("client", "testing"):
+            continue
+        for node in ast.walk(ast.parse(read(path))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "HandshakeError":
+                named = [each.value for each in node.keywords if each.arg == "reason"]
+                reasons |= {ast.literal_eval(each) for each in (*node.args[3:4], *named)}
+    # One is a client's; the other is of servers that are not ours, which count nothing.
+    reasons -= {"extension", "server"}
+    page = read(DOCS / "reference" / "metrics.md").partition("| `reason` |")[2]
+    listed = re.findall(r"^\| (`.*`) \|", page, re.M)
+    assert {*re.findall(r"`(\w+)`", " ".join(listed))} == reasons
+
+
+def test_the_figures_of_a_process_are_listed():
+    block = read(DOCS / "reference" / "metrics.md").partition("```json\n")[2].partition("```")[0]
+    assert list(json.loads(block)) == list(ServerStats().as_dict())
 
 
 @pytest.mark.parametrize("name", ["howto/metrics.md", "_static/grafana.json", "_static/alerts.yml"])
@@ -165,6 +190,17 @@ def test_every_close_code_is_explained():
     listed = dict(re.findall(r"^\| (\d{4}) \| (\w+) ", text, re.M))
     codes = {str(int(code)): code.name for code in CloseCode}
     assert listed == {code: name for code, name in codes.items() if code != "1015"}
+
+
+def test_the_codes_that_close_takes_are_listed():
+    text = (DOCS / "reference" / "close-codes.md").read_text()
+    sentence = re.search(r"^`close\(code\)` takes (.*?), in a client also (\d+);", text, re.M)
+    listed = set()
+    for first, last in re.findall(r"(\d+)(?: to (\d+))?", sentence[1]):
+        listed |= {*range(int(first), int(last or first) + 1)}
+    codes = range(900, 5100)
+    assert listed == {code for code in codes if is_sendable(code)}
+    assert listed | {int(sentence[2])} == {code for code in codes if is_sendable(code, client=True)}
 
 
 @pytest.mark.parametrize(

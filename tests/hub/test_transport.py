@@ -459,6 +459,19 @@ def test_a_connection_is_accepted_without_a_socket_object(listener):
         assert accepted.fileno() == -1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.1 is the only such address")
+def test_an_accepted_connection_has_the_address_that_its_peer_has():
+    with native.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        for host in ("127.0.0.1", "127.9.10.99", "127.100.109.190", "127.200.255.254"):
+            source = (host, 0)
+            with native.create_connection(listener.getsockname(), source_address=source) as peer:
+                accepted, address = accept_one(listener)
+                assert address == peer.getsockname()
+                assert address[0] == host
+                accepted.close()
+
+
 def test_an_accepted_connection_that_nobody_serves_is_closed(listener):
     with native.create_connection(listener.getsockname()[:2]) as peer:
         accepted, _ = accept_one(listener)

@@ -104,6 +104,8 @@ def ask(connection):
 
 @pytest.mark.parametrize("options", [[], ["--preload"]])
 def test_all_workers_are_counted_though_one_alone_is_asked(options, tmp_path):
+    for name in ("counter_1.db", "gauge_livesum_1.db"):  # as those of a worker that has just begun
+        (tmp_path / name).touch()
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(gunicorn(*options, PROMETHEUS_MULTIPROC_DIR=str(tmp_path)))
         pids, count = set(), 0

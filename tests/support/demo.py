@@ -118,6 +118,7 @@ def running(*arguments: str, cwd: Path | None = None, **env: str) -> Iterator[De
         yield demo
     finally:
         demo.end()
+        print(*demo.stdout, *demo.stderr, sep="\n")  # pytest shows it if the test has failed
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -125,6 +125,7 @@ class Process:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+        print(self.output)  # pytest shows it if the test has failed
 
 
 _connections: list[ClientConnection] = []
