@@ -31,6 +31,7 @@ NOT_IN_THE_SOURCE = {
     "WebSocket connection to '",
     "' failed",
     "Connection reset by peer",
+    "TypeError: 'str' object is not callable",
     "connection lost: TLS:",
     "lost connection to Redis:",
     "reconnected to Redis",
