@@ -13,7 +13,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["GREENWS_PURE_PYTHON"] = "1"  # signatures and attributes are those of both forms
 
+from sphinx.pycode import ModuleAnalyzer  # noqa: E402
+
 import greenws  # noqa: E402
+
+for path in (ROOT / "greenws").rglob("*.py"):
+    # If autodoc cannot parse a module, it leaves out the texts of attributes without a warning.
+    ModuleAnalyzer.for_file(path, path.stem).analyze()
 
 project = "greenws"
 author = "The greenws maintainers"

@@ -79,13 +79,9 @@ class Routes:
 
     @explains(
         "routes.add(uri='/path', handler=application)",
-        {
-            "methods": "write method=, one name or a list of them",
-            **dict.fromkeys(("path", "rule", "url", "route"), "write uri="),
-            **dict.fromkeys(
-                ("app", "application", "view", "view_func", "endpoint"), "write handler="
-            ),
-        },
+        {"methods": "write method=, one name or a list of them"}
+        | dict.fromkeys(("path", "rule", "url", "route"), "write uri=")
+        | dict.fromkeys(("app", "application", "view", "view_func", "endpoint"), "write handler="),
     )
     def add(
         self,

@@ -56,14 +56,12 @@ def is_permanent(error: Exception) -> bool:
 
 @explains(
     "greenws.reconnect('ws://host/path')",
-    {
-        **HINTS,
-        **dict.fromkeys(("delay", "backoff"), "write min_delay= and max_delay="),
-        **dict.fromkeys(
-            ("retries", "max_retries", "attempts", "max_attempts"),
-            "write give_up=, a function that says whether to raise an error and stop",
-        ),
-    },
+    HINTS
+    | dict.fromkeys(("delay", "backoff"), "write min_delay= and max_delay=")
+    | dict.fromkeys(
+        ("retries", "max_retries", "attempts", "max_attempts"),
+        "write give_up=, a function that says whether to raise an error and stop",
+    ),
 )
 def reconnect(
     url: str | Callable[[], str],

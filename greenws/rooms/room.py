@@ -467,17 +467,15 @@ class Rooms:
 
     @explains(
         "Rooms(), or Rooms('redis://localhost')",
-        {
-            **dict.fromkeys(
-                ("host", "port", "redis", "redis_url", "url", "message_queue"),
-                "the Redis is the first argument: Rooms('redis://localhost:6379')",
-            ),
-            **dict.fromkeys(
-                ("history", "history_bytes", "max_age", "prefix", "timeout", "presence_timeout"),
-                "that is an option of the broker: Rooms(MemoryBroker(...)) or "
-                "Rooms(RedisBroker('redis://localhost', ...)) of greenws.brokers",
-            ),
-        },
+        dict.fromkeys(
+            ("host", "port", "redis", "redis_url", "url", "message_queue"),
+            "the Redis is the first argument: Rooms('redis://localhost:6379')",
+        )
+        | dict.fromkeys(
+            ("history", "history_bytes", "max_age", "prefix", "timeout", "presence_timeout"),
+            "that is an option of the broker: Rooms(MemoryBroker(...)) or "
+            "Rooms(RedisBroker('redis://localhost', ...)) of greenws.brokers",
+        ),
     )
     def __init__(
         self,

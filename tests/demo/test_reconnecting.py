@@ -20,7 +20,9 @@ from ..support.require import require, require_program
 NODE = ROOT / "tests" / "node"
 
 
-def test_a_page_that_opens_again_after_4001_misses_nothing(serve: Callable[..., Any]) -> None:
+def test_a_page_that_opens_again_after_4001_misses_nothing(
+    serve: Callable[..., Any],
+) -> None:
     require_program("node")
     require((NODE / "node_modules" / "ws").is_dir(), "ws (npm --prefix tests/node install)")
     rooms, routes, offered = Rooms(stamp=json_id), Routes(), []
@@ -61,3 +63,5 @@ def test_a_page_that_opens_again_after_4001_misses_nothing(serve: Callable[..., 
     assert seen["closes"] == [[*expired, ids[0]], [*expired, ids[2]]]
     assert seen["sent"] == [False, False]
     assert seen["lastId"] is None
+    connection = ["connecting", "open", "closed"]
+    assert seen["states"] == ["connecting", *connection, *connection, "closed"]

@@ -21,6 +21,7 @@ from greenws.config import ACCESS_FIELDS
 from greenws.integrations import prometheus
 from greenws.opcodes import is_sendable
 from greenws.server.admission import TOO_MANY
+from greenws.stats import ServerStats
 
 from ..support.paths import ROOT
 
@@ -56,6 +57,11 @@ def test_every_reason_of_a_refusal_is_listed():
     page = read(DOCS / "reference" / "metrics.md").partition("| `reason` |")[2]
     listed = re.findall(r"^\| (`.*`) \|", page, re.M)
     assert {*re.findall(r"`(\w+)`", " ".join(listed))} == reasons
+
+
+def test_the_figures_of_a_process_are_listed():
+    block = read(DOCS / "reference" / "metrics.md").partition("```json\n")[2].partition("```")[0]
+    assert list(json.loads(block)) == list(ServerStats().as_dict())
 
 
 @pytest.mark.parametrize("name", ["howto/metrics.md", "_static/grafana.json", "_static/alerts.yml"])

@@ -16,14 +16,23 @@ globalThis.CloseEvent ??= class extends Event {
 };
 
 const { ReconnectingSocket } = await import(module);
-const seen = { messages: [], closes: [], sent: [] };
+console.warn = () => {};
+const seen = { messages: [], closes: [], sent: [], states: [] };
 const offers = [...protocols];
-const socket = new ReconnectingSocket(
-  () => `/news?since=${socket.lastId ?? ""}`,
-  () => offers.shift(),
-);
+let asked = 0;
+async function path() {
+  asked += 1;
+  if (asked === 1) throw new Error("no ticket"); // the fetch of a page fails
+  return `/news?since=${socket.lastId ?? ""}`;
+}
+const socket = new ReconnectingSocket(path, () => offers.shift());
+socket.addEventListener("state", ({ detail }) => seen.states.push(detail.state));
 socket.addEventListener("message", ({ data }) => seen.messages.push(JSON.parse(data)));
 socket.addEventListener("close", ({ code, reason }) => {
+  if (code === 1006) {
+    socket.retryNow();
+    return;
+  }
   seen.closes.push([code, reason, socket.lastId ?? null]);
   seen.sent.push(socket.send("while there is no connection"));
   if (offers.length) {

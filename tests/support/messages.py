@@ -15,8 +15,17 @@ __all__ = ["Text", "find_strings", "find_texts"]
 
 PACKAGE = ROOT / "greenws"
 HOLE = "…"
-LEVELS = {"warning", "error", "exception", "critical"}
-CALLS = {"log": 1, "log_error": 1, "warn": 0, "fail": 0, "_close": 1, "timed_out": 0}
+LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
+CALLS = {
+    "Error": 0,
+    "Warning": 0,
+    "log": 1,
+    "log_error": 1,
+    "warn": 0,
+    "fail": 0,
+    "_close": 1,
+    "timed_out": 0,
+}
 """Other calls that get a text, and the number of the argument."""
 ERRORS = {*exceptions.__all__, "RuntimeError", "TimeoutError"}
 """Where they are made, which may be before they are raised."""

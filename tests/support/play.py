@@ -115,6 +115,12 @@ class Line:
     def mend(self) -> None:
         self.is_cut = False
 
+    def lead_to(self, port: int) -> None:
+        """To another Redis from now on."""
+        self._redis = ("127.0.0.1", port)
+        self.cut()
+        self.mend()
+
     def close(self) -> None:
         self.cut()
         self._server.stop()

@@ -149,7 +149,8 @@ class History:
 
     def _read(self, room: str, after: str, until: str) -> Iterator[tuple[list[LogEntry], bool]]:
         """The entries between two stream ids in pages, each with whether some before it are
-        missing: the log may be trimmed while it is being read, or lost."""
+        missing: the log may be trimmed while it is being read, or lost. If the log does not have
+        ``until``, it is another one than that which this process has delivered."""
         count = _FIRST_PAGE
         while True:
             page = self._insist(
@@ -163,11 +164,13 @@ class History:
             found, gap = page
             parsed = (parse(room, id_, fields) for id_, fields in found)
             yield [entry for entry in parsed if entry is not None], gap
-            if len(found) < count or found[-1][0].decode() == until:
-                return
-            after = found[-1][0].decode()
+            after = found[-1][0].decode() if found else after
+            if len(found) < count or after == until:
+                break
             size = sum(len(fields.get(b"d", b"")) for _, fields in found)
             count = max(1, min(_PAGE, _PAGE_BYTES * len(found) // max(size, 1)))
+        if after != until and not gap and not self._has(room, until):
+            yield [], True
 
     def _page(self, room: str, after: str, until: str, count: int) -> tuple[Any, bool]:
         """A page, and whether messages before it are missing. None are if ``after`` is still in the

@@ -398,7 +398,7 @@ class Subscriber:
     def _find_last_known(self, stream: Stream, key: str, snapshot: Snapshot) -> str:
         """The entry of the log to go on after, where the one that was delivered last is not there;
         empty to deliver all, as of a new log."""
-        known = set(stream.recent) - {stream.id}
+        known = {*stream.recent, *stream.left} - {stream.id}
 
         def find(client: redis.Redis) -> Any:
             pipeline = client.pipeline(transaction=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from array import array
 from collections import deque
 from contextlib import suppress
 
@@ -23,6 +24,8 @@ from .replay import Progress
 __all__ = ["Stream"]
 
 _RECENT = 100  # ids to remember, for a log that loses its last entries
+_LEFT = 16  # the same, of other masters' logs, each with the last delivered one
+_KEYS = 500  # delivered entries to know again, at least; a writer sends so many at once
 
 _logger = logging.getLogger("greenws.brokers.redis")
 
@@ -32,10 +35,11 @@ class Stream:
     the id at which it was opened. ``is_estimated``: the log was out of reach then, so ``id`` is a
     time by this machine's clock, not an entry; ``is_floor``: it is the end of a log that had no
     entries; ``floor``: that of the log (snapshot.lua) when a snapshot was taken, if it was known;
-    ``opened_at``: when, by the monotonic clock. ``recent``: ids of the last delivered entries.
-    ``sent``: what this process sent and has not found in the log; ``may_be_logged``: some of it may
-    be in the log before ``id``, in a part that was not read. ``unlogged``: the number of the last
-    entry in ``sent`` that was delivered unlogged, or 0."""
+    ``opened_at``: when, by the monotonic clock. ``recent``: ids of the last delivered entries;
+    ``left``: those at which a log was left that another one has taken the place of. ``sent``: what
+    this process sent and has not found in the log; ``may_be_logged``: some of it may be in the log
+    before ``id``, in a part that was not read. ``unlogged``: the number of the last entry in
+    ``sent`` that was delivered unlogged, or 0."""
 
     def __init__(self, room: str, process: Process) -> None:
         self.room = room
@@ -46,7 +50,8 @@ class Stream:
         self.is_estimated = self.is_floor = False
         self.opened_at = time.monotonic()
         self.recent: deque[str] = deque(maxlen=_RECENT)
-        self._keys: deque[int] = deque(maxlen=_RECENT)  # of these entries
+        self.left: deque[str] = deque(maxlen=_LEFT)
+        self._keys = array("q")  # of the last delivered entries
         self._last: int | None = None  # that of the last delivered entry
         self._delivered: frozenset[int] = frozenset()  # before the log was another one
         self.sent: deque[LogEntry] = deque()
@@ -67,13 +72,18 @@ class Stream:
         """Continues after ``id_``. ``keeps_recent``: what was delivered before may be in the log
         again, after a Redis that does not have it was taken for its master. It may have another id
         there: a process whose connection to the first one was cut has sent it to both."""
+        if keeps_recent:
+            self.left.append(self.id)
+            if id_ in self.left:  # what follows it is delivered from now on
+                self.left.remove(id_)
+        else:
+            self.left.clear()
+            self.recent.clear()
+            del self._keys[:]
         self.id = self.start = id_
         self.is_estimated = is_estimated
         self.is_floor = is_floor
         self.may_be_logged = bool(self.sent)
-        if not keeps_recent:
-            self.recent.clear()
-            self._keys.clear()
         self._delivered = frozenset(self._keys)
         self.recent.append(id_)
         self._last = None
@@ -114,6 +124,8 @@ class Stream:
         self.recent.append(self.id)
         self._last = key = _key(fields)
         self._keys.append(key)
+        if len(self._keys) == 2 * _KEYS:
+            del self._keys[:_KEYS]
         entry = parse(self.room, id_, fields)
         if entry is None:
             self.process.deliver(self.room, Entry(self.position, None))

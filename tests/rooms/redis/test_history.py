@@ -369,3 +369,22 @@ def test_what_a_client_received_is_lost_before_its_new_process_reads_it(server, 
     assert cat.hear(2) == ["gap", "three"]
     assert not cat.member.is_complete
     error_log.take()
+
+
+def test_a_log_that_has_lost_what_a_process_had_read_is_a_gap_to_who_comes_back(
+    server, worker, error_log
+):
+    """The process does not know yet."""
+    a, b = worker(), worker()
+    ann = a.join()
+    a.send("one")
+    assert ann.hear(1) == ["one"]
+    since = ann.last
+    a.send("two", "three")
+    assert ann.hear(2) == ["two", "three"]
+    b.join()
+    _, *lost = server.call("XRANGE", "greenws:room:r", "-", "+")
+    server.call("XDEL", "greenws:room:r", *(id_ for id_, _ in lost))
+    cat = b.join(since=since, gap="0-0 gap")
+    assert cat.hear(1) == ["gap"]
+    assert not cat.member.is_complete

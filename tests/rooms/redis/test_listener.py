@@ -15,6 +15,7 @@ from greenws.rooms import turns
 from greenws.rooms.broker import BEGINNING
 
 from ...support.limits import again_after_standstill, limit, wait_until
+from ...support.play import Line
 from ...support.redis_server import RedisServer
 from ...support.redis_workers import Worker, away, until_published_has_arrived
 from ...support.wire import CLOSE
@@ -340,6 +341,52 @@ def until_all_is_read(*workers: Any) -> None:
         wait_until(lambda each=each: each.is_idle and each.node._subscriber.has_caught_up)
 
 
+def test_two_masters_in_turn_repeat_nothing_and_keep_nothing_back(server, worker, error_log):
+    """With more of a room on each than is remembered, at the same time, so ids show no order."""
+    other, line = RedisServer(), Line(server.port)
+    try:
+        a, b, c = worker(url=line.url), worker(), worker(url=other.url)
+        ann = a.join(gap="0-0 gap")
+
+        def send(when: str) -> list[list[str]]:
+            """To the first master by one process, and to the other by another."""
+            sent: list[list[str]] = [[], []]
+            for number in range(0, 150, 30):
+                for each, texts in ((b, sent[0]), (c, sent[1])):
+                    some = [f"{when} {number + more}" for more in range(30)]
+                    each.send(*some)
+                    wait_until(lambda each=each: each.is_idle)
+                    texts += some
+            return sent
+
+        b.send("before")
+        assert ann.hear(1) == ["before"]
+        other.call("RESTORE", LOG, 0, server.call("DUMP", LOG))
+        here, there = send("first")
+        assert ann.hear(150) == here
+        line.lead_to(other.port)
+        heard = ann.hear(2)
+        while heard[-1] != there[-1]:
+            heard += ann.hear(1)
+        assert heard == ["gap", *there[1 - len(heard) :]]
+        here, there = send("then")
+        assert ann.hear(150) == there
+        line.lead_to(server.port)
+        assert ann.hear(151) == ["gap", *here]
+        # The first one loses more than is remembered, and not what came before that.
+        texts = [str(number) for number in range(1200)]
+        b.send(*texts)
+        assert ann.hear(1200) == texts
+        until_all_is_read(a)
+        lost = server.call("XREVRANGE", LOG, "+", "-", "COUNT", 120)
+        server.call("XDEL", LOG, *(id_ for id_, _ in lost))
+        assert cut(server, ann) == ["gap", "live"]
+        error_log.take()
+    finally:
+        line.close()
+        other.close()
+
+
 def test_a_log_that_has_lost_more_than_is_remembered_repeats_nothing(server, worker, error_log):
     a = worker()
     ann = a.join(gap="0-0 gap")
@@ -368,16 +415,18 @@ def test_a_room_that_was_opened_after_what_a_log_has_lost_repeats_nothing(
     error_log.take()
 
 
-def test_a_message_that_is_in_both_logs_is_not_repeated(server, worker, error_log):
-    """The answer of the first master was lost, so its sender sent it to the second one, too."""
+def test_messages_that_are_in_both_logs_are_not_repeated(server, worker, error_log):
+    """The answer of the first master was lost, so their sender sent them to the second one, too."""
     a = worker()
     ann = a.join(gap="0-0 gap")
-    a.send("one", "two")
-    assert ann.hear(2) == ["one", "two"]
+    texts = [str(number) for number in range(150)]
+    a.send(*texts)
+    assert ann.hear(150) == texts
     until_all_is_read(a)
-    _, (id_, fields) = server.call("XRANGE", LOG, "-", "+")
-    server.call("XDEL", LOG, id_)
-    server.call("XADD", LOG, "*", *(part for pair in fields.items() for part in pair))
+    _, *others = server.call("XRANGE", LOG, "-", "+")
+    server.call("XDEL", LOG, *(id_ for id_, _ in others))
+    for _, fields in others:
+        server.call("XADD", LOG, "*", *(part for pair in fields.items() for part in pair))
     assert cut(server, ann) == ["gap", "live"]
     error_log.take()
 

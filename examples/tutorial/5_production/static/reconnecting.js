@@ -58,7 +58,8 @@ function valueOf(option) {
 }
 
 // path: of the WebSocket, relative to the page's address, or a function that returns it, called for
-// each attempt; protocol: the subprotocol, a list of them, or a function that returns either.
+// each attempt; protocol: the subprotocol, a list of them, or a function that returns either. The
+// functions may be async, to fetch a ticket or a token: one that fails is a failed attempt.
 // Events: "open", "message" (data), "close" (code, reason), and "state", whose detail is
 // { state: "closed" | "connecting" | "open" | "waiting", seconds }.
 export class ReconnectingSocket extends EventTarget {
@@ -123,12 +124,24 @@ export class ReconnectingSocket extends EventTarget {
     if (this.#wanted && !this.#socket) this.#connect();
   }
 
-  #connect() {
+  async #connect() {
     clearInterval(this.#ticker);
-    this.#tell("connecting");
-    const socket = new WebSocket(socketUrl(valueOf(this.#path)), valueOf(this.#protocol));
-    this.#socket = socket;
     this.#openedAt = 0;
+    const waiting = { close() {} }; // in the place of a socket
+    this.#socket = waiting;
+    this.#tell("connecting");
+    let socket;
+    try {
+      const path = await valueOf(this.#path);
+      const protocol = await valueOf(this.#protocol);
+      if (this.#socket !== waiting) return; // closed meanwhile
+      socket = new WebSocket(socketUrl(path), protocol);
+    } catch (error) {
+      console.warn(error);
+      if (this.#socket === waiting) this.#onClose(1006, String(error));
+      return;
+    }
+    this.#socket = socket;
     socket.addEventListener("open", () => {
       if (socket !== this.#socket) return;
       this.#openedAt = performance.now();
@@ -141,13 +154,16 @@ export class ReconnectingSocket extends EventTarget {
       this.dispatchEvent(new MessageEvent("message", { data }));
     });
     socket.addEventListener("close", ({ code, reason }) => {
-      if (socket !== this.#socket) return;
-      this.#socket = null;
-      const isFinal = code >= 4000 && code <= 4999;
-      if (isFinal) this.#end();
-      this.dispatchEvent(new CloseEvent("close", { code, reason }));
-      if (this.#wanted) this.#retryLater();
+      if (socket === this.#socket) this.#onClose(code, reason);
     });
+  }
+
+  #onClose(code, reason) {
+    this.#socket = null;
+    const isFinal = code >= 4000 && code <= 4999;
+    if (isFinal) this.#end();
+    this.dispatchEvent(new CloseEvent("close", { code, reason }));
+    if (this.#wanted && !this.#socket) this.#retryLater();
   }
 
   #retryLater() {

@@ -5,18 +5,22 @@
 -- KEYS: the number of the last entry of this process; then the log of each room
 -- ARGV: the process (its origin), length and seconds and bytes that a log keeps, the end of a
 --       channel's name, PUBLISH or SPUBLISH, seconds for which the number is kept, the highest
---       number of these messages; then for each log how many messages it gets, and for each of them
---       its number, kind and data
+--       number of these messages, their salt (see below); then for each log how many messages it gets,
+--       and for each of them its number, kind and data
 -- Returns the id of the last entry, numbers and errors of those that failed, why nothing is published,
 -- why logs are not trimmed
 -- The floor of a log (snapshot.lua) is the id that its first entry follows. After a trim it is known only
 -- if all entries older than those of this call were trimmed. Adding entries is the smaller part of what
 -- Redis does for a single message. So a log is trimmed by length once a call, and by age once in each
--- second in which messages are sent.
+-- second in which messages are sent; then its expiry is put off, too.
+-- An id is a time in milliseconds and a count, which begins at the salt: a number that is made from the
+-- messages. So two Redis servers that both take messages give them different ids, and a position is known
+-- to be of the other one.
 local call, pcall = redis.call, redis.pcall
-local origin, length, seconds, bytes, suffix, publish, memory, highest = unpack(ARGV, 1, 8)
+local origin, length, seconds, bytes, suffix, publish, memory, highest, salt = unpack(ARGV, 1, 9)
 local history, limit = tonumber(length), tonumber(bytes)
 local failed, newest, unpublished, untrimmed = {}, '', false, false
+local time = pcall('TIME')
 local most = 65536  -- bytes that are published together
 local middle, kinds = ' ' .. origin .. ' ', {text = ' text\n', bytes = ' bytes\n'}
 
@@ -43,17 +47,19 @@ local function end_of(log)
 end
 
 local function second_of(id)
-  return math.floor(tonumber(string.match(id, '^%d+')) / 1000)
+  return string.sub(id, 1, 10)  -- of 13 digits, since 2001
 end
 
 local function trim(log, count, first, last)
   local trimmed = try('XTRIM', log, 'MAXLEN', '~', length) or 0
   if first == '' or second_of(first) ~= second_of(last) then
-    local time = try('TIME')
-    if time then
+    if time.err then
+      untrimmed = 'TIME: ' .. time.err
+    else
       local oldest = math.max(0, (time[1] - seconds) * 1000 + time[2] / 1000)
       trimmed = trimmed + (try('XTRIM', log, 'MINID', '~', string.format('%.0f', oldest)) or 0)
     end
+    try('EXPIRE', log, seconds)
   end
   if trimmed > 0 then
     pcall('XGROUP', 'SETID', log, 'greenws', try('XLEN', log) == count and first or '0-0')
@@ -69,6 +75,16 @@ local function trim_bytes(log)
       pcall('XGROUP', 'SETID', log, 'greenws', '0-0')
     end
   end
+end
+
+-- The id of an entry after ``last``; '*' if Redis is to choose it.
+local function id_after(last)
+  if time.err then return '*' end
+  local now = time[1] .. string.sub(1000000 + time[2], 2, 4)
+  local before = string.match(last, '^%d+')
+  if not before or tonumber(now) > tonumber(before) then return now .. '-' .. salt end
+  local count = string.sub(last, #before + 2) + 1 + salt
+  return string.format('%s-%.0f', before, count)
 end
 
 -- ``at``: where in ARGV the messages begin. ``known``: the highest number that was appended before.
@@ -93,11 +109,15 @@ local function append(log, at, count, known)
   for i = at, at + 3 * count - 1, 3 do
     local number, kind, data = ARGV[i], ARGV[i + 1], ARGV[i + 2]
     if tonumber(number) > known then
+      local id
       if not last then
         last = end_of(log)
         first = last
+        id = pcall('XADD', log, id_after(last), 'o', origin, 'n', number, 'k', kind, 'd', data)
       end
-      local id = pcall('XADD', log, '*', 'o', origin, 'n', number, 'k', kind, 'd', data)
+      if type(id) ~= 'string' then  -- the others, or one that somebody has given too high an id
+        id = pcall('XADD', log, '*', 'o', origin, 'n', number, 'k', kind, 'd', data)
+      end
       if type(id) == 'table' then
         table.insert(failed, number)
         table.insert(failed, id.err)
@@ -122,7 +142,6 @@ local function append(log, at, count, known)
   newest = last
   publish_parts()
   trim(log, added, first, last)
-  try('EXPIRE', log, seconds)
   if large then trim_bytes(log) end
 end
 
@@ -130,7 +149,7 @@ end
 local before = call('SET', KEYS[1], highest, 'EX', memory, 'GET') or '0'
 local known = tonumber(before) or 0
 if known > tonumber(highest) then call('SET', KEYS[1], before, 'EX', memory) end
-local at = 9
+local at = 10
 for i = 2, #KEYS do
   local count = tonumber(ARGV[at])
   append(KEYS[i], at + 1, count, known)
