@@ -74,6 +74,8 @@ class Stream:
         there: a process whose connection to the first one was cut has sent it to both."""
         if keeps_recent:
             self.left.append(self.id)
+            if id_ in self.left:  # what follows it is delivered from now on
+                self.left.remove(id_)
         else:
             self.left.clear()
             self.recent.clear()
