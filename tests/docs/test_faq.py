@@ -31,6 +31,8 @@ NOT_IN_THE_SOURCE = {
     "WebSocket connection to '",
     "' failed",
     "Connection reset by peer",
+    "Control server error:",
+    "Permission denied",
     "connection lost: TLS:",
     "lost connection to Redis:",
     "reconnected to Redis",
