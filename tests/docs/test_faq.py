@@ -33,6 +33,7 @@ NOT_IN_THE_SOURCE = {
     "Connection reset by peer",
     "Control server error:",
     "Permission denied",
+    "TypeError: 'str' object is not callable",
     "connection lost: TLS:",
     "lost connection to Redis:",
     "reconnected to Redis",
