@@ -620,9 +620,17 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         The first signal stops as :meth:`stop` does, with ``stop_timeout`` as its grace; a second
         ends the process at once. Signals are left alone with ``handle_signals=False``, outside the
         main thread, and where the program handles them itself.
+
+        Raises:
+            RuntimeError: it was started in another thread, which serves.
         """
         if self._process != current_process():
             self._disown()
+        if self.started and self.loop is not gevent.get_hub().loop:
+            raise RuntimeError(
+                "the server was started in another thread, which serves it: leave out start(), and "
+                "call serve_forever() in one thread only"
+            )
         if self.started and not self._may_accept:
             self.start_accepting()
         with stop_at_signals(lambda: self.stop(stop_timeout)) if handle_signals else nullcontext():

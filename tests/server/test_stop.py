@@ -58,6 +58,22 @@ def test_a_server_that_was_made_in_another_thread_serves_and_stops(stops_in):
     assert not thread.is_alive() and failed == []
 
 
+def test_serving_in_another_thread_than_the_one_that_started_is_an_error(serve):
+    server = serve(Routes())
+    found = []
+
+    def run():
+        with pytest.raises(RuntimeError, match="was started in another thread") as caught:
+            server.serve_forever()
+        found.append(caught)
+        gevent.get_hub().destroy()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(limit())
+    assert found and server.started
+
+
 class Work:
     """Handlers whose progress a test watches and steers."""
 
