@@ -175,6 +175,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         self._full = False
         self._turned_away = 0  # connections beyond max_connections that wait for their clients
         self._stopping: Event | None = None
+        self._hub: Any = None  # of the thread that serves; a test's clock replaces its loop
         self._process = current_process()  # the one that may accept
         self._certificate = (options.get("certfile"), options.get("keyfile"))
         self._tls_context = prepare_tls(options)
@@ -190,7 +191,8 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         """
         check_registrations(self.application)
         if not self.started:
-            self.loop = gevent.get_hub().loop  # it may have been made in another thread
+            self._hub = gevent.get_hub()
+            self.loop = self._hub.loop  # it may have been made in another thread
         super().start()
         log_form()
         warn_unpatched(self.application)
@@ -564,7 +566,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         if grace is None:
             grace = self.config.shutdown_grace if timeout is None else timeout
         check_number("grace", grace)
-        if self.started and self.loop is not getattr(get_hub_if_exists(), "loop", None):
+        if self.started and self._hub not in (None, get_hub_if_exists()):
             if self._stop_in_its_thread(grace):
                 return
         if self._stopping is not None:  # another greenlet is stopping the server
@@ -626,7 +628,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         """
         if self._process != current_process():
             self._disown()
-        if self.started and self.loop is not gevent.get_hub().loop:
+        if self.started and self._hub not in (None, gevent.get_hub()):
             raise RuntimeError(
                 "the server was started in another thread, which serves it: leave out start(), and "
                 "call serve_forever() in one thread only"

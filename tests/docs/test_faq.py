@@ -31,6 +31,8 @@ NOT_IN_THE_SOURCE = {
     "WebSocket connection to '",
     "' failed",
     "Connection reset by peer",
+    "Control server error:",
+    "Permission denied",
     "TypeError: 'str' object is not callable",
     "connection lost: TLS:",
     "lost connection to Redis:",
