@@ -216,6 +216,8 @@ def advice_without_socket(software: str) -> str:
     """What to do if a server, named by its ``SERVER_SOFTWARE``, does not hand over the socket."""
     if software.startswith("gevent/") and "gunicorn" not in software:
         return "give it handler_class=greenws.UpgradeHandler, or run greenws.WebSocketServer"
+    if software.startswith("gevent/"):  # gevent_pywsgi, or gevent-websocket's worker
+        return "run gunicorn -k greenws.gunicorn.Worker in place of this worker"
     if (
         software.startswith("WSGIServer/")
         and "django.core.servers.basehttp" in sys.modules
@@ -301,9 +303,10 @@ class Threads:
             ).start()
         except RuntimeError as error:  # the next session tries again
             self._watched = None
-            _logger.warning(
-                "the sessions of this gunicorn worker are not closed when it stops: %s", error
-            )
+            if _once("no thread"):
+                _logger.warning(
+                    "the sessions of this gunicorn worker are not closed when it stops: %s", error
+                )
 
     def _close_at_stop(self, worker: Any) -> None:
         """Closes all sessions with 1001 when gunicorn stops the worker, or loads it again, or when

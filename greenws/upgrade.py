@@ -108,6 +108,7 @@ class Upgrade:
             request=request,
             remote_address=self._remote_address(),
         )
+        transport.watch()  # a handler that only sends needs the clock of the poller
         transport.send(response)
         transport.sent = 0  # that was HTTP
         start_pulse(socket, transport.hub, config)

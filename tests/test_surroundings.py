@@ -289,7 +289,8 @@ def test_a_session_tries_again_if_no_thread_could_be_started(monkeypatch, caplog
     with monkeypatch.context() as patches:
         failure = Mock(side_effect=RuntimeError("can't start new thread"))
         patches.setattr(threading.Thread, "start", failure)
-        threads.enter(Mock())
+        for _ in range(3):
+            threads.enter(Mock())
     (line,) = lines(caplog)
     assert "are not closed when it stops: can't start new thread" in line
     socket = Mock()
@@ -328,6 +329,11 @@ def test_django_s_development_server_without_the_application(monkeypatch):
     assert advice.startswith("put 'greenws.integrations.django' into INSTALLED_APPS")
     monkeypatch.delitem(sys.modules, "django.core.servers.basehttp")
     assert "INSTALLED_APPS" not in surroundings.advice_without_socket("WSGIServer/0.2")
+
+
+def test_a_worker_of_gunicorn_that_keeps_the_socket_is_to_be_replaced():
+    advice = surroundings.advice_without_socket("gevent/26.9.0 gunicorn/27.0.1")
+    assert advice == "run gunicorn -k greenws.gunicorn.Worker in place of this worker"
 
 
 PATCH = "from gevent import monkey; monkey.patch_all()"

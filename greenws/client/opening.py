@@ -264,6 +264,11 @@ def shake_hands(
             )
         except HandshakeError as error:
             raise explain(error, reader, target.place) from None
+    except ConnectionResetError as error:
+        if not (transport.received or target.secure or target.socket_path):
+            error.args = (f"{error}; if this port is for TLS, use wss://",)
+        transport.close()
+        raise
     except BaseException:
         transport.close()
         raise

@@ -109,6 +109,7 @@ cdef class Waiter:
 
     cdef int _begin(self, hub, int fileno) except -1
     cpdef void set_prefetch(self, first, second, third, fourth) except *
+    cpdef int watch(self) except -1
     cpdef int wait(self) except -1
     @cython.locals(waiting=bint)
     cpdef int wake(self, int cause) except -1

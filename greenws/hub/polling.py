@@ -465,6 +465,12 @@ class Waiter:
         self._prefetch3 = id(third)
         self._prefetch4 = id(fourth)
 
+    def watch(self) -> None:
+        """Starts to watch the socket, if it is not watched already. :meth:`wait` does this, too."""
+        if not self.watched:
+            self.poller.add(self)
+            self.watched = True
+
     def wait(self) -> int:
         """Blocks this greenlet until the socket is readable or :meth:`wake` is called; returns the
         cause. READABLE may be stale: the next read may still block. In a forked child it always
@@ -473,8 +479,7 @@ class Waiter:
             self.pending = False
             return _READABLE
         if not self.watched:
-            self.poller.add(self)
-            self.watched = True
+            self.watch()
         elif self.watcher is not None and not self.watcher.active:
             self.watcher.start(self.on_readable)
         self.woken_by = _ASLEEP

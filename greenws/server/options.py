@@ -104,6 +104,8 @@ def check_listener(listener: Any) -> None:
     if isinstance(listener, tuple):
         if len(listener) not in (2, 4) or not isinstance(listener[0], str):
             raise TypeError(f"{example}, not {listener!r}")
+        if listener[0].startswith("["):
+            raise ValueError(f"a host has no brackets in an address: '::1', not {listener[0]!r}")
         port = listener[1]
     elif hasattr(listener, "accept"):
         return

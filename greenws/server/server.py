@@ -9,6 +9,7 @@ import os
 import socket as native
 import ssl
 import sys
+import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -16,6 +17,7 @@ from weakref import WeakSet
 import gevent
 import gevent.ssl
 from gevent import getcurrent
+from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 from gevent.monkey import get_original
 from geventwebsocket.server import WebSocketServer as _OriginalServer
@@ -63,6 +65,9 @@ _ACCEPT_PAUSE = 0.1  # seconds without accepting when the process has run out of
 _SHARE_PAUSE = 0.001  # seconds without accepting when other processes have fewer connections
 _MAX_TURNED_AWAY = 100  # connections that get a 503 at a time; others are closed at once
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_BEGIN_TIMEOUT = 5.0  # seconds for the thread of the server to begin its stop
+_POLL_INTERVAL = 0.01  # seconds
+_sleep = get_original("time", "sleep")
 _NativeSocket = get_original("socket", "SocketType")
 
 
@@ -170,6 +175,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         self._full = False
         self._turned_away = 0  # connections beyond max_connections that wait for their clients
         self._stopping: Event | None = None
+        self._hub: Any = None  # of the thread that serves; a test's clock replaces its loop
         self._process = current_process()  # the one that may accept
         self._certificate = (options.get("certfile"), options.get("keyfile"))
         self._tls_context = prepare_tls(options)
@@ -184,6 +190,9 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             TypeError: a decorator above ``@routes.websocket`` or ``@sock.route`` has no effect.
         """
         check_registrations(self.application)
+        if not self.started:
+            self._hub = gevent.get_hub()
+            self.loop = self._hub.loop  # it may have been made in another thread
         super().start()
         log_form()
         warn_unpatched(self.application)
@@ -554,12 +563,15 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         """
         if self._process != current_process():
             self._disown()
-        if self._stopping is not None:  # another greenlet is stopping the server
-            self._stopping.wait()
-            return
         if grace is None:
             grace = self.config.shutdown_grace if timeout is None else timeout
         check_number("grace", grace)
+        if self.started and self._hub not in (None, get_hub_if_exists()):
+            if self._stop_in_its_thread(grace):
+                return
+        if self._stopping is not None:  # another greenlet is stopping the server
+            self._stopping.wait()
+            return
         stopping = self._stopping = Event()
         draining = None
         try:
@@ -577,6 +589,31 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             self._stopping = None
             stopping.set()
 
+    def _stop_in_its_thread(self, grace: float | None) -> bool:
+        """Has the thread that serves call :meth:`stop`, and blocks until that is done. False if it
+        does not begin within some seconds, as the thread does not run its hub."""
+        stops: list[gevent.Greenlet[..., None]] = []
+        ended: list[object] = []
+
+        def begin() -> None:
+            if not given_up:
+                stops.append(gevent.spawn(self.stop, grace=grace))
+                stops[0].link(ended.append)
+
+        given_up: list[bool] = []
+        sleep = _sleep if get_hub_if_exists() is None else gevent.sleep
+        deadline = time.monotonic() + _BEGIN_TIMEOUT
+        try:
+            self.loop.run_callback_threadsafe(begin)
+        except ValueError:  # its hub was destroyed
+            return False
+        while not ended:
+            if not stops and time.monotonic() > deadline:
+                given_up.append(True)
+                return False
+            sleep(_POLL_INTERVAL)
+        return True
+
     def serve_forever(
         self, stop_timeout: float | None = None, *, handle_signals: bool = True
     ) -> None:
@@ -585,9 +622,17 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         The first signal stops as :meth:`stop` does, with ``stop_timeout`` as its grace; a second
         ends the process at once. Signals are left alone with ``handle_signals=False``, outside the
         main thread, and where the program handles them itself.
+
+        Raises:
+            RuntimeError: it was started in another thread, which serves.
         """
         if self._process != current_process():
             self._disown()
+        if self.started and self._hub not in (None, gevent.get_hub()):
+            raise RuntimeError(
+                "the server was started in another thread, which serves it: leave out start(), and "
+                "call serve_forever() in one thread only"
+            )
         if self.started and not self._may_accept:
             self.start_accepting()
         with stop_at_signals(lambda: self.stop(stop_timeout)) if handle_signals else nullcontext():

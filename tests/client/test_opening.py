@@ -347,8 +347,9 @@ def test_a_server_that_closes_without_a_response_is_an_oserror():
         connection.reset()
 
     for serve in (close, reset):
-        with raw_server(serve) as server, pytest.raises(ConnectionResetError):
-            connect(server.url)
+        with raw_server(serve) as server:
+            with pytest.raises(ConnectionResetError, match="if this port is for TLS, use wss://"):
+                connect(server.url)
 
 
 def test_a_server_that_does_not_answer_is_a_timeout():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 
 import gevent
@@ -9,7 +10,16 @@ import pytest
 from gevent.event import Event
 from werkzeug.exceptions import HTTPException, Unauthorized
 
-from greenws import Config, Routes, UpgradeHandler, WebSocketHandler, WebSocketSessionHandler
+from greenws import (
+    Config,
+    ConnectionClosed,
+    Routes,
+    UpgradeHandler,
+    WebSocketHandler,
+    WebSocketSessionHandler,
+    keepalive,
+)
+from greenws.hub import polling
 from greenws.server.opening import is_direct
 
 from ..support.limits import limit, wait_until
@@ -59,6 +69,29 @@ def test_an_empty_line_before_the_first_request_is_ignored(serve, direct, parts)
             gevent.sleep(0.01)
             peer.send(data[2:])
         assert peer.read_response().status == 101
+
+
+def test_a_handler_that_never_waits_for_input_learns_of_a_close(serve, monkeypatch):
+    """Its request came with the connection, so nothing has waited for input before it, either."""
+    monkeypatch.setattr(keepalive, "_POLL_INPUT_INTERVAL", 1e6)  # keepalive does not find it
+    monkeypatch.setattr(polling, "_TICK", 0.01)
+    ended = Event()
+
+    class Ticker(WebSocketSessionHandler):
+        def handle_session(self, request, socket):
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    socket.send("tick")
+                    gevent.sleep(0.01)
+            ended.set()
+
+    server = serve(WebSocketHandler(lambda request, protocols: Ticker(), ping_interval=None))
+    with Peer.connect(server.address) as peer:
+        peer.send(request("/"))
+        assert peer.read_response().status == 101
+        assert peer.read_frame()[1] == TEXT
+        peer.send(close_frame())
+        assert ended.wait(limit())
 
 
 @pytest.mark.parametrize("proxies", [0, 1])

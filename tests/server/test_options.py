@@ -94,6 +94,7 @@ def test_the_time_to_stop_is_a_number(serve):
         (b"localhost:80", TypeError, "an address is"),
         (("localhost", 81810), ValueError, "up to 65535"),
         (-1, ValueError, "up to 65535"),
+        (("[::1]", 8181), ValueError, "no brackets in an address: '::1', not"),
         ("localhost", ValueError, "'host:port', not 'localhost'"),
         ("http://localhost:8181", ValueError, "'host:port'"),
         ("/run/greenws.sock", ValueError, "for a Unix socket, give a gevent.socket"),

@@ -4,19 +4,74 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 import time
 
 import gevent
 import pytest
 from gevent.event import Event
 
-from greenws import Config, Routes
+import greenws
+from greenws import Config, Routes, WebSocketServer
 
 from ..support.limits import again_after_standstill, limit, pace, stays, wait_until
 from ..support.processes import PROGRAMS, Process
 from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
 
 GOING_AWAY = b"\x03\xe9"
+
+
+@pytest.mark.parametrize("stops_in", ["session", "other thread"])
+def test_a_server_that_was_made_in_another_thread_serves_and_stops(stops_in):
+    """As in fixtures: made here, served by a plain thread, and stopped from here."""
+    routes = Routes()
+    failed = []
+
+    @routes.websocket("/")
+    def end(request, socket):
+        for message in socket:
+            socket.send(message)
+            if stops_in == "session":
+                gevent.spawn(server.stop)
+
+    def serve():
+        try:
+            server.serve_forever()
+        except BaseException as error:
+            failed.append(error)
+        gevent.get_hub().destroy()
+
+    server = WebSocketServer(("127.0.0.1", 0), routes)
+    thread = threading.Thread(target=serve)
+    thread.start()
+    wait_until(lambda: server.started)
+    with greenws.connect(f"ws://127.0.0.1:{server.server_port}/", open_timeout=limit()) as socket:
+        socket.send("hello")
+        assert socket.receive(limit()) == "hello"
+        reader = gevent.spawn(list, socket)  # it answers the Close
+        if stops_in == "other thread":
+            server.stop()
+            assert not server.started
+        reader.get(timeout=limit(20))
+        assert socket.close_code == 1001
+    thread.join(limit(20))
+    assert not thread.is_alive() and failed == []
+
+
+def test_serving_in_another_thread_than_the_one_that_started_is_an_error(serve):
+    server = serve(Routes())
+    found = []
+
+    def run():
+        with pytest.raises(RuntimeError, match="was started in another thread") as caught:
+            server.serve_forever()
+        found.append(caught)
+        gevent.get_hub().destroy()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(limit())
+    assert found and server.started
 
 
 class Work:

@@ -20,9 +20,13 @@ from django.contrib.sessions.middleware import SessionMiddleware
 from django.http import HttpRequest, HttpResponse
 from django.utils.module_loading import import_string
 
+from ...rate_limit import RateLimit
+
 __all__ = ["current", "save", "save_before_handshake"]
 
 _logger = logging.getLogger("greenws.session")
+
+_limit = RateLimit(1 / 60, burst=1)
 
 _request: ContextVar[Any] = ContextVar("greenws_django_request", default=None)
 
@@ -80,6 +84,8 @@ def save() -> None:
 
 
 def _warn_unreachable() -> None:
+    if not _limit.take():  # each session of such a view does it
+        return
     _logger.warning(
         "request.session got a new key after the handshake, which cannot reach the browser: write "
         "to it before the handshake (in a producer), or use a SESSION_ENGINE other than "

@@ -62,6 +62,9 @@ class _Room:
         self.others = {} if snapshot is None else snapshot.others
         self.version = "" if snapshot is None else snapshot.version
         self.newest = 0  # a version that Redis is known to have reached
+        # Changes of our members that were sent, and not received as published yet. The Redis that
+        # took one may have been replaced by another, which has the version from before it.
+        self.unconfirmed: set[tuple[str, str]] = set()
         # Published changes that can only be applied after the members were read.
         self.published: list[_Published] = []
 
@@ -110,6 +113,9 @@ class Leases:
         self._rooms[room] = _Room(snapshot)
         if snapshot is None:
             self.stale.add(room)
+            return
+        for member in snapshot.mine:  # they left by a master that was replaced since, or just now
+            self._change(room, member, None)
 
     def close(self, room: str) -> None:
         self._rooms.pop(room, None)
@@ -227,7 +233,7 @@ class Leases:
                     continue
                 room = self._rooms.get(name)
                 version = found.decode() if isinstance(found, bytes) else ""
-                if room is not None and version != room.version:
+                if room is not None and (version != room.version or room.unconfirmed):
                     room.newest = int(version or "0")
                     self.stale.add(name)
             turns.end_if_over()
@@ -237,6 +243,12 @@ class Leases:
     def _send_pending(self) -> None:
         for rooms in _batches(list(self.pending)):
             sent = {room: dict(list(self.pending[room].items())[:_BATCH]) for room in rooms}
+            for name in sent:
+                if (open_room := self._rooms.get(name)) is not None:
+                    open_room.unconfirmed |= {
+                        (LEAVE if value is None else JOIN, member)
+                        for member, value in sent[name].items()
+                    }
             answers = self._run_all([self._command(room, sent[room].items()) for room in rooms])
             with self._process.lock:
                 for (room, changes), answer in zip(sent.items(), answers, strict=True):
@@ -347,6 +359,9 @@ class Leases:
         room = self._rooms.get(name)
         if published is None or room is None:
             return
+        for kind, member, origin, _ in published.changes:
+            if origin == self._process.origin:
+                room.unconfirmed.discard((kind, member))
         if name in self.stale:
             room.published.append(published)
         elif not self._apply(name, room, published):
@@ -406,6 +421,7 @@ class Leases:
             is_loss = int(version or "0") < int(room.version or "0")
             room.version = version
             room.published.clear()
+            room.unconfirmed.clear()
             self.stale.discard(name)
             self._correct(name, room, snapshot, is_loss)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -100,7 +101,7 @@ def append_arguments(
     names = [keys.last_number(origin, batch[0][0])]
     values: list[Any] = [origin, options.history, options.expiry, options.history_bytes]
     highest = max(entry.number for _, entry in batch)
-    values += [keys.suffix, keys.publish, memory, highest, _salt(origin, highest)]
+    values += [keys.suffix, keys.publish, memory, highest, random.getrandbits(20)]
     rooms: dict[str, list[Any]] = {}
     for room, entry in batch:
         messages = rooms.get(room)
@@ -112,11 +113,6 @@ def append_arguments(
         values.append(len(messages) // 3)
         values += messages
     return names, values
-
-
-def _salt(origin: str, number: int) -> int:
-    """Differs between two messages that two logs get in one millisecond, almost surely."""
-    return (int(origin, 16) + number * 611953) % 2**20
 
 
 def parse_appended(found: Any) -> Appended:

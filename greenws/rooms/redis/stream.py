@@ -17,7 +17,7 @@ from gevent.event import Event
 
 from ..broker import Entry
 from .entries import LogEntry, parse
-from .positions import Position
+from .positions import Position, order
 from .process import Process
 from .replay import Progress
 
@@ -74,6 +74,9 @@ class Stream:
         there: a process whose connection to the first one was cut has sent it to both."""
         if keeps_recent:
             self.left.append(self.id)
+            # What follows the others is delivered from now on, if this log has them.
+            later = [each for each in self.left if order(each) > order(id_)]
+            self.left = deque(later, maxlen=_LEFT)
         else:
             self.left.clear()
             self.recent.clear()

@@ -11,7 +11,7 @@ import gevent
 import redis
 
 from ...support.limits import limit, wait_until
-from ...support.redis_workers import Worker, away
+from ...support.redis_workers import Worker, away, until_published_has_arrived
 
 
 def tell(kind: str, info: dict[str, Any]) -> str:
@@ -352,3 +352,44 @@ def test_two_masters_with_as_many_changes_each_are_told_apart(server, worker):
     server.call("CLIENT", "KILL", "TYPE", "pubsub")
     everybody = ["ann", "ben", "bob", "carl"]
     wait_until(lambda: a.names() == b.names() == c.names() == everybody)
+
+
+def test_a_change_that_only_the_master_before_has_taken_is_made_again(server, worker, pair):
+    """The process has its answer, and loses the connection before that master has published it."""
+    a, b = worker(), worker()
+    key = "greenws:here:r"
+    a.join(name="amy")
+    b.join(name="bob")
+    socket, _ = pair()
+    with a.rooms["r"].join(socket, name="ann"):
+        wait_until(lambda: a.names() == b.names() == ["amy", "ann", "bob"])
+        wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+        server.call("COPY", key, "second")
+        a.node._subscriber.on_message = b.node._subscriber.on_message = lambda *args: None
+    wait_until(lambda: a.is_idle)
+    until_published_has_arrived(a)
+    until_published_has_arrived(b)
+    assert len(server.call("HKEYS", key)) == 3  # two of them, and the version
+    server.call("RENAME", "second", key)
+    del a.node._subscriber.on_message, b.node._subscriber.on_message
+    server.call("CLIENT", "KILL", "TYPE", "pubsub")
+    wait_until(lambda: a.names() == b.names() == ["amy", "bob"])
+
+
+def test_one_whose_leave_was_lost_with_a_master_has_left_once_its_room_is_open_again(
+    server, worker, pair
+):
+    a, b = worker(), worker()
+    key = "greenws:here:r"
+    b.join(name="bob")
+    socket, _ = pair()
+    with a.rooms["r"].join(socket, name="ann"):
+        wait_until(lambda: b.names() == ["ann", "bob"])
+        server.call("COPY", key, "second")
+    wait_until(lambda: a.is_idle and b.names() == ["bob"])
+    server.call("RENAME", "second", key)
+    server.call("CLIENT", "KILL", "TYPE", "pubsub")
+    wait_until(lambda: b.names() == ["ann", "bob"])
+    a.node._leases.check = lambda rooms: None  # it needs no look at versions
+    a.join(name="amy")
+    wait_until(lambda: a.names() == b.names() == ["amy", "bob"])

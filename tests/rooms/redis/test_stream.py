@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from greenws.brokers import BrokerUnavailable
+from greenws.rooms.redis.stream import Stream
 
 from ...support.limits import wait_until
 from ...support.redis_workers import Clock, away, back, keep_from_reading
@@ -141,6 +142,16 @@ def test_garbage_in_a_log_is_logged_and_skipped(server, worker, caplog, fields):
     assert ann.hear(2) == ["before", "after"]
     assert "malformed entry" in caplog.text
     assert a.join(since=ann.member.position).member.is_complete
+
+
+def test_where_a_log_was_left_is_forgotten_once_it_is_read_from_there_or_later(worker):
+    """Otherwise a log that has lost what came after that would be repeated."""
+    stream = Stream("r", worker().node.process)
+    stream.begin("10-0")
+    for delivered, at in (("20-0", "12-0"), ("30-0", "21-0")):
+        stream.id = delivered
+        stream.begin(at, keeps_recent=True)
+    assert list(stream.left) == ["30-0"]
 
 
 def test_garbage_in_the_place_of_a_log_leaves_the_other_rooms_alone(server, worker, error_log):

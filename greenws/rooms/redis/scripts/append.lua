@@ -13,9 +13,9 @@
 -- if all entries older than those of this call were trimmed. Adding entries is the smaller part of what
 -- Redis does for a single message. So a log is trimmed by length once a call, and by age once in each
 -- second in which messages are sent; then its expiry is put off, too.
--- An id is a time in milliseconds and a count, which begins at the salt: a number that is made from the
--- messages. So two Redis servers that both take messages give them different ids, and a position is known
--- to be of the other one.
+-- An id is a time in milliseconds and a count, which begins at the salt: a random number of this call. So
+-- two Redis servers that both take messages give them different ids, even to one message that is sent to
+-- both, and a position is known to be of the other one.
 local call, pcall = redis.call, redis.pcall
 local origin, length, seconds, bytes, suffix, publish, memory, highest, salt = unpack(ARGV, 1, 9)
 local history, limit = tonumber(length), tonumber(bytes)
