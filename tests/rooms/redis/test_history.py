@@ -383,6 +383,8 @@ def test_a_log_that_has_lost_what_a_process_had_read_is_a_gap_to_who_comes_back(
     a.send("two", "three")
     assert ann.hear(2) == ["two", "three"]
     b.join()
+    until_published_has_arrived(a)
+    until_published_has_arrived(b)
     _, *lost = server.call("XRANGE", "greenws:room:r", "-", "+")
     server.call("XDEL", "greenws:room:r", *(id_ for id_, _ in lost))
     cat = b.join(since=since, gap="0-0 gap")
