@@ -80,7 +80,9 @@ def test_messages_of_one_millisecond_in_two_logs_have_different_ids(client):
     """As of two Redis servers that both take themselves for the master."""
     options = Options("redis://localhost", prefix="p:")
     times: set[int] = set()
+    deadline = time.monotonic() + limit()
     for number in itertools.count(1):
+        assert time.monotonic() < deadline
         pipeline = client.pipeline()
         for origin, room in ((ORIGIN, "r"), (OTHER, "s")):
             batch = [(room, LogEntry(None, origin, number, "hello"))]
@@ -92,6 +94,13 @@ def test_messages_of_one_millisecond_in_two_logs_have_different_ids(client):
             times.add(order(one)[0])
         if len(times) == 3:
             return
+
+
+def test_all_ids_of_a_call_follow_its_random_one(client):
+    """Redis chooses ids of the next millisecond that begin at 0: in two Redis servers the same."""
+    append(client, *["hello"] * 500)  # which takes more than a millisecond
+    (first, count), *others = [order(id_) for id_, _ in client.xrange(KEYS.log("r"))]
+    assert others == [(first, count + each) for each in range(1, 500)]
 
 
 def test_a_clock_that_was_wrong_stops_no_log(client):

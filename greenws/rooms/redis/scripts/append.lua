@@ -77,19 +77,19 @@ local function trim_bytes(log)
   end
 end
 
--- The id of an entry after ``last``; '*' if Redis is to choose it.
+-- The time and the count of the first id after ``last``; nil if Redis is to choose the ids.
 local function id_after(last)
-  if time.err then return '*' end
+  if time.err then return nil end
   local now = time[1] .. string.sub(1000000 + time[2], 2, 4)
   local before = string.match(last, '^%d+')
-  if not before or tonumber(now) > tonumber(before) then return now .. '-' .. salt end
-  local count = string.sub(last, #before + 2) + 1 + salt
-  return string.format('%s-%.0f', before, count)
+  if not before or tonumber(now) > tonumber(before) then return now, tonumber(salt) end
+  return before, string.sub(last, #before + 2) + 1 + salt
 end
 
 -- ``at``: where in ARGV the messages begin. ``known``: the highest number that was appended before.
 local function append(log, at, count, known)
   local first, last, added, large = nil, nil, 0, false
+  local moment, step  -- the parts of the next id
   -- What is published next: a place for its first line, then nine for each message.
   local parts, filled, size = {''}, 1, 0
 
@@ -109,13 +109,17 @@ local function append(log, at, count, known)
   for i = at, at + 3 * count - 1, 3 do
     local number, kind, data = ARGV[i], ARGV[i + 1], ARGV[i + 2]
     if tonumber(number) > known then
-      local id
       if not last then
         last = end_of(log)
         first = last
-        id = pcall('XADD', log, id_after(last), 'o', origin, 'n', number, 'k', kind, 'd', data)
+        moment, step = id_after(last)
       end
-      if type(id) ~= 'string' then  -- the others, or one that somebody has given too high an id
+      local id = moment and string.format('%s-%.0f', moment, step) or '*'
+      id = pcall('XADD', log, id, 'o', origin, 'n', number, 'k', kind, 'd', data)
+      if type(id) == 'string' then
+        if moment then step = step + 1 end
+      elseif moment then  -- somebody has given the last entry too high an id
+        moment = nil
         id = pcall('XADD', log, '*', 'o', origin, 'n', number, 'k', kind, 'd', data)
       end
       if type(id) == 'table' then
