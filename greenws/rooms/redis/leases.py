@@ -14,7 +14,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import redis
 
@@ -33,8 +33,11 @@ _REAP = "bury"  # the leave of a member whose process died, published by another
 # others' are checked. Together, dead members are removed within presence_timeout.
 _LEASE, BEAT = 0.75, 0.25
 _BATCH = 500  # rooms, or changes of a room, in one command
+_LEFT = 1000  # leaves that are looked at again, of a process
 _CHANGE = scripts.load("presence")
 _RENEW = scripts.load("renew")
+
+_Any = TypeVar("_Any")
 
 _logger = logging.getLogger("greenws.brokers.redis")
 
@@ -95,6 +98,9 @@ class Leases:
         self.pending: dict[str, dict[str, str | None]] = {}  # by room and member: value, or None
         self.stale: set[str] = set()  # open rooms whose members must be read
         self.next_beat = 0.0
+        # Leaves that were sent lately, by room and member, with the time. A Redis that takes the
+        # place of another may have the members still, and nobody else withdraws them.
+        self._left: dict[tuple[str, str], float] = {}
         self._process = process
         self._wake = wake
         self._gone = gone
@@ -162,6 +168,7 @@ class Leases:
     def _change(self, room: str, member: str, value: str | None) -> None:
         with self._process.lock:
             self.pending.setdefault(room, {})[member] = value
+            self._left.pop((room, member), None)
         self._wake()
 
     # -- the work of a greenlet
@@ -204,6 +211,7 @@ class Leases:
             self.stale |= set(self._rooms)
         self._has_beaten = True
         self.check(list(self._rooms))
+        self._check_left()
         origins = {
             other.origin for room in list(self._rooms.values()) for other in room.others.values()
         }
@@ -240,29 +248,62 @@ class Leases:
         if self.stale:
             self._wake()
 
+    def _check_left(self) -> None:
+        """Withdraws members again that left, and that Redis has, of rooms that are closed here.
+        Open rooms have a version, which tells."""
+        oldest = time.monotonic() - 2 * self._process.options.presence_timeout
+        with self._process.lock:
+            self._left = {each: sent for each, sent in self._left.items() if sent > oldest}
+            left = [each for each in self._left if each[0] not in self._rooms]
+        for some in _batches(left):
+            found = self._run_all(
+                [("HEXISTS", self._process.keys.members(room), member) for room, member in some]
+            )
+            with self._process.lock:
+                for (room, member), is_there in zip(some, found, strict=True):
+                    # or another node of the cluster has the room, which moves with what waits
+                    if is_there != 0 and (room, member) in self._left:
+                        self.pending.setdefault(room, {})[member] = None
+            turns.end_if_over()
+
     def _send_pending(self) -> None:
         for rooms in _batches(list(self.pending)):
             sent = {room: dict(list(self.pending[room].items())[:_BATCH]) for room in rooms}
-            for name in sent:
-                if (open_room := self._rooms.get(name)) is not None:
-                    open_room.unconfirmed |= {
-                        (LEAVE if value is None else JOIN, member)
-                        for member, value in sent[name].items()
-                    }
+            noted = {room: self._note_unconfirmed(room, sent[room]) for room in rooms}
             answers = self._run_all([self._command(room, sent[room].items()) for room in rooms])
+            now = time.monotonic()
             with self._process.lock:
                 for (room, changes), answer in zip(sent.items(), answers, strict=True):
+                    if isinstance(answer, list) and room in self._rooms:  # these are not published
+                        unchanged = {member.decode() for member in answer}
+                        self._rooms[room].unconfirmed -= {
+                            each for each in noted[room] if each[1] in unchanged
+                        }
                     waiting = self.pending.get(room)
                     if waiting is None or (isinstance(answer, Exception) and is_redirect(answer)):
                         continue
                     for member, value in changes.items():
                         if waiting.get(member, "") == value:
                             del waiting[member]
+                            if value is None:
+                                self._left.setdefault((room, member), now)
                     if not waiting:
                         del self.pending[room]
+                for each in list(self._left)[:-_LEFT]:
+                    del self._left[each]
             turns.end_if_over()
         if self.pending:
             self._wake()
+
+    def _note_unconfirmed(self, name: str, changes: dict[str, str | None]) -> set[tuple[str, str]]:
+        """Returns those that were not noted before."""
+        room = self._rooms.get(name)
+        if room is None:
+            return set()
+        made = {(LEAVE if value is None else JOIN, member) for member, value in changes.items()}
+        noted = made - room.unconfirmed
+        room.unconfirmed |= made
+        return noted
 
     def _command(self, room: str, changes: Any, kind: str = LEAVE) -> tuple[Any, ...]:
         """``changes``: pairs of a member and its value, None if it left. ``kind``: LEAVE or _REAP,
@@ -338,6 +379,9 @@ class Leases:
 
     def release(self, room: str) -> MovedLeases:
         self.stale.discard(room)
+        for each in [each for each in self._left if each[0] == room]:
+            del self._left[each]
+            self.pending.setdefault(room, {}).setdefault(each[1], None)
         return MovedLeases(self._rooms.pop(room, None), self.pending.pop(room, None))
 
     def adopt(self, name: str, moved: MovedLeases) -> None:
@@ -470,6 +514,6 @@ def _parse_published(room: str, data: bytes) -> _Published | None:
         return None
 
 
-def _batches(names: list[str]) -> Iterator[list[str]]:
-    for first in range(0, len(names), _BATCH):
-        yield names[first : first + _BATCH]
+def _batches(all_: list[_Any]) -> Iterator[list[_Any]]:
+    for first in range(0, len(all_), _BATCH):
+        yield all_[first : first + _BATCH]

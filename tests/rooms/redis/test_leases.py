@@ -393,3 +393,52 @@ def test_one_whose_leave_was_lost_with_a_master_has_left_once_its_room_is_open_a
     a.node._leases.check = lambda rooms: None  # it needs no look at versions
     a.join(name="amy")
     wait_until(lambda: a.names() == b.names() == ["amy", "bob"])
+
+
+def test_one_whose_leave_was_lost_with_a_master_has_left_although_its_room_is_closed(
+    server, worker, pair
+):
+    a, b = worker(), worker()
+    key = "greenws:here:r"
+    b.join(name="bob")
+    a.join("other")
+    socket, _ = pair()
+    with a.rooms["r"].join(socket, name="ann"):
+        wait_until(lambda: b.names() == ["ann", "bob"])
+        server.call("COPY", key, "second")
+    wait_until(lambda: a.is_idle and b.names() == ["bob"])
+    server.call("RENAME", "second", key)
+    server.call("CLIENT", "KILL", "TYPE", "pubsub")
+    wait_until(lambda: b.names() == ["ann", "bob"])
+    a.node._leases.come_back()
+    wait_until(lambda: b.names() == ["bob"])
+
+
+def test_leaves_are_remembered_for_a_while_up_to_a_thousand(worker, monkeypatch):
+    a = worker()
+    a.join("other")
+    leases = a.node._leases
+    with a.node.process.lock:
+        leases.pending["r"] = {f"{number}": None for number in range(600)}
+        leases.pending["s"] = {f"{number}": None for number in range(600)}
+    leases._wake()
+    wait_until(lambda: a.is_idle)
+    assert len(leases._left) == 1000
+    leases._left = {each: sent - 31.0 for each, sent in leases._left.items()}
+    leases.come_back()
+    wait_until(lambda: not leases._left)
+
+
+def test_a_change_that_redis_knows_needs_no_look_at_the_members(worker, pair, monkeypatch):
+    """A member leaves before its join was sent."""
+    a = worker()
+    a.join(name="bob")
+    leases = a.node._leases
+    wait_until(lambda: a.is_idle and not leases._rooms["r"].unconfirmed)
+    with monkeypatch.context() as patch:
+        patch.setattr(leases, "_send_pending", lambda: None)
+        with a.rooms["r"].join(pair()[0], name="ann"):
+            pass
+    leases._wake()
+    wait_until(lambda: a.is_idle)
+    assert leases._rooms["r"].unconfirmed == set()

@@ -3,9 +3,10 @@
 -- ARGV: PUBLISH or SPUBLISH, the channel, seconds until the key expires, the prefix of the keys that
 --       say that a process is alive (empty in a cluster, where the script must not ask); then for each
 --       change its kind, the member, its value, and the change as JSON
+-- Returns the members that it has left as they were, of which nothing is published
 -- A "bury" is a leave by another process; it counts only if the process of the member is dead.
 local here, publish, channel, seconds, alive = KEYS[1], unpack(ARGV, 1, 4)
-local changes = {}
+local changes, unchanged = {}, {}
 for i = 5, #ARGV, 4 do
   local kind, member, value, change = unpack(ARGV, i, i + 3)
   local changed = 0
@@ -22,7 +23,7 @@ for i = 5, #ARGV, 4 do
       changed = redis.call('HDEL', here, member)
     end
   end
-  if changed == 1 then table.insert(changes, change) end
+  table.insert(changed == 1 and changes or unchanged, changed == 1 and change or member)
 end
 if #changes > 0 then
   -- Versions are times in microseconds, which only grow, even if the key was lost: two masters that had
@@ -36,4 +37,4 @@ if #changes > 0 then
   local head = string.format('presence %.0f %.0f %d', first, last, before and 0 or 1)
   redis.pcall(publish, channel, head .. '\n[' .. table.concat(changes, ',') .. ']')
 end
-return #changes
+return unchanged
