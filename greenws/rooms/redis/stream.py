@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from array import array
+from bisect import bisect_left
 from collections import deque
 from contextlib import suppress
 
@@ -53,7 +54,7 @@ class Stream:
         self.left: deque[str] = deque(maxlen=_LEFT)
         self._keys = array("q")  # of the last delivered entries
         self._last: int | None = None  # that of the last delivered entry
-        self._delivered: frozenset[int] = frozenset()  # before the log was another one
+        self._delivered = array("q")  # sorted: those from before the log was another one
         self.sent: deque[LogEntry] = deque()
         self.may_be_logged = False
         self.unread_since = 0.0  # when the oldest of these was sent, or a time before that
@@ -85,7 +86,7 @@ class Stream:
         self.is_estimated = is_estimated
         self.is_floor = is_floor
         self.may_be_logged = bool(self.sent)
-        self._delivered = frozenset(self._keys)
+        self._delivered = array("q", sorted(self._keys))
         self.recent.append(id_)
         self._last = None
 
@@ -131,7 +132,8 @@ class Stream:
         if entry is None:
             self.process.deliver(self.room, Entry(self.position, None))
             return
-        is_repeated = key in self._delivered
+        found = bisect_left(self._delivered, key)
+        is_repeated = self._delivered[found : found + 1] == array("q", [key])
         if entry.origin == self.process.origin:
             is_repeated = is_repeated or entry.number <= self.unlogged
             while self.sent and self.sent[0].number <= entry.number:
