@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import gevent
@@ -142,6 +143,13 @@ def test_garbage_in_a_log_is_logged_and_skipped(server, worker, caplog, fields):
     assert ann.hear(2) == ["before", "after"]
     assert "malformed entry" in caplog.text
     assert a.join(since=ann.member.position).member.is_complete
+
+
+def test_what_was_delivered_of_another_log_takes_few_bytes(worker):
+    stream = Stream("r", worker().node.process)
+    stream._keys.extend(range(900, 0, -1))
+    stream.begin("10-0", keeps_recent=True)
+    assert sys.getsizeof(stream._delivered) < 10_000  # kept for each room
 
 
 def test_where_a_log_was_left_is_forgotten_once_it_is_read_from_there_or_later(worker):
