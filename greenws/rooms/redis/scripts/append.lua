@@ -77,19 +77,21 @@ local function trim_bytes(log)
   end
 end
 
--- The time and the count of the first id after ``last``; nil if Redis is to choose the ids.
+-- The id of an entry after ``last``, and those of the others, which have the same time; '*' if Redis is
+-- to choose all of it.
 local function id_after(last)
-  if time.err then return nil end
+  if time.err then return '*', '*' end
   local now = time[1] .. string.sub(1000000 + time[2], 2, 4)
   local before = string.match(last, '^%d+')
-  if not before or tonumber(now) > tonumber(before) then return now, tonumber(salt) end
-  return before, string.sub(last, #before + 2) + 1 + salt
+  if not before or tonumber(now) > tonumber(before) then return now .. '-' .. salt, now .. '-*' end
+  local count = string.sub(last, #before + 2) + 1 + salt
+  return string.format('%s-%.0f', before, count), before .. '-*'
 end
 
 -- ``at``: where in ARGV the messages begin. ``known``: the highest number that was appended before.
 local function append(log, at, count, known)
   local first, last, added, large = nil, nil, 0, false
-  local moment, step  -- the parts of the next id
+  local next_id, following
   -- What is published next: a place for its first line, then nine for each message.
   local parts, filled, size = {''}, 1, 0
 
@@ -112,14 +114,12 @@ local function append(log, at, count, known)
       if not last then
         last = end_of(log)
         first = last
-        moment, step = id_after(last)
+        next_id, following = id_after(last)
       end
-      local id = moment and string.format('%s-%.0f', moment, step) or '*'
-      id = pcall('XADD', log, id, 'o', origin, 'n', number, 'k', kind, 'd', data)
-      if type(id) == 'string' then
-        if moment then step = step + 1 end
-      elseif moment then  -- somebody has given the last entry too high an id
-        moment = nil
+      local id = pcall('XADD', log, next_id, 'o', origin, 'n', number, 'k', kind, 'd', data)
+      next_id = following
+      if type(id) ~= 'string' then  -- the last entry has too high an id, or Redis is older than 7
+        next_id, following = '*', '*'
         id = pcall('XADD', log, '*', 'o', origin, 'n', number, 'k', kind, 'd', data)
       end
       if type(id) == 'table' then
