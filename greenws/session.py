@@ -22,7 +22,7 @@ from .checks import REFUSE_EARLIER, check_function, check_result, explains, not_
 from .config import SERVER_ONLY, Config
 from .exceptions import ConnectionClosed, HandshakeError
 from .opcodes import CloseCode
-from .protocol.handshake import Offer, check_headers, count_of
+from .protocol.handshake import check_headers, count_of
 from .protocol.origin import check_host, check_origin
 from .refusals import log_refusal
 from .upgrade import (
@@ -285,7 +285,7 @@ class WebSocketHandler:
             if "HTTP_ORIGIN" in fields:  # browsers have one
                 origins = config.allowed_origins
                 check_origin(fields, ("self",) if origins is None else origins)
-            handler = self._produce(request, upgrade.offer)
+            handler = self._produce(request, upgrade)
             headers: list[tuple[str, str]] = self.response_headers
             if more := getattr(handler, "response_headers", ()):
                 headers = [*headers, *check_headers(more)]
@@ -307,8 +307,14 @@ class WebSocketHandler:
             raise InternalServerError from None
         return OpenSession(handler, request, socket)
 
-    def _produce(self, request: Request, offer: Offer) -> WebSocketSessionHandler:
-        handler = self.handler_producer(request, list(offer.protocols))
+    def _produce(self, request: Request, upgrade: Upgrade) -> WebSocketSessionHandler:
+        offer = upgrade.offer
+        try:
+            handler = self.handler_producer(request, list(offer.protocols))
+        except Exception:
+            upgrade.leave_to_parent()
+            raise
+        upgrade.leave_to_parent()
         if handler is None:
             raise HandshakeError(
                 "WebSocket protocols not supported.",

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
+from greenlet import GreenletExit
 from werkzeug import Response
 
 from .config import Config
 from .exceptions import HandshakeError
+from .hub import forks
 from .hub.polling import drop_poller
 from .hub.transport import Transport
 from .keepalive import drop_heartbeat, start_pulse
@@ -41,6 +43,8 @@ __all__ = [
     "take_read_ahead",
 ]
 
+forks.load()
+
 ENVIRON_KEY = "greenws.upgrade"
 INPUT_KEY = "greenws.input"
 """The key in an environ for the server's reader, if ``wsgi.input`` hides what it has read ahead."""
@@ -60,6 +64,7 @@ class Upgrade:
 
     def _begin(self, offer: Offer, config: Config) -> None:
         """The constructor, for those of subclasses: ``super()`` takes longer than all this."""
+        self.process = forks.process()
         self.offer = offer
         self.config = config
         self.socket: WebSocket | None = None
@@ -108,12 +113,17 @@ class Upgrade:
             request=request,
             remote_address=self._remote_address(),
         )
-        transport.watch()  # a handler that only sends needs the clock of the poller
         transport.send(response)
         transport.sent = 0  # that was HTTP
         start_pulse(socket, transport.hub, config)
         socket._record = self._record(socket, config)
         return socket
+
+    def leave_to_parent(self) -> None:
+        """In a child that was forked while this greenlet waited: ends the child's copy of it. The
+        parent answers the handshake."""
+        if self.process != forks.process():
+            raise GreenletExit
 
     def take_error(self, error: BaseException) -> bool:
         """Whether ``error``, of the application, is reported elsewhere than in the log."""
@@ -129,12 +139,21 @@ class Upgrade:
         return SessionRecord(socket, "", config)
 
     def _take_transport(self, config: Config) -> tuple[Transport, bytes, bool]:
-        """The transport, the bytes that were read after the handshake, and whether the socket is
-        borrowed from the server."""
+        """The transport, which is watched, the bytes that were read after the handshake, and
+        whether the socket is borrowed from the server.
+
+        Raises:
+            OSError: it cannot be watched.
+        """
         sock, early, borrowed = self._take_socket()
         transport = Transport(
             sock, get_hub(), config.write_high_water, config.write_timeout, borrowed
         )
+        try:
+            transport.watch()  # a handler that only sends needs the clock of the poller
+        except BaseException:
+            transport.detach()  # the server answers on it
+            raise
         return transport, early, borrowed
 
     def _take_socket(self) -> tuple[Any, bytes, bool]:
@@ -152,6 +171,10 @@ class _SocketUpgrade(Upgrade):
         self._begin(offer, config)
         self._sock = sock
         self._environ = environ
+
+    def leave_to_parent(self) -> None:
+        while self.process != forks.process():  # the server would answer, or read what follows
+            get_hub().switch()
 
     def _take_socket(self) -> tuple[Any, bytes, bool]:
         source = self._environ.get(INPUT_KEY) or _innermost(self._environ["wsgi.input"])

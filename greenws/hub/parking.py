@@ -22,7 +22,7 @@ from gevent.monkey import get_original
 
 from . import switching
 
-__all__ = ["park", "prepare"]
+__all__ = ["is_parked", "park", "prepare"]
 
 _MAX_WAIT = 1.0  # seconds for threads that are in their hub, and only need the processor
 _MAX_BUSY = 0.05  # seconds for threads that run a handler; most end their turn in 5 ms
@@ -34,10 +34,16 @@ _start_new_thread = get_original("_thread", "start_new_thread")
 
 _allocate_lock = get_original("_thread", "allocate_lock")
 
+_parked: list[Hub] = []
 _job: list[Any] = []  # of the thread that was started early: its lock, and then its arguments
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_job.clear)
+
+
+def is_parked(hub: Hub) -> bool:
+    """Whether the thread of ``hub`` waits for the end of the process."""
+    return hub in _parked
 
 
 def park(hubs: Iterable[Hub]) -> None:
@@ -62,6 +68,7 @@ def park(hubs: Iterable[Hub]) -> None:
             running.discard(hub.thread_ident)
         else:
             locks[hub.thread_ident] = lock
+            _parked.append(hub)
     began = time.monotonic()
     while running:
         frames = sys._current_frames()

@@ -466,8 +466,9 @@ class Waiter:
         self._prefetch4 = id(fourth)
 
     def watch(self) -> None:
-        """Starts to watch the socket, if it is not watched already. :meth:`wait` does this, too."""
-        if not self.watched:
+        """Starts to watch the socket, if it is not watched already. :meth:`wait` does this, too.
+        Does nothing in a forked child."""
+        if not self.watched and self.process == forks.process():
             self.poller.add(self)
             self.watched = True
 

@@ -26,6 +26,7 @@ cdef class ServerUpgrade(Upgrade):
 
 cdef class _DirectUpgrade(ServerUpgrade):
     cdef Transport _transport
+    cdef object _config_at_accept
     cdef bytes _early
     cdef object _address
 

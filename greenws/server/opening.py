@@ -103,6 +103,7 @@ class _DirectUpgrade(ServerUpgrade):
     ) -> None:
         self._admit(offer, opening.host, environ, head.target)
         self._transport = opening.transport
+        self._config_at_accept = opening.config
         self._early = opening.rest
         self._address = opening.address
         if environ is not None:
@@ -110,8 +111,9 @@ class _DirectUpgrade(ServerUpgrade):
 
     def _take_transport(self, config: Config) -> tuple[Transport, bytes, bool]:
         self._transport.received = 0  # that was HTTP
-        if config is not self.config:  # the transport has the limits of the server's
+        if config is not self._config_at_accept:  # whose limits the transport has
             self._transport.set_limits(config.write_high_water, config.write_timeout)
+        self._transport.watch()  # a handler that only sends needs the clock of the poller
         return self._transport, self._early, False
 
     def _remote_address(self) -> Any:

@@ -9,15 +9,14 @@ import os
 import socket as native
 import ssl
 import sys
-import time
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import gevent
 import gevent.ssl
 from gevent import getcurrent
-from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 from gevent.monkey import get_original
 from geventwebsocket.server import WebSocketServer as _OriginalServer
@@ -48,6 +47,7 @@ from .options import (
     load_certificates,
     prepare_tls,
 )
+from .serving_thread import ServingThread
 from .signals import stop_at_signals
 
 if TYPE_CHECKING:
@@ -65,9 +65,7 @@ _ACCEPT_PAUSE = 0.1  # seconds without accepting when the process has run out of
 _SHARE_PAUSE = 0.001  # seconds without accepting when other processes have fewer connections
 _MAX_TURNED_AWAY = 100  # connections that get a 503 at a time; others are closed at once
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_BEGIN_TIMEOUT = 5.0  # seconds for the thread of the server to begin its stop
-_POLL_INTERVAL = 0.01  # seconds
-_sleep = get_original("time", "sleep")
+_THREAD_TIMEOUT = 5.0  # seconds more than it needs, for a thread that is asked to stop its server
 _NativeSocket = get_original("socket", "SocketType")
 
 
@@ -175,7 +173,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         self._full = False
         self._turned_away = 0  # connections beyond max_connections that wait for their clients
         self._stopping: Event | None = None
-        self._hub: Any = None  # of the thread that serves; a test's clock replaces its loop
+        self._thread: ServingThread | None = None  # that accepts, or did last
         self._process = current_process()  # the one that may accept
         self._certificate = (options.get("certfile"), options.get("keyfile"))
         self._tls_context = prepare_tls(options)
@@ -190,9 +188,6 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             TypeError: a decorator above ``@routes.websocket`` or ``@sock.route`` has no effect.
         """
         check_registrations(self.application)
-        if not self.started:
-            self._hub = gevent.get_hub()
-            self.loop = self._hub.loop  # it may have been made in another thread
         super().start()
         log_form()
         warn_unpatched(self.application)
@@ -510,6 +505,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         here, and greenlets that wait for the server in the parent do not continue here."""
         self._process = current_process()
         self._may_accept = False
+        self._thread = None
         self._share = None  # the parent's
         self.stop_accepting()
         self.admission = Admission(self.config)
@@ -534,6 +530,9 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         self._may_accept = True
         if self._share is not None:
             self._share.begin()
+        if self._thread is None or not self._thread.is_current:
+            self._thread = ServingThread()
+            self.loop = self._thread.hub.loop  # the server may have been made in another thread
         no_delay(self.socket)  # on Linux, accepted sockets inherit it
         super().start_accepting()
 
@@ -559,16 +558,17 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         """Stops accepting, closes every session with 1001, and blocks until all sessions and
         requests have ended; after ``grace`` seconds it kills the rest.
 
-        ``timeout`` is gevent's name for ``grace``; the default is ``shutdown_grace``.
+        ``timeout`` is gevent's name for ``grace``; the default is ``shutdown_grace``. Called from
+        another thread than the one that serves, it has that one stop, and blocks as long.
         """
         if self._process != current_process():
             self._disown()
         if grace is None:
             grace = self.config.shutdown_grace if timeout is None else timeout
         check_number("grace", grace)
-        if self.started and self._hub not in (None, get_hub_if_exists()):
-            if self._stop_in_its_thread(grace):
-                return
+        if self._serves_elsewhere:
+            self._stop_in_its_thread(grace)
+            return
         if self._stopping is not None:  # another greenlet is stopping the server
             self._stopping.wait()
             return
@@ -589,30 +589,25 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
             self._stopping = None
             stopping.set()
 
-    def _stop_in_its_thread(self, grace: float | None) -> bool:
-        """Has the thread that serves call :meth:`stop`, and blocks until that is done. False if it
-        does not begin within some seconds, as the thread does not run its hub."""
-        stops: list[gevent.Greenlet[..., None]] = []
-        ended: list[object] = []
+    @property
+    def _serves_elsewhere(self) -> bool:
+        """Whether another thread serves, or is stopping."""
+        is_at_work = self.started or self._stopping is not None
+        return is_at_work and self._thread is not None and not self._thread.is_current
 
-        def begin() -> None:
-            if not given_up:
-                stops.append(gevent.spawn(self.stop, grace=grace))
-                stops[0].link(ended.append)
-
-        given_up: list[bool] = []
-        sleep = _sleep if get_hub_if_exists() is None else gevent.sleep
-        deadline = time.monotonic() + _BEGIN_TIMEOUT
+    def _stop_in_its_thread(self, grace: float | None) -> None:
+        assert self._thread is not None
+        stop = partial(WebSocketServer.stop, self, grace=grace)  # an override has run here
+        end_within = None if grace is None else grace + _THREAD_TIMEOUT
         try:
-            self.loop.run_callback_threadsafe(begin)
-        except ValueError:  # its hub was destroyed
-            return False
-        while not ended:
-            if not stops and time.monotonic() > deadline:
-                given_up.append(True)
-                return False
-            sleep(_POLL_INTERVAL)
-        return True
+            if not self._thread.call(stop, _THREAD_TIMEOUT, end_within):
+                self._watcher = self._timer = None  # of a hub that nobody runs
+                self.close()
+        except TimeoutError:
+            _logger.warning(
+                "the thread that serves does not run its hub, or not for long enough: the server "
+                "stops when it does"
+            )
 
     def serve_forever(
         self, stop_timeout: float | None = None, *, handle_signals: bool = True
@@ -628,7 +623,7 @@ class WebSocketServer(_OriginalServer):  # type: ignore[misc]
         """
         if self._process != current_process():
             self._disown()
-        if self.started and self._hub not in (None, gevent.get_hub()):
+        if self._serves_elsewhere:
             raise RuntimeError(
                 "the server was started in another thread, which serves it: leave out start(), and "
                 "call serve_forever() in one thread only"

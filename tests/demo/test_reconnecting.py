@@ -20,9 +20,7 @@ from ..support.require import require, require_program
 NODE = ROOT / "tests" / "node"
 
 
-def test_a_page_that_opens_again_after_4001_misses_nothing(
-    serve: Callable[..., Any],
-) -> None:
+def test_a_page_that_opens_again_after_4001_misses_nothing(serve: Callable[..., Any]) -> None:
     require_program("node")
     require((NODE / "node_modules" / "ws").is_dir(), "ws (npm --prefix tests/node install)")
     rooms, routes, offered = Rooms(stamp=json_id), Routes(), []
@@ -65,3 +63,35 @@ def test_a_page_that_opens_again_after_4001_misses_nothing(
     assert seen["lastId"] is None
     connection = ["connecting", "open", "closed"]
     assert seen["states"] == ["connecting", *connection, *connection, "closed"]
+
+
+def test_an_attempt_ends_whatever_the_page_does() -> None:
+    require_program("node")
+    module = (ROOT / "webroot" / "reconnecting.js").as_uri()
+    done = subprocess.run(
+        ["node", NODE / "attempts.mjs", module],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=limit(20),
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+
+    # A function that never answers has failed, and is called again.
+    assert seen["delays"] == [30000]
+    unanswered = seen["unanswered"]
+    assert unanswered["states"] == ["connecting", "waiting", "connecting", "closed"]
+    [(code, reason)] = unanswered["closes"]
+    assert (code, "took longer than 30 s" in reason) == (1006, True)
+    assert unanswered["connected"] == ["ws://localhost/answered"]
+    assert unanswered["timers"] == 0
+
+    # An invalid subprotocol is an error that the page sees, and is not tried again.
+    error = "SyntaxError: invalid subprotocol: not valid"
+    ended = {"states": ["connecting", "closed"], "closes": []}
+    assert seen["value"] == {**ended, "thrown": error}
+    assert seen["answer"] == {**ended, "rejected": [error]}
+
+    # A page that has closed the socket is not asked, and nothing follows.
+    assert seen["closed"] == {**ended, "asked": 0}
+    assert seen["loggedOut"] == ended

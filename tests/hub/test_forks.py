@@ -65,6 +65,9 @@ def test_a_wait_on_an_inherited_socket_does_not_block_and_takes_nothing():
             theirs.send(b"x")
             gevent.sleep(0.05)
             assert not reader.ready()  # it is the parent's
+            waiter.watched = False
+            waiter.watch()
+            assert not waiter.watched
             assert waiter.wait() == READABLE
             waiter.unwatch()
 

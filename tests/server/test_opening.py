@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 
 import gevent
 import pytest
+from gevent import pywsgi
 from gevent.event import Event
 from werkzeug.exceptions import HTTPException, Unauthorized
 
@@ -20,8 +22,10 @@ from greenws import (
     keepalive,
 )
 from greenws.hub import polling
+from greenws.hub.transport import Transport
 from greenws.server.opening import is_direct
 
+from ..support.forking import in_child
 from ..support.limits import limit, wait_until
 from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
 
@@ -36,6 +40,13 @@ class Echo(WebSocketSessionHandler):
 
 def produce(request, protocols):
     return Echo()
+
+
+class Lending(pywsgi.WSGIHandler):
+    """As servers that know nothing of greenws, and hand over their sockets."""
+
+    def get_environ(self):
+        return super().get_environ() | {"its socket": self.socket}
 
 
 def plain(environ, start_response):
@@ -299,6 +310,111 @@ def test_a_greenlet_that_is_killed_in_the_producer_closes_the_connection(serve):
         wait_until(lambda: waiting)[0].kill()
         assert peer.at_end()
     wait_until(lambda: server.admission.open == 0)
+
+
+@over_tls_too
+@pytest.mark.parametrize("ends", ["accepts", "refuses", "aborts", "fails"])
+@pytest.mark.parametrize("kind", ["direct", "wsgi", "lends its socket"])
+def test_a_child_that_is_forked_in_the_producer_leaves_the_answer_to_the_parent(
+    serve, error_log, hub_errors, kind, ends
+):
+    go = Event()
+    asked = []
+
+    def produce(request, protocols):
+        asked.append("waits")
+        go.wait()
+        asked.append("answers")
+        if ends == "aborts":
+            raise Unauthorized
+        if ends == "fails":
+            raise RuntimeError("broken")
+        return Echo() if ends == "accepts" else None
+
+    application = handler = WebSocketHandler(produce)
+    options = {}
+    if kind == "wsgi":
+
+        def application(environ, start_response):
+            return handler(environ, start_response)
+
+    if kind == "lends its socket":
+
+        def application(environ, start_response):
+            lent = environ | {"werkzeug.socket": environ["its socket"]}
+            return handler(lent, start_response)
+
+        options = {"cls": pywsgi.WSGIServer, "handler_class": Lending}
+
+    def child():
+        go.set()
+        wait_until(lambda: asked == ["waits", "answers"])
+        for _ in range(20):
+            gevent.sleep(0)
+
+    with Peer.connect(serve(application, **options).address) as peer:
+        peer.send(request())
+        wait_until(lambda: asked)
+        in_child(child)
+        assert peer.is_silent(0.0)
+        go.set()
+        status = peer.read_response().status
+        if ends == "accepts":
+            assert status == 101
+            peer.send(frame(TEXT, b"hello"))
+            assert peer.read_frame()[1:] == (TEXT, b"hello")
+        else:
+            assert status == {"refuses": 400, "aborts": 401, "fails": 500}[ends]
+    error_log.take()
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_socket_that_cannot_be_watched_gets_500_and_keeps_no_place(
+    serve, error_log, monkeypatch, direct
+):
+    """For example, beyond the system's limit of watches for one user."""
+
+    class Full(polling.EpollPoller):
+        def add(self, waiter):
+            nonlocal is_full
+            if is_full and type(waiter) is Transport:
+                is_full = False  # another Transport reads what the client sends after the 500
+                raise OSError(errno.ENOSPC, "no space left on device")
+            polling.EpollPoller.add(self, waiter)
+
+    is_full = True
+    handler = WebSocketHandler(produce)
+    server = serve(
+        handler if direct else lambda environ, answer: handler(environ, answer),
+        config=Config(max_connections_per_address=1),
+        trusted_proxies=1,
+    )
+    poller = Full()
+    monkeypatch.setattr(gevent.get_hub(), "_greenws_poller", poller, raising=False)
+    for status in (500, 500, 101):
+        is_full = status == 500
+        with Peer.connect(server.address) as peer:
+            assert peer.shake("/", X_Forwarded_For="192.0.2.1").status == status
+        wait_until(lambda: server.admission.open == 0)
+    poller.close()
+    assert len(error_log.take()) == 2
+
+
+def test_the_limits_of_the_handshake_hold_for_the_transport_not_those_of_the_accept(serve):
+    limits = []
+
+    class Session(WebSocketSessionHandler):
+        def handle_session(self, request, socket):
+            socket.send(bytes(1 << 24))
+            limits.append(socket._transport.backlog)
+
+    server = serve(WebSocketHandler(lambda r, p: Session()), config=Config(write_high_water=1))
+    with Peer.connect(server.address) as peer:
+        wait_until(lambda: server.admission.open)
+        server.config = Config(write_high_water=1 << 25)
+        peer.send(request())
+        wait_until(lambda: limits)
+    assert limits[0] > 0
 
 
 def test_the_handlers_options_hold_for_the_transport_too(serve):

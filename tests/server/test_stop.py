@@ -21,41 +21,169 @@ from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
 GOING_AWAY = b"\x03\xe9"
 
 
-@pytest.mark.parametrize("stops_in", ["session", "other thread"])
-def test_a_server_that_was_made_in_another_thread_serves_and_stops(stops_in):
-    """As in fixtures: made here, served by a plain thread, and stopped from here."""
-    routes = Routes()
-    failed = []
+class Serving:
+    """A server that was made here and is served by a plain thread, as in fixtures; ``server`` is
+    one whose sessions echo."""
 
-    @routes.websocket("/")
-    def end(request, socket):
-        for message in socket:
-            socket.send(message)
-            if stops_in == "session":
-                gevent.spawn(server.stop)
+    def __init__(self, make=WebSocketServer, serve=WebSocketServer.serve_forever):
+        routes = Routes()
 
-    def serve():
+        @routes.websocket("/")
+        def echo(request, socket):
+            for message in socket:
+                socket.send(message)
+                if message == "stop":
+                    gevent.spawn(self.server.stop)
+
+        self.failed = []
+        self.server = make(("127.0.0.1", 0), routes)
+        self.thread = threading.Thread(target=self._run, args=(serve,), daemon=True)
+
+    def _run(self, serve):
         try:
-            server.serve_forever()
+            serve(self.server)
         except BaseException as error:
-            failed.append(error)
+            self.failed.append(error)
         gevent.get_hub().destroy()
 
-    server = WebSocketServer(("127.0.0.1", 0), routes)
-    thread = threading.Thread(target=serve)
-    thread.start()
-    wait_until(lambda: server.started)
-    with greenws.connect(f"ws://127.0.0.1:{server.server_port}/", open_timeout=limit()) as socket:
-        socket.send("hello")
-        assert socket.receive(limit()) == "hello"
-        reader = gevent.spawn(list, socket)  # it answers the Close
-        if stops_in == "other thread":
-            server.stop()
-            assert not server.started
-        reader.get(timeout=limit(20))
-        assert socket.close_code == 1001
-    thread.join(limit(20))
-    assert not thread.is_alive() and failed == []
+    def __enter__(self):
+        self.thread.start()
+        wait_until(lambda: self.server.started)
+        self.address = ("127.0.0.1", self.server.server_port)
+        return self
+
+    def __exit__(self, *exc):
+        self.server.stop(0)
+        self.thread.join(limit(20))
+        assert not self.thread.is_alive() and self.failed == []
+
+
+@pytest.mark.parametrize("stops_in", ["session", "other thread"])
+def test_a_server_that_was_made_in_another_thread_serves_and_stops(stops_in):
+    with Serving() as serving:
+        url = f"ws://127.0.0.1:{serving.server.server_port}/"
+        with greenws.connect(url, open_timeout=limit()) as socket:
+            socket.send("stop" if stops_in == "session" else "hello")
+            assert socket.receive(limit())
+            reader = gevent.spawn(list, socket)  # it answers the Close
+            if stops_in == "other thread":
+                serving.server.stop()
+                assert not serving.server.started
+            reader.get(timeout=limit(20))
+            assert socket.close_code == 1001
+
+
+def test_any_number_of_threads_may_stop_and_all_wait_for_the_end():
+    with Serving() as serving, Peer.open(serving.address) as peer:  # which answers no Close
+        ended = []
+
+        def stop(grace):
+            serving.server.stop(grace=grace)
+            ended.append((grace, serving.server.admission.busy))
+
+        threads = [threading.Thread(target=stop, args=(0.2,), daemon=True)]
+        threads[0].start()
+        assert peer.read_close(answer=False)[0] == 1001
+        threads += [threading.Thread(target=stop, args=(limit(),), daemon=True) for _ in range(3)]
+        for thread in threads[1:]:
+            thread.start()
+        stop(limit())
+        wait_until(lambda: len(ended) == 5)
+        assert {busy for _, busy in ended} == {0}
+
+
+def test_a_thread_that_leaves_as_soon_as_the_stop_begins_is_not_waited_for():
+    def serve(server):
+        server.start()
+        while server.started:
+            gevent.sleep(0.002)
+
+    with Serving(serve=serve) as serving:
+        serving.server.admission.begin_work()
+        serving.server.stop(grace=60)
+        assert not serving.server.started and serving.server.closed
+
+
+def test_a_subclass_whose_stop_is_gevent_s_stops_once():
+    class Server(WebSocketServer):
+        stops = 0
+
+        def stop(self, timeout=None):
+            self.stops += 1
+            super().stop(timeout)
+
+    with Serving(Server) as serving:
+        before = serving.server.stops
+        serving.server.stop(timeout=limit())
+        assert not serving.server.started
+        assert serving.server.stops == before + 2  # serve_forever() calls it, too
+
+
+def test_an_error_of_a_stop_in_another_thread_comes_to_the_one_who_stops():
+    class Server(WebSocketServer):
+        fails = True
+
+        def close(self):
+            super().close()
+            if self.fails:
+                self.fails = False
+                raise OSError("cannot close")
+
+    with Serving(Server) as serving:
+        with pytest.raises(OSError, match="cannot close"):
+            serving.server.stop()
+
+
+def test_a_thread_that_does_not_run_its_hub_stops_later(caplog, monkeypatch):
+    monkeypatch.setattr("greenws.server.server._THREAD_TIMEOUT", 0.05)
+    goes_on = threading.Event()
+
+    def serve(server):
+        server.start()
+        goes_on.wait(limit(20))
+        server.serve_forever()
+
+    with Serving(serve=serve) as serving:
+        serving.server.stop()
+        assert "does not run its hub" in caplog.text
+        monkeypatch.undo()
+        goes_on.set()
+        serving.thread.join(limit())
+        assert not serving.server.started
+
+
+FORKED = """
+import os, signal, sys, threading, gevent
+from greenws import Routes, WebSocketServer
+
+server = WebSocketServer(("127.0.0.1", 0), Routes())
+started = threading.Event()
+def serve():
+    server.start()
+    started.set()
+    server.serve_forever(handle_signals=False)
+thread = threading.Thread(target=serve, daemon=True)
+thread.start()
+started.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    gevent.spawn_later(0.01, server.stop)
+    server.serve_forever()  # accepts, until it is stopped
+    os._exit(0 if not server.started else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert server.started
+server.stop()
+thread.join()
+print("stopped", thread.is_alive(), flush=True)
+"""
+
+
+def test_a_forked_child_serves_in_its_own_thread_and_stops():
+    with Process("-c", FORKED) as process:
+        process.wait_for("stopped False")
+        assert process.popen.wait(limit(20)) == 0
+    process.assert_no_trouble()
 
 
 def test_serving_in_another_thread_than_the_one_that_started_is_an_error(serve):
@@ -68,7 +196,7 @@ def test_serving_in_another_thread_than_the_one_that_started_is_an_error(serve):
         found.append(caught)
         gevent.get_hub().destroy()
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(limit())
     assert found and server.started

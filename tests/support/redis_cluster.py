@@ -200,7 +200,7 @@ class Sentinels:
             roles = sorted(each.call("ROLE")[0] for each in self.servers)
             replica = next((each for each in self.servers if each is not self.master), None)
             return roles == [b"master", b"slave"] and (
-                replica is not None and replica.call("ROLE")[3] == b"connected"
+                replica is not None and replica.call("ROLE")[3:4] == [b"connected"]
             )
 
         wait_until(is_settled, 40)

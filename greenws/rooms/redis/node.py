@@ -267,7 +267,7 @@ class Node(Broker):
     def _open(self, stream: Stream) -> None:
         process = self.process
         snapshot: Snapshot | None = None
-        if not process.outage.is_lost:
+        if process.outage.is_answered:
             began = time.monotonic()
             try:
                 snapshot = self._leases.snapshot(stream.room, begin_log=True)

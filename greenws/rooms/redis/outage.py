@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import redis
 
-from .errors import ERRORS
+from .errors import ERRORS, must_be_left
 from .url import WrongScheme
 
 __all__ = ["Event", "Outage", "State"]
@@ -64,10 +64,16 @@ class Outage:
         self._failed = failed
         self._name = name
         self._is_refused = False  # the last outage began with an answer
+        self._is_answered = False  # the last command that failed was answered
 
     @property
     def is_lost(self) -> bool:
         return self.state is not State.UP
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether Redis answers, although it may accept no writes, such as a full one."""
+        return self.state is State.UP or (self.state is State.NO_WRITES and self._is_answered)
 
     @property
     def is_readable(self) -> bool:
@@ -80,6 +86,7 @@ class Outage:
     def fail(self, event: Event, error: BaseException, began: float | None = None) -> None:
         """``began``: when the command that failed was begun, a time of time.monotonic()."""
         before = self._move(event)
+        self._is_answered = isinstance(error, redis.ResponseError) and not must_be_left(error)
         self._failed()
         if before is not State.UP:
             return

@@ -321,6 +321,34 @@ def test_a_history_that_is_asked_for_as_redis_goes_is_empty(server, worker):
     assert a.is_lost
 
 
+def test_one_that_comes_back_to_a_process_without_members_gets_all_while_redis_is_full(
+    server, worker
+):
+    a, b = worker(), worker()
+    ann = a.join()
+    a.send("heard")
+    assert ann.hear(1) == ["heard"]
+    since = ann.last
+    a.send("missed")
+    assert ann.hear(1) == ["missed"]
+    b.send("hello", room="other")
+    wait_until(lambda: a.is_idle and b.is_idle)
+    server.call("CONFIG", "SET", "maxmemory", "1mb")
+    try:
+        b.send("mine")
+        wait_until(lambda: b.is_lost)
+        b.node.process.outage.began -= 60  # longer than anybody waits
+        moved = b.join(since=since, gap="0-0 gap")
+        assert moved.member.is_complete
+        assert moved.hear(2) == ["missed", "mine"]
+    finally:
+        server.call("CONFIG", "SET", "maxmemory", "0")
+    assert ann.hear(1) == ["mine"]
+    wait_until(lambda: b.is_idle)
+    a.send("new")
+    assert moved.hear(1) == ann.hear(1) == ["new"]
+
+
 def test_one_that_comes_back_gets_the_gap_where_a_key_is_no_log(server, worker, error_log):
     """Messages that are sent in a process during that time are not kept."""
     a, b = worker(), worker()

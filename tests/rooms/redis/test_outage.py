@@ -338,3 +338,19 @@ def test_an_error_answer_is_not_a_lost_connection(caplog):
         "Redis refuses commands: OOM",
         "Redis accepts commands again",
     ]
+
+
+def test_a_redis_that_refuses_writes_answers_until_it_hangs_or_must_be_left():
+    outage = Outage(lambda: None, lambda: None)
+    known = [outage.is_answered]
+    for error in (
+        redis.ResponseError("OOM"),
+        redis.TimeoutError("no answer"),
+        redis.ResponseError("OOM"),
+        redis.exceptions.ReadOnlyError("READONLY"),
+    ):
+        outage.fail(Event.WRITE_FAILED, error)
+        known.append(outage.is_answered)
+    assert known == [True, True, False, True, False]
+    outage.succeed(Event.WRITTEN)
+    assert outage.is_answered

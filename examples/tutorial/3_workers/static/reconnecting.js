@@ -38,6 +38,7 @@
 const FIRST_DELAY = 1000; // milliseconds
 const LONGEST_DELAY = 30000;
 const STABLE_AFTER = 5000; // milliseconds; a connection that lasted longer resets the back-off
+const ANSWER_TIMEOUT = 30000; // milliseconds, for an async function of the page
 
 export function socketUrl(path) {
   const url = new URL(path, location.href);
@@ -53,13 +54,27 @@ function idOf(data) {
   }
 }
 
-function valueOf(option) {
-  return typeof option === "function" ? option() : option;
+// What the option is, or what its function answers in time.
+async function valueOf(option) {
+  if (typeof option !== "function") return option;
+  let timer;
+  const timeout = new Promise((resolve, reject) => {
+    const late = new Error("the function for the path or protocol took longer than 30 s");
+    timer = setTimeout(() => reject(late), ANSWER_TIMEOUT);
+  });
+  try {
+    return await Promise.race([option(), timeout]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 // path: of the WebSocket, relative to the page's address, or a function that returns it, called for
 // each attempt; protocol: the subprotocol, a list of them, or a function that returns either. The
-// functions may be async, to fetch a ticket or a token: one that fails is a failed attempt.
+// functions may be async, to fetch a ticket or a token: one that fails, or takes longer than 30
+// seconds, is a failed attempt. An invalid path or subprotocol is not tried again: open() throws the
+// browser's error; if it came from a function, the state is "closed", and the error is an unhandled
+// rejection.
 // Events: "open", "message" (data), "close" (code, reason), and "state", whose detail is
 // { state: "closed" | "connecting" | "open" | "waiting", seconds }.
 export class ReconnectingSocket extends EventTarget {
@@ -124,22 +139,38 @@ export class ReconnectingSocket extends EventTarget {
     if (this.#wanted && !this.#socket) this.#connect();
   }
 
-  async #connect() {
+  #connect() {
     clearInterval(this.#ticker);
     this.#openedAt = 0;
     const waiting = { close() {} }; // in the place of a socket
     this.#socket = waiting;
     this.#tell("connecting");
-    let socket;
+    if (this.#socket !== waiting) return; // closed by a listener
+    const options = [this.#path, this.#protocol];
+    if (options.some((option) => typeof option === "function")) this.#ask(waiting);
+    else this.#openSocket(...options);
+  }
+
+  async #ask(waiting) {
+    let path, protocol;
     try {
-      const path = await valueOf(this.#path);
-      const protocol = await valueOf(this.#protocol);
-      if (this.#socket !== waiting) return; // closed meanwhile
-      socket = new WebSocket(socketUrl(path), protocol);
+      path = await valueOf(this.#path);
+      if (this.#socket === waiting) protocol = await valueOf(this.#protocol);
     } catch (error) {
       console.warn(error);
       if (this.#socket === waiting) this.#onClose(1006, String(error));
       return;
+    }
+    if (this.#socket === waiting) this.#openSocket(path, protocol); // not closed meanwhile
+  }
+
+  #openSocket(path, protocol) {
+    let socket;
+    try {
+      socket = new WebSocket(socketUrl(path), protocol);
+    } catch (error) {
+      this.#end(); // a mistake of the page, which another attempt would not mend
+      throw error;
     }
     this.#socket = socket;
     socket.addEventListener("open", () => {
