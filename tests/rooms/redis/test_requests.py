@@ -119,6 +119,22 @@ def test_a_clock_that_was_wrong_stops_no_log(client):
     assert newest(client, 9) == ["four", "three", "two", "one", "old"]
 
 
+def test_a_log_whose_ids_are_ahead_of_the_clock_does_not_expire_while_it_is_used(client):
+    ahead = f"{int(time.time() * 1000) + 100_000}-7"
+    client.xadd(KEYS.log("r"), {"o": OTHER, "n": 1, "k": "text", "d": "old"}, id=ahead)
+    client.expire(KEYS.log("r"), 10)
+    append(client, "one", max_age=60.0)
+    assert client.ttl(KEYS.log("r")) > 30
+
+
+def test_a_log_outlives_its_last_message_by_its_age(client):
+    """Its expiry is put off once in a second, in which messages may come later."""
+    append(client, "one", max_age=100.0)
+    end = client.execute_command("PEXPIRETIME", KEYS.log("r"))
+    (id_, _) = client.xrange(KEYS.log("r"))[0]
+    assert end >= (second_of(id_.decode()) + 1 + 100) * 1000
+
+
 def test_a_malformed_number_counts_as_nothing_appended(client):
     client.set(KEYS.last_number(ORIGIN, "r"), "x")
     assert append(client, "one").last_id

@@ -147,6 +147,7 @@ def test_garbage_in_a_log_is_logged_and_skipped(server, worker, caplog, fields):
 
 def test_what_was_delivered_of_another_log_takes_few_bytes(worker):
     stream = Stream("r", worker().node.process)
+    stream.begin("5-0")
     stream._keys.extend(range(900, 0, -1))
     stream.begin("10-0", keeps_recent=True)
     assert sys.getsizeof(stream._delivered) < 10_000  # kept for each room

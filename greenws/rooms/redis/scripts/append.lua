@@ -50,16 +50,16 @@ local function second_of(id)
   return string.sub(id, 1, 10)  -- of 13 digits, since 2001
 end
 
-local function trim(log, count, first, last)
+local function trim(log, count, first)
   local trimmed = try('XTRIM', log, 'MAXLEN', '~', length) or 0
-  if first == '' or second_of(first) ~= second_of(last) then
+  if time.err or first == '' or second_of(first) ~= time[1] then
     if time.err then
       untrimmed = 'TIME: ' .. time.err
     else
       local oldest = math.max(0, (time[1] - seconds) * 1000 + time[2] / 1000)
       trimmed = trimmed + (try('XTRIM', log, 'MINID', '~', string.format('%.0f', oldest)) or 0)
     end
-    try('EXPIRE', log, seconds)
+    try('EXPIRE', log, seconds + 1)  -- the messages of this second come as late as its end
   end
   if trimmed > 0 then
     pcall('XGROUP', 'SETID', log, 'greenws', try('XLEN', log) == count and first or '0-0')
@@ -145,7 +145,7 @@ local function append(log, at, count, known)
   if added == 0 then return end
   newest = last
   publish_parts()
-  trim(log, added, first, last)
+  trim(log, added, first)
   if large then trim_bytes(log) end
 end
 
