@@ -54,7 +54,8 @@ class Writer:
         self._streams = streams
         self._wake = wake
         self._unsent_bytes = 0
-        self._missing = (False, False)  # Redis does not publish, does not trim
+        self._is_unpublished = False
+        self._refused_trims: set[str] = set()  # commands
         self._refusals = RateLimit(1 / 6, burst=10)  # lines in the log
         self._refused: set[str] = set()  # rooms that have had a line
         self._unreported = 0  # lines that were left out
@@ -174,9 +175,13 @@ class Writer:
     def _take(self, batch: list[tuple[str, LogEntry]], appended: Appended) -> None:
         if appended.last_id:
             self.last_added = appended.last_id
-        missing = (bool(appended.unpublished), bool(appended.untrimmed))
-        if missing != self._missing:
-            self._missing = missing
+        is_changed = bool(appended.unpublished) != self._is_unpublished
+        self._is_unpublished = bool(appended.unpublished)
+        command = appended.untrimmed.partition(":")[0]
+        if command and command not in self._refused_trims:  # once: some are tried once a second
+            self._refused_trims.add(command)
+            is_changed = True
+        if is_changed:
             appended.log(_logger)
         if appended.failed:
             self._report(batch, appended.failed)

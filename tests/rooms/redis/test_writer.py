@@ -97,6 +97,18 @@ def test_undelivered_messages_are_bounded_where_commands_work(server, worker, er
     assert "does not publish" in record.getMessage()
 
 
+def test_a_redis_that_lets_no_log_expire_is_logged_once(server, worker, error_log):
+    """It is asked only once in a second."""
+    server.call("ACL", "SETUSER", "u", "on", ">p", "~*", "&*", "+@all", "-expire")
+    a = worker(url=server.url.replace("//", "//u:p@"))
+    for room in "rst":  # each a new log, and one that has just been asked for
+        for _ in range(2):
+            a.rooms[room].send("hello")
+            wait_until(lambda: a.is_idle)
+    (record,) = error_log.take()
+    assert "does not trim" in record.getMessage() and "EXPIRE" in record.getMessage()
+
+
 def test_what_waits_for_redis_is_bounded(server, worker):
     a, b = worker(max_pending=20), worker()
     ann, bob = a.join(), b.join()
