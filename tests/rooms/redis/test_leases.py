@@ -414,7 +414,7 @@ def test_one_whose_leave_was_lost_with_a_master_has_left_although_its_room_is_cl
     wait_until(lambda: b.names() == ["bob"])
 
 
-def test_leaves_are_remembered_for_a_while_up_to_a_thousand(worker, monkeypatch):
+def test_leaves_are_remembered_for_a_while_up_to_a_thousand(worker):
     a = worker()
     a.join("other")
     leases = a.node._leases
@@ -422,6 +422,13 @@ def test_leaves_are_remembered_for_a_while_up_to_a_thousand(worker, monkeypatch)
         leases.pending["r"] = {f"{number}": None for number in range(600)}
         leases.pending["s"] = {f"{number}": None for number in range(600)}
     leases._wake()
+    wait_until(lambda: a.is_idle)
+    assert len(leases._left) == 1000
+    with a.node.process.lock:
+        moved = leases.release("s")  # as to another node of a cluster, which sends them again
+        assert moved.pending is not None and len(moved.pending) == 600
+        assert len(leases._left) == 400
+        leases.adopt("s", moved)
     wait_until(lambda: a.is_idle)
     assert len(leases._left) == 1000
     leases._left = {each: sent - 31.0 for each, sent in leases._left.items()}
