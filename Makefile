@@ -49,16 +49,17 @@ UNTRACED := $(addprefix tests/,client/test_servers.py client/test_threads.py hos
 	integrations/test_celery.py integrations/test_conversation.py integrations/test_gunicorn.py \
 	integrations/test_mariadb.py integrations/test_other_servers.py integrations/test_pytest.py \
 	protocol/test_frames.py protocol/test_messages.py protocol/test_oracles.py \
-	rooms/redis/test_broker.py rooms/redis/test_redis_random.py rooms/redis/test_several.py \
-	rooms/redis/test_spread.py rooms/redis/test_workers.py rooms/test_stateful.py \
+	rooms/redis/test_spread.py rooms/test_stateful.py \
 	server/test_fairness.py server/test_stop.py autobahn demo test_autobahn.py test_clients.py \
 	test_distribution.py test_django_chat.py test_examples.py test_forking.py test_form.py test_fuzz.py \
 	test_layers.py test_soak.py)
+# Rooms are not compiled: what takes long of their tests runs in `make test` alone, as is marked one_form.
+ONE_FORM := $(addprefix tests/rooms/redis/,test_broker.py test_redis_random.py test_several.py test_workers.py)
 coverage: $(VENV)/test
 	rm -rf build/coverage
 	mkdir -p build/coverage
 	GREENWS_PURE_PYTHON=1 $(BIN)/python -m coverage run -m pytest -m "not one_form" \
-		--ignore=tests/docs $(UNTRACED:%=--ignore=%) $(ARGS)
+		--ignore=tests/docs $(UNTRACED:%=--ignore=%) $(ONE_FORM:%=--ignore=%) $(ARGS)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 untraced: $(VENV)/test
