@@ -25,7 +25,7 @@ from ..support.cutting_proxy import CuttingProxy
 from ..support.limits import again_after_standstill, limit, wait_until
 from ..support.processes import free_port
 from ..support.redis_server import RedisServer
-from ..support.redis_workers import Worker
+from ..support.redis_workers import Worker, until_published_has_arrived
 from ..support.require import require, require_program
 from ..support.threads import in_thread
 from ..support.wire import CLOSE
@@ -146,7 +146,7 @@ def test_the_members_of_all_processes_are_seen_once_each(worker, make):
 
 def test_members_are_disconnected_after_what_was_sent_before(worker, make):
     ann, bob = worker.join(presence_key="ann"), worker.join(presence_key="bob")
-    wait_until(lambda: worker.node._subscriber.has_caught_up)
+    until_published_has_arrived(worker)
     room = make()["r"]
     in_thread(room.send, "last")
     in_thread(room.disconnect, 4001, "you are out", "bob")
