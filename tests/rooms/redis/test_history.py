@@ -151,7 +151,7 @@ def test_a_long_history_is_fetched_in_pieces(server, worker):
         socket, _ = a._pair()
         since = stack.enter_context(a.rooms["r"].join(socket)).position
         a.send(*sent)
-        wait_until(lambda: a.is_idle)
+        until_all_is_read(a)
     server.call("CONFIG", "RESETSTAT")
     ann = a.join(since=since)
     assert ann.member.is_complete

@@ -242,10 +242,13 @@ def test_a_process_that_is_back_is_not_reaped(server, worker):
     a, b = worker(), worker()
     ann = a.join(name="Ann")
     bob = b.join(name="Bob")
-    wait_until(lambda: a.is_idle and b.is_idle and server.call("KEYS", "greenws:alive:*"))
+    wait_until(lambda: a.names() == b.names() == ["Ann", "Bob"])
+    wait_until(lambda: a.is_idle and b.is_idle)
+    assert len(server.call("KEYS", "greenws:alive:*")) == 2
     b.node._leases._reap({a.node.origin})
     b.send("hello")
     assert ann.hear(1) == bob.hear(1) == ["hello"]
+    until_all_is_read(a, b)
     assert b.names() == a.names() == ["Ann", "Bob"]
 
 

@@ -93,6 +93,7 @@ def test_garbage_that_somebody_publishes_is_logged_and_skipped(server, worker, c
     assert server.call("PUBLISH", "greenws:room:r@0", news) == 1
     a.send("after")
     assert ann.hear(1) == ["after"]
+    until_all_is_read(a)
     assert "malformed Pub/Sub message for room 'r'" in caplog.text
 
 
