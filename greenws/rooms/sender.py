@@ -90,6 +90,7 @@ class Sender:
         self._requests = requests
         self._entry = LogEntry
         self._callers = [Caller(text, timeout, prefix) for text, _ in addresses]
+        self._refusal_logs = {caller: requests.RefusalLog(_logger) for caller in self._callers}
         self._spread = Spread([address for _, address in addresses])
         self._begin()
         _all.add(self)
@@ -143,7 +144,7 @@ class Sender:
         appended = caller.call(request, " (the log may have the message all the same)")
         for why in appended.failed.values():
             raise BrokerUnavailable(f"Redis does not accept messages of the room {room!r}: {why}")
-        appended.log(_logger)
+        self._refusal_logs[caller].note(appended)
 
     def _snapshot(self, room: str, begin_log: bool = False) -> Any:
         caller, requests = self._caller(room), self._requests

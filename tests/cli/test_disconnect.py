@@ -13,11 +13,10 @@ from gevent import socket as gevent_socket
 
 from greenws.__main__ import main
 
-from ..support.limits import wait_until
 from ..support.paths import ROOT
 from ..support.processes import environ_without_coverage
 from ..support.redis_server import RedisServer
-from ..support.redis_workers import Worker
+from ..support.redis_workers import Worker, until_all_is_read
 from ..support.require import require_program
 from ..support.threads import in_thread
 from ..support.wire import CLOSE
@@ -53,7 +52,7 @@ def disconnect(server: RedisServer) -> Callable[..., int]:
 def test_members_are_closed_after_what_was_sent_before(worker, disconnect):
     ann, bob = worker.join(presence_key="ann"), worker.join()
     worker.send("last")
-    wait_until(lambda: worker.is_idle and worker.node._subscriber.has_caught_up)
+    until_all_is_read(worker)
     arguments = ["--prefix", "mine:", "--code", "4001", "--reason", "signed out, é"]
     assert disconnect("r", "--member", "ann", *arguments) == 0
     assert ann.hear(1) == bob.hear(1) == ["last"]

@@ -284,11 +284,24 @@ def test_a_connection_that_lasted_makes_the_pause_short_again(monkeypatch):
     assert 0.5 <= backoff.delay() <= 1
 
 
-@pytest.mark.parametrize("form", ["seconds", "date"])
+@pytest.fixture
+def timezone_of_new_york(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "EST+5EDT,M3.2.0,M11.1.0")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("timezone_of_new_york")
+@pytest.mark.parametrize("form", ["seconds", "date", "date of asctime"])
 def test_a_server_that_asks_for_a_pause_gets_it(form):
     asked = "3"
+    later = time.time() + 4.5  # dates are in whole seconds
     if form == "date":
-        asked = email.utils.formatdate(time.time() + 4.5, usegmt=True)  # in whole seconds
+        asked = email.utils.formatdate(later, usegmt=True)
+    elif form == "date of asctime":
+        asked = time.asctime(time.gmtime(later))
     delays = []
 
     def note(error, delay):

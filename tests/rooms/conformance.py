@@ -89,6 +89,7 @@ class BrokerConformance:
 
         yield make
         for each in made:
+            each.broker.flush(limit())  # others may have a message before its sender has the answer
             each.broker.stop()
             each.broker.detach()
 

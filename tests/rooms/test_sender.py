@@ -25,7 +25,7 @@ from ..support.cutting_proxy import CuttingProxy
 from ..support.limits import again_after_standstill, limit, wait_until
 from ..support.processes import free_port
 from ..support.redis_server import RedisServer
-from ..support.redis_workers import Worker
+from ..support.redis_workers import Worker, until_published_has_arrived
 from ..support.require import require, require_program
 from ..support.threads import in_thread
 from ..support.wire import CLOSE
@@ -146,7 +146,7 @@ def test_the_members_of_all_processes_are_seen_once_each(worker, make):
 
 def test_members_are_disconnected_after_what_was_sent_before(worker, make):
     ann, bob = worker.join(presence_key="ann"), worker.join(presence_key="bob")
-    wait_until(lambda: worker.node._subscriber.has_caught_up)
+    until_published_has_arrived(worker)
     room = make()["r"]
     in_thread(room.send, "last")
     in_thread(room.disconnect, 4001, "you are out", "bob")
@@ -229,12 +229,21 @@ def test_a_redis_that_is_full_refuses_messages_and_gives_history(server, make):
         server.call("CONFIG", "SET", "maxmemory", "0")
 
 
-def test_what_is_not_published_is_logged(server, make, error_log):
-    server.call("ACL", "SETUSER", "mute", "on", ">secret", "~*", "+@all", "-publish")
-    sender = Sender(f"redis://mute:secret@127.0.0.1:{server.port}")
-    with sender:
+def test_what_redis_refuses_besides_a_message_is_logged_once(server, error_log):
+    rights = ["~*", "&*", "+@all", "-publish", "-expire"]
+    server.call("ACL", "SETUSER", "mute", "on", ">secret", *rights)
+    with Sender(f"redis://mute:secret@127.0.0.1:{server.port}") as sender:
+        for room in "rstr":  # each a new log, whose expiry is put off, and one from just before
+            sender[room].send("x")
+        published, trimmed = (each.getMessage() for each in error_log.take())
+        assert "does not publish" in published
+        assert "does not trim" in trimmed and "EXPIRE" in trimmed
+        server.call("ACL", "SETUSER", "mute", "+publish")
         sender["r"].send("x")
-    assert "does not publish" in error_log.take()[0].getMessage()
+        server.call("ACL", "SETUSER", "mute", "-publish")
+        sender["r"].send("x")
+        (again,) = error_log.take()
+        assert "does not publish" in again.getMessage()
 
 
 def test_a_sender_to_no_cluster_or_to_one_that_is_down_says_so(server):

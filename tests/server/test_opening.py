@@ -26,7 +26,7 @@ from greenws.hub.transport import Transport
 from greenws.server.opening import is_direct
 
 from ..support.forking import in_child
-from ..support.limits import limit, wait_until
+from ..support.limits import limit, pace, wait_until
 from ..support.wire import CLOSE, TEXT, Peer, close_frame, frame, request
 
 over_tls_too = pytest.mark.usefixtures("over_tls_too")
@@ -282,7 +282,9 @@ def test_routes_may_contain_routes(serve):
 @over_tls_too
 @pytest.mark.parametrize("part", [b"", b"GET / HTTP/1.1\r\nHos"])
 def test_a_head_that_is_late_gets_the_same_as_from_the_http_handler(serve, part):
-    server = serve(WebSocketHandler(produce), config=Config(handshake_timeout=0.3), error_log=None)
+    server = serve(
+        WebSocketHandler(produce), config=Config(handshake_timeout=pace(0.3)), error_log=None
+    )
     with Peer.connect(server.address) as peer:
         peer.send(part)
         if part:

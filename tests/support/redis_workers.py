@@ -4,11 +4,13 @@ members of its own."""
 from __future__ import annotations
 
 import contextlib
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any
 
 import gevent.event
+import pytest
 
 from greenws import Rooms
 from greenws.brokers.redis import RedisBroker
@@ -115,13 +117,38 @@ def back(server: RedisServer, *workers: Worker) -> None:
 
 
 def until_published_has_arrived(each: Worker) -> None:
-    """Until the process has received what was published before: one that has published has its
-    answer from Redis perhaps before another has the message."""
+    """Until the process has subscribed to its rooms, has read their logs for the first time, and
+    has received what was published before: one that has published has its answer from Redis perhaps
+    before another has the message."""
     subscriber = each.node._subscriber
-    for _ in range(2):  # the first answer may be to a PING from before
-        last = subscriber._last_pong
+    send, on_answer = subscriber._send, subscriber.on_answer
+    mark, is_marked = secrets.token_hex(8), gevent.event.Event()
+
+    def send_marked(*command: str) -> None:
+        # A PING that was sent before, or without some rooms, shows nothing.
+        is_last = command == ("PING",) and not subscriber.changed
+        send(*command, *([mark] if is_last else []))
+
+    def find_mark(answer: Any) -> None:
+        on_answer(answer)
+        if mark.encode() in (answer[1:] if isinstance(answer, list) else [answer]):
+            is_marked.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vars(subscriber), "_send", send_marked)
+        patch.setitem(vars(subscriber), "on_answer", find_mark)
         subscriber._rooms_changed.set()
-        wait_until(lambda last=last: subscriber._last_pong != last)
+        assert is_marked.wait(limit())
+
+
+def until_all_is_read(*workers: Worker) -> None:
+    """Until none of some processes is going to read a log, or to send or read anything else, for
+    what has happened so far: each receives what comes by Pub/Sub alone."""
+    for _ in range(2):  # what one sends, the others receive
+        for each in workers:
+            wait_until(lambda each=each: each.is_idle)
+            until_published_has_arrived(each)
+    wait_until(lambda: all(each.is_idle for each in workers))
 
 
 def keep_from_reading(each: Worker) -> Callable[[], None]:

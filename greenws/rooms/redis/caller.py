@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import redis
+import redis.exceptions
 
 from ..broker import BrokerUnavailable
 from . import url
@@ -20,8 +21,10 @@ __all__ = ["Caller"]
 _T = TypeVar("_T")
 
 _LONGEST_DELAY = 0.25  # seconds between two attempts
-# The errors of Redis that may pass. All others are final.
-_PASSING = ("CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS")
+# The errors of Redis that may pass. All others are final. redis-py has classes for some, whose text
+# does not have the code.
+_PASSING = ("BUSY", "NOREPLICAS")
+_PASSING_TYPES = (redis.exceptions.ClusterDownError, redis.exceptions.TryAgainError)
 
 
 class Caller:
@@ -115,5 +118,6 @@ def _is_final(error: BaseException) -> bool:
     """Whether another attempt would fail as well."""
     if isinstance(error, (redis.AuthenticationError, url.WrongScheme)):
         return True
-    is_passing = must_be_left(error) or str(error).startswith(_PASSING)
-    return isinstance(error, redis.ResponseError) and not is_passing
+    if isinstance(error, _PASSING_TYPES) or must_be_left(error):
+        return False
+    return isinstance(error, redis.ResponseError) and not str(error).startswith(_PASSING)

@@ -28,6 +28,7 @@ __all__ = [
     "PERHAPS_AFTER_ALL",
     "SEVERAL",
     "Appended",
+    "RefusalLog",
     "Snapshot",
     "Other",
     "append",
@@ -66,14 +67,29 @@ class Appended(NamedTuple):
     unpublished: str
     untrimmed: str = ""
 
-    def log(self, logger: logging.Logger) -> None:
-        """Says what Redis does not do, if anything."""
-        if self.unpublished:
-            logger.error(
-                "Redis does not publish messages, so no member receives them: %s", self.unpublished
+
+class RefusalLog:
+    """Logs what Redis refuses to do besides appending: that it does not publish, once until it
+    does; that it does not trim logs, once for each command, as some are tried once a second."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._is_unpublished = False
+        self._untrimmed: set[str] = set()  # commands
+
+    def note(self, appended: Appended) -> None:
+        if appended.unpublished and not self._is_unpublished:
+            self._logger.error(
+                "Redis does not publish messages, so no member receives them: %s",
+                appended.unpublished,
             )
-        if self.untrimmed:
-            logger.error("Redis does not trim the logs of rooms, which grow: %s", self.untrimmed)
+        self._is_unpublished = bool(appended.unpublished)
+        command = appended.untrimmed.partition(":")[0]
+        if command and command not in self._untrimmed:
+            self._untrimmed.add(command)
+            self._logger.error(
+                "Redis does not trim the logs of rooms, which grow: %s", appended.untrimmed
+            )
 
 
 def append(

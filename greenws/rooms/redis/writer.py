@@ -23,7 +23,7 @@ from .. import turns
 from ..broker import BrokerUnavailable
 from .entries import LogEntry
 from .process import Process
-from .requests import APPEND, Appended, append, append_arguments, parse_appended
+from .requests import APPEND, Appended, RefusalLog, append, append_arguments, parse_appended
 from .stream import Stream
 
 __all__ = ["Writer"]
@@ -54,8 +54,7 @@ class Writer:
         self._streams = streams
         self._wake = wake
         self._unsent_bytes = 0
-        self._is_unpublished = False
-        self._refused_trims: set[str] = set()  # commands
+        self._refusal_log = RefusalLog(_logger)
         self._refusals = RateLimit(1 / 6, burst=10)  # lines in the log
         self._refused: set[str] = set()  # rooms that have had a line
         self._unreported = 0  # lines that were left out
@@ -175,14 +174,7 @@ class Writer:
     def _take(self, batch: list[tuple[str, LogEntry]], appended: Appended) -> None:
         if appended.last_id:
             self.last_added = appended.last_id
-        is_changed = bool(appended.unpublished) != self._is_unpublished
-        self._is_unpublished = bool(appended.unpublished)
-        command = appended.untrimmed.partition(":")[0]
-        if command and command not in self._refused_trims:  # once: some are tried once a second
-            self._refused_trims.add(command)
-            is_changed = True
-        if is_changed:
-            appended.log(_logger)
+        self._refusal_log.note(appended)
         if appended.failed:
             self._report(batch, appended.failed)
 

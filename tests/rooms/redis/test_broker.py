@@ -18,7 +18,7 @@ from greenws.brokers.redis import RedisBroker
 
 from ...support.limits import limit, pace, stays, wait_until
 from ...support.processes import Process, connect
-from ...support.redis_workers import Worker, away, back
+from ...support.redis_workers import Worker, away, back, until_all_is_read
 from ...support.wire import TEXT
 
 
@@ -559,7 +559,7 @@ def test_members_that_return_to_a_quiet_room_cost_redis_only_their_presence(serv
     wait_until(lambda: a.is_idle)
     bob = b.join(since=ann.last)
     assert bob.member.is_complete
-    wait_until(lambda: b.is_idle and b.node._subscriber.has_caught_up)
+    until_all_is_read(b)
     server.call("CONFIG", "RESETSTAT")
     for _ in range(20):
         assert b.join(since=ann.last).member.is_complete

@@ -128,6 +128,16 @@ def test_what_redis_refuses_is_not_tried_again(make, call, said):
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("code", ["CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "MASTERDOWN"])
+def test_a_refusal_that_may_pass_is_waited_for(running, make, code):
+    """Such as that of a cluster in which a replica takes over."""
+    refuses_twice = f"""
+        if redis.call('INCR', 'calls') > 2 then return 'done' end
+        return redis.error_reply('{code} not now')"""
+    running.call("DEL", "calls")
+    assert in_thread(make().call, lambda client: client.eval(refuses_twice, 0)) == b"done"
+
+
 @again_after_standstill(1.0)
 def test_a_wrong_password_is_not_tried_again(make):
     began = time.monotonic()

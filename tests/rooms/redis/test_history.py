@@ -12,7 +12,13 @@ import redis
 
 from ...support.limits import wait_until
 from ...support.play import Line
-from ...support.redis_workers import away, back, keep_from_reading, until_published_has_arrived
+from ...support.redis_workers import (
+    away,
+    back,
+    keep_from_reading,
+    until_all_is_read,
+    until_published_has_arrived,
+)
 
 
 def test_what_was_received_elsewhere_is_searched_far_back(server, worker):
@@ -145,7 +151,7 @@ def test_a_long_history_is_fetched_in_pieces(server, worker):
         socket, _ = a._pair()
         since = stack.enter_context(a.rooms["r"].join(socket)).position
         a.send(*sent)
-        wait_until(lambda: a.is_idle)
+        until_all_is_read(a)
     server.call("CONFIG", "RESETSTAT")
     ann = a.join(since=since)
     assert ann.member.is_complete
@@ -284,7 +290,7 @@ def test_a_position_may_tell_of_less_than_its_place(server, worker):
     """As one may that was given while its client was sent what it had missed."""
     a, b = worker(timeout=0.2, presence_timeout=0.4), worker()  # a heartbeat notices the loss
     ann, bob = a.join(), b.join()
-    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    until_all_is_read(a)
     let_read = keep_from_reading(a)
     a.send("heard")
     assert bob.hear(1) == ["heard"]
@@ -381,8 +387,7 @@ def test_what_a_client_received_is_lost_before_its_new_process_reads_it(server, 
     ann, bob = a.join(), b.join(gap="0-0 gap")
     a.send("one")
     assert ann.hear(1) == bob.hear(1) == ["one"]
-    for each in (a, b):
-        wait_until(lambda each=each: each.is_idle and each.node._subscriber.has_caught_up)
+    until_all_is_read(a, b)
     b.node._subscriber._on_entry = lambda *args: None
     a.send("two")
     assert ann.hear(1) == ["two"]

@@ -11,7 +11,7 @@ import gevent
 import redis
 
 from ...support.limits import limit, wait_until
-from ...support.redis_workers import Worker, away, until_published_has_arrived
+from ...support.redis_workers import Worker, away, until_all_is_read, until_published_has_arrived
 
 
 def tell(kind: str, info: dict[str, Any]) -> str:
@@ -218,7 +218,7 @@ def test_one_who_leaves_while_it_is_asked_who_is_there_is_gone(server, worker, p
         a.node._leases.snapshot = look_slowly
         server.start()
         assert has_looked.wait(limit())
-        wait_until(lambda: a.node._subscriber.has_caught_up)  # and hears what is told
+        until_published_has_arrived(a)  # and hears what is told
     b.send("bob has left")
     assert ann.hear(1) == ["bob has left"]
     # That he left is told on a way of its own.
@@ -242,10 +242,13 @@ def test_a_process_that_is_back_is_not_reaped(server, worker):
     a, b = worker(), worker()
     ann = a.join(name="Ann")
     bob = b.join(name="Bob")
-    wait_until(lambda: a.is_idle and b.is_idle and server.call("KEYS", "greenws:alive:*"))
+    wait_until(lambda: a.names() == b.names() == ["Ann", "Bob"])
+    wait_until(lambda: a.is_idle and b.is_idle)
+    assert len(server.call("KEYS", "greenws:alive:*")) == 2
     b.node._leases._reap({a.node.origin})
     b.send("hello")
     assert ann.hear(1) == bob.hear(1) == ["hello"]
+    until_all_is_read(a, b)
     assert b.names() == a.names() == ["Ann", "Bob"]
 
 
@@ -363,7 +366,7 @@ def test_a_change_that_only_the_master_before_has_taken_is_made_again(server, wo
     socket, _ = pair()
     with a.rooms["r"].join(socket, name="ann"):
         wait_until(lambda: a.names() == b.names() == ["amy", "ann", "bob"])
-        wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+        until_all_is_read(a)
         server.call("COPY", key, "second")
         a.node._subscriber.on_message = b.node._subscriber.on_message = lambda *args: None
     wait_until(lambda: a.is_idle)

@@ -17,7 +17,7 @@ from greenws.rooms.broker import BEGINNING
 from ...support.limits import again_after_standstill, limit, wait_until
 from ...support.play import Line
 from ...support.redis_server import RedisServer
-from ...support.redis_workers import Worker, away, until_published_has_arrived
+from ...support.redis_workers import Worker, away, until_all_is_read, until_published_has_arrived
 from ...support.wire import CLOSE
 
 LOG = "greenws:room:r"
@@ -26,7 +26,7 @@ LOG = "greenws:room:r"
 def test_what_was_not_published_to_a_process_is_read_in_the_log(worker):
     a, b = worker(), worker()
     ann, bob = a.join(), b.join()
-    wait_until(lambda: a.is_idle and b.is_idle and b.node._subscriber.has_caught_up)
+    until_all_is_read(a, b)
     b.node._subscriber.on_answer = lambda *args: None
     a.send("one", "two")
     assert ann.hear(2) == ["one", "two"]
@@ -93,6 +93,7 @@ def test_garbage_that_somebody_publishes_is_logged_and_skipped(server, worker, c
     assert server.call("PUBLISH", "greenws:room:r@0", news) == 1
     a.send("after")
     assert ann.hear(1) == ["after"]
+    until_all_is_read(a)
     assert "malformed Pub/Sub message for room 'r'" in caplog.text
 
 
@@ -206,7 +207,7 @@ def join_with_an_old_log(server: RedisServer, each: Worker) -> Any:
     each.node._leases._next_renewal = math.inf  # so that it is still there
     member = each.join(since=BEGINNING, gap="0-0 gap")
     assert member.hear(2) == ["gap", "old"]  # nobody knows what was before
-    wait_until(lambda: each.node._subscriber.has_caught_up)
+    until_published_has_arrived(each)
     server.call("XADD", "greenws:room:r", "1-2", *second)
     server.call("PUBLISH", "greenws:room:r@0", "1-2 1-1 0123456789ab 2 text\nlive")
     assert member.hear(1) == ["live"]
@@ -233,7 +234,7 @@ def test_a_quiet_room_has_lost_nothing_when_the_connection_breaks(server, worker
         return tune_in()
 
     a.node._subscriber.connect = wait
-    wait_until(lambda: a.node._subscriber.has_caught_up)
+    until_all_is_read(a)
     server.call("CLIENT", "KILL", "TYPE", "pubsub")
     b.send("meanwhile")
     assert b.rooms.flush(limit())
@@ -247,7 +248,7 @@ def test_members_that_stay_get_the_gap_when_redis_has_lost_its_data(server, work
     ann, quiet = a.join(gap="0-0 gap"), a.join("s", gap="0-0 gap")
     a.send("before")
     assert ann.hear(1) == ["before"]
-    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    until_all_is_read(a)
     server.call("FLUSHALL")
     server.call("CLIENT", "KILL", "TYPE", "pubsub")
     assert ann.hear(1) == quiet.hear(1) == ["gap"]  # once
@@ -259,7 +260,7 @@ def test_members_that_stay_get_the_gap_when_redis_has_lost_its_data(server, work
 def test_a_log_that_starts_again_by_a_slow_clock_is_delivered(server, worker, error_log):
     a = worker()
     ann = a.join(gap="0-0 gap")
-    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    until_all_is_read(a)
     server.call("DEL", "greenws:room:r")
     for number in (1, 2):
         entry = ("o", "x", "n", str(number), "k", "text", "d", f"anew {number}")
@@ -281,7 +282,7 @@ def test_a_log_that_has_lost_its_last_entries_goes_on_and_repeats_nothing(
     ann = a.join(gap="0-0 gap")
     a.send("one", "two", "three")
     assert ann.hear(3) == ["one", "two", "three"]
-    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    until_all_is_read(a)
     ids = [id_ for id_, _ in server.call("XRANGE", "greenws:room:r", "-", "+")]
     server.call("XDEL", "greenws:room:r", *ids[1:])
     time, _, count = ids[0].decode().partition("-")
@@ -304,7 +305,7 @@ def test_a_log_that_is_another_for_a_while_repeats_nothing(server, worker, error
     ann = a.join(gap="0-0 gap")
     a.send("one", "two", "three")
     assert ann.hear(3) == ["one", "two", "three"]
-    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    until_all_is_read(a)
     log = "greenws:room:r"
     ids = [id_ for id_, _ in server.call("XRANGE", log, "-", "+")]
     server.call("RENAME", log, "first")
@@ -316,7 +317,7 @@ def test_a_log_that_is_another_for_a_while_repeats_nothing(server, worker, error
     assert ann.hear(1) == ["gap"]
     a.send("four")
     assert ann.hear(1) == ["four"]
-    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    until_all_is_read(a)
     server.call("RENAME", "first", log)
     server.call("CLIENT", "KILL", "TYPE", "pubsub")
     assert ann.hear(1) == ["gap"]
@@ -334,11 +335,6 @@ def cut(server, client) -> list[str]:
     while heard[-1] != "live":
         heard += client.hear(1)
     return heard
-
-
-def until_all_is_read(*workers: Any) -> None:
-    for each in workers:
-        wait_until(lambda each=each: each.is_idle and each.node._subscriber.has_caught_up)
 
 
 def test_two_masters_in_turn_repeat_nothing_and_keep_nothing_back(server, worker, error_log):
@@ -460,7 +456,7 @@ def test_a_room_in_which_nobody_speaks_outlives_the_age_of_its_messages(server, 
     bob = b.join(since=ann.last)
     assert bob.member.is_complete
     assert b.rooms["r"].history() == []
-    wait_until(lambda: a.node._subscriber.has_caught_up and b.node._subscriber.has_caught_up)
+    until_all_is_read(a, b)
     server.call("CLIENT", "KILL", "TYPE", "pubsub")
     a.send("new")
     assert ann.hear(1) == bob.hear(1) == ["new"]
@@ -477,7 +473,7 @@ def test_members_that_stay_get_the_gap_if_their_process_was_too_far_behind(
     bob = a.join()
     a.send("before")
     assert ann.hear(1) == bob.hear(1) == ["before"]
-    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    until_all_is_read(a)
     a.node._subscriber.on_message = lambda *args: None  # it hears nothing
     b.send(*(str(number) for number in range(1000)))
     wait_until(lambda: b.is_idle)
@@ -501,7 +497,7 @@ def test_two_holes_are_two_gaps(server, worker, error_log, monkeypatch):
     monkeypatch.setattr("greenws.rooms.redis.listener._BATCH", 50)
     a, b = worker(history=100), worker(history=100)
     ann = a.join(gap="0-0 gap")
-    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    until_all_is_read(a)
     read_once, pages = a.node._subscriber._read_once, []
 
     def read_slowly(*args: Any) -> list[str]:
@@ -532,7 +528,7 @@ def test_two_holes_are_two_gaps(server, worker, error_log, monkeypatch):
 def test_large_messages_that_were_missed_are_read_a_few_at_a_time(worker):
     a, b = worker(), worker()
     ann = a.join()
-    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    until_all_is_read(a)
     subscriber, sizes = a.node._subscriber, []
     fetch = subscriber._fetch
 
@@ -556,7 +552,7 @@ def test_large_messages_that_were_missed_are_read_a_few_at_a_time(worker):
 def test_disconnect_closes_members_of_all_processes(worker):
     a, b = worker(), worker()
     ann, bob, bea = a.join(), b.join(), b.join()
-    wait_until(lambda: all(each.node._subscriber.has_caught_up for each in (a, b)))
+    until_all_is_read(a, b)
     a.send("before")
     a.rooms["r"].disconnect(4001, "bye", bob.member.id)
     assert bob.hear(1) == ["before"]
@@ -572,7 +568,7 @@ def test_disconnect_closes_members_of_all_processes(worker):
 def test_a_member_is_disconnected_by_its_key(worker, key):
     a, b = worker(), worker()
     ann, bob = b.join(presence_key=key), b.join(presence_key="Ann")
-    wait_until(lambda: b.is_idle and b.node._subscriber.has_caught_up)
+    until_all_is_read(b)
     a.rooms["r"].disconnect(4001, "two\nlines", key)
     assert ann.peer.read_frame() == (True, CLOSE, b"\x0f\xa1two\nlines")
     assert bob.hears_no_more()
@@ -589,7 +585,7 @@ def test_disconnect_says_when_redis_is_out_of_reach(server, worker):
 def test_a_disconnect_of_another_program_breaks_nothing(server, worker):
     a = worker()
     ann = a.join()
-    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    until_all_is_read(a)
     for text in ("disconnect x ", "disconnect 1005 \nbye", "disconnect", b"disconnect 1000 \n\xff"):
         server.call("PUBLISH", "greenws:room:r@0", text)
     a.send("hello")
@@ -601,7 +597,7 @@ def test_a_gap_in_a_log_that_is_bounded_in_bytes_is_sent(server, worker, error_l
     ann = a.join(gap="0-0 gap")
     a.send("before")
     assert ann.hear(1) == ["before"]
-    wait_until(lambda: a.is_idle and a.node._subscriber.has_caught_up)
+    until_all_is_read(a)
     a.node._subscriber.on_message = lambda *args: None
     for number in range(40):
         b.send(f"{number} ".ljust(50_000, "."))
@@ -622,9 +618,7 @@ def test_what_is_sent_in_a_row_is_published_together(server, worker, monkeypatch
     other = b.join("other")
     a.send("before")
     assert ann.hear(1) == bob.hear(1) == ["before"]
-    wait_until(lambda: a.is_idle and b.is_idle)
-    for each in (a, b):  # which read in the logs of rooms that they have just opened
-        until_published_has_arrived(each)
+    until_all_is_read(a, b)
     server.call("CONFIG", "RESETSTAT")
     texts = [f"{number} " + "x" * 1000 for number in range(100)]
     with redis.Redis(port=server.port) as client, client.pubsub() as published:

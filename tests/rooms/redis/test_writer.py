@@ -16,7 +16,7 @@ from greenws.brokers import BrokerUnavailable
 from greenws.rate_limit import RateLimit
 
 from ...support.limits import again_after_standstill, limit, wait_until
-from ...support.redis_workers import away, back
+from ...support.redis_workers import away, back, until_all_is_read
 
 _HELD = 0.2  # seconds in which the writer, if it waited for no lock, would have its answer
 
@@ -198,7 +198,7 @@ def test_what_waits_for_redis_is_bounded_in_bytes(server, worker):
 def test_entries_that_redis_refuses_are_delivered_in_their_own_process(server, worker, error_log):
     a, b = worker(), worker()
     ann, bob, other = a.join(), b.join(), b.join("other")
-    wait_until(lambda: a.is_idle and b.is_idle and b.node._subscriber.has_caught_up)
+    until_all_is_read(a, b)
     server.call("XADD", "greenws:room:r", "18446744073709551615-18446744073709551615", "k", "v")
     a.send("one", "two")  # no id is greater than that
     a.send("taken", room="other")
