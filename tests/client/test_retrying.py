@@ -284,12 +284,25 @@ def test_a_connection_that_lasted_makes_the_pause_short_again(monkeypatch):
     assert 0.5 <= backoff.delay() <= 1
 
 
-@pytest.mark.parametrize("form", ["seconds", "date"])
+@pytest.fixture
+def timezone_of_new_york(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "EST+5EDT,M3.2.0,M11.1.0")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("timezone_of_new_york")
+@pytest.mark.parametrize("form", ["seconds", "date", "date of asctime"])
 def test_a_server_that_asks_for_a_pause_gets_it(form):
     asked, due = "3", 0
-    if form == "date":
+    if form != "seconds":
         due = int(time.time()) + 4
-        asked = email.utils.formatdate(due, usegmt=True)
+        is_usual = form == "date"
+        asked = (
+            email.utils.formatdate(due, usegmt=True) if is_usual else time.asctime(time.gmtime(due))
+        )
     delays = []
 
     def note(error, delay):

@@ -12,7 +12,8 @@ from gevent.event import AsyncResult, Event
 from gevent.lock import Semaphore
 from gevent.queue import Empty, Queue
 
-from greenws import Config, ConnectionClosed, Routes, testing
+from greenws import Config, ConnectionClosed, Rooms, Routes, testing
+from greenws.brokers.memory import MemoryBroker
 from greenws.testing.timers import ClockLoop, RealTimeout
 
 from ..support.limits import limit, pace
@@ -174,6 +175,17 @@ def test_a_session_ends_with_its_max_lifetime():
         with pytest.raises(ConnectionClosed) as caught:
             socket.receive()
         assert caught.value.code == 1001
+
+
+def test_the_messages_of_a_room_age_with_the_clock():
+    room = Rooms(MemoryBroker(max_age=60))["news"]
+    with testing.clock() as clock:
+        room.send("old")
+        clock.advance(30)
+        room.send("new")
+        assert room.history(10) == ["old", "new"]
+        clock.advance(31)
+        assert room.history(10) == ["new"]
 
 
 def test_waits_of_the_test_are_in_real_time():
