@@ -8,6 +8,7 @@ import random
 import ssl
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from datetime import timezone
 from typing import Any
 
 import gevent
@@ -228,7 +229,9 @@ def _retry_after(error: Exception) -> float:
         seconds = float(value[:9])
     else:
         try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+            date = email.utils.parsedate_to_datetime(value)
         except (ValueError, OverflowError):
             return 0.0
+        # A date of HTTP is in UTC, also in the form that does not say so (RFC 9110, section 5.6.7).
+        seconds = date.replace(tzinfo=date.tzinfo or timezone.utc).timestamp() - time.time()
     return min(max(0.0, seconds), _MAX_RETRY_AFTER)

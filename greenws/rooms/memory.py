@@ -69,7 +69,8 @@ class _Log:
 class MemoryBroker(Broker):
     """Keeps the last ``history`` messages of a room for members that come back, none for longer
     than ``max_age`` seconds. ``history_bytes``: memory that the messages of one room may take,
-    ``max_bytes``: that those of all rooms may take.
+    ``max_bytes``: that those of all rooms may take. ``clock`` returns the time in seconds;
+    ``time.monotonic()`` by default.
 
     Raises:
         TypeError, ValueError: the value of an option is not allowed.
@@ -81,7 +82,7 @@ class MemoryBroker(Broker):
         self,
         history: int = 100,
         max_age: float = 300.0,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
         *,
         history_bytes: int = 16 * 2**20,
         max_bytes: int = 64 * 2**20,
@@ -96,7 +97,8 @@ class MemoryBroker(Broker):
         self._max_bytes = max_bytes
         self._bytes = 0  # of all logs
         self._max_age = max_age
-        self._clock = clock
+        # Looked up at each call, as tests replace it: testing.clock(), freezegun.
+        self._clock = clock or (lambda: time.monotonic())
         self._epoch = str(int(time.time() * 1000))  # tells our positions from another process's
         self._last = 0  # number of the last entry of any room
         self._forgotten = 0  # up to here, entries of some room were dropped with its log

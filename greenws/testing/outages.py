@@ -32,8 +32,9 @@ def outage(rooms: Rooms, *, max_pending: int | None = None) -> Iterator[None]:
         assert other.receive() == "still here?"          # after the outage
 
     Members in this process receive each other's messages. ``history()`` is empty, and so are the
-    ``members`` of a room without members here; a member that comes back gets its gap; ``position``
-    and ``disconnect()`` raise BrokerUnavailable; ``send(wait=True)`` and ``flush()`` wait.
+    ``members`` of a room without members here; a member that comes back gets its gap, unless this
+    process has in memory what it missed; ``position`` and ``disconnect()`` raise BrokerUnavailable;
+    ``send(wait=True)`` and ``flush()`` wait.
     ``max_pending``: messages that may wait for the broker; beyond it, ``send()`` raises
     BrokerUnavailable. None for no limit.
 

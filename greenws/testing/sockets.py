@@ -6,6 +6,7 @@ The hub runs only while the test waits.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import warnings
@@ -19,6 +20,7 @@ from gevent import socket as gevent_socket
 
 from ..checks import check_number
 from ..config import Config, check_seconds
+from ..hub import forks
 from ..hub.transport import Transport
 from ..keepalive import start_pulse
 from ..opcodes import OpcodeType
@@ -37,6 +39,7 @@ __all__ = [
     "client_config",
     "open_runs",
     "pair",
+    "warn_of_open_runs",
 ]
 
 _EXPIRED = object()
@@ -79,6 +82,7 @@ class Run:
         """Whether an error was answered by nobody but greenws."""
         self.is_over = False
         self._is_raised = False
+        self._process = forks.process()
         self._number = next(_numbers)
         self._hub = gevent.get_hub()
         timers.hold(self._hub)
@@ -122,6 +126,18 @@ class Run:
                 text = f"a greenlet of the handler of {self.what} raised {raised}"
                 warnings.warn(text, RuntimeWarning, stacklevel=2)
         self.helper_errors.clear()
+
+    def warn_if_left_open(self) -> None:
+        """Warns if no test has closed the connection, and tells what escaped the application."""
+        if not self.is_left_open or self._process != forks.process():
+            return
+        text = f"no test has closed the session {self.what}: use 'with', or close()"
+        category: type[Warning] = ResourceWarning
+        if self.errors and not self._is_raised:
+            text += f"; the application raised {_describe_error(*self.errors[0])}"
+            category = RuntimeWarning
+        file, _, line = self.opened_at.rpartition(":")
+        warnings.warn_explicit(text, category, file, int(line or 0))
 
     def raise_error(self) -> None:
         """Raises the exception that escaped the application, once."""
@@ -257,7 +273,14 @@ class Run:
         return self.peer if socket is self.socket else self.socket
 
 
-def _describe_error(error: Exception, traceback: Any) -> str:
+@atexit.register
+def warn_of_open_runs() -> None:
+    """At the end of the process; pytest's plugin has reported and ended those of its tests."""
+    for run in list(open_runs.values()):
+        run.warn_if_left_open()
+
+
+def _describe_error(error: BaseException, traceback: Any) -> str:
     place = place_of(traceback)
     return f"{error!r} at {place}" if place else repr(error)
 

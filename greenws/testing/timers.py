@@ -45,6 +45,8 @@ _LONGEST = 3600.0  # seconds for which a clock goes on by itself
 running: list[Clock] = []
 """The clock that stops time, if there is one."""
 
+_idling: set[Any] = set()  # greenlets that wait until no other can run
+
 _ROUNDS = 2  # the second receives what the first has sent through the kernel
 
 
@@ -231,10 +233,14 @@ def _idle() -> None:
     hub = gevent.get_hub()
     loop: Any = hub.loop.real if isinstance(hub.loop, ClockLoop) else hub.loop
     waiter: Any = Waiter(hub)
-    with loop.idle() as idle, loop.timer(_LONGEST_ROUND) as timer:
-        idle.start(waiter.switch, None)
-        timer.start(waiter.switch, None)
-        waiter.get()
+    _idling.add(waiting := getcurrent())
+    try:
+        with loop.idle() as idle, loop.timer(_LONGEST_ROUND) as timer:
+            idle.start(waiter.switch, None)
+            timer.start(waiter.switch, None)
+            waiter.get()
+    finally:
+        _idling.remove(waiting)
 
 
 class RealTimeout(BaseException):
@@ -262,8 +268,12 @@ class RealTimeout(BaseException):
         watcher.start(callback)
 
     def _on_time(self) -> None:
-        self._watch(self._loop.idle(), self._throw)
+        self._watch(self._loop.idle(), self._on_idle)
         self._watch(self._loop.timer(max(self.args[0], 1.0)), self._throw)
+
+    def _on_idle(self) -> None:
+        if self._greenlet not in _idling:  # or it can run itself
+            self._throw()
 
     def _throw(self) -> None:
         self.close()

@@ -284,11 +284,25 @@ def test_a_connection_that_lasted_makes_the_pause_short_again(monkeypatch):
     assert 0.5 <= backoff.delay() <= 1
 
 
-@pytest.mark.parametrize("form", ["seconds", "date"])
+@pytest.fixture
+def timezone_of_new_york(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "EST+5EDT,M3.2.0,M11.1.0")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("timezone_of_new_york")
+@pytest.mark.parametrize("form", ["seconds", "date", "date of asctime"])
 def test_a_server_that_asks_for_a_pause_gets_it(form):
-    asked = "3"
-    if form == "date":
-        asked = email.utils.formatdate(time.time() + 4.5, usegmt=True)  # in whole seconds
+    asked, due = "3", 0
+    if form != "seconds":
+        due = int(time.time()) + 4
+        is_usual = form == "date"
+        asked = (
+            email.utils.formatdate(due, usegmt=True) if is_usual else time.asctime(time.gmtime(due))
+        )
     delays = []
 
     def note(error, delay):
@@ -298,7 +312,7 @@ def test_a_server_that_asks_for_a_pause_gets_it(form):
     with raw_server(Server(refuse("503 Later", f"Retry-After: {asked}"))) as server:
         with pytest.raises(StopAsyncIteration):
             next(greenws.reconnect(server.url, on_error=note, **QUICK))
-    assert 3 <= delays[0] <= 4.6
+    assert (due - time.time() if due else 3) <= delays[0] <= 4.6
 
 
 @pytest.mark.parametrize(

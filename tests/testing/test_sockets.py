@@ -22,7 +22,7 @@ from greenws import (
     select,
     testing,
 )
-from greenws.testing.sockets import open_runs
+from greenws.testing.sockets import open_runs, warn_of_open_runs
 
 from ..support.limits import again_after_standstill, limit, pace
 
@@ -331,3 +331,34 @@ def test_a_wait_of_another_greenlet_ends_with_it():
         assert done.wait(limit())
         socket.send("still there")
         assert socket.receive() == "still there"
+
+
+# -- tests that forget to close
+
+
+@pytest.mark.greenws_leftovers
+def test_what_no_test_has_closed_is_a_warning_when_the_process_ends():
+    """As under unittest, without the plugin of pytest, an error would go unnoticed."""
+    app = Routes()
+
+    @app.websocket("/fail")
+    def fail(request, socket):
+        raise LookupError(socket.receive())
+
+    closed = testing.connect(routes, "/echo")
+    closed.close()
+    idle = testing.connect(routes, "/echo")
+    failed = testing.connect(app, "/fail")
+    failed.send("no such room")
+    with pytest.raises(ConnectionClosed):
+        failed.receive()
+    with pytest.warns() as warned:
+        warn_of_open_runs()
+    idle.close()
+    with pytest.raises(LookupError):
+        failed.close()
+    assert [(each.category, os.path.basename(each.filename)) for each in warned] == [
+        (ResourceWarning, "test_sockets.py"),
+        (RuntimeWarning, "test_sockets.py"),
+    ]
+    assert "'no such room'" in str(warned[1].message)

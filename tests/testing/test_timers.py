@@ -12,7 +12,8 @@ from gevent.event import AsyncResult, Event
 from gevent.lock import Semaphore
 from gevent.queue import Empty, Queue
 
-from greenws import Config, ConnectionClosed, Routes, testing
+from greenws import Config, ConnectionClosed, Rooms, Routes, testing
+from greenws.brokers.memory import MemoryBroker
 from greenws.testing.timers import ClockLoop, RealTimeout
 
 from ..support.limits import limit, pace
@@ -176,6 +177,17 @@ def test_a_session_ends_with_its_max_lifetime():
         assert caught.value.code == 1001
 
 
+def test_the_messages_of_a_room_age_with_the_clock():
+    room = Rooms(MemoryBroker(max_age=60))["news"]
+    with testing.clock() as clock:
+        room.send("old")
+        clock.advance(30)
+        room.send("new")
+        assert room.history(10) == ["old", "new"]
+        clock.advance(31)
+        assert room.history(10) == ["new"]
+
+
 def test_waits_of_the_test_are_in_real_time():
     with testing.clock() as clock, testing.connect(routes, "/waits", timeout=0.02) as socket:
         with pytest.raises(TimeoutError, match="time is stopped") as caught:
@@ -191,9 +203,9 @@ def test_what_still_waits_at_the_end_goes_on_in_real_time():
         greenlet = gevent.spawn(event.wait, 100)
         clock.advance(99.98)
         assert not greenlet.dead
-    began = time.monotonic()
+        began = time.perf_counter()  # which the clock does not stop
     assert greenlet.get(timeout=limit()) is False
-    assert 0.01 < time.monotonic() - began < pace(1)
+    assert 0.01 < time.perf_counter() - began < pace(1)
 
 
 def test_what_was_waiting_before_waits_for_the_clock():
@@ -246,6 +258,19 @@ def test_so_it_does_after_the_clock():
             assert socket.receive() == closed.receive() == "five minutes"
             closed.close()
     assert time.monotonic() - began < pace(2)
+
+
+@routes.websocket("/blocks")
+def blocks(request, socket):
+    with pytest.raises(ConnectionClosed):
+        socket.receive()
+    time.sleep(0.1)  # longer than the limit
+
+
+def test_no_limit_ends_a_test_while_its_clock_lets_others_run():
+    with testing.clock():
+        with testing.connect(routes, "/blocks", timeout=0.05):
+            pass
 
 
 def test_the_test_itself_waits_in_real_time():

@@ -19,6 +19,7 @@ def django_project(tmp_path_factory) -> list[Any]:
     import django
     from django.conf import settings
     from django.core.management import call_command
+    from django.db import connections
 
     before = list(waiting.functions)
     with pytest.MonkeyPatch.context() as patch:  # processes that are started do not inherit it
@@ -26,6 +27,7 @@ def django_project(tmp_path_factory) -> list[Any]:
         settings.DATABASES["default"]["NAME"] = tmp_path_factory.mktemp("django") / "database"
     django.setup()
     call_command("migrate", run_syncdb=True, verbosity=0)
+    connections.close_all()  # the first test gets one that has made no tables
     installed = [function for function in waiting.functions if function not in before]
     waiting.functions[:] = before
     return installed
