@@ -10,7 +10,7 @@ import os
 import re
 import warnings
 
-__all__ = ["FOLDER", "NAME", "check_neighbours", "shadowed", "unrelated", "version"]
+__all__ = ["FOLDER", "NAME", "check_neighbours", "is_checkout", "shadowed", "unrelated", "version"]
 
 NAME = "greenws-wsgi"
 
@@ -35,6 +35,11 @@ def version() -> str:
         return "0+unknown"
 
 
+def is_checkout() -> bool:
+    """Whether this package is in a checkout, not installed."""
+    return os.path.isfile(os.path.join(FOLDER, "pyproject.toml"))
+
+
 def unrelated() -> str | None:
     """Where a distribution called "greenws" is installed, in any folder of ``sys.path``."""
     from importlib import metadata
@@ -42,7 +47,7 @@ def unrelated() -> str | None:
     for found in metadata.distributions(name="greenws"):
         folder = os.path.abspath(str(found.locate_file("")))
         # A checkout that was once installed under that name still has its metadata.
-        if folder != FOLDER or not os.path.isfile(os.path.join(folder, "pyproject.toml")):
+        if folder != FOLDER or not is_checkout():
             return folder
     return None
 

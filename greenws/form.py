@@ -31,12 +31,18 @@ _BUILT = any(
 PURE = FORCED or not _BUILT
 """Whether this is the pure form."""
 
+_NOT_BUILT = (
+    "the extension modules are not built in this checkout; pip install -e . builds them"
+    if os.path.isfile(os.path.join(os.path.dirname(_FOLDER), "pyproject.toml"))
+    else "the extension modules were not built when greenws was installed"
+)
+
 DESCRIPTION = (
     "pure Python (GREENWS_PURE_PYTHON is set)"
     if FORCED
     else "compiled"
     if _BUILT
-    else "pure Python (the extension modules were not built when greenws was installed)"
+    else f"pure Python ({_NOT_BUILT})"
 )
 """The form, in words."""
 

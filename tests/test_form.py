@@ -75,6 +75,13 @@ def test_a_build_that_is_broken_says_so(tmp_path):
     assert result.returncode != 0 and "ImportError" in result.stderr
 
 
+def test_programs_that_collect_modules_find_the_twin():
+    """PyInstaller reads import statements. Without the twin a program would be the pure form."""
+    tree = ast.parse((ROOT / "greenws" / "protocol" / "masking.py").read_text(encoding="utf-8"))
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert "_masking" in imported
+
+
 def test_the_twin_is_asked_right():
     require(built(), "the compiled form")
     apply_mask = importlib.import_module("greenws.protocol._masking").apply_mask

@@ -133,9 +133,12 @@ def check_form() -> Iterator[Finding]:
     elif form.PURE:
         advice = (
             "for the compiled form, a few times faster, install a C compiler and Python's headers "
-            "(Debian: gcc python3-dev), then greenws again, with pip install --force-reinstall "
-            "--no-deps --no-cache-dir -v"
+            "(Debian: gcc python3-dev), then greenws again, with pip install "
         )
+        if distribution.is_checkout():
+            advice += f"-v -e {distribution.FOLDER}"
+        else:
+            advice += "--force-reinstall --no-deps --no-cache-dir -v"
     yield Finding(NOTE if advice else OK, what, form.DESCRIPTION, advice)
 
 

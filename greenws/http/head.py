@@ -54,6 +54,8 @@ _PLAIN_TARGET = changing_all_but(bytes(b for b in range(0x21, 0x7F) if b != ord(
 _PLAIN_HOST = changing_all_but(b"-." + string.digits.encode() + string.ascii_letters.encode())
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _TLS_HANDSHAKE = b"\x16\x03"  # the type of a record, and the first byte of its version
+# haproxy's PROXY protocol, versions 1 and 2; without the empty line with which version 2 begins
+_PROXY_HEADERS = (b"PROXY ", b"\r\n\0\r\nQUIT\n")
 
 # Strings that most clients send are shared by all connections, since sessions keep their environ.
 # The table is fixed: it must not grow with what clients send.
@@ -199,16 +201,29 @@ def find_head(data: bytes | bytearray, start: int, config: Config) -> int:
     if headers_limit is not None and size - line_size > headers_limit + 2:
         raise RequestError(f"Headers longer than {headers_limit} bytes (max_header_size).", 431)
     if end < 0:
-        if data.startswith(_TLS_HANDSHAKE):
-            raise RequestError(
-                "This is a TLS handshake, on a port without TLS: use http:// or ws://, or give the "
-                "server a certificate."
-            )
+        _refuse_other_protocols(data)
         if _INVALID.search(data, max(0, start - 1)):
             raise RequestError("Control character, or bare CR or LF, in the request head.")
         if line >= 0 and start <= line + 1:
             _parse_request_line(data)
     return -1 if end < 0 else size
+
+
+def _refuse_other_protocols(data: bytes | bytearray) -> None:
+    """
+    Raises:
+        RequestError: ``data`` begins like another protocol than HTTP.
+    """
+    if data.startswith(_TLS_HANDSHAKE):
+        raise RequestError(
+            "This is a TLS handshake, on a port without TLS: use http:// or ws://, or give the "
+            "server a certificate."
+        )
+    if data.startswith(_PROXY_HEADERS):
+        raise RequestError(
+            "This is a PROXY header, such as haproxy's send-proxy sends: switch it off, and set "
+            "trusted_proxies; or use gunicorn with its proxy_protocol."
+        )
 
 
 def parse_head(data: bytes, config: Config) -> RequestHead:
@@ -278,6 +293,7 @@ def _parse_request_line(data: bytes | bytearray) -> tuple[RequestHead, bytes]:
         ), target
     match = _REQUEST_LINE.match(data)
     if match is None:
+        _refuse_other_protocols(data)
         raise RequestError("Malformed request line; expected 'METHOD target HTTP/1.1'.")
     method, target, major, minor = match.groups()
     if not _TOKEN.fullmatch(method):

@@ -9,6 +9,7 @@ error is also a ``BadRequest``, so that a framework whose view reads the body an
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ssl
 import sys
@@ -284,7 +285,8 @@ class HttpStream:
             return
         self.stop_watching()
         transport = Transport(self._sock, gevent.get_hub(), borrowed=True)
-        transport.finish(time.monotonic() + _LINGER_TIMEOUT)
+        with contextlib.suppress(OSError):  # the system may not let it be watched
+            transport.finish(time.monotonic() + _LINGER_TIMEOUT)
 
     def stop_watching(self) -> None:
         """Leaves the socket's input to another reader."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from importlib import import_module
 
 from ..form import PURE
 
@@ -38,7 +37,7 @@ masks and unmasks."""
 
 if not PURE:
     with contextlib.suppress(ModuleNotFoundError):  # a broken build raises another ImportError
-        apply_mask = import_module("greenws.protocol._masking").apply_mask
+        from ._masking import apply_mask
 
 
 def read_key(data: bytearray, position: int) -> bytes:

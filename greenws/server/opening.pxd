@@ -79,9 +79,9 @@ cdef class DirectClient:
     cdef object _sock
     cdef WebSocket _socket
     cdef object _ws
+    cdef Admission _admission
     cdef object _counted
     cdef bint _is_shared
-    cdef bint _is_admitted
 
     @cython.locals(admission=Admission, opening=Opening, session=OpenSession, reason=str)
     cpdef OpenSession open(self, long process)

@@ -27,7 +27,7 @@ from ..session import OpenSession, WebSocketHandler, drop_environ, lazy_request
 from ..stats import SessionRecord
 from ..upgrade import ENVIRON_KEY, Upgrade, refusal_response
 from ..websocket import WebSocket
-from .admission import TOO_MANY
+from .admission import TOO_MANY, Admission
 from .environ import make_environ, remote_address
 from .gevent_websocket import GeventWebSocket
 from .host import Host
@@ -68,14 +68,15 @@ class ServerUpgrade(Upgrade):
         self._host = host
         # a query may be secret
         self._path = target if "?" not in target else target.partition("?")[0]
-        self._claimed: str | None = None
+        self._claimed: tuple[Admission, str] | None = None
         self._check_open()
         if host.proxy_fix is not None:  # without it, the connection was counted at accept
             assert environ is not None
             address = str(environ.get("REMOTE_ADDR", ""))
-            if not host.admission.claim(address):
+            admission = host.admission
+            if not admission.claim(address):
                 raise HandshakeError(TOO_MANY["address"], 503, reason="address")
-            self._claimed = address
+            self._claimed = admission, address  # that of a forked child is another one
 
     def _check_open(self) -> None:
         if self._host.is_stopping:
@@ -92,7 +93,8 @@ class ServerUpgrade(Upgrade):
         """Frees the client's place for another connection."""
         claimed, self._claimed = self._claimed, None
         if claimed is not None:
-            self._host.admission.release(claimed)
+            admission, address = claimed
+            admission.release(address)
 
 
 class _DirectUpgrade(ServerUpgrade):
@@ -370,8 +372,8 @@ class DirectClient:
 
     __slots__ = (
         "__weakref__",
+        "_admission",
         "_counted",
-        "_is_admitted",
         "_is_shared",
         "_sock",
         "_socket",
@@ -390,7 +392,8 @@ class DirectClient:
         self._ws: GeventWebSocket | None = None
         self._counted: str | None = None
         self._is_shared = False  # it counts as one of the connections of this process
-        self._is_admitted = False
+        # The one that counts it; a forked child has another one.
+        self._admission: Admission | None = None
 
     def open(self, process: int) -> OpenSession | None:
         """Counts the connection, which ``process`` has accepted, and opens its session. Blocks.
@@ -409,7 +412,7 @@ class DirectClient:
             server._turn_away(self._sock, reason)
             return None
         self._counted = counted
-        self._is_admitted = True
+        self._admission = admission
         if server._full:
             server._full = False
         admission.greenlets.add(getcurrent())
@@ -424,13 +427,14 @@ class DirectClient:
     def begin(self, socket: WebSocket) -> None:
         """Registers the session; to be followed by :meth:`end`."""
         self._socket = socket
-        admission = self.server.admission
+        admission = self._admission = self.server.admission
         self.server.clients[self.address or id(self)] = self
         admission.begin_work()
 
     def end(self) -> None:
         """The session has ended."""
-        admission = self.server.admission
+        admission = self._admission
+        assert admission is not None
         admission.end_work()
         clients, key = self.server.clients, self.address or id(self)
         if clients.get(key) is self:
@@ -439,8 +443,8 @@ class DirectClient:
     def leave(self) -> None:
         """The connection has ended."""
         server = self.server
-        if self._is_admitted:
-            admission = server.admission
+        admission = self._admission
+        if admission is not None:
             admission.greenlets.discard(getcurrent())
             admission.leave(self._counted)
         self._sock.close()

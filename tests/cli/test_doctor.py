@@ -116,11 +116,17 @@ def test_it_runs_as_a_command_and_in_the_pure_form():
     assert "pure Python (GREENWS_PURE_PYTHON is set)  -> unset GREENWS_PURE_PYTHON" in done.stdout
 
 
-def test_a_form_that_was_not_built_says_how(monkeypatch):
+def test_a_form_that_was_not_built_says_how(monkeypatch, tmp_path):
     monkeypatch.setattr(form, "FORCED", False)
     monkeypatch.setattr(form, "PURE", True)
     (finding,) = doctor.check_form()
     assert finding.level == "note" and "install a C compiler" in finding.advice
+    assert finding.advice.endswith(f"with pip install -v -e {ROOT}")
+    monkeypatch.setattr(distribution, "FOLDER", str(tmp_path))
+    # A checkout that is installed editable has metadata in it.
+    monkeypatch.setattr(distribution, "shadowed", lambda: None)
+    (finding,) = doctor.check_form()
+    assert "--force-reinstall" in finding.advice
 
 
 def test_sources_that_hide_what_is_installed_are_named(monkeypatch, tmp_path):

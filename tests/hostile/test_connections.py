@@ -81,7 +81,7 @@ def test_without_descriptors_it_pauses_and_recovers_with_two_lines(
     with caplog.at_level(logging.WARNING, "greenws.server"):
         with Peer.connect(server.address) as peer:
             peer.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            wait_until(lambda: len(attempts) == 4)
+            wait_until(lambda: len(attempts) >= 4)
             assert len(error_log.take()) == 1
             monkeypatch.setattr(server, "_accept", accept)
             assert peer.read_response().status == 200

@@ -177,6 +177,18 @@ def test_a_tls_handshake_is_named_as_such():
     assert "This is a TLS handshake" in str(refused(REFUSED["TLS"][1]))
 
 
+@pytest.mark.parametrize("follows", [b"", head()])
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+        b"\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes(12),  # after its first CR LF, which is skipped
+    ],
+)
+def test_a_proxy_header_is_named_as_such(header, follows):
+    assert "This is a PROXY header" in str(refused(header + follows))
+
+
 def test_nothing_that_a_client_sends_is_kept_when_its_head_is_forgotten():
     value = b"x" * 20_000
     tracemalloc.start()

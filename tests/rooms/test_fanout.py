@@ -17,6 +17,7 @@ from gevent import socket as gevent_socket
 
 import greenws
 from greenws import Rooms, policies
+from greenws.brokers.memory import MemoryBroker
 from greenws.hub.transport import Transport
 from greenws.rooms import fanout, turns
 from greenws.websocket import offer_to_all
@@ -354,7 +355,7 @@ def test_a_batch_to_a_large_room_holds_up_nobody_for_long(serve):
 def test_each_gets_all_once_and_in_order_whatever_happens_between_slices(sliced, pair, seed):
     """Members join, leave, come back, lag and watch presence, while several send."""
     random = Random(seed)
-    room = Rooms(stamp=stamp)["r"]
+    room = Rooms(MemoryBroker(history=120), stamp=stamp)["r"]  # a client may be away for long
     ids: dict[str, str] = {}  # of the messages, by their text
     sent: list[str] = []
     is_over = gevent.event.Event()

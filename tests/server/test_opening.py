@@ -370,21 +370,72 @@ def test_a_child_that_is_forked_in_the_producer_leaves_the_answer_to_the_parent(
     error_log.take()
 
 
+@over_tls_too
 @pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("waits_in", ["the producer", "the session"])
+def test_connections_of_the_parent_do_not_count_in_a_child(serve, waits_in, direct):
+    go = Event()
+    waiting = []
+
+    def wait():
+        waiting.append(None)
+        go.wait()
+        waiting.pop()
+
+    class Session(WebSocketSessionHandler):
+        def handle_session(self, request, socket):
+            wait()
+
+    def produce(request, protocols):
+        if waits_in == "the session":
+            return Session()
+        wait()
+        return None
+
+    handler = WebSocketHandler(produce)
+    server = serve(
+        handler if direct else lambda environ, answer: handler(environ, answer),
+        config=Config(max_connections_per_address=2),
+        trusted_proxies=1,
+    )
+
+    def child():
+        admission = server.admission
+        assert admission.claim("192.0.2.1")
+        go.set()
+        wait_until(lambda: not waiting)
+        for _ in range(20):
+            gevent.sleep(0)
+        assert server.admission is admission
+        assert (admission.open, admission.busy) == (0, 0)
+        assert admission._addresses == {"192.0.2.1": 1}
+
+    with Peer.connect(server.address) as peer:
+        peer.send(request("/", X_Forwarded_For="192.0.2.1"))
+        wait_until(lambda: waiting)
+        in_child(child)
+        assert server.admission.open == server.admission.busy == 1
+        go.set()
+        assert peer.read_response().status == (101 if waits_in == "the session" else 400)
+    wait_until(lambda: server.admission.open == 0)
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("times", [1, 2])  # twice: what the client sends after the 500, too
 def test_a_socket_that_cannot_be_watched_gets_500_and_keeps_no_place(
-    serve, error_log, monkeypatch, direct
+    serve, error_log, hub_errors, monkeypatch, direct, times
 ):
     """For example, beyond the system's limit of watches for one user."""
 
     class Full(polling.EpollPoller):
         def add(self, waiter):
-            nonlocal is_full
-            if is_full and type(waiter) is Transport:
-                is_full = False  # another Transport reads what the client sends after the 500
+            nonlocal refusals
+            if refusals and type(waiter) is Transport:
+                refusals -= 1
                 raise OSError(errno.ENOSPC, "no space left on device")
             polling.EpollPoller.add(self, waiter)
 
-    is_full = True
+    refusals = 0
     handler = WebSocketHandler(produce)
     server = serve(
         handler if direct else lambda environ, answer: handler(environ, answer),
@@ -394,7 +445,7 @@ def test_a_socket_that_cannot_be_watched_gets_500_and_keeps_no_place(
     poller = Full()
     monkeypatch.setattr(gevent.get_hub(), "_greenws_poller", poller, raising=False)
     for status in (500, 500, 101):
-        is_full = status == 500
+        refusals = times if status == 500 else 0
         with Peer.connect(server.address) as peer:
             assert peer.shake("/", X_Forwarded_For="192.0.2.1").status == status
         wait_until(lambda: server.admission.open == 0)

@@ -264,9 +264,10 @@ def get(path="/page"):
 
 
 def test_a_thousand_clients_all_get_1001(serve, work):
-    server = serve(work.routes)
+    # The last one answers after all the others.
+    server = serve(work.routes, config=Config(close_timeout=60, ping_interval=None))
     peers = [Peer.open(server.address, "/echo") for _ in range(1000)]
-    stopping = gevent.spawn(server.stop, grace=20)
+    stopping = gevent.spawn(server.stop, grace=60)
     for peer in peers:
         finishing(peer)
     stopping.get(timeout=limit())

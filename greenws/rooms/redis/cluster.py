@@ -122,7 +122,10 @@ class Cluster(Broker):
         self._is_stopped = True
         if self._watcher is not None and self._process_id == os.getpid():
             self._watcher.kill()
-        for each in self.nodes.values():
+        for each in list(self.nodes.values()):
+            each.end_greenlets()
+        # Not before: one that waits for another node would take its end for a lost connection.
+        for each in list(self.nodes.values()):
             each.stop()
         self._identity.wake_senders()
 
@@ -152,7 +155,7 @@ class Cluster(Broker):
             node = self.nodes[host] = Node(options, self)
             if self._listener is not None:
                 node.attach(self._listener)
-            if self._is_started:
+            if self._is_started and not self._is_stopped:
                 node.start()
         return node
 

@@ -136,8 +136,11 @@ class Commands:
 @contextmanager
 def closed_by_another() -> Iterator[None]:
     """Turns what redis-py and ssl raise, when another greenlet closes their connection, into a
-    ConnectionError."""
+    ConnectionError. If this one is killed, or timed out, meanwhile, that counts."""
     try:
         yield
     except (ValueError, AttributeError) as error:
+        ended_by = error.__context__
+        if ended_by is not None and not isinstance(ended_by, Exception):
+            raise ended_by from None
         raise redis.ConnectionError(f"the connection was closed: {error}") from error

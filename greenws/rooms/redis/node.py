@@ -159,6 +159,11 @@ class Node(Broker):
         return is_done()
 
     def stop(self) -> None:
+        self.end_greenlets()
+        self.process.commands.close()
+        self._subscriber.disconnect()
+
+    def end_greenlets(self) -> None:
         was_stopped, self._is_stopped = self._is_stopped, True
         if was_stopped:
             return
@@ -168,8 +173,6 @@ class Node(Broker):
             self._report_lost()
             gevent.killall(self._greenlets)
             self._greenlets.clear()
-        self.process.commands.close()
-        self._subscriber.disconnect()
 
     def _end(self, since: float) -> None:
         """Called when the program ends, which has waited for other brokers since ``since``."""

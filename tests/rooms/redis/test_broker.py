@@ -559,7 +559,7 @@ def test_members_that_return_to_a_quiet_room_cost_redis_only_their_presence(serv
     wait_until(lambda: a.is_idle)
     bob = b.join(since=ann.last)
     assert bob.member.is_complete
-    until_all_is_read(b)
+    until_all_is_read(a, b)
     server.call("CONFIG", "RESETSTAT")
     for _ in range(20):
         assert b.join(since=ann.last).member.is_complete

@@ -375,6 +375,32 @@ def test_a_cluster_that_stops_ends_all_that_runs(worker, cluster):
         a.broker.open("r")
 
 
+def test_a_cluster_ends_what_runs_before_it_closes_connections(cluster, worker):
+    """A greenlet of one node may be waiting for an answer of another, or find one more node."""
+    a = worker()
+    for room in cluster.rooms():
+        a.join(room)
+    wait_until(lambda: len(a.nodes) == 3 and a.is_idle)
+    (broker,) = a.broker.parts
+    running = [each for node in a.nodes for each in node._greenlets]
+    still_ran = []
+    for node in a.nodes:
+        commands = node.process.commands
+
+        def close(close: Callable[[], None] = commands.close) -> None:
+            still_ran.append([each for each in running if not each.dead])
+            close()
+
+        def find_another() -> None:
+            broker._node_at(("127.0.0.1", 1))
+
+        commands.close = close
+        node._report_lost = find_another
+    a.stop()
+    assert still_ran == [[], [], []]
+    assert not broker._node_at(("127.0.0.1", 1))._is_started
+
+
 @pytest.mark.parametrize("seed", seeds("1-2"))
 def test_clients_that_move_while_slots_move_and_replicas_take_over(seed, cluster, worker, pair):
     workers = {name: worker(presence_timeout=1.0) for name in "abc"}

@@ -136,6 +136,15 @@ def test_a_master_that_became_a_replica_is_left_and_nothing_is_lost(server, work
     assert [fields[b"d"] for _, fields in entries] == [b"one", b"two"]
 
 
+def test_one_who_is_killed_as_another_closes_the_connection_has_ended(server, commands):
+    waiting = gevent.spawn(commands.run, lambda client: client.blpop("nothing"))
+    wait_until(lambda: server.call("INFO", "clients")["blocked_clients"])
+    waiting.kill(block=False)
+    commands.disconnect()
+    gevent.joinall([waiting], timeout=limit())
+    assert isinstance(waiting.value, gevent.GreenletExit)
+
+
 def clients(server: Any) -> list[str]:
     """Connections for commands, except the one that asks."""
     found = server.call("CLIENT", "LIST", "TYPE", "normal")

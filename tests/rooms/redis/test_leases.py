@@ -99,6 +99,7 @@ def test_one_who_leaves_when_redis_has_lost_everything_has_left(server, worker, 
     socket, _ = pair()
     with b.rooms["r"].join(socket, name="bob"):
         assert ann.hear(1) == ["join bob"]
+        until_all_is_read(a, b)
         server.call("FLUSHALL")
     assert ann.hear(1) == ["leave bob"]
     assert a.names() == ["ann"]
