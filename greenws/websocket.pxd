@@ -10,7 +10,8 @@ from .protocol.shared cimport SharedMessage
 
 
 cdef double _FOREVER, _POLL
-cdef int _OPEN, _CLOSED, _MAX_HEADER, _MAX_CLOSE, _COPY_LIMIT, _ENTRY_OVERHEAD, _POLL_INPUT_TICKS
+cdef int _OPEN, _CLOSED, _MAX_HEADER, _MAX_CLOSE, _MAX_POLLS, _COPY_LIMIT, _ENTRY_OVERHEAD
+cdef int _POLL_INPUT_TICKS
 cdef int _TEXT, _BINARY, _CLOSE, _PING, _PONG, _NOTHING, _STEP_BITS
 
 
@@ -61,7 +62,7 @@ cdef class WebSocket:
     cdef int _take_step(self) except -1
     @cython.locals(turns=Turns)
     cdef int _check_turn(self) except -1
-    @cython.locals(connection=Connection, event=int, prepared=bint)
+    @cython.locals(connection=Connection, event=int, prepared=bint, polls=int)
     cdef int _next_fragment(self, double deadline) except -2
     @cython.locals(transport=Transport, receive_buffer=ReceiveBuffer, size=Py_ssize_t)
     cdef bint _pump(self, double deadline) except -1

@@ -54,6 +54,7 @@ _OPEN = OPEN
 _CLOSED = CLOSED
 _MAX_HEADER = MAX_HEADER
 _MAX_CLOSE = 256  # bytes of a Close frame, in a TLS record if need be
+_MAX_POLLS = 64  # of one read without a message; a peer may send control frames without end
 _TEXT = 1
 _BINARY = 2
 _CLOSE = 8
@@ -353,6 +354,7 @@ class WebSocket:
         connection. INVALID at the deadline, CLOSE when the connection is closed."""
         connection = self._connection
         prepared = False
+        polls = 0
         if self._transport.poller.turns.steps <= 0:
             self._check_turn()
         while True:
@@ -367,12 +369,15 @@ class WebSocket:
             if connection.replies:
                 self._send_replies()
             if event == _NOTHING:
+                polls += 1
                 if _before_wait and not prepared and not self._prepared and deadline != _POLL:
-                    if self._pump(_POLL):
+                    if polls <= _MAX_POLLS and self._pump(_POLL):
                         continue
                     prepared = True
                     if self._call_before_wait():
                         continue
+                if deadline == _POLL and polls > _MAX_POLLS:
+                    return _NOTHING
                 if not self._pump(deadline):
                     return _NOTHING
             elif event == _PING:
@@ -610,6 +615,7 @@ class WebSocket:
         self._send_or_hold(frame)
         self._transport.flush()
         prepared = False
+        polls = 0
         while True:
             self._fill_inbox(_FOREVER, True)
             if ping.answered:
@@ -618,13 +624,14 @@ class WebSocket:
                 raise self._connection.closed_error()
             if self._inbox_size > self._max_inbox and not self._reading:
                 raise TimeoutError("too many unread messages before the pong; read them first")
+            polls += 1
             if _before_wait and not prepared and deadline != _POLL:
-                if self._pump(_POLL):
+                if polls <= _MAX_POLLS and self._pump(_POLL):
                     continue
                 prepared = True
                 if self._call_before_wait():
                     continue
-            if not self._pump(deadline):
+            if deadline == _POLL and polls > _MAX_POLLS or not self._pump(deadline):
                 raise TimeoutError(f"no pong within {timeout} s")
 
     def _offer(self, message: SharedMessage, hold: bool = False) -> bool:

@@ -21,7 +21,9 @@ from greenws import (
     Message,
     OpcodeType,
     WebSocket,
+    before_wait,
 )
+from greenws.waiting import not_before_wait
 
 from .support.limits import again_after_standstill, limit, pace, stays, wait_until
 from .support.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
@@ -200,6 +202,38 @@ def test_a_timeout_of_zero_returns_only_what_has_arrived(pair):
         socket.receive(timeout=0)
     peer.send(frame(TEXT, b"x"))
     assert wait_until(lambda: _poll(socket)) == "x"
+
+
+class Pongs:
+    """A socket with pongs to receive, without end; no reader wants them."""
+
+    def __init__(self, sock):
+        self._sock = sock
+
+    def recv_into(self, buffer):
+        data = frame(PONG) * 100
+        buffer[: len(data)] = data
+        return len(data)
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01])
+def test_a_poll_ends_though_control_frames_do_not(pair, timeout):
+    """With a timeout, the reader polls before the functions of before_wait() are called."""
+    socket, _ = pair()
+    transport = socket._transport
+    transport._raw, transport._direct = Pongs(transport._raw), False
+    transport.hung_up = True  # so no read takes the input for drained
+    called = []
+    hook = before_wait(lambda: called.append(timeout))
+    try:
+        with gevent.Timeout(limit(20)), pytest.raises(TimeoutError, match="no message"):
+            socket.receive(timeout=timeout)
+    finally:
+        not_before_wait(hook)
+    assert called == [timeout] * bool(timeout)
 
 
 def _poll(socket: WebSocket):
