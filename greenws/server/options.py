@@ -209,14 +209,30 @@ def load_certificates(context: ssl.SSLContext, certfile: str, keyfile: str | Non
     """``context.load_cert_chain()``, with errors that name the files.
 
     Raises:
-        OSError: a file cannot be read, or the two do not match (``ssl.SSLError``).
+        OSError: a file cannot be read; the two do not match, or the key is encrypted
+            (``ssl.SSLError``).
     """
     _check_files(certfile=certfile, keyfile=keyfile)
     try:
-        context.load_cert_chain(certfile, keyfile)
+        context.load_cert_chain(certfile, keyfile, _refuse_password)
     except ssl.SSLError as error:
         files = certfile if keyfile is None else f"{certfile} and {keyfile}"
-        raise ssl.SSLError(error.errno, f"cannot use {files}: {error.strerror}") from None
+        hint = "" if keyfile is not None else " (without keyfile, it must hold the key, too)"
+        raise ssl.SSLError(error.errno, f"cannot use {files}: {error.strerror}{hint}") from None
+
+
+def _refuse_password() -> str:
+    """Called for an encrypted key. OpenSSL would ask for the password on the terminal, which blocks
+    the process, and fails in a service.
+
+    Raises:
+        ssl.SSLError: always.
+    """
+    raise ssl.SSLError(
+        ssl.SSL_ERROR_SSL,
+        "the key is encrypted; decrypt it (openssl pkey), or give ssl_context=, a context whose "
+        "load_cert_chain() got the password",
+    )
 
 
 def load_authorities(context: ssl.SSLContext, ca_certs: str) -> None:

@@ -58,7 +58,7 @@ def test_a_drain_ends_with_the_grace(serve):
     peers = [Peer.open(server.address, "/echo") for _ in range(5)]
     closing = [gevent.spawn(finishing, peer) for peer in peers]
     began = time.monotonic()
-    server.stop(grace=0.2)
+    server.stop(grace=0.4)  # a quarter of it for the answers
     assert time.monotonic() - began < pace(2)
     gevent.joinall(closing, timeout=limit(), raise_error=True)
     assert server.stats.closes == {1001: 5}

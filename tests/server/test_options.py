@@ -11,6 +11,7 @@ import geventwebsocket.handler
 import geventwebsocket.server
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 from flask import Blueprint, Flask
 from gevent import pywsgi
 
@@ -239,6 +240,25 @@ def test_a_key_of_another_certificate_is_reported(files):
     other = files["keyfile"].with_name("other.pem")
     with pytest.raises(ssl.SSLError, match="cert.pem and .*other.pem"):
         WebSocketServer(ADDRESS, Routes(), **{**files, "keyfile": other})
+
+
+def test_an_encrypted_key_is_reported_and_nobody_is_asked_for_its_password(files):
+    key = serialization.load_pem_private_key(files["keyfile"].read_bytes(), None)
+    encrypted = files["keyfile"].with_name("encrypted.pem")
+    encrypted.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    with pytest.raises(ssl.SSLError, match="cert.pem and .*encrypted.pem: the key is encrypted"):
+        WebSocketServer(ADDRESS, Routes(), **{**files, "keyfile": encrypted})
+
+
+def test_a_certificate_without_its_key_is_reported(files):
+    with pytest.raises(ssl.SSLError, match="without keyfile, it must hold the key, too"):
+        WebSocketServer(ADDRESS, Routes(), certfile=files["certfile"])
 
 
 def test_the_options_of_tls_reach_the_context(files):
