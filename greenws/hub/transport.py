@@ -360,17 +360,17 @@ class Transport(Waiter):
         return self.process == forks.process() and syscalls.readable(self.fileno)
 
     def _take_step(self, deadline: float) -> bool:
-        """Lets others run if the turn is over, although there is input; False at the deadline."""
+        """Lets others run if the turn is over, although there is input; False at the deadline,
+        which input without end must not extend."""
         self._deadline = deadline
         turns = self.poller.turns
         turns.steps -= 1
-        if turns.steps > 0 or not turns.is_over(self.hub):
-            return True
-        self._receiving = True
-        try:
-            turns.end(self.hub)
-        finally:
-            self._receiving = False
+        if turns.steps <= 0 and turns.is_over(self.hub):
+            self._receiving = True
+            try:
+                turns.end(self.hub)
+            finally:
+                self._receiving = False
         return self._deadline == _FOREVER or time.monotonic() < self._deadline
 
     def _wait_readable(self, deadline: float) -> bool:

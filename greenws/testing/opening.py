@@ -157,6 +157,9 @@ class _Handshake:
                 target = urlsplit(path)
                 self._origin = f"{scheme}://{target.netloc}"
                 self._path = urlunsplit(("", "", target.path or "/", target.query, ""))
+        # Not sent by the client: it would replace them by its own, or join them with commas.
+        self._cookies = headers.getlist("Cookie")
+        headers.remove("Cookie")
         self._headers = headers
         self._subprotocols = subprotocols
         self._config = config
@@ -195,7 +198,7 @@ class _Handshake:
             f"{name}={morsel.coded_value}" for name, morsel in client.cookies.items()
         )
         if cookies:
-            self._headers["Cookie"] = "; ".join([*self._headers.getlist("Cookie"), cookies])
+            self._cookies.append(cookies)
         own = Client(self, use_cookies=False)
         defaults = dict(getattr(client, "defaults", {}))
         response = own.get(
@@ -253,9 +256,9 @@ class _Handshake:
         for key, value in environ.items():
             if key.startswith("HTTP_") and key != "HTTP_HOST":
                 headers.add(key[5:].replace("_", "-").title(), value)
-        for name, value in self._headers:  # a client drops Cookie, and joins those given twice
-            if name.lower() == "cookie" and value not in headers.get("Cookie", ""):
-                headers["Cookie"] = "; ".join(filter(None, [headers.get("Cookie"), value]))
+        cookies = [*headers.getlist("Cookie"), *self._cookies]
+        if cookies:
+            headers["Cookie"] = "; ".join(cookies)
         own = {
             "Upgrade": "websocket",
             "Connection": "Upgrade",

@@ -123,6 +123,8 @@ def test_a_form_that_was_not_built_says_how(monkeypatch, tmp_path):
     assert finding.level == "note" and "install a C compiler" in finding.advice
     assert finding.advice.endswith(f"with pip install -v -e {ROOT}")
     monkeypatch.setattr(distribution, "FOLDER", str(tmp_path))
+    # A checkout that is installed editable has metadata in it.
+    monkeypatch.setattr(distribution, "shadowed", lambda: None)
     (finding,) = doctor.check_form()
     assert "--force-reinstall" in finding.advice
 

@@ -147,6 +147,19 @@ def test_a_deadline_that_passes(make_either):
     assert received(transport, POLL) == TIMED_OUT
 
 
+def test_input_that_does_not_end_does_not_extend_a_deadline(make):
+    transport, peer = make()
+    transport.hung_up = True  # so no read takes the input for drained
+    peer.sendall(b"x")
+    assert received(transport) == b"x"
+    transport.poller.turns.steps = 100  # the turn is not over soon
+    deadline = time.monotonic()
+    peer.sendall(b"y")
+    assert received(transport, deadline) == b"y"  # it came in time
+    peer.sendall(b"z")
+    assert received(transport, deadline) == TIMED_OUT
+
+
 def test_a_deadline_can_be_moved_forward(make_either):
     transport, _ = make_either()
     began = time.monotonic()

@@ -335,6 +335,14 @@ def test_a_client_of_werkzeugs_gives_its_cookies_and_its_environ():
     assert environ["HTTP_COOKIE"] == "a=1; b=2"
 
 
+def test_no_cookie_of_the_headers_is_lost():
+    cookies = [("Cookie", "b=2"), ("Cookie", "c=3")]
+    assert heads(headers=cookies)["HTTP_COOKIE"] == "b=2; c=3"
+    client = Client(None)
+    client.set_cookie("bb", "22")  # contains the other
+    assert heads(client=client, headers=cookies)["HTTP_COOKIE"] == "bb=22; b=2; c=3"
+
+
 def test_what_a_client_of_flasks_has_in_its_environ():
     app = make_flask()
     app.config["APPLICATION_ROOT"] = "/sub"
