@@ -35,6 +35,14 @@ def check_origin(environ: Mapping[str, Any], allowed: Sequence[str]) -> None:
     origin = environ.get("HTTP_ORIGIN")
     if origin is None or any(_matches(origin, pattern, environ) for pattern in allowed):
         return
+    if origin != "null" and not _ORIGIN.fullmatch(origin):
+        raise HandshakeError(
+            f"The Origin header is {ascii(origin)}, which is not an origin: scheme://host[:port], "
+            "without a path. Only allowed_origins='*' would allow it; the client should send its "
+            "origin, or no such header.",
+            403,
+            reason="origin",
+        )
     host = environ.get("HTTP_HOST", "")
     raise HandshakeError(
         f"The origin {ascii(origin)} is not allowed for the host {ascii(host)}. "

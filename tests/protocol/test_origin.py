@@ -259,6 +259,17 @@ def test_the_refusal_says_what_probably_happened(origin, environ, explanation):
     )
 
 
+@pytest.mark.parametrize(
+    "origin", ["http://localhost:8000/", "localhost:8000", "", "http://a,http://b"]
+)
+def test_what_is_not_an_origin_is_told_from_one_that_is_not_allowed(origin):
+    """Scripts send such; ``allowed_origins`` would not take it."""
+    with pytest.raises(HandshakeError) as caught:
+        check_origin({"HTTP_HOST": "localhost:8000", "HTTP_ORIGIN": origin}, ["self"])
+    assert f"is {origin!r}, which is not an origin" in str(caught.value)
+    check_origin({"HTTP_HOST": "localhost:8000", "HTTP_ORIGIN": origin}, ["*"])
+
+
 def test_a_handler_overrides_its_server(serve):
     config = Config(allowed_origins=["https://one.com"])
     assert status(serve(routes_with(), config=config), "https://one.com") == 101

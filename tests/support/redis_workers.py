@@ -85,9 +85,12 @@ class Worker:
         self._stack.close()
         if self.rooms.is_closed:  # it has died
             return
-        with gevent.Timeout(pace(0.2), False):  # Redis may be stopped
-            while not self.is_idle:
-                gevent.sleep(0.002)
+        began = time.monotonic()
+        while not self.is_idle:
+            # Redis may be stopped.
+            if time.monotonic() - began > (pace(0.2) if self.is_lost else limit()):
+                break
+            gevent.sleep(0.002)
         self.rooms.close(0)
 
     def die(self) -> None:

@@ -77,6 +77,7 @@ def test_what_was_appended_before_a_room_was_opened_again_is_not_repeated(server
     a.send("next")
     assert moved.hear(1) == ["next"]
     assert stayed.hear(1)
+    wait_until(lambda: a.is_idle)  # it has the answer, too
     line.close()
 
 
