@@ -3,7 +3,6 @@ else the machine does."""
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -30,7 +29,8 @@ def busy(seconds: float = STEP) -> None:
 
 
 class Polls:
-    """Counts the polls of this thread's hub, by a descriptor that is always readable."""
+    """Counts the polls of this thread's hub: libev and libuv call it after each, and libev before
+    the watchers of what was found."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -50,13 +50,10 @@ class Polls:
         self._steps = 0
 
     def __enter__(self) -> Polls:
-        self._pipe = os.pipe()
-        os.write(self._pipe[1], b"x")
-        self._watcher: Any = gevent.get_hub().loop.io(self._pipe[0], 1)
+        loop: Any = gevent.get_hub().loop
+        self._watcher = loop.check(priority=loop.MAXPRI)
         self._watcher.start(self._on_poll)
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._watcher.close()
-        for descriptor in self._pipe:
-            os.close(descriptor)
