@@ -382,7 +382,8 @@ class EpollPoller(Poller):
         self._count = self._next_event = 0
         if self._rest_timer is not None:
             self._rest_timer.close()
-        self._rest_timer = after_poll(self._watcher.loop, self._dispatch)
+        hub: Any = switching.current()
+        self._rest_timer = after_poll(hub.loop, self._dispatch)
 
     def _run(self, greenlet: Any) -> None:
         hub: Any = switching.current()
