@@ -8,7 +8,7 @@ from .turns cimport Turns
 
 cdef double _FOREVER, _POLL
 cdef int _TIMED_OUT, _READABLE, _DEADLINE, _CORK_LIMIT, _COPY_LIMIT, _TLS_RECORD, _STALL_CHECKS
-cdef int _MAX_ANSWERS
+cdef int _MAX_ANSWERS, _MAX_LATE
 
 
 cdef class Accepted:
@@ -40,7 +40,8 @@ cdef class Transport(Waiter):
     cdef str _tls_end
     cdef bint _receiving
     cdef double _deadline
-    cdef double _polled_deadline
+    cdef double _late_deadline
+    cdef long long _late_end
     cdef public object _timer
     cdef double _timer_due
     # write state
@@ -61,6 +62,7 @@ cdef class Transport(Waiter):
 
     @cython.locals(size=Py_ssize_t, in_time=bint)
     cpdef Py_ssize_t receive(self, double deadline) except -2
+    cdef bint _may_poll_late(self) except -1
     @cython.locals(size=Py_ssize_t, receive_buffer=ReceiveBuffer)
     cpdef Py_ssize_t poll(self) except -2
     @cython.locals(turns=Turns)

@@ -54,6 +54,7 @@ _CORK_LIMIT = 1 << 16  # bytes to hold back at most
 _COPY_LIMIT = 1 << 14  # bytes; larger pieces enter the outbox without a copy
 _MAX_ANSWERS = 1 << 14  # bytes of OpenSSL's own answers that a peer may leave unread
 _TLS_RECORD = 1 << 14  # bytes
+_MAX_LATE = 1 << 21  # bytes that may be received after a deadline
 _STALL_CHECKS = 4  # in one write_timeout
 
 _READABLE = READABLE
@@ -194,7 +195,8 @@ class Transport(Waiter):
         self._tls_end: str | None = None  # why no more can be decrypted
         self._receiving = False  # a receive has ended its turn, and will go on
         self._deadline = _FOREVER
-        self._polled_deadline = _FOREVER  # the last deadline after which receive() polled once more
+        self._late_deadline = _FOREVER  # the last deadline after which receive() polled
+        self._late_end = 0  # the value of `received` that ends this
         self._timer: Any = None
         self._timer_due = _FOREVER
         # write state
@@ -243,17 +245,21 @@ class Transport(Waiter):
             else:
                 in_time = self._take_step(deadline)
             if not in_time:
-                if self._polled_deadline == self._deadline:
-                    return _TIMED_OUT
-                # Input that came in time counts, even if this greenlet ran late. Once for each
-                # deadline.
-                self._polled_deadline = self._deadline
-                return self.poll()
+                return self.poll() if self._may_poll_late() else _TIMED_OUT
             deadline = self._deadline  # advance_deadline() may have moved it
             size = self.poll()
             if size != _TIMED_OUT:
                 return size
         return 0
+
+    def _may_poll_late(self) -> bool:
+        """Whether to receive once more after the deadline: input that came in time counts, even if
+        this greenlet ran late. Until there is no more, and not without end."""
+        if self._late_deadline != self._deadline:
+            self._late_deadline = self._deadline
+            self._late_end = self.received + _MAX_LATE
+            return True
+        return not self._input_drained and self.received < self._late_end
 
     def poll(self) -> int:
         """Like :meth:`receive`, without waiting: TIMED_OUT if there is no input."""
