@@ -10,7 +10,7 @@ from .protocol.shared cimport SharedMessage
 
 
 cdef double _FOREVER, _POLL
-cdef int _OPEN, _CLOSED, _MAX_HEADER, _MAX_CLOSE, _MAX_POLLS, _COPY_LIMIT, _ENTRY_OVERHEAD
+cdef int _OPEN, _CLOSED, _MAX_HEADER, _MAX_CLOSE, _MAX_POLLS, _MAX_MESSAGE_POLLS, _COPY_LIMIT, _ENTRY_OVERHEAD
 cdef int _POLL_INPUT_TICKS
 cdef int _TEXT, _BINARY, _CLOSE, _PING, _PONG, _NOTHING, _STEP_BITS
 
@@ -58,6 +58,7 @@ cdef class WebSocket:
     cdef object _take_data(self)
     cdef int _begin_read(self) except -1
     @cython.locals(received=object, state=int)
+    cdef bint _may_poll(self, int polls) except -1
     cdef bint _call_before_wait(self) except -1
     cdef int _take_step(self) except -1
     @cython.locals(turns=Turns)

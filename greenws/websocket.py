@@ -54,7 +54,10 @@ _OPEN = OPEN
 _CLOSED = CLOSED
 _MAX_HEADER = MAX_HEADER
 _MAX_CLOSE = 256  # bytes of a Close frame, in a TLS record if need be
-_MAX_POLLS = 64  # of one read without a message; a peer may send control frames without end
+# Polls of one read: of control frames, which a peer may send without end, and of a large message.
+# Python's SSL object returns one record (16 KiB) at a time.
+_MAX_POLLS = 64
+_MAX_MESSAGE_POLLS = 1024
 _TEXT = 1
 _BINARY = 2
 _CLOSE = 8
@@ -371,12 +374,12 @@ class WebSocket:
             if event == _NOTHING:
                 polls += 1
                 if _before_wait and not prepared and not self._prepared and deadline != _POLL:
-                    if polls <= _MAX_POLLS and self._pump(_POLL):
+                    if self._may_poll(polls) and self._pump(_POLL):
                         continue
                     prepared = True
                     if self._call_before_wait():
                         continue
-                if deadline == _POLL and polls > _MAX_POLLS:
+                if deadline == _POLL and not self._may_poll(polls):
                     return _NOTHING
                 if not self._pump(deadline):
                     return _NOTHING
@@ -390,6 +393,13 @@ class WebSocket:
                     # A few bytes may have been inflated to the largest message.
                     self._transport.poller.turns.steps -= len(connection.data) >> _STEP_BITS
                 return event
+
+    def _may_poll(self, polls: int) -> bool:
+        """Whether a read polls for the ``polls``-th time. A message that has arrived is read to its
+        end."""
+        if polls <= _MAX_POLLS:
+            return True
+        return polls <= _MAX_MESSAGE_POLLS and self._connection.is_in_data()
 
     def _call_before_wait(self) -> bool:
         """Calls the functions of :func:`greenws.before_wait`. True if input may have arrived during
@@ -626,12 +636,12 @@ class WebSocket:
                 raise TimeoutError("too many unread messages before the pong; read them first")
             polls += 1
             if _before_wait and not prepared and deadline != _POLL:
-                if polls <= _MAX_POLLS and self._pump(_POLL):
+                if self._may_poll(polls) and self._pump(_POLL):
                     continue
                 prepared = True
                 if self._call_before_wait():
                     continue
-            if deadline == _POLL and polls > _MAX_POLLS or not self._pump(deadline):
+            if deadline == _POLL and not self._may_poll(polls) or not self._pump(deadline):
                 raise TimeoutError(f"no pong within {timeout} s")
 
     def _offer(self, message: SharedMessage, hold: bool = False) -> bool:

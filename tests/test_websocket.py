@@ -209,8 +209,11 @@ class Pongs:
 
     def __init__(self, sock):
         self._sock = sock
+        self._calls = 0
 
     def recv_into(self, buffer):
+        self._calls += 1
+        assert self._calls < 10_000, "it does not end"
         data = frame(PONG) * 100
         buffer[: len(data)] = data
         return len(data)
@@ -229,11 +232,45 @@ def test_a_poll_ends_though_control_frames_do_not(pair, timeout):
     called = []
     hook = before_wait(lambda: called.append(timeout))
     try:
-        with gevent.Timeout(limit(20)), pytest.raises(TimeoutError, match="no message"):
+        with pytest.raises(TimeoutError, match="no message"):
             socket.receive(timeout=timeout)
     finally:
         not_before_wait(hook)
     assert called == [timeout] * bool(timeout)
+
+
+class Records:
+    """A socket that receives as Python's TLS does: at most 16 KiB at a time."""
+
+    def __init__(self, sock, data):
+        self._sock = sock
+        self._data = memoryview(data)
+
+    def recv_into(self, buffer):
+        data, self._data = self._data[: 1 << 14], self._data[1 << 14 :]
+        if not data:
+            raise BlockingIOError
+        buffer[: len(data)] = data
+        return len(data)
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+
+@pytest.mark.parametrize("timeout", [0, 1])
+@pytest.mark.parametrize("size", [1_200_000, 10_000_000])
+def test_a_large_message_that_has_arrived_is_read_without_a_wait(pair, timeout, size):
+    socket, _ = pair(max_message_size=size)
+    transport = socket._transport
+    transport._direct = False
+    transport._raw = Records(transport._raw, frame(BINARY, bytes(size)))
+    called = []
+    hook = before_wait(lambda: called.append(timeout))
+    try:
+        assert len(socket.receive(timeout=timeout)) == size
+    finally:
+        not_before_wait(hook)
+    assert not called
 
 
 def _poll(socket: WebSocket):

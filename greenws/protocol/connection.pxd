@@ -51,6 +51,7 @@ cdef class Connection:
     @cython.locals(event=int)
     cpdef int next_event(self) except -2
     cpdef bint has_frame(self) except -1
+    cpdef bint is_in_data(self) except -1
     @cython.locals(parser=FrameParser, complete=bint, opcode=int, taken=int, payload=bytes)
     cdef int _next_event(self) except -2
     @cython.locals(ping=Ping)

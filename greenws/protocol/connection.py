@@ -154,6 +154,10 @@ class Connection:
         """Whether another whole frame has been fed."""
         return self._parser.position != self._parser.end and self._parser.has_frame()
 
+    def is_in_data(self) -> bool:
+        """Whether a data frame has begun, and its end is still missing."""
+        return self._in_payload and self._parser.opcode < 8
+
     def _next_event(self) -> int:
         parser = self._parser
         taken = 0
