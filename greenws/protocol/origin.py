@@ -35,6 +35,13 @@ def check_origin(environ: Mapping[str, Any], allowed: Sequence[str]) -> None:
     origin = environ.get("HTTP_ORIGIN")
     if origin is None or any(_matches(origin, pattern, environ) for pattern in allowed):
         return
+    if origin == "file://":  # from Chromium's web views; other browsers send "null"
+        raise HandshakeError(
+            f"The origin {ascii(origin)} is that of a page from a file, such as Electron's or "
+            "Cordova's. Load the page over HTTP; only allowed_origins='*' would allow it.",
+            403,
+            reason="origin",
+        )
     if origin != "null" and not _ORIGIN.fullmatch(origin):
         raise HandshakeError(
             f"The Origin header is {ascii(origin)}, which is not an origin: scheme://host[:port], "

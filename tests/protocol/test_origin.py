@@ -232,6 +232,16 @@ def test_the_refusal_says_which_option_to_set(serve):
         assert response.body.count(b"\n") == 1
 
 
+def test_the_origin_of_a_page_from_a_file_is_named_as_such():
+    """Electron and web views on Android send it; no list of origins can have it."""
+    with pytest.raises(HandshakeError, match="a page from a file, such as Electron's") as caught:
+        check_origin({"HTTP_HOST": "example.com", "HTTP_ORIGIN": "file://"}, ["self"])
+    assert "only allowed_origins='*' would allow it" in str(caught.value)
+    check_origin({"HTTP_ORIGIN": "file://"}, Config(allowed_origins="*").allowed_origins)
+    with pytest.raises(ValueError):
+        Config(allowed_origins=["file://"])
+
+
 @pytest.mark.parametrize(
     ("origin", "environ", "explanation"),
     [
