@@ -133,12 +133,9 @@ def tls_context_of(cfg: Any) -> Any:
             (``ssl.SSLError``).
         TypeError: the context is of a class that gevent cannot use.
     """
-    try:
-        context = ssl_context(cfg)
-    except (OSError, TypeError) as error:
-        if not getattr(error, "filename", None) and not _has_hook(cfg):
-            _explain_files(cfg)  # ssl does not name them
-        raise
+    if not _has_hook(cfg):
+        _check_files(cfg)
+    context = ssl_context(cfg)
     # Not a name of this module: gevent warns of modules that have what it patches.
     if type(context) is get_original("ssl", "SSLContext"):
         context.__class__ = gevent.ssl.SSLContext
@@ -152,8 +149,10 @@ def _has_hook(cfg: Any) -> bool:
     return cfg.ssl_context is not cfg.settings["ssl_context"].default
 
 
-def _explain_files(cfg: Any) -> None:
-    """
+def _check_files(cfg: Any) -> None:
+    """The errors of ``ssl`` do not name the files; for an encrypted key it asks for the password on
+    the terminal.
+
     Raises:
         OSError: one of gunicorn's files for TLS cannot be read, or they do not match.
         TypeError: one of them is missing.

@@ -217,8 +217,14 @@ def load_certificates(context: ssl.SSLContext, certfile: str, keyfile: str | Non
         context.load_cert_chain(certfile, keyfile, _refuse_password)
     except ssl.SSLError as error:
         files = certfile if keyfile is None else f"{certfile} and {keyfile}"
-        hint = "" if keyfile is not None else " (without keyfile, it must hold the key, too)"
+        hint = ""
+        if keyfile is None and not isinstance(error, _EncryptedKey):
+            hint = " (without keyfile, it must hold the key, too)"
         raise ssl.SSLError(error.errno, f"cannot use {files}: {error.strerror}{hint}") from None
+
+
+class _EncryptedKey(ssl.SSLError):
+    """The key needs a password."""
 
 
 def _refuse_password() -> str:
@@ -228,10 +234,10 @@ def _refuse_password() -> str:
     Raises:
         ssl.SSLError: always.
     """
-    raise ssl.SSLError(
+    raise _EncryptedKey(
         ssl.SSL_ERROR_SSL,
-        "the key is encrypted; decrypt it (openssl pkey), or give ssl_context=, a context whose "
-        "load_cert_chain() got the password",
+        "the key is encrypted; decrypt it (openssl pkey), or give ssl_context (in gunicorn.conf.py "
+        "a function that returns it), a context whose load_cert_chain() got the password",
     )
 
 

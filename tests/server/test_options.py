@@ -14,8 +14,10 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from flask import Blueprint, Flask
 from gevent import pywsgi
+from gunicorn.config import Config as GunicornConfig
 
 from greenws import Config, Routes, UpgradeHandler, WebSocketHandler, WebSocketServer, options
+from greenws.integrations import gunicorn_settings
 from greenws.integrations.flask import Sock
 from greenws.server.options import SERVER_OPTIONS
 
@@ -242,7 +244,7 @@ def test_a_key_of_another_certificate_is_reported(files):
         WebSocketServer(ADDRESS, Routes(), **{**files, "keyfile": other})
 
 
-def test_an_encrypted_key_is_reported_and_nobody_is_asked_for_its_password(files):
+def test_an_encrypted_key_is_reported_and_nobody_is_asked_for_its_password(files, monkeypatch):
     key = serialization.load_pem_private_key(files["keyfile"].read_bytes(), None)
     encrypted = files["keyfile"].with_name("encrypted.pem")
     encrypted.write_bytes(
@@ -254,6 +256,18 @@ def test_an_encrypted_key_is_reported_and_nobody_is_asked_for_its_password(files
     )
     with pytest.raises(ssl.SSLError, match="cert.pem and .*encrypted.pem: the key is encrypted"):
         WebSocketServer(ADDRESS, Routes(), **{**files, "keyfile": encrypted})
+    both = encrypted.with_name("both.pem")
+    both.write_bytes(files["certfile"].read_bytes() + encrypted.read_bytes())
+    monkeypatch.setattr(gunicorn_settings, "ssl_context", pytest.fail)  # it would ask
+    cfg = GunicornConfig()
+    cfg.set("certfile", str(both))
+    for load in (
+        lambda: WebSocketServer(ADDRESS, Routes(), certfile=both),
+        lambda: gunicorn_settings.tls_context_of(cfg),
+    ):
+        with pytest.raises(ssl.SSLError, match="both.pem: the key is encrypted") as caught:
+            load()
+        assert "without keyfile" not in str(caught.value)
 
 
 def test_a_certificate_without_its_key_is_reported(files):
