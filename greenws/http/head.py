@@ -54,8 +54,9 @@ _PLAIN_TARGET = changing_all_but(bytes(b for b in range(0x21, 0x7F) if b != ord(
 _PLAIN_HOST = changing_all_but(b"-." + string.digits.encode() + string.ascii_letters.encode())
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _TLS_HANDSHAKE = b"\x16\x03"  # the type of a record, and the first byte of its version
-# haproxy's PROXY protocol, versions 1 and 2; without the empty line with which version 2 begins
-_PROXY_HEADERS = (b"PROXY ", b"\r\n\0\r\nQUIT\n")
+# haproxy's PROXY protocol, versions 1 and 2. Version 2 begins with two empty lines, of which one is
+# skipped, or both if they arrive one by one.
+_PROXY_HEADERS = (b"PROXY TCP", b"PROXY UNKNOWN", b"\r\n\0\r\nQUIT\n", b"\0\r\nQUIT\n")
 
 # Strings that most clients send are shared by all connections, since sessions keep their environ.
 # The table is fixed: it must not grow with what clients send.

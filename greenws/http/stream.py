@@ -144,8 +144,8 @@ class HttpStream:
             if not received:
                 self._buffer = b""
                 return None
-            if not data:
-                data = received.removeprefix(b"\r\n")
+            if len(data) < 2:  # nothing yet, or half of an empty line
+                data = (data + received).removeprefix(b"\r\n")
             else:
                 if isinstance(data, bytes):
                     data = bytearray(data)

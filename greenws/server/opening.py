@@ -351,7 +351,7 @@ class Opening:
                 return None
             seen = len(self.rest)
             self.rest += transport.buffer[:size]
-            if seen == 0:
+            if seen < 2:  # nothing yet, or half of an empty line
                 self.rest = self.rest.removeprefix(b"\r\n")  # RFC 9112, section 2.2
             length = find_head(self.rest, seen, config) if self.rest else -1
             if length >= 0:
@@ -427,9 +427,10 @@ class DirectClient:
     def begin(self, socket: WebSocket) -> None:
         """Registers the session; to be followed by :meth:`end`."""
         self._socket = socket
-        admission = self._admission = self.server.admission
+        if self._admission is None:
+            self._admission = self.server.admission
         self.server.clients[self.address or id(self)] = self
-        admission.begin_work()
+        self._admission.begin_work()
 
     def end(self) -> None:
         """The session has ended."""

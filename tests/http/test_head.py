@@ -182,11 +182,20 @@ def test_a_tls_handshake_is_named_as_such():
     "header",
     [
         b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+        b"PROXY UNKNOWN\r\n",
         b"\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes(12),  # after its first CR LF, which is skipped
+        b"\0\r\nQUIT\n\x21\x11\0\x0c" + bytes(12),  # if both came one by one
     ],
 )
 def test_a_proxy_header_is_named_as_such(header, follows):
     assert "This is a PROXY header" in str(refused(header + follows))
+
+
+def test_a_method_called_proxy_is_no_proxy_header_however_it_arrives():
+    data = head(b"PROXY /x HTTP/1.1")
+    for size in range(1, len(data)):
+        assert find_head(data[:size], 0, CONFIG) == -1
+    assert find_head(data, 0, CONFIG) == len(data)
 
 
 def test_nothing_that_a_client_sends_is_kept_when_its_head_is_forgotten():
