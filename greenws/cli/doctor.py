@@ -136,7 +136,7 @@ def check_form() -> Iterator[Finding]:
             "(Debian: gcc python3-dev), then greenws again, with pip install "
         )
         if distribution.is_checkout():
-            advice += f"-v -e {distribution.FOLDER}"
+            advice += f"-v -e {shlex.quote(distribution.FOLDER)}"
         else:
             advice += "--force-reinstall --no-deps --no-cache-dir -v"
     yield Finding(NOTE if advice else OK, what, form.DESCRIPTION, advice)

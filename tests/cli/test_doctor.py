@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import ssl
 import subprocess
 import sys
@@ -121,7 +122,13 @@ def test_a_form_that_was_not_built_says_how(monkeypatch, tmp_path):
     monkeypatch.setattr(form, "PURE", True)
     (finding,) = doctor.check_form()
     assert finding.level == "note" and "install a C compiler" in finding.advice
-    assert finding.advice.endswith(f"with pip install -v -e {ROOT}")
+    folder = shlex.quote(distribution.FOLDER)
+    assert finding.advice.endswith(f"with pip install -v -e {folder}")
+    with monkeypatch.context() as patch:
+        patch.setattr(distribution, "FOLDER", "/my code")
+        patch.setattr(distribution, "is_checkout", lambda: True)
+        (finding,) = doctor.check_form()
+        assert finding.advice.endswith("with pip install -v -e '/my code'")
     monkeypatch.setattr(distribution, "FOLDER", str(tmp_path))
     # A checkout that is installed editable has metadata in it.
     monkeypatch.setattr(distribution, "shadowed", lambda: None)

@@ -114,7 +114,7 @@ def test_a_body_that_is_cut_off(attack, head):
 
 
 def test_a_body_that_trickles(attack):
-    # Without the rate, which what is left would miss after a standstill.
+    # Without the rate: after a standstill, a late read fails with min_body_rate instead.
     with attack(body_timeout=0.05, min_body_rate=None) as target, target.connect() as peer:
         peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n" + b"x" * 49)
         check_one_refusal(read_all(peer), 400)

@@ -271,7 +271,9 @@ def test_deadlines_of_a_later_request(streams):
 
 
 def test_a_stalled_body_times_out(streams):
-    stream, peer = streams(body_timeout=0.03, min_body_rate=None)  # which late bytes would miss
+    stream, peer = streams(
+        body_timeout=0.03, min_body_rate=None
+    )  # else a late read fails with min_body_rate
     peer.sendall(b"12")
     with pytest.raises(OSError, match="body_timeout"):
         stream.read(3)

@@ -27,7 +27,7 @@ def django_project(tmp_path_factory) -> list[Any]:
         settings.DATABASES["default"]["NAME"] = tmp_path_factory.mktemp("django") / "database"
     django.setup()
     call_command("migrate", run_syncdb=True, verbosity=0)
-    connections.close_all()  # the first test gets one that has made no tables
+    connections.close_all()  # so that the first test opens its own connection
     installed = [function for function in waiting.functions if function not in before]
     waiting.functions[:] = before
     return installed
