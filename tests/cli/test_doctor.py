@@ -124,14 +124,14 @@ def test_a_form_that_was_not_built_says_how(monkeypatch, tmp_path):
     assert finding.level == "note" and "install a C compiler" in finding.advice
     folder = shlex.quote(distribution.FOLDER)
     assert finding.advice.endswith(f"with pip install -v -e {folder}")
+    # A checkout that is installed editable has metadata in it.
+    monkeypatch.setattr(distribution, "shadowed", lambda: None)
     with monkeypatch.context() as patch:
         patch.setattr(distribution, "FOLDER", "/my code")
         patch.setattr(distribution, "is_checkout", lambda: True)
         (finding,) = doctor.check_form()
         assert finding.advice.endswith("with pip install -v -e '/my code'")
     monkeypatch.setattr(distribution, "FOLDER", str(tmp_path))
-    # A checkout that is installed editable has metadata in it.
-    monkeypatch.setattr(distribution, "shadowed", lambda: None)
     (finding,) = doctor.check_form()
     assert "--force-reinstall" in finding.advice
 
