@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config import check_range, check_seconds
 from ..surroundings import processes
+from .ages import age_time
 from .broker import LONGEST_POSITION, Broker, Entry, Message, Page, Replay
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ class _Log:
 class MemoryBroker(Broker):
     """Keeps the last ``history`` messages of a room for members that come back, none for longer
     than ``max_age`` seconds. ``history_bytes``: memory that the messages of one room may take,
-    ``max_bytes``: that those of all rooms may take. ``clock`` returns the time in seconds;
-    ``time.monotonic()`` by default.
+    ``max_bytes``: that those of all rooms may take. ``clock`` returns the time in seconds; by
+    default real time, or that of ``testing.clock()``.
 
     Raises:
         TypeError, ValueError: the value of an option is not allowed.
@@ -97,8 +98,7 @@ class MemoryBroker(Broker):
         self._max_bytes = max_bytes
         self._bytes = 0  # of all logs
         self._max_age = max_age
-        # Looked up at each call, as tests replace it: testing.clock(), freezegun.
-        self._clock = clock or (lambda: time.monotonic())
+        self._clock = clock or age_time.now
         self._epoch = str(int(time.time() * 1000))  # tells our positions from another process's
         self._last = 0  # number of the last entry of any room
         self._forgotten = 0  # up to here, entries of some room were dropped with its log

@@ -8,13 +8,13 @@ each message is encoded once for all. For other clients the broker is asked.
 from __future__ import annotations
 
 import sys
-import time
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from typing import NamedTuple
 
 from ..protocol.shared import SharedMessage
+from .ages import age_time
 
 __all__ = ["Tail"]
 
@@ -56,7 +56,7 @@ class Tail:
         """``message``: None if the log has moved on without a message."""
         data = b"" if message is None else message.data
         cost = 2 * sys.getsizeof(data) + _ENTRY_COST
-        entry = _Entry(position, message, cost, time.monotonic())
+        entry = _Entry(position, message, cost, age_time.now())
         self._entries.append(entry)
         self.bytes += entry.cost
         self._numbers[position] = self._first + len(self._entries)
@@ -80,7 +80,7 @@ class Tail:
         ]
 
     def _expire(self) -> None:
-        oldest = time.monotonic() - self._age
+        oldest = age_time.now() - self._age
         while self._entries and self._entries[0].time < oldest:
             self._drop_oldest()
 

@@ -132,12 +132,11 @@ class Run:
         if not self.is_left_open or self._process != forks.process():
             return
         text = f"no test has closed the session {self.what}: use 'with', or close()"
-        category: type[Warning] = ResourceWarning
         if self.errors and not self._is_raised:
             text += f"; the application raised {_describe_error(*self.errors[0])}"
-            category = RuntimeWarning
         file, _, line = self.opened_at.rpartition(":")
-        warnings.warn_explicit(text, category, file, int(line or 0))
+        # Python shows no ResourceWarning by default.
+        warnings.warn_explicit(text, RuntimeWarning, file, int(line or 0))
 
     def raise_error(self) -> None:
         """Raises the exception that escaped the application, once."""
@@ -276,8 +275,14 @@ class Run:
 @atexit.register
 def warn_of_open_runs() -> None:
     """At the end of the process; pytest's plugin has reported and ended those of its tests."""
+    raised = []
     for run in list(open_runs.values()):
-        run.warn_if_left_open()
+        try:
+            run.warn_if_left_open()
+        except RuntimeWarning as warning:  # warnings are errors, which have no place
+            raised.append(f"{run.opened_at}: {warning}")
+    if raised:
+        raise RuntimeWarning("\n".join(raised))  # Python prints only one
 
 
 def _describe_error(error: BaseException, traceback: Any) -> str:

@@ -21,6 +21,8 @@ import gevent
 from gevent import getcurrent
 from gevent.hub import Waiter
 
+from ..rooms.ages import age_time, real_time
+
 __all__ = [
     "Clock",
     "ClockLoop",
@@ -36,8 +38,6 @@ __all__ = [
 
 _TIMES = ("time", "monotonic", "time_ns", "monotonic_ns")
 
-_HAS_CLOCKS = hasattr(time, "clock_gettime")  # not on Windows
-
 _EPSILON = 1e-6  # seconds; a time that was added up in several steps is a little more or less
 _LONGEST_ROUND = 0.5  # seconds
 _LONGEST = 3600.0  # seconds for which a clock goes on by itself
@@ -48,10 +48,6 @@ running: list[Clock] = []
 _idling: set[Any] = set()  # greenlets that wait until no other can run
 
 _ROUNDS = 2  # the second receives what the first has sent through the kernel
-
-
-def _real_time() -> float:
-    return time.clock_gettime(time.CLOCK_MONOTONIC) if _HAS_CLOCKS else time.monotonic()
 
 
 class ClockLoop:
@@ -79,7 +75,7 @@ class ClockLoop:
 
     def timers_now(self) -> float:
         """The time in which timers are due: a clock's, or real time, freezegun or not."""
-        return _real_time() if self.clock is None else self.clock._now()
+        return real_time() if self.clock is None else self.clock._now()
 
     def timer(
         self, after: float, repeat: float = 0.0, ref: bool = True, priority: int | None = None
@@ -390,7 +386,7 @@ class Clock:
         self.owner = getcurrent()
         self._hub = gevent.get_hub()
         self._loop = hold(self._hub)
-        self._began = _real_time()
+        self._began = real_time()
         self._elapsed = 0.0
         began, began_ns = time.monotonic(), time.monotonic_ns()
         wall, wall_ns = time.time(), time.time_ns()
@@ -403,6 +399,7 @@ class Clock:
         self._replaced = {name: getattr(time, name) for name in _TIMES}
         for name, fake in self._fakes.items():
             setattr(time, name, fake)
+        age_time.stop(lambda: self._elapsed)
         self._loop.clock = self
         for timer in self._loop.active:
             if not timer.is_of(self.owner):
@@ -418,9 +415,12 @@ class Clock:
         for name, function in self._replaced.items():
             setattr(time, name, function)
         self._fakes.clear()  # they refer to the clock
+        age_time.go_on()
         loop = self._loop
         loop.clock = None
         loop.had_clock = True
+        # libev counts from the loop's last iteration, and the test may have blocked since.
+        loop.real.update_now()
         for timer in loop.active:
             if not timer.is_of(self.owner):
                 timer.thaw(now)

@@ -20,6 +20,7 @@ from gevent import socket as gevent_socket
 from greenws import BrokerUnavailable, Sender
 from greenws.rooms import json_id
 from greenws.rooms.presence import Presence
+from greenws.rooms.redis import requests
 
 from ..support.cutting_proxy import CuttingProxy
 from ..support.limits import again_after_standstill, limit, wait_until
@@ -229,7 +230,8 @@ def test_a_redis_that_is_full_refuses_messages_and_gives_history(server, make):
         server.call("CONFIG", "SET", "maxmemory", "0")
 
 
-def test_what_redis_refuses_besides_a_message_is_logged_once(server, error_log):
+def test_what_redis_refuses_besides_a_message_is_logged_once(server, error_log, monkeypatch):
+    monkeypatch.setattr(requests, "_UNPUBLISHED_INTERVAL", 0.0)
     rights = ["~*", "&*", "+@all", "-publish", "-expire"]
     server.call("ACL", "SETUSER", "mute", "on", ">secret", *rights)
     with Sender(f"redis://mute:secret@127.0.0.1:{server.port}") as sender:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from greenws.protocol.shared import SharedMessage
-from greenws.rooms import tail as tails
+from greenws.rooms.ages import age_time
 from greenws.rooms.tail import Tail
 
 
@@ -80,12 +80,7 @@ def test_after_a_hole_nothing_before_it_is_known(tail):
 
 
 def test_it_keeps_nothing_for_longer_than_its_age(tail, monkeypatch):
-    class Later:
-        @staticmethod
-        def monotonic() -> float:
-            return tails_time.monotonic() + 61
-
-    tails_time = tails.time
-    monkeypatch.setattr(tails, "time", Later)
+    now = age_time.now
+    monkeypatch.setattr(age_time, "now", lambda: now() + 61)
     assert texts(tail, "3") is None
     assert texts(tail, "5") == []

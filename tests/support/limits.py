@@ -89,16 +89,16 @@ class _Watch(threading.Thread):
         super().__init__(daemon=True)
         self.longest = 0.0
         self._is_over = threading.Event()
+        self._last = time.monotonic()  # or it would miss a standstill before it runs
         self.start()
 
     def run(self) -> None:
-        last = time.monotonic()
         is_over = False
         while not is_over:
             is_over = self._is_over.wait(_LOOK_EVERY)
             now = time.monotonic()
-            self.longest = max(self.longest, now - last)
-            last = now
+            self.longest = max(self.longest, now - self._last)
+            self._last = now
 
     def stop(self) -> None:
         self._is_over.set()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 import time
 
 import gevent
@@ -352,13 +354,49 @@ def test_what_no_test_has_closed_is_a_warning_when_the_process_ends():
     failed.send("no such room")
     with pytest.raises(ConnectionClosed):
         failed.receive()
-    with pytest.warns() as warned:
+    with pytest.warns(RuntimeWarning) as warned:
         warn_of_open_runs()
     idle.close()
     with pytest.raises(LookupError):
         failed.close()
-    assert [(each.category, os.path.basename(each.filename)) for each in warned] == [
-        (ResourceWarning, "test_sockets.py"),
+    # The garbage collector may have warned as well.
+    ours = [each for each in warned if "no test has closed" in str(each.message)]
+    assert [(each.category, os.path.basename(each.filename)) for each in ours] == [
+        (RuntimeWarning, "test_sockets.py"),
         (RuntimeWarning, "test_sockets.py"),
     ]
-    assert "'no such room'" in str(warned[1].message)
+    assert "'no such room'" in str(ours[1].message)
+
+
+@pytest.mark.parametrize("options", [[], ["-W", "error"]])
+def test_unittest_shows_each_session_that_no_test_has_closed(options, tmp_path):
+    (tmp_path / "test_it.py").write_text(FORGETS)
+    command = [sys.executable, *options, "-m", "unittest", "test_it"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=limit(30), check=False
+    )
+    for path in ("/a", "/b"):
+        text = rf"test_it.py:17: .*no test has closed the session {path}: use 'with', or close()"
+        assert len(re.findall(text, done.stderr)) == 1, done.stderr
+    assert "RuntimeWarning: " in done.stderr
+    assert "\nOK\n" in done.stderr
+
+
+FORGETS = """
+import unittest
+
+from greenws import Routes, testing
+
+routes = Routes()
+
+
+@routes.websocket("/<path>")
+def handle(request, socket, path):
+    socket.receive()
+
+
+class Tests(unittest.TestCase):
+    def test_it(self):
+        for path in ("/a", "/b"):
+            testing.connect(routes, path)
+"""

@@ -188,6 +188,20 @@ def test_the_messages_of_a_room_age_with_the_clock():
         assert room.history(10) == ["new"]
 
 
+def test_messages_of_a_room_age_after_a_clock_too():
+    room = Rooms(MemoryBroker(max_age=60))["news"]
+    room.send("before")
+    with testing.clock() as clock:
+        clock.advance(50)
+        room.send("within")
+    assert room.history(10) == ["before", "within"]
+    with testing.clock() as clock:
+        clock.advance(20)
+        assert room.history(10) == ["within"]
+        clock.advance(50)
+        assert room.history(10) == []
+
+
 def test_waits_of_the_test_are_in_real_time():
     with testing.clock() as clock, testing.connect(routes, "/waits", timeout=0.02) as socket:
         with pytest.raises(TimeoutError, match="time is stopped") as caught:
@@ -206,6 +220,16 @@ def test_what_still_waits_at_the_end_goes_on_in_real_time():
         began = time.perf_counter()  # which the clock does not stop
     assert greenlet.get(timeout=limit()) is False
     assert 0.01 < time.perf_counter() - began < pace(1)
+
+
+def test_time_goes_on_at_the_end_of_the_clock_though_the_test_has_blocked():
+    with testing.clock() as clock:
+        greenlet = gevent.spawn(gevent.sleep, 1)
+        clock.advance(0.9)
+        time.sleep(0.15)  # the loop does not notice this time
+        ended = time.perf_counter()
+    greenlet.get(timeout=limit())
+    assert time.perf_counter() - ended > 0.09
 
 
 def test_what_was_waiting_before_waits_for_the_clock():

@@ -182,7 +182,7 @@ class Cluster(Broker):
         self._moves_until = time.monotonic() + 1.0
         if isinstance(error, redis.exceptions.MovedError):
             slot, host = int(error.slot_id), (str(error.host), int(error.port))
-            if host[0] and self._owners.get(slot) != host:
+            if host[0] and self._owners.get(slot) != host and not self._is_stopped:
                 with self._lock:
                     self._owners[slot] = host
                     self._move_rooms()
@@ -225,7 +225,7 @@ class Cluster(Broker):
                 continue
             except ERRORS:
                 continue
-            if is_sure and slots:
+            if is_sure and slots and not self._is_stopped:
                 with self._lock:
                     self._owners = slots
                     self._move_rooms()
@@ -260,6 +260,8 @@ class Cluster(Broker):
             for room in node.rooms() - set(self._opening):
                 target = self._owner(room)
                 if target is not node:
+                    if not self._is_stopped:
+                        target.start()
                     target.adopt(room, node.release(room))
 
     def _retire(self) -> None:

@@ -8,6 +8,7 @@ waits for more than ``timeout`` in all, the wait for the connection included.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -137,10 +138,13 @@ class Commands:
 def closed_by_another() -> Iterator[None]:
     """Turns what redis-py and ssl raise, when another greenlet closes their connection, into a
     ConnectionError. If this one is killed, or timed out, meanwhile, that counts."""
+    handled = sys.exc_info()[1]  # by the caller, before all this
     try:
         yield
     except (ValueError, AttributeError) as error:
         ended_by = error.__context__
-        if ended_by is not None and not isinstance(ended_by, Exception):
-            raise ended_by from None
+        while ended_by is not None and ended_by is not handled:
+            if not isinstance(ended_by, Exception):
+                raise ended_by from None
+            ended_by = ended_by.__context__
         raise redis.ConnectionError(f"the connection was closed: {error}") from error

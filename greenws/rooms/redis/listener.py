@@ -61,7 +61,6 @@ class Subscriber:
         # Rooms whose subscription has begun, and whose logs were not read since.
         self._fresh: set[str] = set()
         self._rooms_changed = gevent.event.Event()
-        self._last_pong = time.monotonic()  # all that was published before that has arrived
 
     def change(self, room: str, in_hub: Callable[[Callable[[], None]], None]) -> None:
         """A room was opened or closed."""
@@ -181,7 +180,6 @@ class Subscriber:
             self.read_on(rooms)
             self._leases.check(rooms)
             self.has_caught_up = True
-            self._last_pong = time.monotonic()
             self._process.outage.succeed(Event.READ)
 
     def _on_unsubscribed(self, room: str) -> None:

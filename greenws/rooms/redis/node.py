@@ -164,15 +164,15 @@ class Node(Broker):
         self._subscriber.disconnect()
 
     def end_greenlets(self) -> None:
-        was_stopped, self._is_stopped = self._is_stopped, True
-        if was_stopped:
-            return
-        self.process.is_stopped = True
-        self.process.identity.wake_senders()
-        if self._is_started:
-            self._report_lost()
+        if not self._is_stopped:
+            self._is_stopped = self.process.is_stopped = True
+            self.process.identity.wake_senders()
+            if self._is_started:
+                self._report_lost()
             gevent.killall(self._greenlets)
-            self._greenlets.clear()
+        else:
+            gevent.joinall(self._greenlets)  # another call may still be ending them
+        self._greenlets.clear()
 
     def _end(self, since: float) -> None:
         """Called when the program ends, which has waited for other brokers since ``since``."""
@@ -213,7 +213,6 @@ class Node(Broker):
 
     def adopt(self, room: str, moved: MovedRoom) -> None:
         """Takes the state of a room over. The lock is held."""
-        self.start()
         stream = moved.stream
         if stream is not None:
             stream.process = self.process

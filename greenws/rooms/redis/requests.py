@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -46,6 +47,7 @@ __all__ = [
 AFTER_ALL = 2**64 - 1  # after all entries of that millisecond
 PERHAPS_AFTER_ALL = AFTER_ALL - 1  # the same, by a clock that may be wrong
 _MAX_AT_ONCE = 500  # messages to ask for at once, which the script holds in memory
+_UNPUBLISHED_INTERVAL = 60.0  # seconds between two errors about PUBLISH
 _MEMORY = 86400  # seconds for which Redis recognises entries that are appended again
 DISCONNECT = b"disconnect "  # prefix of a Pub/Sub message that closes members
 SEVERAL = b" several"  # ends the first line of a Pub/Sub message with several entries
@@ -70,20 +72,26 @@ class Appended(NamedTuple):
 
 class RefusalLog:
     """Logs what Redis refuses to do besides appending: that it does not publish, once until it
-    does; that it does not trim logs, once for each command, as some are tried once a second."""
+    does, and at most once a minute, as it may permit the channels of some rooms only; that it does
+    not trim logs, once for each command, as some are tried once a second."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
         self._is_unpublished = False
+        self._next_unpublished = 0.0  # when it may be logged again
         self._untrimmed: set[str] = set()  # commands
 
     def note(self, appended: Appended) -> None:
-        if appended.unpublished and not self._is_unpublished:
+        now = time.monotonic()
+        if not appended.unpublished:
+            self._is_unpublished = False
+        elif not self._is_unpublished and now >= self._next_unpublished:
+            self._is_unpublished = True
+            self._next_unpublished = now + _UNPUBLISHED_INTERVAL
             self._logger.error(
                 "Redis does not publish messages, so no member receives them: %s",
                 appended.unpublished,
             )
-        self._is_unpublished = bool(appended.unpublished)
         command = appended.untrimmed.partition(":")[0]
         if command and command not in self._untrimmed:
             self._untrimmed.add(command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -12,6 +13,7 @@ import gevent.event
 import gevent.socket
 import pytest
 import redis.connection
+import redis.exceptions
 
 from greenws import BrokerUnavailable, Sender
 from greenws.brokers.redis import RedisBroker
@@ -399,6 +401,47 @@ def test_a_cluster_ends_what_runs_before_it_closes_connections(cluster, worker):
     a.stop()
     assert still_ran == [[], [], []]
     assert not broker._node_at(("127.0.0.1", 1))._is_started
+
+
+def test_rooms_stay_where_they_are_while_a_cluster_stops(cluster, worker):
+    """A node may answer MOVED then: to one that was ended before, or that is not known yet."""
+    a = worker()
+    rooms = cluster.rooms()
+    for room in rooms:
+        a.join(room)
+    wait_until(lambda: len(a.nodes) == 3 and a.is_idle)
+    (broker,) = a.broker.parts
+    port = 1
+    for node in a.nodes:
+        (room,) = (each for each in rooms if broker._owner(each) is node)
+        error = redis.exceptions.MovedError(f"{cluster.slot(room)} 127.0.0.1:{port}")
+        node._report_lost = partial(broker.redirect, error)
+        (port,) = (port for (_, port), each in broker.nodes.items() if each is node)
+    a.die()  # its members leave once it has stopped
+    assert not broker._node_at(("127.0.0.1", 1))._is_started
+    assert not any(node.rooms() for node in a.nodes)
+
+
+def test_a_room_is_closed_that_was_opened_as_its_slot_moved_and_its_cluster_stopped(
+    cluster, worker
+):
+    a = worker()
+    room, other = cluster.rooms()[:2]
+    (broker,) = a.broker.parts
+    broker.open(other)
+    wait_until(lambda: len(broker._owners) == SLOTS)
+    node = broker._owner(room)
+    snapshot = node._leases.snapshot
+
+    def stop(*args: Any, **options: Any) -> Any:
+        found = snapshot(*args, **options)
+        broker._owners[cluster.slot(room)] = broker._owners[cluster.slot(other)]
+        broker.stop()
+        return found
+
+    node._leases.snapshot = stop
+    broker.open(room)
+    assert broker.close(room) and broker.close(other)
 
 
 @pytest.mark.parametrize("seed", seeds("1-2"))

@@ -11,7 +11,7 @@ import gevent
 import pytest
 import redis
 
-from greenws.rooms.redis.commands import Commands
+from greenws.rooms.redis.commands import Commands, closed_by_another
 
 from ...support.limits import again_after_standstill, limit, pace, wait_until
 from ...support.redis_workers import Worker
@@ -143,6 +143,34 @@ def test_one_who_is_killed_as_another_closes_the_connection_has_ended(server, co
     commands.disconnect()
     gevent.joinall([waiting], timeout=limit())
     assert isinstance(waiting.value, gevent.GreenletExit)
+
+
+def fail_in_cleanup(first: BaseException) -> None:
+    """As redis-py does, when its cleanup finds that the connection was closed."""
+    try:
+        try:
+            raise first
+        finally:
+            raise ValueError("closed")
+    finally:
+        raise AttributeError("closed")
+
+
+def test_the_end_of_a_greenlet_counts_before_what_its_cleanup_raises():
+    with pytest.raises(gevent.GreenletExit), closed_by_another():
+        fail_in_cleanup(gevent.GreenletExit())
+    with pytest.raises(redis.ConnectionError), closed_by_another():
+        fail_in_cleanup(OSError())
+
+
+def test_a_timeout_that_is_being_handled_does_not_end_a_command():
+    try:
+        raise gevent.Timeout(1)
+    except gevent.Timeout:
+        with pytest.raises(redis.ConnectionError), closed_by_another():
+            raise AttributeError("closed") from None
+        with pytest.raises(gevent.GreenletExit), closed_by_another():
+            fail_in_cleanup(gevent.GreenletExit())
 
 
 def clients(server: Any) -> list[str]:

@@ -6,10 +6,11 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from greenws.rooms.broker import BrokerUnavailable
 
-from ...support.limits import wait_until
+from ...support.limits import limit, wait_until
 from ...support.redis_workers import away, back
 
 
@@ -40,6 +41,7 @@ def test_what_one_releases_another_adopts(server, worker):
     moved = a.node.release("r")
     assert a.node.rooms() == set()
     assert [entry.data for _, entry in moved.waiting] == ["two"]
+    b.node.start()
     b.node.adopt("r", moved)
     assert b.node.rooms() == {"r"}
     a.broker.parts[0] = b.node
@@ -58,6 +60,30 @@ def test_a_stopped_one_opens_nothing(worker):
     for call in (lambda: a.node.open("r"), lambda: a.node.publish("r", "x")):
         with pytest.raises(BrokerUnavailable, match="closed"):
             call()
+
+
+def test_a_second_call_of_stop_waits_for_what_the_first_ends(worker):
+    node = worker().node
+    node.start()
+    is_ending, may_end = Event(), Event()
+
+    def end_slowly() -> None:
+        try:
+            Event().wait()
+        finally:
+            is_ending.set()
+            may_end.wait(limit())
+
+    node._greenlets.append(gevent.spawn(end_slowly))
+    gevent.sleep(0)
+    first = gevent.spawn(node.stop)
+    is_ending.wait(limit())
+    second = gevent.spawn(node.stop)
+    gevent.idle()
+    assert not node.process.commands.is_closed
+    may_end.set()
+    gevent.joinall([first, second], raise_error=True)
+    assert node.process.commands.is_closed
 
 
 def test_those_who_wait_until_a_room_is_open_come_in_by_turns(worker, monkeypatch):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -290,3 +292,21 @@ def test_a_log_begins_where_the_last_of_the_old_entries_was(client, exact, histo
     append(client, "one", "two", history=history)
     assert newest(client, 10) == ["two", "one"][:history]
     assert requests.take_snapshot(client, KEYS, OTHER, "r").floor == floor
+
+
+def test_a_publish_that_fails_in_some_rooms_only_is_logged_once_a_minute(monkeypatch, error_log):
+    seconds = itertools.count(100)
+    monkeypatch.setattr(requests, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    log = requests.RefusalLog(logging.getLogger("greenws.brokers.redis"))
+
+    def append_in_turns(count: int) -> int:
+        for number in range(count):
+            log.note(requests.Appended("1-0", {}, "" if number % 2 else "NOPERM"))
+        return len(error_log.take())
+
+    assert append_in_turns(60) == 1
+    assert append_in_turns(60) == 1
+    log.note(requests.Appended("1-0", {}, ""))
+    for _ in range(200):
+        log.note(requests.Appended("1-0", {}, "NOPERM"))
+    assert len(error_log.take()) == 1
