@@ -15,6 +15,7 @@ import pytest
 from gevent import pywsgi
 from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
+from gevent.threadpool import ThreadPool
 from geventwebsocket import Resource, WebSocketApplication, WebSocketError
 from geventwebsocket.exceptions import ProtocolError
 from geventwebsocket.protocols.base import BaseProtocol
@@ -430,7 +431,15 @@ def test_reading_closed_in_a_loop_after_start_response_accepts_nothing(serve):
         assert (response.status, response.body) == (401, b"no")
 
 
-def test_the_socket_of_a_registered_client_makes_no_hub_in_a_thread(serve):
+@pytest.fixture
+def new_thread():
+    """A pool of one thread, which has no hub yet."""
+    pool = ThreadPool(1)
+    yield pool
+    pool.kill()
+
+
+def test_the_socket_of_a_registered_client_makes_no_hub_in_a_thread(serve, new_thread):
     looks = []
 
     def look(client):
@@ -447,11 +456,11 @@ def test_the_socket_of_a_registered_client_makes_no_hub_in_a_thread(serve):
     server = serve(handler)
     with Peer.open(server.address):
         (client,) = wait_until(lambda: list(server.clients.values()))
-        gevent.get_hub().threadpool.spawn(look, client).get()
+        new_thread.spawn(look, client).get()
     assert looks == [(False, None)]
 
 
-def test_looking_from_another_thread_accepts_nothing(serve):
+def test_looking_from_another_thread_accepts_nothing(serve, new_thread):
     looks = []
 
     def look(ws):
@@ -460,7 +469,7 @@ def test_looking_from_another_thread_accepts_nothing(serve):
             time.sleep(0.005)
 
     def app(environ, start_response):
-        gevent.get_hub().threadpool.spawn(look, environ["wsgi.websocket"]).get()
+        new_thread.spawn(look, environ["wsgi.websocket"]).get()
         start_response("401 Unauthorized", [("Content-Length", "2")])
         return [b"no"]
 
