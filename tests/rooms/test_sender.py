@@ -231,7 +231,7 @@ def test_a_redis_that_is_full_refuses_messages_and_gives_history(server, make):
 
 
 def test_what_redis_refuses_besides_a_message_is_logged_once(server, error_log, monkeypatch):
-    monkeypatch.setattr(requests, "_UNPUBLISHED_INTERVAL", 0.0)
+    monkeypatch.setattr(requests, "_UNPUBLISHED_RATE", 1e9)
     rights = ["~*", "&*", "+@all", "-publish", "-expire"]
     server.call("ACL", "SETUSER", "mute", "on", ">secret", *rights)
     with Sender(f"redis://mute:secret@127.0.0.1:{server.port}") as sender:

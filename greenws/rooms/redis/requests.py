@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import redis
 
+from ...rate_limit import RateLimit
 from ..broker import BEGINNING, Message
 from . import scripts
 from .entries import LogEntry, parse
@@ -47,7 +47,7 @@ __all__ = [
 AFTER_ALL = 2**64 - 1  # after all entries of that millisecond
 PERHAPS_AFTER_ALL = AFTER_ALL - 1  # the same, by a clock that may be wrong
 _MAX_AT_ONCE = 500  # messages to ask for at once, which the script holds in memory
-_UNPUBLISHED_INTERVAL = 60.0  # seconds between two errors about PUBLISH
+_UNPUBLISHED_RATE = 1 / 60  # errors about PUBLISH in a second
 _MEMORY = 86400  # seconds for which Redis recognises entries that are appended again
 DISCONNECT = b"disconnect "  # prefix of a Pub/Sub message that closes members
 SEVERAL = b" several"  # ends the first line of a Pub/Sub message with several entries
@@ -78,16 +78,14 @@ class RefusalLog:
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
         self._is_unpublished = False
-        self._next_unpublished = 0.0  # when it may be logged again
+        self._limit = RateLimit(_UNPUBLISHED_RATE, burst=1)
         self._untrimmed: set[str] = set()  # commands
 
     def note(self, appended: Appended) -> None:
-        now = time.monotonic()
         if not appended.unpublished:
             self._is_unpublished = False
-        elif not self._is_unpublished and now >= self._next_unpublished:
+        elif not self._is_unpublished and self._limit.take():
             self._is_unpublished = True
-            self._next_unpublished = now + _UNPUBLISHED_INTERVAL
             self._logger.error(
                 "Redis does not publish messages, so no member receives them: %s",
                 appended.unpublished,

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 
+from greenws import rate_limit
 from greenws.rooms.redis import requests
 from greenws.rooms.redis.entries import LogEntry, parse
 from greenws.rooms.redis.keys import Keys
@@ -295,13 +296,16 @@ def test_a_log_begins_where_the_last_of_the_old_entries_was(client, exact, histo
 
 
 def test_a_publish_that_fails_in_some_rooms_only_is_logged_once_a_minute(monkeypatch, error_log):
-    seconds = itertools.count(100)
-    monkeypatch.setattr(requests, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    clock = SimpleNamespace(monotonic=lambda: seconds)
+    monkeypatch.setattr(rate_limit, "time", clock)
+    seconds = 100
     log = requests.RefusalLog(logging.getLogger("greenws.brokers.redis"))
 
     def append_in_turns(count: int) -> int:
+        nonlocal seconds
         for number in range(count):
             log.note(requests.Appended("1-0", {}, "" if number % 2 else "NOPERM"))
+            seconds += 1
         return len(error_log.take())
 
     assert append_in_turns(60) == 1
@@ -309,4 +313,5 @@ def test_a_publish_that_fails_in_some_rooms_only_is_logged_once_a_minute(monkeyp
     log.note(requests.Appended("1-0", {}, ""))
     for _ in range(200):
         log.note(requests.Appended("1-0", {}, "NOPERM"))
+        seconds += 1
     assert len(error_log.take()) == 1
