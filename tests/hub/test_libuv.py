@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
-
-import pytest
 
 from ..support.limits import limit
 from ..support.paths import ROOT
 from ..support.processes import environ_without_coverage
+from ..support.require import require
 
 
 def test_turns_end_and_a_batch_goes_on_after_a_poll():
-    pytest.importorskip("gevent.libuv.loop", reason="gevent was built without libuv")
+    require(importlib.util.find_spec("_cffi_backend"), "cffi, which gevent needs for libuv,")
     tests = [
         "tests/hub/test_turns.py",
         "tests/server/test_fairness.py::test_messages_that_came_in_one_receive_are_whole_although_"
