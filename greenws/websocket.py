@@ -38,7 +38,14 @@ from .waiting import call_functions, functions
 if TYPE_CHECKING:
     from werkzeug import Request
 
-__all__ = ["NO_TIMEOUT", "Message", "Traffic", "WebSocket", "offer_to_all"]
+__all__ = [
+    "NO_TIMEOUT",
+    "Message",
+    "Traffic",
+    "WebSocket",
+    "explain_missing_name",
+    "offer_to_all",
+]
 
 NO_TIMEOUT = -1
 """For ``read_timeout_seconds``: no timeout. ``None`` means the same."""
@@ -894,6 +901,7 @@ class WebSocket:
         if error is None or isinstance(error, ConnectionClosed):
             self.close()
         elif isinstance(error, Exception):
+            explain_missing_name(error)
             self.close(CloseCode.INTERNAL_ERROR)
         else:
             self._abandon(CloseCode.GOING_AWAY)
@@ -1098,16 +1106,6 @@ class WebSocket:
         state = "open" if self.is_connected else f"closed {code}".strip()
         return f"<{type(self).__name__} {self.remote_address} {state}>"
 
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            """Only called for missing attributes."""
-            if name in _INSTEAD:
-                kind = type(self).__name__
-                text = f"{kind!r} object has no attribute {name!r}; use {_INSTEAD[name]}"
-                raise AttributeError(text)
-            return object.__getattribute__(self, name)
-
     # -- other threads
 
     def _is_in_other_thread(self) -> bool:
@@ -1159,6 +1157,17 @@ def offer_to_all(
         else:
             refused.append(key)
     return taken, refused
+
+
+def explain_missing_name(error: BaseException) -> None:
+    """If ``error``, which escaped a session, is about a name that other libraries' sockets have,
+    says in it what to use here. (With a ``__getattr__`` that says so at once, each call of each
+    method would make a bound method, a tenth of the instructions of a message.)"""
+    if isinstance(error, AttributeError) and isinstance(error.obj, WebSocket):
+        instead = _INSTEAD.get(error.name or "")
+        if instead is not None:
+            kind = type(error.obj).__name__
+            error.args = (f"{kind!r} object has no attribute {error.name!r}; use {instead}",)
 
 
 def _deadline(seconds: float | None) -> float:

@@ -5,8 +5,8 @@ cdef extern from "_switching.h":
     object switch "greenws_switch"(object greenlet)
     unsigned long thread_id "greenws_thread_id"()
     const bint PREFETCHES "GREENWS_PREFETCHES"
-    void prefetch_at "greenws_prefetch_at"(size_t address, size_t size)
-    void prefetch_object "greenws_prefetch_object"(object target, size_t size)
+    void prefetch_at "greenws_prefetch_at"(size_t address)
+    void prefetch_object "greenws_prefetch_object"(object target)
     void prefetch_state "greenws_prefetch_state"(object greenlet)
 
 cdef extern from "_chunks.h":

@@ -61,12 +61,12 @@ def switch(greenlet: Any) -> Any:
     return greenlet.switch()
 
 
-def prefetch_at(address: int, size: int) -> None:
-    """Prefetches ``size`` bytes at an ``id()``; its object may have been freed since."""
+def prefetch_at(address: int) -> None:
+    """Prefetches the object at an ``id()``, which may have been freed since."""
 
 
-def prefetch_object(target: Any, size: int) -> None:
-    """Prefetches ``size`` bytes of an object."""
+def prefetch_object(target: Any) -> None:
+    """Prefetches the first 256 bytes of an object."""
 
 
 def prefetch_state(greenlet: Any) -> None:

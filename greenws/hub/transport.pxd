@@ -19,11 +19,13 @@ cdef class Accepted:
     cpdef void close(self) except *
 
 
+@cython.final
 cdef class Transport(Waiter):
     cdef public long long received
     cdef public long long sent
     cdef public bint closed
     cdef public str failure
+    cdef public object on_close
     cdef bint _borrowed
     cdef object _timeout
     cdef object _sock
@@ -43,7 +45,6 @@ cdef class Transport(Waiter):
     cdef double _late_deadline
     cdef long long _late_end
     cdef public object _timer
-    cdef double _timer_due
     # write state
     cdef public Py_ssize_t backlog
     cdef public bytes pending_reply
@@ -73,7 +74,6 @@ cdef class Transport(Waiter):
     cpdef Py_ssize_t reserve(self, Py_ssize_t size) except -2
     @cython.locals(cork=Cork, first=bint)
     cpdef int commit(self, Py_ssize_t end, bint hold) except -1
-    cpdef int flush(self) except -1
     @cython.locals(cork=Cork, size=Py_ssize_t, sent=Py_ssize_t)
     cdef void _flush_cork(self) except *
     @cython.locals(sent=Py_ssize_t)

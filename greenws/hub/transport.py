@@ -176,6 +176,7 @@ class Transport(Waiter):
         self.sent = 0  # bytes, including those in the outbox
         self.closed = False
         self.failure = ""  # why nothing can be written anymore
+        self.on_close: Any = None  # called once, before the descriptor is closed
         self._sock = sock
         self._tls = not is_bare and hasattr(sock, "pending")
         # The object inside an SSLSocket, gevent's or Python's, that calls OpenSSL.
@@ -198,7 +199,6 @@ class Transport(Waiter):
         self._late_deadline = _FOREVER  # the last deadline after which receive() polled
         self._late_end = 0  # the value of `received` that ends this
         self._timer: Any = None
-        self._timer_due = _FOREVER
         # write state
         self.backlog = 0  # bytes in the outbox
         self.pending_reply = b""  # what reply() sends when there is room
@@ -386,7 +386,7 @@ class Transport(Waiter):
             delay = deadline - time.monotonic()
             if delay <= 0:
                 return False
-            if deadline < self._timer_due:
+            if deadline < self.timer_due:
                 self._start_timer(delay, deadline)
         return self.wait() == _READABLE
 
@@ -394,7 +394,7 @@ class Transport(Waiter):
         """Gives a waiting receive an earlier deadline."""
         if deadline < self._deadline and (self.greenlet is not None or self._receiving):
             self._deadline = deadline
-            if deadline < self._timer_due:
+            if deadline < self.timer_due:
                 self._start_timer(max(0.0, deadline - time.monotonic()), deadline)
 
     def _start_timer(self, delay: float, due: float) -> None:
@@ -402,10 +402,10 @@ class Transport(Waiter):
             self._timer.close()
         self._timer = self.hub.loop.timer(delay)
         self._timer.start(self._on_timer)
-        self._timer_due = due
+        self.timer_due = due
 
     def _on_timer(self) -> None:
-        self._timer_due = _FOREVER
+        self.timer_due = _FOREVER
         if self.process != forks.process():
             return
         if self.greenlet is None or self._deadline == _FOREVER:
@@ -440,7 +440,7 @@ class Transport(Waiter):
         first = cork.size == 0
         cork.size = end
         if not hold:
-            self.flush()
+            self._flush_cork()
         elif first:
             cork.flush_soon()
 
@@ -885,6 +885,9 @@ class Transport(Waiter):
             self.on_outbox_empty = self._room = None  # waiting greenlets are the parent's
         self.closed = True
         self._fail(reason)
+        if self.on_close is not None:
+            callback, self.on_close = self.on_close, None
+            callback()
         self.unwatch(not self._borrowed)
         self._close_watchers()
         if self._borrowed:

@@ -22,6 +22,7 @@ cdef class Ping:
     cpdef void answer(self) except *
 
 
+@cython.final
 cdef class Connection:
     cdef public bint client
     cdef public int state
@@ -48,7 +49,7 @@ cdef class Connection:
     cpdef int feed(self, bytearray data, Py_ssize_t size) except -1
     cpdef void feed_eof(self, str reason=*) except *
     cpdef int keep(self) except -1
-    @cython.locals(event=int)
+    @cython.locals(parser=FrameParser, event=int)
     cpdef int next_event(self) except -2
     cpdef bint has_frame(self) except -1
     cpdef bint is_in_data(self) except -1

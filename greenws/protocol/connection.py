@@ -131,16 +131,20 @@ class Connection:
         call returns CLOSE too.
         PING: 64 control frames were handled; call it again, for there may be more input.
         """
-        try:
-            event = self._next_event()
-        except ProtocolError as error:
-            self._fail(error)
-            event = _CLOSE
+        parser = self._parser
+        if parser.position == parser.end and not self._in_payload and self.state != _CLOSED:
+            event = _NOTHING  # nothing is left
+        else:
+            try:
+                event = self._next_event()
+            except ProtocolError as error:
+                self._fail(error)
+                event = _CLOSE
         if event == _NOTHING:
             if self._eof:
                 self._close(CloseCode.ABNORMAL, self._eof_reason)
                 event = _CLOSE
-            self._parser.keep()
+            parser.keep()
         if event == _NOTHING or event == _CLOSE:
             self.data = None
             self.final = True

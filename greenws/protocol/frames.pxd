@@ -12,6 +12,7 @@ cdef bytearray _NO_BUFFER
 cdef Py_ssize_t _POOL_SIZE
 
 
+@cython.final
 cdef class FrameParser:
     cdef public bint expect_mask
     cdef public bint allow_compressed
@@ -60,6 +61,7 @@ cpdef Py_ssize_t write_frame(
 ) except -1
 
 
+@cython.final
 cdef class Masks:
     cdef public bytearray pool
     cdef public Py_ssize_t position

@@ -5,6 +5,7 @@ import cython
 cdef int _TEXT, _CONTINUATION
 
 
+@cython.final
 cdef class Utf8Decoder:
     cdef public bytes head
 
@@ -12,6 +13,7 @@ cdef class Utf8Decoder:
     cpdef str decode(self, bytes piece, bint end)
 
 
+@cython.final
 cdef class FragmentAssembler:
     cdef object _deflate
     cdef long long _max_size

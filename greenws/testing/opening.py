@@ -22,12 +22,12 @@ from .. import checks
 from ..client.exchange import Response
 from ..config import Config
 from ..exceptions import HandshakeError
-from ..hub.transport import FOREVER
+from ..hub.transport import FOREVER, Transport
 from ..protocol.deflate import Deflate, make_offer
 from ..protocol.handshake import check_response, header_pairs, new_key
 from . import frameworks
 from .hosting import TestServer
-from .sockets import Run, TestSocket, WatchedTransport, check_options, client_config
+from .sockets import Run, TestSocket, check_options, client_config
 from .timers import RealTimeout
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ class _Handshake:
     def _perform(self, environ: WSGIEnvironment) -> tuple[str, list[tuple[str, str]], bytes]:
         run = self.run
         ours, theirs = gevent_socket.socketpair()
-        transport = WatchedTransport(ours, gevent.get_hub(), self._limits.write_high_water)
+        transport = Transport(ours, gevent.get_hub(), self._limits.write_high_water)
         run.extra = {
             key: value
             for key, value in environ.items()
@@ -275,7 +275,7 @@ class _Handshake:
         return "\r\n".join(lines).encode("latin-1")
 
     def _read_response(
-        self, transport: WatchedTransport, environ: WSGIEnvironment
+        self, transport: Transport, environ: WSGIEnvironment
     ) -> tuple[str, list[tuple[str, str]], bytes]:
         data = b""
         size = 1
@@ -296,7 +296,7 @@ class _Handshake:
         )
 
     def _accept(
-        self, transport: WatchedTransport, head: bytes, rest: bytes
+        self, transport: Transport, head: bytes, rest: bytes
     ) -> tuple[str, list[tuple[str, str]], bytes]:
         message = http.client.parse_headers(io.BytesIO(head.partition(b"\r\n")[2]))
         headers = message.items()

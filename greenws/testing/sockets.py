@@ -25,7 +25,7 @@ from ..hub.transport import Transport
 from ..keepalive import start_pulse
 from ..opcodes import OpcodeType
 from ..waiting import no_sessions
-from ..websocket import NO_TIMEOUT, Message, WebSocket
+from ..websocket import NO_TIMEOUT, Message, WebSocket, explain_missing_name
 from . import timers
 from .locations import caller, location_of, place_of, without_machinery
 from .timers import ClockLoop, RealTimeout
@@ -34,7 +34,6 @@ __all__ = [
     "Pair",
     "Run",
     "TestSocket",
-    "WatchedTransport",
     "check_options",
     "client_config",
     "open_runs",
@@ -297,38 +296,34 @@ def _add_note(error: BaseException, note: str) -> None:
         error.args = ("\n".join([*map(str, error.args), note]),)
 
 
-class WatchedTransport(Transport):
-    """A transport whose socket is read even while the test does not read: pings and Close are
-    answered at once, as by a browser. Messages are kept for the next read."""
+class _Watch:
+    """Reads a test's socket even while the test does not: pings and Close are answered at once, as
+    by a browser. Messages are kept for the next read."""
 
-    def __init__(self, sock: Any, hub: Any, high_water: int | None) -> None:
-        super().__init__(sock, hub, high_water, None)
-        self.owner: TestSocket | None = None
-        self._watch = hub.loop.io(sock.fileno(), 1, ref=False)
+    def __init__(self, socket: TestSocket) -> None:
+        self._socket = socket
+        self._transport = transport = socket._transport
+        self._watcher = transport.hub.loop.io(transport.fileno, 1, ref=False)
         self._unread = 0  # bytes when the test last read
+        transport.on_close = self._watcher.close
 
-    def start(self, owner: TestSocket) -> None:
-        self.owner = owner
-        self._unread = self.received
-        if not self.closed:
-            self._watch.start(self._on_input)
+    def start(self) -> None:
+        self._unread = self._transport.received
+        if not self._transport.closed:
+            self._watcher.start(self._on_input)
 
     def pause(self) -> None:
-        if not self.closed:
-            self._watch.stop()
+        if not self._transport.closed:
+            self._watcher.stop()
 
     def _on_input(self) -> None:
-        assert self.owner is not None
-        before = self.received
-        if self.owner._poll_unread():  # it took its time, and there is more
-            self.hub.loop.run_callback(self._on_input)
+        transport = self._transport
+        before = transport.received
+        if self._socket._poll_unread():  # it took its time, and there is more
+            transport.hub.loop.run_callback(self._on_input)
         # At the end of the stream the socket stays readable.
-        elif self.received == before or before - self._unread > _MAX_UNREAD:
-            self._watch.stop()
-
-    def close(self, reason: str = "the connection was closed") -> None:
-        self._watch.close()
-        super().close(reason)
+        elif transport.received == before or before - self._unread > _MAX_UNREAD:
+            self.pause()
 
 
 class TestSocket(WebSocket):
@@ -343,19 +338,17 @@ class TestSocket(WebSocket):
     __test__ = False  # for pytest, which goes by the name
 
     _run: Run
-    _watched: WatchedTransport
+    _watch: _Watch
     is_stalled = False
 
     @classmethod
-    def _open(
-        cls, run: Run, transport: WatchedTransport, limits: Config, **options: Any
-    ) -> TestSocket:
+    def _open(cls, run: Run, transport: Transport, limits: Config, **options: Any) -> TestSocket:
         """The test's end of ``run``, over ``transport``."""
         socket = cls(transport, limits, **options)
         socket._run = run
-        socket._watched = transport
+        socket._watch = _Watch(socket)
         start_pulse(socket, transport.hub, limits)
-        transport.start(socket)
+        socket._watch.start()
         socket._poll_unread()  # frames that arrived with the handshake
         return socket
 
@@ -450,7 +443,7 @@ class TestSocket(WebSocket):
         __tracebackhide__ = True
         if self.is_stalled and not self._transport.closed:
             raise RuntimeError("this socket is stalled: call resume() before it reads again")
-        self._watched.pause()
+        self._watch.pause()
         reader = gevent.getcurrent()
         # A test that waits for its application may hold resources: before_wait() is not for it.
         if self._run.greenlet is not None:
@@ -459,7 +452,7 @@ class TestSocket(WebSocket):
             return self._within(seconds, call, *args)
         finally:
             no_sessions.discard(reader)
-            self._watched.start(self)
+            self._watch.start()
 
     def _within(self, seconds: float | None, call: Callable[..., Any], *args: Any) -> Any:
         __tracebackhide__ = True
@@ -502,6 +495,14 @@ class TestSocket(WebSocket):
                 f"a send was blocked for {self._run.timeout:g} s: the other side does not read"
             )
 
+    def __getattr__(self, name: str) -> Any:
+        """Only called for missing attributes, which a test is told of at once."""
+        __tracebackhide__ = True
+        text = f"{type(self).__name__!r} object has no attribute {name!r}"
+        error = AttributeError(text, name=name, obj=self)
+        explain_missing_name(error)
+        raise error
+
     # -- a client that behaves badly
 
     def stall(self) -> None:
@@ -511,7 +512,7 @@ class TestSocket(WebSocket):
         if self._transport.closed:
             return
         self.is_stalled = True
-        self._watched.pause()
+        self._watch.pause()
         if self._pulse is not None:
             self._pulse.stop()
         opposite = self._run.opposite(self)
@@ -523,7 +524,7 @@ class TestSocket(WebSocket):
         """Ends ``stall()``."""
         if self.is_stalled:
             self.is_stalled = False
-            self._watched.start(self)
+            self._watch.start()
 
     def cut(self) -> None:
         """Loses the connection: no Close, 1006 at both ends. Lets all greenlets run."""
@@ -636,7 +637,7 @@ def pair(*, timeout: float | None = 5.0, config: Config | None = None) -> Pair:
     for sock, is_client, limits in zip(
         gevent_socket.socketpair(), (False, True), (config, client_config(config)), strict=True
     ):
-        transport = WatchedTransport(sock, hub, limits.write_high_water)
+        transport = Transport(sock, hub, limits.write_high_water)
         address = ("127.0.0.1", 0)
         ends.append(
             TestSocket._open(run, transport, limits, client=is_client, remote_address=address)
