@@ -254,6 +254,21 @@ greenws_take_events(PyObject *epoll, int fd, PyObject *events, Py_ssize_t count)
 }
 
 static inline int
+greenws_wait_for(PyObject *epoll, int fd, int wanted, int milliseconds)
+{
+    (void)epoll;
+    struct epoll_event events[2];
+    int count;
+    Py_BEGIN_ALLOW_THREADS
+    count = epoll_wait(fd, events, 2, milliseconds);
+    Py_END_ALLOW_THREADS
+    for (int i = 0; i < count; i++)
+        if (events[i].data.fd == wanted)
+            return 1;
+    return 0;
+}
+
+static inline int
 greenws_event_fd(PyObject *events, Py_ssize_t index)
 {
     return ((struct epoll_event *)PyByteArray_AS_STRING(events))[index].data.fd;
@@ -275,6 +290,7 @@ greenws_new_events(Py_ssize_t count)
 }
 
 #define greenws_take_events(epoll, fd, events, count) ((Py_ssize_t)-1)
+#define greenws_wait_for(epoll, fd, wanted, milliseconds) (0)
 #define greenws_event_fd(events, index) (0)
 #define greenws_event_hung_up(events, index) (0)
 #define greenws_watch(epoll, poll, fd, mask) (-1)

@@ -8,7 +8,8 @@ from . cimport forks, slots, switching, syscalls
 from .turns cimport Turns
 
 
-cdef int _ASLEEP, _READABLE, _BATCH, _ALONE, _OBJECT_SIZE
+cdef int _ASLEEP, _READABLE, _BATCH, _ALONE, _QUICK
+cdef double _FOREVER
 
 
 @cython.final
@@ -71,12 +72,20 @@ cdef class EpollPoller(Poller):
     cdef object _rest_timer
     cdef public Waiter lone
     cdef object _lone_watcher
+    cdef object _lone_loop
+    cdef object _lone_epoll
+    cdef int _lone_fileno
+    cdef long long _hub_due
     cdef long _alone
 
     @cython.locals(next_waiter=Waiter)
     cpdef int switch(self, Waiter waiter) except -1
     @cython.locals(index=Py_ssize_t, waiter=Waiter, turns=Turns)
     cdef Waiter _next_waiter(self)
+    @cython.locals(now=cython.longlong, end=cython.longlong)
+    cdef int _wait_alone(self, Waiter waiter) except -1
+    @cython.locals(active=int)
+    cdef bint _is_loop_idle(self, Waiter waiter, long long now) except -1
     @cython.locals(
         waiter=Waiter, waiters=list, events=bytearray, first=Py_ssize_t, left=Py_ssize_t
     )
@@ -84,6 +93,7 @@ cdef class EpollPoller(Poller):
     @cython.locals(waiter=Waiter)
     cdef void _start_lone(self) except *
     cdef void _stop_lone(self) except *
+    cdef void _close_lone(self) except *
     cdef int _run(self, greenlet) except -1
 
 
@@ -102,6 +112,7 @@ cdef class Waiter:
     cdef public bint hung_up
     cdef public bint watched
     cdef public object watcher
+    cdef public double timer_due
     cdef size_t _prefetch1
     cdef size_t _prefetch2
     cdef size_t _prefetch3

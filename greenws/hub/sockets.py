@@ -104,7 +104,6 @@ class _Input(Waiter):
         self.is_drained = False  # the kernel has nothing more until the next event
         self._deadline = FOREVER
         self._timer: Any = None
-        self._timer_due = FOREVER
 
     def wait_until(self, deadline: float) -> bool:
         """Blocks until the socket is readable; False at the deadline."""
@@ -113,7 +112,7 @@ class _Input(Waiter):
             delay = deadline - time.monotonic()
             if delay <= 0:
                 return False
-            if deadline < self._timer_due:
+            if deadline < self.timer_due:
                 self._start_timer(delay)
         cause = self.wait()
         while self.process != current_process():
@@ -125,10 +124,10 @@ class _Input(Waiter):
             self._timer.close()
         self._timer = self.hub.loop.timer(delay)
         self._timer.start(self._on_timer)
-        self._timer_due = self._deadline
+        self.timer_due = self._deadline
 
     def _on_timer(self) -> None:
-        self._timer_due = FOREVER
+        self.timer_due = FOREVER
         if self.process != current_process() or self.greenlet is None or self._deadline == FOREVER:
             return
         delay = self._deadline - time.monotonic()

@@ -13,6 +13,7 @@ cdef extern from "_syscalls.h":
     Py_ssize_t take_events "greenws_take_events"(
         object epoll, int fileno, bytearray events, Py_ssize_t count
     ) except -2
+    bint wait_for "greenws_wait_for"(object epoll, int fileno, int wanted, int milliseconds)
     int event_fd "greenws_event_fd"(bytearray events, Py_ssize_t index)
     bint event_hung_up "greenws_event_hung_up"(bytearray events, Py_ssize_t index)
     int watch "greenws_watch"(

@@ -35,6 +35,7 @@ __all__ = [
     "shut_down",
     "take_events",
     "unacknowledged",
+    "wait_for",
     "watch",
     "writable",
 ]
@@ -168,6 +169,12 @@ def take_events(epoll: Any, fileno: int, events: Any, count: int) -> int:
     """Takes up to ``count`` events, without waiting; returns how many there were."""
     events[:] = epoll.poll(0, count)
     return len(events)
+
+
+def wait_for(epoll: Any, fileno: int, wanted: int, milliseconds: int) -> bool:
+    """Waits for an event of an epoll instance; returns whether there is one of the descriptor
+    ``wanted``. False after a signal, too."""
+    return any(each == wanted for each, _ in epoll.poll(milliseconds / 1000, 2))
 
 
 def event_fd(events: Any, index: int) -> int:

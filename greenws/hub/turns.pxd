@@ -25,6 +25,7 @@ cdef class Turns:
     cpdef bint is_over(self, hub) except -1
     cdef bint _is_new_iteration(self, hub) except -1
     cpdef int begin(self) except -1
+    cpdef int renew(self) except -1
     cpdef int leave(self) except -1
     cpdef void end(self, hub) except *
     cpdef int step(self, hub) except -1

@@ -96,6 +96,10 @@ class Turns:
         self._end = 0
         self._after_poll = True
 
+    def renew(self) -> None:
+        """A turn begins for the current greenlet, which has polled the kernel itself."""
+        self._end = 0
+
     def leave(self) -> None:
         """In the hub: ends what :meth:`begin` began."""
         self._after_poll = False

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
+import time
 import weakref
 
 import gevent
@@ -21,7 +24,7 @@ from greenws.hub import polling
 from greenws.hub.polling import READABLE, EpollPoller, Waiter, WatcherPoller, drop_poller
 
 from ..support.forking import in_child
-from ..support.limits import limit, stays, wait_until
+from ..support.limits import again_after_standstill, limit, stays, wait_until
 
 
 @pytest.fixture(params=["epoll", "watchers"])
@@ -398,6 +401,120 @@ def test_a_greenlet_of_a_lone_socket_that_dies_is_reported(alone, hub_errors):
     peer.send(b"y")
     assert gevent.spawn(take, waiter).get(timeout=limit()) == b"y"
     assert "escaped" in hub_errors.take()
+
+
+@pytest.fixture
+def answered(alone):
+    """A lone socket, and ``ask(n)``, which sends and takes ``n`` times: in the test's own greenlet,
+    since its timeout would keep the loop alive. The peer, in another thread, sends back what it
+    gets, and hangs up if nothing comes."""
+    waiter, peer = alone
+    peer.settimeout(limit())
+
+    def answer():
+        with contextlib.suppress(TimeoutError):
+            while data := peer.recv(100):
+                peer.sendall(data)
+        peer.shutdown(socket.SHUT_RDWR)
+
+    def ask(count):
+        for _ in range(count):
+            os.write(waiter.fileno, b"?")
+            assert take(waiter) == b"?"
+
+    thread = get_original("threading", "Thread")(target=answer)
+    thread.start()
+    yield waiter, ask
+    peer.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def is_alone(waiter):
+    return getattr(waiter.poller, "lone", None) is waiter
+
+
+@again_after_standstill(0.003)
+def test_quick_answers_for_a_lone_socket_come_without_the_hub(answered):
+    waiter, ask = answered
+    ask(2)
+    before = waiter.hub.loop.iteration
+    ask(100)
+    assert not is_alone(waiter) or waiter.hub.loop.iteration - before < 50
+
+
+def test_the_timers_of_others_run_beside_quick_answers(answered):
+    waiter, ask = answered
+    fired = Event()
+    timer = waiter.hub.loop.timer(0.03, ref=False)
+    timer.start(fired.set)
+    end = time.monotonic() + limit()
+    while not fired.is_set():
+        ask(10)
+        assert time.monotonic() < end
+    timer.close()
+
+
+@pytest.mark.parametrize("begin", ["spawn", "thread"])
+def test_other_greenlets_run_beside_quick_answers(answered, begin):
+    waiter, ask = answered
+    ask(10)
+    began = Event()
+    if begin == "spawn":
+        gevent.spawn(began.set)
+    else:
+        waiter.hub.loop.run_callback_threadsafe(began.set)
+    ask(2)
+    assert began.is_set()
+
+
+def test_a_timer_that_starts_after_quick_answers_is_not_early(answered):
+    """The loop's own time stands still while it does not run."""
+    waiter, ask = answered
+    for _ in range(10):
+        ask(2)
+        end = time.monotonic() + 0.008
+        while time.monotonic() < end:
+            ask(10)
+        began = time.monotonic()
+        waiter.hub.wait(waiter.hub.loop.timer(0.006))
+        assert time.monotonic() - began > 0.005
+
+
+def test_a_lone_sockets_own_timer_is_not_late_for_quick_answers(answered):
+    """While it is due later, it does not keep the greenlet from waiting without the hub."""
+    waiter, ask = answered
+    fired = Event()
+    timer = waiter.hub.loop.timer(0.05)
+    timer.start(fired.set)
+    waiter.timer_due = time.monotonic() + 0.05
+    while time.monotonic() < waiter.timer_due:
+        ask(10)
+    ask(2)
+    assert fired.is_set()
+    timer.close()
+    waiter.timer_due = float("inf")
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
+def test_signals_take_nothing_of_quick_answers(answered):
+    _, ask = answered
+    seen = []
+    before = signal.signal(signal.SIGALRM, lambda *_: seen.append(True))
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    end = time.monotonic() + limit()
+    while len(seen) < 20:
+        ask(10)
+        assert time.monotonic() < end
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_leaves_quick_answers_to_its_parent(answered):
+    waiter, ask = answered
+    ask(10)
+    in_child(lambda: waiter.wait() == READABLE and waiter.unwatch())
+    ask(100)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
