@@ -75,6 +75,17 @@ greenws_readable(int fd)
     return count != 0; /* if interrupted: it may be */
 }
 
+static inline int
+greenws_wait_readable(int fd, int milliseconds)
+{
+    struct pollfd query = {.fd = fd, .events = POLLIN};
+    int count;
+    Py_BEGIN_ALLOW_THREADS
+    count = poll(&query, 1, milliseconds);
+    Py_END_ALLOW_THREADS
+    return count > 0;
+}
+
 static inline Py_ssize_t
 greenws_send_prefix(int fd, PyObject *buffer, Py_ssize_t size)
 {
@@ -254,21 +265,6 @@ greenws_take_events(PyObject *epoll, int fd, PyObject *events, Py_ssize_t count)
 }
 
 static inline int
-greenws_wait_for(PyObject *epoll, int fd, int wanted, int milliseconds)
-{
-    (void)epoll;
-    struct epoll_event events[2];
-    int count;
-    Py_BEGIN_ALLOW_THREADS
-    count = epoll_wait(fd, events, 2, milliseconds);
-    Py_END_ALLOW_THREADS
-    for (int i = 0; i < count; i++)
-        if (events[i].data.fd == wanted)
-            return 1;
-    return 0;
-}
-
-static inline int
 greenws_event_fd(PyObject *events, Py_ssize_t index)
 {
     return ((struct epoll_event *)PyByteArray_AS_STRING(events))[index].data.fd;
@@ -290,7 +286,6 @@ greenws_new_events(Py_ssize_t count)
 }
 
 #define greenws_take_events(epoll, fd, events, count) ((Py_ssize_t)-1)
-#define greenws_wait_for(epoll, fd, wanted, milliseconds) (0)
 #define greenws_event_fd(events, index) (0)
 #define greenws_event_hung_up(events, index) (0)
 #define greenws_watch(epoll, poll, fd, mask) (-1)

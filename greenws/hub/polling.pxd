@@ -73,8 +73,7 @@ cdef class EpollPoller(Poller):
     cdef public Waiter lone
     cdef object _lone_watcher
     cdef object _lone_loop
-    cdef object _lone_epoll
-    cdef int _lone_fileno
+    cdef bint _runs_lone
     cdef long long _hub_due
     cdef long _alone
 
@@ -82,7 +81,7 @@ cdef class EpollPoller(Poller):
     cpdef int switch(self, Waiter waiter) except -1
     @cython.locals(index=Py_ssize_t, waiter=Waiter, turns=Turns)
     cdef Waiter _next_waiter(self)
-    @cython.locals(now=cython.longlong, end=cython.longlong)
+    @cython.locals(now=cython.longlong, end=cython.longlong, was_quick=bint)
     cdef int _wait_alone(self, Waiter waiter) except -1
     @cython.locals(active=int)
     cdef bint _is_loop_idle(self, Waiter waiter, long long now) except -1

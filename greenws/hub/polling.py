@@ -10,9 +10,9 @@ costs only a read that would block.
 
 A socket that has been the only one for a while (a client's, mostly) is watched by the loop itself,
 which saves a system call for each message. It stays registered with our epoll, so that no event is
-lost on the way back. And as long as its answers come quickly, and nothing else keeps the loop
-alive, its greenlet waits for the socket and the loop itself, without a switch to the hub. So that
-the hub's other timers, which do not keep it alive, are hardly late, it runs every 10 ms.
+lost on the way back. As long as its answers come quickly, nothing else keeps the loop alive and no
+other thread could call the hub, its greenlet waits for the socket itself, without a switch to the
+hub. Timers that do not keep the loop alive cannot be seen, so the hub runs every 10 to 20 ms.
 
 Without epoll, each socket has a gevent watcher.
 """
@@ -215,10 +215,9 @@ class EpollPoller(Poller):
         self.lone: Waiter | None = None
         """The only socket, while the loop watches it itself."""
         self._lone_watcher: Any = None
-        self._lone_loop: Any = None
-        self._lone_epoll: Any = None  # watches that socket and the loop
-        self._lone_fileno = -1
-        self._hub_due = 0  # until then it waits without the hub
+        self._lone_loop: Any = None  # libev's, or None
+        self._runs_lone = False  # whether the hub is in _on_lone()
+        self._hub_due = 0  # nanoseconds; until then that socket is waited for without the hub
         self._alone = 0  # dispatches since there is only one socket
 
     def add(self, waiter: Waiter) -> None:
@@ -262,7 +261,7 @@ class EpollPoller(Poller):
     def switch(self, waiter: Waiter) -> None:
         next_waiter = self._next_waiter()
         if next_waiter is None:
-            if waiter is self.lone and self._lone_fileno >= 0:
+            if waiter is self.lone and self._runs_lone:
                 self._wait_alone(waiter)
             else:
                 switching.switch(waiter.hub)
@@ -275,8 +274,11 @@ class EpollPoller(Poller):
         if now >= self._hub_due or not self._is_loop_idle(waiter, now):
             switching.switch(waiter.hub)
             end = syscalls.clock()
-            self._hub_due = end + _QUICK * 1_000_000 if end - now < _QUICK * 1_000_000 else 0
-        elif syscalls.wait_for(self._lone_epoll, self._lone_fileno, waiter.fileno, _QUICK):
+            was_quick = end - now < _QUICK * 1_000_000
+            self._hub_due = (
+                end + _QUICK * 1_000_000 if was_quick and _is_only_thread(waiter.hub) else 0
+            )
+        elif syscalls.wait_readable(waiter.fileno, _QUICK):
             waiter.woken_by = _READABLE
             self._lone_loop.update_now()  # for timers that start before the loop runs again
             self.turns.renew()
@@ -287,7 +289,11 @@ class EpollPoller(Poller):
     def _is_loop_idle(self, waiter: Waiter, now: int) -> bool:
         """Whether the loop has no callbacks, and nothing but the only socket and its timer, which
         is not due soon, keeps it alive."""
-        active: int = self._lone_loop.activecnt
+        loop = self._lone_loop
+        # Timers that have expired are pending, and do not count as active any more.
+        if loop is not waiter.hub.loop or loop.pendingcnt:
+            return False
+        active: int = loop.activecnt
         if waiter.timer_due == _FOREVER:
             return active == 1
         return active == 2 and now * 1e-9 + _QUICK * 1e-3 < waiter.timer_due
@@ -379,14 +385,8 @@ class EpollPoller(Poller):
             self._lone_watcher = loop.io(waiter.fileno, 1)
             self._lone_watcher.start(self._on_lone)
             self._watcher.stop()
-            if loop.iteration >= 0 and loop.backend == "epoll":  # libev's
-                self._lone_loop = loop
-                self._hub_due = 0
-                with contextlib.suppress(OSError):  # no descriptor is left
-                    self._lone_epoll = _new_epoll()
-                    self._lone_epoll.register(waiter.fileno, select.EPOLLIN)
-                    self._lone_epoll.register(loop.fileno(), select.EPOLLIN)
-                    self._lone_fileno = self._lone_epoll.fileno()
+            self._lone_loop = loop if _is_libevs(loop) else None
+            self._hub_due = 0
 
     def _stop_lone(self) -> None:
         """Goes back to our epoll, which has noticed each event since."""
@@ -395,17 +395,9 @@ class EpollPoller(Poller):
             self._close_lone()
             self._watcher.start(self._dispatch)
 
-    def forget_loop(self) -> None:
-        """Stops watching the loop's own epoll instance, which will be replaced."""
-        self._stop_lone()
-
     def _close_lone(self) -> None:
         self._lone_watcher.close()
         self.lone = self._lone_watcher = self._lone_loop = None
-        self._lone_fileno = -1
-        if self._lone_epoll is not None:
-            self._lone_epoll.close()
-            self._lone_epoll = None
 
     def _on_lone(self) -> None:
         """In the hub: runs the greenlet of the only socket, which is readable."""
@@ -417,11 +409,13 @@ class EpollPoller(Poller):
             self._stop_lone()  # otherwise the loop would report it again and again
             return
         waiter.woken_by = _READABLE
+        self._runs_lone = self._lone_loop is not None
         self.cork.flushed_by_batch = True
         self.turns.begin()
         try:
             self._run(waiter.greenlet)
         finally:
+            self._runs_lone = False
             self.cork.flushed_by_batch = False
             self.turns.leave()
 
@@ -591,9 +585,28 @@ class Waiter:
         """Sends what the cork holds back for this socket."""
 
 
+_count_threads = get_original("_thread", "_count")  # those that Python has started
+
+
+def _is_only_thread(hub: Any) -> bool:
+    """Whether no other thread of Python's could call this one's hub: the loop reports such a call
+    only while it waits itself. The threads of the hub's own pool keep the loop alive as they run
+    something."""
+    count: int = _count_threads()
+    if count:
+        pool = hub._threadpool
+        if pool is not None:
+            count -= pool.size
+    return count == 0
+
+
 _ATTRIBUTE = "_greenws_poller"  # of a hub
 
 _pollers: WeakKeyDictionary[Hub, Poller] = WeakKeyDictionary()
+
+
+def _is_libevs(loop: Any) -> bool:
+    return type(loop).__module__.startswith("gevent.libev")
 
 
 def _before_fork() -> None:
@@ -602,10 +615,7 @@ def _before_fork() -> None:
     there: libev looks for a fork only at the start of an iteration, and may be in the middle of
     one."""
     hub = get_hub_if_exists()
-    if hub is not None and type(hub.loop).__module__.startswith("gevent.libev"):
-        poller = getattr(hub, _ATTRIBUTE, None)
-        if isinstance(poller, EpollPoller) and poller.process == forks.process():
-            poller.forget_loop()
+    if hub is not None and _is_libevs(hub.loop):
         hub.loop.reinit()
 
 

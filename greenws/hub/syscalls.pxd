@@ -3,6 +3,7 @@ cdef extern from "_syscalls.h":
     long long clock "greenws_clock"()
     Py_ssize_t receive "greenws_receive"(int fileno, bytearray buffer) except -2
     bint readable "greenws_readable"(int fileno) except -1
+    bint wait_readable "greenws_wait_readable"(int fileno, int milliseconds)
     Py_ssize_t send_prefix "greenws_send_prefix"(
         int fileno, bytearray buffer, Py_ssize_t size
     ) except -2
@@ -13,7 +14,6 @@ cdef extern from "_syscalls.h":
     Py_ssize_t take_events "greenws_take_events"(
         object epoll, int fileno, bytearray events, Py_ssize_t count
     ) except -2
-    bint wait_for "greenws_wait_for"(object epoll, int fileno, int wanted, int milliseconds)
     int event_fd "greenws_event_fd"(bytearray events, Py_ssize_t index)
     bint event_hung_up "greenws_event_hung_up"(bytearray events, Py_ssize_t index)
     int watch "greenws_watch"(

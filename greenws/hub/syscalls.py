@@ -35,7 +35,7 @@ __all__ = [
     "shut_down",
     "take_events",
     "unacknowledged",
-    "wait_for",
+    "wait_readable",
     "watch",
     "writable",
 ]
@@ -65,9 +65,15 @@ def receive(fileno: int, buffer: bytearray) -> int:
 
 def readable(fileno: int) -> bool:
     """Whether a read would not block, because of input or the end of the stream."""
+    return wait_readable(fileno, 0)
+
+
+def wait_readable(fileno: int, milliseconds: int) -> bool:
+    """Waits, in this thread, until there is input, or the end of the stream. May be False too
+    early: after a signal, for example."""
     query = _poll()
     query.register(fileno, select.POLLIN)
-    return bool(query.poll(0))
+    return bool(query.poll(milliseconds))
 
 
 def writable(fileno: int) -> bool:
@@ -169,12 +175,6 @@ def take_events(epoll: Any, fileno: int, events: Any, count: int) -> int:
     """Takes up to ``count`` events, without waiting; returns how many there were."""
     events[:] = epoll.poll(0, count)
     return len(events)
-
-
-def wait_for(epoll: Any, fileno: int, wanted: int, milliseconds: int) -> bool:
-    """Waits for an event of an epoll instance; returns whether there is one of the descriptor
-    ``wanted``. False after a signal, too."""
-    return any(each == wanted for each, _ in epoll.poll(milliseconds / 1000, 2))
 
 
 def event_fd(events: Any, index: int) -> int:

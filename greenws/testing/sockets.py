@@ -25,7 +25,7 @@ from ..hub.transport import Transport
 from ..keepalive import start_pulse
 from ..opcodes import OpcodeType
 from ..waiting import no_sessions
-from ..websocket import NO_TIMEOUT, Message, WebSocket, explain_missing_name
+from ..websocket import NO_TIMEOUT, Message, WebSocket
 from . import timers
 from .locations import caller, location_of, place_of, without_machinery
 from .timers import ClockLoop, RealTimeout
@@ -494,14 +494,6 @@ class TestSocket(WebSocket):
             raise self._run.timed_out(
                 f"a send was blocked for {self._run.timeout:g} s: the other side does not read"
             )
-
-    def __getattr__(self, name: str) -> Any:
-        """Only called for missing attributes, which a test is told of at once."""
-        __tracebackhide__ = True
-        text = f"{type(self).__name__!r} object has no attribute {name!r}"
-        error = AttributeError(text, name=name, obj=self)
-        explain_missing_name(error)
-        raise error
 
     # -- a client that behaves badly
 

@@ -404,11 +404,12 @@ def test_a_greenlet_of_a_lone_socket_that_dies_is_reported(alone, hub_errors):
 
 
 @pytest.fixture
-def answered(alone):
+def answered(alone, monkeypatch):
     """A lone socket, and ``ask(n)``, which sends and takes ``n`` times: in the test's own greenlet,
-    since its timeout would keep the loop alive. The peer, in another thread, sends back what it
-    gets, and hangs up if nothing comes."""
+    since its timeout would keep the loop alive. The peer, in another thread which is not counted,
+    sends back what it gets, and hangs up if nothing comes."""
     waiter, peer = alone
+    monkeypatch.setattr(polling, "_count_threads", lambda: 0)
     peer.settimeout(limit())
 
     def answer():
@@ -442,6 +443,28 @@ def test_quick_answers_for_a_lone_socket_come_without_the_hub(answered):
     assert not is_alone(waiter) or waiter.hub.loop.iteration - before < 50
 
 
+def test_another_thread_could_call_so_answers_come_through_the_hub(answered, monkeypatch):
+    waiter, ask = answered
+    monkeypatch.setattr(polling, "_count_threads", get_original("_thread", "_count"))
+    end = time.monotonic() + 0.03
+    while time.monotonic() < end:
+        ask(2)
+    before = waiter.hub.loop.iteration
+    ask(100)
+    assert waiter.hub.loop.iteration - before >= 100
+
+
+@again_after_standstill(0.003)
+def test_the_threads_of_the_hubs_pool_are_none_that_could_call(answered, monkeypatch):
+    waiter, ask = answered
+    waiter.hub.threadpool.apply(int)
+    monkeypatch.setattr(polling, "_count_threads", lambda: waiter.hub.threadpool.size)
+    ask(2)
+    before = waiter.hub.loop.iteration
+    ask(100)
+    assert not is_alone(waiter) or waiter.hub.loop.iteration - before < 50
+
+
 def test_the_timers_of_others_run_beside_quick_answers(answered):
     waiter, ask = answered
     fired = Event()
@@ -452,6 +475,35 @@ def test_the_timers_of_others_run_beside_quick_answers(answered):
         ask(10)
         assert time.monotonic() < end
     timer.close()
+
+
+@again_after_standstill(0.003)
+def test_a_timer_that_has_expired_is_not_late_for_quick_answers(answered):
+    """It is pending, but no longer active, when the socket's greenlet wakes before it."""
+    waiter, ask = answered
+    late = []
+    for _ in range(10):
+        fired: list[float] = []
+        timer = waiter.hub.loop.timer(0.004, priority=-1)  # as of gevent.Timeout
+        due = time.monotonic() + 0.004
+        timer.start(lambda fired=fired: fired.append(time.monotonic()))
+        while not fired:
+            ask(1)
+        timer.close()
+        late.append(fired[0] - due)
+    assert sorted(late)[5] < 0.005
+
+
+def test_who_waits_for_the_same_event_runs_before_quick_answers(answered):
+    _, ask = answered
+    ask(10)
+    event = Event()
+    woken = []
+    gevent.spawn(lambda: woken.append(event.wait()))
+    gevent.spawn(event.set)
+    event.wait()
+    ask(5)
+    assert woken == [True]
 
 
 @pytest.mark.parametrize("begin", ["spawn", "thread"])
@@ -467,6 +519,7 @@ def test_other_greenlets_run_beside_quick_answers(answered, begin):
     assert began.is_set()
 
 
+@again_after_standstill(0.001)
 def test_a_timer_that_starts_after_quick_answers_is_not_early(answered):
     """The loop's own time stands still while it does not run."""
     waiter, ask = answered
