@@ -33,7 +33,7 @@ from .upgrade import (
     hub_of_this_thread,
     refusal_response,
 )
-from .websocket import WebSocket
+from .websocket import WebSocket, explain_missing_name
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -452,6 +452,7 @@ def _close(socket: WebSocket, escaped: BaseException | None, log: bool) -> None:
         raise escaped
     else:
         assert escaped is not None
+        explain_missing_name(escaped)
         is_taken = socket._record is not None and socket._record.take_error(escaped)
         if log and not is_taken:
             path = "" if socket._record is None else socket._record.path

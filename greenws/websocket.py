@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gevent.event import Event
 from gevent.monkey import get_original
 
-from .checks import Hint, check_number, wrong_message
+from .checks import check_number, wrong_message
 from .config import Config
 from .cross_thread import CrossThreadCalls
 from .exceptions import ConcurrentReadError, ConnectionClosed
@@ -38,7 +38,15 @@ from .waiting import call_functions, functions
 if TYPE_CHECKING:
     from werkzeug import Request
 
-__all__ = ["NO_TIMEOUT", "Message", "Traffic", "WebSocket", "offer_to_all"]
+__all__ = [
+    "NO_TIMEOUT",
+    "Message",
+    "Traffic",
+    "WebSocket",
+    "explain_missing_name",
+    "hint_of",
+    "offer_to_all",
+]
 
 NO_TIMEOUT = -1
 """For ``read_timeout_seconds``: no timeout. ``None`` means the same."""
@@ -74,6 +82,50 @@ _FIRST_TIME = 1e9  # for close_at(): a time in 2001; smaller numbers must be del
 _LAST_TIME = 1e11  # seconds since 1970: in year 5138; larger numbers must be milliseconds
 
 _OPCODES = {int(opcode): opcode for opcode in OpcodeType}
+
+# Names of other libraries, and what to use here.
+_INSTEAD = {
+    "recv": "receive()",
+    "read": "receive()",
+    "read_message": "receive()",
+    "receive_text": "receive(), which returns str for text",
+    "receive_bytes": "receive(), which returns bytes for binary data",
+    "receive_json": "json.loads(socket.receive())",
+    "recv_json": "json.loads(socket.receive())",
+    "iter_text": "'for message in socket'",
+    "iter_json": "json.loads(message) in 'for message in socket'",
+    "send_text": "send(text)",
+    "send_str": "send(text)",
+    "send_bytes": "send(data)",
+    "send_json": "send(json.dumps(data))",
+    "send_message": "send(data)",
+    "write_message": "send(data)",
+    "emit": "send(json.dumps(data))",
+    "on": "'for message in socket'; there are no events",
+    "accept": "it as it is: the handshake was accepted before the handler runs",
+    "connected": "is_connected",
+    "closed": "'not socket.is_connected'",
+    "disconnect": "close()",
+    "write": "send(data)",
+    "sendall": "send(data)",
+    "sendMessage": "send(data)",
+    "send_binary": "send(data)",
+    "open": "is_connected",
+    "is_open": "is_connected",
+    "is_closed": "'not socket.is_connected'",
+    "readyState": "is_connected",
+    "settimeout": "receive(timeout=...), or read_timeout_seconds",
+    "wait_closed": "close(), which waits",
+    "environ": "request.environ",
+    "headers": "request.headers",
+    "cookies": "request.cookies",
+    "args": "request.args",
+    "path": "request.path",
+    "query": "request.args",
+    "remote_addr": "remote_address",
+    "join": "'with rooms[name].join(socket):' of greenws.Rooms",
+    "broadcast": "the rooms of greenws: rooms[name].send(data)",
+}
 
 _new_calls_lock = get_original("_thread", "allocate_lock")()
 
@@ -850,6 +902,7 @@ class WebSocket:
         if error is None or isinstance(error, ConnectionClosed):
             self.close()
         elif isinstance(error, Exception):
+            explain_missing_name(error)
             self.close(CloseCode.INTERNAL_ERROR)
         else:
             self._abandon(CloseCode.GOING_AWAY)
@@ -1054,50 +1107,6 @@ class WebSocket:
         state = "open" if self.is_connected else f"closed {code}".strip()
         return f"<{type(self).__name__} {self.remote_address} {state}>"
 
-    # -- names of other libraries
-
-    if not TYPE_CHECKING:
-        recv = Hint("recv", "receive()")
-        read = Hint("read", "receive()")
-        read_message = Hint("read_message", "receive()")
-        receive_text = Hint("receive_text", "receive(), which returns str for text")
-        receive_bytes = Hint("receive_bytes", "receive(), which returns bytes for binary data")
-        receive_json = Hint("receive_json", "json.loads(socket.receive())")
-        recv_json = Hint("recv_json", "json.loads(socket.receive())")
-        iter_text = Hint("iter_text", "'for message in socket'")
-        iter_json = Hint("iter_json", "json.loads(message) in 'for message in socket'")
-        send_text = Hint("send_text", "send(text)")
-        send_str = Hint("send_str", "send(text)")
-        send_bytes = Hint("send_bytes", "send(data)")
-        send_json = Hint("send_json", "send(json.dumps(data))")
-        send_message = Hint("send_message", "send(data)")
-        write_message = Hint("write_message", "send(data)")
-        emit = Hint("emit", "send(json.dumps(data))")
-        on = Hint("on", "'for message in socket'; there are no events")
-        accept = Hint("accept", "it as it is: the handshake was accepted before the handler runs")
-        connected = Hint("connected", "is_connected")
-        closed = Hint("closed", "'not socket.is_connected'")
-        disconnect = Hint("disconnect", "close()")
-        write = Hint("write", "send(data)")
-        sendall = Hint("sendall", "send(data)")
-        sendMessage = Hint("sendMessage", "send(data)")
-        send_binary = Hint("send_binary", "send(data)")
-        open = Hint("open", "is_connected")
-        is_open = Hint("is_open", "is_connected")
-        is_closed = Hint("is_closed", "'not socket.is_connected'")
-        readyState = Hint("readyState", "is_connected")
-        settimeout = Hint("settimeout", "receive(timeout=...), or read_timeout_seconds")
-        wait_closed = Hint("wait_closed", "close(), which waits")
-        environ = Hint("environ", "request.environ")
-        headers = Hint("headers", "request.headers")
-        cookies = Hint("cookies", "request.cookies")
-        args = Hint("args", "request.args")
-        path = Hint("path", "request.path")
-        query = Hint("query", "request.args")
-        remote_addr = Hint("remote_addr", "remote_address")
-        join = Hint("join", "'with rooms[name].join(socket):' of greenws.Rooms")
-        broadcast = Hint("broadcast", "the rooms of greenws: rooms[name].send(data)")
-
     # -- other threads
 
     def _is_in_other_thread(self) -> bool:
@@ -1149,6 +1158,23 @@ def offer_to_all(
         else:
             refused.append(key)
     return taken, refused
+
+
+def hint_of(socket: WebSocket, name: str) -> str:
+    """What to use instead of an attribute of other libraries' sockets; "" for other names."""
+    instead = _INSTEAD.get(name)
+    if instead is None:
+        return ""
+    return f"{type(socket).__name__!r} object has no attribute {name!r}; use {instead}"
+
+
+def explain_missing_name(error: BaseException) -> None:
+    """Adds its hint to an error that escaped a session or a ``with`` block. (A ``__getattr__``
+    would give it at once, but Python would make a bound method for each call of each method.)"""
+    if isinstance(error, AttributeError) and isinstance(error.obj, WebSocket):
+        hint = hint_of(error.obj, error.name or "")
+        if hint:
+            error.args = (hint,)
 
 
 def _deadline(seconds: float | None) -> float:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import enum
 import gc
+import re
 import threading
 import time
 import tracemalloc
 import weakref
+from unittest.mock import create_autospec
 
 import gevent
 import pytest
@@ -24,6 +26,7 @@ from greenws import (
     before_wait,
 )
 from greenws.waiting import not_before_wait
+from greenws.websocket import explain_missing_name
 
 from .support.limits import again_after_standstill, limit, pace, stays, wait_until
 from .support.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
@@ -1273,13 +1276,22 @@ def test_a_wrong_close_raises_in_another_thread(pair, arguments):
 def test_a_name_of_other_libraries_leads_to_ours(pair, name, instead):
     socket, _ = pair()
     assert not hasattr(socket, name)
-    with pytest.raises(
-        AttributeError, match=f"'WebSocket' object has no attribute '{name}'; use .*{instead}"
-    ):
+    with pytest.raises(AttributeError) as caught:
         getattr(socket, name)
+    explain_missing_name(caught.value)
+    text = str(caught.value)
+    assert re.match(f"'WebSocket' object has no attribute '{name}'; use .*{instead}", text)
+    with pytest.raises(AttributeError, match=name):  # of a test's double, too
+        getattr(create_autospec(WebSocket), name)
 
 
-def test_an_attribute_of_ones_own_may_have_a_name_of_other_libraries(pair):
+def test_other_errors_are_left_as_they_are(pair):
     socket, _ = pair()
-    socket.path = "/mine"
-    assert socket.path == "/mine"
+    with pytest.raises(AttributeError) as caught:
+        socket.colour  # noqa: B018
+    foreign = AttributeError(name="recv", obj=[])
+    errors = [caught.value, AttributeError("recv"), foreign, ValueError("recv")]
+    texts = [str(error) for error in errors]
+    for error in errors:
+        explain_missing_name(error)
+    assert [str(error) for error in errors] == texts

@@ -25,7 +25,7 @@ from ..hub.transport import Transport
 from ..keepalive import start_pulse
 from ..opcodes import OpcodeType
 from ..waiting import no_sessions
-from ..websocket import NO_TIMEOUT, Message, WebSocket
+from ..websocket import NO_TIMEOUT, Message, WebSocket, hint_of
 from . import timers
 from .locations import caller, location_of, place_of, without_machinery
 from .timers import ClockLoop, RealTimeout
@@ -494,6 +494,14 @@ class TestSocket(WebSocket):
             raise self._run.timed_out(
                 f"a send was blocked for {self._run.timeout:g} s: the other side does not read"
             )
+
+    def __getattr__(self, name: str) -> Any:
+        """Only called for missing attributes."""
+        __tracebackhide__ = True
+        hint = hint_of(self, name)
+        if hint:
+            raise AttributeError(hint)
+        return object.__getattribute__(self, name)
 
     # -- a client that behaves badly
 

@@ -92,8 +92,8 @@ def test_the_block_closes_with_the_code_of_what_leaves_it(serve):
     url = f"ws://127.0.0.1:{serve(routes).server_port}/"
     with connect(url):
         pass
-    with pytest.raises(KeyError), connect(url):
-        raise KeyError
+    with pytest.raises(AttributeError, match=r"'recv'; use receive\(\)"), connect(url) as socket:
+        socket.recv()
     with pytest.raises(KeyboardInterrupt), connect(url):
         raise KeyboardInterrupt
     with pytest.raises(ConnectionClosed), connect(url) as socket:

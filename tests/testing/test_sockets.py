@@ -46,6 +46,11 @@ def sleep(request, socket):
     gevent.sleep(60)  # in vain
 
 
+@routes.websocket("/other-library")
+def other_library(request, socket):
+    socket.send_json({})
+
+
 @routes.websocket("/flood")
 def flood(request, socket):
     for _ in range(1000):
@@ -400,3 +405,14 @@ class Tests(unittest.TestCase):
         for path in ("/a", "/b"):
             testing.connect(routes, path)
 """
+
+
+def test_a_name_of_other_libraries_is_explained():
+    with pytest.raises(AttributeError, match=r"'WebSocket'.*'send_json'; use send\(json\.dumps"):
+        with testing.connect(routes, "/other-library"):
+            pass
+    with testing.pair() as (_, client):
+        with pytest.raises(AttributeError, match=r"'TestSocket'.*'recv'; use receive\(\)$"):
+            client.recv()
+        with pytest.raises(AttributeError, match=r"'TestSocket'.*'colour'$"):
+            client.colour  # noqa: B018
