@@ -75,6 +75,8 @@ greenws_readable(int fd)
     return count != 0; /* if interrupted: it may be */
 }
 
+#define GREENWS_ENDS_WAITS 1
+
 static inline int
 greenws_wait_readable(int fd, int milliseconds)
 {

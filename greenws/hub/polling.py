@@ -11,8 +11,9 @@ costs only a read that would block.
 A socket that has been the only one for a while (a client's, mostly) is watched by the loop itself,
 which saves a system call for each message. It stays registered with our epoll, so that no event is
 lost on the way back. As long as its answers come quickly, nothing else keeps the loop alive and no
-other thread could call the hub, its greenlet waits for the socket itself, without a switch to the
-hub. Timers that do not keep the loop alive cannot be seen, so the hub runs every 10 to 20 ms.
+other thread could call the hub, its greenlet waits for the socket itself (in the compiled form),
+without a switch to the hub. Timers that do not keep the loop alive cannot be seen, so the hub runs
+every 10 to 20 ms.
 
 Without epoll, each socket has a gevent watcher.
 """
@@ -385,7 +386,7 @@ class EpollPoller(Poller):
             self._lone_watcher = loop.io(waiter.fileno, 1)
             self._lone_watcher.start(self._on_lone)
             self._watcher.stop()
-            self._lone_loop = loop if _is_libevs(loop) else None
+            self._lone_loop = loop if syscalls.ENDS_WAITS and _is_libevs(loop) else None
             self._hub_due = 0
 
     def _stop_lone(self) -> None:

@@ -1,5 +1,6 @@
 # syscalls.py as C, for the compiled modules.
 cdef extern from "_syscalls.h":
+    const bint ENDS_WAITS "GREENWS_ENDS_WAITS"
     long long clock "greenws_clock"()
     Py_ssize_t receive "greenws_receive"(int fileno, bytearray buffer) except -2
     bint readable "greenws_readable"(int fileno) except -1

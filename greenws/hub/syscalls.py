@@ -18,6 +18,7 @@ from . import delivery
 
 __all__ = [
     "AVAILABLE",
+    "ENDS_WAITS",
     "WOULD_BLOCK",
     "accept",
     "clock",
@@ -44,6 +45,10 @@ WOULD_BLOCK = -1
 
 AVAILABLE = hasattr(os, "readv")
 """Whether file functions work on a socket's descriptor, as on Unix."""
+
+ENDS_WAITS = False
+"""Whether a signal ends :func:`wait_readable` before its handler runs. Python's own calls run it,
+and wait on (PEP 475)."""
 
 _poll = get_original("select", "poll")
 _close = get_original("os", "close")  # gevent's closes a socket only when its loop runs

@@ -20,6 +20,8 @@ from gevent.exceptions import BlockingSwitchOutError
 from gevent.monkey import get_original
 from greenlet import greenlet
 
+from greenws import testing
+from greenws.form import PURE
 from greenws.hub import polling
 from greenws.hub.polling import READABLE, EpollPoller, Waiter, WatcherPoller, drop_poller
 
@@ -430,17 +432,18 @@ def answered(alone, monkeypatch):
     thread.join()
 
 
-def is_alone(waiter):
-    return getattr(waiter.poller, "lone", None) is waiter
+def waits_alone(waiter):
+    """Whether it may: with epoll, in the compiled form."""
+    return isinstance(waiter.poller, EpollPoller) and not PURE
 
 
-@again_after_standstill(0.003)
+@again_after_standstill(0.02)
 def test_quick_answers_for_a_lone_socket_come_without_the_hub(answered):
     waiter, ask = answered
     ask(2)
     before = waiter.hub.loop.iteration
     ask(100)
-    assert not is_alone(waiter) or waiter.hub.loop.iteration - before < 50
+    assert not waits_alone(waiter) or waiter.hub.loop.iteration - before < 50
 
 
 def test_another_thread_could_call_so_answers_come_through_the_hub(answered, monkeypatch):
@@ -454,7 +457,7 @@ def test_another_thread_could_call_so_answers_come_through_the_hub(answered, mon
     assert waiter.hub.loop.iteration - before >= 100
 
 
-@again_after_standstill(0.003)
+@again_after_standstill(0.02)
 def test_the_threads_of_the_hubs_pool_are_none_that_could_call(answered, monkeypatch):
     waiter, ask = answered
     waiter.hub.threadpool.apply(int)
@@ -462,7 +465,7 @@ def test_the_threads_of_the_hubs_pool_are_none_that_could_call(answered, monkeyp
     ask(2)
     before = waiter.hub.loop.iteration
     ask(100)
-    assert not is_alone(waiter) or waiter.hub.loop.iteration - before < 50
+    assert not waits_alone(waiter) or waiter.hub.loop.iteration - before < 50
 
 
 def test_the_timers_of_others_run_beside_quick_answers(answered):
@@ -477,21 +480,29 @@ def test_the_timers_of_others_run_beside_quick_answers(answered):
     timer.close()
 
 
-@again_after_standstill(0.003)
 def test_a_timer_that_has_expired_is_not_late_for_quick_answers(answered):
     """It is pending, but no longer active, when the socket's greenlet wakes before it."""
     waiter, ask = answered
-    late = []
     for _ in range(10):
-        fired: list[float] = []
+        fired: list[bool] = []
         timer = waiter.hub.loop.timer(0.004, priority=-1)  # as of gevent.Timeout
         due = time.monotonic() + 0.004
-        timer.start(lambda fired=fired: fired.append(time.monotonic()))
-        while not fired:
+        timer.start(fired.append, True)
+        while time.monotonic() < due:
             ask(1)
+        for _ in range(5):  # in 10 ms there are a hundred answers
+            ask(1)
+        assert fired
         timer.close()
-        late.append(fired[0] - due)
-    assert sorted(late)[5] < 0.005
+
+
+def test_a_stopped_clock_lets_no_socket_wait_without_the_hub(answered):
+    waiter, ask = answered
+    with testing.clock():
+        ask(2)
+        before = waiter.hub.loop.iteration
+        ask(100)
+        assert waiter.hub.loop.iteration - before >= 100
 
 
 def test_who_waits_for_the_same_event_runs_before_quick_answers(answered):
@@ -519,18 +530,21 @@ def test_other_greenlets_run_beside_quick_answers(answered, begin):
     assert began.is_set()
 
 
-@again_after_standstill(0.001)
-def test_a_timer_that_starts_after_quick_answers_is_not_early(answered):
-    """The loop's own time stands still while it does not run."""
+@again_after_standstill(0.02)
+def test_the_loops_time_goes_on_beside_quick_answers(answered):
+    """From it timers are due that start before the hub runs again."""
     waiter, ask = answered
-    for _ in range(10):
+    loop = waiter.hub.loop
+    seen = 0
+    for _ in range(50):
         ask(2)
-        end = time.monotonic() + 0.008
-        while time.monotonic() < end:
-            ask(10)
-        began = time.monotonic()
-        waiter.hub.wait(waiter.hub.loop.timer(0.006))
-        assert time.monotonic() - began > 0.005
+        iteration, now = loop.iteration, loop.now()
+        time.sleep(0.002)
+        ask(1)
+        if loop.iteration == iteration:  # the hub has not run
+            seen += 1
+            assert loop.now() - now > 0.0015
+    assert seen or not waits_alone(waiter)
 
 
 def test_a_lone_sockets_own_timer_is_not_late_for_quick_answers(answered):
@@ -555,18 +569,25 @@ def test_signals_take_nothing_of_quick_answers(answered):
     before = signal.signal(signal.SIGALRM, lambda *_: seen.append(True))
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
     end = time.monotonic() + limit()
-    while len(seen) < 20:
-        ask(10)
-        assert time.monotonic() < end
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+    try:
+        while len(seen) < 20:
+            ask(10)
+            assert time.monotonic() < end
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_child_leaves_quick_answers_to_its_parent(answered):
     waiter, ask = answered
     ask(10)
-    in_child(lambda: waiter.wait() == READABLE and waiter.unwatch())
+
+    def child():
+        assert waiter.wait() == READABLE
+        waiter.unwatch()
+
+    in_child(child)
     ask(100)
 
 
